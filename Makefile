@@ -1,0 +1,40 @@
+# Two commands set everything up on a machine with git, make and python3 >= 3.10: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# torch for the tests and the demo; TORCH= leaves the choice to pip, which takes the CUDA build on Linux
+TORCH ?= torch==2.13.0
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: install demo test slow quality style clean
+
+install: $(VENV)/.installed
+
+# torch goes first: what depends on it then keeps the build that is there instead of fetching another one
+$(VENV)/.installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=23"
+	$(if $(TORCH),$(BIN)/python -m pip install --quiet $(TORCH))
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: install
+	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml recipes/run.py --recipe ed4_tiny.yaml
+
+test: install
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+slow: install
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+quality: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+style: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) outputs build *.egg-info

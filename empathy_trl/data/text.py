@@ -1,0 +1,43 @@
+"""Cleaning of texts written by strangers.
+
+The order matters. Entities are decoded first, so that an escaped tag is seen as a tag. Invisible characters
+go next, so that none can hide inside a tag. A tag becomes a space, never nothing: words on both sides stay
+apart, and the pieces around a removed tag cannot join into a new one (`<an<b>swer>`). A text therefore never
+holds `<answer>`, `</reasoning>` or a chat template's `<|im_end|>`, which would be read as part of the model's
+own output or of the conversation.
+"""
+
+import html
+import re
+
+# Control characters that are not white space, lone surrogates, and invisible formatting: soft hyphen,
+# zero-width space, direction marks and overrides, word joiner, byte order mark. Kept are the joiners U+200C
+# and U+200D, which Persian and many emoji need.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\ud800-\udfff\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
+)
+# A letter, "/", "!", "?" or "|" must follow "<", which spares "<3" and "a < b".
+_TAG = re.compile(r"<[A-Za-z/!?|][^<>]*>")
+_JOINERS = "\u200c\u200d"
+# A "word" is at most this many characters long, so that text without spaces is bounded too.
+_LONGEST_WORD = 20
+
+
+def clean(text: str) -> str:
+    """Return `text` decoded once from HTML, without tags and invisible characters, white space collapsed.
+
+    Case, punctuation, emoji and right-to-left script are kept. The result may be empty.
+    """
+    text = _INVISIBLE.sub("", html.unescape(text))
+    text = _TAG.sub(" ", text)
+    return " ".join(text.split()).strip(" " + _JOINERS)
+
+
+def truncate_start(text: str, max_words: int) -> str:
+    """Return the last `max_words` words of `text`: in a dialogue or a story the oldest words go first.
+
+    Words are separated by white space; a longer run of characters counts as one word per 20 characters begun.
+    A text within the limit is returned unchanged.
+    """
+    starts = [match.start() for match in re.finditer(rf"\S{{1,{_LONGEST_WORD}}}", text)]
+    return text if len(starts) <= max_words else text[starts[-max_words] :]

@@ -1,0 +1,93 @@
+"""Completions for chat prompts: greedy by default, batched, and the same for every batch size.
+
+Prompts are tokenized once with the chat template, sorted so that the longest batch comes first (it shows at
+once whether the batch fits in memory, and neighbours of like length need little padding), padded on the left
+and generated batch by batch. The result is in the order of the prompts. Padding is done here, on plain lists:
+the tokenizer is never changed.
+"""
+
+import torch
+from tqdm.auto import tqdm
+
+
+def generate_completions(
+    model,
+    tokenizer,
+    prompts: list[list[dict]],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    progress: bool = True,
+) -> list[str]:
+    """Return one completion per prompt, as text without special tokens.
+
+    Args:
+        model: a causal language model; put into eval mode, and back into the mode it was in.
+        tokenizer: its tokenizer, with a chat template.
+        prompts: one list of chat messages (`{"role", "content"}`) per example.
+        batch_size: prompts generated together, at least 1. It changes speed and memory, not the text (up to
+            rounding in low precision).
+        max_new_tokens: a completion that has not ended by then is cut off.
+        temperature: 0 takes the likeliest token; above 0 samples from the whole distribution at that
+            temperature.
+        progress: show a progress bar on stderr.
+
+    The model's own generation defaults (top-k, repetition penalty, …) are not applied: what is evaluated is
+    the distribution that was trained. A completion ends at any `eos_token_id` of the model or its tokenizer.
+    """
+    if not prompts:
+        return []
+    encoded = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
+    prompt_ids = encoded["input_ids"]
+    longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompt_ids[index]))
+    stop_ids = _stop_ids(model, tokenizer)
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
+    sampling = {"do_sample": temperature > 0, "repetition_penalty": 1.0}
+    if temperature > 0:
+        sampling |= {"temperature": temperature, "top_p": 1.0, "top_k": 0}
+
+    completions = [""] * len(prompts)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), tqdm(total=len(prompts), desc="generate", disable=not progress) as bar:
+        for start in range(0, len(prompts), batch_size):
+            chosen = longest_first[start : start + batch_size]
+            input_ids, attention_mask = _pad_left([prompt_ids[index] for index in chosen], pad_id)
+            output = model.generate(
+                input_ids=input_ids.to(model.device),
+                attention_mask=attention_mask.to(model.device),
+                max_new_tokens=max_new_tokens,
+                eos_token_id=stop_ids,
+                pad_token_id=pad_id,
+                use_cache=True,
+                **sampling,
+            )
+            for index, ids in zip(chosen, output[:, input_ids.shape[1] :].tolist(), strict=True):
+                completions[index] = tokenizer.decode(_until_stop(ids, stop_ids), skip_special_tokens=True)
+            bar.update(len(chosen))
+    pass
+    return completions
+
+
+def _stop_ids(model, tokenizer) -> list[int]:
+    """All token ids that end a completion: the model's (there may be several) and the tokenizer's."""
+    model_ids = model.generation_config.eos_token_id
+    ids = [model_ids] if isinstance(model_ids, int) else list(model_ids or [])
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
+        ids.append(tokenizer.eos_token_id)
+    return ids
+
+
+def _pad_left(rows: list[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and attention mask, both of shape (rows, longest row)."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def _until_stop(ids: list[int], stop_ids: list[int]) -> list[int]:
+    """Cut at the first stop id: what follows is padding, and not every stop token is a special one."""
+    end = next((position for position, token in enumerate(ids) if token in stop_ids), len(ids))
+    return ids[:end]

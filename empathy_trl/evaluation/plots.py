@@ -1,0 +1,112 @@
+"""The pictures of an evaluation: a confusion matrix, and accuracy per stage beside the reward."""
+
+from pathlib import Path
+
+import numpy as np
+
+from empathy_trl.evaluation.artefacts import write_atomically
+
+BLUE, RED = "#4c78a8", "#d1495b"
+CURVE_COLOURS = (BLUE, "#f28e2b", "#59a14f", "#b07aa1")
+
+
+def draw_confusion(path: Path, confusion: dict, title: str) -> Path:
+    """Draw a confusion matrix as PNG: rows gold, columns predicted, coloured by the share of the row.
+
+    Args:
+        path: of the PNG.
+        confusion: `{"rows", "columns", "counts"}` as from `score_predictions`; the last column is the invalid
+            answers.
+        title: one or two lines.
+    """
+    counts = np.array(confusion["counts"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    height, width = counts.shape
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(2.2 + 0.9 * width, 1.8 + 0.8 * height), layout="constrained")
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(height, width):
+        colour = "white" if shares[row, column] > 0.55 else "black"
+        label = f"{counts[row, column]}\n{shares[row, column]:.0%}"
+        axes.text(column, row, label, ha="center", va="center", color=colour, fontsize=11)
+    axes.set_xticks(range(width), confusion["columns"])
+    axes.set_yticks(range(height), confusion["rows"])
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("gold")
+    axes.set_title(title, fontsize=12)
+    axes.tick_params(length=0)
+    axes.axvline(width - 1.5, color="grey", linewidth=1)  # invalid answers stand apart from the emotions
+    figure.colorbar(image, ax=axes, label="share of the gold emotion", format=lambda share, _: f"{share:.0%}")
+    return _save(figure, path)
+
+
+def draw_report(path: Path, *, title: str, accuracies: dict, baselines: dict, rewards: dict) -> Path:
+    """Draw accuracy per stage with intervals and baselines; beside it, where there is one, the reward.
+
+    Args:
+        path: of the PNG.
+        title: above both panels.
+        accuracies: stage name -> `{"value", "low", "high", "n"}`.
+        baselines: name -> accuracy; at most two.
+        rewards: stage name -> points (step, mean reward), at least one point each.
+    """
+    pyplot = _pyplot()
+    width = 5.5 + max(0, len(accuracies) - 3)
+    panels = 2 if rewards else 1
+    figure, axes = pyplot.subplots(1, panels, figsize=(panels * width, 4.4), layout="constrained", squeeze=False)
+    _draw_accuracies(axes[0, 0], accuracies, baselines)
+    if rewards:
+        _draw_rewards(axes[0, 1], rewards)
+    figure.suptitle(title, fontsize=13)
+    return _save(figure, path)
+
+
+def _draw_accuracies(axes, accuracies: dict, baselines: dict) -> None:
+    figures = list(accuracies.values())
+    values = [figure["value"] for figure in figures]
+    # rounding may put an end of the interval beyond the value by 1e-16, which matplotlib refuses
+    below = [max(0, figure["value"] - figure["low"]) for figure in figures]
+    above = [max(0, figure["high"] - figure["value"]) for figure in figures]
+    axes.bar(range(len(figures)), values, yerr=[below, above], width=0.5, capsize=6, color=BLUE, ecolor="#333333")
+    for position, value in enumerate(values):
+        axes.text(position, 0.02, f"{value:.3f}", ha="center", va="bottom", color="white", fontweight="bold")
+    for (name, value), style in zip(baselines.items(), (":", "--"), strict=False):
+        axes.axhline(value, color=RED, linestyle=style, linewidth=1.5, label=f"{name} {value:.3f}")
+    axes.set_xticks(range(len(figures)), list(accuracies))
+    axes.set_xlim(-0.6, len(figures) - 0.4)
+    axes.set_ylim(0, 1.2)  # the space above 1 is for the legend
+    axes.set_yticks(np.arange(0, 1.1, 0.2))
+    axes.set_ylabel("accuracy")
+    axes.set_title(f"Accuracy, n = {figures[-1]['n']}, 95 % intervals", fontsize=11)
+    axes.legend(loc="upper left", fontsize=9)
+
+
+def _draw_rewards(axes, rewards: dict) -> None:
+    for (name, points), colour in zip(rewards.items(), CURVE_COLOURS, strict=False):
+        steps, values = zip(*points, strict=True)
+        width = max(1, len(values) // 10)
+        ends = range(1, len(values) + 1)
+        smooth = [np.mean(values[max(0, end - width) : end]) for end in ends]
+        axes.plot(steps, values, color=colour, alpha=0.3, linewidth=1, marker=".")
+        axes.plot(steps, smooth, color=colour, linewidth=2, label=f"{name}, running mean of {width}")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("mean reward")
+    axes.set_title("Reward during training", fontsize=11)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", fontsize=9)
+
+
+def _pyplot():
+    """Import matplotlib's pyplot for files: the Agg backend needs no screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure, path: Path) -> Path:
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+    _pyplot().close(figure)
+    return path

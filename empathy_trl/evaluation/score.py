@@ -1,0 +1,108 @@
+"""Scores of emotion answers: completions become predictions, and their confusion matrix all metrics.
+
+A prediction is the body of the single `<answer>` tag, in lower case. No tag, several tags, or a body that is
+none of the labels make an answer *invalid*; it counts as wrong and has a column of its own in the confusion
+matrix. Baselines go through `score_predictions` too, so their figures are computed by the same code as a
+model's.
+"""
+
+import numpy as np
+
+from empathy_trl.evaluation.intervals import bootstrap
+from empathy_trl.tags import tag_bodies
+
+INVALID = "invalid"
+
+
+def predicted_emotion(completion: str, labels) -> str | None:
+    """Return the label that a completion answers, or None when its answer is invalid."""
+    bodies = tag_bodies(completion, "answer")
+    answer = bodies[0].lower() if len(bodies) == 1 else None
+    return answer if answer in labels else None
+
+
+def reasoning_words(completion: str) -> int:
+    """Count the words inside `<reasoning>`; without that tag, the words before `<answer>`."""
+    bodies = tag_bodies(completion, "reasoning") or [completion.split("<answer>")[0]]
+    return sum(len(body.split()) for body in bodies)
+
+
+def score_emotions(completions: list[str], gold: list[str], labels) -> tuple[dict, list[str | None], dict]:
+    """Score completions: `(metrics, predictions, confusion)`.
+
+    Args:
+        completions: generated texts, one per row.
+        gold: the label of each row, each one of `labels`.
+        labels: the emotions, in the order of the report.
+
+    Returns the metrics and the confusion of `score_predictions`, with two metrics more: `invalid_share` (in
+    [0, 1]) and `mean_reasoning_words`; and the predictions, None where the answer is invalid.
+    """
+    predictions = [predicted_emotion(completion, labels) for completion in completions]
+    metrics, confusion = score_predictions(predictions, gold, labels)
+    metrics["invalid_share"] = _mean([prediction is None for prediction in predictions])
+    metrics["mean_reasoning_words"] = _mean([reasoning_words(completion) for completion in completions])
+    return metrics, predictions, confusion
+
+
+def score_predictions(predictions: list[str | None], gold: list[str], labels) -> tuple[dict, dict]:
+    """Score predicted labels: `(metrics, confusion)`. A prediction that is no label, such as None, is invalid.
+
+    Metrics are `accuracy`, `macro_f1` (mean over all labels), `precision_<label>` and `recall_<label>`, each
+    `{"value", "low", "high", "n"}`: a value in [0, 1], its 95 % bootstrap interval, and the rows it is a
+    share of (all of them; for precision those predicted as the label, for recall those of the label). A share
+    of no rows is 0. `confusion` is `{"rows": labels, "columns": labels + ["invalid"], "counts"}`, rows gold,
+    columns predicted.
+
+    Raises:
+        ValueError: no rows, unequal lengths, or a gold label that is not one of `labels`.
+    """
+    labels = list(labels)
+    if not gold or len(predictions) != len(gold):
+        raise ValueError(f"expected as many predictions as gold labels; got {len(predictions)} and {len(gold)}")
+    for row, label in enumerate(gold):
+        if label not in labels:
+            raise ValueError(f"row {row}: gold label {label!r} is not one of {labels}")
+    column, invalid = {label: number for number, label in enumerate(labels)}, len(labels)
+    pairs = zip(gold, predictions, strict=True)
+    cells = np.array([column[label] * (invalid + 1) + column.get(answer, invalid) for label, answer in pairs])
+
+    # One draw of rows serves all metrics: each is a function of the confusion counts of the draw.
+    value, low, high = bootstrap(lambda draw: _shares(_count(draw, len(labels))), cells)
+    counts = _count(cells, len(labels))
+    names = [
+        "accuracy",
+        "macro_f1",
+        *(f"{share}_{label}" for share in ("precision", "recall") for label in labels),
+    ]
+    rows = [len(gold), len(gold), *counts[:, :-1].sum(axis=0), *counts.sum(axis=1)]
+    metrics = {
+        name: {"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": int(rows[i])}
+        for i, name in enumerate(names)
+    }
+    return metrics, {"rows": labels, "columns": [*labels, INVALID], "counts": counts.tolist()}
+
+
+def _count(cells: np.ndarray, n_labels: int) -> np.ndarray:
+    """Count confusion cells, shape (..., rows), into matrices of shape (..., labels, labels + 1)."""
+    size = n_labels * (n_labels + 1)
+    draws = cells.reshape(-1, cells.shape[-1])
+    offsets = np.arange(len(draws))[:, None] * size
+    counts = np.bincount((draws + offsets).ravel(), minlength=len(draws) * size)
+    return counts.reshape(*cells.shape[:-1], n_labels, n_labels + 1)
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    """Accuracy, macro-F1, precisions and recalls of confusion matrices, side by side on the last axis."""
+    right = np.diagonal(counts[..., :-1], axis1=-2, axis2=-1)
+    predicted, gold = counts[..., :-1].sum(axis=-2), counts.sum(axis=-1)
+    accuracy = right.sum(axis=-1, keepdims=True) / gold.sum(axis=-1, keepdims=True)
+    # A denominator of 0 means a numerator of 0: dividing by 1 instead makes the share 0.
+    f1 = 2 * right / np.maximum(predicted + gold, 1)
+    precision, recall = right / np.maximum(predicted, 1), right / np.maximum(gold, 1)
+    return np.concatenate([accuracy, f1.mean(axis=-1, keepdims=True), precision, recall], axis=-1)
+
+
+def _mean(values: list) -> dict:
+    value, low, high = bootstrap(lambda draw: draw.mean(axis=-1), np.asarray(values, dtype=float))
+    return {"value": value, "low": low, "high": high, "n": len(values)}

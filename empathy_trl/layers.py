@@ -1,0 +1,212 @@
+"""Where the keys of a recipe come from: a base recipe, the file, the command line; the top level, a stage.
+
+All of these are plain mappings that are laid over each other by one rule, `merge`: mappings merge key by key, anything
+else replaces what was there, and null takes an inherited mapping away. Nothing that was read is ever changed.
+
+`Layers` keeps the top level and the stages apart until a stage is asked for. It therefore knows, for any key, where the
+user wrote it, which is what an error has to name.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from empathy_trl.errors import RecipeError
+from empathy_trl.validation import show, suggestion
+from empathy_trl.yaml_io import parse_yaml
+
+STAGE_KEYS = ("task", "model", "data", "rewards", "trainer", "evaluation", "hub", "seed")
+STAGE_NAME = re.compile(r"[A-Za-z0-9_-]+")  # a folder's name, and one part of a dotted key
+STAGE_PREFIX = "stage:"  # `model.name_or_path: stage:sft` is the model that stage sft made
+REWARD_TASKS = ("grpo",)  # the tasks that learn from rewards
+# A section's key, once given, replaces more than itself: a model has one origin, and a revision belongs to its repository.
+REPLACES = {
+    "model": {"name_or_path": ("from_scratch", "revision"), "from_scratch": ("name_or_path", "revision")},
+    "data": {"path": ("revision",)},
+}
+
+
+def merge(lower: dict, upper: dict, section: str = "") -> dict:
+    """Return `upper` laid over `lower`; both stay as they are."""
+    replaced = {
+        name for key, names in REPLACES.get(section, {}).items() if upper.get(key) is not None for name in names
+    }
+    result = {key: value for key, value in lower.items() if key not in replaced}
+    for key, value in upper.items():
+        inherited = result.get(key)
+        if isinstance(inherited, dict) and value is None:
+            del result[key]
+        elif isinstance(value, dict):
+            result[key] = merge(inherited if isinstance(inherited, dict) else {}, value, key)
+        else:
+            result[key] = value
+    return result
+
+
+def parse_overrides(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Read `--a.b.c value` and `--a.b.c=value` into a nested mapping; the value is YAML, the last one counts.
+
+    Returns:
+        the mapping, and one line for each argument that is not of this form.
+    """
+    result, errors, rest = {}, [], list(arguments)
+    while rest:
+        flag, equals, text = rest.pop(0).partition("=")
+        keys = flag.removeprefix("--").split(".")
+        if not flag.startswith("--") or not all(keys):
+            errors.append(f"{flag}: unexpected argument; expected --key value, such as --trainer.max_steps 20")
+            continue
+        if not equals and rest and not rest[0].startswith("--"):
+            text = rest.pop(0)
+        if not text.strip():
+            errors.append(f"{flag}: has no value; expected {flag} value (null for none)")
+            continue
+        try:
+            value = parse_yaml(text, flag)
+        except RecipeError as error:
+            errors += [f"{line} in {text!r}" for line in error.errors]
+            continue
+        for key in reversed(keys):
+            value = {key: value}
+        result = merge(result, value)
+    return result, errors
+
+
+class Layers:
+    """A recipe's top level and its stages, with the command line laid over the file.
+
+    Attributes:
+        name: what the recipe calls itself, or None.
+        top: the keys of the top level: defaults for every stage.
+        stages: stage name -> the keys written in the stage. A recipe without `stages:` is one stage that is named after
+            its task and holds all keys of the file; `top` is then empty.
+        errors: what is wrong with the layers themselves, one line each.
+    """
+
+    def __init__(self, content: dict[str, Any], overrides: dict[str, Any]):
+        self.errors: list[str] = []
+        self.single = "stages" not in content
+        written = {str(content.get("task")): {}} if self.single else content["stages"]
+        at_stages = self._check_overridden_stages(overrides.get("stages", {}), written)
+        at_top = {key: value for key, value in overrides.items() if key != "stages"}
+        merged = merge(content, at_top)
+        self.name = merged.pop("name", None)
+        if self.single:
+            for changes in at_stages.values():
+                merged = merge(merged, changes)
+            self.top, self.stages = {}, {str(merged.get("task")): merged}
+        else:
+            self.stages = self._check_stages(merge(written, at_stages) if at_stages else written)
+            self.top = {key: value for key, value in merged.items() if key != "stages"}
+            unknown = [key for key in self.top if key not in STAGE_KEYS]
+            known = ("name", "extends", "stages", *STAGE_KEYS)
+            self.errors += [f"{key}: unknown key{suggestion(key, known)}" for key in unknown]
+            self.errors += self._overrides_without_effect(at_top, at_stages)
+
+    def merged(self, stage: str) -> dict[str, Any]:
+        """Return the keys that hold for a stage: its own, laid over the top level's; sections that are null are left out.
+
+        A task without rewards does not inherit any, and only the last stage inherits `hub`: two models cannot share one
+        repository.
+        """
+        own = self.stages[stage]
+        defaults = {key: self.top[key] for key in STAGE_KEYS if key in self.top}
+        if own.get("task", self.top.get("task")) not in REWARD_TASKS:
+            defaults.pop("rewards", None)
+        if stage != list(self.stages)[-1]:
+            defaults.pop("hub", None)
+        return {key: value for key, value in merge(defaults, own).items() if value is not None}
+
+    def label(self, stage: str, path: tuple[str, ...]) -> str:
+        """Return the dotted key under which the user wrote, or would write, a key of a stage."""
+        inherited = _depth(self.top, path) > _depth(self.stages[stage], path)
+        return ".".join(path if self.single or inherited else ("stages", stage, *path))
+
+    def _check_stages(self, stages: Any) -> dict[str, dict]:
+        if not isinstance(stages, dict) or not stages:
+            self.errors.append(f"stages: {show(stages)} is not a mapping from a stage's name to its keys")
+            return {}
+        checked = {}
+        for name, own in stages.items():
+            if not STAGE_NAME.fullmatch(name):
+                self.errors.append(f"stages: {name!r} cannot be a folder's name; use letters, digits, - and _")
+            elif own is not None and not isinstance(own, dict):
+                self.errors.append(f"stages.{name}: {show(own)} is not a mapping of {', '.join(STAGE_KEYS)}")
+            else:
+                checked[name] = own or {}
+        return checked
+
+    def _check_overridden_stages(self, overrides: Any, written: Any) -> dict[str, dict]:
+        """Return the overrides of stages that exist, each a mapping."""
+        if not isinstance(overrides, dict) or not isinstance(written, dict):
+            if overrides != {}:
+                self.errors.append("--stages: expected --stages.<name>.<key> value for a stage of the recipe")
+            return {}
+        checked = {}
+        for name, changes in overrides.items():
+            if name not in written:
+                self.errors.append(f"--stages.{name}: unknown stage {name!r}{suggestion(name, written)}")
+            elif not isinstance(changes, dict):
+                self.errors.append(
+                    f"--stages.{name}: {show(changes)} is not a mapping; expected --stages.{name}.<key> value"
+                )
+            else:
+                checked[name] = changes
+        return checked
+
+    def _overrides_without_effect(self, at_top: dict, at_stages: dict[str, dict]) -> Iterator[str]:
+        """Yield a line for each override of the top level that a stage would silently ignore."""
+        for path in _leaves({key: value for key, value in at_top.items() if key in STAGE_KEYS}):
+            key, owners, takers, overridden = ".".join(path), [], [], False
+            for name, own in self.stages.items():
+                if _sets(at_stages.get(name, {}), path):
+                    overridden = True  # the user knows that this stage has its own
+                elif _sets(own, path):
+                    owners += [] if _continues(own, path) else [name]
+                elif _sets(self.merged(name), path):
+                    takers.append(name)
+            stages = f"stage{'s' * (len(owners) > 1)} {', '.join(owners)}"
+            sets = "set their own" if len(owners) > 1 else "sets its own"
+            flags = ", ".join(f"--stages.{name}.{key}" for name in owners)
+            if owners and takers:
+                yield f"--{key}: has no effect in {stages}, which {sets}; give {flags} as well"
+            elif owners:
+                yield f"--{key}: has no effect, {stages} {sets}; use {flags}"
+            elif not takers and not overridden:
+                yield f"--{key}: has no effect, no stage takes it from the top level; use --stages.<name>.{key}"
+
+
+def _leaves(content: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the path of every value that is not a mapping with keys of its own."""
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def _depth(content: Any, path: tuple[str, ...]) -> int:
+    """Return how many of the keys of a path are there, from the top."""
+    for depth, key in enumerate(path):
+        if not isinstance(content, dict) or key not in content:
+            return depth
+        content = content[key]
+    return len(path)
+
+
+def _sets(content: dict, path: tuple[str, ...]) -> bool:
+    """Return whether a mapping decides the value at a path: it is there, or something that is not a mapping above it."""
+    for key in path:
+        if not isinstance(content, dict):
+            return True
+        if key not in content:
+            return False
+        content = content[key]
+    return True
+
+
+def _continues(own: dict, path: tuple[str, ...]) -> bool:
+    """Return whether a path is about the origin of a model, and a stage's own model is that of an earlier stage."""
+    model = own.get("model")
+    origin = model.get("name_or_path") if isinstance(model, dict) else None
+    return path[0] == "model" and isinstance(origin, str) and origin.startswith(STAGE_PREFIX)

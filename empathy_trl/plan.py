@@ -1,0 +1,254 @@
+"""What a recipe will do, without doing it: the page that `run.py --check` prints.
+
+Nothing is downloaded and no weights are made: parameters are counted on PyTorch's meta device. What only the Hub knows
+is taken from the local cache, or for the models of our own recipes from `PUBLISHED`, or reported as unknown.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from empathy_trl.errors import UserError
+
+STAGE_PREFIX = "stage:"
+# Shapes from the models' config.json on the Hub, so that a recipe can be judged before the first download.
+PUBLISHED = {
+    "google/gemma-2-2b-it": (
+        "gemma2",
+        {
+            "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+        },
+    ),
+    "Qwen/Qwen2.5-3B-Instruct": (
+        "qwen2",
+        {
+            "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
+            "num_attention_heads": 16, "num_key_value_heads": 2, "tie_word_embeddings": True,
+        },
+    ),
+}  # fmt: skip
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+EXTRAS = {"vllm": "vllm", "bitsandbytes": "quantization", "deepspeed": "deepspeed"}
+
+
+def describe(recipe, folder: Path) -> str:
+    """Return the plan of a recipe: per stage model, data, rewards, batch, memory; then downloads, uploads, gaps.
+
+    Args:
+        recipe: a checked `Recipe`.
+        folder: where its run would go.
+
+    Raises:
+        UserError: what would stop the run and can be seen now, such as a data file with bad rows.
+    """
+    lines = [f"recipe {recipe.name} ({recipe.path}), seed {recipe.seed}, output {folder}"]
+    models, downloads = {}, set()
+    for name, stage in recipe.stages.items():
+        rows = _read_rows(stage)
+        models[name] = _shape(stage, rows, models, downloads)
+        lines += ["", f"stage {name}: {stage.task}"]
+        lines += [f"  {key:10} {value}" for key, value in _stage_lines(stage, rows, models[name])]
+    needs = sorted(
+        {f'{e} (pip install "empathy-trl[{EXTRAS[e]}]")' for s in recipe.stages.values() for e in _missing(s)}
+    )
+    pushes = [
+        f"{name} -> {s.hub.repo_id}" + (" (private)" * s.hub.private) for name, s in recipe.stages.items() if s.hub
+    ]
+    lines += ["", f"downloads: {', '.join(sorted(downloads | _data_downloads(recipe))) or 'nothing'}"]
+    lines += [f"pushes:    {', '.join(pushes) or 'nothing'}", f"missing:   {', '.join(needs) or 'nothing'}"]
+    return "\n".join([*lines, "", "The recipe is sound."])
+
+
+def _read_rows(stage) -> dict[str, tuple]:
+    """Return split -> (rows, report) for a source on this machine, nothing for one on the Hub."""
+    from empathy_trl.data import on_hub, read_split
+
+    if on_hub(stage.data.path):
+        return {}
+    return {split: read_split(stage.data, split) for split in dict.fromkeys(("train", stage.evaluation.split))}
+
+
+def _data_downloads(recipe) -> set[str]:
+    from empathy_trl.data import on_hub
+
+    return {f"data {stage.data.path}" for stage in recipe.stages.values() if on_hub(stage.data.path)}
+
+
+def _missing(stage) -> list[str]:
+    """Return the optional packages that a stage uses and that are not installed here."""
+    used = [("vllm", stage.trainer.get("use_vllm")), ("bitsandbytes", stage.model.load_in_4bit)]
+    used.append(("deepspeed", os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"))
+    return [package for package, needed in used if needed and importlib.util.find_spec(package) is None]
+
+
+def _stage_lines(stage, rows, shape):
+    """Yield (key, text) for every line about one stage."""
+    from empathy_trl.rewards import build_rewards
+    from empathy_trl.tasks import trainer_options
+
+    yield "model", _model_line(stage.model)
+    yield "data", f"{stage.data.name} from {stage.data.path}: " + _data_line(rows)
+    if stage.rewards:
+        build_rewards(stage.rewards)  # raises now what would stop the run later
+        yield "rewards", ", ".join(f"{name} × {_weight(reward.weight)}" for name, reward in stage.rewards.items())
+    options = trainer_options(stage)
+    yield "batch", _batch_line(stage, options, rows)
+    prompt = _prompt_tokens(stage, rows, shape)
+    yield "tokens", _token_line(options, prompt)
+    if shape is None:
+        yield "parameters", "unknown until the model is downloaded"
+        return
+    total, trainable = shape["total"], shape["trainable"]
+    yield "parameters", f"{trainable:,} of {total:,} trained ({trainable / total:.2%})"
+    yield "memory", _memory_line(stage, options, shape, prompt)
+
+
+def _model_line(model) -> str:
+    name = model.name_or_path or "from scratch: {architecture}, hidden size {hidden_size}, {layers} layers".format(
+        **model.from_scratch.model_dump()
+    )
+    lora = f", LoRA rank {model.lora.r}" if model.lora else ""
+    return name + (", 4-bit" if model.load_in_4bit else "") + lora + f", {model.dtype}"
+
+
+def _data_line(rows) -> str:
+    return "; ".join(f"{split} {report}" for split, (_, report) in rows.items()) or "known after the download"
+
+
+def _weight(weight) -> str:
+    return (
+        f"{weight:g}" if isinstance(weight, (int, float)) else f"{weight.start:g}→{weight.end:g} by {weight.until:.0%}"
+    )
+
+
+def _steps(stage, options, rows) -> int | None:
+    """Return the number of optimizer steps, or None where the size of the data is not known yet."""
+    if options["max_steps"] > 0:
+        return options["max_steps"]
+    if "train" not in rows:
+        return None
+    per_step = options["sequences"] / options.get("num_generations", 1)
+    return max(1, round(len(rows["train"][0]) * options["num_train_epochs"] / per_step))
+
+
+def _batch_line(stage, options, rows) -> str:
+    steps = _steps(stage, options, rows)
+    unit = f"completions ({options['num_generations']} per prompt)" if "num_generations" in options else "examples"
+    return (
+        f"{options['sequences']} {unit} per optimizer step = {options['per_device_train_batch_size']} per device × "
+        f"{options['gradient_accumulation_steps']} accumulated × {options['processes']} processes; "
+        + (f"{steps} steps" if steps else f"{options['num_train_epochs']:g} epochs")
+    )
+
+
+def _token_line(options, prompt: float | None) -> str:
+    new = options.get("max_completion_length")
+    known = f"{prompt:.0f} prompt" if prompt else "prompt"
+    if new:
+        upper = f" = up to {options['sequences'] * (prompt + new):,.0f}" if prompt else ""
+        return f"{options['sequences']} × ({known} + at most {new} new){upper} tokens per step"
+    return f"{options['sequences']} × ({known} + completion) tokens per step"
+
+
+def _prompt_tokens(stage, rows, shape) -> float | None:
+    """Return the mean length of a prompt in tokens, by the model's own tokenizer where it is at hand."""
+    from empathy_trl.data import build
+
+    if "train" not in rows or shape is None or shape["tokenizer"] is None:
+        return None
+    prompts = build(stage.data, "train", stage.task)["prompt"][:200]
+    encoded = shape["tokenizer"].apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
+    return sum(map(len, encoded["input_ids"])) / len(prompts)
+
+
+def _memory_line(stage, options, shape, prompt: float | None) -> str:
+    parts = memory(stage, options, shape, prompt or 512)
+    text = f"about {sum(parts.values()) / 1e9:.1f} GB per process: " + ", ".join(
+        f"{name} {size / 1e9:.2f}" for name, size in parts.items()
+    )
+    share = options.get("vllm_gpu_memory_utilization")
+    return text + (f"; vLLM takes {share:.0%} of the GPU on top" if options.get("use_vllm") else "")
+
+
+def memory(stage, options, shape, prompt: float) -> dict[str, float]:
+    """Estimate the training memory of one process in bytes, by part; sharding (FSDP, ZeRO) is not taken into account.
+
+    Args:
+        prompt: tokens of a prompt; the completion's limit comes on top.
+
+    Weights and a reference copy in the dtype of the model, 4-bit weights as half a byte; gradients like the trained
+    weights; two AdamW moments in float32. Activations per layer after Korthikanti et al. 2022 (34 bytes per token and
+    hidden unit in 16 bit), or with gradient checkpointing one layer of those and each layer's input. Logits are never
+    held for the whole vocabulary by TRL's fused head. Real use is some 20 % higher (allocator, workspace).
+    """
+    config, model = shape["config"], stage.model
+    size = 0.5 if model.load_in_4bit else BYTES.get(model.dtype, 2 if shape["dtype"] == "bfloat16" else 4)
+    trained = 4 if model.lora or model.from_scratch else size
+    width = 1 if options.get("bf16") or options.get("fp16") else 2
+    tokens = options["per_device_train_batch_size"] * (prompt + (options.get("max_completion_length") or 64))
+    layer = 34 * width * tokens * config.hidden_size
+    layers = config.num_hidden_layers
+    kept = layer + 2 * width * tokens * config.hidden_size * layers
+    parts = {
+        "weights": size * shape["total"],
+        "gradients": trained * shape["trainable"],
+        "optimizer": 8 * shape["trainable"],
+        "activations": kept if options["gradient_checkpointing"] else layer * layers,
+    }
+    if options.get("beta") and not model.lora:
+        parts["reference"] = size * shape["total"]
+    return parts
+
+
+def _shape(stage, rows, earlier: dict, downloads: set[str]) -> dict | None:
+    """Return config, tokenizer, dtype and parameter counts of a stage's model, or None where only the Hub knows."""
+    source = stage.model.name_or_path or ""
+    if source.startswith(STAGE_PREFIX):
+        known = earlier[source.removeprefix(STAGE_PREFIX)]
+        return known and _counted(known["config"], known["tokenizer"], known["dtype"], stage.model)
+    if stage.model.from_scratch is not None:
+        from empathy_trl.scratch import model_config
+        from empathy_trl.tasks import scratch_tokenizer
+
+        if not rows:
+            return None
+        tokenizer = scratch_tokenizer(stage)
+        return _counted(model_config(stage.model.from_scratch, tokenizer), tokenizer, "float32", stage.model)
+    return _pretrained(stage.model, downloads)
+
+
+def _pretrained(model, downloads: set[str]) -> dict | None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    name = model.name_or_path
+    try:
+        config = AutoConfig.from_pretrained(name, revision=model.revision, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=model.revision, local_files_only=True)
+    except OSError as error:
+        if Path(name).expanduser().is_dir():
+            raise UserError(f"model.name_or_path: {name} cannot be read: {error}") from error
+        downloads.add(f"model {name}")
+        if name not in PUBLISHED:
+            return None
+        kind, fields = PUBLISHED[name]
+        return _counted(AutoConfig.for_model(kind, **fields), None, "bfloat16", model)
+    return _counted(config, tokenizer, str(config.dtype).removeprefix("torch."), model)
+
+
+def _counted(config, tokenizer, dtype: str, model) -> dict:
+    """Count parameters on the meta device, with the adapter the recipe asks for."""
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    from empathy_trl.models import lora_config
+
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with torch.device("meta"):
+        network = auto.from_config(config)
+        if model.lora is not None:
+            network = get_peft_model(network, lora_config(model.lora, config.is_encoder_decoder))
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    total, trainable = sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+    return {"config": config, "tokenizer": tokenizer, "dtype": dtype, "total": total, "trainable": trainable}

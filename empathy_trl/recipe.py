@@ -1,0 +1,263 @@
+"""Recipes: how a YAML file becomes a checked `Recipe`.
+
+A recipe is one stage of training, or several under `stages:` with the keys of the top level as their defaults:
+
+    task: sft                                   # which trainer (`empathy_trl.tasks`)
+    model: {name_or_path: Qwen/Qwen2.5-3B-Instruct, lora: {r: 16}}
+    data: {name: ed4, path: sample}
+    evaluation: {split: test}
+    stages:
+      sft:
+        trainer: {learning_rate: 1e-4}          # fields of the task's TRL config class
+      grpo:
+        task: grpo
+        model: {name_or_path: stage:sft}        # the model that an earlier stage made
+        rewards: {emotion_accuracy: {}, format: {weight: 0.2, tags: [reasoning, answer]}}
+
+`load_recipe` reads the file (`yaml_io`), lays base recipe, top level, stages and command line over each other (`layers`)
+and checks every key (`schema`, `validation`, `trainer_options`, and below what needs a look at the rest of the package or
+at the disk) before anything is loaded. All errors are reported at once.
+"""
+
+import copy
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from empathy_trl.errors import RecipeError
+from empathy_trl.layers import REWARD_TASKS, STAGE_PREFIX, Layers, merge, parse_overrides
+from empathy_trl.schema import (
+    HUB_MODEL,
+    SAMPLE,
+    Data,
+    Evaluation,
+    FromScratch,
+    Hub,
+    Lora,
+    Model,
+    Recipe,
+    Reward,
+    Stage,
+    Weight,
+    WeightSchedule,
+)
+from empathy_trl.trainer_options import check_trainer, import_class
+from empathy_trl.validation import Problem, Slot, check_mapping, check_value, show, slots, suggestion
+from empathy_trl.yaml_io import read_yaml
+
+__all__ = [
+    "Data",
+    "Evaluation",
+    "FromScratch",
+    "Hub",
+    "Lora",
+    "Model",
+    "Recipe",
+    "Reward",
+    "Stage",
+    "Weight",
+    "WeightSchedule",
+    "find_recipe",
+    "list_recipes",
+    "load_recipe",
+]
+
+SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
+HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
+
+
+def load_recipe(path_or_name: str | Path, overrides: list[str], config_classes: dict[str, str]) -> Recipe:
+    """Read a recipe, lay the command line over it and check all of it.
+
+    Args:
+        path_or_name: a YAML file, or the name of one in `recipes/`, with or without `.yaml`.
+        overrides: command line arguments, `--a.b.c value` or `--a.b.c=value`.
+        config_classes: task -> `module:Class` of its trainer's config; imported only here.
+
+    Raises:
+        RecipeError: with one line per problem.
+    """
+    path = find_recipe(path_or_name)
+    flags, errors = parse_overrides(overrides)
+    layers = Layers(_with_base(path), flags)
+    errors += layers.errors
+    contents = {name: layers.merged(name) for name in layers.stages}
+    for name, content in contents.items():
+        earlier = list(contents)[: list(contents).index(name)]
+        errors += [
+            f"{layers.label(name, path)}: {message}" for path, message in _check_stage(content, earlier, config_classes)
+        ]
+    errors += [f"{key}: {message}" for key, message in _check_top(layers, contents, config_classes)]
+    if errors:
+        raise RecipeError(list(dict.fromkeys(errors)))
+    stages = {name: _stage(name, content) for name, content in contents.items()}
+    seed = layers.top.get("seed", next(iter(stages.values())).seed if layers.single else 42)
+    return Recipe(name=layers.name or path.stem, path=path, seed=seed, stages=stages)
+
+
+def find_recipe(path_or_name: str | Path, beside: Path = Path()) -> Path:
+    """Return the file of a recipe: a path (relative to `beside`), or a name in `recipes/`, with or without `.yaml`.
+
+    Raises:
+        RecipeError: there is none; names the nearest of the shipped recipes.
+    """
+    folders = [beside]
+    if len(Path(path_or_name).parts) == 1:
+        folders += [Path("recipes"), SHIPPED]
+    for folder in folders:
+        for path in (folder / path_or_name, folder / f"{path_or_name}.yaml"):
+            if path.is_file():
+                return path
+    shipped = [Path(name).stem for name, _ in list_recipes(SHIPPED)]
+    raise RecipeError([f"{path_or_name}: no such recipe{suggestion(Path(path_or_name).stem, shipped)}"])
+
+
+def list_recipes(folder: Path) -> list[tuple[str, str]]:
+    """Return the file name and the first comment line of every recipe in a folder."""
+    recipes = []
+    for path in sorted(Path(folder).glob("*.yaml")):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        recipes.append((path.name, next((line.lstrip("# ") for line in lines if line.startswith("#")), "")))
+    return recipes
+
+
+def _with_base(path: Path) -> dict[str, Any]:
+    """Return the content of a file laid over that of the recipe it extends."""
+    content = read_yaml(path)
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise RecipeError([f"extends: {show(base)} is not a recipe's path or name"])
+    below = read_yaml(find_recipe(base, path.parent))
+    if "extends" in below:
+        raise RecipeError([f"extends: {base} itself extends {below['extends']}; a recipe may extend one that does not"])
+    return merge(below, content)
+
+
+def _check_top(layers: Layers, contents: dict[str, dict], tasks: Iterable[str]) -> Iterator[Problem]:
+    """Yield what is wrong with the keys that belong to the whole recipe."""
+    if layers.name is not None and (not isinstance(layers.name, str) or Path(layers.name).name != layers.name):
+        yield ("name",), f"{show(layers.name)} cannot be a folder's name"
+    if "seed" in layers.top:
+        yield from ((("seed",), message) for _, message in check_value(layers.top["seed"], slots(Stage)["seed"]))
+    used = {content.get("task") for content in contents.values() if isinstance(content.get("task"), str)}
+    if layers.top.get("rewards") and used <= set(tasks) and not used & set(REWARD_TASKS):
+        yield ("rewards",), f"no stage learns from rewards; tasks that do: {', '.join(REWARD_TASKS)}"
+
+
+def _check_stage(content: dict, earlier: list[str], config_classes: dict[str, str]) -> Iterator[Problem]:
+    """Yield what is wrong with the keys that hold for a stage.
+
+    Args:
+        content: the keys, from wherever the stage has them.
+        earlier: names of the stages before this one.
+        config_classes: see `load_recipe`.
+    """
+    fields = slots(Stage) | {"task": Slot(str), "rewards": Slot(dict), "trainer": Slot(dict)}
+    del fields["name"]
+    yield from check_mapping(content, fields)
+    sections = {key: value for key, value in content.items() if isinstance(value, dict)}
+    yield from _under("model", _check_origin(sections.get("model", {}), earlier))
+    yield from _under("data", _check_source(sections.get("data", {})))
+    yield from _under("rewards", _check_rewards(sections.get("rewards", {})))
+    if "task" not in content:
+        yield ("task",), f"missing{suggestion('', config_classes)}"
+    elif isinstance(content["task"], str):
+        yield from _check_task(content["task"], sections, config_classes)
+
+
+def _check_task(task: str, sections: dict[str, dict], config_classes: dict[str, str]) -> Iterator[Problem]:
+    """Yield whether a task is known, has rewards if it learns from them, and what is wrong with its trainer's keys."""
+    if task not in config_classes:
+        yield ("task",), f"unknown task {show(task)}{suggestion(task, config_classes)}"
+        return
+    if task in REWARD_TASKS and not sections.get("rewards"):
+        yield ("rewards",), f"missing; task {task} needs at least one"
+    elif task not in REWARD_TASKS and sections.get("rewards"):
+        yield ("rewards",), f"task {task} learns from no rewards; tasks that do: {', '.join(REWARD_TASKS)}"
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by `accelerate launch`
+    trainer = check_trainer(sections.get("trainer", {}), import_class(config_classes[task]), processes)
+    yield from _under("trainer", trainer)
+
+
+def _under(section: str, problems: Iterable[Problem]) -> Iterator[Problem]:
+    return (((section, *path), message) for path, message in problems)
+
+
+def _check_origin(model: dict, earlier: list[str]) -> Iterator[Problem]:
+    """Yield whether a model is where `name_or_path` says, as far as that can be known without the network."""
+    origin = model.get("name_or_path")
+    if not isinstance(origin, str):
+        return
+    if origin.startswith(STAGE_PREFIX):
+        stage = origin.removeprefix(STAGE_PREFIX)
+        if stage not in earlier:
+            yield ("name_or_path",), f"unknown stage {stage!r}{suggestion(stage, earlier)}"
+        return
+    if not _may_exist(origin, HUB_MODEL):
+        expected = "stage:<name>, a folder, or a Hub id such as user/name"
+        yield ("name_or_path",), f"no folder {origin!r}; expected {expected}"
+    has_adapter = model.get("lora") or Path(origin, "adapter_config.json").is_file()
+    if model.get("load_in_4bit") is True and not has_adapter:
+        yield ("load_in_4bit",), "needs model.lora; 4-bit weights cannot be trained themselves"
+
+
+def _check_source(data: dict) -> Iterator[Problem]:
+    """Yield whether the builder is known and its source is where `path` says."""
+    from empathy_trl.data import BUILDERS
+
+    name, path = data.get("name"), data.get("path", SAMPLE)
+    if isinstance(name, str) and name not in BUILDERS:
+        yield ("name",), f"unknown data builder {show(name)}{suggestion(name, BUILDERS)}"
+    if isinstance(path, str) and path != SAMPLE and not _may_exist(path, HUB_DATASET):
+        yield ("path",), f"no folder {path!r}; expected {SAMPLE}, a folder, or a Hub id such as user/name"
+
+
+def _may_exist(place: str, hub_id: re.Pattern) -> bool:
+    """Return whether a folder is there, or whether the text may be the id of something on the Hub."""
+    path = Path(place)
+    return bool(place) and (path.is_dir() or (not path.exists() and hub_id.fullmatch(place) is not None))
+
+
+def _check_rewards(rewards: dict) -> Iterator[Problem]:
+    """Yield what is wrong with the names and parameters of rewards."""
+    from empathy_trl.rewards import REWARDS, build_rewards
+
+    for name, entry in rewards.items():
+        if not isinstance(entry, dict):
+            yield (name,), f"{show(entry)} is not a mapping; expected at least {{}}, such as {{weight: 1.0}}"
+            continue
+        if "import" not in entry and name not in REWARDS:
+            yield (name,), f"unknown reward{suggestion(name, REWARDS)}"
+            continue
+        try:
+            kind = import_class(entry["import"]) if "import" in entry else REWARDS[name]
+        except (ImportError, AttributeError, ValueError) as error:
+            location = show(entry["import"])
+            yield (name, "import"), f"{location} is not an importable package.module:Class ({error})"
+            continue
+        own = {"weight": slots(Reward)["weight"], "import": Slot(str)}
+        typed = slots(kind) if dataclasses.is_dataclass(kind) else {key: Slot(Any) for key in entry}
+        problems = list(check_mapping(entry, typed | own, f"parameter of {name}"))
+        yield from _under(name, problems)
+        if not problems:
+            try:  # once, to hear the reward's own objections
+                build_rewards({name: _reward(entry)})
+            except ValueError as error:
+                yield (name,), re.sub(r"^rewards\.[^:]*: ", "", str(error))
+
+
+def _reward(entry: dict) -> Reward:
+    parameters = {key: value for key, value in entry.items() if key not in ("weight", "import")}
+    weight = {"weight": entry["weight"]} if "weight" in entry else {}
+    return Reward.model_validate({**weight, "import_path": entry.get("import"), "params": parameters})
+
+
+def _stage(name: str, content: dict) -> Stage:
+    """Return the stage that checked keys describe."""
+    rewards = {key: _reward(entry) for key, entry in content.get("rewards", {}).items()}
+    return Stage.model_validate({**copy.deepcopy(content), "name": name, "rewards": rewards})

@@ -1,0 +1,184 @@
+"""The parts of a recipe as pydantic models: which keys there are, their types, defaults and ranges.
+
+These classes are what the rest of the package receives. They hold no checks that look at the world (whether a folder
+exists, a reward is known, a trainer has a field); those are `empathy_trl.recipe`'s.
+"""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from empathy_trl.layers import STAGE_KEYS, STAGE_PREFIX
+from empathy_trl.yaml_io import dump_yaml
+
+SAMPLE = "sample"  # `data.path` for the corpus in the package
+HUB_MODEL = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # name or user/name
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Lora(_Section):
+    """Low-rank adapters: the model's own weights stay as they are, small ones beside them are trained."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    target_modules: list[str] | str = "all-linear"
+
+
+class FromScratch(_Section):
+    """A small model with random weights and a tokenizer trained on the stage's own texts."""
+
+    architecture: Literal["qwen2", "llama", "gemma2", "t5"]
+    hidden_size: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    heads: int = Field(4, ge=1)
+    vocab_size: int = Field(gt=256)  # every byte is a token
+    max_length: int = Field(512, ge=1)  # positions
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self):
+        if self.hidden_size % (2 * self.heads):  # rotary positions turn pairs of numbers
+            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by 2 × heads = {2 * self.heads}")
+        return self
+
+
+class Model(_Section):
+    """Where the weights come from: a Hub id, a folder, an earlier stage (`stage:<name>`), or nowhere (`from_scratch`)."""
+
+    name_or_path: str | None = None
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attn_implementation: str | None = None
+    load_in_4bit: bool = False
+    lora: Lora | None = None
+    from_scratch: FromScratch | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self):
+        if self.name_or_path is None and self.from_scratch is None:
+            raise ValueError("has neither name_or_path nor from_scratch; expected one of them")
+        if self.name_or_path is not None and self.from_scratch is not None:
+            raise ValueError("has both name_or_path and from_scratch; expected one of them")
+        if self.from_scratch is not None and self.load_in_4bit:
+            raise ValueError("has load_in_4bit, which needs weights to load; expected name_or_path")
+        if self.revision is not None and (self.from_scratch or self.name_or_path.startswith(STAGE_PREFIX)):
+            raise ValueError("has a revision, which only a model from the Hub has")
+        return self
+
+
+class Data(_Section):
+    """Which corpus, from where, and how much of it.
+
+    Attributes:
+        name: a key of `empathy_trl.data.BUILDERS`.
+        path: `sample` (the corpus in the package), a local folder or a Hub id.
+        portion: share of the training split that the stage sees, from (0) to (1).
+        max_words: longer texts lose their beginning.
+    """
+
+    name: str
+    path: str = SAMPLE
+    revision: str | None = None
+    on_bad_rows: Literal["error", "drop"] = "error"
+    portion: tuple[float, float] = (0.0, 1.0)
+    max_words: int = Field(400, ge=1)
+
+    @model_validator(mode="after")
+    def _portion_is_a_range(self):
+        low, high = self.portion
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"portion [{low}, {high}] is not a range with 0 <= low < high <= 1")
+        return self
+
+
+class WeightSchedule(_Section):
+    """A weight that goes linearly from `start` to `end` over the first `until` (a share) of the training."""
+
+    start: float
+    end: float
+    until: float = Field(gt=0, le=1)
+
+
+Weight = float | WeightSchedule
+
+
+class Reward(_Section):
+    """A reward's weight, its parameters (fields of the reward's dataclass), and `package.module:Class` if it is the user's."""
+
+    weight: Weight = 1.0
+    params: dict[str, Any] = {}
+    import_path: str | None = None
+
+
+class Evaluation(_Section):
+    """How the stage's model is evaluated when it is trained; `limit` is a number of rows."""
+
+    split: Literal["train", "valid", "test"] = "test"
+    batch_size: int = Field(32, ge=1)
+    max_new_tokens: int = Field(300, ge=1)
+    limit: int | None = Field(None, ge=1)
+
+
+class Hub(_Section):
+    """Where the trained model is pushed to; given at the top level of a recipe, it is for the last stage's model."""
+
+    repo_id: str
+    private: bool = False
+
+    @model_validator(mode="after")
+    def _is_a_hub_id(self):
+        if not HUB_MODEL.fullmatch(self.repo_id):
+            raise ValueError(f"repo_id {self.repo_id!r} is not a Hub id; expected name or user/name")
+        return self
+
+
+class Stage(_Section):
+    """One training: a task, a model, data, and the trainer's settings."""
+
+    name: str
+    task: str
+    model: Model
+    data: Data
+    rewards: dict[str, Reward] = {}
+    trainer: dict[str, Any] = {}
+    evaluation: Evaluation = Evaluation()
+    hub: Hub | None = None
+    seed: int = Field(42, ge=0, lt=2**32)
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the stage as it would stand in YAML, with all defaults of the recipe's own keys written out."""
+        content = self.model_dump(mode="json", exclude={"name", "rewards", "trainer"})
+        content["rewards"] = {name: _reward_as_yaml(reward) for name, reward in self.rewards.items()}
+        content["trainer"] = copy.deepcopy(self.trainer)
+        return {key: content[key] for key in STAGE_KEYS}
+
+
+class Recipe(_Section):
+    """A checked recipe; `name` is the file's stem unless the file says otherwise."""
+
+    name: str
+    path: Path
+    seed: int
+    stages: dict[str, Stage]
+
+    def resolved(self) -> dict[str, Any]:
+        """Return plain data that says everything the recipe does; loading it again gives the same."""
+        stages = {name: stage.resolved() for name, stage in self.stages.items()}
+        return {"name": self.name, "seed": self.seed, "stages": stages}
+
+    def to_yaml(self) -> str:
+        """Return `resolved()` as YAML."""
+        return dump_yaml(self.resolved())
+
+
+def _reward_as_yaml(reward: Reward) -> dict[str, Any]:
+    content = reward.model_dump(mode="json", exclude={"params", "import_path"})
+    if reward.import_path is not None:
+        content["import"] = reward.import_path
+    return content | copy.deepcopy(reward.params)

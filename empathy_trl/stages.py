@@ -1,0 +1,162 @@
+"""The life of a stage's output folder: new, interrupted, complete, or made by another recipe.
+
+`run.json` in the folder says which recipe (by fingerprint) made it and how far it came. The launcher asks `open_stage`
+what to do and tells it when the stage is complete.
+"""
+
+import hashlib
+import json
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+from empathy_trl.errors import UserError
+
+RUN_FILE = "run.json"
+# evaluation and publishing do not change the weights, so they do not make a stage another one
+NOT_IN_FINGERPRINT = ("evaluation", "hub")
+LIBRARIES = ("empathy-trl", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers")
+
+
+def fingerprint(stage: dict, earlier: dict[str, str]) -> str:
+    """Return a hash of everything that decides a stage's weights.
+
+    Args:
+        stage: the stage as resolved (`Recipe.resolved()["stages"][name]`).
+        earlier: stage name -> fingerprint of the stages before it.
+    """
+    content = {key: value for key, value in stage.items() if key not in NOT_IN_FINGERPRINT}
+    parent = str((stage["model"] or {}).get("name_or_path") or "").removeprefix("stage:")
+    content["parent"] = earlier.get(parent)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass
+class StageFolder:
+    """One stage's output folder.
+
+    Attributes:
+        path: where the model and everything about it goes.
+        status: `new`, `interrupted` or `complete`.
+        checkpoint: the last usable checkpoint of an interrupted run, if there is one.
+        record: the content of `run.json`.
+    """
+
+    path: Path
+    status: str
+    checkpoint: Path | None
+    record: dict
+
+    def save(self, **changes):
+        """Write `run.json` with `changes`; the file is replaced in one go."""
+        self.record.update(changes)
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.path / f"{RUN_FILE}.tmp"
+        temporary.write_text(json.dumps(self.record, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(self.path / RUN_FILE)
+
+
+def inspect_stage(path: Path, fingerprint: str) -> StageFolder:
+    """Look at a stage's output folder without changing it.
+
+    Raises:
+        UserError: the folder holds files, but no readable `run.json`: it was not made by this launcher.
+    """
+    record = _read_record(path)
+    if record is None or record["fingerprint"] != fingerprint:
+        return StageFolder(path, "new", None, {"fingerprint": fingerprint})
+    if record["status"] == "complete":
+        return StageFolder(path, "complete", None, record)
+    return StageFolder(path, "interrupted", last_checkpoint(path), record)
+
+
+def make_way(path: Path, fingerprint: str, fresh: bool) -> str | None:
+    """Clear the folder for a new run and say what was done, if anything had to be.
+
+    `fresh` deletes an earlier run. Without it the run of another recipe is kept beside, under its fingerprint.
+    """
+    record = _read_record(path)
+    if record is None:
+        return None
+    if fresh:
+        shutil.rmtree(path)
+        return f"deleted {path} (--fresh)"
+    if record["fingerprint"] == fingerprint:
+        return None
+    kept = path.with_name(f"{path.name}.{record['fingerprint']}")
+    if kept.exists():
+        shutil.rmtree(kept)
+    path.rename(kept)
+    return f"{path} was made by other settings; it is kept as {kept}"
+
+
+def _read_record(path: Path) -> dict | None:
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return None
+    try:
+        record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+        return record if {"fingerprint", "status"} <= record.keys() else _not_ours(path)
+    except (OSError, ValueError):
+        return _not_ours(path)
+
+
+def _not_ours(path: Path):
+    raise UserError(
+        f"{path}: exists, but has no {RUN_FILE} written by this launcher; move it away or choose another --output_dir"
+    )
+
+
+def last_checkpoint(path: Path) -> Path | None:
+    """Return the newest `checkpoint-N` in `path` that was written completely, or None.
+
+    The trainer writes `trainer_state.json` last, so a checkpoint without it was cut short by a crash.
+    """
+    checkpoints = [folder for folder in path.glob("checkpoint-*") if folder.name.split("-")[-1].isdigit()]
+    for folder in sorted(checkpoints, key=lambda folder: int(folder.name.split("-")[-1]), reverse=True):
+        try:
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return folder
+    return None
+
+
+def provenance(seed: int) -> dict:
+    """Return what somebody needs to repeat a run: versions, git commit, seed and time."""
+    return {
+        "seed": seed,
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the installed version of Python and of every library that decides the result."""
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Return the commit of this package's own checkout, with `+changes` if files differ; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(root, "status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(root: Path, *command: str) -> str:
+    return subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,152 @@
+"""Task name -> (trainer config class, build function): the only place that knows which trainer a task uses.
+
+A build function takes a stage of a recipe and its output folder and returns a trainer that is ready to `.train()`.
+Adding a task is adding one function and one line to `TASKS`.
+"""
+
+import dataclasses
+import importlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from empathy_trl.errors import UserError
+
+STAGE_PREFIX = "stage:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One kind of training.
+
+    Attributes:
+        config: `module:Class` of the trainer's config; its fields are the keys of `trainer:` in a recipe.
+        build: `(stage, folder, stage_folders) -> trainer`.
+    """
+
+    config: str
+    build: Callable
+
+
+def build_sft(stage, folder: Path, stage_folders: dict[str, Path]):
+    """Supervised fine-tuning on `prompt` and `completion` columns with `trl.SFTTrainer`."""
+    from trl import SFTTrainer
+
+    from empathy_trl.trainers.artefacts import MetricsLog
+
+    train = _train_rows(stage)
+    model, tokenizer, adapter = _policy(stage, train, stage_folders)
+    return SFTTrainer(
+        model=model,
+        args=trainer_config(stage, folder),
+        train_dataset=train.select_columns(["prompt", "completion"]),
+        processing_class=tokenizer,
+        peft_config=adapter,
+        callbacks=[MetricsLog(folder)],
+    )
+
+
+def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
+    """Group-relative policy optimisation with the recipe's rewards."""
+    from empathy_trl.rewards import build_rewards
+    from empathy_trl.trainers.artefacts import MetricsLog, SamplePages
+    from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
+
+    train = _train_rows(stage)
+    model, tokenizer, adapter = _policy(stage, train, stage_folders)
+    rewards, weights = build_rewards(stage.rewards)
+    trainer = EmpathyGRPOTrainer(
+        model=model,
+        args=trainer_config(stage, folder),
+        train_dataset=train,
+        processing_class=tokenizer,
+        peft_config=adapter,
+        reward_funcs=rewards,
+        reward_weights=weights,
+        callbacks=[MetricsLog(folder)],
+    )
+    trainer.add_callback(SamplePages(folder, trainer))
+    return trainer
+
+
+TASKS = {
+    "sft": Task("trl:SFTConfig", build_sft),
+    "grpo": Task("trl:GRPOConfig", build_grpo),
+}
+CONFIG_CLASSES = {name: task.config for name, task in TASKS.items()}
+
+
+def trainer_config(stage, folder: Path):
+    """Return the trainer's config object for a stage: the recipe's `trainer:` section, its seed and its folder.
+
+    Raises:
+        UserError: what the config class itself refuses, with its own words.
+    """
+    settings = {"report_to": "none", **stage.trainer, "seed": stage.seed, "output_dir": str(folder)}
+    if stage.hub is not None:
+        settings |= {"push_to_hub": True, "hub_model_id": stage.hub.repo_id, "hub_private_repo": stage.hub.private}
+    try:
+        return _config_class(stage.task)(**settings)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"stages.{stage.name}.trainer: {error}") from error
+
+
+def _config_class(task: str):
+    module, name = TASKS[task].config.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _train_rows(stage):
+    from empathy_trl.data import build
+
+    return build(stage.data, "train", stage.task)
+
+
+def _policy(stage, train, stage_folders: dict[str, Path]):
+    """Load or make the stage's model; returns model, tokenizer and the LoRA config that is still to be applied."""
+    from peft import PeftModel
+
+    from empathy_trl.models import load_model, lora_config
+
+    texts, tags = scratch_texts(train) if stage.model.from_scratch else (None, ())
+    config = resolve_model(stage.model, stage_folders)
+    model, tokenizer = load_model(config, seed=stage.seed, texts=texts, tags=tags, is_trainable=True)
+    # the output of an earlier LoRA stage brings its adapter along, which is then trained on
+    needs_adapter = stage.model.lora is not None and not isinstance(model, PeftModel)
+    return model, tokenizer, lora_config(stage.model.lora) if needs_adapter else None
+
+
+def scratch_texts(train) -> tuple[list[str], list[str]]:
+    """Return the texts that a from-scratch tokenizer learns from, and the tags that occur in them."""
+    parts = [column for column in ("prompt", "completion") if column in train.column_names]
+    texts = [message["content"] for row in train for part in parts for message in row[part]]
+    return texts, sorted({tag for text in texts for tag in re.findall(r"</(\w+)>", text)})
+
+
+def scratch_tokenizer(stage):
+    """Return the tokenizer that a stage with `model.from_scratch` will get."""
+    from empathy_trl.scratch import build_tokenizer
+
+    texts, tags = scratch_texts(_train_rows(stage))
+    return build_tokenizer(texts, stage.model.from_scratch.vocab_size, tags)
+
+
+def trainer_options(stage) -> dict:
+    """Return the settings a plan needs: the config class's defaults, the recipe's values, and what follows from them.
+
+    Adds `processes` and `sequences` (per optimizer step, over all processes).
+    """
+    fields = dataclasses.fields(_config_class(stage.task))
+    options = {field.name: field.default for field in fields} | stage.trainer
+    options["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
+    per_process = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
+    return options | {"sequences": per_process * options["processes"]}
+
+
+def resolve_model(model, stage_folders: dict[str, Path]):
+    """Return the model section with `stage:<name>` replaced by the folder of that stage."""
+    name = model.name_or_path or ""
+    if not name.startswith(STAGE_PREFIX):
+        return model
+    return model.model_copy(update={"name_or_path": str(stage_folders[name.removeprefix(STAGE_PREFIX)])})

@@ -1,0 +1,182 @@
+"""What `trainer:` of a recipe may say: the fields of the task's config class, checked before anything is loaded.
+
+The config classes of transformers and TRL check little: `num_generations: 4.5`, `bf16: 3` and `loss_type: dpoo` pass and
+fail, or change the run silently, later. The types come from the classes themselves. This module adds what the types do
+not say: the choices of fields that are typed `str`, ranges, which fields the recipe sets elsewhere, and whether the
+groups of GRPO fit the batch. Fields that a class does not have are ignored here, so one table serves all tasks.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from empathy_trl.validation import Problem, Slot, check_mapping, either, show, slots, union_arms
+
+# From the help texts and the code of trl 1.16 and transformers 5.17; lists in the classes' own metadata come first.
+CHOICES = {
+    "cache_implementation": ("static", "offloaded_static", "dynamic", "offloaded", "quantized", "paged"),
+    "debug": ("underflow_overflow", "tpu_metrics_debug"),
+    "importance_sampling_level": ("token", "sequence"),
+    "include_num_input_tokens_seen": ("all", "non_padding", "no"),
+    "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "pad_to_multiple_of": ("auto",),
+    "report_to": (
+        *(
+            "all",
+            "none",
+            "azure_ml",
+            "clearml",
+            "codecarbon",
+            "comet_ml",
+            "dagshub",
+            "dvclive",
+            "flyte",
+            "kubeflow",
+        ),
+        *("mlflow", "neptune", "swanlab", "tensorboard", "trackio", "wandb"),
+    ),
+    "scale_rewards": ("group", "batch", "none", True, False),
+    "torch_compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
+    "vllm_mode": ("colocate", "server"),
+    "vllm_model_impl": ("vllm", "transformers"),
+}
+
+
+def _steps_or_epochs(value: int) -> int:
+    if value < 1 and value != -1:
+        raise ValueError("should be at least 1, or -1 to train for num_train_epochs")
+    return value
+
+
+POSITIVE, AT_LEAST_0, AT_LEAST_1, SHARE = Field(gt=0), Field(ge=0), Field(ge=1), Field(gt=0, le=1)
+RANGES = {
+    "adam_beta1": Field(ge=0, lt=1),
+    "adam_beta2": Field(ge=0, lt=1),
+    "adam_epsilon": POSITIVE,
+    "beta": AT_LEAST_0,
+    "dataloader_num_workers": AT_LEAST_0,
+    "epsilon": POSITIVE,
+    "epsilon_high": POSITIVE,
+    "eval_steps": POSITIVE,
+    "generation_batch_size": AT_LEAST_1,
+    "gradient_accumulation_steps": AT_LEAST_1,
+    "label_smoothing_factor": Field(ge=0, lt=1),
+    "learning_rate": POSITIVE,
+    "logging_steps": POSITIVE,
+    "max_completion_length": AT_LEAST_1,
+    "max_grad_norm": AT_LEAST_0,
+    "max_length": AT_LEAST_1,
+    "max_steps": AfterValidator(_steps_or_epochs),
+    "min_p": Field(ge=0, le=1),
+    "num_generations": Field(ge=2),
+    "num_generations_eval": AT_LEAST_1,
+    "num_iterations": AT_LEAST_1,
+    "num_train_epochs": POSITIVE,
+    "per_device_eval_batch_size": AT_LEAST_1,
+    "per_device_train_batch_size": AT_LEAST_1,
+    "ref_model_mixup_alpha": Field(ge=0, le=1),
+    "ref_model_sync_steps": AT_LEAST_1,
+    "repetition_penalty": POSITIVE,
+    "save_steps": POSITIVE,
+    "save_total_limit": AT_LEAST_1,
+    "steps_per_generation": AT_LEAST_1,
+    "temperature": POSITIVE,
+    "top_entropy_quantile": Field(ge=0, le=1),
+    "top_p": SHARE,
+    "vllm_gpu_memory_utilization": SHARE,
+    "vllm_tensor_parallel_size": AT_LEAST_1,
+    "warmup_steps": AT_LEAST_0,
+    "weight_decay": AT_LEAST_0,
+}
+
+# Fields that another part of the recipe, or the launcher, sets.
+ELSEWHERE = {
+    "output_dir": "use --output_dir of run.py",
+    "seed": "use the recipe's own `seed`",
+    "model_init_kwargs": "use `model`",
+    "reward_weights": "use rewards.<name>.weight",
+    "resume_from_checkpoint": "leave it out, an interrupted stage resumes by itself",
+    "push_to_hub": "use `hub`",
+    "hub_model_id": "use hub.repo_id",
+    "hub_private_repo": "use hub.private",
+    "hub_token": "log in with `hf auth login`, a recipe is no place for a secret",
+    "eval_strategy": "use `evaluation`, every stage is evaluated at its end",
+    "parallelism_config": "use a config file of accelerate",
+}
+TAKES_A_PATH = ("accelerator_config", "deepspeed", "fsdp_config")  # a mapping, or the file of one
+BATCH_KEYS = {
+    *("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("steps_per_generation", "generation_batch_size"),
+}
+
+
+def check_trainer(trainer: dict[str, Any], config_class: type, processes: int) -> Iterator[Problem]:
+    """Yield what is wrong with a `trainer:` section.
+
+    Args:
+        trainer: the section.
+        config_class: a dataclass such as `trl.GRPOConfig`.
+        processes: how many processes train together; each has `per_device_train_batch_size` rows per step.
+    """
+    fields = _trainer_slots(config_class)
+    elsewhere = [key for key in trainer if key in ELSEWHERE and key in fields]
+    own = {key: value for key, value in trainer.items() if key not in elsewhere}
+    problems = [((key,), f"cannot be set here; {ELSEWHERE[key]}") for key in elsewhere]
+    problems += check_mapping(own, fields, f"field of {config_class.__name__}")
+    yield from problems
+    if "num_generations" in fields and not BATCH_KEYS & {path[0] for path, _ in problems}:
+        yield from _check_groups(trainer, config_class, processes)
+
+
+def import_class(location: str) -> type:
+    """Return the class at `package.module:Class`."""
+    module, name = location.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _trainer_slots(config_class: type) -> dict[str, Slot]:
+    """Return the fields of a config class with this module's choices and ranges; none of them is required."""
+    result = {}
+    for name, slot in slots(config_class).items():
+        hint, arms = slot.hint, union_arms(slot.hint)
+        if str in arms and name not in TAKES_A_PATH and any(_is_dict(arm) for arm in arms):
+            hint = either(arm for arm in arms if arm is not str)  # str is for mappings on TRL's command line
+        if name in RANGES:
+            hint = Annotated[hint, RANGES[name]]
+        result[name] = Slot(hint, choices=slot.choices or CHOICES.get(name, ()))
+    return result
+
+
+def _is_dict(arm: Any) -> bool:
+    return getattr(arm, "__origin__", arm) is dict
+
+
+def _check_groups(trainer: dict[str, Any], config_class: type, processes: int) -> Iterator[Problem]:
+    """Yield whether a generation batch holds whole groups (the rules of `trl.GRPOConfig.__post_init__`)."""
+    used = {field.name: trainer.get(field.name, field.default) for field in dataclasses.fields(config_class)}
+    group, rows = used["num_generations"], used["per_device_train_batch_size"]
+    batch, steps = used["generation_batch_size"], used["steps_per_generation"]
+    step, per_step = f"per_device_train_batch_size {rows} × WORLD_SIZE {processes}", rows * processes
+    if group is None:
+        yield ("num_generations",), "null is not a valid int"
+        return
+    if batch is None:
+        name = "gradient_accumulation_steps" if steps is None else "steps_per_generation"
+        batch, origin = per_step * used[name], f"{step} × {name} {used[name]}"
+    elif steps is not None:
+        yield ("generation_batch_size",), "excludes steps_per_generation; give one of them"
+        return
+    else:
+        origin = "generation_batch_size"
+        if batch % per_step:
+            yield ("generation_batch_size",), f"{batch} is not divisible by {per_step} ({step})"
+    if batch % group:
+        fitting = ", ".join(str(size) for size in range(2, batch + 1) if batch % size == 0)
+        shown = show(group) if "num_generations" in trainer else f"{group} (the default)"
+        message = f"{shown} does not divide the generation batch of {batch} ({origin}); group sizes that do: {fitting}"
+        yield ("num_generations",), message

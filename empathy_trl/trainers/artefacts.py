@@ -1,0 +1,166 @@
+"""What a training run leaves behind for people: metrics.jsonl, reward_curve.png and samples.md.
+
+Both callbacks write only on the main process and survive a resume: rows of steps that are trained again are replaced.
+"""
+
+import json
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+METRICS_FILE = "metrics.jsonl"
+CURVE_FILE = "reward_curve.png"
+SAMPLES_FILE = "samples.jsonl"
+SAMPLES_PAGE = "samples.md"
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """Return the rows of a JSON-lines file; a last line that a crash cut short is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise
+    return rows
+
+
+def _write_jsonl(path: Path, rows: list[dict]):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+class MetricsLog(TrainerCallback):
+    """Writes every logged row to `metrics.jsonl` and draws the learning curve at the end.
+
+    Args:
+        folder: the stage's output folder.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            rows = [row for row in read_jsonl(self.folder / METRICS_FILE) if row["step"] <= state.global_step]
+            _write_jsonl(self.folder / METRICS_FILE, rows)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero:
+            row = {"step": state.global_step, **logs}
+            with open(self.folder / METRICS_FILE, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            draw_curve(read_jsonl(self.folder / METRICS_FILE), self.folder / CURVE_FILE, self.folder.name)
+
+
+def draw_curve(rows: list[dict], path: Path, title: str):
+    """Draw reward (per function and total) or, where there is none, loss over the steps, and save it as `path`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = [name for name in sorted({key for row in rows for key in row}) if _is_reward(name)] or ["loss"]
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name in names:
+        points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
+        if points:
+            label = "total (weighted)" if name == "reward" else name.removeprefix("rewards/").removesuffix("/mean")
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, smooth(values), label=label, linewidth=2.5 if name == "reward" else 1.5)
+    axes.set(xlabel="optimizer step", ylabel="loss" if names == ["loss"] else "mean reward (smoothed)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _is_reward(name: str) -> bool:
+    return name == "reward" or (name.startswith("rewards/") and name.endswith("/mean"))
+
+
+def smooth(values, share: float = 0.1) -> list[float]:
+    """Return the mean over a trailing window of `share` of the values, at least one value wide."""
+    width = max(1, int(len(values) * share))
+    return [
+        sum(values[max(0, i + 1 - width) : i + 1]) / len(values[max(0, i + 1 - width) : i + 1])
+        for i in range(len(values))
+    ]
+
+
+class SamplePages(TrainerCallback):
+    """Keeps a few prompts with completions and rewards from the start, the middle and the end of training.
+
+    Args:
+        folder: the stage's output folder.
+        trainer: the GRPO trainer whose latest rollout is sampled.
+        per_page: how many completions are kept each time.
+    """
+
+    def __init__(self, folder: str | Path, trainer, per_page: int = 4):
+        self.folder = Path(folder)
+        self.trainer = trainer
+        self.per_page = per_page
+
+    def on_step_end(self, args, state, control, **kwargs):
+        moments = {1: "start", max(1, state.max_steps // 2): "middle", state.max_steps: "end"}
+        if state.is_world_process_zero and state.global_step in moments:
+            rows = [row for row in read_jsonl(self.folder / SAMPLES_FILE) if row["step"] < state.global_step]
+            rows += self._latest(state.global_step, moments[state.global_step])
+            _write_jsonl(self.folder / SAMPLES_FILE, rows)
+            (self.folder / SAMPLES_PAGE).write_text(samples_page(rows), encoding="utf-8")
+
+    def _latest(self, step: int, moment: str) -> list[dict]:
+        logs = self.trainer._logs
+        total = len(logs["completion"])
+        # evenly spaced, so that the page shows different prompts and not one group
+        picks = sorted({i * total // self.per_page for i in range(min(self.per_page, total))})
+        return [
+            {
+                "step": step,
+                "moment": moment,
+                "prompt": _text(logs["prompt"][i]),
+                "completion": _text(logs["completion"][i]),
+                "rewards": {name: values[i] for name, values in logs["rewards"].items()},
+            }
+            for i in picks
+        ]
+
+
+def _text(messages) -> str:
+    return messages if isinstance(messages, str) else "\n".join(message["content"] for message in messages)
+
+
+def samples_page(rows: list[dict]) -> str:
+    """Return the Markdown page for sample rows (`step`, `moment`, `prompt`, `completion`, `rewards`)."""
+    page = ["# Samples", "", "Completions of the policy while it was trained, with the reward each one earned."]
+    for step in sorted({row["step"] for row in rows}):
+        of_step = [row for row in rows if row["step"] == step]
+        page += ["", f"## {of_step[0]['moment'].capitalize()} (step {step})"]
+        for row in of_step:
+            rewards = ", ".join(f"{name} {_number(value)}" for name, value in row["rewards"].items())
+            page += [
+                "",
+                _quoted(row["prompt"]),
+                "",
+                "```",
+                row["completion"].replace("```", "'''"),
+                "```",
+                "",
+                f"Rewards: {rewards}",
+            ]
+    return "\n".join(page) + "\n"
+
+
+def _number(value) -> str:
+    return "not applicable" if value is None or value != value else f"{value:.3f}"
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}" for line in text.splitlines())

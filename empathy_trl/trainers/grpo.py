@@ -1,0 +1,164 @@
+"""GRPO as TRL ships it, plus what a long run on real data needs.
+
+These seams of `trl.GRPOTrainer` 1.16 and of `transformers.Trainer` are overridden, each calls `super()`:
+
+| seam | why |
+|---|---|
+| `_get_train_sampler`, `_run_epoch` | prompts are shuffled by (seed, epoch) alone, so that a resume in a later epoch sees the same rows |
+| `_generate_and_score_completions` | reward weights may follow a schedule |
+| `_calculate_rewards` | the share of groups without any spread in their rewards is logged |
+| `training_step`, `_clip_grad_norm` | a loss or gradient that is not finite stops the run before it reaches the weights |
+| `_save_rng_state`, `_load_rng_state` | a checkpoint inside a rollout carries the rollout, so that a resume is exact |
+
+`tests/trainers/test_seams.py` pins the source of every parent method named here.
+"""
+
+import os
+
+import torch
+from torch.utils.data import Sampler
+from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+from empathy_trl.errors import UserError
+from empathy_trl.models import check_tags
+from empathy_trl.schedules import weight_at
+from empathy_trl.trainers.policy_scorer import PolicyScorer
+
+SAMPLER_FIELDS = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
+
+
+class NonFiniteLoss(UserError):
+    """Training produced a loss or gradient that is nan or infinite; the weights before that step are saved."""
+
+
+class EpochRepeatSampler(RepeatSampler):
+    """TRL's `RepeatSampler`, shuffled by (seed, epoch) instead of by how many epochs this process has drawn."""
+
+    def set_epoch(self, epoch: int):
+        """Shuffle the next pass for `epoch`; epoch 0 has the parent's order."""
+        if self.shuffle:
+            self.generator.manual_seed(self.seed + epoch)
+
+
+def zero_spread_share(rewards: torch.Tensor, weights: torch.Tensor, num_generations: int) -> float:
+    """Return the share of groups in which all completions earn the same, so that the group teaches nothing.
+
+    TRL's own `frac_reward_zero_std` compares a rounded standard deviation with 0 and misses most such groups as soon as
+    a weight is not a power of two.
+
+    Args:
+        rewards: shape (groups × num_generations, reward functions); nan where a reward does not apply.
+        weights: shape (reward functions,).
+    """
+    totals = (rewards * weights.to(rewards.device)).nansum(dim=1).view(-1, num_generations)
+    spread = totals.max(dim=1).values - totals.min(dim=1).values
+    return (spread < 1e-6).float().mean().item()
+
+
+class EmpathyGRPOTrainer(GRPOTrainer):
+    """`trl.GRPOTrainer` with reward weights on a schedule, an exact resume, and a stop on a non-finite loss.
+
+    Args:
+        reward_weights: one entry per reward function, a number or a `WeightSchedule` (see `empathy_trl.schedules`).
+            It replaces `GRPOConfig.reward_weights`.
+        **kwargs: everything `trl.GRPOTrainer` takes. A reward with a `tags` attribute is checked against the
+            tokenizer's special tokens; a reward with a `policy` attribute is given a `PolicyScorer`.
+
+    Raises:
+        UserError: a reward needs a tag that the tokenizer drops when it decodes.
+        NonFiniteLoss: from `train()`.
+    """
+
+    def __init__(self, *args, reward_weights: list | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.weight_schedules = [1.0] * len(self.reward_funcs) if reward_weights is None else list(reward_weights)
+        for name, reward in zip(self.reward_func_names, self.reward_funcs, strict=True):
+            check_tags({name: getattr(reward, "tags", ())}, self._tokenizer)
+            if hasattr(reward, "policy"):
+                reward.policy = PolicyScorer(
+                    self._scoring_model, self._tokenizer, self.args.per_device_train_batch_size
+                )
+
+    def _scoring_model(self):
+        return self.accelerator.unwrap_model(self.model)
+
+    def _get_train_sampler(self, dataset=None) -> Sampler:
+        sampler = super()._get_train_sampler(dataset)
+        self._prompt_order = EpochRepeatSampler(**{name: getattr(sampler, name) for name in SAMPLER_FIELDS})
+        return self._prompt_order
+
+    def _run_epoch(self, *args, **kwargs):
+        # accelerate forwards `set_epoch` to a sampler only through some of the wrappers it may put around it
+        self._prompt_order.set_epoch(kwargs["epoch"])
+        return super()._run_epoch(*args, **kwargs)
+
+    def _generate_and_score_completions(self, inputs):
+        progress = self.state.global_step / max(1, self.state.max_steps)
+        weights = [weight_at(schedule, progress) for schedule in self.weight_schedules]
+        self.reward_weights = torch.tensor(weights, dtype=torch.float32)
+        mode = "train" if self.model.training else "eval"
+        for name, schedule, weight in zip(self.reward_func_names, self.weight_schedules, weights, strict=True):
+            if not isinstance(schedule, (int, float)):
+                self._metrics[mode][f"reward_weight/{name}"].append(weight)
+        return super()._generate_and_score_completions(inputs)
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        mode = "train" if self.model.training else "eval"
+        groups = self.num_generations if mode == "train" else self.num_generations_eval
+        self._metrics[mode]["zero_spread_share"].append(zero_spread_share(rewards, self.reward_weights, groups))
+        return rewards
+
+    def training_step(self, model, inputs, num_items_in_batch):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # gathered, so that all processes stop together instead of waiting for the one that failed
+        if not torch.isfinite(self.accelerator.gather(loss)).all():
+            self._stop_before_update(model, f"the loss is {loss.item()}")
+        return loss
+
+    def _clip_grad_norm(self, model):
+        norm = super()._clip_grad_norm(model)
+        # with fp16 the gradient scaler meets infinities on purpose and skips those steps itself
+        if not self.args.fp16 and not torch.isfinite(torch.as_tensor(norm)):
+            self._stop_before_update(model, f"the gradient norm is {float(norm)}")
+        return norm
+
+    def _stop_before_update(self, model, problem: str):
+        self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        self._buffered_inputs = None
+        self._save_checkpoint(model, trial=None)
+        checkpoint = os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        raise NonFiniteLoss(
+            f"step {self.state.global_step + 1}: {problem}. The weights before this step are in {checkpoint}. Lower "
+            f"trainer.learning_rate (now {self.args.learning_rate:g}), raise trainer.warmup_steps (now "
+            f"{self.args.warmup_steps:g}) or trainer.beta (now {self.beta:g}), lower trainer.max_grad_norm (now "
+            f"{self.args.max_grad_norm:g}), or load the model in float32."
+        )
+
+    def _rollout_file(self, folder: str) -> str:
+        return os.path.join(folder, f"rollout_{self.accelerator.process_index}.pt")
+
+    def _save_rng_state(self, output_dir: str):
+        super()._save_rng_state(output_dir)
+        reused = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        rollout = {
+            "step": self._step,
+            "inputs": self._buffered_inputs if reused else None,
+            "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
+        }
+        torch.save(rollout, self._rollout_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None):
+        super()._load_rng_state(checkpoint)
+        if checkpoint is None:
+            return
+        if not os.path.isfile(self._rollout_file(checkpoint)):
+            raise UserError(
+                f"{checkpoint} was saved by fewer than {self.accelerator.num_processes} processes and cannot be "
+                "resumed exactly: launch the number of processes it was saved with, or start over with --fresh"
+            )
+        rollout = torch.load(self._rollout_file(checkpoint), map_location=self.accelerator.device, weights_only=True)
+        self._step = rollout["step"]
+        self._buffered_inputs = rollout["inputs"]
+        self._metrics["train"].update(rollout["metrics"])

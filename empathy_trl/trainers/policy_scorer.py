@@ -1,0 +1,124 @@
+"""The policy's own opinion: how likely is each of a few given continuations of a prompt and a prefix?
+
+A reward such as `emotion_confidence` needs the log-probability of four labels after each completion's
+reasoning. Four plain forwards would read the long prompt and reasoning four times; here they are read once.
+Their keys and values stay in a cache, which is repeated once per choice, and only the few tokens of the
+choices go through the model again. The first token of every choice needs not even that: the first forward has
+already predicted it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class PolicyScorer:
+    """Scores choices under a causal language model, at temperature 1 whatever the sampling uses.
+
+    Prompts are tokenized as TRL tokenizes them for generation. Prefix and choices are tokenized on their own,
+    so that a choice has the same tokens after every prefix; a tokenizer that would merge across the seam
+    splits it there.
+
+    Args:
+        get_model: returns the unwrapped model; asked at every call, because a trainer may wrap or replace it.
+        tokenizer: of the model, with a pad token.
+        batch_size: prompts per forward. The cache of a batch is held `len(choices)` times.
+    """
+
+    get_model: Callable[[], torch.nn.Module]
+    tokenizer: PreTrainedTokenizerBase
+    batch_size: int
+
+    def __call__(self, prompts: Sequence, prefixes: Sequence[str], choices: Sequence[str]) -> list[list[float]]:
+        """Return natural log-probabilities, summed over the tokens of a choice, shape (prompts, choices).
+
+        Args:
+            prompts: chat messages, rendered with the chat template up to where the assistant begins, or plain
+            text.
+            prefixes: what the assistant has written so far, one per prompt.
+            choices: the continuations, the same for all prompts; none may be empty.
+        """
+        choice_ids = [self._ids(choice) for choice in choices]
+        contexts = [
+            self._prompt_ids(prompt) + self._ids(prefix) for prompt, prefix in zip(prompts, prefixes, strict=True)
+        ]
+        # Neighbours in length share a batch, for less padding.
+        order = sorted(range(len(contexts)), key=lambda row: len(contexts[row]))
+        scores: list[list[float]] = [[] for _ in contexts]
+        model = self.get_model()
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                for start in range(0, len(order), self.batch_size):
+                    rows = order[start : start + self.batch_size]
+                    batch = self._score(model, [contexts[row] for row in rows], choice_ids)
+                    for row, row_scores in zip(rows, batch.tolist(), strict=True):
+                        scores[row] = row_scores
+        finally:
+            model.train(was_training)
+        return scores
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _prompt_ids(self, prompt: str | list[dict]) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer(prompt)["input_ids"]
+        return self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+    def _score(self, model, contexts: list[list[int]], choice_ids: list[list[int]]) -> torch.Tensor:
+        """Score one batch; returns float32 of shape (contexts, choices)."""
+        device = model.device
+        ids, mask = _pad(contexts, self.tokenizer.pad_token_id, "left", device)
+        # One token per choice needs no second forward, so nothing to cache.
+        several_tokens = max(map(len, choice_ids)) > 1
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=several_tokens,
+            logits_to_keep=1,
+        )
+        first = torch.tensor([tokens[0] for tokens in choice_ids], device=device)
+        scores = output.logits[:, -1].float().log_softmax(-1)[:, first]
+        if several_tokens:
+            scores += self._score_rest(model, output.past_key_values, mask, choice_ids)
+        return scores
+
+    def _score_rest(self, model, cache, mask: torch.Tensor, choice_ids: list[list[int]]) -> torch.Tensor:
+        """Score the tokens of the choices after their first; returns float32 of shape (contexts, choices)."""
+        n_contexts, n_choices = len(mask), len(choice_ids)
+        ids, choice_mask = _pad(choice_ids, self.tokenizer.pad_token_id, "right", mask.device)
+        # Rows are (context 0, choice 0), (context 0, choice 1), ...: contexts repeat in place, choices as a
+        # block.
+        cache.batch_repeat_interleave(n_choices)
+        ids, choice_mask = ids.repeat(n_contexts, 1), choice_mask.repeat(n_contexts, 1)
+        lengths = mask.sum(1).repeat_interleave(n_choices)
+        # The last token of the longest choice is only predicted; padding comes last, where nothing looks back
+        # at it.
+        steps = ids.shape[1] - 1
+        logits = model(
+            input_ids=ids[:, :-1],
+            attention_mask=torch.cat([mask.repeat_interleave(n_choices, 0), choice_mask[:, :-1]], dim=1),
+            position_ids=lengths[:, None] + torch.arange(steps, device=mask.device),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        targets = ids[:, 1:, None]
+        log_probabilities = logits.float().log_softmax(-1).gather(-1, targets)[..., 0]
+        return (log_probabilities * choice_mask[:, 1:]).sum(1).view(n_contexts, n_choices)
+
+
+def _pad(rows: list[list[int]], pad_id: int, side: str, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and mask (1 for a token, 0 for padding), both int64 of shape (rows, longest)."""
+    width = max(map(len, rows))
+    ids, mask = [], []
+    for row in rows:
+        padding = width - len(row)
+        ids.append([pad_id] * padding + row if side == "left" else row + [pad_id] * padding)
+        mask.append([0] * padding + [1] * len(row) if side == "left" else [1] * len(row) + [0] * padding)
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

@@ -1,0 +1,117 @@
+"""Evaluate a model on the emotion task of a recipe: a table on the screen, and files in a folder.
+
+    python recipes/evaluate.py --recipe ed4_tiny.yaml --model outputs/ed4_tiny/grpo --split test
+    python recipes/evaluate.py --recipe ed4_gemma.yaml --model google/gemma-2-2b-it --limit 200
+    accelerate launch --num_processes 2 recipes/evaluate.py --recipe ed4_gemma.yaml --model USER/ed4-gemma-2b
+
+Any key of the recipe can be overridden, as in `recipes/run.py`: `--data.path ../shared/data/ed_easy_4`.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from empathy_trl.errors import UserError
+
+OUTPUTS = Path("outputs")
+
+
+def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """Return the parsed arguments and the rest, which are overrides of recipe keys."""
+    summary, _, examples = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--recipe", required=True, help="YAML file, or the name of one in recipes/")
+    parser.add_argument("--model", required=True, help="folder of a saved model, or a Hub id")
+    parser.add_argument("--stage", help="stage whose data and settings are used (default: the last)")
+    parser.add_argument("--split", choices=("train", "valid", "test"), help="default: the one of the recipe")
+    parser.add_argument("--batch_size", type=_positive, help="prompts generated together (default: the recipe's)")
+    parser.add_argument("--limit", type=_positive, help="evaluate this many rows, drawn once (default: the recipe's)")
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        help="default: the model's own folder if it lies below outputs/, else outputs/<recipe>/<model name>",
+    )
+    return parser.parse_known_args(arguments)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
+    return int(text)
+
+
+def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    """Load the model in place of the stage's own and evaluate it on the data of the stage."""
+    from empathy_trl.recipe import load_recipe
+    from empathy_trl.tasks import CONFIG_CLASSES
+
+    recipe = load_recipe(arguments.recipe, overrides, CONFIG_CLASSES)
+    stage = choose_stage(recipe, arguments.stage)
+    output_dir = arguments.output_dir or default_output_dir(arguments.model, recipe)
+
+    from accelerate import PartialState
+
+    from empathy_trl.evaluation.evaluate import check_settings, evaluate_model
+    from empathy_trl.models import load_model
+
+    check_settings(stage)
+    model, tokenizer = load_model(evaluated_model(stage.model, arguments.model), seed=stage.seed, is_trainable=False)
+    evaluate_model(
+        model=model,
+        tokenizer=tokenizer,
+        stage=stage,
+        recipe_name=recipe.name,
+        split=arguments.split or stage.evaluation.split,
+        output_dir=output_dir,
+        model_name=arguments.model,
+        limit=arguments.limit,
+        batch_size=arguments.batch_size,
+    )
+    PartialState().print(f"written to {output_dir}")
+
+
+def choose_stage(recipe, name: str | None):
+    """Return the named stage of the recipe, or the last one."""
+    name = name or list(recipe.stages)[-1]
+    if name not in recipe.stages:
+        raise UserError(f"--stage {name}: no such stage in {recipe.name} (choices: {', '.join(recipe.stages)})")
+    return recipe.stages[name]
+
+
+def evaluated_model(config, name: str):
+    """Return the model section of a stage with another model in place of its own."""
+    revision = config.revision if name == config.name_or_path else None
+    changes = {"name_or_path": name, "revision": revision, "from_scratch": None, "lora": None}
+    return config.model_copy(update=changes)
+
+
+def default_output_dir(model: str, recipe) -> Path:
+    """Return the model's folder when it lies below outputs/, else outputs/<recipe>/<end of its name>."""
+    folder = Path(model).expanduser()
+    if folder.is_dir() and OUTPUTS.absolute() in folder.absolute().parents:
+        return folder
+    name = folder.absolute().name
+    if name in recipe.stages:
+        raise UserError(f"--output_dir: missing; {OUTPUTS / recipe.name / name} is for the recipe's own stage {name}")
+    return OUTPUTS / recipe.name / name
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 for what the user can fix."""
+    try:
+        evaluate(*parse(arguments))
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":  # once, not once per process
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

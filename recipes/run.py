@@ -1,0 +1,177 @@
+"""Train what a recipe says: every stage, its evaluation, and one report.
+
+    accelerate launch recipes/run.py --recipe ed4_tiny.yaml
+    python recipes/run.py --recipe ed4_gemma.yaml --check
+    python recipes/run.py --list
+
+A stage that is complete for the same settings is skipped, an interrupted one resumes from its last checkpoint. Heavy
+libraries are imported only after the command line and the recipe have been read.
+"""
+
+import argparse
+import gc
+import os
+import sys
+import time
+from pathlib import Path
+
+from empathy_trl.errors import UserError
+from empathy_trl.recipe import list_recipes, load_recipe
+
+RECIPES = Path(__file__).resolve().parent
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 for what the user can fix."""
+    options, overrides = command_line().parse_known_args(arguments)
+    try:
+        if options.list:
+            print_list()
+        elif options.recipe is None:
+            raise UserError("--recipe: missing; a path or one of the names that --list prints")
+        else:
+            from empathy_trl.tasks import CONFIG_CLASSES
+
+            recipe = load_recipe(options.recipe, overrides, CONFIG_CLASSES)
+            if options.check:
+                from empathy_trl.plan import describe
+
+                print(describe(recipe, output_folder(recipe, options.output_dir)))
+            else:
+                run(recipe, output_folder(recipe, options.output_dir), options.fresh)
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":  # once, not once per process
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser; flags it does not know are overrides of recipe keys."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="any key of the recipe can be overridden: --trainer.learning_rate 1e-6 --stages.grpo.trainer.max_steps 20 "
+        "--data.path my_folder --seed 1",
+    )
+    parser.add_argument("--recipe", help="path of a YAML file, or the name of one in recipes/")
+    parser.add_argument("--check", action="store_true", help="validate the recipe and print the plan; trains nothing")
+    parser.add_argument("--list", action="store_true", help="list the recipes in recipes/")
+    parser.add_argument(
+        "--fresh", action="store_true", help="delete what an earlier run of this recipe left and start over"
+    )
+    parser.add_argument("--output_dir", help="where the stages' folders go (default: outputs/<recipe name>)")
+    return parser
+
+
+def print_list():
+    """Print all shipped recipes, one line each."""
+    for name, line in list_recipes(RECIPES):
+        print(f"{name:24} {line}")
+
+
+def output_folder(recipe, output_dir: str | None) -> Path:
+    """Return the folder of a recipe's run."""
+    return Path(output_dir) if output_dir else Path("outputs") / recipe.name
+
+
+def run(recipe, folder: Path, fresh: bool):
+    """Train and evaluate all stages of a recipe, then write the report."""
+    from empathy_trl.stages import fingerprint
+
+    fingerprints, folders = {}, {}
+    for name, content in recipe.resolved()["stages"].items():
+        fingerprints[name] = fingerprint(content, fingerprints)
+        folders[name] = folder / name
+    for name, stage in recipe.stages.items():
+        train_stage(recipe, stage, fingerprints[name], folders, fresh)
+        evaluate_stage(recipe, stage, fingerprints[name], folders[name])
+    finish(recipe, folder)
+
+
+def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path], fresh: bool):
+    """Train one stage, unless it is complete; resume it, if it was interrupted."""
+    from accelerate import PartialState
+
+    from empathy_trl.stages import inspect_stage, make_way, provenance
+    from empathy_trl.tasks import TASKS
+
+    path, process = folders[stage.name], PartialState()
+    with process.main_process_first():
+        if process.is_main_process and (cleared := make_way(path, fingerprint, fresh)):
+            print(cleared)
+        folder = inspect_stage(path, fingerprint)
+    if folder.status == "complete":
+        process.print(f"[{stage.name}] complete, skipped ({path})")
+        return
+    checkpoint = folder.checkpoint
+    process.print(f"[{stage.name}] " + (f"resumes from {checkpoint}" if checkpoint else f"starts ({path})"))
+    if process.is_main_process:
+        folder.save(
+            recipe=recipe.name,
+            stage=stage.name,
+            status="running",
+            processes=process.num_processes,
+            **provenance(stage.seed),
+        )
+        (path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    process.wait_for_everyone()
+    started = time.perf_counter()
+    trainer = TASKS[stage.task].build(stage, path, folders)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model(str(path))
+    if process.is_main_process:
+        trainer.processing_class.save_pretrained(path)
+        folder.save(status="complete", train_seconds=round(time.perf_counter() - started, 1))
+    if stage.hub is not None:
+        trainer.push_to_hub()
+    process.wait_for_everyone()
+    del trainer
+    gc.collect()
+
+
+def evaluate_stage(recipe, stage, fingerprint: str, path: Path):
+    """Evaluate a trained stage, unless the same evaluation is there already."""
+    from accelerate import PartialState
+
+    from empathy_trl.evaluation.evaluate import evaluate_model
+    from empathy_trl.models import load_model
+    from empathy_trl.stages import inspect_stage
+
+    folder = inspect_stage(path, fingerprint)
+    settings = recipe.resolved()["stages"][stage.name]["evaluation"]
+    if folder.record.get("evaluated") == settings and (path / f"eval_{stage.evaluation.split}.json").is_file():
+        return
+    model, tokenizer = load_model(
+        stage.model.model_copy(update={"name_or_path": str(path), "from_scratch": None}), seed=stage.seed
+    )
+    evaluate_model(
+        model=model,
+        tokenizer=tokenizer,
+        stage=stage,
+        recipe_name=recipe.name,
+        split=stage.evaluation.split,
+        output_dir=path,
+        model_name=str(path),
+    )
+    if PartialState().is_main_process:
+        folder.save(evaluated=settings)
+
+
+def finish(recipe, folder: Path):
+    """Write report.md and report.png and say where they are."""
+    from accelerate import PartialState
+
+    from empathy_trl.evaluation.report import write_report
+
+    if PartialState().is_main_process:
+        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        report = write_report(folder)
+        print(report.read_text(encoding="utf-8"))
+        print(f"report: {report}\nplot:   {report.with_suffix('.png')}")
+    PartialState().wait_for_everyone()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

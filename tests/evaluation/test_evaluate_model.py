@@ -1,0 +1,156 @@
+"""Evaluation of one model: the artefact formats, the rows, the settings and what they default to."""
+
+import json
+
+import pytest
+
+from empathy_trl.errors import UserError
+from empathy_trl.evaluation import evaluate
+from empathy_trl.recipe import Data, Evaluation, Model, Stage
+
+LABELS = ["sad", "joyful", "angry", "afraid"]
+ANSWERS = [f"<reasoning>two words</reasoning><answer>{label}</answer>" for label in ("sad", "joyful", "happy")]
+
+
+def make_stage(task="grpo", data=None, **settings):
+    return Stage(
+        name="stage1",
+        task=task,
+        model=Model(name_or_path="unused"),
+        data=Data(name="ed4", **(data or {})),
+        evaluation=Evaluation(**{"max_new_tokens": 3, "batch_size": 4, **settings}),
+        seed=7,
+    )
+
+
+def run(tiny, folder, stage=None, split="test", **settings):
+    model, tokenizer = tiny
+    return evaluate.evaluate_model(
+        model=model,
+        tokenizer=tokenizer,
+        stage=stage or make_stage(),
+        recipe_name="ed4_tiny",
+        split=split,
+        output_dir=folder,
+        model_name="USER/model",
+        **settings,
+    )
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Completions that take turns between right labels, wrong ones and an invalid one; notes the settings."""
+    seen = {}
+
+    def generate(model, tokenizer, prompts, **settings):
+        seen.update(settings, prompts=prompts)
+        return [ANSWERS[i % 3] for i in range(len(prompts))]
+
+    monkeypatch.setattr(evaluate, "generate_completions", generate)
+    return seen
+
+
+def test_artefacts_have_exactly_the_public_format(tiny, tmp_path, scripted, capsys):
+    result = run(tiny, tmp_path / "out", limit=12)
+    files = ["confusion_test.png", "eval_test.json", "predictions_test.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
+    content = json.loads((tmp_path / "out" / "eval_test.json").read_text())
+    assert content == result
+
+    keys = ["recipe", "stage", "model", "data", "metrics", "baselines", "confusion", "seed", "versions"]
+    assert list(content) == keys
+    assert [content[key] for key in ("recipe", "stage", "model", "seed")] == [
+        "ed4_tiny",
+        "stage1",
+        "USER/model",
+        7,
+    ]
+    assert content["data"] == {"source": "sample", "split": "test", "n": 12}
+    shares = [f"{share}_{label}" for share in ("precision", "recall") for label in LABELS]
+    plain = ["accuracy", "macro_f1", *shares]
+    assert list(content["metrics"]) == [*plain, "invalid_share", "mean_reasoning_words"]
+    assert {name: list(row) for name, row in content["baselines"].items()} == {
+        "majority": plain,
+        "tfidf_logreg": plain,
+    }
+    for metrics in (content["metrics"], *content["baselines"].values()):
+        assert all(list(figure) == ["value", "low", "high", "n"] for figure in metrics.values())
+    assert content["metrics"]["invalid_share"]["value"] == pytest.approx(1 / 3)
+    assert content["metrics"]["mean_reasoning_words"]["value"] == 2
+    assert content["confusion"]["rows"] == LABELS
+    assert sum(map(sum, content["confusion"]["counts"])) == 12
+    assert {"torch", "transformers", "trl"} <= content["versions"].keys()
+
+    rows = [json.loads(line) for line in (tmp_path / "out" / "predictions_test.jsonl").read_text().splitlines()]
+    assert all(list(row) == ["index", "text", "label", "prediction", "correct", "completion"] for row in rows)
+    assert [row["prediction"] for row in rows[:3]] == ["sad", "joyful", None]
+    assert sum(row["correct"] for row in rows) / 12 == content["metrics"]["accuracy"]["value"]
+
+    table = capsys.readouterr().out
+    for words in (
+        "ed4_tiny / stage1: test of sample (n = 12)",
+        "majority class",
+        "TF-IDF",
+        "invalid answers 33.3%",
+    ):
+        assert words in table
+
+
+def test_a_real_model_generates_for_the_chosen_rows(tiny, tmp_path):
+    result = run(tiny, tmp_path, limit=3)
+    rows = [json.loads(line) for line in (tmp_path / "predictions_test.jsonl").read_text().splitlines()]
+    assert result["data"]["n"] == len(rows) == 3 and any(row["completion"] for row in rows)
+
+
+def test_predictions_belong_to_their_rows(tiny, tmp_path, monkeypatch):
+    """A model that answers by looking up the gold label of its prompt scores 1: nothing is shuffled on the way."""
+    import empathy_trl.data
+
+    dataset = empathy_trl.data.build(make_stage().data, "test", "grpo")
+    gold = {prompt[-1]["content"]: label for prompt, label in zip(dataset["prompt"], dataset["label"], strict=True)}
+
+    def oracle(model, tokenizer, prompts, **_):
+        return [f"<answer>{gold[prompt[-1]['content']]}</answer>" for prompt in prompts]
+
+    monkeypatch.setattr(evaluate, "generate_completions", oracle)
+    result = run(tiny, tmp_path)
+    assert result["metrics"]["accuracy"]["value"] == 1
+    assert result["data"]["n"] == len(dataset)
+    rows = [json.loads(line) for line in (tmp_path / "predictions_test.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in rows] == list(range(len(dataset)))
+    assert [row["text"] for row in rows] == list(dataset["text"])
+
+
+def test_settings_come_from_the_stage_unless_given(tiny, tmp_path, scripted):
+    stage = make_stage(limit=5, batch_size=2, max_new_tokens=9)
+    assert run(tiny, tmp_path, stage)["data"]["n"] == 5
+    assert (scripted["batch_size"], scripted["max_new_tokens"]) == (2, 9)
+    assert run(tiny, tmp_path, stage, limit=8, batch_size=3, split="valid")["data"]["n"] == 8
+    assert scripted["batch_size"] == 3 and (tmp_path / "eval_valid.json").is_file()
+
+
+def test_baselines_know_the_whole_training_split_whatever_the_stage_saw(tiny, tmp_path, scripted):
+    whole = run(tiny, tmp_path / "a", make_stage())["baselines"]
+    part = run(tiny, tmp_path / "b", make_stage(data={"portion": (0.0, 0.1)}))["baselines"]
+    assert part == whole
+    assert whole["tfidf_logreg"]["accuracy"]["value"] > whole["majority"]["accuracy"]["value"] + 0.2
+
+
+def test_a_limit_draws_the_same_rows_each_time_and_not_the_first_ones():
+    rows = evaluate.chosen_rows(100, 10)
+    assert rows == sorted(set(rows)) == evaluate.chosen_rows(100, 10) != list(range(10)) and len(rows) == 10
+    assert evaluate.chosen_rows(4, 10) == evaluate.chosen_rows(4, None) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "message"),
+    [
+        (make_stage("ppo"), {}, r"stages\.stage1\.task: .*'ppo' .*evaluated tasks: sft, grpo"),
+        (make_stage(), {"limit": 0}, "limit: got 0, expected a whole number above 0"),
+        (make_stage("sft"), {"batch_size": -2}, "batch_size: got -2, expected"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(tiny, tmp_path, stage, settings, message):
+    with pytest.raises(UserError, match=message):
+        run(tiny, tmp_path, stage, **settings)
+    assert list(tmp_path.iterdir()) == []

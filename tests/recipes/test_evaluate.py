@@ -1,0 +1,175 @@
+"""recipes/evaluate.py: from the command line to files, and one clear line for whatever the user got wrong."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "recipes" / "evaluate.py"
+
+RECIPE = """\
+# A recipe for tests.
+data: {name: ed4}
+evaluation: {max_new_tokens: 3, batch_size: 4, limit: 5}
+stages:
+  first:
+    task: sft
+    model: {name_or_path: tiny/model}
+  second:
+    task: grpo
+    model: {name_or_path: "stage:first"}
+    rewards: {emotion_accuracy: {}}
+"""
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def workplace(tmp_path, tiny_folder, monkeypatch):
+    """A folder with a recipe, and a model below outputs/."""
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(RECIPE)
+    Path("outputs/small").mkdir(parents=True)
+    Path("outputs/small/second").symlink_to(tiny_folder)
+    Path("model").symlink_to(tiny_folder)
+    return tmp_path
+
+
+def run(script, *arguments):
+    return script.main(["--recipe", "small.yaml", *arguments])
+
+
+def evaluation(folder, split="test"):
+    return json.loads(Path(folder, f"eval_{split}.json").read_text())
+
+
+def test_help_is_fast_and_complete():
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    start = time.perf_counter()
+    result = subprocess.run(
+        [sys.executable, SCRIPT, "--help"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert time.perf_counter() - start < 2
+    assert result.returncode == 0
+    for option in ("--recipe", "--model", "--stage", "--split", "--batch_size", "--limit", "--output_dir"):
+        assert option in result.stdout
+
+
+def test_files_go_where_they_are_told(script, workplace, capsys):
+    assert run(script, "--model", "model", "--output_dir", "here", "--split", "valid", "--limit", "3") == 0
+    result = evaluation("here", "valid")
+    assert result["data"] == {"source": "sample", "split": "valid", "n": 3}
+    assert [result[key] for key in ("recipe", "stage", "model")] == ["small", "second", "model"]
+    assert sorted(path.name for path in Path("here").iterdir()) == [
+        "confusion_valid.png",
+        "eval_valid.json",
+        "predictions_valid.jsonl",
+    ]
+    output = capsys.readouterr().out
+    assert "small / second: valid of sample (n = 3)" in output and "written to here" in output
+
+
+def test_defaults_come_from_the_stage_and_overrides_reach_it(script, workplace):
+    arguments = ["--stage", "first", "--seed", "11", "--evaluation.limit=4", "--evaluation.split", "train"]
+    assert run(script, "--model", "model", *arguments) == 0
+    result = evaluation("outputs/small/model", "train")
+    assert (result["stage"], result["seed"], result["data"]["n"]) == ("first", 11, 4)
+
+
+@pytest.mark.parametrize(
+    ("model", "folder"),
+    [
+        ("outputs/small/second", "outputs/small/second"),
+        ("elsewhere/mine", "outputs/small/mine"),
+        ("USER/NAME-2b", "outputs/small/NAME-2b"),
+        ("gpt2", "outputs/small/gpt2"),
+    ],
+)
+def test_default_output_folder(script, tmp_path, monkeypatch, model, folder):
+    monkeypatch.chdir(tmp_path)
+    for local in ("outputs/small/second", "elsewhere/mine"):
+        Path(local).mkdir(parents=True)
+    recipe = type("Recipe", (), {"name": "small", "stages": {"first": 0, "second": 0}})
+    assert script.default_output_dir(model, recipe) == Path(folder)
+
+
+def test_a_model_from_elsewhere_does_not_overwrite_a_stage(script, workplace, tiny_folder, capsys):
+    Path("elsewhere").mkdir()
+    Path("elsewhere/second").symlink_to(tiny_folder)
+    assert run(script, "--model", "USER/second") == 2
+    assert "--output_dir: missing; outputs/small/second is for the recipe's own stage" in capsys.readouterr().err
+
+
+def test_the_evaluated_model_replaces_origin_and_revision_only(script):
+    from empathy_trl.recipe import FromScratch, Lora, Model
+
+    scratch = FromScratch(architecture="qwen2", hidden_size=16, layers=1, vocab_size=300)
+    assert script.evaluated_model(Model(from_scratch=scratch, dtype="float16"), "x") == Model(
+        name_or_path="x", dtype="float16"
+    )
+    base = Model(name_or_path="USER/base", revision="v1", load_in_4bit=True, lora=Lora())
+    assert script.evaluated_model(base, "x") == Model(name_or_path="x", load_in_4bit=True)
+    assert script.evaluated_model(base, "USER/base").revision == "v1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "outputs/small/grop"], "outputs/small/grop: no such folder"),
+        (["--model", "./nowhere"], "./nowhere: no such folder"),
+        (["--model", "outputs/small"], "outputs/small: "),
+        (
+            ["--model", "model", "--stage", "third"],
+            "--stage third: no such stage in small (choices: first, second)",
+        ),
+        (["--model", "model", "--data.pth", "x"], "data.pth: unknown key; did you mean path?"),
+        (["--model", "model", "--data.path", "missing"], "missing"),
+        (["--model", "model", "--evaluation.batch_size", "0"], "evaluation.batch_size"),
+        (["--model", "model", "--recipe", "other.yaml"], "other.yaml: no such recipe"),
+    ],
+)
+def test_what_the_user_can_fix_is_one_error_without_a_traceback(script, workplace, capsys, arguments, message):
+    assert run(script, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "m", "--split", "tset"], "invalid choice: 'tset'"),
+        (["--model", "m", "--limit", "0"], "argument --limit: got '0', expected a whole number above 0"),
+        (["--model", "m", "--limit", "-3"], "argument --limit: got '-3', expected"),
+        (["--model", "m", "--batch_size", "4.5"], "argument --batch_size: got '4.5', expected"),
+        ([], "the following arguments are required: --model"),
+    ],
+)
+def test_wrong_arguments_end_with_status_2(script, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        run(script, *arguments)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_evaluation_as_one(script, workplace):
+    assert run(script, "--model", "model", "--output_dir", "one") == 0
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", SCRIPT]
+    command = [*launch, "--recipe", "small.yaml", "--model", "model", "--output_dir", "two"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    assert evaluation("two") == evaluation("one")
+    assert Path("two/predictions_test.jsonl").read_text() == Path("one/predictions_test.jsonl").read_text()
+    assert result.stdout.count("macro-F1") == 1, "only the main process prints"

@@ -1,0 +1,129 @@
+"""From the `rewards:` part of a recipe to callables, and the self-check on the data's own references."""
+
+import pickle
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from trl.trainer.utils import get_callable_name
+
+from empathy_trl.data import build
+from empathy_trl.errors import UserError
+from empathy_trl.rewards import REWARDS, build_rewards
+
+
+def entry(weight=1.0, import_path=None, **params):
+    return SimpleNamespace(weight=weight, import_path=import_path, params=params)
+
+
+def test_builds_in_order_with_weights_and_parameters():
+    schedule = SimpleNamespace(start=0.0, end=1.0, until=0.5)
+    rewards, weights = build_rewards(
+        {"format": entry(0.2, tags=["answer"]), "emotion_accuracy": entry(schedule, invalid=-1.0)}
+    )
+    assert [get_callable_name(reward) for reward in rewards] == ["format", "emotion_accuracy"]
+    assert weights == [0.2, schedule]
+    assert rewards[0].tags == ["answer"]
+    assert rewards[1].invalid == -1.0
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_the_name_in_the_registry_is_the_name_in_the_logs(name):
+    assert REWARDS[name]().__name__ == name
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text(
+        "from dataclasses import dataclass\n"
+        "CONSTANT = 1\n"
+        "@dataclass\n"
+        "class Kindness:\n"
+        "    word: str = 'kind'\n"
+        "    def __call__(self, prompts, completions, completion_ids=None, **columns):\n"
+        "        return [float(self.word in completion) for completion in completions]\n"
+        "def length(prompts, completions, **columns):\n"
+        "    return [float(len(completion)) for completion in completions]\n"
+        "class NoReward:\n"
+        "    pass\n"
+    )
+    (tmp_path / "needs_missing.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_an_imported_class_takes_parameters_and_the_name_of_its_key(own_module):
+    rewards, _ = build_rewards({"kindness": entry(import_path="my_rewards:Kindness", word="warm")})
+    assert rewards[0]([""], ["a warm word"]) == [1.0]
+    assert get_callable_name(rewards[0]) == "kindness"
+    assert pickle.loads(pickle.dumps(rewards[0])).word == "warm"
+
+
+def test_an_imported_function_is_used_as_it_is(own_module):
+    rewards, _ = build_rewards({"length": entry(import_path="my_rewards:length")})
+    assert rewards[0]([""], ["four"]) == [4.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "reward", "message"),
+    [
+        ("accuracy", entry(), r"rewards.accuracy: unknown reward \(choices: emotion_accuracy, .*format"),
+        ("format", entry(tag=["answer"]), "rewards.format: .*unexpected keyword argument 'tag'"),
+        ("reasoning_length", entry(min=5, max=2), "rewards.reasoning_length: min and max: .*min 5 and max 2"),
+        (
+            "k",
+            entry(import_path="my_rewards.Kindness"),
+            "rewards.k.import: 'my_rewards.Kindness' is not of the form",
+        ),
+        (
+            "k",
+            entry(import_path="my_reward:Kindness"),
+            "rewards.k.import: cannot import my_reward: .*PYTHONPATH",
+        ),
+        (
+            "k",
+            entry(import_path="needs_missing:K"),
+            "cannot import needs_missing: No module named 'no_such_package'",
+        ),
+        (
+            "k",
+            entry(import_path="my_rewards:Kind"),
+            "my_rewards has no class or function Kind .*Kindness, length",
+        ),
+        ("k", entry(import_path="my_rewards:CONSTANT"), "has no class or function CONSTANT"),
+        (
+            "k",
+            entry(import_path="my_rewards:Kindness", words=1),
+            "rewards.k: .*unexpected keyword argument 'words'",
+        ),
+        ("k", entry(import_path="my_rewards:length", unit=1), r"a function takes no parameters \(got unit\)"),
+        (
+            "k",
+            entry(import_path="my_rewards:NoReward"),
+            "my_rewards:NoReward makes objects that cannot be called",
+        ),
+    ],
+)
+def test_errors_name_the_reward(own_module, name, reward, message):
+    with pytest.raises(UserError, match=message):
+        build_rewards({name: reward})
+
+
+def test_the_references_of_the_data_score_at_the_top():
+    config = SimpleNamespace(
+        name="ed4", path="sample", revision=None, on_bad_rows="error", portion=(0.0, 0.05), max_words=400
+    )
+    rows = build(config, "train", "sft")
+    rewards, _ = build_rewards(
+        {"emotion_accuracy": entry(), "format": entry(), "reasoning_length": entry(min=5, max=30)}
+    )
+    assert len(rows) >= 20
+    for reward in rewards:
+        scores = reward(rows["prompt"], rows["completion"], label=rows["label"])
+        assert set(scores) == {1.0}, reward.__name__
+
+
+def test_imports_nothing_heavy():
+    code = "import sys, empathy_trl.rewards; print(sorted({'torch', 'transformers', 'trl'} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

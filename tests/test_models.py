@@ -1,0 +1,362 @@
+"""Loading models: full, quantised, adapters, from scratch; and an error that helps for everything that can go wrong."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import httpx
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from peft import PeftModel, get_peft_model
+from transformers import AutoConfig, T5ForConditionalGeneration
+
+from empathy_trl import models
+from empathy_trl.errors import UserError
+from empathy_trl.models import check_tags, load_model, lora_config
+from empathy_trl.scratch import build_model, build_tokenizer
+
+TEXTS = ["My dog died and I cried all night.", "<reasoning>My dog died.</reasoning><answer>sad</answer>"] * 5
+TAGS = ["reasoning", "answer"]
+IDS = torch.tensor([[5, 60, 61, 62]])
+
+
+def recipe_model(name=None, **changes):
+    """A stand-in for `recipe.Model`."""
+    settings = dict(
+        name_or_path=None if name is None else str(name),
+        revision=None,
+        dtype="auto",
+        attn_implementation=None,
+        load_in_4bit=False,
+        lora=None,
+        from_scratch=None,
+    )
+    return SimpleNamespace(**{**settings, **changes})
+
+
+def sizes(architecture="qwen2", hidden_size=64):
+    return SimpleNamespace(
+        architecture=architecture, hidden_size=hidden_size, layers=2, heads=4, vocab_size=300, max_length=64
+    )
+
+
+def lora(**changes):
+    return SimpleNamespace(**{**dict(r=4, alpha=8, dropout=0.0, target_modules="all-linear"), **changes})
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A folder with a small Qwen2, wide enough to be quantised, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("full")
+    tokenizer = build_tokenizer(TEXTS, 300, TAGS)
+    build_model(sizes(), tokenizer, seed=0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(full, tmp_path_factory):
+    """A folder with a LoRA adapter of `full` that changes its output, without a tokenizer."""
+    folder = tmp_path_factory.mktemp("adapter")
+    model = get_peft_model(load_model(recipe_model(full), seed=0)[0], lora_config(lora()))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits
+
+
+# From scratch
+
+
+def test_from_scratch_takes_texts_tags_and_seed():
+    config = recipe_model(from_scratch=sizes())
+    model, tokenizer = load_model(config, seed=1, texts=iter(TEXTS), tags=TAGS)
+    assert len(tokenizer("<answer>")["input_ids"]) == 1
+    assert (model.dtype, tokenizer.model_max_length) == (torch.float32, 64)
+    again, _ = load_model(config, seed=1, texts=TEXTS, tags=TAGS)
+    other, _ = load_model(config, seed=2, texts=TEXTS, tags=TAGS)
+    assert torch.equal(logits(model), logits(again))
+    assert not torch.equal(logits(model), logits(other))
+
+
+def test_from_scratch_obeys_dtype_and_attention():
+    config = recipe_model(from_scratch=sizes(), dtype="bfloat16", attn_implementation="eager")
+    model, _ = load_model(config, seed=1, texts=TEXTS)
+    assert model.dtype == torch.bfloat16
+    assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize(
+    ("changes", "texts", "message"),
+    [
+        ({}, None, "model.from_scratch: needs training texts"),
+        ({"load_in_4bit": True}, TEXTS, "model.load_in_4bit: only a pretrained model"),
+        ({"attn_implementation": "magic"}, TEXTS, "model.attn_implementation: .*magic.*eager"),
+    ],
+)
+def test_from_scratch_errors(changes, texts, message):
+    with pytest.raises(UserError, match=message):
+        load_model(recipe_model(from_scratch=sizes(), **changes), seed=0, texts=texts)
+
+
+# Full models
+
+
+def test_a_local_folder(full):
+    model, tokenizer = load_model(recipe_model(full, dtype="bfloat16", attn_implementation="eager"), seed=0)
+    assert model.dtype == torch.bfloat16
+    assert model.config._attn_implementation == "eager"
+    assert tokenizer.padding_side == "left"
+    assert load_model(recipe_model(full), seed=0)[0].dtype == torch.float32
+
+
+def test_a_home_folder(full, monkeypatch):
+    monkeypatch.setenv("HOME", str(full.parent))
+    model, _ = load_model(recipe_model(f"~/{full.name}"), seed=0)
+    assert model.config.model_type == "qwen2"
+
+
+def test_an_encoder_decoder(tmp_path):
+    tokenizer = build_tokenizer(TEXTS, 300, TAGS)
+    build_model(sizes("t5"), tokenizer, seed=0).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert isinstance(load_model(recipe_model(tmp_path), seed=0)[0], T5ForConditionalGeneration)
+
+
+def test_a_missing_pad_token_is_the_end_token(full, tmp_path):
+    shutil.copytree(full, tmp_path, dirs_exist_ok=True)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": None}))
+    (tmp_path / "config.json").write_text((full / "config.json").read_text().replace('"qwen2"', '"llama"'))
+    _, tokenizer = load_model(recipe_model(tmp_path), seed=0)
+    assert tokenizer.pad_token == tokenizer.eos_token == "<eos>"
+
+
+# 4 bits
+
+
+def test_four_bit_lora_takes_gradients_on_the_cpu(full):
+    pytest.importorskip("bitsandbytes")
+    model, _ = load_model(recipe_model(full, load_in_4bit=True), seed=0)
+    assert model.is_loaded_in_4bit
+    settings = model.config.quantization_config
+    assert (settings.bnb_4bit_quant_type, settings.bnb_4bit_use_double_quant) == ("nf4", True)
+    assert settings.bnb_4bit_compute_dtype == torch.bfloat16
+    difference = (logits(model) - logits(load_model(recipe_model(full), seed=0)[0])).abs().max()
+    assert 0 < difference < 1  # also the model's first forward in evaluation mode, after which it must still train
+
+    model = get_peft_model(model, lora_config(lora()))
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert gradients and all("lora_" in name for name in gradients)
+    # Before the first update lora_B is zero, so lora_A has no gradient; every lora_B has one, in every layer.
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    assert all(gradient.abs().max() > 0 for name, gradient in gradients.items() if "lora_B" in name)
+
+
+def test_without_bitsandbytes_the_extra_is_named(full, monkeypatch):
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'pip install "empathy-trl\[quantization\]"'):
+        load_model(recipe_model(full, load_in_4bit=True), seed=0)
+
+
+# Adapters
+
+
+def test_an_adapter_is_loaded_on_its_base(full, adapter):
+    model, tokenizer = load_model(recipe_model(adapter), seed=0)
+    assert isinstance(model, PeftModel)
+    assert tokenizer.eos_token == "<eos>"  # of the base
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trainable and all("lora_" in name for name in trainable)
+    plain = logits(load_model(recipe_model(full), seed=0)[0])
+    assert not torch.allclose(logits(model), plain, atol=1e-3)
+    with model.disable_adapter():
+        torch.testing.assert_close(logits(model), plain)
+
+
+def test_an_adapter_may_be_frozen(adapter):
+    model, _ = load_model(recipe_model(adapter), seed=0, is_trainable=False)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_an_adapter_with_its_own_tokenizer(adapter, tmp_path):
+    shutil.copytree(adapter, tmp_path, dirs_exist_ok=True)
+    build_tokenizer(TEXTS, 280, TAGS).save_pretrained(tmp_path)
+    assert len(load_model(recipe_model(tmp_path), seed=0)[1]) == 280
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"base_model_name_or_path": "/no/such/base"}, "^/no/such/base: no such folder"),
+        ({"base_model_name_or_path": None}, "names no base model"),
+        ("{", "adapter_config.json is not valid JSON"),
+    ],
+)
+def test_an_adapter_without_its_base(tmp_path, content, message):
+    text = content if isinstance(content, str) else json.dumps(content)
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_model(recipe_model(tmp_path), seed=0)
+
+
+@pytest.mark.parametrize(("encoder_decoder", "task"), [(False, "CAUSAL_LM"), (True, "SEQ_2_SEQ_LM")])
+def test_lora_config(encoder_decoder, task):
+    settings = lora_config(lora(r=2, alpha=6, dropout=0.3, target_modules=["q_proj"]), encoder_decoder)
+    assert (settings.r, settings.lora_alpha, settings.lora_dropout) == (2, 6, 0.3)
+    assert settings.target_modules == {"q_proj"}
+    assert settings.task_type == task
+    assert lora_config(None) is None
+
+
+# Errors
+
+
+@pytest.mark.parametrize("name", ["./none", "../none", "/none", "~/none", "outputs/none", "a/b/c", "stage:sft"])
+def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(name, monkeypatch):
+    monkeypatch.setattr(models, "hf_hub_download", lambda *args, **kwargs: pytest.fail("asked the Hub"))
+    with pytest.raises(UserError, match="no such folder; expected the folder of a model, or a Hub id"):
+        load_model(recipe_model(name), seed=0)
+
+
+def test_a_file_is_no_folder(full):
+    with pytest.raises(UserError, match=r"config\.json: is a file; expected the folder"):
+        load_model(recipe_model(full / "config.json"), seed=0)
+
+
+def test_a_folder_without_a_model_says_what_is_there(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "checkpoint-20").mkdir()
+    with pytest.raises(UserError, match=r"expected adapter_config.json or config.json, found checkpoint-20, notes.txt"):
+        load_model(recipe_model(tmp_path), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", b"{", "cannot be read: .*config.json.*not a valid JSON"),
+        ("config.json", b'{"model_type": "gpt99"}', "cannot be loaded: .*gpt99"),
+        ("model.safetensors", b"\x00" * 4, "cannot be read: .*header"),
+        ("model.safetensors", None, "cannot be read: .*no file named model.safetensors"),
+    ],
+)
+def test_a_damaged_folder(full, tmp_path, file, content, message):
+    shutil.copytree(full, tmp_path, dirs_exist_ok=True)
+    (tmp_path / file).unlink()
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=f"{tmp_path.name}: {message}"):
+        load_model(recipe_model(tmp_path), seed=0)
+
+
+def test_missing_flash_attention(full):
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="cannot be loaded: .*FlashAttention2"):
+            load_model(recipe_model(full, attn_implementation="flash_attention_2"), seed=0)
+
+
+def test_offline_and_not_in_the_cache():
+    message = "empathy-trl/none: not in the local cache, and the Hub cannot be reached; .*hf auth login.*local folder"
+    with pytest.raises(UserError, match=message):
+        load_model(recipe_model("empathy-trl/none"), seed=0)
+
+
+def test_an_impossible_hub_id():
+    with pytest.raises(UserError, match="not a model: neither an existing folder nor a valid Hub id"):
+        load_model(recipe_model("not a model"), seed=0)
+
+
+def answer(kind, status):
+    response = httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co"))
+    return kind("from the Hub", response=response)
+
+
+HUB_ERRORS = [
+    (
+        answer(GatedRepoError, 403),
+        "gated model; accept the licence on https://huggingface.co/me/model and run `hf auth",
+    ),
+    (answer(RepositoryNotFoundError, 401), "no such local folder and no such model on the Hub; if it is private"),
+    (answer(RevisionNotFoundError, 404), "no revision 'v9' of this model"),
+    (answer(RemoteEntryNotFoundError, 404), "not a model that transformers can load"),
+    (answer(HfHubHTTPError, 503), "not in the local cache, and the Hub cannot be reached"),
+    (LocalEntryNotFoundError("from the Hub"), "not in the local cache, and the Hub cannot be reached"),
+    (httpx.ConnectTimeout("from the network"), "not in the local cache, and the Hub cannot be reached"),
+    (PermissionError("from the disk"), "cannot be loaded: from the disk"),
+]
+
+
+@pytest.mark.parametrize(("error", "message"), HUB_ERRORS, ids=lambda value: type(value).__name__)
+def test_what_the_hub_answers(error, message, monkeypatch):
+    def download(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(models, "hf_hub_download", download)
+    with pytest.raises(UserError, match=f"^me/model: {message}"):
+        load_model(recipe_model("me/model", revision="v9"), seed=0)
+
+
+@pytest.mark.parametrize(("error", "message"), HUB_ERRORS[:3], ids=lambda value: type(value).__name__)
+def test_what_transformers_makes_of_it(error, message, monkeypatch, tmp_path):
+    def from_pretrained(*args, **kwargs):
+        raise OSError("there was an error") from error
+
+    (tmp_path / "config.json").touch()
+    monkeypatch.setattr(models, "hf_hub_download", lambda name, filename, revision: tmp_path / "config.json")
+    monkeypatch.setattr(AutoConfig, "from_pretrained", from_pretrained)
+    with pytest.raises(UserError, match=f"^me/model: {message}"):
+        load_model(recipe_model("me/model", revision="v9"), seed=0)
+
+
+def test_a_bug_is_not_hidden(monkeypatch):
+    def download(*args, **kwargs):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(models, "hf_hub_download", download)
+    with pytest.raises(KeyError):
+        load_model(recipe_model("me/model"), seed=0)
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_hub_ids_load_offline_from_the_cache(kind, full, adapter, tmp_path, monkeypatch):
+    repository = tmp_path / "models--me--model"
+    shutil.copytree({"full": full, "adapter": adapter}[kind], repository / "snapshots" / ("a" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    model, tokenizer = load_model(recipe_model("me/model"), seed=0)
+    assert isinstance(model, PeftModel) == (kind == "adapter")
+    assert tokenizer.eos_token == "<eos>"
+
+
+# Tags
+
+
+def test_tags_of_a_tokenizer_from_scratch_pass():
+    check_tags({"format": TAGS, "emotion_accuracy": ("answer",), "other": ()}, build_tokenizer(TEXTS, 300, TAGS))
+
+
+@pytest.mark.parametrize("token", ["<answer>", "</answer>"])
+def test_a_special_tag_is_refused(token):
+    tokenizer = build_tokenizer(TEXTS, 300)
+    tokenizer.add_special_tokens({"extra_special_tokens": [token]})
+    with pytest.raises(UserError, match=f"rewards.format: the tag {token} is a special token"):
+        check_tags({"reasoning_length": ["reasoning"], "format": TAGS}, tokenizer)

@@ -1,0 +1,112 @@
+"""Which stage folders are new, interrupted, complete, or somebody else's."""
+
+import json
+
+import pytest
+
+from empathy_trl.errors import UserError
+from empathy_trl.stages import fingerprint, inspect_stage, last_checkpoint, make_way, versions
+
+STAGE = {
+    "task": "sft",
+    "model": {"name_or_path": "m"},
+    "trainer": {"learning_rate": 0.1},
+    "evaluation": {"split": "test"},
+}
+
+
+def record(path, **content):
+    path.mkdir(parents=True)
+    (path / "run.json").write_text(json.dumps({"fingerprint": "aaaa", "status": "running", **content}))
+
+
+def checkpoint(path, step, state='{"global_step": 1}'):
+    (path / f"checkpoint-{step}").mkdir(parents=True)
+    if state is not None:
+        (path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+
+
+@pytest.mark.parametrize(
+    "change, same",
+    [
+        ({"trainer": {"learning_rate": 0.2}}, False),
+        ({"model": {"name_or_path": "n"}}, False),
+        ({"evaluation": {"split": "valid"}}, True),
+        ({"hub": {"repo_id": "me/it"}}, True),
+    ],
+)
+def test_fingerprint_covers_what_decides_the_weights(change, same):
+    assert (fingerprint(STAGE, {}) == fingerprint({**STAGE, **change}, {})) is same
+
+
+def test_fingerprint_covers_the_stage_it_starts_from():
+    child = {**STAGE, "model": {"name_or_path": "stage:sft"}}
+    assert fingerprint(child, {"sft": "1"}) != fingerprint(child, {"sft": "2"})
+    assert fingerprint(STAGE, {"sft": "1"}) == fingerprint(STAGE, {"sft": "2"})
+
+
+@pytest.mark.parametrize(
+    "content, asked, status",
+    [
+        (None, "aaaa", "new"),
+        ({"status": "complete"}, "aaaa", "complete"),
+        ({"status": "running"}, "aaaa", "interrupted"),
+        ({"status": "complete"}, "bbbb", "new"),
+    ],
+)
+def test_status(tmp_path, content, asked, status):
+    path = tmp_path / "stage"
+    if content is not None:
+        record(path, **content)
+    assert inspect_stage(path, asked).status == status
+
+
+def test_last_checkpoint_skips_those_a_crash_cut_short(tmp_path):
+    assert last_checkpoint(tmp_path) is None
+    checkpoint(tmp_path, 2)
+    checkpoint(tmp_path, 10)
+    checkpoint(tmp_path, 20, state=None)
+    checkpoint(tmp_path, 30, state='{"global_st')
+    (tmp_path / "checkpoint-best").mkdir()
+    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+
+
+def test_a_run_with_other_settings_is_kept_beside(tmp_path):
+    path = tmp_path / "sft"
+    record(path)
+    assert "made by other settings; it is kept as" in make_way(path, "bbbb", fresh=False)
+    assert not path.exists()
+    assert (tmp_path / "sft.aaaa" / "run.json").is_file()
+
+
+def test_fresh_deletes_and_same_settings_stay(tmp_path):
+    path = tmp_path / "sft"
+    record(path)
+    assert make_way(path, "aaaa", fresh=False) is None
+    assert path.exists()
+    assert "--fresh" in make_way(path, "aaaa", fresh=True)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [None, "{not json", '{"other": 1}'])
+@pytest.mark.parametrize(
+    "action", [lambda path: make_way(path, "a", fresh=True), lambda path: inspect_stage(path, "a")]
+)
+def test_a_folder_of_the_users_own_is_never_touched(tmp_path, content, action):
+    (tmp_path / "thesis.txt").write_text("precious")
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match="has no run.json written by this launcher"):
+        action(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_record_survives_saving(tmp_path):
+    folder = inspect_stage(tmp_path / "grpo", "cccc")
+    folder.save(status="complete", seed=3)
+    again = inspect_stage(tmp_path / "grpo", "cccc")
+    assert (again.status, again.record["seed"]) == ("complete", 3)
+
+
+def test_versions_name_the_libraries_that_decide_results():
+    assert {"python", "torch", "transformers", "trl"} <= versions().keys()

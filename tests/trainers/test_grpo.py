@@ -1,0 +1,222 @@
+"""The GRPO trainer: scheduled weights, refused tags, the stop on a non-finite loss, and the exact resume."""
+
+import os
+import signal
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import GRPOConfig
+
+from empathy_trl.errors import UserError
+from empathy_trl.recipe import WeightSchedule
+from empathy_trl.stages import last_checkpoint
+from empathy_trl.trainers.grpo import EmpathyGRPOTrainer, NonFiniteLoss
+
+ROWS = Dataset.from_dict({"prompt": [[{"role": "user", "content": f"number {i}"}] for i in range(8)]})
+
+
+def length_reward(completions, **kwargs):
+    """More letters, more reward: varies within every group."""
+    return [float(len(completion[0]["content"])) for completion in completions]
+
+
+class KillAt(TrainerCallback):
+    """Ends this process as the out-of-memory killer would, right after a step and its checkpoint."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_trainer(tiny_folder, output_dir, reward=length_reward, weights=None, callbacks=(), **settings):
+    config = GRPOConfig(
+        **{
+            "output_dir": str(output_dir),
+            "per_device_train_batch_size": 4,
+            "num_generations": 2,
+            "max_completion_length": 6,
+            "max_steps": 6,
+            "learning_rate": 0.01,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            **settings,
+        }
+    )
+    return EmpathyGRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_folder),
+        processing_class=AutoTokenizer.from_pretrained(tiny_folder, padding_side="left"),
+        reward_funcs=[reward],
+        reward_weights=weights,
+        args=config,
+        train_dataset=ROWS,
+        callbacks=list(callbacks),
+    )
+
+
+def weights_of(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_identical(left, right):
+    assert left.keys() == right.keys()
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert not different
+
+
+RESUME_SETTINGS = {
+    "checkpoint between rollouts": ({"save_steps": 2}, 3),
+    "checkpoint inside a rollout": ({"save_steps": 3, "num_iterations": 2, "steps_per_generation": 2}, 4),
+    "rollout longer than accumulation": (
+        {
+            "save_steps": 1,
+            "steps_per_generation": 4,
+            "gradient_accumulation_steps": 2,
+            "per_device_train_batch_size": 2,
+        },
+        3,
+    ),
+    "second epoch": ({"save_steps": 5, "max_steps": 8}, 6),
+    "with a reference model and a warm-up": ({"save_steps": 2, "beta": 0.1, "warmup_steps": 3}, 5),
+}
+
+
+@pytest.mark.parametrize("settings, kill_at", RESUME_SETTINGS.values(), ids=RESUME_SETTINGS)
+def test_resume_after_sigkill_is_bit_identical(tiny_folder, tmp_path, settings, kill_at):
+    settings = {"save_strategy": "steps", **settings}
+    undisturbed = make_trainer(tiny_folder, tmp_path / "undisturbed", **settings)
+    undisturbed.train()
+
+    child = os.fork()
+    if child == 0:
+        make_trainer(tiny_folder, tmp_path / "killed", callbacks=[KillAt(kill_at)], **settings).train()
+        os._exit(1)  # not reached: the callback kills first
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+
+    checkpoint = last_checkpoint(tmp_path / "killed")
+    assert 0 < int(checkpoint.name.split("-")[1]) <= kill_at
+    resumed = make_trainer(tiny_folder, tmp_path / "killed", **settings)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert_identical(weights_of(undisturbed), weights_of(resumed))
+    timings = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
+    rows = [
+        [{k: v for k, v in row.items() if k not in timings} for row in t.state.log_history[:-1]]
+        for t in (undisturbed, resumed)
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_epochs_differ_in_order_and_the_first_is_the_parents(tiny_folder, tmp_path):
+    trainer = make_trainer(tiny_folder, tmp_path)
+    ours = trainer._get_train_sampler()
+    theirs = super(EmpathyGRPOTrainer, trainer)._get_train_sampler()
+    ours.set_epoch(0)
+    first = list(ours)
+    assert first == list(theirs)
+    ours.set_epoch(1)
+    second = list(ours)
+    assert second != first
+    ours.set_epoch(1)
+    assert list(ours) == second
+
+
+def test_weight_schedule_reaches_the_reward_and_the_log(tiny_folder, tmp_path):
+    schedule = WeightSchedule(start=0.0, end=1.0, until=0.5)
+    trainer = make_trainer(
+        tiny_folder, tmp_path, reward=lambda completions, **_: [2.0] * len(completions), weights=[schedule]
+    )
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "reward" in row]
+    weights = [row["reward_weight/<lambda>"] for row in rows]
+    assert weights == pytest.approx([0, 1 / 3, 2 / 3, 1, 1, 1])
+    assert [row["reward"] for row in rows] == pytest.approx([2 * weight for weight in weights])
+
+
+def test_constant_weight_is_not_logged(tiny_folder, tmp_path):
+    trainer = make_trainer(tiny_folder, tmp_path, weights=[3.0], max_steps=1)
+    trainer.train()
+    row = trainer.state.log_history[0]
+    assert row["reward"] == pytest.approx(3 * row["rewards/length_reward/mean"])
+    assert not any(name.startswith("reward_weight/") for name in row)
+
+
+class NeedsTag:
+    __name__ = "needs_tag"
+    tags = ["answer"]
+
+    def __call__(self, completions, **kwargs):
+        return [0.0] * len(completions)
+
+
+def test_a_reward_tag_that_decoding_removes_is_refused(tiny_folder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<answer>"]})
+    with pytest.raises(UserError, match="rewards.needs_tag: the tag <answer> is a special token"):
+        EmpathyGRPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(tiny_folder),
+            processing_class=tokenizer,
+            reward_funcs=[NeedsTag()],
+            args=GRPOConfig(str(tmp_path), per_device_train_batch_size=8, bf16=False, report_to="none"),
+            train_dataset=ROWS,
+        )
+
+
+def break_loss(trainer, monkeypatch, at_call):
+    original, calls = trainer._compute_loss, []
+
+    def broken(model, inputs):
+        calls.append(1)
+        return original(model, inputs) * (float("nan") if len(calls) == at_call else 1.0)
+
+    monkeypatch.setattr(trainer, "_compute_loss", broken)
+
+
+def test_non_finite_loss_stops_with_the_last_good_weights(tiny_folder, tmp_path, monkeypatch):
+    good = make_trainer(tiny_folder, tmp_path / "good", max_steps=6)
+    good.add_callback(StopAfter(2))
+    good.train()
+
+    trainer = make_trainer(tiny_folder, tmp_path / "bad")
+    break_loss(trainer, monkeypatch, at_call=3)
+    with pytest.raises(
+        NonFiniteLoss, match=r"step 3: the loss is nan.*checkpoint-2.*trainer.learning_rate \(now 0.01\)"
+    ):
+        trainer.train()
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "bad" / "checkpoint-2").state_dict()
+    assert_identical(weights_of(good), saved)
+
+
+def test_non_finite_gradient_stops_before_the_update(tiny_folder, tmp_path, monkeypatch):
+    trainer = make_trainer(tiny_folder, tmp_path)
+    before = weights_of(trainer)
+    parameter = next(trainer.model.parameters())
+    parameter.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NonFiniteLoss, match="step 1: the gradient norm is"):
+        trainer.train()
+    assert_identical(before, weights_of(trainer))
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+def test_checkpoint_of_fewer_processes_is_refused(tiny_folder, tmp_path):
+    trainer = make_trainer(tiny_folder, tmp_path, save_strategy="steps", save_steps=2, max_steps=2)
+    trainer.train()
+    checkpoint = last_checkpoint(tmp_path)
+    (checkpoint / "rollout_0.pt").unlink()
+    with pytest.raises(UserError, match="saved by fewer than 1 processes"):
+        make_trainer(tiny_folder, tmp_path, max_steps=4).train(resume_from_checkpoint=str(checkpoint))

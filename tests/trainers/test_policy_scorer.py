@@ -1,0 +1,145 @@
+"""The scorer's shortcut (cache, one forward for all choices) equals a plain forward per prompt and choice."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from trl.trainer.utils import add_fused_lm_head
+
+from empathy_trl.scratch import build_model, build_tokenizer
+from empathy_trl.trainers.policy_scorer import PolicyScorer
+
+TEXTS = [
+    "The dog died and I was so sad.",
+    "My friend lied to me, angry words were said, afraid of nothing.",
+    "A joyful day in the sun with all my friends and a very long story about it that never ends.",
+]
+PROMPTS = [[{"role": "user", "content": text}] for text in TEXTS]
+PREFIXES = [
+    "<reasoning>so sad</reasoning><answer>",
+    "<answer>",
+    "<reasoning>a joyful day</reasoning><answer>",
+]
+LABELS = ["sad</answer>", "joyful</answer>", "angry</answer>", "unheard of</answer>"]  # 2 tokens up to many
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(TEXTS * 5 + ["sad", "joyful", "angry"] * 20, 400, ["reasoning", "answer"])
+
+
+def tiny(architecture, tokenizer, max_length=512):
+    sizes = SimpleNamespace(architecture=architecture, hidden_size=32, layers=2, heads=4, max_length=max_length)
+    model = build_model(sizes, tokenizer, seed=3)
+    with torch.no_grad():  # large weights: a mix-up of rows or positions then shows far above rounding
+        for parameter in model.parameters():
+            parameter.mul_(2.0)
+    return model.eval()
+
+
+def plain_scores(model, tokenizer, prompts, prefixes, choices):
+    """One forward without padding or cache per prompt and choice."""
+    scores = []
+    for prompt, prefix in zip(prompts, prefixes, strict=True):
+        rendered = prompt
+        if not isinstance(prompt, str):
+            rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        context = tokenizer(rendered)["input_ids"] + tokenizer(prefix)["input_ids"]
+        scores.append([])
+        for choice in choices:
+            ids = tokenizer(choice)["input_ids"]
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([context + ids])).logits[0, len(context) - 1 : -1]
+            scores[-1].append(logits.log_softmax(-1)[range(len(ids)), ids].sum().item())
+    return scores
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "llama", "gemma2"])
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_equals_plain_forwards_for_ragged_lengths(tokenizer, architecture, batch_size):
+    model = tiny(architecture, tokenizer)
+    scores = PolicyScorer(lambda: model, tokenizer, batch_size)(PROMPTS, PREFIXES, LABELS)
+    expected = plain_scores(model, tokenizer, PROMPTS, PREFIXES, LABELS)
+    assert torch.tensor(scores).shape == (3, 4)
+    torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_equals_plain_forwards_when_the_context_is_longer_than_the_sliding_window(tokenizer):
+    model = tiny("gemma2", tokenizer, max_length=16)
+    assert model.config.sliding_window == 8
+    scores = PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS)
+    expected = plain_scores(model, tokenizer, PROMPTS, PREFIXES, LABELS)
+    torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_choices_of_one_token_take_one_forward(tokenizer):
+    model = tiny("qwen2", tokenizer)
+    calls = []
+    model.register_forward_hook(lambda *args: calls.append(1))
+    scores = PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, ["sad", "joyful"])
+    assert len(calls) == 1
+    expected = plain_scores(model, tokenizer, PROMPTS, PREFIXES, ["sad", "joyful"])
+    torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_plain_text_prompts(tokenizer):
+    model = tiny("qwen2", tokenizer)
+    scores = PolicyScorer(lambda: model, tokenizer, 8)(TEXTS, PREFIXES, LABELS)
+    expected = plain_scores(model, tokenizer, TEXTS, PREFIXES, LABELS)
+    torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_patched_by_the_trainer_is_scored_at_temperature_1(tokenizer):
+    model = tiny("gemma2", tokenizer)
+    before = PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS)
+    add_fused_lm_head(model, temperature=0.5)
+    assert PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS) == before
+
+
+def test_scores_the_adapter_without_its_dropout_and_restores_the_mode(tokenizer):
+    model = tiny("qwen2", tokenizer)
+    base = PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS)
+    adapter = LoraConfig(r=4, lora_dropout=0.5, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(model, adapter).train()
+    scorer = PolicyScorer(lambda: model, tokenizer, 8)
+    scores = scorer(PROMPTS, PREFIXES, LABELS)
+    assert scores == scorer(PROMPTS, PREFIXES, LABELS)
+    assert scores != base
+    assert model.training and all(module.training for module in model.modules())
+
+
+def test_leaves_no_gradient_and_nothing_in_the_model(tokenizer):
+    model = tiny("qwen2", tokenizer)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not model.training
+
+
+def test_works_under_autocast(tokenizer):
+    model = tiny("qwen2", tokenizer)
+    expected = torch.tensor(PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = torch.tensor(PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS))
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, expected, atol=0.0, rtol=0.1)
+
+
+def test_the_mode_is_restored_when_the_model_fails(tokenizer):
+    model = tiny("qwen2", tokenizer).train()
+
+    def fail(*args):
+        raise RuntimeError("out of memory")
+
+    model.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS)
+    assert model.training
+
+
+def test_prompts_and_prefixes_must_pair_up(tokenizer):
+    model = tiny("qwen2", tokenizer)
+    with pytest.raises(ValueError, match="shorter"):
+        PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES[:2], LABELS)

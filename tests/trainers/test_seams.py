@@ -1,0 +1,37 @@
+"""The parent methods that our trainers override, or rely on, pinned by a hash of their source.
+
+A failure here after an upgrade means: read what changed in that method, check that our override still does what its
+docstring says (`tests/trainers/test_grpo.py` tests the behaviour), then update the hash.
+"""
+
+import hashlib
+import inspect
+
+import pytest
+from transformers import Trainer
+from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+PINNED = {
+    (GRPOTrainer, "_get_train_sampler"): "36497afb4d31",
+    (GRPOTrainer, "_generate_and_score_completions"): "1fa48922792d",
+    (GRPOTrainer, "_calculate_rewards"): "736ae29b0838",
+    (GRPOTrainer, "_prepare_inputs"): "f824e7fb0714",
+    (GRPOTrainer, "training_step"): "9e18632f7dd8",
+    (GRPOTrainer, "_save_checkpoint"): "ec91bde12364",
+    (Trainer, "_run_epoch"): "ebe374933064",
+    (Trainer, "_clip_grad_norm"): "ebfa9dc91d30",
+    (Trainer, "_save_rng_state"): "27a97d106124",
+    (Trainer, "_load_rng_state"): "d5ebdfc0a088",
+    (RepeatSampler, "__init__"): "7898b11a3b9e",
+    (RepeatSampler, "__iter__"): "d80412d80424",
+}
+
+
+def source_hash(owner, name):
+    return hashlib.sha256(inspect.getsource(inspect.unwrap(getattr(owner, name))).encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize("owner, name", PINNED, ids=lambda value: getattr(value, "__name__", value))
+def test_parent_is_as_it_was_when_the_override_was_written(owner, name):
+    assert source_hash(owner, name) == PINNED[owner, name], f"{owner.__module__}.{owner.__name__}.{name} has changed"
