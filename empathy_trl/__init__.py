@@ -15,7 +15,15 @@ _EXPORTS = {
     "load_model": "empathy_trl.models",
     "load_recipe": "empathy_trl.recipe",
 }
-__all__ = ["__version__", *_EXPORTS]
+__all__ = [
+    "DataError",
+    "EmpathyGRPOTrainer",
+    "RecipeError",
+    "UserError",
+    "__version__",
+    "load_model",
+    "load_recipe",
+]
 
 
 def __getattr__(name: str):

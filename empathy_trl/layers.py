@@ -163,7 +163,7 @@ class Layers:
                     overridden = True  # the user knows that this stage has its own
                 elif _sets(own, path):
                     owners += [] if _continues(own, path) else [name]
-                elif _sets(self.merged(name), path):
+                elif _sets(self.merged(name), path) or not _sets(self.top, path):  # the latter: taken away by null
                     takers.append(name)
             stages = f"stage{'s' * (len(owners) > 1)} {', '.join(owners)}"
             sets = "set their own" if len(owners) > 1 else "sets its own"

@@ -4,13 +4,12 @@ Nothing is downloaded and no weights are made: parameters are counted on PyTorch
 is taken from the local cache, or for the models of our own recipes from `PUBLISHED`, or reported as unknown.
 """
 
-import importlib.util
-import os
 from pathlib import Path
 
 from empathy_trl.errors import UserError
+from empathy_trl.layers import STAGE_PREFIX
+from empathy_trl.tasks import missing_extras, scratch_tokenizer, trainer_options
 
-STAGE_PREFIX = "stage:"
 # Shapes from the models' config.json on the Hub, so that a recipe can be judged before the first download.
 PUBLISHED = {
     "google/gemma-2-2b-it": (
@@ -29,7 +28,6 @@ PUBLISHED = {
     ),
 }  # fmt: skip
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-EXTRAS = {"vllm": "vllm", "bitsandbytes": "quantization", "deepspeed": "deepspeed"}
 
 
 def describe(recipe, folder: Path) -> str:
@@ -49,9 +47,7 @@ def describe(recipe, folder: Path) -> str:
         models[name] = _shape(stage, rows, models, downloads)
         lines += ["", f"stage {name}: {stage.task}"]
         lines += [f"  {key:10} {value}" for key, value in _stage_lines(stage, rows, models[name])]
-    needs = sorted(
-        {f'{e} (pip install "empathy-trl[{EXTRAS[e]}]")' for s in recipe.stages.values() for e in _missing(s)}
-    )
+    needs = sorted({line for stage in recipe.stages.values() for line in missing_extras(stage)})
     pushes = [
         f"{name} -> {s.hub.repo_id}" + (" (private)" * s.hub.private) for name, s in recipe.stages.items() if s.hub
     ]
@@ -75,17 +71,9 @@ def _data_downloads(recipe) -> set[str]:
     return {f"data {stage.data.path}" for stage in recipe.stages.values() if on_hub(stage.data.path)}
 
 
-def _missing(stage) -> list[str]:
-    """Return the optional packages that a stage uses and that are not installed here."""
-    used = [("vllm", stage.trainer.get("use_vllm")), ("bitsandbytes", stage.model.load_in_4bit)]
-    used.append(("deepspeed", os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"))
-    return [package for package, needed in used if needed and importlib.util.find_spec(package) is None]
-
-
 def _stage_lines(stage, rows, shape):
     """Yield (key, text) for every line about one stage."""
     from empathy_trl.rewards import build_rewards
-    from empathy_trl.tasks import trainer_options
 
     yield "model", _model_line(stage.model)
     yield "data", f"{stage.data.name} from {stage.data.path}: " + _data_line(rows)
@@ -209,7 +197,6 @@ def _shape(stage, rows, earlier: dict, downloads: set[str]) -> dict | None:
         return known and _counted(known["config"], known["tokenizer"], known["dtype"], stage.model)
     if stage.model.from_scratch is not None:
         from empathy_trl.scratch import model_config
-        from empathy_trl.tasks import scratch_tokenizer
 
         if not rows:
             return None

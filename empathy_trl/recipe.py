@@ -90,7 +90,7 @@ def load_recipe(path_or_name: str | Path, overrides: list[str], config_classes: 
         errors += [
             f"{layers.label(name, path)}: {message}" for path, message in _check_stage(content, earlier, config_classes)
         ]
-    errors += [f"{key}: {message}" for key, message in _check_top(layers, contents, config_classes)]
+    errors += _check_top(layers, contents, config_classes)
     if errors:
         raise RecipeError(list(dict.fromkeys(errors)))
     stages = {name: _stage(name, content) for name, content in contents.items()}
@@ -138,15 +138,16 @@ def _with_base(path: Path) -> dict[str, Any]:
     return merge(below, content)
 
 
-def _check_top(layers: Layers, contents: dict[str, dict], tasks: Iterable[str]) -> Iterator[Problem]:
+def _check_top(layers: Layers, contents: dict[str, dict], tasks: Iterable[str]) -> Iterator[str]:
     """Yield what is wrong with the keys that belong to the whole recipe."""
-    if layers.name is not None and (not isinstance(layers.name, str) or Path(layers.name).name != layers.name):
-        yield ("name",), f"{show(layers.name)} cannot be a folder's name"
+    name = layers.name
+    if name is not None and not (isinstance(name, str) and name and Path(name).name == name):
+        yield f"name: {show(name)} cannot be a folder's name"
     if "seed" in layers.top:
-        yield from ((("seed",), message) for _, message in check_value(layers.top["seed"], slots(Stage)["seed"]))
+        yield from (f"seed: {message}" for _, message in check_value(layers.top["seed"], slots(Stage)["seed"]))
     used = {content.get("task") for content in contents.values() if isinstance(content.get("task"), str)}
     if layers.top.get("rewards") and used <= set(tasks) and not used & set(REWARD_TASKS):
-        yield ("rewards",), f"no stage learns from rewards; tasks that do: {', '.join(REWARD_TASKS)}"
+        yield f"rewards: no stage learns from rewards; tasks that do: {', '.join(REWARD_TASKS)}"
 
 
 def _check_stage(content: dict, earlier: list[str], config_classes: dict[str, str]) -> Iterator[Problem]:
@@ -167,21 +168,22 @@ def _check_stage(content: dict, earlier: list[str], config_classes: dict[str, st
     if "task" not in content:
         yield ("task",), f"missing{suggestion('', config_classes)}"
     elif isinstance(content["task"], str):
-        yield from _check_task(content["task"], sections, config_classes)
+        yield from _check_task(content["task"], content, config_classes)
 
 
-def _check_task(task: str, sections: dict[str, dict], config_classes: dict[str, str]) -> Iterator[Problem]:
+def _check_task(task: str, content: dict, config_classes: dict[str, str]) -> Iterator[Problem]:
     """Yield whether a task is known, has rewards if it learns from them, and what is wrong with its trainer's keys."""
     if task not in config_classes:
         yield ("task",), f"unknown task {show(task)}{suggestion(task, config_classes)}"
         return
-    if task in REWARD_TASKS and not sections.get("rewards"):
+    if task in REWARD_TASKS and not content.get("rewards"):
         yield ("rewards",), f"missing; task {task} needs at least one"
-    elif task not in REWARD_TASKS and sections.get("rewards"):
+    elif task not in REWARD_TASKS and content.get("rewards"):
         yield ("rewards",), f"task {task} learns from no rewards; tasks that do: {', '.join(REWARD_TASKS)}"
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by `accelerate launch`
-    trainer = check_trainer(sections.get("trainer", {}), import_class(config_classes[task]), processes)
-    yield from _under("trainer", trainer)
+    trainer = content.get("trainer", {})
+    if isinstance(trainer, dict):
+        yield from _under("trainer", check_trainer(trainer, import_class(config_classes[task]), processes))
 
 
 def _under(section: str, problems: Iterable[Problem]) -> Iterator[Problem]:
@@ -201,7 +203,7 @@ def _check_origin(model: dict, earlier: list[str]) -> Iterator[Problem]:
     if not _may_exist(origin, HUB_MODEL):
         expected = "stage:<name>, a folder, or a Hub id such as user/name"
         yield ("name_or_path",), f"no folder {origin!r}; expected {expected}"
-    has_adapter = model.get("lora") or Path(origin, "adapter_config.json").is_file()
+    has_adapter = model.get("lora") or os.path.isfile(os.path.join(origin, "adapter_config.json"))
     if model.get("load_in_4bit") is True and not has_adapter:
         yield ("load_in_4bit",), "needs model.lora; 4-bit weights cannot be trained themselves"
 
@@ -219,8 +221,7 @@ def _check_source(data: dict) -> Iterator[Problem]:
 
 def _may_exist(place: str, hub_id: re.Pattern) -> bool:
     """Return whether a folder is there, or whether the text may be the id of something on the Hub."""
-    path = Path(place)
-    return bool(place) and (path.is_dir() or (not path.exists() and hub_id.fullmatch(place) is not None))
+    return os.path.isdir(place) or (not os.path.exists(place) and hub_id.fullmatch(place) is not None)
 
 
 def _check_rewards(rewards: dict) -> Iterator[Problem]:

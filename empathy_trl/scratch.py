@@ -198,8 +198,7 @@ def _decoder_config(from_scratch, tokenizer: PreTrainedTokenizerBase) -> Pretrai
         num_attention_heads=heads,
         num_key_value_heads=heads // 2 if heads % 2 == 0 else heads,
         max_position_embeddings=from_scratch.max_length,
-        # The usual 0.02 suits a width near 1000; narrow models need more: sqrt(2 / 5d), Nguyen & Salazar 2019
-        # (Transformers without Tears).
+        # Follows the width (0.02 near 1000): sqrt(2 / 5d), Nguyen & Salazar 2019 (Transformers without Tears).
         initializer_range=(2 / (5 * hidden_size)) ** 0.5,
         tie_word_embeddings=True,
         attention_dropout=0.0,

@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -19,7 +19,17 @@ from empathy_trl.errors import UserError
 RUN_FILE = "run.json"
 # evaluation and publishing do not change the weights, so they do not make a stage another one
 NOT_IN_FINGERPRINT = ("evaluation", "hub")
-LIBRARIES = ("empathy-trl", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers")
+LIBRARIES = (
+    "empathy-trl",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "peft",
+    "datasets",
+    "tokenizers",
+    "scikit-learn",
+)
 
 
 def fingerprint(stage: dict, earlier: dict[str, str]) -> str:
@@ -131,7 +141,7 @@ def provenance(seed: int) -> dict:
         "seed": seed,
         "versions": versions(),
         "git_commit": git_commit(),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -6,14 +6,17 @@ Adding a task is adding one function and one line to `TASKS`.
 
 import dataclasses
 import importlib
+import importlib.util
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from empathy_trl.errors import UserError
+from empathy_trl.layers import STAGE_PREFIX
 
-STAGE_PREFIX = "stage:"
+# optional package -> the extra in setup.cfg that installs it
+EXTRAS = {"vllm": "vllm", "bitsandbytes": "quantization", "deepspeed": "deepspeed"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +38,11 @@ def build_sft(stage, folder: Path, stage_folders: dict[str, Path]):
 
     from empathy_trl.trainers.artefacts import MetricsLog
 
-    train = _train_rows(stage)
+    config, train = trainer_config(stage, folder), _train_rows(stage)
     model, tokenizer, adapter = _policy(stage, train, stage_folders)
     return SFTTrainer(
         model=model,
-        args=trainer_config(stage, folder),
+        args=config,
         train_dataset=train.select_columns(["prompt", "completion"]),
         processing_class=tokenizer,
         peft_config=adapter,
@@ -53,12 +56,12 @@ def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
     from empathy_trl.trainers.artefacts import MetricsLog, SamplePages
     from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
-    train = _train_rows(stage)
-    model, tokenizer, adapter = _policy(stage, train, stage_folders)
+    config, train = trainer_config(stage, folder), _train_rows(stage)
     rewards, weights = build_rewards(stage.rewards)
+    model, tokenizer, adapter = _policy(stage, train, stage_folders)
     trainer = EmpathyGRPOTrainer(
         model=model,
-        args=trainer_config(stage, folder),
+        args=config,
         train_dataset=train,
         processing_class=tokenizer,
         peft_config=adapter,
@@ -75,6 +78,17 @@ TASKS = {
     "grpo": Task("trl:GRPOConfig", build_grpo),
 }
 CONFIG_CLASSES = {name: task.config for name, task in TASKS.items()}
+
+
+def missing_extras(stage) -> list[str]:
+    """Return one line for every optional package that a stage uses and that is not installed, with what to install."""
+    used = [("vllm", stage.trainer.get("use_vllm")), ("bitsandbytes", stage.model.load_in_4bit)]
+    used.append(("deepspeed", os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"))
+    return [
+        f'{package} (pip install "empathy-trl[{EXTRAS[package]}]")'
+        for package, needed in used
+        if needed and importlib.util.find_spec(package) is None
+    ]
 
 
 def trainer_config(stage, folder: Path):

@@ -150,17 +150,21 @@ def _open_arms(slot: Slot, arms: tuple) -> list:
 
 def _check_choice(value: Any, choices: list, open_arms: list) -> str | None:
     """Return None for one of the choices, a list of choices where a list may stand, or a value of an open type."""
-    items = value if isinstance(value, list) and open_arms else [value]
+    lists = [arm for arm in open_arms if typing.get_origin(arm) is list]
+    items = value if isinstance(value, list) and lists else [value]
     if all(any(type(item) is type(choice) and item == choice for choice in choices) for item in items):
         return None
-    if open_arms and not isinstance(value, list) and _check_type(value, either(open_arms)) is None:
+    others = [arm for arm in open_arms if arm not in lists]
+    if others and _check_type(value, either(others)) is None:
         return None
-    named = [f"any {_name(arm)}" for arm in open_arms if arm is not type(None) and typing.get_origin(arm) is not list]
+    named = [f"any {_name(arm)}" for arm in others if arm is not type(None)]
     return f"unknown choice {show(value)}{suggestion(str(value), [*choices, *named])}"
 
 
 def _check_type(value: Any, hint: Any) -> str | None:
     """Return None for a value of the type; JSON is what pydantic's strict mode takes enums and tuples from."""
+    if hint is dict and isinstance(value, dict):
+        return None  # whatever it holds, it is somebody else's to check
     try:
         TypeAdapter(hint).validate_json(json.dumps(value, allow_nan=False), strict=True)
     except ValidationError as error:

@@ -79,7 +79,10 @@ def output_folder(recipe, output_dir: str | None) -> Path:
 def run(recipe, folder: Path, fresh: bool):
     """Train and evaluate all stages of a recipe, then write the report."""
     from empathy_trl.stages import fingerprint
+    from empathy_trl.tasks import missing_extras
 
+    if missing := [line for stage in recipe.stages.values() for line in missing_extras(stage)]:
+        raise UserError(f"this recipe needs packages that are not installed: {', '.join(missing)}")
     fingerprints, folders = {}, {}
     for name, content in recipe.resolved()["stages"].items():
         fingerprints[name] = fingerprint(content, fingerprints)
@@ -167,7 +170,7 @@ def finish(recipe, folder: Path):
 
     if PartialState().is_main_process:
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-        report = write_report(folder)
+        report = write_report(folder, list(recipe.stages.values())[-1].evaluation.split)
         print(report.read_text(encoding="utf-8"))
         print(f"report: {report}\nplot:   {report.with_suffix('.png')}")
     PartialState().wait_for_everyone()

@@ -31,15 +31,15 @@ IDS = torch.tensor([[5, 60, 61, 62]])
 
 def recipe_model(name=None, **changes):
     """A stand-in for `recipe.Model`."""
-    settings = dict(
-        name_or_path=None if name is None else str(name),
-        revision=None,
-        dtype="auto",
-        attn_implementation=None,
-        load_in_4bit=False,
-        lora=None,
-        from_scratch=None,
-    )
+    settings = {
+        "name_or_path": None if name is None else str(name),
+        "revision": None,
+        "dtype": "auto",
+        "attn_implementation": None,
+        "load_in_4bit": False,
+        "lora": None,
+        "from_scratch": None,
+    }
     return SimpleNamespace(**{**settings, **changes})
 
 
@@ -50,7 +50,7 @@ def sizes(architecture="qwen2", hidden_size=64):
 
 
 def lora(**changes):
-    return SimpleNamespace(**{**dict(r=4, alpha=8, dropout=0.0, target_modules="all-linear"), **changes})
+    return SimpleNamespace(**{"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", **changes})
 
 
 @pytest.fixture(scope="module")
@@ -340,9 +340,9 @@ def test_hub_ids_load_offline_from_the_cache(kind, full, adapter, tmp_path, monk
     repository = tmp_path / "models--me--model"
     shutil.copytree({"full": full, "adapter": adapter}[kind], repository / "snapshots" / ("a" * 40))
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("a" * 40)
+    (repository / "refs" / "v2").write_text("a" * 40)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    model, tokenizer = load_model(recipe_model("me/model"), seed=0)
+    model, tokenizer = load_model(recipe_model("me/model", revision="v2"), seed=0)
     assert isinstance(model, PeftModel) == (kind == "adapter")
     assert tokenizer.eos_token == "<eos>"
 

@@ -39,7 +39,7 @@ def tokenizer():
 
 def sizes(architecture, **changes):
     return SimpleNamespace(
-        **{**dict(architecture=architecture, hidden_size=32, layers=2, heads=4, max_length=64), **changes}
+        **{"architecture": architecture, "hidden_size": 32, "layers": 2, "heads": 4, "max_length": 64, **changes}
     )
 
 

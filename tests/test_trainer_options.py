@@ -26,8 +26,18 @@ def lines(trainer, config_class, processes=1):
     "trainer",
     [
         {},
-        {"learning_rate": 1, "num_train_epochs": 3, "warmup_steps": 0.1, "logging_steps": 1, "save_steps": 20},
-        {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-7}, "optim": "adamw_torch"},
+        {
+            "learning_rate": 1,
+            "num_train_epochs": 3,
+            "warmup_steps": 0.1,
+            "logging_steps": 1,
+            "save_steps": 20,
+        },
+        {
+            "lr_scheduler_type": "cosine_with_min_lr",
+            "lr_scheduler_kwargs": {"min_lr": 1e-7},
+            "optim": "adamw_torch",
+        },
         {"bf16": True, "tf32": None, "save_strategy": "no", "save_total_limit": None, "max_steps": -1},
         {"scale_rewards": False, "loss_type": "dr_grpo", "importance_sampling_level": "sequence"},
         {"report_to": ["wandb", "tensorboard"], "pad_to_multiple_of": 8, "generation_kwargs": {"top_k": 5}},
@@ -90,20 +100,17 @@ def test_an_unknown_field_shows_at_most_five_others(grpo):
         (
             {"num_generations": 8, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 3},
             1,
-            "num_generations: 8 does not divide the generation batch of 12 (per_device_train_batch_size 4 × WORLD_SIZE 1"
-            " × gradient_accumulation_steps 3); group sizes that do: 2, 3, 4, 6, 12",
+            "num_generations: 8 does not divide the generation batch of 12 (per_device_train_batch_size 4 × WORLD_SIZE 1 × gradient_accumulation_steps 3); group sizes that do: 2, 3, 4, 6, 12",
         ),
         (
             {"per_device_train_batch_size": 2, "steps_per_generation": 2, "gradient_accumulation_steps": 8},
             3,
-            "num_generations: 8 (the default) does not divide the generation batch of 12 (per_device_train_batch_size 2 ×"
-            " WORLD_SIZE 3 × steps_per_generation 2); group sizes that do: 2, 3, 4, 6, 12",
+            "num_generations: 8 (the default) does not divide the generation batch of 12 (per_device_train_batch_size 2 × WORLD_SIZE 3 × steps_per_generation 2); group sizes that do: 2, 3, 4, 6, 12",
         ),
         (
             {"num_generations": 8, "generation_batch_size": 12, "per_device_train_batch_size": 4},
             1,
-            "num_generations: 8 does not divide the generation batch of 12 (generation_batch_size);"
-            " group sizes that do: 2, 3, 4, 6, 12",
+            "num_generations: 8 does not divide the generation batch of 12 (generation_batch_size); group sizes that do: 2, 3, 4, 6, 12",
         ),
         (
             {"num_generations": 5, "generation_batch_size": 10},
@@ -170,7 +177,10 @@ def test_choices_are_those_of_trls_help(grpo, name):
 
 def test_choices_are_those_of_transformers():
     from transformers.debug_utils import DebugOption
-    from transformers.generation.configuration_utils import DYNAMIC_CACHE_IMPLEMENTATIONS, STATIC_CACHE_IMPLEMENTATIONS
+    from transformers.generation.configuration_utils import (
+        DYNAMIC_CACHE_IMPLEMENTATIONS,
+        STATIC_CACHE_IMPLEMENTATIONS,
+    )
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     assert set(CHOICES["report_to"]) == {"all", "none", *INTEGRATION_TO_CALLBACK}

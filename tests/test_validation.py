@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, Field, model_validator
 
-from empathy_trl.validation import LONG_LIST, Slot, check_mapping, check_model, check_value, show, slots, suggestion
+from empathy_trl.validation import (
+    LONG_LIST,
+    Slot,
+    check_mapping,
+    check_model,
+    check_value,
+    show,
+    slots,
+    suggestion,
+)
 
 
 class Colour(enum.Enum):
@@ -114,12 +123,23 @@ def test_values_that_do_not_fit(value, hint, expected):
         ("auto", int | str | None, ("auto",), None),
         (8, int | str | None, ("auto",), None),
         (None, int | str | None, ("auto",), None),
-        ("atuo", int | str | None, ("auto",), "unknown choice 'atuo'; did you mean auto? (choices: auto, any int)"),
+        (
+            "atuo",
+            int | str | None,
+            ("auto",),
+            "unknown choice 'atuo'; did you mean auto? (choices: auto, any int)",
+        ),
         (True, str, ("group", True), None),
         (1, str, ("group", True), "unknown choice 1 (choices: group, true)"),
         (["a", "b"], str | list[str], ("a", "b"), None),
         (["a", "c"], str | list[str], ("a", "b"), "unknown choice ['a', 'c'] (choices: a, b)"),
-        (["a"], str, ("a", "b"), "unknown choice ['a']; did you mean a? (choices: a, b)"),
+        (["a"], str, ("a", "b"), "unknown choice ['a'] (choices: a, b)"),
+        (
+            ["auto"],
+            int | str,
+            ("auto",),
+            "unknown choice ['auto']; did you mean auto? (choices: auto, any int)",
+        ),
     ],
 )
 def test_choices_narrow_a_type_that_is_too_wide(value, hint, choices, expected):

@@ -114,7 +114,12 @@ def test_what_is_dumped_is_read_back_by_this_loader_and_by_pyyaml(tmp_path):
         "<<",
     ]
     shared = [1, 2]
-    content = {"words": words, "numbers": [5e-7, 1e-4, 1e22, 0.1, -3, True, None], "twice": [shared, shared], "z": {}}
+    content = {
+        "words": words,
+        "numbers": [5e-7, 1e-4, 1e22, 0.1, -3, True, None],
+        "twice": [shared, shared],
+        "z": {},
+    }
     path = tmp_path / "dumped.yaml"
     path.write_text(dump_yaml(content), encoding="utf-8")
     assert read_yaml(path) == content

@@ -66,7 +66,7 @@ def generate_completions(
             for index, ids in zip(chosen, output[:, input_ids.shape[1] :].tolist(), strict=True):
                 completions[index] = tokenizer.decode(_until_stop(ids, stop_ids), skip_special_tokens=True)
             bar.update(len(chosen))
-    pass
+    model.train(was_training)
     return completions
 
 

@@ -33,7 +33,7 @@ def draw_confusion(path: Path, confusion: dict, title: str) -> Path:
     axes.set_yticks(range(height), confusion["rows"])
     axes.set_xlabel("predicted")
     axes.set_ylabel("gold")
-    axes.set_title(title, fontsize=12)
+    figure.suptitle(title, fontsize=11)  # over the whole width: model names are long
     axes.tick_params(length=0)
     axes.axvline(width - 1.5, color="grey", linewidth=1)  # invalid answers stand apart from the emotions
     figure.colorbar(image, ax=axes, label="share of the gold emotion", format=lambda share, _: f"{share:.0%}")

@@ -4,6 +4,7 @@ Both callbacks write only on the main process and survive a resume: rows of step
 """
 
 import json
+import math
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -109,7 +110,7 @@ class SamplePages(TrainerCallback):
         self.per_page = per_page
 
     def on_step_end(self, args, state, control, **kwargs):
-        moments = {1: "start", max(1, state.max_steps // 2): "middle", state.max_steps: "end"}
+        moments = {state.max_steps // 2: "middle", 1: "start", state.max_steps: "end"}
         if state.is_world_process_zero and state.global_step in moments:
             rows = [row for row in read_jsonl(self.folder / SAMPLES_FILE) if row["step"] < state.global_step]
             rows += self._latest(state.global_step, moments[state.global_step])
@@ -159,7 +160,7 @@ def samples_page(rows: list[dict]) -> str:
 
 
 def _number(value) -> str:
-    return "not applicable" if value is None or value != value else f"{value:.3f}"
+    return "not applicable" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def _quoted(text: str) -> str:

@@ -1,6 +1,7 @@
 """Evaluation of one model: the artefact formats, the rows, the settings and what they default to."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -119,6 +120,21 @@ def test_predictions_belong_to_their_rows(tiny, tmp_path, monkeypatch):
     rows = [json.loads(line) for line in (tmp_path / "predictions_test.jsonl").read_text().splitlines()]
     assert [row["index"] for row in rows] == list(range(len(dataset)))
     assert [row["text"] for row in rows] == list(dataset["text"])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_share_the_prompts_and_all_get_all_completions(monkeypatch, rank):
+    shares = [[(0, "a"), (2, "c"), (4, "e")], [(1, "b"), (3, "d")]]
+
+    def gather(own):
+        assert own == shares[rank]
+        return shares[0] + shares[1]
+
+    state = SimpleNamespace(process_index=rank, num_processes=2, is_main_process=rank == 0)
+    monkeypatch.setattr(evaluate, "PartialState", lambda: state)
+    monkeypatch.setattr(evaluate, "gather_object", gather)
+    monkeypatch.setattr(evaluate, "generate_completions", lambda model, tokenizer, prompts, **_: prompts)
+    assert evaluate._generate_shared(None, None, list("abcde"), 1, 1) == list("abcde")
 
 
 def test_settings_come_from_the_stage_unless_given(tiny, tmp_path, scripted):

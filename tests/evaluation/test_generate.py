@@ -34,6 +34,8 @@ def varied(tiny):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)
+        embeddings = model.get_input_embeddings().weight
+        embeddings[tokenizer.pad_token_id] = -embeddings[50]  # zero by default, which would hide attention to padding
     return model, tokenizer
 
 

@@ -151,7 +151,7 @@ def test_constant_weight_is_not_logged(tiny_folder, tmp_path):
 
 class NeedsTag:
     __name__ = "needs_tag"
-    tags = ["answer"]
+    tags = ("answer",)
 
     def __call__(self, completions, **kwargs):
         return [0.0] * len(completions)

@@ -127,6 +127,12 @@ def test_works_under_autocast(tokenizer):
     torch.testing.assert_close(scores, expected, atol=0.0, rtol=0.1)
 
 
+def test_a_bfloat16_model_is_summed_in_float32(tokenizer):
+    model = tiny("qwen2", tokenizer).to(torch.bfloat16)
+    scores = torch.tensor(PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, ["sad", "joyful"]))
+    assert not torch.equal(scores, scores.bfloat16().float())
+
+
 def test_the_mode_is_restored_when_the_model_fails(tokenizer):
     model = tiny("qwen2", tokenizer).train()
 

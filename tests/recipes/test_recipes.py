@@ -1,0 +1,126 @@
+"""Every shipped recipe: sound, documented, and with no key that nothing reads."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from empathy_trl import schema
+from empathy_trl.layers import STAGE_KEYS
+from empathy_trl.plan import describe
+from empathy_trl.recipe import load_recipe
+from empathy_trl.tasks import CONFIG_CLASSES
+from empathy_trl.yaml_io import read_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+
+
+@each_recipe
+def test_check_passes_offline(path, tmp_path):
+    plan = describe(load_recipe(path, [], CONFIG_CLASSES), tmp_path)
+    assert plan.endswith("The recipe is sound.")
+    for stage in load_recipe(path, [], CONFIG_CLASSES).stages.values():
+        assert f"stage {stage.name}: {stage.task}" in plan
+
+
+@each_recipe
+def test_header_says_what_how_and_with_what(path):
+    what, command, needs = path.read_text(encoding="utf-8").splitlines()[:3]
+    assert len(what) > 20
+    assert command.startswith("# accelerate launch ") and f"--recipe {path.name}" in command
+    assert needs.startswith("# Needs: ")
+    for word in shlex.split(command.removeprefix("# ")):
+        if "/" in word:
+            assert (ROOT / word).is_file(), word
+
+
+@each_recipe
+def test_every_key_reaches_the_resolved_recipe(path, tmp_path):
+    """Removing a key changes what is run, unless the key says the default, which the resolved recipe then says too."""
+    content = read_yaml(path)
+    if "extends" in content:
+        content["extends"] = str(path.parent / content["extends"])
+    resolved = load_recipe(path, [], CONFIG_CLASSES).resolved()
+    unread = []
+    for keys in leaves(content):
+        if keys == ("extends",):
+            continue
+        changed = tmp_path / "changed.yaml"
+        changed.write_text(yaml.safe_dump({"name": path.stem, **without(content, keys)}, sort_keys=False))
+        try:
+            same = load_recipe(changed, [], CONFIG_CLASSES).resolved() == resolved
+        except ValueError:
+            continue  # required, so it is read
+        if same and not says(resolved, keys):
+            unread.append(".".join(keys))
+    assert not unread
+
+
+def says(resolved, keys):
+    """Whether every stage that the key holds for has it in its resolved form."""
+    stages = [resolved["stages"][keys[1]]] if keys[0] == "stages" else list(resolved["stages"].values())
+    keys = keys[2:] if keys[0] == "stages" else keys
+    for content in stages:
+        for key in keys:
+            if not isinstance(content, dict) or key not in content:
+                break
+            content = content[key]
+        else:
+            return True
+    return False
+
+
+def leaves(content, path=()):
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def without(content, keys):
+    if len(keys) == 1:
+        return {key: value for key, value in content.items() if key != keys[0]}
+    return {key: without(value, keys[1:]) if key == keys[0] else value for key, value in content.items()}
+
+
+def attributes_read():
+    """Names of all attributes that the package and the launchers read, apart from the schema and its checks."""
+    names = set()
+    files = [*(ROOT / "empathy_trl").rglob("*.py"), *(ROOT / "recipes").glob("*.py")]
+    for file in files:
+        if file.stem not in ("schema", "recipe", "layers", "validation", "trainer_options"):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            names |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load)}
+    return names
+
+
+SECTIONS = [schema.Lora, schema.FromScratch, schema.Model, schema.Data, schema.WeightSchedule, schema.Reward,
+            schema.Evaluation, schema.Hub, schema.Stage]  # fmt: skip
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_every_key_of_the_schema_is_read_somewhere(section):
+    unread = set(section.model_fields) - attributes_read()
+    assert not unread
+
+
+def test_every_key_of_a_recipe_is_documented():
+    page = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`([\w.]+)", page))
+    keys = {f"{name}.{field}" for name, section in (
+        ("model", schema.Model), ("model.lora", schema.Lora), ("model.from_scratch", schema.FromScratch),
+        ("data", schema.Data), ("evaluation", schema.Evaluation), ("hub", schema.Hub),
+    ) for field in section.model_fields}  # fmt: skip
+    keys |= {*STAGE_KEYS, "stages", "extends", "seed", "name"}
+    assert not keys - documented
+
+
+def test_every_recipe_is_in_the_index():
+    page = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    assert not [path.name for path in RECIPES if f"({path.name})" not in page]

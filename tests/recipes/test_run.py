@@ -1,0 +1,204 @@
+"""The launcher: exit statuses and messages, and one tiny recipe from end to end."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = ROOT / "recipes" / "run.py"
+
+
+@pytest.fixture(scope="module")
+def run():
+    spec = importlib.util.spec_from_file_location("run", RUN)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+SMALL = """
+# A recipe for tests.
+model: {from_scratch: {architecture: qwen2, hidden_size: 16, layers: 1, heads: 2, vocab_size: 600}}
+data: {name: ed4, path: sample}
+evaluation: {batch_size: 8, max_new_tokens: 4, limit: 8}
+stages:
+  sft:
+    task: sft
+    data: {portion: [0, 0.1]}
+    trainer: {max_steps: 2, per_device_train_batch_size: 4, bf16: false, save_strategy: "no", logging_steps: 1, disable_tqdm: true}
+  grpo:
+    task: grpo
+    model: {name_or_path: "stage:sft"}
+    rewards: {emotion_accuracy: {}, format: {weight: {start: 0.1, end: 0.3, until: 0.5}}, reasoning_length: {min: 1, max: 9}, emotion_confidence: {}}
+    trainer: {max_steps: 3, per_device_train_batch_size: 4, num_generations: 2, max_completion_length: 4, beta: 0.1, bf16: false, save_steps: 1, logging_steps: 1, disable_tqdm: true}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(run, tmp_path_factory):
+    """A finished run of the small recipe: its file and its output folder."""
+    folder = tmp_path_factory.mktemp("run")
+    recipe, output = folder / "small.yaml", folder / "out"
+    recipe.write_text(SMALL)
+    assert run(["--recipe", str(recipe), "--output_dir", str(output)]) == 0
+    return recipe, output
+
+
+def test_a_run_leaves_everything_a_person_would_look_for(finished):
+    _, output = finished
+    for stage in ("sft", "grpo"):
+        for name in ("model.safetensors", "tokenizer.json", "recipe.yaml", "run.json", "metrics.jsonl", "reward_curve.png",
+                     "eval_test.json", "predictions_test.jsonl", "confusion_test.png"):  # fmt: skip
+            assert (output / stage / name).stat().st_size > 0, f"{stage}/{name}"
+    record = json.loads((output / "grpo" / "run.json").read_text())
+    assert record["status"] == "complete" and record["seed"] == 42 and "trl" in record["versions"]
+    assert "| sft" in (output / "report.md").read_text() and (output / "report.png").stat().st_size > 1000
+
+
+def test_metrics_of_grpo_hold_what_one_watches(finished):
+    rows = [json.loads(line) for line in (finished[1] / "grpo" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 3]
+    expected = {"loss", "grad_norm", "kl", "reward", "completions/mean_length", "invalid_share", "zero_spread_share",
+                "reward_weight/format"}  # fmt: skip
+    expected |= {
+        f"rewards/{name}/mean" for name in ("emotion_accuracy", "format", "reasoning_length", "emotion_confidence")
+    }
+    assert expected <= rows[0].keys()
+
+
+def test_samples_show_start_middle_and_end(finished):
+    page = (finished[1] / "grpo" / "samples.md").read_text()
+    assert re.findall(r"^## (\w+) \(step (\d)\)", page, flags=re.MULTILINE) == [("Start", "1"), ("End", "3")]
+    assert "Which emotion" in page and "emotion_accuracy" in page
+
+
+def test_the_model_reloads(finished):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(finished[1] / "grpo")
+    assert AutoModelForCausalLM.from_pretrained(finished[1] / "grpo").config.vocab_size == len(tokenizer)
+
+
+def test_finished_stages_are_skipped_and_fresh_starts_over(run, finished, capsys):
+    recipe, output = finished
+    before = (output / "grpo" / "model.safetensors").read_bytes()
+    assert run(["--recipe", str(recipe), "--output_dir", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "[sft] complete, skipped" in printed and "[grpo] complete, skipped" in printed
+    assert run(["--recipe", str(recipe), "--output_dir", str(output), "--fresh"]) == 0
+    assert "[sft] starts" in capsys.readouterr().out
+    assert (output / "grpo" / "model.safetensors").read_bytes() == before
+
+
+def test_other_settings_keep_the_earlier_run(run, finished, capsys, tmp_path):
+    recipe, output = finished
+    assert run(["--recipe", str(recipe), "--output_dir", str(output), "--stages.grpo.trainer.max_steps", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "[sft] complete, skipped" in printed and "was made by other settings; it is kept as" in printed
+    assert len(list(output.glob("grpo.*"))) == 1
+
+
+def test_check_prints_the_plan_and_trains_nothing(run, finished, tmp_path, capsys):
+    assert run(["--recipe", str(finished[0]), "--output_dir", str(tmp_path / "new"), "--check"]) == 0
+    plan = capsys.readouterr().out
+    for expected in ("stage grpo: grpo", "emotion_accuracy × 1", "format × 0.1→0.3 by 50%", "4 completions (2 per prompt)",
+                     "3 steps", "trained (100.00%)", "memory", "downloads: nothing", "pushes:    nothing"):  # fmt: skip
+        assert expected in plan
+    assert not (tmp_path / "new").exists()
+
+
+BAD = {
+    "no recipe": ([], "--recipe: missing"),
+    "unknown recipe": (["--recipe", "ed4_tinny"], "did you mean ed4_tiny"),
+    "unknown key": (["--recipe", "ed4_tiny", "--dta.path", "x"], "dta: unknown key; did you mean data"),
+    "wrong type": (["--recipe", "ed4_tiny", "--stages.grpo.trainer.num_generations", "4.5"], "num_generations: 4.5"),
+    "wrong choice": (["--recipe", "ed4_tiny", "--stages.grpo.trainer.loss_type", "dpoo"], "dpoo.*dapo"),
+    "missing folder": (["--recipe", "ed4_tiny", "--data.path", "./nowhere"], "nowhere"),
+    "group size": (["--recipe", "ed4_tiny", "--stages.grpo.trainer.num_generations", "7"], "num_generations: 7 does not divide the generation batch of 64"),
+    "missing model": (["--recipe", "ed4_gemma", "--model.name_or_path", "./no_model", "--data.path", "sample"], "no_model"),
+    "missing extra": (["--recipe", "ed4_gemma", "--model.name_or_path", "TINY", "--data.path", "sample"], r"empathy-trl\[vllm\]"),
+    "gated model": (["--recipe", "ed4_gemma", "--data.path", "sample", "--trainer.use_vllm", "false", "--trainer.bf16", "false"], "google/gemma-2-2b-it.*hf auth login.*local folder"),
+    "hub data offline": (["--recipe", "ed4_gemma"], "facebook/empathetic_dialogues.*data.path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments, message", BAD.values(), ids=BAD)
+def test_mistakes_exit_with_2_and_say_what_to_fix(run, capsys, tmp_path, tiny_folder, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(tiny_folder) if word == "TINY" else word for word in arguments]
+    assert run([*arguments, "--output_dir", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error, flags=re.DOTALL), error
+    assert "Traceback" not in error
+
+
+def test_several_mistakes_are_reported_together(run, capsys):
+    assert (
+        run(
+            [
+                "--recipe",
+                "ed4_tiny",
+                "--stages.sft.trainer.bf16",
+                "3",
+                "--stages.grpo.trainer.beta",
+                "-1",
+                "--seed",
+                "x",
+            ]
+        )
+        == 2
+    )
+    error = capsys.readouterr().err
+    assert "bf16" in error and "beta" in error and "seed" in error
+
+
+def test_yaml_syntax_error_names_file_and_line(run, tmp_path, capsys):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("task: grpo\nmodel: {name_or_path: x\ndata: [\n")
+    assert run(["--recipe", str(bad)]) == 2
+    assert re.search(r"bad\.yaml:3: ", capsys.readouterr().err)
+
+
+def test_list_names_every_recipe(run, capsys):
+    assert run(["--list"]) == 0
+    printed = capsys.readouterr().out
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        assert path.name in printed
+
+
+def test_help_is_fast():
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, str(RUN), "--help"], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - started < 2
+    for flag in ("--recipe", "--check", "--list", "--fresh", "--output_dir"):
+        assert flag in done.stdout
+
+
+@pytest.mark.slow
+def test_two_cpu_processes_give_the_same_metric_keys(finished, tmp_path):
+    recipe, output = finished
+    config = ROOT / "accelerate_configs" / "cpu.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--num_processes", "2"]
+    environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
+    subprocess.run(
+        [*command, str(RUN), "--recipe", str(recipe), "--output_dir", str(tmp_path / "two")],
+        check=True,
+        env=environment,
+    )
+    for stage in ("sft", "grpo"):
+        one, two = (
+            [set(json.loads(line)) for line in (folder / stage / "metrics.jsonl").read_text().splitlines()]
+            for folder in (output, tmp_path / "two")
+        )
+        assert one == two
+        one, two = (
+            json.loads((folder / stage / "eval_test.json").read_text()) for folder in (output, tmp_path / "two")
+        )
+        assert one["metrics"].keys() == two["metrics"].keys()

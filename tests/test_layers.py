@@ -1,0 +1,201 @@
+"""Laying recipes, stages and the command line over each other."""
+
+import copy
+
+import pytest
+
+from empathy_trl.layers import STAGE_KEYS, Layers, merge, parse_overrides
+from empathy_trl.schema import Stage
+
+STAGED = {
+    "seed": 1,
+    "model": {"name_or_path": "me/base", "revision": "abc", "lora": {"r": 8}},
+    "data": {"name": "ed4", "path": "me/corpus", "revision": "def"},
+    "rewards": {"format": {"weight": 0.2}},
+    "trainer": {"learning_rate": 1e-4, "max_steps": 5},
+    "hub": {"repo_id": "me/final"},
+    "stages": {
+        "sft": {"task": "sft", "trainer": {"learning_rate": 1e-3}},
+        "grpo": {
+            "task": "grpo",
+            "model": {"name_or_path": "stage:sft"},
+            "data": {"path": "sample"},
+            "trainer": {"learning_rate": 1e-6, "beta": 0.1},
+        },
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "expected"),
+    [
+        ({"a": 1}, {"b": 2}, {"a": 1, "b": 2}),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}, {"a": {"b": 3, "c": 2}}),
+        ({"a": {"b": 1}}, {"a": 3}, {"a": 3}),
+        ({"a": 3}, {"a": {"b": 1}}, {"a": {"b": 1}}),
+        ({"a": [1]}, {"a": [2]}, {"a": [2]}),
+        ({"a": {"b": 1}}, {"a": None}, {}),
+        ({"a": 1}, {"a": None}, {"a": None}),
+        ({"model": {"from_scratch": {"layers": 2}}}, {"model": {"name_or_path": "x"}}, {"model": {"name_or_path": "x"}}),
+        (
+            {"model": {"name_or_path": "x", "revision": "r", "dtype": "auto"}},
+            {"model": {"from_scratch": {"layers": 2}}},
+            {"model": {"dtype": "auto", "from_scratch": {"layers": 2}}},
+        ),
+        ({"model": {"name_or_path": "x"}}, {"model": {"from_scratch": None}}, {"model": {"name_or_path": "x", "from_scratch": None}}),
+        ({"data": {"path": "a/b", "revision": "r"}}, {"data": {"path": "c"}}, {"data": {"path": "c"}}),
+    ],
+)  # fmt: skip
+def test_merge(lower, upper, expected):
+    before = copy.deepcopy((lower, upper))
+    assert merge(lower, upper) == expected
+    assert (lower, upper) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], {}),
+        (["--seed", "3"], {"seed": 3}),
+        (["--trainer.learning_rate", "5e-7"], {"trainer": {"learning_rate": 5e-7}}),
+        (["--trainer.max_steps=-1"], {"trainer": {"max_steps": -1}}),
+        (["--trainer.max_steps", "-1"], {"trainer": {"max_steps": -1}}),
+        (["--trainer.save_strategy", "no", "--trainer.bf16", "true"], {"trainer": {"save_strategy": "no", "bf16": True}}),
+        (["--data.portion", "[0, 0.5]"], {"data": {"portion": [0, 0.5]}}),
+        (["--rewards.format", "{weight: 2}"], {"rewards": {"format": {"weight": 2}}}),
+        (["--model.name_or_path", "stage:sft"], {"model": {"name_or_path": "stage:sft"}}),
+        (["--model.lora", "null"], {"model": {"lora": None}}),
+        (["--data.path=a=b"], {"data": {"path": "a=b"}}),
+        (["--trainer.run_name=--x"], {"trainer": {"run_name": "--x"}}),
+        (["--seed", "3", "--seed=4"], {"seed": 4}),
+    ],
+)  # fmt: skip
+def test_overrides(arguments, expected):
+    assert parse_overrides(arguments) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--seed"], ["--seed: has no value; expected --seed value (null for none)"]),
+        (["--seed", "--trainer.beta", "0"], ["--seed: has no value; expected --seed value (null for none)"]),
+        (["--seed="], ["--seed: has no value; expected --seed value (null for none)"]),
+        (["grpo"], ["grpo: unexpected argument; expected --key value, such as --trainer.max_steps 20"]),
+        (["-x", "3"], [
+            "-x: unexpected argument; expected --key value, such as --trainer.max_steps 20",
+            "3: unexpected argument; expected --key value, such as --trainer.max_steps 20",
+        ]),
+        (["--"], ["--: unexpected argument; expected --key value, such as --trainer.max_steps 20"]),
+        (["--a..b", "1"], ["--a..b: unexpected argument; expected", "1: unexpected argument"]),
+        (["--data", "{name: "], ["--data:1: while parsing a flow node, expected the node content"]),
+    ],
+)  # fmt: skip
+def test_arguments_that_are_no_overrides(arguments, expected):
+    _, errors = parse_overrides(arguments)
+    assert len(errors) == len(expected)
+    assert all(error.startswith(start) for error, start in zip(errors, expected, strict=True))
+
+
+def test_a_stage_inherits_from_the_top_level():
+    layers = Layers(STAGED, {})
+    assert layers.errors == []
+    sft, grpo = layers.merged("sft"), layers.merged("grpo")
+    assert sft["trainer"] == {"learning_rate": 1e-3, "max_steps": 5}
+    assert grpo["trainer"] == {"learning_rate": 1e-6, "max_steps": 5, "beta": 0.1}
+    assert sft["model"] == STAGED["model"]
+    assert grpo["model"] == {"name_or_path": "stage:sft", "lora": {"r": 8}}, "a revision belongs to its repository"
+    assert grpo["data"] == {"name": "ed4", "path": "sample"}
+    assert "rewards" not in sft and grpo["rewards"] == STAGED["rewards"]
+    assert "hub" not in sft and grpo["hub"] == STAGED["hub"]
+    assert sft["seed"] == grpo["seed"] == 1
+
+
+def test_a_recipe_without_stages_is_one_stage_named_after_its_task():
+    layers = Layers({"task": "sft", "name": "mine", "seed": 2}, {"stages": {"sft": {"seed": 3}}})
+    assert layers.errors == [] and layers.name == "mine"
+    assert layers.merged("sft") == {"task": "sft", "seed": 3}
+    assert layers.label("sft", ("trainer", "x")) == "trainer.x"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (("trainer", "max_steps"), "trainer.max_steps"),
+        (("trainer", "learning_rate"), "stages.grpo.trainer.learning_rate"),
+        (("trainer", "beta"), "stages.grpo.trainer.beta"),
+        (("rewards", "format", "tags"), "rewards.format.tags"),
+        (("evaluation",), "stages.grpo.evaluation"),
+        (("model", "lora", "r"), "model.lora.r"),
+    ],
+)
+def test_a_key_is_named_where_it_was_written(path, expected):
+    assert Layers(STAGED, {}).label("grpo", path) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--seed", "3", "--trainer.max_steps", "1", "--model.name_or_path", "./mine", "--rewards.format.weight", "1"], []),
+        (["--stages.grpo.trainer.learning_rate", "1"], []),
+        (["--data.portion", "[0, 1]", "--model.lora", "null", "--hub.private", "true"], []),
+        (
+            ["--trainer.learning_rate", "1"],
+            ["--trainer.learning_rate: has no effect, stages sft, grpo set their own; use --stages.sft.trainer.learning_rate, --stages.grpo.trainer.learning_rate"],
+        ),
+        (
+            ["--trainer", "{beta: 1, max_steps: 2}"],
+            ["--trainer.beta: has no effect in stage grpo, which sets its own; give --stages.grpo.trainer.beta as well"],
+        ),
+        (["--trainer.beta", "1", "--stages.grpo.trainer.beta", "2"], []),
+        (
+            ["--data.path", "./mine"],
+            ["--data.path: has no effect in stage grpo, which sets its own; give --stages.grpo.data.path as well"],
+        ),
+        (
+            ["--task", "sft"],
+            ["--task: has no effect, stages sft, grpo set their own; use --stages.sft.task, --stages.grpo.task"],
+        ),
+        (["--stages.gpro.seed", "1"], ["--stages.gpro: unknown stage 'gpro'; did you mean grpo? (choices: sft, grpo)"]),
+        (["--stages.grpo", "1"], ["--stages.grpo: 1 is not a mapping; expected --stages.grpo.<key> value"]),
+        (["--stages", "1"], ["--stages: expected --stages.<name>.<key> value for a stage of the recipe"]),
+        (
+            ["--trainr.beta", "1"],
+            ["trainr: unknown key; did you mean trainer? (choices: name, extends, stages, task, model, data, rewards, trainer, evaluation, hub, seed)"],
+        ),
+    ],
+)  # fmt: skip
+def test_overrides_that_would_silently_do_nothing_are_errors(arguments, expected):
+    before = copy.deepcopy(STAGED)
+    overrides, errors = parse_overrides(arguments)
+    assert errors == []
+    assert Layers(STAGED, overrides).errors == expected
+    assert before == STAGED
+
+
+def test_an_override_that_no_stage_takes_is_an_error():
+    content = {"stages": {"sft": {"task": "sft", "model": {"from_scratch": {"layers": 1}}}, "more": {"task": "sft"}}}
+    content["stages"]["more"]["model"] = {"name_or_path": "stage:sft"}
+    errors = Layers(content, {"model": {"name_or_path": "me/base"}, "rewards": {"format": {}}}).errors
+    assert errors == [
+        f"--{key}: has no effect, no stage takes it from the top level; use --stages.<name>.{key}"
+        for key in ("model.name_or_path", "rewards.format")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        (None, "stages: null is not a mapping from a stage's name to its keys"),
+        ({}, "stages: {} is not a mapping from a stage's name to its keys"),
+        (["sft"], "stages: ['sft'] is not a mapping from a stage's name to its keys"),
+        ({"sft": 3}, "stages.sft: 3 is not a mapping of task, model, data,"),
+        ({"a.b": {}}, "stages: 'a.b' cannot be a folder's name; use letters, digits, - and _"),
+    ],
+)
+def test_stages_of_the_wrong_shape(stages, expected):
+    (error,) = Layers({"stages": stages}, {}).errors
+    assert error.startswith(expected)
+
+
+def test_the_keys_of_a_stage_are_those_of_its_class():
+    assert set(STAGE_KEYS) | {"name"} == set(Stage.model_fields)

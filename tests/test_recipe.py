@@ -1,0 +1,424 @@
+"""Recipes from file to checked object: every error with its key, all at once; inheritance; the resolved form."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from empathy_trl.errors import RecipeError
+from empathy_trl.recipe import SHIPPED, WeightSchedule, find_recipe, list_recipes, load_recipe
+
+CONFIG_CLASSES = {"sft": "trl:SFTConfig", "grpo": "trl:GRPOConfig"}
+SCRATCH = {"architecture": "qwen2", "hidden_size": 64, "layers": 2, "vocab_size": 512}
+SFT = {"task": "sft", "model": {"from_scratch": SCRATCH}, "data": {"name": "ed4"}}
+GRPO = {
+    "task": "grpo",
+    "model": {"name_or_path": "me/base"},
+    "data": {"name": "ed4"},
+    "rewards": {"emotion_accuracy": {}, "format": {"weight": 0.2, "tags": ["reasoning", "answer"]}},
+}
+STAGED = {
+    "seed": 1,
+    "data": {"name": "ed4", "path": "sample"},
+    "trainer": {"learning_rate": 5e-7},
+    "stages": {
+        "sft": {"task": "sft", "model": {"from_scratch": SCRATCH}, "data": {"portion": [0, 0.5]}},
+        "grpo": {
+            "task": "grpo",
+            "model": {"name_or_path": "stage:sft", "lora": {"r": 8}},
+            "rewards": {"emotion_accuracy": {}, "format": {"weight": {"start": 0.2, "end": 1, "until": 0.5}}},
+            "trainer": {"num_generations": 4, "save_strategy": "no"},
+        },
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Write content as a YAML file in an empty current folder and load it."""
+    monkeypatch.chdir(tmp_path)
+
+    def write_and_load(content, overrides=(), name="recipe.yaml"):
+        text = content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return load_recipe(tmp_path / name, list(overrides), CONFIG_CLASSES)
+
+    return write_and_load
+
+
+def changed(content, dotted, value):
+    """Return a copy of a recipe with one key set, or removed if the value is `...`."""
+    result = copy.deepcopy(content)
+    *above, last = dotted.split(".")
+    place = result
+    for key in above:
+        place = place.setdefault(key, {})
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return result
+
+
+def errors_of(load, content, overrides=()):
+    with pytest.raises(RecipeError) as caught:
+        load(content, overrides)
+    assert str(caught.value) == "\n".join(caught.value.errors)
+    return caught.value.errors
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("task", "gpro", "task: unknown task 'gpro'; did you mean grpo? (choices: sft, grpo)"),
+        ("task", ..., "task: missing (choices: sft, grpo)"),
+        ("task", 3, "task: 3 is not a valid str"),
+        ("model", ..., "model: missing; expected mapping of name_or_path, revision, dtype, attn_implementation,"),
+        ("model", "me/base", "model: 'me/base' is not a valid mapping of name_or_path,"),
+        ("model", {}, "model: has neither name_or_path nor from_scratch; expected one of them"),
+        ("model.from_scratch", SCRATCH, "model: has both name_or_path and from_scratch; expected one of them"),
+        ("model.name_or_path", "./nowhere", "model.name_or_path: no folder './nowhere'; expected stage:<name>, a folder, or a Hub id such as user/name"),
+        ("model.name_or_path", "a/b/c", "model.name_or_path: no folder 'a/b/c'; expected"),
+        ("model.name_or_path", "", "model.name_or_path: no folder ''; expected"),
+        ("model.name_or_path", "recipe.yaml", "model.name_or_path: no folder 'recipe.yaml'; expected"),
+        ("model.name_or_path", "stage:sft", "model.name_or_path: unknown stage 'sft' (choices: none)"),
+        ("model.dtype", "bf16", "model.dtype: unknown choice 'bf16'; did you mean bfloat16? (choices: auto, float32, bfloat16, float16)"),
+        ("model.lora", True, "model.lora: true is not a valid mapping of r, alpha, dropout, target_modules"),
+        ("model.lora.rank", 8, "model.lora.rank: unknown key (choices: r, alpha, dropout, target_modules)"),
+        ("model.lora.r", 0, "model.lora.r: 0 should be greater than or equal to 1"),
+        ("model.load_in_4bit", True, "model.load_in_4bit: needs model.lora; 4-bit weights cannot be trained themselves"),
+        ("data", ..., "data: missing; expected mapping of name, path,"),
+        ("data.name", "ed5", "data.name: unknown data builder 'ed5'; did you mean ed4? (choices: ed4"),
+        ("data.name", ..., "data.name: missing; expected str"),
+        ("data.path", "./nowhere", "data.path: no folder './nowhere'; expected sample, a folder, or a Hub id such as user/name"),
+        ("data.path", "samples", "data.path: no folder 'samples'; expected sample, a folder"),
+        ("data.path", "../../corpus", "data.path: no folder '../../corpus'; expected"),
+        ("data.on_bad_rows", "skip", "data.on_bad_rows: unknown choice 'skip' (choices: error, drop)"),
+        ("data.portion", [0.5, 0.5], "data: portion [0.5, 0.5] is not a range with 0 <= low < high <= 1"),
+        ("data.portion", [0, 1.5], "data: portion [0.0, 1.5] is not a range"),
+        ("data.portion", 0.5, "data.portion: 0.5 is not a valid list [float, float]"),
+        ("data.max_words", 0, "data.max_words: 0 should be greater than or equal to 1"),
+        ("rewards", ..., "rewards: missing; task grpo needs at least one"),
+        ("rewards", {}, "rewards: missing; task grpo needs at least one"),
+        ("rewards", ["format"], "rewards: ['format'] is not a valid mapping"),
+        ("rewards.emotion_acuracy", {}, "rewards.emotion_acuracy: unknown reward; did you mean emotion_accuracy? (choices: emotion_accuracy,"),
+        ("rewards.format", None, "rewards.format: null is not a mapping; expected at least {}, such as {weight: 1.0}"),
+        ("rewards.format.tag", ["a"], "rewards.format.tag: unknown parameter of format; did you mean tags? (choices: "),
+        ("rewards.format.tags", [1], "rewards.format.tags: [1] is not a valid list of str"),
+        ("rewards.format.weight", "high", "rewards.format.weight: 'high' is not a valid float or mapping of start, end, until"),
+        ("rewards.format.weight", float("nan"), "rewards.format.weight: nan is not finite"),
+        ("rewards.format.weight", {"start": 1, "end": 2, "until": 0}, "rewards.format.weight.until: 0 should be greater than 0"),
+        ("rewards.format.weight", {"start": 1, "until": 1}, "rewards.format.weight.end: missing; expected float"),
+        ("trainer", [1], "trainer: [1] is not a valid mapping"),
+        ("trainer.num_generations", 4.5, "trainer.num_generations: 4.5 is not a valid int"),
+        ("trainer.max_grad_norm", float("inf"), "trainer.max_grad_norm: inf is not finite"),
+        ("trainer.num_generations", 3, "trainer.num_generations: 3 does not divide the generation batch of 8 (per_device_train_batch_size 8 ×"),
+        ("trainer.learning_rat", 1.0, "trainer.learning_rat: unknown field of GRPOConfig; did you mean learning_rate? (nearest: learning_rate"),
+        ("trainer.seed", 1, "trainer.seed: cannot be set here; use the recipe's own `seed`"),
+        ("evaluation.split", "dev", "evaluation.split: unknown choice 'dev' (choices: train, valid, test)"),
+        ("evaluation.batch_size", 1.5, "evaluation.batch_size: 1.5 is not a valid int"),
+        ("evaluation.limit", 0, "evaluation.limit: 0 should be greater than or equal to 1"),
+        ("hub", {"private": True}, "hub.repo_id: missing; expected str"),
+        ("hub", {"repo_id": "a b/c"}, "hub: repo_id 'a b/c' is not a Hub id; expected name or user/name"),
+        ("seed", -1, "seed: -1 should be greater than or equal to 0"),
+        ("seed", "x", "seed: 'x' is not a valid int"),
+        ("evalution", {}, "evalution: unknown key; did you mean evaluation? (choices: task, model, data, rewards,"),
+        ("name", "a/b", "name: 'a/b' cannot be a folder's name"),
+    ],
+)  # fmt: skip
+def test_one_wrong_key_is_one_line(load, key, value, expected):
+    (line,) = errors_of(load, changed(GRPO, key, value))
+    assert line.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("model.from_scratch.architecture", "qwen", "model.from_scratch.architecture: unknown choice 'qwen'; did you mean qwen2? (choices:"),
+        ("model.from_scratch.hidden_size", 60, "model.from_scratch: hidden_size 60 is not divisible by 2 × heads = 8"),
+        ("model.from_scratch.layers", ..., "model.from_scratch.layers: missing; expected int"),
+        ("model.from_scratch.vocab_size", 256, "model.from_scratch.vocab_size: 256 should be greater than 256"),
+        ("model.revision", "abc", "model: has a revision, which only a model from the Hub has"),
+        ("model.load_in_4bit", True, "model: has load_in_4bit, which needs weights to load; expected name_or_path"),
+        ("rewards", {"format": {}}, "rewards: task sft learns from no rewards; tasks that do: grpo"),
+        ("trainer.num_generations", 4, "trainer.num_generations: unknown field of SFTConfig"),
+    ],
+)  # fmt: skip
+def test_one_wrong_key_of_a_warm_start_is_one_line(load, key, value, expected):
+    (line,) = errors_of(load, changed(SFT, key, value))
+    assert line.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("stages.grpo.model.name_or_path", "stage:sfft", "stages.grpo.model.name_or_path: unknown stage 'sfft'; did you mean sft? (choices: sft)"),
+        ("stages.grpo.model.name_or_path", "stage:grpo", "stages.grpo.model.name_or_path: unknown stage 'grpo' (choices: sft)"),
+        ("stages.sft.model", {"name_or_path": "stage:grpo"}, "stages.sft.model.name_or_path: unknown stage 'grpo' (choices: none)"),
+        ("stages.grpo.trainer.num_generations", 4.5, "stages.grpo.trainer.num_generations: 4.5 is not a valid int"),
+        ("trainer.learning_rate", "fast", "trainer.learning_rate: 'fast' is not a valid float"),
+        ("trainer.num_generations", 8, "trainer.num_generations: unknown field of SFTConfig"),
+        ("stages.sft.rewards", {"format": {}}, "stages.sft.rewards: task sft learns from no rewards; tasks that do: grpo"),
+        ("stages.grpo.task", ..., "stages.grpo.task: missing (choices: sft, grpo)"),
+        ("stages.grpo.data", {"nam": "x"}, "stages.grpo.data.nam: unknown key; did you mean name? (choices: name, path,"),
+        ("data", {}, "stages.sft.data.name: missing; expected str"),
+        ("stages.grpo.modle", {}, "stages.grpo.modle: unknown key; did you mean model? (choices: task, model,"),
+        ("modle", {}, "modle: unknown key; did you mean model? (choices: name, extends, stages, task, model,"),
+        ("seed", "x", "seed: 'x' is not a valid int"),
+        ("stages", {}, "stages: {} is not a mapping from a stage's name to its keys"),
+        ("stages.sft", 3, "stages.sft: 3 is not a mapping of task, model,"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_key_where_it_was_written(load, key, value, expected):
+    lines = errors_of(load, changed(STAGED, key, value))
+    assert lines[0].startswith(expected)
+    assert len(lines) == 1 or key in (
+        "data",
+        "stages.sft",
+    )  # in both stages; grpo's model then names no stage
+
+
+def test_all_errors_come_at_once(load):
+    content = changed(STAGED, "data", {"name": "ed5", "path": "./nowhere"})
+    content["trainer"]["learnin_rate"] = 1
+    content["stages"]["grpo"]["rewards"] = {"emotion_acuracy": {}, "format": {"weight": "x"}}
+    content["stages"]["grpo"]["trainer"] = {"num_generations": 3, "bf16": 3}
+    keys = [line.split(":")[0] for line in errors_of(load, content, ["--seed", "--stages.spo.seed", "1"])]
+    assert keys == [
+        "--seed",
+        "--stages.spo",
+        "data.name",
+        "data.path",
+        "trainer.learnin_rate",  # of SFTConfig
+        "stages.grpo.rewards.emotion_acuracy",
+        "stages.grpo.rewards.format.weight",
+        "trainer.learnin_rate",  # of GRPOConfig
+        "stages.grpo.trainer.bf16",
+        "stages.grpo.trainer.num_generations",
+    ]
+
+
+def test_a_recipe_becomes_typed_objects(load):
+    recipe = load(STAGED)
+    sft, grpo = recipe.stages.values()
+    assert (recipe.name, recipe.seed, list(recipe.stages)) == ("recipe", 1, ["sft", "grpo"])
+    assert (sft.name, sft.task, sft.seed, sft.rewards, sft.hub) == ("sft", "sft", 1, {}, None)
+    assert sft.model.from_scratch.heads == 4 and sft.model.name_or_path is None
+    assert sft.data.portion == (0.0, 0.5) and grpo.data.portion == (0.0, 1.0)
+    assert grpo.model.name_or_path == "stage:sft" and grpo.model.lora.alpha == 32
+    assert grpo.rewards["emotion_accuracy"].weight == 1.0
+    assert grpo.rewards["format"].weight == WeightSchedule(start=0.2, end=1, until=0.5)
+    assert grpo.trainer == {"learning_rate": 5e-7, "num_generations": 4, "save_strategy": "no"}
+    assert grpo.evaluation.split == "test" and grpo.evaluation.limit is None
+
+
+def test_a_recipe_without_stages_is_one_stage_named_after_its_task(load):
+    recipe = load({**GRPO, "seed": 7}, ["--stages.grpo.trainer.max_steps", "3"], name="mine.yaml")
+    assert (recipe.name, recipe.seed, list(recipe.stages)) == ("mine", 7, ["grpo"])
+    stage = recipe.stages["grpo"]
+    assert stage.seed == 7 and stage.trainer == {"max_steps": 3}
+    assert stage.rewards["format"].params == {"tags": ["reasoning", "answer"]}
+
+
+def test_numbers_without_a_dot_are_floats(load):
+    text = yaml.safe_dump(GRPO) + "trainer: {learning_rate: 5e-7, beta: 1e-4, max_grad_norm: 1}\n"
+    trainer = load(text).stages["grpo"].trainer
+    assert trainer == {"learning_rate": 5e-7, "beta": 1e-4, "max_grad_norm": 1}
+    assert isinstance(trainer["learning_rate"], float)
+
+
+@pytest.mark.parametrize("content", [SFT, GRPO, STAGED, {**GRPO, "hub": {"repo_id": "me/model"}, "seed": 9}])
+def test_a_resolved_recipe_loads_as_itself(load, tmp_path, content):
+    first = load(content, ["--evaluation.limit", "5"], name="first.yaml")
+    (tmp_path / "second.yaml").write_text(first.to_yaml(), encoding="utf-8")
+    second = load_recipe(tmp_path / "second.yaml", [], CONFIG_CLASSES)
+    assert second.resolved() == first.resolved()
+    assert second.to_yaml() == first.to_yaml()
+    assert yaml.safe_load(first.to_yaml()) == first.resolved()
+    assert first.resolved()["name"] == "first"
+
+
+def test_resolved_is_a_copy(load):
+    recipe = load({**GRPO, "trainer": {"lr_scheduler_kwargs": {"a": 1}}})
+    stage = recipe.resolved()["stages"]["grpo"]
+    stage["trainer"]["lr_scheduler_kwargs"]["a"] = stage["rewards"]["format"]["tags"][0] = "changed"
+    stage = recipe.resolved()["stages"]["grpo"]
+    assert stage["trainer"]["lr_scheduler_kwargs"] == {"a": 1}
+    assert stage["rewards"]["format"] == {"weight": 0.2, "tags": ["reasoning", "answer"]}
+
+
+def test_overrides_are_checked_like_the_file(load):
+    recipe = load(STAGED, ["--stages.grpo.trainer.max_steps=2", "--seed", "3", "--data.max_words", "9"])
+    assert recipe.stages["grpo"].trainer["max_steps"] == 2
+    assert {stage.seed for stage in recipe.stages.values()} == {3}
+    assert {stage.data.max_words for stage in recipe.stages.values()} == {9}
+    overrides = [
+        "--stages.grpo.trainer.max_steps",
+        "2.5",
+        "--trainer.bf16",
+        "on",
+        "--trainer.learning_rate",
+        "5e-7",
+    ]
+    assert errors_of(load, STAGED, overrides) == [
+        "trainer.bf16: 'on' is not a valid bool",
+        "stages.grpo.trainer.max_steps: 2.5 is not a valid int",
+    ]
+
+
+def test_an_override_without_effect_is_an_error(load):
+    content = changed(STAGED, "stages.sft.trainer", {"learning_rate": 1e-3})
+    content["stages"]["grpo"]["trainer"]["learning_rate"] = 1e-6
+    use = "--stages.sft.trainer.learning_rate, --stages.grpo.trainer.learning_rate"
+    assert errors_of(load, content, ["--trainer.learning_rate", "1"]) == [
+        f"--trainer.learning_rate: has no effect, stages sft, grpo set their own; use {use}"
+    ]
+
+
+def test_a_local_folder_goes_wherever_a_hub_id_goes(load, tmp_path):
+    for folder in ("weights/mine/v1", "corpus/mine/v1"):
+        (tmp_path / folder).mkdir(parents=True)
+    overrides = ["--model.name_or_path", "weights/mine/v1", "--data.path", "./corpus/mine/v1"]
+    content = changed(
+        changed(GRPO, "model.revision", "abc"), "data", {"name": "ed4", "path": "me/hub", "revision": "x"}
+    )
+    stage = load(content, overrides).stages["grpo"]
+    assert (stage.model.name_or_path, stage.model.revision) == ("weights/mine/v1", None)
+    assert (stage.data.path, stage.data.revision) == ("./corpus/mine/v1", None)
+
+
+def test_groups_are_counted_over_all_processes(load, monkeypatch):
+    content = changed(GRPO, "trainer", {"num_generations": 8, "per_device_train_batch_size": 4})
+    (line,) = errors_of(load, content)
+    assert line.startswith("trainer.num_generations: 8 does not divide the generation batch of 4 (per_device_")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert load(content).stages["grpo"].trainer["num_generations"] == 8
+
+
+def test_only_the_last_stage_inherits_where_to_push(load):
+    recipe = load({**STAGED, "hub": {"repo_id": "me/final"}})
+    assert recipe.stages["sft"].hub is None
+    assert recipe.stages["grpo"].hub.repo_id == "me/final"
+
+
+def test_rewards_at_the_top_level_are_for_the_stages_that_learn_from_them(load):
+    content = changed(STAGED, "stages.grpo.rewards", ...)
+    content["rewards"] = {"format": {}}
+    recipe = load(content)
+    assert recipe.stages["sft"].rewards == {} and list(recipe.stages["grpo"].rewards) == ["format"]
+    del content["stages"]["grpo"]
+    assert errors_of(load, content) == ["rewards: no stage learns from rewards; tasks that do: grpo"]
+
+
+def test_a_recipe_extends_another_once(load, tmp_path):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(STAGED, sort_keys=False), encoding="utf-8")
+    child = {
+        "extends": "base.yaml",
+        "seed": 5,
+        "stages": {"grpo": {"trainer": {"beta": 0.1}, "rewards": {"format": None}}},
+    }
+    recipe = load(child, name="child.yaml")
+    assert (recipe.name, recipe.seed) == ("child", 5)
+    assert recipe.stages["grpo"].trainer == {
+        "learning_rate": 5e-7,
+        "num_generations": 4,
+        "save_strategy": "no",
+        "beta": 0.1,
+    }
+    assert list(recipe.stages["grpo"].rewards) == ["emotion_accuracy"]
+    assert "extends" not in recipe.resolved()
+    assert errors_of(load, {"extends": "child"}) == [
+        "extends: child itself extends base.yaml; a recipe may extend one that does not"
+    ]
+    assert errors_of(load, {"extends": "bsae.yaml"})[0].startswith("bsae.yaml: no such recipe")
+    assert errors_of(load, {"extends": 3}) == ["extends: 3 is not a recipe's path or name"]
+
+
+USERS_MODULE = """
+from dataclasses import dataclass
+
+@dataclass
+class Kindness:
+    words: int = 3
+
+    def __post_init__(self):
+        if self.words < 1:
+            raise ValueError(f"words {self.words} should be at least 1")
+
+    def __call__(self, prompts, completions, completion_ids=None, **columns):
+        return [1.0] * len(completions)
+"""
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"import": "users_rewards:Kindness", "words": 2}, None),
+        ({"import": "users_rewards:Kindness", "word": 2}, "rewards.kind.word: unknown parameter of kind; did you mean words? (choices:"),
+        ({"import": "users_rewards:Kindness", "words": 2.5}, "rewards.kind.words: 2.5 is not a valid int"),
+        ({"import": "users_rewards:Kindness", "words": 0}, "rewards.kind: words 0 should be at least 1"),
+        ({"import": "users_rewards:Kindnes"}, "rewards.kind.import: 'users_rewards:Kindnes' is not an importable package.module:Class ("),
+        ({"import": "no_such_module:Kindness"}, "rewards.kind.import: 'no_such_module:Kindness' is not an importable package.module:Class (No module"),
+        ({"import": "users_rewards.Kindness"}, "rewards.kind.import: 'users_rewards.Kindness' is not an importable package.module:Class ("),
+        ({"import": 3}, "rewards.kind.import: 3 is not an importable package.module:Class ("),
+    ],
+)  # fmt: skip
+def test_a_users_own_reward(load, tmp_path, monkeypatch, entry, expected):
+    (tmp_path / "users_rewards.py").write_text(USERS_MODULE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "users_rewards", raising=False)
+    content = changed(GRPO, "rewards", {"kind": entry})
+    if expected is None:
+        recipe = load(content)
+        reward = recipe.stages["grpo"].rewards["kind"]
+        assert (reward.import_path, reward.params) == ("users_rewards:Kindness", {"words": 2})
+        assert recipe.resolved()["stages"]["grpo"]["rewards"]["kind"] == {"weight": 1.0, **entry}
+    else:
+        (line,) = errors_of(load, content)
+        assert line.startswith(expected)
+
+
+def test_recipes_are_found_by_path_and_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text("# What it trains\n# how\ntask: sft\n", encoding="utf-8")
+    (tmp_path / "recipes" / "bare.yaml").write_text("task: sft\n", encoding="utf-8")
+    for name in (
+        "mine",
+        "mine.yaml",
+        "recipes/mine",
+        "recipes/mine.yaml",
+        tmp_path / "recipes" / "mine.yaml",
+    ):
+        assert find_recipe(name).samefile(tmp_path / "recipes" / "mine.yaml")
+    assert list_recipes(tmp_path / "recipes") == [("bare.yaml", ""), ("mine.yaml", "What it trains")]
+    for shipped, _ in list_recipes(SHIPPED):
+        assert find_recipe(Path(shipped).stem) == SHIPPED / shipped
+    with pytest.raises(
+        RecipeError, match=r"^ed4_tny.yaml: no such recipe; did you mean ed4_tiny\? \(choices: .*ed4_tiny"
+    ):
+        find_recipe("ed4_tny.yaml")
+    with pytest.raises(RecipeError, match="^nowhere/mine.yaml: no such recipe"):
+        find_recipe("nowhere/mine.yaml")
+
+
+def test_reading_recipes_imports_no_heavy_library():
+    code = "import sys, empathy_trl.recipe; print({'torch', 'transformers', 'trl', 'datasets', 'sklearn'} & set(sys.modules))"
+    root = Path(__file__).resolve().parent.parent
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert result.stdout.strip() == "set()"
