@@ -7,7 +7,7 @@ is taken from the local cache, or for the models of our own recipes from `PUBLIS
 from pathlib import Path
 
 from empathy_trl.errors import UserError
-from empathy_trl.layers import STAGE_PREFIX
+from empathy_trl.recipe.layers import STAGE_PREFIX
 from empathy_trl.tasks import missing_extras, scratch_tokenizer, trainer_options
 
 # Shapes from the models' config.json on the Hub, so that a recipe can be judged before the first download.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from empathy_trl.errors import UserError
-from empathy_trl.layers import STAGE_PREFIX
+from empathy_trl.recipe.layers import STAGE_PREFIX
 
 # optional package -> the extra in setup.cfg that installs it
 EXTRAS = {"vllm": "vllm", "bitsandbytes": "quantization", "deepspeed": "deepspeed"}

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from empathy_trl import schema
-from empathy_trl.layers import STAGE_KEYS
 from empathy_trl.plan import describe
-from empathy_trl.recipe import load_recipe
+from empathy_trl.recipe import load_recipe, schema
+from empathy_trl.recipe.layers import STAGE_KEYS
+from empathy_trl.recipe.yaml_io import read_yaml
 from empathy_trl.tasks import CONFIG_CLASSES
-from empathy_trl.yaml_io import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from empathy_trl.validation import Problem, Slot, check_mapping, either, show, slots, union_arms
+from empathy_trl.recipe.validation import Problem, Slot, check_mapping, either, show, slots, union_arms
 
 # From the help texts and the code of trl 1.16 and transformers 5.17; lists in the classes' own metadata come first.
 CHOICES = {

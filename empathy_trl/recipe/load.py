@@ -1,22 +1,7 @@
-"""Recipes: how a YAML file becomes a checked `Recipe`.
+"""Loading a recipe: find the file, lay the layers over each other, check everything, build the `Recipe`.
 
-A recipe is one stage of training, or several under `stages:` with the keys of the top level as their defaults:
-
-    task: sft                                   # which trainer (`empathy_trl.tasks`)
-    model: {name_or_path: Qwen/Qwen2.5-3B-Instruct, lora: {r: 16}}
-    data: {name: ed4, path: sample}
-    evaluation: {split: test}
-    stages:
-      sft:
-        trainer: {learning_rate: 1e-4}          # fields of the task's TRL config class
-      grpo:
-        task: grpo
-        model: {name_or_path: stage:sft}        # the model that an earlier stage made
-        rewards: {emotion_accuracy: {}, format: {weight: 0.2, tags: [reasoning, answer]}}
-
-`load_recipe` reads the file (`yaml_io`), lays base recipe, top level, stages and command line over each other (`layers`)
-and checks every key (`schema`, `validation`, `trainer_options`, and below what needs a look at the rest of the package or
-at the disk) before anything is loaded. All errors are reported at once.
+The checks here are those that need a look at the rest of the package or at the disk; types, ranges and names are checked
+by the modules beside this one. All errors are reported at once.
 """
 
 import copy
@@ -28,44 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from empathy_trl.errors import RecipeError
-from empathy_trl.layers import REWARD_TASKS, STAGE_PREFIX, Layers, merge, parse_overrides
-from empathy_trl.schema import (
-    HUB_MODEL,
-    SAMPLE,
-    Data,
-    Evaluation,
-    FromScratch,
-    Hub,
-    Lora,
-    Model,
-    Recipe,
-    Reward,
-    Stage,
-    Weight,
-    WeightSchedule,
-)
-from empathy_trl.trainer_options import check_trainer, import_class
-from empathy_trl.validation import Problem, Slot, check_mapping, check_value, show, slots, suggestion
-from empathy_trl.yaml_io import read_yaml
+from empathy_trl.recipe.layers import REWARD_TASKS, STAGE_PREFIX, Layers, merge, parse_overrides
+from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, Recipe, Reward, Stage
+from empathy_trl.recipe.trainer_options import check_trainer, import_class
+from empathy_trl.recipe.validation import Problem, Slot, check_mapping, check_value, show, slots, suggestion
+from empathy_trl.recipe.yaml_io import read_yaml
 
-__all__ = [
-    "Data",
-    "Evaluation",
-    "FromScratch",
-    "Hub",
-    "Lora",
-    "Model",
-    "Recipe",
-    "Reward",
-    "Stage",
-    "Weight",
-    "WeightSchedule",
-    "find_recipe",
-    "list_recipes",
-    "load_recipe",
-]
-
-SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
+SHIPPED = Path(__file__).resolve().parents[2] / "recipes"
 HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from empathy_trl.trainer_options import CHOICES, ELSEWHERE, RANGES, TAKES_A_PATH, check_trainer, import_class
+from empathy_trl.recipe.trainer_options import CHOICES, ELSEWHERE, RANGES, TAKES_A_PATH, check_trainer, import_class
 
 
 @pytest.fixture(scope="module")

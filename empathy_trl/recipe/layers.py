@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from empathy_trl.errors import RecipeError
-from empathy_trl.validation import show, suggestion
-from empathy_trl.yaml_io import parse_yaml
+from empathy_trl.recipe.validation import show, suggestion
+from empathy_trl.recipe.yaml_io import parse_yaml
 
 STAGE_KEYS = ("task", "model", "data", "rewards", "trainer", "evaluation", "hub", "seed")
 STAGE_NAME = re.compile(r"[A-Za-z0-9_-]+")  # a folder's name, and one part of a dotted key

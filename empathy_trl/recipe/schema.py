@@ -1,7 +1,7 @@
 """The parts of a recipe as pydantic models: which keys there are, their types, defaults and ranges.
 
 These classes are what the rest of the package receives. They hold no checks that look at the world (whether a folder
-exists, a reward is known, a trainer has a field); those are `empathy_trl.recipe`'s.
+exists, a reward is known, a trainer has a field); those are `load`'s.
 """
 
 import copy
@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from empathy_trl.layers import STAGE_KEYS, STAGE_PREFIX
-from empathy_trl.yaml_io import dump_yaml
+from empathy_trl.recipe.layers import STAGE_KEYS, STAGE_PREFIX
+from empathy_trl.recipe.yaml_io import dump_yaml
 
 SAMPLE = "sample"  # `data.path` for the corpus in the package
 HUB_MODEL = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # name or user/name

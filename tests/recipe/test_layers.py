@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
-from empathy_trl.layers import STAGE_KEYS, Layers, merge, parse_overrides
-from empathy_trl.schema import Stage
+from empathy_trl.recipe.layers import STAGE_KEYS, Layers, merge, parse_overrides
+from empathy_trl.recipe.schema import Stage
 
 STAGED = {
     "seed": 1,

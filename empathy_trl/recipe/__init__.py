@@ -1,0 +1,52 @@
+"""Recipes: how a YAML file becomes a checked `Recipe`.
+
+A recipe is one stage of training, or several under `stages:` with the keys of the top level as their defaults:
+
+    task: sft                                   # which trainer (`empathy_trl.tasks`)
+    model: {name_or_path: Qwen/Qwen2.5-3B-Instruct, lora: {r: 16}}
+    data: {name: ed4, path: sample}
+    evaluation: {split: test}
+    stages:
+      sft:
+        trainer: {learning_rate: 1e-4}          # fields of the task's TRL config class
+      grpo:
+        task: grpo
+        model: {name_or_path: stage:sft}        # the model that an earlier stage made
+        rewards: {emotion_accuracy: {}, format: {weight: 0.2, tags: [reasoning, answer]}}
+
+`load_recipe` (in `load`) reads the file (`yaml_io`), lays base recipe, top level, stages and command line over each other
+(`layers`) and checks every key (`schema`, `validation`, `trainer_options`) before anything is loaded.
+"""
+
+from empathy_trl.recipe.load import SHIPPED, find_recipe, list_recipes, load_recipe
+from empathy_trl.recipe.schema import (
+    Data,
+    Evaluation,
+    FromScratch,
+    Hub,
+    Lora,
+    Model,
+    Recipe,
+    Reward,
+    Stage,
+    Weight,
+    WeightSchedule,
+)
+
+__all__ = [
+    "SHIPPED",
+    "Data",
+    "Evaluation",
+    "FromScratch",
+    "Hub",
+    "Lora",
+    "Model",
+    "Recipe",
+    "Reward",
+    "Stage",
+    "Weight",
+    "WeightSchedule",
+    "find_recipe",
+    "list_recipes",
+    "load_recipe",
+]
