@@ -125,7 +125,7 @@ BAD = {
     "missing model": (["--recipe", "ed4_gemma", "--model.name_or_path", "./no_model", "--data.path", "sample"], "no_model"),
     "missing extra": (["--recipe", "ed4_gemma", "--model.name_or_path", "TINY", "--data.path", "sample"], r"empathy-trl\[vllm\]"),
     "gated model": (["--recipe", "ed4_gemma", "--data.path", "sample", "--trainer.use_vllm", "false", "--trainer.bf16", "false"], "google/gemma-2-2b-it.*hf auth login.*local folder"),
-    "hub data offline": (["--recipe", "ed4_gemma"], "facebook/empathetic_dialogues.*data.path"),
+    "hub data offline": (["--recipe", "ed4_gemma", "--trainer.use_vllm", "false", "--trainer.bf16", "false"], "facebook/empathetic_dialogues.*data.path"),
 }  # fmt: skip
 
 

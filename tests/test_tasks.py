@@ -1,0 +1,84 @@
+"""The dispatch, and what --check says about a recipe's size."""
+
+from pathlib import Path
+
+import pytest
+
+from empathy_trl.errors import UserError
+from empathy_trl.plan import memory
+from empathy_trl.recipe import load_recipe
+from empathy_trl.tasks import CONFIG_CLASSES, missing_extras, resolve_model, trainer_config, trainer_options
+
+
+def stage_of(name, stage, *overrides):
+    return load_recipe(name, list(overrides), CONFIG_CLASSES).stages[stage]
+
+
+def test_stage_reference_becomes_its_folder():
+    model = stage_of("ed4_tiny", "grpo").model
+    assert resolve_model(model, {"sft": Path("out/sft")}).name_or_path == str(Path("out/sft"))
+    assert model.name_or_path == "stage:sft"
+
+
+def test_what_the_config_class_refuses_is_an_error_of_the_user(tmp_path):
+    stage = stage_of("ed4_tiny", "grpo", "--stages.grpo.trainer.auto_find_batch_size", "true")
+    with pytest.raises(UserError, match="stages.grpo.trainer: auto_find_batch_size is not supported by GRPO"):
+        trainer_config(stage, tmp_path)
+
+
+def test_seed_and_folder_reach_the_config(tmp_path):
+    config = trainer_config(stage_of("ed4_tiny", "sft", "--seed", "7"), tmp_path)
+    assert (config.seed, config.output_dir, config.report_to) == (7, str(tmp_path), [])
+
+
+def test_hub_section_reaches_the_config(tmp_path):
+    config = trainer_config(stage_of("ed4_tiny", "grpo", "--hub.repo_id", "me/it", "--hub.private", "true"), tmp_path)
+    assert (config.push_to_hub, config.hub_model_id, config.hub_private_repo) == (True, "me/it", True)
+
+
+def test_missing_extras_are_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    stage = stage_of("ed4_gemma", "grpo", "--model.load_in_4bit", "true")
+    assert missing_extras(stage) == [
+        'vllm (pip install "empathy-trl[vllm]")',
+        'bitsandbytes (pip install "empathy-trl[quantization]")',
+        'deepspeed (pip install "empathy-trl[deepspeed]")',
+    ]
+    assert missing_extras(stage_of("ed4_tiny", "sft")) == (['deepspeed (pip install "empathy-trl[deepspeed]")'])
+
+
+@pytest.mark.parametrize("processes, sequences", [("1", 24), ("4", 96)])
+def test_sequences_per_step(monkeypatch, processes, sequences):
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    stage = stage_of(
+        "ed4_tiny", "grpo", "--stages.grpo.trainer.per_device_train_batch_size", "8",
+        "--stages.grpo.trainer.gradient_accumulation_steps", "3", "--stages.grpo.trainer.num_generations", "8",
+    )  # fmt: skip
+    assert trainer_options(stage)["sequences"] == sequences
+
+
+def test_memory_counts_what_each_part_takes():
+    from transformers import Qwen2Config
+
+    shape = {
+        "config": Qwen2Config(hidden_size=8, num_hidden_layers=3),
+        "dtype": "bfloat16",
+        "total": 1000,
+        "trainable": 10,
+    }
+    options = {
+        "per_device_train_batch_size": 2,
+        "max_completion_length": 5,
+        "bf16": True,
+        "gradient_checkpointing": False,
+    }
+    lora = stage_of("ed4_gemma", "grpo")
+    parts = memory(lora, {**options, "beta": 0.1}, shape, prompt=5)
+    assert parts == {"weights": 2000, "gradients": 40, "optimizer": 80, "activations": 34 * 20 * 8 * 3}
+    checkpointed = memory(lora, {**options, "gradient_checkpointing": True}, shape, prompt=5)
+    assert checkpointed["activations"] == 34 * 20 * 8 + 2 * 20 * 8 * 3
+    four_bit = memory(stage_of("ed4_gemma", "grpo", "--model.load_in_4bit", "true"), options, shape, prompt=5)
+    assert four_bit["weights"] == 500
+    full = memory(stage_of("ed4_gemma", "grpo", "--model.lora", "null"), {**options, "beta": 0.1}, shape, prompt=5)
+    assert full["reference"] == 2000

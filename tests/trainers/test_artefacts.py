@@ -1,0 +1,86 @@
+"""metrics.jsonl, reward_curve.png and samples.md, also after a crash and a resume."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from empathy_trl.trainers.artefacts import MetricsLog, SamplePages, draw_curve, read_jsonl, samples_page, smooth
+
+
+def state(step, max_steps=10):
+    return SimpleNamespace(global_step=step, max_steps=max_steps, is_world_process_zero=True)
+
+
+def test_rows_after_the_checkpoint_are_written_again_not_twice(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.on_train_begin(None, state(0), None)
+    for step in (1, 2, 3):
+        log.on_log(None, state(step), None, logs={"loss": step})
+    log.on_train_begin(None, state(2), None)  # resumes from step 2
+    log.on_log(None, state(3), None, logs={"loss": 30})
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [
+        {"step": 1, "loss": 1},
+        {"step": 2, "loss": 2},
+        {"step": 3, "loss": 30},
+    ]
+
+
+def test_a_line_that_a_crash_cut_short_is_dropped_and_other_damage_is_not(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"step": 1}\n{"st')
+    assert read_jsonl(tmp_path / "m.jsonl") == [{"step": 1}]
+    (tmp_path / "m.jsonl").write_text('{"st\n{"step": 1}\n')
+    with pytest.raises(json.JSONDecodeError):
+        read_jsonl(tmp_path / "m.jsonl")
+    assert read_jsonl(tmp_path / "nothing.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    "values, expected", [([1.0], [1.0]), ([1, 2, 3], [1, 2, 3]), ([0.0] * 19 + [2.0], [0.0] * 19 + [1.0])]
+)
+def test_smooth_averages_a_trailing_tenth(values, expected):
+    assert smooth(values) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "rows", [[{"step": 1, "loss": 2.0}], [{"step": 1, "reward": 0.1, "rewards/format/mean": None}]]
+)
+def test_curve_is_a_picture(tmp_path, rows):
+    draw_curve(rows, tmp_path / "curve.png", "grpo")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def trainer_with(completions):
+    messages = [[{"role": "assistant", "content": text}] for text in completions]
+    prompts = [[{"role": "user", "content": f"prompt {i}"}] for i in range(len(completions))]
+    return SimpleNamespace(
+        _logs={
+            "prompt": prompts,
+            "completion": messages,
+            "rewards": {"format": [float(i) for i in range(len(messages))]},
+        }
+    )
+
+
+def test_samples_of_a_resumed_run_replace_those_of_the_same_step(tmp_path):
+    pages = SamplePages(tmp_path, trainer_with(["a", "b", "c", "d"]), per_page=2)
+    for step in (1, 2, 5, 10, 5, 10):  # killed after 10, resumed from 4
+        pages.on_step_end(None, state(step), None)
+    rows = read_jsonl(tmp_path / "samples.jsonl")
+    assert [(row["step"], row["moment"], row["completion"]) for row in rows] == [
+        (1, "start", "a"), (1, "start", "c"), (5, "middle", "a"), (5, "middle", "c"), (10, "end", "a"), (10, "end", "c"),
+    ]  # fmt: skip
+
+
+def test_page_shows_text_as_it_is():
+    row = {
+        "step": 1,
+        "moment": "start",
+        "prompt": "line one\nline two",
+        "completion": "```<b>",
+        "rewards": {"f": None, "g": 0.5},
+    }
+    page = samples_page([row])
+    assert "> line one\n> line two" in page
+    assert "```\n'''<b>\n```" in page
+    assert "Rewards: f not applicable, g 0.500" in page
