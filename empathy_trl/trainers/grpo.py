@@ -8,14 +8,17 @@ These seams of `trl.GRPOTrainer` 1.16 and of `transformers.Trainer` are overridd
 | `_generate_and_score_completions` | reward weights may follow a schedule |
 | `_calculate_rewards` | the share of groups without any spread in their rewards is logged |
 | `training_step`, `_clip_grad_norm` | a loss or gradient that is not finite stops the run before it reaches the weights |
+| `_get_per_token_logps_and_entropies` | without a GPU, prompts are not sent through the vocabulary projection |
 | `_save_rng_state`, `_load_rng_state` | a checkpoint inside a rollout carries the rollout, so that a resume is exact |
 
 `tests/trainers/test_seams.py` pins the source of every parent method named here.
 """
 
 import os
+from contextlib import contextmanager
 
 import torch
+import trl.trainer.utils
 from torch.utils.data import Sampler
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
@@ -54,6 +57,21 @@ def zero_spread_share(rewards: torch.Tensor, weights: torch.Tensor, num_generati
     totals = (rewards * weights.to(rewards.device)).nansum(dim=1).view(-1, num_generations)
     spread = totals.max(dim=1).values - totals.min(dim=1).values
     return (spread < 1e-6).float().mean().item()
+
+
+@contextmanager
+def scoring_labels_only():
+    """Let TRL's fused LM head project only the positions that have a label, on every device.
+
+    TRL does so where Triton runs and projects all positions elsewhere, to spare compilers a new shape per batch. On a CPU
+    nothing is compiled, and with a long prompt and a small model the projection of the prompt is half of the whole step.
+    """
+    usual = trl.trainer.utils._use_triton
+    trl.trainer.utils._use_triton = lambda device: True
+    try:
+        yield
+    finally:
+        trl.trainer.utils._use_triton = usual
 
 
 class EmpathyGRPOTrainer(GRPOTrainer):
@@ -109,6 +127,10 @@ class EmpathyGRPOTrainer(GRPOTrainer):
         groups = self.num_generations if mode == "train" else self.num_generations_eval
         self._metrics[mode]["zero_spread_share"].append(zero_spread_share(rewards, self.reward_weights, groups))
         return rewards
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        with scoring_labels_only():
+            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch):
         loss = super().training_step(model, inputs, num_items_in_batch)

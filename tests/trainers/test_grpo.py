@@ -170,6 +170,25 @@ def test_a_reward_tag_that_decoding_removes_is_refused(tiny_folder, tmp_path):
         )
 
 
+def test_leaving_prompts_out_of_the_projection_changes_no_number(tiny_folder, tmp_path):
+    trainer = make_trainer(tiny_folder, tmp_path)
+    ids = torch.randint(5, 300, (4, 20), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0  # a shorter prompt
+    mask[1, -2:] = 0  # a shorter completion
+    for method in (trainer, super(EmpathyGRPOTrainer, trainer)):
+        trainer.model.zero_grad()
+        logps, entropies, _ = method._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, 6, compute_entropy=True
+        )
+        logps.sum().backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()])
+        if method is trainer:
+            ours = (logps.detach(), entropies.detach(), gradient)
+    for mine, theirs in zip(ours, (logps.detach(), entropies.detach(), gradient), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
 def break_loss(trainer, monkeypatch, at_call):
     original, calls = trainer._compute_loss, []
 
