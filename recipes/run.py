@@ -10,6 +10,7 @@ libraries are imported only after the command line and the recipe have been read
 
 import argparse
 import gc
+import logging
 import os
 import sys
 import time
@@ -24,6 +25,7 @@ RECIPES = Path(__file__).resolve().parent
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 for what the user can fix."""
     options, overrides = command_line().parse_known_args(arguments)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that no recipe here uses
     try:
         if options.list:
             print_list()
@@ -147,7 +149,7 @@ def evaluate_stage(recipe, stage, fingerprint: str, path: Path):
     if folder.record.get("evaluated") == settings and (path / f"eval_{stage.evaluation.split}.json").is_file():
         return
     model, tokenizer = load_model(
-        stage.model.model_copy(update={"name_or_path": str(path), "from_scratch": None}), seed=stage.seed
+        stage.model.model_copy(update={"name_or_path": str(path), "revision": None, "from_scratch": None}), seed=stage.seed
     )
     evaluate_model(
         model=model,

@@ -1,36 +1,27 @@
 """Template rationales for the warm start.
 
-A model that never writes `<reasoning>…</reasoning><answer>…</answer>` earns no reward, so GRPO has nothing to
-compare. The warm start (task sft) shows it the format. Its rationales are NOT human reasoning and contain no
-knowledge about emotions: they quote the words of a text that went most often with its label in the rows at
-hand, inside one of four fixed sentences. What reasoning is worth the model finds out later, by reward. The
-label itself is not named in the rationale (unless the text says it): the answer has to follow from the words
-quoted.
+A model that never writes `<reasoning>…</reasoning><answer>…</answer>` earns no reward, so GRPO has nothing to compare.
+The warm start (task sft) shows it the format. Its rationales are NOT human reasoning and contain no knowledge about
+emotions: one fixed sentence quotes the word of a text that went most often with its label in the rows at hand. What
+reasoning is worth the model finds out later, by reward. The label itself is not named in the rationale (unless the text
+says it): the answer has to follow from the word quoted.
 
-Words are scored by the share of the rows containing them that carry the label, with `_PRIOR` imaginary rows
-of the average label mixed in, so that a word seen once does not outrank one seen twenty times.
+One sentence and one word on purpose: every token that a tiny policy is unsure of adds noise to the policy gradient. With
+three quoted words in one of four sentences, GRPO on ED_easy_4 improved several times more slowly.
 """
 
 import re
-import zlib
 from collections import Counter
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _LONGEST_WORD = 20
-_QUOTED = 3
+# Imaginary rows of the average label, so that a word seen once does not outrank one seen twenty times.
 _PRIOR = 5
-
-# At least five words each, so that a rationale has 6 to 14 words and needs about as many tokens.
-_SENTENCES = (
-    "The feeling shows in words like {}.",
-    "The telling words here are {}.",
-    "What stands out here is {}.",
-    "It comes through most in {}.",
-)
+_SENTENCE = "The telling word here is {}."
 
 
 def label_shares(rows: list[dict]) -> dict[tuple[str, str], float]:
-    """Return `{(word, label): share}` in (0, 1] for every word that occurs with a label.
+    """Return `{(word, label): share}` in (0, 1]: of the rows with a word, the smoothed share that carry the label.
 
     Args:
         rows: dicts with `text` and `label`. A word counts once per row, in lower case.
@@ -47,23 +38,19 @@ def label_shares(rows: list[dict]) -> dict[tuple[str, str], float]:
 
 
 def rationale(text: str, label: str, shares: dict[tuple[str, str], float]) -> str:
-    """Return one sentence of 6 to 14 words that quotes up to three telling words of `text`, in text order.
+    """Return the sentence that quotes the most telling word of `text`; the same arguments give the same sentence.
 
-    A template, not human reasoning: see the module's docstring. The same arguments give the same sentence.
+    A template, not human reasoning: see the module's docstring.
 
     Args:
         text: a clean, non-empty text. Without any letters its first 20 characters up to a space are quoted.
         label: the text's label.
-        shares: the result of `label_shares`; a missing word counts as 0. Of equals the longer is quoted.
+        shares: the result of `label_shares`; a word missing in it counts as 0. Among equals the longest word is quoted.
     """
-    words = list(dict.fromkeys(_words(text))) or [text.split()[0][:_LONGEST_WORD]]
-    best = sorted(words, key=lambda word: (-shares.get((word, label), 0.0), -len(word)))[:_QUOTED]
-    *head, last = sorted(best, key=words.index)
-    quoted = f"{', '.join(head)} and {last}" if head else last
-    # zlib.crc32, because hash() of a string differs from process to process.
-    return _SENTENCES[zlib.crc32(text.encode()) % len(_SENTENCES)].format(quoted)
+    words = _words(text) or [text.split()[0][:_LONGEST_WORD]]
+    return _SENTENCE.format(min(words, key=lambda word: (-shares.get((word, label), 0.0), -len(word))))
 
 
 def _words(text: str) -> list[str]:
-    """Return the words of `text` in lower case; longer runs of letters than `_LONGEST_WORD` are no words."""
+    """Return the words of `text` in lower case: letters with inner apostrophes and hyphens, at most 20 characters."""
     return [word for word in _WORD.findall(text.lower()) if len(word) <= _LONGEST_WORD]

@@ -383,7 +383,7 @@ def test_build_gives_the_columns_of_each_task(folder):
     assert message["content"] == f"<reasoning>{reasoning}</reasoning><answer>joyful</answer>"
 
 
-def test_rationale_quotes_the_words_that_go_with_the_label_in_text_order():
+def test_rationale_quotes_the_word_that_goes_with_the_label():
     rows = [
         {"text": "the dog died", "label": "sad"},
         {"text": "the cat died", "label": "sad"},
@@ -395,15 +395,16 @@ def test_rationale_quotes_the_words_that_go_with_the_label_in_text_order():
     assert shares["died", "sad"] == pytest.approx((2 + 2.5) / (2 + 5))
     assert shares["the", "sad"] == pytest.approx(0.5)
     assert ("died", "joyful") not in shares
-    assert "dog, cat and died" in rationale("The dog, the CAT - died!", "sad", shares)
-    assert rationale("the cat died", "sad", shares) == rationale("the cat died", "sad", shares)
+    assert rationale("The dog, the CAT - died!", "sad", shares) == "The telling word here is died."
+    assert rationale("The dog was lost", "joyful", shares) == "The telling word here is was."
+    assert rationale("Nobody knows why", "sad", shares) == "The telling word here is nobody."
 
 
 @pytest.mark.parametrize("text", ["\U0001f62d", "no", "12 34", "x" * 5000, "a b", "don't we, mother-in-law", "</ans"])
 def test_rationale_of_odd_texts_stays_short(text):
     sentence = rationale(text, "sad", {})
-    assert 6 <= len(sentence.split()) <= 14
-    assert len(sentence) < 110
+    assert len(sentence.split()) == 6
+    assert len(sentence) < 60
     assert tag_bodies(f"<reasoning>{sentence}</reasoning>", "reasoning") == [sentence]
 
 
@@ -429,6 +430,6 @@ def test_ed_easy_4():
     warm = build(make_config(REAL, portion=(0.0, 0.17)), "train", "sft")
     assert warm[0]["text"] == "i used to scare for darkness"
     reasons = [tag_bodies(row["completion"][0]["content"], "reasoning")[0] for row in warm]
-    assert len(set(reasons)) > 0.95 * len(warm)
-    assert all(6 <= len(reason.split()) <= 14 for reason in reasons)
+    assert len(set(reasons)) > 0.3 * len(warm)  # the quoted words differ
+    assert all(len(reason.split()) == 6 for reason in reasons)
     assert not any(reason.startswith(LABELS) for reason in reasons)
