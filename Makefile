@@ -1,8 +1,8 @@
-# Two commands set everything up on a machine with git, make and python3 >= 3.10: `make demo` and `make test`.
+# Two commands set everything up on a machine with git, make and python3 >= 3.11: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# torch for the tests and the demo; TORCH= leaves the choice to pip, which takes the CUDA build on Linux
+# The build pip finds for this machine: with CUDA on Linux, unless a CPU build is offered
 TORCH ?= torch==2.13.0
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
@@ -13,9 +13,10 @@ install: $(VENV)/.installed
 
 # torch goes first: what depends on it then keeps the build that is there instead of fetching another one
 $(VENV)/.installed: setup.cfg constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+		{ echo "error: $(PYTHON) is older than 3.11, which TRL needs; give another one: make install PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=23"
-	$(if $(TORCH),$(BIN)/python -m pip install --quiet $(TORCH))
+	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 

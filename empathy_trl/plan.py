@@ -4,6 +4,7 @@ Nothing is downloaded and no weights are made: parameters are counted on PyTorch
 is taken from the local cache, or for the models of our own recipes from `PUBLISHED`, or reported as unknown.
 """
 
+import os
 from pathlib import Path
 
 from empathy_trl.errors import UserError
@@ -53,7 +54,19 @@ def describe(recipe, folder: Path) -> str:
     ]
     lines += ["", f"downloads: {', '.join(sorted(downloads | _data_downloads(recipe))) or 'nothing'}"]
     lines += [f"pushes:    {', '.join(pushes) or 'nothing'}", f"missing:   {', '.join(needs) or 'nothing'}"]
+    lines += [f"machine:   {_machine()}"]
     return "\n".join([*lines, "", "The recipe is sound."])
+
+
+def _machine() -> str:
+    """Return what this machine has, to hold the memory estimates against."""
+    import torch
+
+    if torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        return ", ".join(f"{gpu.name} with {gpu.total_memory / 1e9:.0f} GB" for gpu in gpus)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return f"{os.cpu_count()} CPU cores with {memory:.0f} GB, no GPU"
 
 
 def _read_rows(stage) -> dict[str, tuple]:

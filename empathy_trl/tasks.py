@@ -36,11 +36,11 @@ def build_sft(stage, folder: Path, stage_folders: dict[str, Path]):
     """Supervised fine-tuning on `prompt` and `completion` columns with `trl.SFTTrainer`."""
     from trl import SFTTrainer
 
-    from empathy_trl.trainers.artefacts import MetricsLog
+    from empathy_trl.trainers.artefacts import MetricsLog, show_progress
 
     config, train = trainer_config(stage, folder), _train_rows(stage)
     model, tokenizer, adapter = _policy(stage, train, stage_folders)
-    return SFTTrainer(
+    trainer = SFTTrainer(
         model=model,
         args=config,
         train_dataset=train.select_columns(["prompt", "completion"]),
@@ -48,12 +48,14 @@ def build_sft(stage, folder: Path, stage_folders: dict[str, Path]):
         peft_config=adapter,
         callbacks=[MetricsLog(folder)],
     )
+    show_progress(trainer)
+    return trainer
 
 
 def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
     """Group-relative policy optimisation with the recipe's rewards."""
     from empathy_trl.rewards import build_rewards
-    from empathy_trl.trainers.artefacts import MetricsLog, SamplePages
+    from empathy_trl.trainers.artefacts import MetricsLog, SamplePages, show_progress
     from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
     config, train = trainer_config(stage, folder), _train_rows(stage)
@@ -70,6 +72,7 @@ def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
         callbacks=[MetricsLog(folder)],
     )
     trainer.add_callback(SamplePages(folder, trainer))
+    show_progress(trainer)
     return trainer
 
 

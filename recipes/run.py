@@ -80,33 +80,48 @@ def output_folder(recipe, output_dir: str | None) -> Path:
 
 def run(recipe, folder: Path, fresh: bool):
     """Train and evaluate all stages of a recipe, then write the report."""
-    from empathy_trl.stages import fingerprint
+    from accelerate import PartialState
+
+    from empathy_trl.stages import fingerprint, make_way
     from empathy_trl.tasks import missing_extras
 
+    use_all_cores()
     if missing := [line for stage in recipe.stages.values() for line in missing_extras(stage)]:
         raise UserError(f"this recipe needs packages that are not installed: {', '.join(missing)}")
     fingerprints, folders = {}, {}
     for name, content in recipe.resolved()["stages"].items():
         fingerprints[name] = fingerprint(content, fingerprints)
         folders[name] = folder / name
+    with PartialState().main_process_first():
+        if PartialState().is_main_process:
+            for name, path in folders.items():
+                if cleared := make_way(path, fingerprints[name], fresh):
+                    print(cleared)
     for name, stage in recipe.stages.items():
-        train_stage(recipe, stage, fingerprints[name], folders, fresh)
+        train_stage(recipe, stage, fingerprints[name], folders)
         evaluate_stage(recipe, stage, fingerprints[name], folders[name])
     finish(recipe, folder)
 
 
-def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path], fresh: bool):
+def use_all_cores():
+    """Where the CPU trains, undo `accelerate launch`'s default of one thread: it counts cores only if told `--cpu`."""
+    import torch
+
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
+    if launched and not torch.cuda.is_available():
+        torch.set_num_threads(max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
     """Train one stage, unless it is complete; resume it, if it was interrupted."""
     from accelerate import PartialState
 
-    from empathy_trl.stages import inspect_stage, make_way, provenance
+    from empathy_trl.stages import inspect_stage, provenance
     from empathy_trl.tasks import TASKS
 
     path, process = folders[stage.name], PartialState()
-    with process.main_process_first():
-        if process.is_main_process and (cleared := make_way(path, fingerprint, fresh)):
-            print(cleared)
-        folder = inspect_stage(path, fingerprint)
+    folder = inspect_stage(path, fingerprint)
+    process.wait_for_everyone()  # before the main process writes, every process has read the same state
     if folder.status == "complete":
         process.print(f"[{stage.name}] complete, skipped ({path})")
         return
@@ -125,12 +140,9 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path], fresh
     started = time.perf_counter()
     trainer = TASKS[stage.task].build(stage, path, folders)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model(str(path))
+    trainer.save_model(str(path))  # with tokenizer; also pushes, where the recipe has `hub:`
     if process.is_main_process:
-        trainer.processing_class.save_pretrained(path)
         folder.save(status="complete", train_seconds=round(time.perf_counter() - started, 1))
-    if stage.hub is not None:
-        trainer.push_to_hub()
     process.wait_for_everyone()
     del trainer
     gc.collect()
@@ -149,7 +161,8 @@ def evaluate_stage(recipe, stage, fingerprint: str, path: Path):
     if folder.record.get("evaluated") == settings and (path / f"eval_{stage.evaluation.split}.json").is_file():
         return
     model, tokenizer = load_model(
-        stage.model.model_copy(update={"name_or_path": str(path), "revision": None, "from_scratch": None}), seed=stage.seed
+        stage.model.model_copy(update={"name_or_path": str(path), "revision": None, "from_scratch": None}),
+        seed=stage.seed,
     )
     evaluate_model(
         model=model,

@@ -1,13 +1,13 @@
-"""What a training run leaves behind for people: metrics.jsonl, reward_curve.png and samples.md.
+"""What a training run shows and leaves behind for people: a progress bar, metrics.jsonl, reward_curve.png, samples.md.
 
-Both callbacks write only on the main process and survive a resume: rows of steps that are trained again are replaced.
+The callbacks write only on the main process and survive a resume: rows of steps that are trained again are replaced.
 """
 
 import json
 import math
 from pathlib import Path
 
-from transformers import TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 
 METRICS_FILE = "metrics.jsonl"
 CURVE_FILE = "reward_curve.png"
@@ -93,6 +93,27 @@ def smooth(values, share: float = 0.1) -> list[float]:
         sum(values[max(0, i + 1 - width) : i + 1]) / len(values[max(0, i + 1 - width) : i + 1])
         for i in range(len(values))
     ]
+
+
+class ProgressBar(ProgressCallback):
+    """transformers' progress bar with the latest figures behind it, instead of one long dictionary per logged row."""
+
+    SHOWN = (("loss", "loss"), ("reward", "reward"), ("kl", "KL"), ("mean_token_accuracy", "token accuracy"))
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and self.training_bar is not None:
+            figures = {
+                self.SHOWN[name]: f"{float(logs[name]):.3g}" for name in self.SHOWN if logs.get(name) is not None
+            }
+            if figures:
+                self.training_bar.set_postfix(figures)
+
+
+def show_progress(trainer):
+    """Give a trainer our progress bar, unless it has none (`disable_tqdm: true`)."""
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(ProgressBar)
 
 
 class SamplePages(TrainerCallback):

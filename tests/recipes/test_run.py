@@ -181,6 +181,40 @@ def test_help_is_fast():
         assert flag in done.stdout
 
 
+ROLLOUTS = {
+    "one rollout per step": [],
+    "checkpoint inside a rollout": ["--stages.grpo.trainer.num_iterations", "2", "--stages.grpo.trainer.steps_per_generation", "2"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", ROLLOUTS.values(), ids=ROLLOUTS)
+def test_killed_and_started_again_ends_with_the_same_weights(finished, tmp_path, overrides):
+    command = [
+        sys.executable,
+        str(RUN),
+        "--recipe",
+        str(finished[0]),
+        "--stages.grpo.trainer.max_steps",
+        "12",
+        *overrides,
+    ]
+    subprocess.run([*command, "--output_dir", str(tmp_path / "undisturbed")], check=True)
+    killed = subprocess.Popen([*command, "--output_dir", str(tmp_path / "killed")])
+    while not (tmp_path / "killed/grpo/checkpoint-3/trainer_state.json").is_file():
+        assert killed.poll() is None, "ended before it could be killed"
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    assert not (tmp_path / "killed/grpo/model.safetensors").exists()
+    done = subprocess.run(
+        [*command, "--output_dir", str(tmp_path / "killed")], check=True, capture_output=True, text=True
+    )
+    assert re.search(r"\[grpo\] resumes from .*checkpoint-\d", done.stdout)
+    left, right = (tmp_path / name / "grpo/model.safetensors" for name in ("undisturbed", "killed"))
+    assert left.read_bytes() == right.read_bytes()
+
+
 @pytest.mark.slow
 def test_two_cpu_processes_give_the_same_metric_keys(finished, tmp_path):
     recipe, output = finished
