@@ -9,7 +9,7 @@ from pathlib import Path
 
 from empathy_trl.errors import UserError
 from empathy_trl.recipe.layers import STAGE_PREFIX
-from empathy_trl.tasks import missing_extras, scratch_tokenizer, trainer_options
+from empathy_trl.tasks import local_rows, missing_extras, scratch_tokenizer, trainer_config, trainer_options
 
 # Shapes from the models' config.json on the Hub, so that a recipe can be judged before the first download.
 PUBLISHED = {
@@ -42,12 +42,17 @@ def describe(recipe, folder: Path) -> str:
         UserError: what would stop the run and can be seen now, such as a data file with bad rows.
     """
     lines = [f"recipe {recipe.name} ({recipe.path}), seed {recipe.seed}, output {folder}"]
-    models, downloads = {}, set()
+    models, downloads, needed = {}, set(), 0.0
     for name, stage in recipe.stages.items():
-        rows = _read_rows(stage)
+        rows = local_rows(stage)
         models[name] = _shape(stage, rows, models, downloads)
+        # in float32, because half precision is refused where there is no GPU, and that is no fault of the recipe
+        trainer_config(stage, folder / name, bf16=False, fp16=False)
+        prompt = _prompt_tokens(stage, rows, models[name])
         lines += ["", f"stage {name}: {stage.task}"]
-        lines += [f"  {key:10} {value}" for key, value in _stage_lines(stage, rows, models[name])]
+        lines += [f"  {key:10} {value}" for key, value in _stage_lines(stage, rows, models[name], prompt)]
+        if models[name] is not None:
+            needed = max(needed, sum(memory(stage, trainer_options(stage), models[name], prompt or 512).values()))
     needs = sorted({line for stage in recipe.stages.values() for line in missing_extras(stage)})
     pushes = [
         f"{name} -> {s.hub.repo_id}" + (" (private)" * s.hub.private) for name, s in recipe.stages.items() if s.hub
@@ -55,7 +60,15 @@ def describe(recipe, folder: Path) -> str:
     lines += ["", f"downloads: {', '.join(sorted(downloads | _data_downloads(recipe))) or 'nothing'}"]
     lines += [f"pushes:    {', '.join(pushes) or 'nothing'}", f"missing:   {', '.join(needs) or 'nothing'}"]
     lines += [f"machine:   {_machine()}"]
-    return "\n".join([*lines, "", "The recipe is sound."])
+    return "\n".join([*lines, "", _verdict(needs, needed)])
+
+
+def _verdict(needs: list[str], needed: float) -> str:
+    """Return the last line: a sound recipe may still ask for more than this machine has."""
+    lacks = [f"{line.split()[0]} is not installed" for line in needs]
+    if needed > _memory_here():
+        lacks.append(f"about {needed / 1e9:.0f} GB of memory are needed, {_memory_here() / 1e9:.0f} GB are there")
+    return "The recipe is sound." + (f" It cannot run on this machine: {'; '.join(lacks)}." if lacks else "")
 
 
 def _machine() -> str:
@@ -65,17 +78,16 @@ def _machine() -> str:
     if torch.cuda.is_available():
         gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         return ", ".join(f"{gpu.name} with {gpu.total_memory / 1e9:.0f} GB" for gpu in gpus)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return f"{os.cpu_count()} CPU cores with {memory:.0f} GB, no GPU"
+    return f"{os.cpu_count()} CPU cores with {_memory_here() / 1e9:.0f} GB, no GPU"
 
 
-def _read_rows(stage) -> dict[str, tuple]:
-    """Return split -> (rows, report) for a source on this machine, nothing for one on the Hub."""
-    from empathy_trl.data import on_hub, read_split
+def _memory_here() -> float:
+    """Return the bytes of the first GPU, or of the machine where there is none."""
+    import torch
 
-    if on_hub(stage.data.path):
-        return {}
-    return {split: read_split(stage.data, split) for split in dict.fromkeys(("train", stage.evaluation.split))}
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _data_downloads(recipe) -> set[str]:
@@ -84,7 +96,7 @@ def _data_downloads(recipe) -> set[str]:
     return {f"data {stage.data.path}" for stage in recipe.stages.values() if on_hub(stage.data.path)}
 
 
-def _stage_lines(stage, rows, shape):
+def _stage_lines(stage, rows, shape, prompt: float | None):
     """Yield (key, text) for every line about one stage."""
     from empathy_trl.rewards import build_rewards
 
@@ -95,7 +107,6 @@ def _stage_lines(stage, rows, shape):
         yield "rewards", ", ".join(f"{name} × {_weight(reward.weight)}" for name, reward in stage.rewards.items())
     options = trainer_options(stage)
     yield "batch", _batch_line(stage, options, rows)
-    prompt = _prompt_tokens(stage, rows, shape)
     yield "tokens", _token_line(options, prompt)
     if shape is None:
         yield "parameters", "unknown until the model is downloaded"

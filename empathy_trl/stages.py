@@ -9,6 +9,7 @@ import json
 import platform
 import shutil
 import subprocess
+import zipfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -32,16 +33,21 @@ LIBRARIES = (
 )
 
 
-def fingerprint(stage: dict, earlier: dict[str, str]) -> str:
+def fingerprint(stage: dict, earlier: dict[str, str], rows: str | None = None) -> str:
     """Return a hash of everything that decides a stage's weights.
 
     Args:
         stage: the stage as resolved (`Recipe.resolved()["stages"][name]`).
         earlier: stage name -> fingerprint of the stages before it.
+        rows: `digest` of the training rows, where they can be read before the run.
     """
     content = {key: value for key, value in stage.items() if key not in NOT_IN_FINGERPRINT}
     parent = str((stage["model"] or {}).get("name_or_path") or "").removeprefix("stage:")
-    content["parent"] = earlier.get(parent)
+    return digest({**content, "parent": earlier.get(parent), "rows": rows})
+
+
+def digest(content) -> str:
+    """Return a short hash of plain data."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -85,23 +91,34 @@ def inspect_stage(path: Path, fingerprint: str) -> StageFolder:
 
 
 def make_way(path: Path, fingerprint: str, fresh: bool) -> str | None:
-    """Clear the folder for a new run and say what was done, if anything had to be.
+    """Clear the folder for a run with these settings and say what was done, if anything had to be.
 
-    `fresh` deletes an earlier run. Without it the run of another recipe is kept beside, under its fingerprint.
+    The run of other settings is kept beside, under its fingerprint, and comes back when its settings do. `fresh` deletes
+    the run that is there.
     """
     record = _read_record(path)
-    if record is None:
-        return None
-    if fresh:
+    if record is not None and fresh:
         shutil.rmtree(path)
         return f"deleted {path} (--fresh)"
-    if record["fingerprint"] == fingerprint:
-        return None
-    kept = path.with_name(f"{path.name}.{record['fingerprint']}")
-    if kept.exists():
-        shutil.rmtree(kept)
-    path.rename(kept)
-    return f"{path} was made by other settings; it is kept as {kept}"
+    said = []
+    if record is not None and record["fingerprint"] != fingerprint:
+        kept = _unused(path.with_name(f"{path.name}.{record['fingerprint']}"))
+        path.rename(kept)
+        said.append(f"{path} was made by other settings or other data; it is kept as {kept}")
+    before = path.with_name(f"{path.name}.{fingerprint}")
+    if not fresh and not path.exists() and before.exists():
+        before.rename(path)
+        said.append(f"{path} is back from {before}")
+    return "; ".join(said) or None
+
+
+def _unused(path: Path) -> Path:
+    number = 2
+    free = path
+    while free.exists():
+        free = path.with_name(f"{path.name}-{number}")
+        number += 1
+    return free
 
 
 def _read_record(path: Path) -> dict | None:
@@ -109,8 +126,8 @@ def _read_record(path: Path) -> dict | None:
         return None
     try:
         record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-        return record if {"fingerprint", "status"} <= record.keys() else _not_ours(path)
-    except (OSError, ValueError):
+        return record if {"fingerprint", "status"} <= dict(record).keys() else _not_ours(path)
+    except (OSError, ValueError, TypeError):
         return _not_ours(path)
 
 
@@ -121,18 +138,24 @@ def _not_ours(path: Path):
 
 
 def last_checkpoint(path: Path) -> Path | None:
-    """Return the newest `checkpoint-N` in `path` that was written completely, or None.
-
-    The trainer writes `trainer_state.json` last, so a checkpoint without it was cut short by a crash.
-    """
+    """Return the newest `checkpoint-N` in `path` whose files are whole, or None."""
     checkpoints = [folder for folder in path.glob("checkpoint-*") if folder.name.split("-")[-1].isdigit()]
-    for folder in sorted(checkpoints, key=lambda folder: int(folder.name.split("-")[-1]), reverse=True):
-        try:
-            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return folder
-    return None
+    newest_first = sorted(checkpoints, key=lambda folder: int(folder.name.split("-")[-1]), reverse=True)
+    return next((folder for folder in newest_first if _is_whole(folder)), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a crash cut the writing of a checkpoint short; the trainer writes `trainer_state.json` last."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        for file in checkpoint.glob("*.safetensors"):
+            with safe_open(file, framework="numpy"):
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return isinstance(state, dict) and all(zipfile.is_zipfile(file) for file in checkpoint.glob("*.pt*"))
 
 
 def provenance(seed: int) -> dict:

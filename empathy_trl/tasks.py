@@ -94,19 +94,34 @@ def missing_extras(stage) -> list[str]:
     ]
 
 
-def trainer_config(stage, folder: Path):
+def trainer_config(stage, folder: Path, **changes):
     """Return the trainer's config object for a stage: the recipe's `trainer:` section, its seed and its folder.
+
+    `changes` replace settings of the recipe.
 
     Raises:
         UserError: what the config class itself refuses, with its own words.
     """
-    settings = {"report_to": "none", **stage.trainer, "seed": stage.seed, "output_dir": str(folder)}
+    settings = {"report_to": "none", **stage.trainer, "seed": stage.seed, "output_dir": str(folder), **changes}
     if stage.hub is not None:
         settings |= {"push_to_hub": True, "hub_model_id": stage.hub.repo_id, "hub_private_repo": stage.hub.private}
     try:
         return _config_class(stage.task)(**settings)
     except (ValueError, ImportError) as error:
         raise UserError(f"stages.{stage.name}.trainer: {error}") from error
+
+
+def local_rows(stage) -> dict[str, tuple]:
+    """Return split -> (rows, report) for the splits a stage trains and is evaluated on; empty for data on the Hub.
+
+    Raises:
+        DataError: a file or a row cannot be used.
+    """
+    from empathy_trl.data import on_hub, read_split
+
+    if on_hub(stage.data.path):
+        return {}
+    return {split: read_split(stage.data, split) for split in dict.fromkeys(("train", stage.evaluation.split))}
 
 
 def _config_class(task: str):

@@ -35,7 +35,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     parser.add_argument(
         "--output_dir",
         type=Path,
-        help="default: the model's own folder if it lies below outputs/, else outputs/<recipe>/<model name>",
+        help="default: outputs/<recipe>/evaluations/<model name>",
     )
     return parser.parse_known_args(arguments)
 
@@ -92,14 +92,8 @@ def evaluated_model(config, name: str):
 
 
 def default_output_dir(model: str, recipe) -> Path:
-    """Return the model's folder when it lies below outputs/, else outputs/<recipe>/<end of its name>."""
-    folder = Path(model).expanduser()
-    if folder.is_dir() and OUTPUTS.absolute() in folder.absolute().parents:
-        return folder
-    name = folder.absolute().name
-    if name in recipe.stages:
-        raise UserError(f"--output_dir: missing; {OUTPUTS / recipe.name / name} is for the recipe's own stage {name}")
-    return OUTPUTS / recipe.name / name
+    """Return outputs/<recipe>/evaluations/<end of the model's name>, never a stage's own folder."""
+    return OUTPUTS / recipe.name / "evaluations" / Path(model).expanduser().absolute().name
 
 
 def main(arguments: list[str] | None = None) -> int:

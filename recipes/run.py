@@ -13,6 +13,7 @@ import gc
 import logging
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -83,24 +84,48 @@ def run(recipe, folder: Path, fresh: bool):
     from accelerate import PartialState
 
     from empathy_trl.stages import fingerprint, make_way
-    from empathy_trl.tasks import missing_extras
 
     use_all_cores()
-    if missing := [line for stage in recipe.stages.values() for line in missing_extras(stage)]:
-        raise UserError(f"this recipe needs packages that are not installed: {', '.join(missing)}")
+    rows = preflight(recipe, folder)
     fingerprints, folders = {}, {}
     for name, content in recipe.resolved()["stages"].items():
-        fingerprints[name] = fingerprint(content, fingerprints)
+        fingerprints[name] = fingerprint(content, fingerprints, rows[name])
         folders[name] = folder / name
     with PartialState().main_process_first():
         if PartialState().is_main_process:
             for name, path in folders.items():
                 if cleared := make_way(path, fingerprints[name], fresh):
                     print(cleared)
+            for report in ("report.md", "report.png"):  # of an earlier run
+                (folder / report).unlink(missing_ok=True)
     for name, stage in recipe.stages.items():
         train_stage(recipe, stage, fingerprints[name], folders)
         evaluate_stage(recipe, stage, fingerprints[name], folders[name])
     finish(recipe, folder)
+
+
+def preflight(recipe, folder: Path) -> dict[str, str | None]:
+    """Find now, before an earlier run is touched or an hour is spent, what would stop a later stage.
+
+    Returns stage name -> digest of its training rows, None for data on the Hub.
+    """
+    from empathy_trl.stages import digest
+    from empathy_trl.tasks import local_rows, missing_extras, trainer_config
+
+    if missing := [line for stage in recipe.stages.values() for line in missing_extras(stage)]:
+        raise UserError(f"this recipe needs packages that are not installed: {', '.join(missing)}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--output_dir: cannot write to {folder}: {error.strerror}") from error
+    digests = {}
+    for name, stage in recipe.stages.items():
+        trainer_config(stage, folder / name)
+        rows = local_rows(stage)
+        digests[name] = digest(rows["train"][0]) if rows else None
+    return digests
 
 
 def use_all_cores():
@@ -154,10 +179,13 @@ def evaluate_stage(recipe, stage, fingerprint: str, path: Path):
 
     from empathy_trl.evaluation.evaluate import evaluate_model
     from empathy_trl.models import load_model
-    from empathy_trl.stages import inspect_stage
+    from empathy_trl.stages import digest, inspect_stage
+    from empathy_trl.tasks import local_rows
 
     folder = inspect_stage(path, fingerprint)
-    settings = recipe.resolved()["stages"][stage.name]["evaluation"]
+    settings = recipe.resolved()["stages"][stage.name]["evaluation"] | {
+        "rows": digest([rows for rows, _ in local_rows(stage).values()])
+    }
     if folder.record.get("evaluated") == settings and (path / f"eval_{stage.evaluation.split}.json").is_file():
         return
     model, tokenizer = load_model(

@@ -39,6 +39,10 @@ def test_fingerprint_covers_what_decides_the_weights(change, same):
     assert (fingerprint(STAGE, {}) == fingerprint({**STAGE, **change}, {})) is same
 
 
+def test_fingerprint_covers_the_rows():
+    assert fingerprint(STAGE, {}, "rows 1") != fingerprint(STAGE, {}, "rows 2")
+
+
 def test_fingerprint_covers_the_stage_it_starts_from():
     child = {**STAGE, "model": {"name_or_path": "stage:sft"}}
     assert fingerprint(child, {"sft": "1"}) != fingerprint(child, {"sft": "2"})
@@ -67,16 +71,31 @@ def test_last_checkpoint_skips_those_a_crash_cut_short(tmp_path):
     checkpoint(tmp_path, 10)
     checkpoint(tmp_path, 20, state=None)
     checkpoint(tmp_path, 30, state='{"global_st')
+    checkpoint(tmp_path, 40, state="[]")
+    checkpoint(tmp_path, 50)
+    (tmp_path / "checkpoint-50" / "optimizer.pt").write_bytes(b"PK cut short")
+    checkpoint(tmp_path, 60)
+    (tmp_path / "checkpoint-60" / "model.safetensors").write_bytes(b"cut short")
     (tmp_path / "checkpoint-best").mkdir()
     assert last_checkpoint(tmp_path).name == "checkpoint-10"
 
 
-def test_a_run_with_other_settings_is_kept_beside(tmp_path):
+def test_a_run_with_other_settings_is_kept_beside_and_comes_back(tmp_path):
     path = tmp_path / "sft"
-    record(path)
-    assert "made by other settings; it is kept as" in make_way(path, "bbbb", fresh=False)
+    record(path, note="first")
+    assert "made by other settings or other data; it is kept as" in make_way(path, "bbbb", fresh=False)
     assert not path.exists()
-    assert (tmp_path / "sft.aaaa" / "run.json").is_file()
+    record(path, fingerprint="bbbb", note="second")
+    assert "is back from" in make_way(path, "aaaa", fresh=False)
+    assert json.loads((path / "run.json").read_text())["note"] == "first"
+    assert json.loads((tmp_path / "sft.bbbb" / "run.json").read_text())["note"] == "second"
+
+
+def test_a_kept_run_is_never_overwritten(tmp_path):
+    record(tmp_path / "sft.aaaa", note="kept")
+    record(tmp_path / "sft", note="newer")
+    assert "sft.aaaa-2" in make_way(tmp_path / "sft", "bbbb", fresh=False)
+    assert json.loads((tmp_path / "sft.aaaa" / "run.json").read_text())["note"] == "kept"
 
 
 def test_fresh_deletes_and_same_settings_stay(tmp_path):
@@ -88,7 +107,7 @@ def test_fresh_deletes_and_same_settings_stay(tmp_path):
     assert not path.exists()
 
 
-@pytest.mark.parametrize("content", [None, "{not json", '{"other": 1}'])
+@pytest.mark.parametrize("content", [None, "{not json", '{"other": 1}', "[]"])
 @pytest.mark.parametrize(
     "action", [lambda path: make_way(path, "a", fresh=True), lambda path: inspect_stage(path, "a")]
 )

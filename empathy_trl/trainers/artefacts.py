@@ -20,7 +20,8 @@ def read_jsonl(path: Path) -> list[dict]:
     if not path.is_file():
         return []
     rows = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # not splitlines: it also splits at U+2028 and U+0085, which a model may write
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
@@ -77,7 +78,8 @@ def draw_curve(rows: list[dict], path: Path, title: str):
             axes.plot(steps, smooth(values), label=label, linewidth=2.5 if name == "reward" else 1.5)
     axes.set(xlabel="optimizer step", ylabel="loss" if names == ["loss"] else "mean reward (smoothed)", title=title)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from empathy_trl.errors import UserError
 from empathy_trl.plan import describe
 from empathy_trl.recipe import load_recipe, schema
 from empathy_trl.recipe.layers import STAGE_KEYS
@@ -22,9 +23,29 @@ each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.ste
 @each_recipe
 def test_check_passes_offline(path, tmp_path):
     plan = describe(load_recipe(path, [], CONFIG_CLASSES), tmp_path)
-    assert plan.endswith("The recipe is sound.")
+    assert "\n\nThe recipe is sound." in plan
     for stage in load_recipe(path, [], CONFIG_CLASSES).stages.values():
         assert f"stage {stage.name}: {stage.task}" in plan
+
+
+@pytest.mark.parametrize(
+    "override, verdict",
+    [
+        (
+            ["--stages.grpo.trainer.max_completion_length", "10000000"],
+            "cannot run on this machine: about .* GB of memory",
+        ),
+        (["--stages.grpo.trainer.num_train_epochs", "2"], r"The recipe is sound\.$"),
+    ],
+)
+def test_verdict_holds_the_plan_against_the_machine(tmp_path, override, verdict):
+    assert re.search(verdict, describe(load_recipe("ed4_tiny", override, CONFIG_CLASSES), tmp_path))
+
+
+def test_check_finds_what_the_config_class_will_refuse(tmp_path):
+    recipe = load_recipe("ed4_tiny", ["--stages.grpo.trainer.load_best_model_at_end", "true"], CONFIG_CLASSES)
+    with pytest.raises(UserError, match="stages.grpo.trainer: "):
+        describe(recipe, tmp_path)
 
 
 @each_recipe

@@ -105,6 +105,55 @@ def test_other_settings_keep_the_earlier_run(run, finished, capsys, tmp_path):
     assert len(list(output.glob("grpo.*"))) == 1
 
 
+def test_changed_rows_train_again(run, finished, capsys, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, rows in (("train", 40), ("test", 8)):
+        lines = "".join(
+            f"i am {label} number {i},{label}\n"
+            for i in range(rows // 4)
+            for label in ("sad", "joyful", "angry", "afraid")
+        )
+        (folder / f"{split}.csv").write_text("text,label\n" + lines)
+    arguments = ["--recipe", str(finished[0]), "--data.path", str(folder), "--output_dir", str(tmp_path / "out")]
+    assert run(arguments) == 0
+    with open(folder / "train.csv", "a") as file:
+        file.write("i am something else,sad\n")
+    capsys.readouterr()
+    assert run(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "made by other settings or other data" in printed and "[sft] starts" in printed
+
+
+@pytest.mark.parametrize(
+    "split, content, message",
+    [("train", "text,label\nx,sad,1\n", "train.csv.*line 2"), ("test", "text,label\nx,bored\n", "test.csv.*'bored'")],
+)
+def test_bad_data_of_any_split_stops_before_an_earlier_run_is_deleted(
+    run, finished, capsys, tmp_path, split, content, message
+):
+    recipe, output = finished
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text("text,label\na b,sad\n")
+    (tmp_path / f"{split}.csv").write_text(content)
+    assert run(["--recipe", str(recipe), "--output_dir", str(output), "--data.path", str(tmp_path), "--fresh"]) == 2
+    assert re.search(message, capsys.readouterr().err, flags=re.DOTALL)
+    assert (output / "sft" / "model.safetensors").is_file()
+
+
+def test_output_that_cannot_be_written_is_said_first(run, finished, capsys):
+    assert run(["--recipe", str(finished[0]), "--output_dir", str(finished[0] / "below")]) == 2
+    assert "--output_dir: cannot write to" in capsys.readouterr().err
+
+
+def test_errors_leave_the_process_with_status_2_and_no_traceback():
+    done = subprocess.run(
+        [sys.executable, str(RUN), "--recipe", "ed4_tinny"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+
+
 def test_check_prints_the_plan_and_trains_nothing(run, finished, tmp_path, capsys):
     assert run(["--recipe", str(finished[0]), "--output_dir", str(tmp_path / "new"), "--check"]) == 0
     plan = capsys.readouterr().out

@@ -35,6 +35,13 @@ def test_a_line_that_a_crash_cut_short_is_dropped_and_other_damage_is_not(tmp_pa
     assert read_jsonl(tmp_path / "nothing.jsonl") == []
 
 
+def test_line_separators_inside_a_completion_survive(tmp_path):
+    pages = SamplePages(tmp_path, trainer_with(["a\u2028b\x85c"]), per_page=1)
+    pages.on_step_end(None, state(1), None)
+    pages.on_step_end(None, state(10), None)
+    assert [row["completion"] for row in read_jsonl(tmp_path / "samples.jsonl")] == ["a\u2028b\x85c"] * 2
+
+
 @pytest.mark.parametrize(
     "values, expected", [([1.0], [1.0]), ([1, 2, 3], [1, 2, 3]), ([0.0] * 19 + [2.0], [0.0] * 19 + [1.0])]
 )
