@@ -4,12 +4,13 @@ There are three sources: from scratch (see `scratch.py`), a full model (Hub id o
 adapter (Hub id or local folder), which is put on the base model that it names and stays an adapter: not
 merged, so that training can go on and the base can be shared. A quantised base is loaded in 4 bits (QLoRA).
 
-Whatever can go wrong on the way to a file (a mistyped folder, a gated model, no network) ends in a
-`UserError` that names the model and says what to do; see `_hub_errors`.
+Whatever can go wrong on the way to a file (a mistyped folder, a gated model, no network) or in it (cut off,
+another format, weights that are not there) ends in a `UserError` that names the model; see `_hub_errors`.
 """
 
 import importlib.util
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,8 @@ from empathy_trl.scratch import build_model, build_tokenizer
 __all__ = ["build_model", "build_tokenizer", "check_tags", "load_model", "lora_config"]
 
 ADAPTER_FILE = "adapter_config.json"
+# The vocabulary is in one of these; without any, transformers makes a tokenizer that turns every text into nothing.
+VOCABULARY_FILES = ["tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json"]
 
 
 def load_model(
@@ -84,7 +87,8 @@ def load_model(
     if entry.name != ADAPTER_FILE:
         return _load_full(config, name, revision), _load_tokenizer(name, revision)
 
-    base, base_revision = _adapter_base(entry, name)
+    with _hub_errors(name, revision):
+        base, base_revision = _adapter_base(entry, name)
     model = _load_full(config, base, base_revision)
     with _hub_errors(name, revision):
         model = PeftModel.from_pretrained(model, name, revision=revision, is_trainable=is_trainable)
@@ -164,15 +168,36 @@ def _load_full(config, name: str, revision: str | None) -> PreTrainedModel:
         try:
             architecture = AutoConfig.from_pretrained(name, revision=revision)
             auto = AutoModelForSeq2SeqLM if architecture.is_encoder_decoder else AutoModelForCausalLM
-            model = auto.from_pretrained(name, **options)
-        except (
-            ImportError,
-            ValueError,
-        ) as error:  # no flash attention, unknown architecture, impossible option
+            # Weights of another shape are reported like missing ones, instead of as an error without their names.
+            model, report = auto.from_pretrained(
+                name, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+        except (ImportError, ValueError) as error:  # no flash attention, unknown architecture, impossible option
             raise UserError(f"{name}: cannot be loaded: {error}") from error
+    _check_weights(name, report)
     if config.load_in_4bit:
         _keep_trainable(model)
     return model
+
+
+def _check_weights(name: str, report: dict) -> None:
+    """Refuse a model of which transformers made up weights at random, because it did not find them in the files.
+
+    Args:
+        name: of the model.
+        report: of transformers (`output_loading_info`); tied weights, which are stored once, do not count there.
+
+    Raises:
+        UserError: names the first three such weights.
+    """
+    wrong = [f"{key} (missing)" for key in sorted(report["missing_keys"])]
+    wrong += [
+        f"{key} ({list(stored)} in the file, {list(expected)} by config.json)"
+        for key, stored, expected in sorted(report["mismatched_keys"])
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"{name}: the weights do not fit config.json: {', '.join(wrong[:3])}{more}")
 
 
 def _four_bits() -> BitsAndBytesConfig:
@@ -203,7 +228,13 @@ def _keep_trainable(model: PreTrainedModel) -> None:
 def _load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     """Load a tokenizer that pads on the left, as generation needs; a missing pad token is the end token."""
     with _hub_errors(name, revision):
+        _first_file(name, revision, VOCABULARY_FILES)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left")
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"{name}: the tokenizer has no chat template (no file chat_template.jinja, no chat_template in "
+            "tokenizer_config.json), and every recipe prompts by chat; expected an instruction-tuned model"
+        )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"{name}: the tokenizer has neither a pad nor an end-of-sequence token")
@@ -213,12 +244,12 @@ def _load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
 
 def _expand(name: str) -> str:
     """Return a local path with its `~` resolved; a Hub id unchanged."""
-    return str(Path(name).expanduser()) if name.startswith("~") else name
+    return os.path.expanduser(name)
 
 
 def _looks_local(name: str) -> bool:
     """Whether a name that is no folder was meant to be one; a Hub id reads `name` or `owner/name`."""
-    return name.startswith((".", "/", "outputs/", "stage:")) or name.count("/") > 1
+    return name.startswith((".", "/", "~", "outputs/", "stage:")) or name.count("/") > 1
 
 
 def _check_exists(name: str) -> None:
@@ -265,11 +296,19 @@ def _adapter_base(adapter_file: Path, name: str) -> tuple[str, str | None]:
 
 @contextmanager
 def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
-    """Turn what transformers and the Hub raise about a model into a `UserError` with the way out."""
+    """Turn what transformers, peft and the Hub raise about a model into a `UserError` with the way out.
+
+    The libraries do not check what is in a file before they use it: any of the last group is how they say that a
+    file is cut off (`ValueError`, of which JSON's is one) or holds something else than they expect.
+    """
     try:
         yield
+    except UserError:  # also a ValueError
+        raise
     except (OSError, EntryNotFoundError, HFValidationError, httpx.HTTPError, SafetensorError) as error:
         raise UserError(_explain(name, revision, error)) from error
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name}: cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _explain(name: str, revision: str | None, error: BaseException) -> str:

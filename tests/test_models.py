@@ -209,6 +209,7 @@ def test_an_adapter_with_its_own_tokenizer(adapter, tmp_path):
         ({"base_model_name_or_path": "/no/such/base"}, "^/no/such/base: no such folder"),
         ({"base_model_name_or_path": None}, "names no base model"),
         ("{", "adapter_config.json is not valid JSON"),
+        ("[]", "cannot be read: AttributeError: 'list' object has no attribute 'get'"),
     ],
 )
 def test_an_adapter_without_its_base(tmp_path, content, message):
@@ -230,7 +231,9 @@ def test_lora_config(encoder_decoder, task):
 # Errors
 
 
-@pytest.mark.parametrize("name", ["./none", "../none", "/none", "~/none", "outputs/none", "a/b/c", "stage:sft"])
+@pytest.mark.parametrize(
+    "name", ["./none", "../none", "/none", "~/none", "~nobody/none", "outputs/none", "a/b/c", "stage:sft"]
+)
 def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(name, monkeypatch):
     monkeypatch.setattr(models, "hf_hub_download", lambda *args, **kwargs: pytest.fail("asked the Hub"))
     with pytest.raises(UserError, match="no such folder; expected the folder of a model, or a Hub id"):
@@ -253,6 +256,12 @@ def test_a_folder_without_a_model_says_what_is_there(tmp_path):
     ("file", "content", "message"),
     [
         ("config.json", b"{", "cannot be read: .*config.json.*not a valid JSON"),
+        ("config.json", b"[]", "cannot be read: TypeError: list indices"),
+        ("tokenizer.json", b"{}", "cannot be read: KeyError: 'added_tokens'"),
+        ("tokenizer.json", b'{"added_tokens": [{', "cannot be read: JSONDecodeError: "),
+        ("tokenizer.json", None, "cannot be read: expected tokenizer.json or tokenizer.model or .*, found chat_temp"),
+        ("tokenizer_config.json", b"[]", "cannot be read: TypeError: "),
+        ("chat_template.jinja", None, "the tokenizer has no chat template .*jinja.* expected an instruction-tuned"),
         ("config.json", b'{"model_type": "gpt99"}', "cannot be loaded: .*gpt99"),
         ("model.safetensors", b"\x00" * 4, "cannot be read: .*header"),
         ("model.safetensors", None, "cannot be read: .*no file named model.safetensors"),
@@ -264,6 +273,35 @@ def test_a_damaged_folder(full, tmp_path, file, content, message):
     if content is not None:
         (tmp_path / file).write_bytes(content)
     with pytest.raises(UserError, match=f"{tmp_path.name}: {message}"):
+        load_model(recipe_model(tmp_path), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "four_bits", "message"),
+    [
+        ({"num_hidden_layers": 3}, False, r"model.layers.2.input_layernorm.weight \(missing\), .* and 9 more$"),
+        ({"num_hidden_layers": 3}, True, r"model.layers.2.input_layernorm.weight \(missing\), .* and 9 more$"),
+        ({"tie_word_embeddings": False}, False, r"lm_head.weight \(missing\)$"),
+        ({"vocab_size": 301}, False, r"embed_tokens.weight \(\[\d+, 64\] in the file, \[301, 64\] by config.json\)$"),
+    ],
+)
+def test_weights_that_are_not_in_the_files_are_not_made_up(full, tmp_path, changes, four_bits, message):
+    if four_bits:
+        pytest.importorskip("bitsandbytes")
+    shutil.copytree(full, tmp_path, dirs_exist_ok=True)
+    settings = json.loads((full / "config.json").read_text()) | changes
+    settings["layer_types"] = ["full_attention"] * settings["num_hidden_layers"]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=f"{tmp_path.name}: the weights do not fit config.json: .*{message}"):
+        load_model(recipe_model(tmp_path, load_in_4bit=four_bits), seed=0)
+
+
+def test_an_adapter_without_its_kind(adapter, tmp_path):
+    shutil.copytree(adapter, tmp_path, dirs_exist_ok=True)
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    del settings["peft_type"]
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=f"{tmp_path.name}: cannot be read: KeyError: 'peft_type'"):
         load_model(recipe_model(tmp_path), seed=0)
 
 
@@ -328,10 +366,10 @@ def test_what_transformers_makes_of_it(error, message, monkeypatch, tmp_path):
 
 def test_a_bug_is_not_hidden(monkeypatch):
     def download(*args, **kwargs):
-        raise KeyError("a bug")
+        raise NameError("a bug")
 
     monkeypatch.setattr(models, "hf_hub_download", download)
-    with pytest.raises(KeyError):
+    with pytest.raises(NameError):
         load_model(recipe_model("me/model"), seed=0)
 
 

@@ -10,16 +10,18 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from empathy_trl.errors import RecipeError
+from empathy_trl.errors import RecipeError, UserError
 from empathy_trl.recipe.layers import REWARD_TASKS, STAGE_PREFIX, Layers, merge, parse_overrides
-from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, Recipe, Reward, Stage
+from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, FromScratch, Recipe, Reward, Stage
 from empathy_trl.recipe.trainer_options import check_trainer, import_class
 from empathy_trl.recipe.validation import Problem, Slot, check_mapping, check_value, show, slots, suggestion
 from empathy_trl.recipe.yaml_io import read_yaml
 
 SHIPPED = Path(__file__).resolve().parents[2] / "recipes"
+ENCODER_DECODERS = ("t5",)  # can be made from scratch, but the trainers of these tasks take decoders only:
+DECODER_TASKS = ("sft", "grpo")
 HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
 
 
@@ -134,10 +136,34 @@ def _check_task(task: str, content: dict, config_classes: dict[str, str]) -> Ite
         yield ("rewards",), f"missing; task {task} needs at least one"
     elif task not in REWARD_TASKS and content.get("rewards"):
         yield ("rewards",), f"task {task} learns from no rewards; tasks that do: {', '.join(REWARD_TASKS)}"
+    if task in REWARD_TASKS:
+        yield from _under("rewards", _check_weights(content.get("rewards")))
+    if task in DECODER_TASKS:
+        yield from _under("model", _check_architecture(content.get("model")))
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by `accelerate launch`
     trainer = content.get("trainer", {})
     if isinstance(trainer, dict):
         yield from _under("trainer", check_trainer(trainer, import_class(config_classes[task]), processes))
+
+
+def _check_weights(rewards: Any) -> Iterator[Problem]:
+    """Yield whether there are rewards and all of them have the weight 0, now and at the end of a schedule."""
+    if not (isinstance(rewards, dict) and rewards and all(isinstance(entry, dict) for entry in rewards.values())):
+        return
+    weights = [entry.get("weight", 1.0) for entry in rewards.values()]
+    ends = [(weight.get("start"), weight.get("end")) if isinstance(weight, dict) else (weight,) for weight in weights]
+    if all(end == 0 for pair in ends for end in pair):
+        yield (), "all weights are 0, so nothing would be learned; expected at least one that is not"
+
+
+def _check_architecture(model: Any) -> Iterator[Problem]:
+    """Yield whether a model from scratch is of a kind that no task trains."""
+    scratch = model.get("from_scratch") if isinstance(model, dict) else None
+    if isinstance(scratch, dict) and scratch.get("architecture") in ENCODER_DECODERS:
+        every = get_args(FromScratch.model_fields["architecture"].annotation)
+        choices = ", ".join(name for name in every if name not in ENCODER_DECODERS)
+        message = f"{scratch['architecture']} is an encoder-decoder, which no task of this version trains"
+        yield ("from_scratch", "architecture"), f"{message} (choices: {choices})"
 
 
 def _under(section: str, problems: Iterable[Problem]) -> Iterator[Problem]:
@@ -157,7 +183,7 @@ def _check_origin(model: dict, earlier: list[str]) -> Iterator[Problem]:
     if not _may_exist(origin, HUB_MODEL):
         expected = "stage:<name>, a folder, or a Hub id such as user/name"
         yield ("name_or_path",), f"no folder {origin!r}; expected {expected}"
-    has_adapter = model.get("lora") or os.path.isfile(os.path.join(origin, "adapter_config.json"))
+    has_adapter = model.get("lora") or os.path.isfile(os.path.join(os.path.expanduser(origin), "adapter_config.json"))
     if model.get("load_in_4bit") is True and not has_adapter:
         yield ("load_in_4bit",), "needs model.lora; 4-bit weights cannot be trained themselves"
 
@@ -175,12 +201,13 @@ def _check_source(data: dict) -> Iterator[Problem]:
 
 def _may_exist(place: str, hub_id: re.Pattern) -> bool:
     """Return whether a folder is there, or whether the text may be the id of something on the Hub."""
+    place = os.path.expanduser(place)
     return os.path.isdir(place) or (not os.path.exists(place) and hub_id.fullmatch(place) is not None)
 
 
 def _check_rewards(rewards: dict) -> Iterator[Problem]:
     """Yield what is wrong with the names and parameters of rewards."""
-    from empathy_trl.rewards import REWARDS, build_rewards
+    from empathy_trl.rewards import REWARDS, build_rewards, import_reward
 
     for name, entry in rewards.items():
         if not isinstance(entry, dict):
@@ -190,10 +217,9 @@ def _check_rewards(rewards: dict) -> Iterator[Problem]:
             yield (name,), f"unknown reward{suggestion(name, REWARDS)}"
             continue
         try:
-            kind = import_class(entry["import"]) if "import" in entry else REWARDS[name]
-        except (ImportError, AttributeError, ValueError) as error:
-            location = show(entry["import"])
-            yield (name, "import"), f"{location} is not an importable package.module:Class ({error})"
+            kind = import_reward(name, entry["import"]) if "import" in entry else REWARDS[name]
+        except UserError as error:
+            yield _problem(name, error)
             continue
         own = {"weight": slots(Reward)["weight"], "import": Slot(str)}
         typed = slots(kind) if dataclasses.is_dataclass(kind) else {key: Slot(Any) for key in entry}
@@ -202,8 +228,16 @@ def _check_rewards(rewards: dict) -> Iterator[Problem]:
         if not problems:
             try:  # once, to hear the reward's own objections
                 build_rewards({name: _reward(entry)})
-            except ValueError as error:
-                yield (name,), re.sub(r"^rewards\.[^:]*: ", "", str(error))
+            except UserError as error:
+                yield _problem(name, error)
+
+
+def _problem(name: str, error: UserError) -> Problem:
+    """Return an error about a reward, which begins with `rewards.<name>: ` or `rewards.<name>.import: `."""
+    message = str(error).removeprefix(f"rewards.{name}")
+    if message.startswith(".import: "):
+        return (name, "import"), message.removeprefix(".import: ")
+    return (name,), message.removeprefix(": ")
 
 
 def _reward(entry: dict) -> Reward:

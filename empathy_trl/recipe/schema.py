@@ -67,6 +67,10 @@ class Model(_Section):
             raise ValueError("has both name_or_path and from_scratch; expected one of them")
         if self.from_scratch is not None and self.load_in_4bit:
             raise ValueError("has load_in_4bit, which needs weights to load; expected name_or_path")
+        if self.from_scratch is not None and self.lora is not None:
+            raise ValueError(
+                "has both from_scratch and lora; train all weights of a model from scratch; lora adapts a pretrained one"
+            )
         if self.revision is not None and (self.from_scratch or self.name_or_path.startswith(STAGE_PREFIX)):
             raise ValueError("has a revision, which only a model from the Hub has")
         return self

@@ -50,7 +50,7 @@ def parse_yaml(text: str, source: str) -> Any:
     """Return what a YAML text says; `source` stands in front of the line number in errors.
 
     Raises:
-        RecipeError: `text` is not YAML, or a mapping in it has a key twice or a key that is not a string.
+        RecipeError: `text` is not YAML or nested too deeply, or a mapping in it has a key twice or a key that is not a string.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -63,6 +63,8 @@ def parse_yaml(text: str, source: str) -> Any:
         raise RecipeError([f"{source}:{line}: character {chr(error.character)!r} is not allowed in YAML"]) from error
     except ValueError as error:  # an explicit tag that does not fit, such as `!!int x`
         raise RecipeError([f"{source}: {error}"]) from error
+    except RecursionError as error:
+        raise RecipeError([f"{source}: is nested too deeply"]) from error
 
 
 def dump_yaml(content: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ A recipe names a reward of this package by its key in `REWARDS`, or brings its o
 """
 
 import importlib
+import inspect
 from collections.abc import Callable
 
 from empathy_trl.errors import UserError
@@ -36,15 +37,41 @@ def build_rewards(rewards: dict) -> tuple[list[Callable], list]:
 
     Raises:
         UserError: unknown name, impossible import, parameters that the reward does not take or does not
-            accept.
+            accept; of a user's own reward, whatever its module or its constructor raises.
     """
     return [_build(name, reward) for name, reward in rewards.items()], [reward.weight for reward in rewards.values()]
 
 
+class _Named:
+    """A reward that is called by its name in the recipe, where it cannot carry that name itself.
+
+    Not a `functools.partial`: TRL looks through one for the name of the function in it.
+    """
+
+    def __init__(self, reward: Callable, name: str):
+        self.reward = reward
+        self.__name__ = name
+
+    def __call__(self, *args, **columns) -> list[float | None]:
+        return self.reward(*args, **columns)
+
+
+class _NamedAsync(_Named):
+    """The same for a coroutine function, which TRL recognises by its `__call__`."""
+
+    async def __call__(self, *args, **columns) -> list[float | None]:
+        return await self.reward(*args, **columns)
+
+
+def _wrapped(reward: Callable, name: str) -> Callable:
+    is_async = inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__)
+    return (_NamedAsync if is_async else _Named)(reward, name)
+
+
 def _build(name: str, reward) -> Callable:
-    """Make one reward; it answers to its name in the recipe."""
+    """Make one reward; it answers to its name in the recipe, so that two of one class are logged apart."""
     if reward.import_path is not None:
-        kind = _imported(name, reward.import_path)
+        kind = import_reward(name, reward.import_path)
     elif name in REWARDS:
         kind = REWARDS[name]
     else:
@@ -54,22 +81,45 @@ def _build(name: str, reward) -> Callable:
     if not isinstance(kind, type):
         if reward.params:
             raise UserError(f"rewards.{name}: a function takes no parameters (got {', '.join(reward.params)})")
-        return kind
+        return _wrapped(kind, name)  # a function belongs to its module, and so does its own name
+    made = _made(name, kind, reward)
     try:
-        made = kind(**reward.params)
-    except (TypeError, UserError) as error:
-        raise UserError(f"rewards.{name}: {error}") from error
-    if not callable(made):
-        raise UserError(f"rewards.{name}.import: {reward.import_path} makes objects that cannot be called")
-    if not hasattr(made, "__name__"):
         made.__name__ = name
+    except AttributeError:  # a user's class that is frozen or has slots
+        return _wrapped(made, name)
     return made
 
 
-def _imported(name: str, path: str) -> Callable:
-    """Return the class or function that `package.module:Name` points to."""
+def _made(name: str, kind: type, reward) -> Callable:
+    """Return an object of a reward's class, made with the recipe's parameters."""
+    if reward.import_path is None:
+        try:
+            return kind(**reward.params)
+        except (TypeError, UserError) as error:
+            raise UserError(f"rewards.{name}: {error}") from error
+    where = f"rewards.{name}.import: {reward.import_path}"
+    try:
+        made = kind(**reward.params)
+    except Exception as error:  # the user's own code, which may raise anything
+        given = ", ".join(f"{key}={value!r}" for key, value in reward.params.items())
+        raise UserError(f"{where}({given}) raises {type(error).__name__}: {error}") from error
+    if not callable(made):
+        raise UserError(f"{where} makes objects that cannot be called")
+    return made
+
+
+def import_reward(name: str, path: str) -> Callable:
+    """Return the class or function that `package.module:Name` points to.
+
+    Args:
+        name: of the reward in the recipe, for messages.
+        path: where it is.
+
+    Raises:
+        UserError: the path has another form, or the module cannot be imported or has no such class or function.
+    """
     where = f"rewards.{name}.import"
-    module_name, colon, attribute = path.partition(":")
+    module_name, colon, attribute = str(path).partition(":")
     if not (module_name and colon and attribute):
         raise UserError(f"{where}: {path!r} is not of the form package.module:Name")
     try:
@@ -78,6 +128,8 @@ def _imported(name: str, path: str) -> Callable:
         raise UserError(
             f"{where}: cannot import {module_name}: {error}; install it, or put its folder on PYTHONPATH"
         ) from error
+    except (Exception, SystemExit) as error:  # the user's own code, which may raise anything, or be a script
+        raise UserError(f"{where}: cannot import {module_name}: {type(error).__name__}: {error}") from error
     found = getattr(module, attribute, None)
     if not callable(found):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

@@ -114,6 +114,7 @@ def errors_of(load, content, overrides=()):
         ("rewards.format", None, "rewards.format: null is not a mapping; expected at least {}, such as {weight: 1.0}"),
         ("rewards.format.tag", ["a"], "rewards.format.tag: unknown parameter of format; did you mean tags? (choices: "),
         ("rewards.format.tags", [1], "rewards.format.tags: [1] is not a valid list of str"),
+        ("rewards", {"format": {"weight": 0}, "emotion_accuracy": {"weight": {"start": 0, "end": 0, "until": 1}}}, "rewards: all weights are 0, so nothing would be learned; expected at least one that is not"),
         ("rewards.format.weight", "high", "rewards.format.weight: 'high' is not a valid float or mapping of start, end, until"),
         ("rewards.format.weight", float("nan"), "rewards.format.weight: nan is not finite"),
         ("rewards.format.weight", {"start": 1, "end": 2, "until": 0}, "rewards.format.weight.until: 0 should be greater than 0"),
@@ -147,6 +148,8 @@ def test_one_wrong_key_is_one_line(load, key, value, expected):
         ("model.from_scratch.hidden_size", 60, "model.from_scratch: hidden_size 60 is not divisible by 2 × heads = 8"),
         ("model.from_scratch.layers", ..., "model.from_scratch.layers: missing; expected int"),
         ("model.from_scratch.vocab_size", 256, "model.from_scratch.vocab_size: 256 should be greater than 256"),
+        ("model.from_scratch.architecture", "t5", "model.from_scratch.architecture: t5 is an encoder-decoder, which no task of this version trains (choices: qwen2, llama, gemma2)"),
+        ("model.lora", {"r": 8}, "model: has both from_scratch and lora; train all weights of a model from scratch; lora adapts a pretrained one"),
         ("model.revision", "abc", "model: has a revision, which only a model from the Hub has"),
         ("model.load_in_4bit", True, "model: has load_in_4bit, which needs weights to load; expected name_or_path"),
         ("rewards", {"format": {}}, "rewards: task sft learns from no rewards; tasks that do: grpo"),
@@ -296,6 +299,24 @@ def test_a_local_folder_goes_wherever_a_hub_id_goes(load, tmp_path):
     assert (stage.data.path, stage.data.revision) == ("./corpus/mine/v1", None)
 
 
+def test_a_tilde_is_the_home_folder(load, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    content = changed(changed(GRPO, "data.path", "~/corpus"), "model.name_or_path", "~/adapter")
+    content["model"]["load_in_4bit"] = True
+    keys = [line.split(": ")[0] for line in errors_of(load, content)]
+    assert keys == ["model.name_or_path", "model.load_in_4bit", "data.path"]
+    for folder in ("corpus", "adapter"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").touch()
+    assert load(content).stages["grpo"].data.path == "~/corpus"  # which the builder expands again
+
+
+@pytest.mark.parametrize("weights", [(0, 1), ({"start": 0, "end": 1, "until": 0.5}, 0), ({"start": 1, "end": 0, "until": 1}, 0)])  # fmt: skip
+def test_one_weight_other_than_zero_is_enough(load, weights):
+    rewards = {name: {"weight": weight} for name, weight in zip(("format", "emotion_accuracy"), weights, strict=True)}
+    assert list(load(changed(GRPO, "rewards", rewards)).stages["grpo"].rewards) == list(rewards)
+
+
 def test_groups_are_counted_over_all_processes(load, monkeypatch):
     content = changed(GRPO, "trainer", {"num_generations": 8, "per_device_train_batch_size": 4})
     (line,) = errors_of(load, content)
@@ -365,15 +386,17 @@ class Kindness:
         ({"import": "users_rewards:Kindness", "words": 2}, None),
         ({"import": "users_rewards:Kindness", "word": 2}, "rewards.kind.word: unknown parameter of kind; did you mean words? (choices:"),
         ({"import": "users_rewards:Kindness", "words": 2.5}, "rewards.kind.words: 2.5 is not a valid int"),
-        ({"import": "users_rewards:Kindness", "words": 0}, "rewards.kind: words 0 should be at least 1"),
-        ({"import": "users_rewards:Kindnes"}, "rewards.kind.import: 'users_rewards:Kindnes' is not an importable package.module:Class ("),
-        ({"import": "no_such_module:Kindness"}, "rewards.kind.import: 'no_such_module:Kindness' is not an importable package.module:Class (No module"),
-        ({"import": "users_rewards.Kindness"}, "rewards.kind.import: 'users_rewards.Kindness' is not an importable package.module:Class ("),
-        ({"import": 3}, "rewards.kind.import: 3 is not an importable package.module:Class ("),
+        ({"import": "users_rewards:Kindness", "words": 0}, "rewards.kind.import: users_rewards:Kindness(words=0) raises ValueError: words 0 should be at least 1"),
+        ({"import": "users_rewards:Kindnes"}, "rewards.kind.import: users_rewards has no class or function Kindnes (choices: "),
+        ({"import": "no_such_module:Kindness"}, "rewards.kind.import: cannot import no_such_module: No module"),
+        ({"import": "users_rewards.Kindness"}, "rewards.kind.import: 'users_rewards.Kindness' is not of the form package.module:Name"),
+        ({"import": 3}, "rewards.kind.import: 3 is not of the form package.module:Name"),
+        ({"import": "broken_rewards:Kindness"}, "rewards.kind.import: cannot import broken_rewards: SyntaxError: "),
     ],
 )  # fmt: skip
 def test_a_users_own_reward(load, tmp_path, monkeypatch, entry, expected):
     (tmp_path / "users_rewards.py").write_text(USERS_MODULE, encoding="utf-8")
+    (tmp_path / "broken_rewards.py").write_text("def kind(:\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "users_rewards", raising=False)
     content = changed(GRPO, "rewards", {"kind": entry})

@@ -69,6 +69,7 @@ def test_scalars_are_those_of_yaml_1_2(text, expected):
         ("a: 1\n---\nb: 2\n", ":2: expected a single document in the stream"),
         ("a: *nobody\n", ":1: found undefined alias 'nobody'"),
         ("a: 1\nb: \x07\n", ":2: character '\\x07' is not allowed in YAML"),
+        ("[" * 3000, "is nested too deeply"),
         ("a: !!int x\n", "invalid literal for int() with base 10: 'x'"),
     ],
 )

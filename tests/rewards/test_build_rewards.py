@@ -1,12 +1,13 @@
 """From the `rewards:` part of a recipe to callables, and the self-check on the data's own references."""
 
+import asyncio
 import pickle
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
-from trl.trainer.utils import get_callable_name
+from trl.trainer.utils import get_callable_name, is_async_callable
 
 from empathy_trl.data import build
 from empathy_trl.errors import UserError
@@ -45,9 +46,21 @@ def own_module(tmp_path, monkeypatch):
         "        return [float(self.word in completion) for completion in completions]\n"
         "def length(prompts, completions, **columns):\n"
         "    return [float(len(completion)) for completion in completions]\n"
+        "async def judge(prompts, completions, **columns):\n"
+        "    return [3.0]\n"
         "class NoReward:\n"
         "    pass\n"
+        "class Broken:\n"
+        "    def __init__(self, key='x'):\n"
+        "        {}[key]\n"
+        "@dataclass(frozen=True)\n"
+        "class Frozen(NoReward):\n"
+        "    def __call__(self, prompts, completions, **columns):\n"
+        "        return [2.0]\n"
     )
+    (tmp_path / "half_written.py").write_text("def length(:\n")
+    (tmp_path / "divides.py").write_text("1 / 0\n")
+    (tmp_path / "a_script.py").write_text("raise SystemExit('usage: a_script FILE')\n")
     (tmp_path / "needs_missing.py").write_text("import no_such_package\n")
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -59,9 +72,33 @@ def test_an_imported_class_takes_parameters_and_the_name_of_its_key(own_module):
     assert pickle.loads(pickle.dumps(rewards[0])).word == "warm"
 
 
-def test_an_imported_function_is_used_as_it_is(own_module):
-    rewards, _ = build_rewards({"length": entry(import_path="my_rewards:length")})
-    assert rewards[0]([""], ["four"]) == [4.0]
+@pytest.mark.parametrize(("attribute", "result"), [("length", 4.0), ("Frozen", 2.0)])
+def test_what_cannot_carry_a_name_is_wrapped(own_module, attribute, result):
+    import my_rewards
+
+    path = f"my_rewards:{attribute}"
+    rewards, _ = build_rewards({name: entry(import_path=path) for name in ("first", "second")})
+    assert [get_callable_name(reward) for reward in rewards] == ["first", "second"]
+    assert rewards[0]([""], completions=["four"], label=["sad"]) == [result]
+    again = pickle.loads(pickle.dumps(rewards[1]))
+    assert (get_callable_name(again), again([""], ["four"])) == ("second", [result])
+    assert getattr(my_rewards, attribute).__name__ == attribute
+
+
+def test_a_coroutine_function_stays_one(own_module):
+    rewards, _ = build_rewards({"kind": entry(import_path="my_rewards:judge")})
+    assert get_callable_name(rewards[0]) == "kind" and is_async_callable(rewards[0])
+    assert asyncio.run(rewards[0]([""], ["four"])) == [3.0]
+
+
+def test_two_rewards_of_one_class_have_their_own_names():
+    path = "empathy_trl.rewards.format:Format"
+    rewards, _ = build_rewards(
+        {"outer": entry(import_path=path), "format": entry(), "inner": entry(import_path=path, tags=["answer"])}
+    )
+    assert [get_callable_name(reward) for reward in rewards] == ["outer", "format", "inner"]
+    assert [get_callable_name(pickle.loads(pickle.dumps(reward))) for reward in rewards] == ["outer", "format", "inner"]
+    assert rewards[2].tags == ["answer"]
 
 
 @pytest.mark.parametrize(
@@ -94,8 +131,13 @@ def test_an_imported_function_is_used_as_it_is(own_module):
         (
             "k",
             entry(import_path="my_rewards:Kindness", words=1),
-            "rewards.k: .*unexpected keyword argument 'words'",
+            r"rewards.k.import: my_rewards:Kindness\(words=1\) raises TypeError: .*argument 'words'",
         ),
+        ("k", entry(import_path="my_rewards:Broken"), r"rewards.k.import: my_rewards:Broken\(\) raises KeyError: 'x'"),
+        ("k", entry(import_path="half_written:length"), "rewards.k.import: cannot import half_written: SyntaxError: "),
+        ("k", entry(import_path="divides:length"), "rewards.k.import: cannot import divides: ZeroDivisionError: div"),
+        ("k", entry(import_path="a_script:length"), "rewards.k.import: cannot import a_script: SystemExit: usage: "),
+        ("k", entry(import_path=3), "rewards.k.import: 3 is not of the form package.module:Name"),
         ("k", entry(import_path="my_rewards:length", unit=1), r"a function takes no parameters \(got unit\)"),
         (
             "k",
