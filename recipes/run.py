@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     options, overrides = command_line().parse_known_args(arguments)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that no recipe here uses
     try:
+        if options.list and overrides:
+            raise UserError(f"--list: takes no other arguments, got {' '.join(overrides)}")
         if options.list:
             print_list()
         elif options.recipe is None:
@@ -163,7 +165,12 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
         (path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     process.wait_for_everyone()
     started = time.perf_counter()
-    trainer = TASKS[stage.task].build(stage, path, folders)
+    try:
+        trainer = TASKS[stage.task].build(stage, path, folders)
+    except UserError:
+        raise
+    except (ValueError, ImportError) as error:  # what TRL and transformers say of settings that do not go together
+        raise UserError(f"stages.{stage.name}: the trainer refuses these settings: {error}") from error
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(path))  # with tokenizer; also pushes, where the recipe has `hub:`
     if process.is_main_process:

@@ -166,6 +166,11 @@ def test_check_prints_the_plan_and_trains_nothing(run, finished, tmp_path, capsy
 
 BAD = {
     "no recipe": ([], "--recipe: missing"),
+    "list with more": (["--list", "--bogus", "1"], "--list: takes no other arguments, got --bogus 1"),
+    "settings that do not go together": (
+        ["--recipe", "FINISHED", "--stages.grpo.trainer.use_liger_kernel", "true", "--stages.grpo.trainer.liger_kernel_config", "{fused_linear_cross_entropy: true}"],
+        "stages.grpo: the trainer refuses these settings: .*fused_linear_cross_entropy",
+    ),
     "unknown recipe": (["--recipe", "ed4_tinny"], "did you mean ed4_tiny"),
     "unknown key": (["--recipe", "ed4_tiny", "--dta.path", "x"], "dta: unknown key; did you mean data"),
     "wrong type": (["--recipe", "ed4_tiny", "--stages.grpo.trainer.num_generations", "4.5"], "num_generations: 4.5"),
@@ -180,9 +185,12 @@ BAD = {
 
 
 @pytest.mark.parametrize("arguments, message", BAD.values(), ids=BAD)
-def test_mistakes_exit_with_2_and_say_what_to_fix(run, capsys, tmp_path, tiny_folder, monkeypatch, arguments, message):
+def test_mistakes_exit_with_2_and_say_what_to_fix(
+    run, finished, capsys, tmp_path, tiny_folder, monkeypatch, arguments, message
+):
     monkeypatch.chdir(tmp_path)
-    arguments = [str(tiny_folder) if word == "TINY" else word for word in arguments]
+    given = {"TINY": str(tiny_folder), "FINISHED": str(finished[0])}
+    arguments = [given.get(word, word) for word in arguments]
     assert run([*arguments, "--output_dir", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error, flags=re.DOTALL), error
