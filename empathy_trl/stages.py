@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from empathy_trl.errors import UserError
+from empathy_trl.files import write_text
 
 RUN_FILE = "run.json"
 # evaluation and publishing do not change the weights, so they do not make a stage another one
@@ -70,10 +71,7 @@ class StageFolder:
     def save(self, **changes):
         """Write `run.json` with `changes`; the file is replaced in one go."""
         self.record.update(changes)
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.path / f"{RUN_FILE}.tmp"
-        temporary.write_text(json.dumps(self.record, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(self.path / RUN_FILE)
+        write_text(self.path / RUN_FILE, json.dumps(self.record, indent=2) + "\n")
 
 
 def inspect_stage(path: Path, fingerprint: str) -> StageFolder:

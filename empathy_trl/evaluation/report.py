@@ -17,6 +17,7 @@ from empathy_trl.evaluation import artefacts
 from empathy_trl.evaluation.baselines import NAMES
 from empathy_trl.evaluation.intervals import paired_bootstrap, with_interval
 from empathy_trl.evaluation.plots import draw_report
+from empathy_trl.files import read_rows, write_text
 
 # what a stage's folder may hold for a reader, beside the model
 STAGE_FILES = (
@@ -82,7 +83,7 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
         "## Files",
         _files(stages),
     ]
-    return artefacts.write_text(run_dir / "report.md", "\n\n".join(parts) + "\n")
+    return write_text(run_dir / "report.md", "\n\n".join(parts) + "\n")
 
 
 def read_stages(run_dir: Path, split: str) -> list[EvaluatedStage]:
@@ -107,7 +108,7 @@ def _read_stage(folder: Path, split: str) -> EvaluatedStage:
         folder=folder,
         evaluation=artefacts.read_eval(folder, split),
         predictions=artefacts.read_predictions(folder, split),
-        log=artefacts.read_rows(log) if log.is_file() else [],
+        log=read_rows(log) if log.is_file() else [],
     )
 
 

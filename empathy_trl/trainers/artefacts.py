@@ -9,30 +9,17 @@ from pathlib import Path
 
 from transformers import ProgressCallback, TrainerCallback
 
+from empathy_trl.files import read_rows, write_rows, write_text
+
 METRICS_FILE = "metrics.jsonl"
 CURVE_FILE = "reward_curve.png"
 SAMPLES_FILE = "samples.jsonl"
 SAMPLES_PAGE = "samples.md"
 
 
-def read_jsonl(path: Path) -> list[dict]:
-    """Return the rows of a JSON-lines file; a last line that a crash cut short is left out."""
-    if not path.is_file():
-        return []
-    rows = []
-    # not splitlines: it also splits at U+2028 and U+0085, which a model may write
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise
-    return rows
-
-
-def _write_jsonl(path: Path, rows: list[dict]):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+def logged_rows(path: Path) -> list[dict]:
+    """Return what an earlier part of the run has logged, without a last line that a crash cut short."""
+    return read_rows(path, last_may_be_cut=True) if path.is_file() else []
 
 
 class MetricsLog(TrainerCallback):
@@ -47,18 +34,18 @@ class MetricsLog(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            rows = [row for row in read_jsonl(self.folder / METRICS_FILE) if row["step"] <= state.global_step]
-            _write_jsonl(self.folder / METRICS_FILE, rows)
+            rows = [row for row in logged_rows(self.folder / METRICS_FILE) if row["step"] <= state.global_step]
+            write_rows(self.folder / METRICS_FILE, rows)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:
-            row = {"step": state.global_step, **logs}
+            row = {"step": state.global_step} | {name: _or_null(value) for name, value in logs.items()}
             with open(self.folder / METRICS_FILE, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
     def on_train_end(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            draw_curve(read_jsonl(self.folder / METRICS_FILE), self.folder / CURVE_FILE, self.folder.name)
+            draw_curve(logged_rows(self.folder / METRICS_FILE), self.folder / CURVE_FILE, self.folder.name)
 
 
 def draw_curve(rows: list[dict], path: Path, title: str):
@@ -135,10 +122,10 @@ class SamplePages(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         moments = {state.max_steps // 2: "middle", 1: "start", state.max_steps: "end"}
         if state.is_world_process_zero and state.global_step in moments:
-            rows = [row for row in read_jsonl(self.folder / SAMPLES_FILE) if row["step"] < state.global_step]
+            rows = [row for row in logged_rows(self.folder / SAMPLES_FILE) if row["step"] < state.global_step]
             rows += self._latest(state.global_step, moments[state.global_step])
-            _write_jsonl(self.folder / SAMPLES_FILE, rows)
-            (self.folder / SAMPLES_PAGE).write_text(samples_page(rows), encoding="utf-8")
+            write_rows(self.folder / SAMPLES_FILE, rows)
+            write_text(self.folder / SAMPLES_PAGE, samples_page(rows))
 
     def _latest(self, step: int, moment: str) -> list[dict]:
         logs = self.trainer._logs
@@ -151,7 +138,7 @@ class SamplePages(TrainerCallback):
                 "moment": moment,
                 "prompt": _text(logs["prompt"][i]),
                 "completion": _text(logs["completion"][i]),
-                "rewards": {name: values[i] for name, values in logs["rewards"].items()},
+                "rewards": {name: _or_null(values[i]) for name, values in logs["rewards"].items()},
             }
             for i in picks
         ]
@@ -182,8 +169,13 @@ def samples_page(rows: list[dict]) -> str:
     return "\n".join(page) + "\n"
 
 
-def _number(value) -> str:
-    return "not applicable" if value is None or math.isnan(value) else f"{value:.3f}"
+def _or_null(value):
+    """Return null for what is no number in JSON: TRL marks a reward that does not apply with nan."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: float | None) -> str:
+    return "not applicable" if value is None else f"{value:.3f}"
 
 
 def _quoted(text: str) -> str:

@@ -4,6 +4,7 @@ import struct
 
 import pytest
 
+from empathy_trl import files
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import artefacts
 from empathy_trl.evaluation.plots import draw_confusion, draw_report
@@ -45,14 +46,14 @@ def test_numbers_that_are_no_json_are_refused(tmp_path, value):
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = artefacts.write_text(tmp_path / "file.txt", "old")
+    path = files.write_text(tmp_path / "file.txt", "old")
 
     def half(temporary):
         temporary.write_text("ne")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        artefacts.write_atomically(path, half)
+        files.write_atomically(path, half)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 

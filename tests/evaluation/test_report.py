@@ -11,6 +11,7 @@ from empathy_trl.evaluation import artefacts
 from empathy_trl.evaluation.intervals import paired_bootstrap, with_interval
 from empathy_trl.evaluation.report import write_report
 from empathy_trl.evaluation.score import score_emotions, score_predictions
+from empathy_trl.files import write_text
 
 LABELS = ["sad", "joyful", "angry", "afraid"]
 GOLD = LABELS * 30
@@ -56,7 +57,7 @@ def add_stage(run, name, given, log=(), first_row=0, data=None):
     artefacts.write_predictions(run / name, split, rows)
     artefacts.write_eval(run / name, split, evaluation)
     if log:
-        artefacts.write_text(run / name / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in log))
+        write_text(run / name / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in log))
     return evaluation
 
 

@@ -1,11 +1,11 @@
 """metrics.jsonl, reward_curve.png and samples.md, also after a crash and a resume."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
 
-from empathy_trl.trainers.artefacts import MetricsLog, SamplePages, draw_curve, read_jsonl, samples_page, smooth
+from empathy_trl.errors import UserError
+from empathy_trl.trainers.artefacts import MetricsLog, SamplePages, draw_curve, logged_rows, samples_page, smooth
 
 
 def state(step, max_steps=10):
@@ -19,7 +19,7 @@ def test_rows_after_the_checkpoint_are_written_again_not_twice(tmp_path):
         log.on_log(None, state(step), None, logs={"loss": step})
     log.on_train_begin(None, state(2), None)  # resumes from step 2
     log.on_log(None, state(3), None, logs={"loss": 30})
-    assert read_jsonl(tmp_path / "metrics.jsonl") == [
+    assert logged_rows(tmp_path / "metrics.jsonl") == [
         {"step": 1, "loss": 1},
         {"step": 2, "loss": 2},
         {"step": 3, "loss": 30},
@@ -28,18 +28,30 @@ def test_rows_after_the_checkpoint_are_written_again_not_twice(tmp_path):
 
 def test_a_line_that_a_crash_cut_short_is_dropped_and_other_damage_is_not(tmp_path):
     (tmp_path / "m.jsonl").write_text('{"step": 1}\n{"st')
-    assert read_jsonl(tmp_path / "m.jsonl") == [{"step": 1}]
+    assert logged_rows(tmp_path / "m.jsonl") == [{"step": 1}]
     (tmp_path / "m.jsonl").write_text('{"st\n{"step": 1}\n')
-    with pytest.raises(json.JSONDecodeError):
-        read_jsonl(tmp_path / "m.jsonl")
-    assert read_jsonl(tmp_path / "nothing.jsonl") == []
+    with pytest.raises(UserError, match="m.jsonl, line 1: not valid JSON"):
+        logged_rows(tmp_path / "m.jsonl")
+    assert logged_rows(tmp_path / "nothing.jsonl") == []
+
+
+def test_a_reward_that_does_not_apply_is_null_everywhere(tmp_path):
+    trainer = trainer_with(["a"])
+    trainer._logs["rewards"]["format"] = [float("nan")]
+    SamplePages(tmp_path, trainer, per_page=1).on_step_end(None, state(1), None)
+    assert logged_rows(tmp_path / "samples.jsonl")[0]["rewards"] == {"format": None}
+    assert "Rewards: format not applicable" in (tmp_path / "samples.md").read_text()
+    log = MetricsLog(tmp_path)
+    log.on_log(None, state(1), None, logs={"loss": float("inf")})
+    log.on_train_begin(None, state(1), None)
+    assert logged_rows(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": None}]
 
 
 def test_line_separators_inside_a_completion_survive(tmp_path):
     pages = SamplePages(tmp_path, trainer_with(["a\u2028b\x85c"]), per_page=1)
     pages.on_step_end(None, state(1), None)
     pages.on_step_end(None, state(10), None)
-    assert [row["completion"] for row in read_jsonl(tmp_path / "samples.jsonl")] == ["a\u2028b\x85c"] * 2
+    assert [row["completion"] for row in logged_rows(tmp_path / "samples.jsonl")] == ["a\u2028b\x85c"] * 2
 
 
 @pytest.mark.parametrize(
@@ -73,7 +85,7 @@ def test_samples_of_a_resumed_run_replace_those_of_the_same_step(tmp_path):
     pages = SamplePages(tmp_path, trainer_with(["a", "b", "c", "d"]), per_page=2)
     for step in (1, 2, 5, 10, 5, 10):  # killed after 10, resumed from 4
         pages.on_step_end(None, state(step), None)
-    rows = read_jsonl(tmp_path / "samples.jsonl")
+    rows = logged_rows(tmp_path / "samples.jsonl")
     assert [(row["step"], row["moment"], row["completion"]) for row in rows] == [
         (1, "start", "a"), (1, "start", "c"), (5, "middle", "a"), (5, "middle", "c"), (10, "end", "a"), (10, "end", "c"),
     ]  # fmt: skip

@@ -1,0 +1,59 @@
+"""Reading and writing the files of a run: whole or not at all, and errors that name file and line."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from empathy_trl.errors import UserError
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary file beside `path`, then rename it; the folder is made when missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file atomically."""
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    """Write one JSON object per line, atomically; NaN and infinity are refused (ValueError), they are no JSON."""
+    return write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_rows(path: Path, last_may_be_cut: bool = False) -> list[dict]:
+    """Read a file with one JSON object per line.
+
+    Args:
+        last_may_be_cut: leave out a last line that a crash cut short.
+
+    Raises:
+        UserError: names file and line of what is not JSON.
+    """
+    # not str.splitlines: it also splits at characters such as U+2028, which JSON leaves as they are
+    lines = [line for line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1) if line[1].strip()]
+    rows = []
+    for number, line in lines:
+        try:
+            rows.append(parse_json(path, number, line))
+        except UserError:
+            if not (last_may_be_cut and number == lines[-1][0]):
+                raise
+    return rows
+
+
+def parse_json(path: Path, line: int, text: str):
+    """Return parsed JSON that begins in `line` of `path`. UserError names file and line."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {line + error.lineno - 1}: not valid JSON ({error.msg})") from error
