@@ -48,11 +48,13 @@ def describe(recipe, folder: Path) -> str:
         models[name] = _shape(stage, rows, models, downloads)
         # in float32, because half precision is refused where there is no GPU, and that is no fault of the recipe
         trainer_config(stage, folder / name, bf16=False, fp16=False)
-        prompt = _prompt_tokens(stage, rows, models[name])
+        options, prompt = trainer_options(stage), _prompt_tokens(stage, rows, models[name])
+        parts = memory(stage, options, models[name], prompt or 512) if models[name] else {}
+        needed = max(needed, sum(parts.values()))
         lines += ["", f"stage {name}: {stage.task}"]
-        lines += [f"  {key:10} {value}" for key, value in _stage_lines(stage, rows, models[name], prompt)]
-        if models[name] is not None:
-            needed = max(needed, sum(memory(stage, trainer_options(stage), models[name], prompt or 512).values()))
+        lines += [
+            f"  {key:10} {value}" for key, value in _stage_lines(stage, rows, models[name], options, prompt, parts)
+        ]
     needs = sorted({line for stage in recipe.stages.values() for line in missing_extras(stage)})
     pushes = [
         f"{name} -> {s.hub.repo_id}" + (" (private)" * s.hub.private) for name, s in recipe.stages.items() if s.hub
@@ -96,7 +98,7 @@ def _data_downloads(recipe) -> set[str]:
     return {f"data {stage.data.path}" for stage in recipe.stages.values() if on_hub(stage.data.path)}
 
 
-def _stage_lines(stage, rows, shape, prompt: float | None):
+def _stage_lines(stage, rows, shape, options, prompt: float | None, parts: dict):
     """Yield (key, text) for every line about one stage."""
     from empathy_trl.rewards import build_rewards
 
@@ -105,7 +107,6 @@ def _stage_lines(stage, rows, shape, prompt: float | None):
     if stage.rewards:
         build_rewards(stage.rewards)  # raises now what would stop the run later
         yield "rewards", ", ".join(f"{name} × {_weight(reward.weight)}" for name, reward in stage.rewards.items())
-    options = trainer_options(stage)
     yield "batch", _batch_line(stage, options, rows)
     yield "tokens", _token_line(options, prompt)
     if shape is None:
@@ -113,7 +114,7 @@ def _stage_lines(stage, rows, shape, prompt: float | None):
         return
     total, trainable = shape["total"], shape["trainable"]
     yield "parameters", f"{trainable:,} of {total:,} trained ({trainable / total:.2%})"
-    yield "memory", _memory_line(stage, options, shape, prompt)
+    yield "memory", _memory_line(options, parts)
 
 
 def _model_line(model) -> str:
@@ -174,8 +175,7 @@ def _prompt_tokens(stage, rows, shape) -> float | None:
     return sum(map(len, encoded["input_ids"])) / len(prompts)
 
 
-def _memory_line(stage, options, shape, prompt: float | None) -> str:
-    parts = memory(stage, options, shape, prompt or 512)
+def _memory_line(options, parts: dict) -> str:
     text = f"about {sum(parts.values()) / 1e9:.1f} GB per process: " + ", ".join(
         f"{name} {size / 1e9:.2f}" for name, size in parts.items()
     )
@@ -192,7 +192,7 @@ def memory(stage, options, shape, prompt: float) -> dict[str, float]:
     Weights and a reference copy in the dtype of the model, 4-bit weights as half a byte; gradients like the trained
     weights; two AdamW moments in float32. Activations per layer after Korthikanti et al. 2022 (34 bytes per token and
     hidden unit in 16 bit), or with gradient checkpointing one layer of those and each layer's input. Logits are never
-    held for the whole vocabulary by TRL's fused head. Real use is some 20 % higher (allocator, workspace).
+    held for the whole vocabulary by TRL's fused head.
     """
     config, model = shape["config"], stage.model
     size = 0.5 if model.load_in_4bit else BYTES.get(model.dtype, 2 if shape["dtype"] == "bfloat16" else 4)

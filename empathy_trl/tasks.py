@@ -14,6 +14,7 @@ from pathlib import Path
 
 from empathy_trl.errors import UserError
 from empathy_trl.recipe.layers import STAGE_PREFIX
+from empathy_trl.recipe.trainer_options import import_class
 
 # optional package -> the extra in setup.cfg that installs it
 EXTRAS = {"vllm": "vllm", "bitsandbytes": "quantization", "deepspeed": "deepspeed"}
@@ -106,7 +107,7 @@ def trainer_config(stage, folder: Path, **changes):
     if stage.hub is not None:
         settings |= {"push_to_hub": True, "hub_model_id": stage.hub.repo_id, "hub_private_repo": stage.hub.private}
     try:
-        return _config_class(stage.task)(**settings)
+        return import_class(TASKS[stage.task].config)(**settings)
     except (ValueError, ImportError) as error:
         raise UserError(f"stages.{stage.name}.trainer: {error}") from error
 
@@ -122,11 +123,6 @@ def local_rows(stage) -> dict[str, tuple]:
     if on_hub(stage.data.path):
         return {}
     return {split: read_split(stage.data, split) for split in dict.fromkeys(("train", stage.evaluation.split))}
-
-
-def _config_class(task: str):
-    module, name = TASKS[task].config.split(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _train_rows(stage):
@@ -169,7 +165,7 @@ def trainer_options(stage) -> dict:
 
     Adds `processes` and `sequences` (per optimizer step, over all processes).
     """
-    fields = dataclasses.fields(_config_class(stage.task))
+    fields = dataclasses.fields(import_class(TASKS[stage.task].config))
     options = {field.name: field.default for field in fields} | stage.trainer
     options["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
     per_process = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]

@@ -91,7 +91,7 @@ def run(recipe, folder: Path, fresh: bool):
     rows = preflight(recipe, folder)
     fingerprints, folders = {}, {}
     for name, content in recipe.resolved()["stages"].items():
-        fingerprints[name] = fingerprint(content, fingerprints, rows[name])
+        fingerprints[name] = fingerprint(content, fingerprints, rows[name]["train"])
         folders[name] = folder / name
     with PartialState().main_process_first():
         if PartialState().is_main_process:
@@ -102,14 +102,15 @@ def run(recipe, folder: Path, fresh: bool):
                 (folder / report).unlink(missing_ok=True)
     for name, stage in recipe.stages.items():
         train_stage(recipe, stage, fingerprints[name], folders)
-        evaluate_stage(recipe, stage, fingerprints[name], folders[name])
+        evaluate_stage(recipe, stage, fingerprints[name], folders[name], rows[name]["all"])
     finish(recipe, folder)
 
 
-def preflight(recipe, folder: Path) -> dict[str, str | None]:
+def preflight(recipe, folder: Path) -> dict[str, dict]:
     """Find now, before an earlier run is touched or an hour is spent, what would stop a later stage.
 
-    Returns stage name -> digest of its training rows, None for data on the Hub.
+    Returns stage name -> `{"train", "all"}`: digests of its training rows (None for data on the Hub), and of those with
+    the rows it is evaluated on.
     """
     from empathy_trl.stages import digest
     from empathy_trl.tasks import local_rows, missing_extras, trainer_config
@@ -126,7 +127,10 @@ def preflight(recipe, folder: Path) -> dict[str, str | None]:
     for name, stage in recipe.stages.items():
         trainer_config(stage, folder / name)
         rows = local_rows(stage)
-        digests[name] = digest(rows["train"][0]) if rows else None
+        digests[name] = {
+            "train": digest(rows["train"][0]) if rows else None,
+            "all": digest([rows for rows, _ in rows.values()]),
+        }
     return digests
 
 
@@ -180,19 +184,16 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
     gc.collect()
 
 
-def evaluate_stage(recipe, stage, fingerprint: str, path: Path):
-    """Evaluate a trained stage, unless the same evaluation is there already."""
+def evaluate_stage(recipe, stage, fingerprint: str, path: Path, rows: str):
+    """Evaluate a trained stage, unless the same evaluation on the same rows (by their digest) is there already."""
     from accelerate import PartialState
 
     from empathy_trl.evaluation.evaluate import evaluate_model
     from empathy_trl.models import load_model
-    from empathy_trl.stages import digest, inspect_stage
-    from empathy_trl.tasks import local_rows
+    from empathy_trl.stages import inspect_stage
 
     folder = inspect_stage(path, fingerprint)
-    settings = recipe.resolved()["stages"][stage.name]["evaluation"] | {
-        "rows": digest([rows for rows, _ in local_rows(stage).values()])
-    }
+    settings = recipe.resolved()["stages"][stage.name]["evaluation"] | {"rows": rows}
     if folder.record.get("evaluated") == settings and (path / f"eval_{stage.evaluation.split}.json").is_file():
         return
     model, tokenizer = load_model(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from empathy_trl.files import write_atomically
+from empathy_trl.pictures import pyplot, save, smooth, smoothing_width
 
 BLUE, RED = "#4c78a8", "#d1495b"
 CURVE_COLOURS = (BLUE, "#f28e2b", "#59a14f", "#b07aa1")
@@ -22,8 +22,7 @@ def draw_confusion(path: Path, confusion: dict, title: str) -> Path:
     counts = np.array(confusion["counts"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     height, width = counts.shape
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(2.2 + 0.9 * width, 1.8 + 0.8 * height), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(2.2 + 0.9 * width, 1.8 + 0.8 * height), layout="constrained")
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(height, width):
         colour = "white" if shares[row, column] > 0.55 else "black"
@@ -37,7 +36,7 @@ def draw_confusion(path: Path, confusion: dict, title: str) -> Path:
     axes.tick_params(length=0)
     axes.axvline(width - 1.5, color="grey", linewidth=1)  # invalid answers stand apart from the emotions
     figure.colorbar(image, ax=axes, label="share of the gold emotion", format=lambda share, _: f"{share:.0%}")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_report(path: Path, *, title: str, accuracies: dict, baselines: dict, rewards: dict) -> Path:
@@ -50,15 +49,14 @@ def draw_report(path: Path, *, title: str, accuracies: dict, baselines: dict, re
         baselines: name -> accuracy; at most two.
         rewards: stage name -> points (step, mean reward), at least one point each.
     """
-    pyplot = _pyplot()
     width = 5.5 + max(0, len(accuracies) - 3)
     panels = 2 if rewards else 1
-    figure, axes = pyplot.subplots(1, panels, figsize=(panels * width, 4.4), layout="constrained", squeeze=False)
+    figure, axes = pyplot().subplots(1, panels, figsize=(panels * width, 4.4), layout="constrained", squeeze=False)
     _draw_accuracies(axes[0, 0], accuracies, baselines)
     if rewards:
         _draw_rewards(axes[0, 1], rewards)
     figure.suptitle(title, fontsize=13)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _draw_accuracies(axes, accuracies: dict, baselines: dict) -> None:
@@ -84,29 +82,11 @@ def _draw_accuracies(axes, accuracies: dict, baselines: dict) -> None:
 def _draw_rewards(axes, rewards: dict) -> None:
     for (name, points), colour in zip(rewards.items(), CURVE_COLOURS, strict=False):
         steps, values = zip(*points, strict=True)
-        width = max(1, len(values) // 10)
-        ends = range(1, len(values) + 1)
-        smooth = [np.mean(values[max(0, end - width) : end]) for end in ends]
         axes.plot(steps, values, color=colour, alpha=0.3, linewidth=1, marker=".")
-        axes.plot(steps, smooth, color=colour, linewidth=2, label=f"{name}, running mean of {width}")
+        label = f"{name}, running mean of {smoothing_width(values)}"
+        axes.plot(steps, smooth(values), color=colour, linewidth=2, label=label)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("mean reward")
     axes.set_title("Reward during training", fontsize=11)
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize=9)
-
-
-def _pyplot():
-    """Import matplotlib's pyplot for files: the Agg backend needs no screen."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _save(figure, path: Path) -> Path:
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
-    _pyplot().close(figure)
-    return path

@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import ProgressCallback, TrainerCallback
 
 from empathy_trl.files import read_rows, write_rows, write_text
+from empathy_trl.pictures import pyplot, save, smooth
 
 METRICS_FILE = "metrics.jsonl"
 CURVE_FILE = "reward_curve.png"
@@ -50,13 +51,8 @@ class MetricsLog(TrainerCallback):
 
 def draw_curve(rows: list[dict], path: Path, title: str):
     """Draw reward (per function and total) or, where there is none, loss over the steps, and save it as `path`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     names = [name for name in sorted({key for row in rows for key in row}) if _is_reward(name)] or ["loss"]
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
     for name in names:
         points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
         if points:
@@ -67,21 +63,11 @@ def draw_curve(rows: list[dict], path: Path, title: str):
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save(figure, path, dpi=120)
 
 
 def _is_reward(name: str) -> bool:
     return name == "reward" or (name.startswith("rewards/") and name.endswith("/mean"))
-
-
-def smooth(values, share: float = 0.1) -> list[float]:
-    """Return the mean over a trailing window of `share` of the values, at least one value wide."""
-    width = max(1, int(len(values) * share))
-    return [
-        sum(values[max(0, i + 1 - width) : i + 1]) / len(values[max(0, i + 1 - width) : i + 1])
-        for i in range(len(values))
-    ]
 
 
 class ProgressBar(ProgressCallback):
