@@ -79,7 +79,7 @@ def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
 
 TASKS = {
     "sft": Task("trl:SFTConfig", build_sft),
-    "grpo": Task("trl:GRPOConfig", build_grpo),
+    "grpo": Task("empathy_trl.trainers.grpo_config:EmpathyGRPOConfig", build_grpo),
 }
 CONFIG_CLASSES = {name: task.config for name, task in TASKS.items()}
 

@@ -27,6 +27,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.models import check_tags
 from empathy_trl.schedules import weight_at
 from empathy_trl.trainers.policy_scorer import PolicyScorer
+from empathy_trl.trainers.shared_prefix import SharedPrefixMixin
 
 SAMPLER_FIELDS = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
 
@@ -74,7 +75,7 @@ def scoring_labels_only():
         trl.trainer.utils._use_triton = usual
 
 
-class EmpathyGRPOTrainer(GRPOTrainer):
+class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
     """`trl.GRPOTrainer` with reward weights on a schedule, an exact resume, and a stop on a non-finite loss.
 
     Args:

@@ -1,0 +1,125 @@
+"""The four shapes that every benchmark runs, and trainers of both kinds that differ in nothing else.
+
+A shape is named after the recipe whose prompts it resembles. Models are Qwen2 with random weights, data are random words,
+and completions run to their full length, because a model that was never trained all but never ends one by itself: a plain
+trainer then has no padding that ours could save.
+"""
+
+import dataclasses
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
+from trl import GRPOConfig, GRPOTrainer
+
+from empathy_trl.scratch import build_tokenizer
+from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
+
+WORDS = [first + second for first in "bcdfgklmnprstvz" for second in "aeiou"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """How long prompts and completions are, how many there are, and how big the model is.
+
+    Attributes:
+        prompt, completion: tokens of each.
+        group: completions per prompt.
+        groups: prompts per optimizer step.
+        hidden, layers, heads, kv_heads, inner, vocab: of the Qwen2 model.
+    """
+
+    prompt: int
+    completion: int
+    group: int
+    groups: int
+    hidden: int = 512
+    layers: int = 12
+    heads: int = 8
+    kv_heads: int = 4
+    inner: int = 2048
+    vocab: int = 32000
+
+
+SHAPES = {
+    "ed4_tiny": Shape(90, 20, 8, 8, hidden=256, layers=4, heads=4, kv_heads=4, inner=768, vocab=4096),
+    "ed4": Shape(150, 150, 8, 2),
+    "wassa": Shape(330, 120, 8, 2),
+    "empath": Shape(700, 150, 8, 1),
+}
+
+
+def make_model(shape: Shape, seed: int = 0) -> Qwen2ForCausalLM:
+    """Return a Qwen2 model of the shape's size with random weights, in float32."""
+    set_seed(seed)
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=shape.vocab,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.inner,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+        )
+    )
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer that knows every word of `WORDS` as one token."""
+    return build_tokenizer([" ".join(WORDS)], 1024)
+
+
+def make_prompts(shape: Shape, tokenizer: PreTrainedTokenizerFast, count: int, seed: int = 0) -> Dataset:
+    """Return `count` different chat prompts of `shape.prompt` tokens each, the chat template included."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for _ in range(count):
+        words = [WORDS[i] for i in torch.randint(len(WORDS), (shape.prompt,), generator=generator)]
+        message = [{"role": "user", "content": " ".join(words)}]
+        rendered = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]
+        kept = words[: len(words) - (len(rendered) - shape.prompt)]
+        rows.append([{"role": "user", "content": " ".join(kept)}])
+    return Dataset.from_dict({"prompt": rows})
+
+
+def token_reward(completion_ids, **columns) -> list[float]:
+    """Return a cheap reward in [0, 1] that differs within every group: the share of even tokens."""
+    return [sum(token % 2 == 0 for token in ids) / max(1, len(ids)) for ids in completion_ids]
+
+
+def make_trainer(shape: Shape, ours: bool, folder: str, **settings) -> GRPOTrainer:
+    """Return `EmpathyGRPOTrainer` or `trl.GRPOTrainer` with the same model, data, seed and settings."""
+    tokenizer = make_tokenizer()
+    make_model(shape).save_pretrained(
+        folder
+    )  # with a KL penalty TRL loads the reference model from where the model was
+    config = GRPOConfig(
+        **{
+            "output_dir": folder,
+            "per_device_train_batch_size": shape.group * shape.groups,
+            "num_generations": shape.group,
+            "max_completion_length": shape.completion,
+            "learning_rate": 1e-5,
+            "beta": 0.01,
+            "max_steps": 1000,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "dataloader_pin_memory": False,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            **settings,
+        }
+    )
+    return (EmpathyGRPOTrainer if ours else GRPOTrainer)(
+        model=Qwen2ForCausalLM.from_pretrained(folder),
+        processing_class=tokenizer,
+        reward_funcs=[token_reward],
+        args=config,
+        train_dataset=make_prompts(shape, tokenizer, 64),
+    )

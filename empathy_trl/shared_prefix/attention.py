@@ -1,0 +1,190 @@
+"""Attention over shared prompts, on top of the attention a model was loaded with.
+
+transformers looks up a model's attention function by name. `install` gives a model a function of ours under a new name,
+which does what the old one did until a forward pass brings the argument `shared_prefix`: then the object in it says which
+token sees which, and calls the old function on rows that it puts together from the packed ones. Heads, grouped keys,
+soft-capping and dropout stay the old function's business; sliding windows reach us as an argument and become part of the
+mask. Because the argument travels with the call, gradient checkpointing repeats the same thing in the backward pass.
+
+Against one mask over the whole packed row this computes only what some token really sees: the work of the plain layout
+minus the repeated prompts, by dense kernels.
+"""
+
+import dataclasses
+import sys
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+PREFIX = "shared_prefix_"
+BASES = ("sdpa", "eager")
+# Both kinds are plain attention over all or the last few tokens; other kinds (recurrent, chunked) carry state of their own
+LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+def unsupported(model) -> str | None:
+    """Return why a model cannot share prompts, or None when it can.
+
+    Args:
+        model: a transformers model, without PEFT or distributed wrappers.
+    """
+    config = model.config.get_text_config()
+    if model.config.is_encoder_decoder:
+        return "it is an encoder-decoder"
+    if not getattr(model, "_supports_attention_backend", False):
+        return f"{type(model).__name__} does not use transformers' attention interface"
+    other = set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES
+    if other:
+        return f"it has layers of type {', '.join(sorted(other))}"
+    name = config._attn_implementation.removeprefix(PREFIX)
+    if name not in BASES:
+        return f"its attention is {name}; load it with attn_implementation: sdpa"
+    return None
+
+
+def install(model) -> None:
+    """Let a supported model's attention understand `shared_prefix`; without that argument it computes as before."""
+    config = model.config.get_text_config()
+    if not config._attn_implementation.startswith(PREFIX):
+        model.set_attn_implementation(PREFIX + config._attn_implementation)
+
+
+def _sdpa(module, query, key, value, attention_mask, *, shared_prefix=None, **kwargs):
+    return _attend(sdpa_attention_forward, module, query, key, value, attention_mask, shared_prefix, kwargs)
+
+
+def _eager(module, query, key, value, attention_mask, *, shared_prefix=None, **kwargs):
+    # every modeling file has its own, because the details (soft-capping, sinks) differ
+    base = sys.modules[type(module).__module__].eager_attention_forward
+    return _attend(base, module, query, key, value, attention_mask, shared_prefix, kwargs)
+
+
+def _attend(base, module, query, key, value, attention_mask, shared_prefix, kwargs):
+    if shared_prefix is None:
+        return base(module, query, key, value, attention_mask, **kwargs)
+    return shared_prefix.attend(base, module, query, key, value, **kwargs), None
+
+
+for _name, _function in (("sdpa", _sdpa), ("eager", _eager)):
+    AttentionInterface.register(PREFIX + _name, _function)
+    AttentionMaskInterface.register(PREFIX + _name, ALL_MASK_ATTENTION_FUNCTIONS[_name])
+
+
+def for_base(base, visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return the mask as `base` wants it: SDPA takes booleans, eager attention adds numbers to its scores."""
+    if base is sdpa_attention_forward:
+        return visible
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
+
+
+def placeholder_mask(device) -> torch.Tensor:
+    """Return a 4-D mask, which transformers hands on as it is instead of making its own; nothing reads it."""
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+
+
+@dataclasses.dataclass
+class PackedAttention:
+    """Attention within a row packed by `packing.pack`: prompts among themselves, completions to their prompt and themselves.
+
+    Indices point into the packed row; padding, on the right, points at 0.
+
+    Attributes:
+        prompt_index: shape (prompts, longest prompt).
+        prompt_valid: same shape, False for padding.
+        completion_index: shape (completions, longest completion).
+        group: shape (completions,): the number of each completion's prompt.
+        starts: shape (completions,): the position of each completion's first token.
+        place: shape (tokens,): where each packed token lies in all prompts, then all completions, flattened.
+    """
+
+    prompt_index: torch.Tensor
+    prompt_valid: torch.Tensor
+    completion_index: torch.Tensor
+    group: torch.Tensor
+    starts: torch.Tensor
+    place: torch.Tensor
+
+    def __post_init__(self):
+        self.key_index = torch.cat([self.prompt_index[self.group], self.completion_index], dim=1)
+        self._visible = {}
+
+    @classmethod
+    def build(cls, prompt_index, prompt_valid, completion_index, completion_valid, group, starts) -> "PackedAttention":
+        """Return the layout with `place` worked out."""
+        flat_valid = torch.cat([prompt_valid.flatten(), completion_valid.flatten()])
+        flat_index = torch.cat([prompt_index.flatten(), completion_index.flatten()])
+        place = torch.empty(int(flat_valid.sum()), dtype=torch.long)
+        place[flat_index[flat_valid]] = flat_valid.nonzero()[:, 0]
+        return cls(prompt_index, prompt_valid, completion_index, group, starts, place)
+
+    def to(self, device) -> "PackedAttention":
+        """Return the same layout on another device."""
+        return PackedAttention(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+
+    def model_inputs(self) -> dict:
+        """Return the arguments that make a model with `install`ed attention use this layout."""
+        return {"attention_mask": placeholder_mask(self.place.device), "shared_prefix": self}
+
+    def attend(self, base, module, query, key, value, sliding_window=None, **kwargs) -> torch.Tensor:
+        """Return the attention output of shape (1, tokens, heads, head size).
+
+        Args:
+            base: the attention function to use on ordinary rows.
+            query, key, value: shape (1, heads, tokens, head size).
+        """
+        prompts, completions = self.visible(sliding_window)
+        outputs = [
+            base(
+                module,
+                _take(query, queries),
+                _take(key, keys),
+                _take(value, keys),
+                None if causal and base is sdpa_attention_forward else for_base(base, visible, query.dtype),
+                **kwargs,
+            )[0]
+            for queries, keys, visible, causal in (
+                (self.prompt_index, self.prompt_index, prompts, sliding_window is None),
+                (self.completion_index, self.key_index, completions, False),
+            )
+            if queries.numel()
+        ]
+        heads, size = outputs[0].shape[2:]
+        flat = torch.cat([output.reshape(-1, heads * size) for output in outputs])
+        return F.embedding(self.place, flat).view(1, -1, heads, size)
+
+    def visible(self, sliding_window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what prompts and completions see, bool, shapes (1, 1, p, p) and (completions, 1, c, p + c).
+
+        The prompts' mask knows no padding: it is on the right, where no token looks.
+        """
+        if sliding_window not in self._visible:
+            device = self.group.device
+            prompt, completion = self.prompt_index.shape[1], self.completion_index.shape[1]
+            prompt_at = torch.arange(prompt, device=device)
+            own_at = self.starts[:, None] + torch.arange(completion, device=device)
+            key_at = torch.cat([prompt_at.expand(len(own_at), -1), own_at], dim=1)
+            prompt_valid = self.prompt_valid[self.group]
+            # padding after a completion lies where none of its tokens looks, padding after a prompt does not
+            key_valid = torch.cat([prompt_valid, prompt_valid.new_ones(self.completion_index.shape)], dim=1)
+            self._visible[sliding_window] = (
+                _window(prompt_at[None], prompt_at[None], sliding_window)[:, None],
+                (_window(own_at, key_at, sliding_window) & key_valid[:, None])[:, None],
+            )
+        return self._visible[sliding_window]
+
+
+def _window(query_at: torch.Tensor, key_at: torch.Tensor, sliding_window: int | None) -> torch.Tensor:
+    """Return which keys are at or before a query and less than `sliding_window` back, shape (rows, queries, keys)."""
+    back = query_at[:, :, None] - key_at[:, None, :]
+    return (back >= 0) if sliding_window is None else (back >= 0) & (back < sliding_window)
+
+
+def _take(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return rows of a packed row: (1, heads, tokens, size) and index (rows, length) to (rows, heads, length, size)."""
+    _, heads, tokens, size = states.shape
+    # an embedding is the gather whose backward is fastest on a CPU, several times faster than that of indexing
+    rows = F.embedding(index, states.transpose(1, 2).reshape(tokens, heads * size))
+    return rows.view(*index.shape, heads, size).transpose(1, 2)

@@ -1,0 +1,184 @@
+"""Sampling completions of repeated prompts: every distinct prompt is read once and its keys and values are stored once.
+
+The completions of one prompt are decoded as neighbouring tokens of one row. With k completions per prompt the cache of a
+row holds `[prompt][token 1 of all k][token 2 of all k] ...`; a token sees the prompt and every k-th column after it. The
+usual way repeats the prompt's cache k times and reads all of it for every token.
+
+Everything else is transformers' own: processors, stopping criteria, and the order in which random numbers are drawn, so
+that the same seed gives the same completions as `generate` would (up to the last bits of the logits).
+"""
+
+import dataclasses
+
+import torch
+from transformers import Cache, DynamicLayer
+
+from empathy_trl.shared_prefix.attention import for_base, placeholder_mask
+
+
+def sample(
+    model,
+    input_ids: torch.Tensor,
+    logits_processor,
+    stopping_criteria,
+    generation_config,
+    **model_kwargs,
+) -> torch.Tensor:
+    """Sample (or decode greedily) as transformers' `_sample` does; for `generate(..., custom_generate=sample)`.
+
+    The model's attention must be prepared with `empathy_trl.shared_prefix.attention.install`.
+
+    Args:
+        input_ids: shape (rows, prompt), padded on the left; equal rows are decoded together.
+
+    Returns:
+        shape (rows, prompt + longest completion), padded with the pad token after the end of a completion.
+    """
+    mask = model_kwargs["attention_mask"]
+    decoder = SharedDecoder(model, input_ids, mask, generation_config.max_length - input_ids.shape[1])
+    logits = decoder.read_prompts()
+    unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
+    while True:
+        scores = logits_processor(input_ids, logits.to(torch.float32, copy=True))
+        tokens = _choose(scores, generation_config.do_sample)
+        if generation_config._pad_token_tensor is not None:
+            tokens = torch.where(unfinished, tokens, generation_config._pad_token_tensor)
+        input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
+        unfinished = unfinished & ~stopping_criteria(input_ids, None)
+        if not unfinished.any():
+            return input_ids
+        logits = decoder.read(tokens)
+
+
+class SharedDecoder:
+    """Reads repeated prompts once, then one new token of every row at a time.
+
+    Args:
+        model: with `install`ed attention.
+        input_ids, attention_mask: shape (rows, prompt), padded on the left.
+        max_new_tokens: how many tokens per row the cache has room for.
+    """
+
+    def __init__(self, model, input_ids: torch.Tensor, attention_mask: torch.Tensor, max_new_tokens: int):
+        self.model = model
+        self.prompts, self.mask, self.row, self.slot = _group(input_ids, attention_mask)
+        self.layout = DecodeAttention(self.mask.bool(), slots=int(self.slot.max()) + 1)
+        capacity = self.prompts.shape[1] + self.layout.slots * max_new_tokens
+        self.cache = Cache(layer_class_to_replicate=lambda: GrowingLayer(capacity))
+
+    def read_prompts(self) -> torch.Tensor:
+        """Return the logits of every row's first new token, shape (rows, vocabulary)."""
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        return self._forward(self.prompts, positions, attention_mask=self.mask, logits_to_keep=1)[self.row, -1]
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Append one token per row, shape (rows,), and return the logits of the next one, shape (rows, vocabulary)."""
+        inputs = self.prompts.new_zeros(len(self.prompts), self.layout.slots)
+        inputs[self.row, self.slot] = tokens
+        positions = (self.mask.sum(1) + self.layout.step)[:, None].expand_as(inputs)
+        return self._forward(inputs, positions, **self.layout.next_inputs())[self.row, self.slot]
+
+    def _forward(self, input_ids, position_ids, **inputs) -> torch.Tensor:
+        return self.model(
+            input_ids=input_ids, position_ids=position_ids, past_key_values=self.cache, use_cache=True, **inputs
+        ).logits
+
+
+def _choose(scores: torch.Tensor, do_sample: bool) -> torch.Tensor:
+    if do_sample:
+        return torch.multinomial(scores.softmax(-1), num_samples=1)[:, 0]
+    return scores.argmax(-1)
+
+
+def _group(ids: torch.Tensor, mask: torch.Tensor):
+    """Return distinct prompts, their mask, and for every row its prompt's number and its own number within the group."""
+    numbers, first, counts, row, slot = {}, [], [], [], []
+    for index, key in enumerate(map(tuple, torch.cat([ids, mask], dim=1).tolist())):
+        if key not in numbers:
+            numbers[key] = len(first)
+            first.append(index)
+            counts.append(0)
+        row.append(numbers[key])
+        slot.append(counts[numbers[key]])
+        counts[numbers[key]] += 1
+    return ids[first], mask[first], torch.tensor(row, device=ids.device), torch.tensor(slot, device=ids.device)
+
+
+@torch.no_grad()
+def decoding_error(model, prompt: torch.Tensor) -> torch.Tensor:
+    """Return by how much `SharedDecoder` misses the log-probabilities of a plain forward, shape (2, vocabulary).
+
+    Args:
+        prompt: long, shape (tokens,). It is continued in two ways by two of its own tokens, to see whether the
+            continuations stay apart; the difference is that of what comes next.
+    """
+    rows = prompt.expand(2, -1)
+    continuations = torch.stack([prompt[[0, -1]], prompt[[-1, 0]]])
+    decoder = SharedDecoder(model, rows, torch.ones_like(rows), max_new_tokens=2)
+    decoder.read_prompts()
+    decoder.read(continuations[:, 0])
+    ours = decoder.read(continuations[:, 1])
+    usual = model(input_ids=torch.cat([rows, continuations], dim=1), use_cache=False, logits_to_keep=1).logits[:, -1]
+    return ours.float().log_softmax(-1) - usual.float().log_softmax(-1)
+
+
+class GrowingLayer(DynamicLayer):
+    """`DynamicLayer` that writes into a buffer of its final size, instead of copying all it holds for every new token."""
+
+    def __init__(self, capacity: int):
+        super().__init__()
+        self.capacity = capacity
+
+    def lazy_initialization(self, key_states, value_states):
+        super().lazy_initialization(key_states, value_states)
+        self.length = 0
+        self.buffers = [
+            states.new_empty(*states.shape[:2], self.capacity, states.shape[3]) for states in (key_states, value_states)
+        ]
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[2]
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, self.length : end] = states
+        self.length = end
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+        return self.keys, self.values
+
+
+@dataclasses.dataclass
+class DecodeAttention:
+    """Attention of one new token per slot to the row's prompt and the slot's own earlier tokens.
+
+    Attributes:
+        prompt_valid: bool, shape (prompts, longest prompt), padded on the left.
+        slots: completions that are decoded beside each other in a row.
+        step: completion tokens that are in the cache.
+    """
+
+    prompt_valid: torch.Tensor
+    slots: int
+    step: int = 0
+
+    def __post_init__(self):
+        self.own = torch.eye(self.slots, dtype=torch.bool, device=self.prompt_valid.device)
+        self.mask = self.prompt_valid[:, None].expand(-1, self.slots, -1)
+
+    def next_inputs(self) -> dict:
+        """Move on by one token and return the arguments that make a model use this layout."""
+        self.step += 1
+        self.mask = torch.cat([self.mask, self.own.expand(len(self.mask), -1, -1)], dim=2)
+        return {"attention_mask": placeholder_mask(self.own.device), "shared_prefix": self}
+
+    def attend(self, base, module, query, key, value, sliding_window=None, **kwargs) -> torch.Tensor:
+        """Return the attention output of shape (prompts, slots, heads, head size); the new keys are the last ones."""
+        mask = self.mask if sliding_window is None else self.mask & self.near(sliding_window)
+        return base(module, query, key, value, for_base(base, mask[:, None], query.dtype), **kwargs)[0]
+
+    def near(self, sliding_window: int) -> torch.Tensor:
+        """Return which cached columns are less than `sliding_window` positions back, shape (1, 1, columns)."""
+        prompt = self.prompt_valid.shape[1]
+        at = torch.arange(prompt + self.step, device=self.own.device)
+        column_at = torch.cat([at[:prompt], at[prompt:].repeat_interleave(self.slots)])
+        return (at[-1] - column_at < sliding_window)[None, None]
