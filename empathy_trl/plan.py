@@ -4,6 +4,7 @@ Nothing is downloaded and no weights are made: parameters are counted on PyTorch
 is taken from the local cache, or for the models of our own recipes from `PUBLISHED`, or reported as unknown.
 """
 
+import math
 import os
 from pathlib import Path
 
@@ -159,9 +160,18 @@ def _token_line(options, prompt: float | None) -> str:
     new = options.get("max_completion_length")
     known = f"{prompt:.0f} prompt" if prompt else "prompt"
     if new:
-        upper = f" = up to {options['sequences'] * (prompt + new):,.0f}" if prompt else ""
-        return f"{options['sequences']} × ({known} + at most {new} new){upper} tokens per step"
+        rows = _rows_per_prompt(options)
+        upper = f" = up to {options['sequences'] * (prompt / rows + new):,.0f}" if prompt else ""
+        shared = f", each prompt read once for {rows} completions" if rows > 1 else ""
+        return f"{options['sequences']} × ({known}{f' / {rows}' * (rows > 1)} + at most {new} new){upper} tokens per step{shared}"
     return f"{options['sequences']} × ({known} + completion) tokens per step"
+
+
+def _rows_per_prompt(options) -> int:
+    """Return how many rows of a batch share one copy of their prompt, if the model allows it."""
+    if options.get("shared_prefix", False) is False:
+        return 1
+    return math.gcd(options["num_generations"], options["per_device_train_batch_size"])
 
 
 def _prompt_tokens(stage, rows, shape) -> float | None:
@@ -198,7 +208,9 @@ def memory(stage, options, shape, prompt: float) -> dict[str, float]:
     size = 0.5 if model.load_in_4bit else BYTES.get(model.dtype, 2 if shape["dtype"] == "bfloat16" else 4)
     trained = 4 if model.lora or model.from_scratch else size
     width = 1 if options.get("bf16") or options.get("fp16") else 2
-    tokens = options["per_device_train_batch_size"] * (prompt + (options.get("max_completion_length") or 64))
+    tokens = options["per_device_train_batch_size"] * (
+        prompt / _rows_per_prompt(options) + (options.get("max_completion_length") or 64)
+    )
     layer = 34 * width * tokens * config.hidden_size
     layers = config.num_hidden_layers
     kept = layer + 2 * width * tokens * config.hidden_size * layers

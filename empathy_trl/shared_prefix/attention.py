@@ -33,15 +33,19 @@ def unsupported(model) -> str | None:
     """
     config = model.config.get_text_config()
     if model.config.is_encoder_decoder:
-        return "it is an encoder-decoder"
+        return "the model is an encoder-decoder"
     if not getattr(model, "_supports_attention_backend", False):
         return f"{type(model).__name__} does not use transformers' attention interface"
+    if getattr(model, "_is_stateful", False):
+        return f"{type(model).__name__} has recurrent layers"
     other = set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES
     if other:
-        return f"it has layers of type {', '.join(sorted(other))}"
+        return f"the model has layers of type {', '.join(sorted(other))}"
+    if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
+        return "the model is spread over several devices"
     name = config._attn_implementation.removeprefix(PREFIX)
     if name not in BASES:
-        return f"its attention is {name}; load it with attn_implementation: sdpa"
+        return f"the model's attention is {name}; load it with attn_implementation: sdpa"
     return None
 
 

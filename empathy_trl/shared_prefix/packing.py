@@ -27,10 +27,16 @@ class PackedBatch:
         inputs: for the model: `input_ids`, `position_ids` and `shift_labels` of shape (1, tokens), `attention_mask` and
             `shared_prefix`.
         scored: bool, shape (rows, completion_length): False where a completion has ended.
+        source, target: long, shape (completion tokens,): where a token is predicted in the packed row, and where it stands
+            in the flattened (rows, completion_length).
+        plain_tokens: how many tokens the model would read without packing: those of all rows, padded to the longest.
     """
 
     inputs: dict
     scored: torch.Tensor
+    source: torch.Tensor
+    target: torch.Tensor
+    plain_tokens: int
 
     @property
     def tokens(self) -> int:
@@ -47,10 +53,10 @@ class PackedBatch:
         Returns:
             shape (rows, completion_length, ...), aligned with the completion tokens as TRL's log-probabilities are.
         """
-        rows = values.new_zeros(self.scored.shape + values.shape[2:])
-        # completions follow each other in the order of the rows
-        rows[self.scored] = values[self.inputs["shift_labels"] != IGNORED]
-        return rows
+        rows = values.new_zeros(self.scored.numel(), *values.shape[2:])
+        # indices instead of masks: on a GPU a mask makes the host wait to learn how many there are
+        rows = rows.index_copy(0, self.target, values[0].index_select(0, self.source))
+        return rows.view(*self.scored.shape, *values.shape[2:])
 
 
 def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_length: int) -> PackedBatch:
@@ -81,8 +87,13 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_lengt
         *_places(heads, 0), *_places(tails, sum(map(len, heads))), torch.tensor(group), starts
     )
     parts = {"input_ids": heads + tails, "position_ids": positions, "shift_labels": labels}
-    inputs = {name: torch.cat(pieces)[None].to(device) for name, pieces in parts.items()}
-    return PackedBatch(inputs | layout.to(device).model_inputs(), mask[:, prompt_width:].to(device))
+    inputs = {name: torch.cat(pieces)[None] for name, pieces in parts.items()}
+    scored = mask[:, prompt_width:]
+    # completions follow each other in the order of the rows
+    source, target = (inputs["shift_labels"][0] != IGNORED).nonzero()[:, 0], scored.flatten().nonzero()[:, 0]
+    longest = max(map(len, prompts)) + max(map(len, completions))
+    inputs = {name: values.to(device) for name, values in inputs.items()} | layout.to(device).model_inputs()
+    return PackedBatch(inputs, *(index.to(device) for index in (scored, source, target)), longest * len(ids))
 
 
 def _distinct_prompts(ids: torch.Tensor, mask: torch.Tensor) -> tuple[list[torch.Tensor], list[int]]:

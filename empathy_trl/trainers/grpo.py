@@ -1,6 +1,7 @@
 """GRPO as TRL ships it, plus what a long run on real data needs.
 
-These seams of `trl.GRPOTrainer` 1.16 and of `transformers.Trainer` are overridden, each calls `super()`:
+Prompts are computed once per group by `empathy_trl.trainers.shared_prefix`. Besides, these seams of `trl.GRPOTrainer` 1.16
+and of `transformers.Trainer` are overridden, each calls `super()`:
 
 | seam | why |
 |---|---|
@@ -76,12 +77,12 @@ def scoring_labels_only():
 
 
 class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
-    """`trl.GRPOTrainer` with reward weights on a schedule, an exact resume, and a stop on a non-finite loss.
+    """`trl.GRPOTrainer` with shared prompts, reward weights on a schedule, an exact resume, and a stop on a non-finite loss.
 
     Args:
         reward_weights: one entry per reward function, a number or a `WeightSchedule` (see `empathy_trl.schedules`).
             It replaces `GRPOConfig.reward_weights`.
-        **kwargs: everything `trl.GRPOTrainer` takes. A reward with a `tags` attribute is checked against the
+        **kwargs: everything `trl.GRPOTrainer` takes; `args` may be an `EmpathyGRPOConfig`. A reward with a `tags` attribute is checked against the
             tokenizer's special tokens; a reward with a `policy` attribute is given a `PolicyScorer`.
 
     Raises:

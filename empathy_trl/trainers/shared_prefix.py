@@ -36,7 +36,7 @@ from empathy_trl.shared_prefix.packing import PackedBatch, pack, trim
 
 logger = logging.getLogger(__name__)
 
-# Largest mean difference of log-probabilities that is still rounding. Masks that are wrong miss by a tenth and more.
+# Largest mean difference of log-probabilities that is still rounding. A wrong mask misses by a tenth in a trained model.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # Packing costs some bookkeeping: it is worth it when at most this share of a batch's tokens is left.
 WORTH_IT = 0.9
@@ -51,26 +51,33 @@ class SharedPrefixMixin:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self._verified, self._said = set(), set()
         shares = self._prepare_models(getattr(self.args, "shared_prefix", "auto"))
         self._shares = {"log-probabilities": shares, "generation": shares}
-        self._verified = set()
-        self._said = set()
 
     def _prepare_models(self, setting: bool | str) -> bool:
         if setting is False:
             return False
         models = [self._bare(model) for model in (self.model, self.ref_model) if model is not None]
-        reason = next(filter(None, map(unsupported, models)), "it reads images" if self._is_vlm else None)
-        if reason is None:
-            for model in models:
-                install(model)
-        elif setting is True:
-            raise UserError(
-                f"trainer.shared_prefix: true, but this model cannot share prompts: {reason}. Set auto or false"
-            )
-        else:
-            self._say_once("shared_prefix: off, because of the model: %s", reason)
-        return reason is None
+        reason = self._reason_against() or next(filter(None, map(unsupported, models)), None)
+        if reason and setting is True:
+            raise UserError(f"trainer.shared_prefix: true, but prompts cannot be shared: {reason}. Set auto or false")
+        if reason:
+            self._say_once("shared_prefix: off: %s", reason)
+            return False
+        for model in models:
+            install(model)
+        return True
+
+    def _reason_against(self) -> str | None:
+        if self._is_vlm:
+            return "the model reads images"
+        if self.args.torch_compile:
+            return "torch_compile would compile anew for every batch"
+        parallel = getattr(self.accelerator, "parallelism_config", None)
+        if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
+            return "a sequence is split over several devices"
+        return None
 
     def _bare(self, model):
         """Return the transformers model inside distributed wrappers and PEFT."""
@@ -97,28 +104,33 @@ class SharedPrefixMixin:
             super()._get_per_token_logps_and_entropies, model, compute_entropy=compute_entropy, **multimodal
         )
         has_images = any(value is not None for value in multimodal.values())
-        # the balance of a router is measured over the tokens of a batch, which packing would make fewer
-        if not self._shares["log-probabilities"] or has_images or compute_aux_loss:
+        can_share = not has_images and not compute_aux_loss
+        if compute_aux_loss and self._shares["log-probabilities"]:
+            self._say_once("shared_prefix: off for the loss: a router's balance is measured over repeated prompts, too")
+        chunks = list(zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True))
+        if can_share:
+            self._verify_scores(model, *chunks[0], logits_to_keep, plain)
+        if not can_share or not self._shares["log-probabilities"]:
             return plain(input_ids, attention_mask, logits_to_keep, batch_size, compute_aux_loss=compute_aux_loss)
-        chunks = []
-        for ids, mask in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True):
-            packed = pack(ids, mask, logits_to_keep)
-            self._verify_scores(model, packed, partial(plain, ids, mask, logits_to_keep))
-            ids, mask, width = trim(ids, mask, logits_to_keep)
-            if self._shares["log-probabilities"] and packed.tokens <= WORTH_IT * ids.numel():
-                chunks.append(self._score(model, packed))
-            else:
-                self._say_once("shared_prefix: prompts are not shared where that would not save a tenth of the tokens")
-                scores = plain(ids, mask, width)[:2]
-                chunks.append([x if x is None else F.pad(x, (0, logits_to_keep - width)) for x in scores])
-        logps, entropies = zip(*chunks, strict=True)
+        logps, entropies = zip(
+            *(self._score_chunk(model, *chunk, logits_to_keep, plain) for chunk in chunks), strict=True
+        )
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
-    def _score(self, model, packed: PackedBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _score_chunk(self, model, ids, mask, logits_to_keep, plain) -> list[torch.Tensor | None]:
+        """Return log-probabilities and entropies, packed where that pays, otherwise without the columns of padding."""
+        packed = pack(ids, mask, logits_to_keep)
+        if packed.tokens <= WORTH_IT * packed.plain_tokens:
+            return self._score(model, packed)
+        self._say_once("shared_prefix: prompts are not shared where that would not save a tenth of the tokens")
+        *trimmed, width = trim(ids, mask, logits_to_keep)
+        return [x if x is None else F.pad(x, (0, logits_to_keep - width)) for x in plain(*trimmed, width)[:2]]
+
+    def _score(self, model, packed: PackedBatch) -> list[torch.Tensor | None]:
         """Return log-probabilities and entropies of shape (rows, completion_length); a reference model has no entropies."""
         with profiling_context(self, "shared_prefix"), self.accelerator.autocast():
             outputs = self._forward_packed(model, packed)
-        return packed.unpack(outputs.log_probs), None if outputs.entropy is None else packed.unpack(outputs.entropy)
+        return [x if x is None else packed.unpack(x) for x in (outputs.log_probs, outputs.entropy)]
 
     def _forward_packed(self, model, packed: PackedBatch):
         """Run the model on a packed batch; the place for a value head, with `packed.unpack` for its hidden states."""
@@ -160,29 +172,43 @@ class SharedPrefixMixin:
         )
 
     @torch.no_grad()
-    def _verify_scores(self, model, packed: PackedBatch, plain: Callable):
-        if "log-probabilities" not in self._verified:
-            with evaluating(model):
-                self._judge("log-probabilities", (self._score(model, packed)[0] - plain()[0])[packed.scored])
+    def _verify_scores(self, model, ids, mask, logits_to_keep, plain):
+        def errors():
+            packed = pack(ids, mask, logits_to_keep)
+            # one more column of padding shows whether the usual path counts padding as positions, as GPT-2 does
+            usual = plain(F.pad(ids, (1, 0)), F.pad(mask, (1, 0)), logits_to_keep)[0]
+            return (self._score(model, packed)[0] - usual)[packed.scored]
+
+        self._verify("log-probabilities", model, errors)
 
     def _verify_generation(self, model, prompt: list[int]):
-        if "generation" not in self._verified:
-            with evaluating(model):
-                self._judge("generation", decoding_error(model, torch.tensor(prompt, device=self.accelerator.device)))
+        ids = torch.tensor(prompt, device=self.accelerator.device)
+        self._verify("generation", model, lambda: decoding_error(model, ids))
 
-    def _judge(self, what: str, errors: torch.Tensor):
-        """Switch sharing off for one use when its errors are more than rounding, in all processes alike."""
-        self._verified.add(what)
+    def _verify(self, use: str, model, errors: Callable[[], torch.Tensor]):
+        """Before the first use, switch sharing off, in all processes alike, if it errs by more than rounding."""
+        if not self._shares[use] or use in self._verified:
+            return
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else self._bare(self.model).dtype
-        mean = errors.float().abs().sum() / max(1, errors.numel())
-        error, limit = self.accelerator.gather(mean).max().item(), TOLERANCE[dtype]
-        if not error <= limit:  # nan is a difference too
-            self._shares[what] = False
-            self._say_once(
-                "shared_prefix: off for %s, because they differ from the usual path by %.2g on average (at most %.2g is "
-                "rounding in %s); please report the model's architecture",
-                *(what, error, limit, str(dtype).removeprefix("torch.")),
-            )
+        try:
+            with evaluating(model):
+                error = errors().float().abs()
+            count, total = error.numel(), error.sum().item()
+            problem = f"they differ from the usual path by {total / max(1, count):.2g} on average, where rounding in"
+            problem += f" {dtype} explains {TOLERANCE[dtype]:.2g}"
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, LookupError, RuntimeError) as refusal:
+            count, total = 1, math.inf
+            problem = f"the model refuses it with {type(refusal).__name__}: {refusal}"
+        totals, counts = self.accelerator.gather(torch.tensor([[total, count]], device=self.accelerator.device)).T
+        if not counts.any():
+            return  # all completions are masked out: nothing was compared, so the next batch has to show it
+        self._verified.add(use)
+        if not (totals <= TOLERANCE[dtype] * counts).all():  # nan is a difference too
+            self._shares[use] = False
+            name = type(self._bare(self.model)).__name__
+            self._say_once("shared_prefix: off for %s: %s. Training goes on without. Model: %s", use, problem, name)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ROOT / "recipes" / "run.py"
@@ -273,17 +275,18 @@ def test_killed_and_started_again_ends_with_the_same_weights(finished, tmp_path,
     assert left.read_bytes() == right.read_bytes()
 
 
-@pytest.mark.slow
-def test_two_cpu_processes_give_the_same_metric_keys(finished, tmp_path):
-    recipe, output = finished
+def run_in_two_processes(recipe, folder, *overrides):
     config = ROOT / "accelerate_configs" / "cpu.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--num_processes", "2"]
     environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
-    subprocess.run(
-        [*command, str(RUN), "--recipe", str(recipe), "--output_dir", str(tmp_path / "two")],
-        check=True,
-        env=environment,
-    )
+    command += [str(RUN), "--recipe", str(recipe), "--output_dir", str(folder), *overrides]
+    subprocess.run(command, check=True, env=environment)
+
+
+@pytest.mark.slow
+def test_two_cpu_processes_give_the_same_metric_keys(finished, tmp_path):
+    recipe, output = finished
+    run_in_two_processes(recipe, tmp_path / "two")
     for stage in ("sft", "grpo"):
         one, two = (
             [set(json.loads(line)) for line in (folder / stage / "metrics.jsonl").read_text().splitlines()]
@@ -294,3 +297,27 @@ def test_two_cpu_processes_give_the_same_metric_keys(finished, tmp_path):
             json.loads((folder / stage / "eval_test.json").read_text()) for folder in (output, tmp_path / "two")
         )
         assert one["metrics"].keys() == two["metrics"].keys()
+
+
+@pytest.mark.slow
+def test_two_cpu_processes_train_the_same_with_and_without_shared_prompts(finished, tmp_path):
+    rewards, norms, weights = {}, {}, {}
+    for value in ("true", "false"):
+        settings = {
+            "shared_prefix": value,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "num_generations": 4,
+            "max_steps": 6,
+            "logging_steps": 1,
+        }
+        overrides = [f"--stages.grpo.trainer.{name}={setting}" for name, setting in settings.items()]
+        run_in_two_processes(finished[0], tmp_path / value, *overrides)
+        rows = [json.loads(line) for line in (tmp_path / value / "grpo/metrics.jsonl").read_text().splitlines()]
+        weights[value] = load_file(tmp_path / value / "grpo/model.safetensors")
+        rewards[value] = [row["reward"] for row in rows if "reward" in row]
+        norms[value] = [row["grad_norm"] for row in rows if "grad_norm" in row]
+    assert rewards["true"] == rewards["false"]
+    assert max(norms["true"]) > 0, "nothing was learnt, so nothing was compared"
+    for name, tensor in weights["true"].items():
+        torch.testing.assert_close(tensor, weights["false"][name], rtol=1e-4, atol=1e-6)

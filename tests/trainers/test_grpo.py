@@ -13,13 +13,9 @@ from empathy_trl.errors import UserError
 from empathy_trl.recipe import WeightSchedule
 from empathy_trl.stages import last_checkpoint
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer, NonFiniteLoss
+from tests.trainers.settings import length_reward, quiet_config
 
 ROWS = Dataset.from_dict({"prompt": [[{"role": "user", "content": f"number {i}"}] for i in range(8)]})
-
-
-def length_reward(completions, **kwargs):
-    """More letters, more reward: varies within every group."""
-    return [float(len(completion[0]["content"])) for completion in completions]
 
 
 class KillAt(TrainerCallback):
@@ -34,29 +30,21 @@ class KillAt(TrainerCallback):
 
 
 def make_trainer(tiny_folder, output_dir, reward=length_reward, weights=None, callbacks=(), **settings):
-    config = GRPOConfig(
-        **{
-            "output_dir": str(output_dir),
-            "per_device_train_batch_size": 4,
-            "num_generations": 2,
-            "max_completion_length": 6,
-            "max_steps": 6,
-            "learning_rate": 0.01,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            **settings,
-        }
-    )
     return EmpathyGRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny_folder),
         processing_class=AutoTokenizer.from_pretrained(tiny_folder, padding_side="left"),
         reward_funcs=[reward],
         reward_weights=weights,
-        args=config,
+        args=quiet_config(
+            output_dir,
+            **{
+                "num_generations": 2,
+                "max_completion_length": 6,
+                "max_steps": 6,
+                "learning_rate": 0.01,
+                **settings,
+            },
+        ),
         train_dataset=ROWS,
         callbacks=list(callbacks),
     )

@@ -8,7 +8,9 @@ import hashlib
 import inspect
 
 import pytest
-from transformers import Trainer
+from transformers import Cache, DynamicLayer, Trainer, masking_utils
+from transformers.generation import GenerationMixin
+from transformers.integrations import sdpa_attention
 from trl import GRPOTrainer
 from trl.trainer import utils
 from trl.trainer.utils import RepeatSampler
@@ -19,6 +21,16 @@ PINNED = {
     (GRPOTrainer, "_calculate_rewards"): "736ae29b0838",
     (GRPOTrainer, "_get_per_token_logps_and_entropies"): "ea73c3909275",
     (utils, "add_fused_lm_head"): "422d009f04b6",
+    (utils, "shuffle_sequence_dict"): "bab038755e57",
+    (GRPOTrainer, "_tokenize_prompts"): "d2d27f7c9bfd",
+    (GRPOTrainer, "_generate_single_turn"): "e0f02e4fc094",
+    (GenerationMixin, "_sample"): "9f5d2e3906df",
+    (GenerationMixin, "_extract_generation_mode_kwargs"): "85fc21b2a2cd",
+    (Cache, "update"): "ddd4599eb8ee",
+    (DynamicLayer, "lazy_initialization"): "900e770ea0cd",
+    (DynamicLayer, "update"): "15d634e7095a",
+    (masking_utils, "_preprocess_mask_arguments"): "df23eb733c6e",
+    (sdpa_attention, "sdpa_attention_forward"): "2519bd4da7bc",
     (GRPOTrainer, "_prepare_inputs"): "f824e7fb0714",
     (GRPOTrainer, "training_step"): "9e18632f7dd8",
     (GRPOTrainer, "_save_checkpoint"): "ec91bde12364",

@@ -1,0 +1,63 @@
+"""The benchmarks on a shape so small that they measure nothing: they run, and end with a table and one ratio."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if "def main" in path.read_text())
+
+
+@pytest.fixture
+def main(monkeypatch, tmp_path):
+    """Return a function that runs a benchmark with arguments, in an empty folder."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.chdir(tmp_path)
+    shapes = importlib.import_module("shapes")
+    small = shapes.Shape(20, 4, 2, 2, hidden=16, layers=1, heads=2, kv_heads=2, inner=16, vocab=400)
+    monkeypatch.setitem(shapes.SHAPES, "ed4_tiny", small)
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        module = importlib.import_module(name)
+        monkeypatch.setattr(module, "GROUPS", (2, 4), raising=False)
+        module.main()
+
+    return run
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "reward_curve"])
+def test_a_benchmark_prints_a_table_and_one_ratio_last(main, capsys, name):
+    main(name, "ed4_tiny", "--rounds", "1")
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"ratio: \d+\.\d\d", lines[-1])
+    assert any(re.fullmatch(r"\| [\w (),:-]+ \|.*\|", line) for line in lines)
+
+
+@pytest.mark.slow
+def test_the_reward_curve_is_the_same_with_and_without(main, capsys):
+    main("reward_curve", "--steps", "4")
+    out = capsys.readouterr().out
+    assert "steps with the same 64 completions: 4" in out
+    assert Path("outputs/benchmarks/reward_curve.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ed5"], r"unknown shape ed5 \(choices: ed4_tiny, ed4, wassa, empath\)"),
+        (["--rounds", "0"], "--rounds: 0 should be at least 1"),
+    ],
+)
+def test_mistakes_are_named(main, capsys, arguments, message):
+    with pytest.raises(SystemExit, match="2"):
+        main("step", *arguments)
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_every_benchmark_is_in_the_readme():
+    text = (BENCHMARKS / "README.md").read_text()
+    assert set(NAMES) == set(re.findall(r"benchmarks/(\w+)\.py", text))
