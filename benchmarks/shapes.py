@@ -71,7 +71,7 @@ def make_model(shape: Shape, seed: int = 0) -> Qwen2ForCausalLM:
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer that knows every word of `WORDS` as one token."""
-    return build_tokenizer([" ".join(WORDS)], 1024)
+    return build_tokenizer([" ".join(WORDS)], 1024, max_length=2048)
 
 
 def make_prompts(shape: Shape, tokenizer: PreTrainedTokenizerFast, count: int, seed: int = 0) -> Dataset:

@@ -50,6 +50,7 @@ def describe(recipe, folder: Path) -> str:
         # in float32, because half precision is refused where there is no GPU, and that is no fault of the recipe
         trainer_config(stage, folder / name, bf16=False, fp16=False)
         options, prompt = trainer_options(stage), _prompt_tokens(stage, rows, models[name])
+        options["rows_per_prompt"] = _rows_per_prompt(name, options, models[name])
         parts = memory(stage, options, models[name], prompt or 512) if models[name] else {}
         needed = max(needed, sum(parts.values()))
         lines += ["", f"stage {name}: {stage.task}"]
@@ -160,16 +161,24 @@ def _token_line(options, prompt: float | None) -> str:
     new = options.get("max_completion_length")
     known = f"{prompt:.0f} prompt" if prompt else "prompt"
     if new:
-        rows = _rows_per_prompt(options)
+        rows = options["rows_per_prompt"]
+        known += f" / {rows}" if rows > 1 else ""
         upper = f" = up to {options['sequences'] * (prompt / rows + new):,.0f}" if prompt else ""
         shared = f", each prompt read once for {rows} completions" if rows > 1 else ""
-        return f"{options['sequences']} × ({known}{f' / {rows}' * (rows > 1)} + at most {new} new){upper} tokens per step{shared}"
+        return f"{options['sequences']} × ({known} + at most {new} new){upper} tokens per step{shared}"
     return f"{options['sequences']} × ({known} + completion) tokens per step"
 
 
-def _rows_per_prompt(options) -> int:
-    """Return how many rows of a batch share one copy of their prompt, if the model allows it."""
-    if options.get("shared_prefix", False) is False:
+def _rows_per_prompt(name: str, options, shape) -> int:
+    """Return how many rows of a batch share one copy of their prompt."""
+    setting = options.get("shared_prefix", False)
+    against = "torch_compile would compile anew for every batch" if options.get("torch_compile") else None
+    against = against or (shape and shape["unshared"])
+    if setting is True and against:
+        raise UserError(
+            f"stages.{name}.trainer.shared_prefix: true, but prompts cannot be shared: {against}. Set auto or false"
+        )
+    if setting is False or against:
         return 1
     return math.gcd(options["num_generations"], options["per_device_train_batch_size"])
 
@@ -209,7 +218,7 @@ def memory(stage, options, shape, prompt: float) -> dict[str, float]:
     trained = 4 if model.lora or model.from_scratch else size
     width = 1 if options.get("bf16") or options.get("fp16") else 2
     tokens = options["per_device_train_batch_size"] * (
-        prompt / _rows_per_prompt(options) + (options.get("max_completion_length") or 64)
+        prompt / options.get("rows_per_prompt", 1) + (options.get("max_completion_length") or 64)
     )
     layer = 34 * width * tokens * config.hidden_size
     layers = config.num_hidden_layers
@@ -260,18 +269,23 @@ def _pretrained(model, downloads: set[str]) -> dict | None:
 
 
 def _counted(config, tokenizer, dtype: str, model) -> dict:
-    """Count parameters on the meta device, with the adapter the recipe asks for."""
+    """Count parameters on the meta device, with the recipe's adapter, and see whether the model can share prompts."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     from empathy_trl.models import lora_config
+    from empathy_trl.shared_prefix.attention import unsupported
 
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.device("meta"):
         network = auto.from_config(config)
+        if model.attn_implementation:
+            network.config._attn_implementation = model.attn_implementation
+        unshared = unsupported(network)
         if model.lora is not None:
             network = get_peft_model(network, lora_config(model.lora, config.is_encoder_decoder))
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
     total, trainable = sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
-    return {"config": config, "tokenizer": tokenizer, "dtype": dtype, "total": total, "trainable": trainable}
+    counts = {"total": total, "trainable": trainable}
+    return {"config": config, "tokenizer": tokenizer, "dtype": dtype, "unshared": unshared} | counts

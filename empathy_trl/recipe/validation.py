@@ -157,7 +157,7 @@ def _check_choice(value: Any, choices: list, open_arms: list) -> str | None:
     others = [arm for arm in open_arms if arm not in lists]
     if others and _check_type(value, either(others)) is None:
         return None
-    named = [f"any {_name(arm)}" for arm in others if arm is not type(None)]
+    named = ["true, false" if arm is bool else f"any {_name(arm)}" for arm in others if arm is not type(None)]
     return f"unknown choice {show(value)}{suggestion(str(value), [*choices, *named])}"
 
 

@@ -62,19 +62,41 @@ def _sdpa(module, query, key, value, attention_mask, *, shared_prefix=None, **kw
 
 def _eager(module, query, key, value, attention_mask, *, shared_prefix=None, **kwargs):
     # every modeling file has its own, because the details (soft-capping, sinks) differ
-    base = sys.modules[type(module).__module__].eager_attention_forward
+    files = (sys.modules[parent.__module__] for parent in type(module).__mro__)
+    base = next(file.eager_attention_forward for file in files if hasattr(file, "eager_attention_forward"))
     return _attend(base, module, query, key, value, attention_mask, shared_prefix, kwargs)
 
 
 def _attend(base, module, query, key, value, attention_mask, shared_prefix, kwargs):
     if shared_prefix is None:
         return base(module, query, key, value, attention_mask, **kwargs)
+    shared_prefix.windows.append(kwargs.get("sliding_window"))
     return shared_prefix.attend(base, module, query, key, value, **kwargs), None
 
 
 for _name, _function in (("sdpa", _sdpa), ("eager", _eager)):
     AttentionInterface.register(PREFIX + _name, _function)
     AttentionMaskInterface.register(PREFIX + _name, ALL_MASK_ATTENTION_FUNCTIONS[_name])
+
+
+def require_all_layers(layout, model, calls: int = 1):
+    """Make sure that `shared_prefix`, and a sliding window where there is one, has reached all attention layers.
+
+    Args:
+        layout: what has been handed to the model.
+        model: a transformers model without wrappers.
+        calls: forward passes since the layout was made.
+
+    Raises:
+        RuntimeError: some layer has not been reached; its attention was wrong.
+    """
+    config = model.config.get_text_config()
+    expected = calls * config.num_hidden_layers
+    if len(layout.windows) != expected:
+        raise RuntimeError(f"{expected} attention layers should have been told, {len(layout.windows)} were")
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+    if slides and getattr(config, "sliding_window", None) and not any(layout.windows):
+        raise RuntimeError("the attention layers are not told the size of the sliding window")
 
 
 def for_base(base, visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -113,6 +135,7 @@ class PackedAttention:
 
     def __post_init__(self):
         self.key_index = torch.cat([self.prompt_index[self.group], self.completion_index], dim=1)
+        self.windows = []  # what the layers that used this layout said of their sliding window
         self._visible = {}
 
     @classmethod

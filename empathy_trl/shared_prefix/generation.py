@@ -11,9 +11,13 @@ that the same seed gives the same completions as `generate` would (up to the las
 import dataclasses
 
 import torch
+import torch.nn.functional as F
 from transformers import Cache, DynamicLayer
 
-from empathy_trl.shared_prefix.attention import for_base, placeholder_mask
+from empathy_trl.shared_prefix.attention import for_base, placeholder_mask, require_all_layers
+
+# How many columns of neighbours a slot may attend over in vain, for every column that is its own or the prompt's
+SLACK = 2
 
 
 def sample(
@@ -56,24 +60,30 @@ class SharedDecoder:
     Args:
         model: with `install`ed attention.
         input_ids, attention_mask: shape (rows, prompt), padded on the left.
-        max_new_tokens: how many tokens per row the cache has room for.
+        max_new_tokens: how many tokens per row there may be.
     """
 
     def __init__(self, model, input_ids: torch.Tensor, attention_mask: torch.Tensor, max_new_tokens: int):
         self.model = model
-        self.prompts, self.mask, self.row, self.slot = _group(input_ids, attention_mask)
-        self.layout = DecodeAttention(self.mask.bool(), slots=int(self.slot.max()) + 1)
-        capacity = self.prompts.shape[1] + self.layout.slots * max_new_tokens
-        self.cache = Cache(layer_class_to_replicate=lambda: GrowingLayer(capacity))
+        first, group = _distinct(torch.cat([input_ids, attention_mask], dim=1))
+        self.prompts, self.prompt_mask, self.group = input_ids[first], attention_mask[first], group
+        self.parents, self.row, self.slot = _seats(group.tolist(), _most_slots(input_ids.shape[1], max_new_tokens))
+        self.cache = Cache(layer_class_to_replicate=GrowingLayer)
+        self.mask = self.prompt_mask[self.parents]
+        self.layout = DecodeAttention(self.mask.bool(), slots=max(self.slot) + 1)
 
     def read_prompts(self) -> torch.Tensor:
         """Return the logits of every row's first new token, shape (rows, vocabulary)."""
-        positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        return self._forward(self.prompts, positions, attention_mask=self.mask, logits_to_keep=1)[self.row, -1]
+        positions = (self.prompt_mask.cumsum(1) - 1).clamp(min=0)
+        logits = self._forward(self.prompts, positions, attention_mask=self.prompt_mask, logits_to_keep=1)
+        if len(self.parents) > len(self.prompts):
+            for layer in self.cache.layers:
+                layer.batch_select_indices(torch.tensor(self.parents, device=self.prompts.device))
+        return logits[self.group, -1]
 
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
         """Append one token per row, shape (rows,), and return the logits of the next one, shape (rows, vocabulary)."""
-        inputs = self.prompts.new_zeros(len(self.prompts), self.layout.slots)
+        inputs = tokens.new_zeros(len(self.mask), self.layout.slots)
         inputs[self.row, self.slot] = tokens
         positions = (self.mask.sum(1) + self.layout.step)[:, None].expand_as(inputs)
         return self._forward(inputs, positions, **self.layout.next_inputs())[self.row, self.slot]
@@ -84,24 +94,44 @@ class SharedDecoder:
         ).logits
 
 
+def _most_slots(prompt: int, max_new_tokens: int) -> int:
+    """Return how many completions a row holds at most.
+
+    A slot computes attention over the columns of its neighbours, too. That is cheap as long as they are few beside the
+    prompt and its own; more completions go to another row, with another copy of the prompt's cache.
+    """
+    return max(2, SLACK * (prompt + max_new_tokens) // max_new_tokens)
+
+
+def _distinct(rows: torch.Tensor) -> tuple[list[int], torch.Tensor]:
+    """Return the indices of the first of equal rows, and for every row the number of its kind."""
+    numbers = {}
+    kinds = [numbers.setdefault(tuple(row), len(numbers)) for row in rows.tolist()]
+    first = [kinds.index(kind) for kind in range(len(numbers))]
+    return first, torch.tensor(kinds, device=rows.device)
+
+
+def _seats(group: list[int], most: int) -> tuple[list[int], list[int], list[int]]:
+    """Seat completions side by side, at most `most` in a row.
+
+    Returns:
+        the prompt of every row; and for every completion its row and its slot in the row.
+    """
+    parents, row, slot, open_rows = [], [], [], {}
+    for prompt in group:
+        if prompt not in open_rows or open_rows[prompt][1] == most:
+            open_rows[prompt] = [len(parents), 0]
+            parents.append(prompt)
+        row.append(open_rows[prompt][0])
+        slot.append(open_rows[prompt][1])
+        open_rows[prompt][1] += 1
+    return parents, row, slot
+
+
 def _choose(scores: torch.Tensor, do_sample: bool) -> torch.Tensor:
     if do_sample:
         return torch.multinomial(scores.softmax(-1), num_samples=1)[:, 0]
     return scores.argmax(-1)
-
-
-def _group(ids: torch.Tensor, mask: torch.Tensor):
-    """Return distinct prompts, their mask, and for every row its prompt's number and its own number within the group."""
-    numbers, first, counts, row, slot = {}, [], [], [], []
-    for index, key in enumerate(map(tuple, torch.cat([ids, mask], dim=1).tolist())):
-        if key not in numbers:
-            numbers[key] = len(first)
-            first.append(index)
-            counts.append(0)
-        row.append(numbers[key])
-        slot.append(counts[numbers[key]])
-        counts[numbers[key]] += 1
-    return ids[first], mask[first], torch.tensor(row, device=ids.device), torch.tensor(slot, device=ids.device)
 
 
 @torch.no_grad()
@@ -114,35 +144,34 @@ def decoding_error(model, prompt: torch.Tensor) -> torch.Tensor:
     """
     rows = prompt.expand(2, -1)
     continuations = torch.stack([prompt[[0, -1]], prompt[[-1, 0]]])
-    decoder = SharedDecoder(model, rows, torch.ones_like(rows), max_new_tokens=2)
+    padded, mask = F.pad(rows, (1, 0)), F.pad(torch.ones_like(rows), (1, 0))
+    decoder = SharedDecoder(model, padded, mask, max_new_tokens=2)
     decoder.read_prompts()
     decoder.read(continuations[:, 0])
     ours = decoder.read(continuations[:, 1])
+    require_all_layers(decoder.layout, model, calls=2)
     usual = model(input_ids=torch.cat([rows, continuations], dim=1), use_cache=False, logits_to_keep=1).logits[:, -1]
     return ours.float().log_softmax(-1) - usual.float().log_softmax(-1)
 
 
 class GrowingLayer(DynamicLayer):
-    """`DynamicLayer` that writes into a buffer of its final size, instead of copying all it holds for every new token."""
-
-    def __init__(self, capacity: int):
-        super().__init__()
-        self.capacity = capacity
+    """`DynamicLayer` that writes into a buffer with room to spare, instead of copying all it holds for every new token."""
 
     def lazy_initialization(self, key_states, value_states):
         super().lazy_initialization(key_states, value_states)
-        self.length = 0
-        self.buffers = [
-            states.new_empty(*states.shape[:2], self.capacity, states.shape[3]) for states in (key_states, value_states)
-        ]
+        self.buffers = [key_states, value_states]
+        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
 
     def update(self, key_states, value_states, *args, **kwargs):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        end = self.length + key_states.shape[2]
-        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[:, :, self.length : end] = states
-        self.length = end
+        held = [self.keys, self.values]
+        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        for index, states in enumerate((key_states, value_states)):
+            if end > self.buffers[index].shape[2] or len(self.buffers[index]) != len(states):
+                self.buffers[index] = states.new_empty(*states.shape[:2], end * 3 // 2, states.shape[3])
+                self.buffers[index][:, :, :start] = held[index]
+            self.buffers[index][:, :, start:end] = states
         self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
         return self.keys, self.values
 
@@ -152,7 +181,7 @@ class DecodeAttention:
     """Attention of one new token per slot to the row's prompt and the slot's own earlier tokens.
 
     Attributes:
-        prompt_valid: bool, shape (prompts, longest prompt), padded on the left.
+        prompt_valid: bool, shape (rows, longest prompt), padded on the left.
         slots: completions that are decoded beside each other in a row.
         step: completion tokens that are in the cache.
     """
@@ -162,6 +191,7 @@ class DecodeAttention:
     step: int = 0
 
     def __post_init__(self):
+        self.windows = []
         self.own = torch.eye(self.slots, dtype=torch.bool, device=self.prompt_valid.device)
         self.mask = self.prompt_valid[:, None].expand(-1, self.slots, -1)
 
@@ -172,7 +202,7 @@ class DecodeAttention:
         return {"attention_mask": placeholder_mask(self.own.device), "shared_prefix": self}
 
     def attend(self, base, module, query, key, value, sliding_window=None, **kwargs) -> torch.Tensor:
-        """Return the attention output of shape (prompts, slots, heads, head size); the new keys are the last ones."""
+        """Return the attention output of shape (rows, slots, heads, head size); the new keys are the last ones."""
         mask = self.mask if sliding_window is None else self.mask & self.near(sliding_window)
         return base(module, query, key, value, for_base(base, mask[:, None], query.dtype), **kwargs)[0]
 

@@ -1,14 +1,14 @@
 """GRPO as TRL ships it, plus what a long run on real data needs.
 
-Prompts are computed once per group by `empathy_trl.trainers.shared_prefix`. Besides, these seams of `trl.GRPOTrainer` 1.16
-and of `transformers.Trainer` are overridden, each calls `super()`:
+Prompts are computed once per group by `empathy_trl.trainers.shared_prefix`. Besides, these seams of `trl.GRPOTrainer`
+1.16 and of `transformers.Trainer` are overridden, each calls `super()`:
 
 | seam | why |
 |---|---|
-| `_get_train_sampler`, `_run_epoch` | prompts are shuffled by (seed, epoch) alone, so that a resume in a later epoch sees the same rows |
+| `_get_train_sampler`, `_run_epoch` | prompts are shuffled by (seed, epoch), so that a later epoch resumes with its rows |
 | `_generate_and_score_completions` | reward weights may follow a schedule |
 | `_calculate_rewards` | the share of groups without any spread in their rewards is logged |
-| `training_step`, `_clip_grad_norm` | a loss or gradient that is not finite stops the run before it reaches the weights |
+| `training_step`, `_clip_grad_norm` | a loss or gradient that is not finite stops the run before the weights |
 | `_get_per_token_logps_and_entropies` | without a GPU, prompts are not sent through the vocabulary projection |
 | `_save_rng_state`, `_load_rng_state` | a checkpoint inside a rollout carries the rollout, so that a resume is exact |
 
@@ -77,13 +77,14 @@ def scoring_labels_only():
 
 
 class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
-    """`trl.GRPOTrainer` with shared prompts, reward weights on a schedule, an exact resume, and a stop on a non-finite loss.
+    """`trl.GRPOTrainer` with shared prompts, scheduled weights, an exact resume, and a stop on a non-finite loss.
 
     Args:
         reward_weights: one entry per reward function, a number or a `WeightSchedule` (see `empathy_trl.schedules`).
             It replaces `GRPOConfig.reward_weights`.
-        **kwargs: everything `trl.GRPOTrainer` takes; `args` may be an `EmpathyGRPOConfig`. A reward with a `tags` attribute is checked against the
-            tokenizer's special tokens; a reward with a `policy` attribute is given a `PolicyScorer`.
+        **kwargs: everything `trl.GRPOTrainer` takes; `args` may be an `EmpathyGRPOConfig`. A reward with a `tags`
+            attribute is checked against the tokenizer's special tokens; a reward with a `policy` attribute is given a
+            `PolicyScorer`.
 
     Raises:
         UserError: a reward needs a tag that the tokenizer drops when it decodes.

@@ -8,7 +8,11 @@ from trl import GRPOConfig
 
 @dataclasses.dataclass
 class EmpathyGRPOConfig(GRPOConfig):
-    """`trl.GRPOConfig` and one field more."""
+    """`trl.GRPOConfig` and one field more.
+
+    Raises:
+        ValueError: `shared_prefix` is none of "auto", True and False.
+    """
 
     shared_prefix: bool | Literal["auto"] = dataclasses.field(
         default="auto",
@@ -17,3 +21,8 @@ class EmpathyGRPOConfig(GRPOConfig):
             "true: the same, but a model that does not allow it is an error; false: never."
         },
     )
+
+    def __post_init__(self):
+        if not isinstance(self.shared_prefix, bool) and self.shared_prefix != "auto":
+            raise ValueError(f"shared_prefix: {self.shared_prefix!r} should be 'auto', True or False")
+        super().__post_init__()

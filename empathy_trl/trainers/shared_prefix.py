@@ -5,14 +5,15 @@ mixin overrides these seams of `trl.GRPOTrainer` 1.16:
 
 | seam | what it does instead |
 |---|---|
-| `_get_per_token_logps_and_entropies` | packs the rows of a batch behind one copy of each prompt (policy, old and reference pass) |
-| `_prepare_inputs` | shuffles a generation batch by whole groups, so that rows with one prompt stay in one micro-batch |
-| `_generate_single_turn` | decodes the completions of a prompt beside each other, over one copy of its cache |
+| `_get_per_token_logps_and_entropies` | packs the rows of a batch behind one copy of each prompt |
+| `_prepare_inputs` | keeps the rows of an optimizer step in order, so that groups stay together in micro-batches |
+| `_generate_single_turn` | decodes the completions of a prompt beside each other, over few copies of its cache |
 | `_tokenize_prompts` | tokenizes a repeated prompt once |
 
 All are exact: the same log-probabilities, gradients and, for the same seed, the same completions, up to the rounding of
-sums in another order. The first use of each of the two model paths compares itself with the usual one on real prompts
-and switches itself off, with a warning, when they differ.
+sums in another order. Only what TRL itself makes depend on how rows fall into micro-batches differs (the loss `bnpo`, the
+logged KL), and dropout, which then hits a prompt once instead of once per completion. The first use of each of the two
+model paths compares itself with the usual one on real prompts and switches itself off, with a warning, if they differ.
 """
 
 import logging
@@ -30,7 +31,7 @@ from trl.extras.profiling import profiling_context
 from trl.trainer import grpo_trainer
 
 from empathy_trl.errors import UserError
-from empathy_trl.shared_prefix.attention import install, unsupported
+from empathy_trl.shared_prefix.attention import install, require_all_layers, unsupported
 from empathy_trl.shared_prefix.generation import decoding_error, sample
 from empathy_trl.shared_prefix.packing import PackedBatch, pack, trim
 
@@ -72,6 +73,9 @@ class SharedPrefixMixin:
     def _reason_against(self) -> str | None:
         if self._is_vlm:
             return "the model reads images"
+        adapters = getattr(self.accelerator.unwrap_model(self.model), "peft_config", {})
+        if any(adapter.is_prompt_learning for adapter in adapters.values()):
+            return "the adapter puts a prompt of its own before every row"
         if self.args.torch_compile:
             return "torch_compile would compile anew for every batch"
         parallel = getattr(self.accelerator, "parallelism_config", None)
@@ -85,8 +89,8 @@ class SharedPrefixMixin:
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     def _say_once(self, message: str, *args):
-        if message not in self._said:
-            self._said.add(message)
+        if (message, *args) not in self._said:
+            self._said.add((message, *args))
             logger.warning(message, *args)
 
     def _get_per_token_logps_and_entropies(
@@ -137,8 +141,9 @@ class SharedPrefixMixin:
         return model(**packed.inputs, fused_lm_head=True)
 
     def _prepare_inputs(self, generation_batch):
-        rows = math.gcd(self.num_generations, self.args.per_device_train_batch_size)
-        with shuffling_blocks(rows if self._shares["log-probabilities"] else 1):
+        steps = min(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
+        rows = self.args.per_device_train_batch_size * steps
+        with shuffling_between_steps(rows if self._shares["log-probabilities"] else 1):
             return super()._prepare_inputs(generation_batch)
 
     def _tokenize_prompts(self, prompts):
@@ -151,25 +156,24 @@ class SharedPrefixMixin:
 
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
         model = self._bare(self.model)
-        if self._shares["generation"] and self._generates_plainly():
-            self._verify_generation(model, prompt_ids[0])
-        if not self._shares["generation"] or not self._generates_plainly():
+        if not self._generates_plainly(model):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        model.generate = partial(model.generate, custom_generate=sample)
-        try:
+        self._verify_generation(model, prompt_ids[0])
+        if not self._shares["generation"]:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        finally:
-            del model.generate  # the instance's; the class has the usual one
+        with generating_with(model, sample):
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
 
-    def _generates_plainly(self) -> bool:
-        """Whether TRL would call transformers' `generate` for sampling or greedy decoding, on a model that is in one piece."""
-        config = self.generation_config
+    def _generates_plainly(self, model) -> bool:
+        """Whether TRL would call transformers' `generate` for sampling or greedy decoding, on a model in one piece."""
         sharded = is_deepspeed_zero3_enabled() or self.is_fsdp_enabled
+        if self.use_vllm or self.use_transformers_continuous_batching or sharded or not self._shares["generation"]:
+            return False
+        config, _ = model._prepare_generation_config(
+            self.generation_config
+        )  # the model's own settings may be in the way
         plain_mode = config.get_generation_mode() in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH)
-        plain_cache = config.use_cache is not False and config.cache_implementation in (None, "dynamic")
-        return (
-            plain_mode and plain_cache and not (self.use_vllm or self.use_transformers_continuous_batching or sharded)
-        )
+        return plain_mode and config.num_return_sequences == 1 and config.use_cache and not config.cache_implementation
 
     @torch.no_grad()
     def _verify_scores(self, model, ids, mask, logits_to_keep, plain):
@@ -177,7 +181,9 @@ class SharedPrefixMixin:
             packed = pack(ids, mask, logits_to_keep)
             # one more column of padding shows whether the usual path counts padding as positions, as GPT-2 does
             usual = plain(F.pad(ids, (1, 0)), F.pad(mask, (1, 0)), logits_to_keep)[0]
-            return (self._score(model, packed)[0] - usual)[packed.scored]
+            ours = self._score(model, packed)[0]
+            require_all_layers(packed.inputs["shared_prefix"], self._bare(model))
+            return (ours - usual)[packed.scored]
 
         self._verify("log-probabilities", model, errors)
 
@@ -189,60 +195,81 @@ class SharedPrefixMixin:
         """Before the first use, switch sharing off, in all processes alike, if it errs by more than rounding."""
         if not self._shares[use] or use in self._verified:
             return
-        dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else self._bare(self.model).dtype
+        dtype, tolerance = self._precision()
         try:
             with evaluating(model):
                 error = errors().float().abs()
             count, total = error.numel(), error.sum().item()
             problem = f"they differ from the usual path by {total / max(1, count):.2g} on average, where rounding in"
-            problem += f" {dtype} explains {TOLERANCE[dtype]:.2g}"
+            problem += f" {dtype} explains {tolerance:.2g}"
         except torch.OutOfMemoryError:
             raise
-        except (TypeError, ValueError, LookupError, RuntimeError) as refusal:
+        except Exception as refusal:  # noqa: BLE001 (whatever a model does with an argument it does not expect)
             count, total = 1, math.inf
             problem = f"the model refuses it with {type(refusal).__name__}: {refusal}"
         totals, counts = self.accelerator.gather(torch.tensor([[total, count]], device=self.accelerator.device)).T
         if not counts.any():
             return  # all completions are masked out: nothing was compared, so the next batch has to show it
         self._verified.add(use)
-        if not (totals <= TOLERANCE[dtype] * counts).all():  # nan is a difference too
+        if not (totals <= tolerance * counts).all():  # nan is a difference too
             self._shares[use] = False
             name = type(self._bare(self.model)).__name__
             self._say_once("shared_prefix: off for %s: %s. Training goes on without. Model: %s", use, problem, name)
+
+    def _precision(self) -> tuple[torch.dtype, float]:
+        """Return the coarsest type that the model computes in, and the mean error that rounding explains there."""
+        model = self._bare(self.model)
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else model.dtype
+        if dtype == torch.float32 and (getattr(model, "is_quantized", False) or torch.backends.cuda.matmul.allow_tf32):
+            dtype = torch.float16  # TF32 and the products of quantised weights have about its precision
+        return dtype, TOLERANCE.get(dtype, TOLERANCE[torch.float32])
 
 
 @contextmanager
 def evaluating(model):
     """Switch dropout off for a while."""
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager
-def shuffling_blocks(rows: int):
-    """Let TRL shuffle a generation batch by blocks of rows, drawing as many random numbers as it does for single rows."""
+def generating_with(model, decoding_method: Callable):
+    """Let `model.generate` decode with a method of ours."""
+    own = model.__dict__.get("generate")
+    model.generate = partial(model.generate, custom_generate=decoding_method)
+    try:
+        yield
+    finally:
+        del model.generate
+        if own is not None:
+            model.generate = own
+
+
+@contextmanager
+def shuffling_between_steps(rows: int):
+    """Let TRL shuffle a generation batch without mixing up the `rows` of an optimizer step."""
     usual = grpo_trainer.shuffle_sequence_dict
-    grpo_trainer.shuffle_sequence_dict = partial(shuffle_blocks, rows=rows)
+    grpo_trainer.shuffle_sequence_dict = partial(shuffle_between_steps, rows=rows)
     try:
         yield
     finally:
         grpo_trainer.shuffle_sequence_dict = usual
 
 
-def shuffle_blocks(sequences: dict, rows: int) -> dict:
-    """Permute all sequences alike along their first dimension, keeping every `rows` neighbours together and in order.
+def shuffle_between_steps(sequences: dict, rows: int) -> dict:
+    """Deal rows to optimizer steps as TRL's shuffle does, but keep them in order within a step, groups side by side.
 
     Args:
-        sequences: name to a tensor or list whose length is a multiple of `rows`; None and 0-d tensors stay as they are.
+        sequences: name to a tensor or list; None and 0-d tensors stay as they are.
+        rows: how many rows in succession belong to one optimizer step.
     """
     length = len(next(value for value in sequences.values() if value is not None))
-    permutation = torch.randperm(length)
-    blocks = dict.fromkeys((permutation // rows).tolist())  # in the order in which their first rows came up
-    order = torch.cat([torch.arange(rows) + block * rows for block in blocks])
+    order = torch.cat([step.sort().values for step in torch.randperm(length).split(rows)])
 
     def permute(value):
         if value is None or (isinstance(value, torch.Tensor) and value.dim() == 0):

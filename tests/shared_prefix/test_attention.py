@@ -6,13 +6,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from empathy_trl.shared_prefix.attention import install, unsupported
+from empathy_trl.shared_prefix.attention import install, require_all_layers, unsupported
 from empathy_trl.shared_prefix.packing import pack
 from tests.shared_prefix.samples import (
     BATCHES,
     CONFIGS,
     MODELS,
     RAGGED,
+    SIZE,
     gradient_of,
     packed_scores,
     plain_scores,
@@ -180,3 +181,25 @@ def test_a_batch_can_be_packed_once_and_read_often(attention):
     with torch.no_grad():
         first, second = packed_scores(model, packed), packed_scores(model, packed)
     assert torch.equal(first[0], second[0])
+
+
+# models whose layers do not hand on what they are given; how far off they would be does not matter
+DEAF = {
+    "arguments do not reach the attention": ("nemotron", {}, "2 attention layers should have been told, 0 were"),
+    "windows do not reach the attention": (
+        "phimoe",
+        {"sliding_window": 40, "num_local_experts": 2},
+        "not told the size of the sliding window",
+    ),
+}
+
+
+@pytest.mark.parametrize("architecture, extra, message", DEAF.values(), ids=DEAF)
+def test_layers_that_are_not_told_are_noticed(architecture, extra, message):
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **SIZE | extra, hidden_act="silu"))
+    install(model)
+    packed = pack(*RAGGED)
+    inputs = {name: value for name, value in packed.inputs.items() if name != "shift_labels"}
+    model(**inputs)
+    with pytest.raises(RuntimeError, match=message):
+        require_all_layers(packed.inputs["shared_prefix"], model)

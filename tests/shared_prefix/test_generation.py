@@ -166,6 +166,21 @@ def test_the_error_of_a_broken_model_is_large(mistake, key, monkeypatch):
     assert decoding_error(model, LONG).abs().mean() > 1e-2
 
 
+def test_large_groups_sit_in_several_rows():
+    model = tiny_model()
+    install(model)
+    batch = random_batch((3, 4), [(0, 1)] * 9 + [(1, 1)] * 2)
+    prompts, mask = batch.ids[:, :4], batch.mask[:, :4]
+    decoder = SharedDecoder(model, prompts, mask, max_new_tokens=8)
+    decoder.read_prompts()
+    decoder.read(torch.arange(11) + 5)
+    # 4 prompt tokens and 8 new ones: 3 completions to a row, hence three rows for the first prompt
+    assert decoder.cache.layers[0].keys.shape[0::2] == (4, 4 + 3)
+    settings = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": PAD}
+    usual = model.generate(prompts, attention_mask=mask, **settings)
+    assert torch.equal(model.generate(prompts, attention_mask=mask, custom_generate=sample, **settings), usual)
+
+
 def test_samples_are_distributed_as_the_model_says():
     """Chi-square of 4000 first tokens against the softmax of the usual logits."""
     model, temperature = tiny_model(), 2.0

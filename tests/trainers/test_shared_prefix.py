@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, StableLmConfig
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, StableLmConfig
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 from trl import GRPOTrainer
 from trl.trainer.utils import shuffle_sequence_dict
 
@@ -15,7 +16,7 @@ from empathy_trl.shared_prefix.attention import PackedAttention
 from empathy_trl.shared_prefix.generation import DecodeAttention
 from empathy_trl.shared_prefix.packing import pack
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
-from empathy_trl.trainers.shared_prefix import shuffle_blocks
+from empathy_trl.trainers.shared_prefix import shuffle_between_steps
 from tests.shared_prefix.samples import SIZE, random_batch
 from tests.trainers.settings import length_reward, quiet_config
 
@@ -206,17 +207,17 @@ def test_evaluation_is_the_same(tiny_folder, tmp_path, caplog):
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-4, abs=1e-5)
 
 
-# rows of a block, sequences; a row's number stands in each of them
+# rows of an optimizer step, sequences; a row's number stands in each of them
 SHUFFLES = {
     "single rows": (1, 6),
     "pairs": (2, 8),
     "groups of 4": (4, 16),
-    "one block": (6, 6),
+    "one step": (6, 6),
 }
 
 
 @pytest.mark.parametrize("rows, length", SHUFFLES.values(), ids=SHUFFLES)
-def test_blocks_are_shuffled_whole_and_alike(rows, length):
+def test_steps_get_the_rows_that_trl_deals_them_in_order(rows, length):
     numbers = torch.arange(length)
     sequences = {
         "absent": None,
@@ -229,13 +230,12 @@ def test_blocks_are_shuffled_whole_and_alike(rows, length):
     usual = shuffle_sequence_dict(sequences)
     state = torch.get_rng_state()
     torch.manual_seed(1)
-    ours = shuffle_blocks(sequences, rows)
+    ours = shuffle_between_steps(sequences, rows)
 
     assert torch.equal(torch.get_rng_state(), state)
     order = ours["advantages"].long()
-    assert sorted(order.tolist()) == numbers.tolist()
-    blocks = order.view(-1, rows)
-    assert torch.equal(blocks, blocks[:, :1] + torch.arange(rows)) and not (blocks[:, 0] % rows).any()
+    theirs = usual["advantages"].long().view(-1, rows)
+    assert torch.equal(order.view(-1, rows), theirs.sort(dim=1).values)
     assert torch.equal(order, numbers) == (rows == length)
     assert torch.equal(ours["ids"], sequences["ids"][order])
     assert ours["texts"] == [f"row {number}" for number in order]
@@ -255,7 +255,8 @@ MICRO_BATCHES = {
 
 @pytest.mark.parametrize("batch, completions, count, block", MICRO_BATCHES.values(), ids=MICRO_BATCHES)
 def test_rows_of_a_prompt_stay_in_one_micro_batch(tiny_folder, tmp_path, batch, completions, count, block):
-    settings = {"per_device_train_batch_size": batch, "num_generations": completions, "steps_per_generation": count}
+    settings = {"per_device_train_batch_size": batch, "num_generations": completions}
+    settings |= {"gradient_accumulation_steps": count}
     trainer = make_trainer(tiny_folder, tmp_path, True, **settings)
     trainer.model.train()
     rows = next(iter(trainer.get_train_dataloader()))
@@ -433,3 +434,60 @@ def test_a_model_whose_usual_path_counts_padding_is_trained_as_usual(tiny_folder
     trainer._get_per_token_logps_and_entropies(trainer.model, *even)
     (said,) = messages(caplog)
     assert "off for log-probabilities" in said and "GPT2LMHeadModel" in said
+
+
+def other_model(architecture, **settings):
+    sizes = SIZE | {"vocab_size": 320, "eos_token_id": EOS, "hidden_act": "silu"}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes, **settings))
+
+
+def test_a_model_whose_layers_are_not_told_is_trained_as_usual(tiny_folder, tmp_path, caplog):
+    model = other_model("nemotron")
+    trained(tiny_folder, tmp_path, "auto", model=model, bf16=True, use_cpu=True, max_steps=1)
+    said = " ".join(messages(caplog))
+    assert "off for generation" in said and "off for log-probabilities" in said
+    assert "attention layers should have been told" in said
+
+
+def test_an_adapter_that_adds_a_prompt_is_trained_as_usual(tiny_folder, tmp_path, caplog):
+    make_trainer(
+        tiny_folder, tmp_path, "auto", peft_config=PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    )
+    assert messages(caplog) == ["shared_prefix: off: the adapter puts a prompt of its own before every row"]
+
+
+def test_beams_among_the_settings_of_the_model_are_left_to_transformers(tiny_folder, tmp_path):
+    def beams():
+        model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+        model.generation_config.num_beams = 2
+        return model
+
+    ours, theirs = (
+        rollout(make_trainer(tiny_folder, tmp_path, shared, model=beams(), generation_kwargs={}))
+        for shared in (True, False)
+    )
+    assert torch.equal(ours["completion_ids"], theirs["completion_ids"])
+
+
+class OwnAttention(Qwen2Attention):
+    """As a user or a remote repository may write it, in a file without `eager_attention_forward`."""
+
+
+def test_a_subclass_of_an_attention_uses_the_function_of_its_parent(tiny_folder, tmp_path, caplog):
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder, attn_implementation="eager")
+    for layer in model.model.layers:
+        layer.self_attn.__class__ = OwnAttention
+    trained(tiny_folder, tmp_path, True, model=model, max_steps=1)
+    assert not messages(caplog)
+
+
+def test_float64_is_as_good_as_float32(tiny_folder, tmp_path, caplog):
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float64)
+    trained(tiny_folder, tmp_path, True, model=model, max_steps=1)
+    assert not messages(caplog)
+
+
+@pytest.mark.parametrize("value", ["false", "on", 0, 1, None])
+def test_other_values_of_the_setting_are_refused(tmp_path, value):
+    with pytest.raises(ValueError, match=f"shared_prefix: {value!r} should be 'auto', True or False"):
+        quiet_config(tmp_path, shared_prefix=value)
