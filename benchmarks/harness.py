@@ -7,6 +7,7 @@ them give a ratio that can be trusted.
 import argparse
 import dataclasses
 import functools
+import gc
 import itertools
 import statistics
 import tempfile
@@ -126,6 +127,7 @@ def compare_steps(name: str, rounds: int, **changes) -> dict[str, dict[str, floa
 
     `changes` are fields of the shape.
     """
+    gc.collect()  # trainers hold on to themselves, and two of an earlier shape would not fit beside these
     shape = dataclasses.replace(SHAPES[name], **changes)
     with tempfile.TemporaryDirectory() as folder:
         steps = {who: one_step(make_trainer(shape, who == "ours", folder)) for who in ("trl", "ours")}

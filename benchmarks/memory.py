@@ -7,6 +7,7 @@ Counted by torch itself, on top of what is there between two steps (weights, opt
 mean over the shapes.
 """
 
+import gc
 import tempfile
 
 import torch
@@ -37,6 +38,7 @@ def main():
     for name in args.shapes:
         peaks = []
         for ours in (False, True):
+            gc.collect()
             with tempfile.TemporaryDirectory() as folder:
                 step = one_step(make_trainer(SHAPES[name], ours, folder))
                 step()  # makes the optimizer states, and ours compares itself with the usual path
