@@ -14,13 +14,15 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from shapes import SHAPES, make_trainer
 from tqdm import tqdm
 from trl import GRPOTrainer
 from trl.extras.profiling import ProfilingContext
+
+from empathy_trl.trainers.patching import patched
 
 # Sections that do not come from TRL's profiling
 WHOLE, TRAINING, POLICY, REFERENCE, TOKENIZING = (
@@ -81,19 +83,13 @@ def time_method(trainer, method: str, seconds: dict, section: Callable[[], str])
     setattr(trainer, method, with_time)
 
 
-@contextmanager
-def trl_profiling(seconds: dict):
+def trl_profiling(seconds: dict) -> AbstractContextManager:
     """Add what TRL's profiling measures meanwhile to `seconds`, by section."""
-    usual = ProfilingContext._log_metrics
 
     def collect(context, duration):
         seconds[context.name.split(".", 1)[1] if "Trainer." in context.name else context.name] += duration
 
-    ProfilingContext._log_metrics = collect
-    try:
-        yield
-    finally:
-        ProfilingContext._log_metrics = usual
+    return patched(ProfilingContext, "_log_metrics", collect)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.shared_prefix.attention import install, require_all_layers, unsupported
 from empathy_trl.shared_prefix.generation import decoding_error, sample
 from empathy_trl.shared_prefix.packing import PackedBatch, pack, trim
+from empathy_trl.trainers.patching import patched
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,8 @@ class SharedPrefixMixin:
     def _prepare_inputs(self, generation_batch):
         steps = min(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
         rows = self.args.per_device_train_batch_size * steps
-        with shuffling_between_steps(rows if self._shares["log-probabilities"] else 1):
+        shuffle = partial(shuffle_between_steps, rows=rows if self._shares["log-probabilities"] else 1)
+        with patched(grpo_trainer, "shuffle_sequence_dict", shuffle):
             return super()._prepare_inputs(generation_batch)
 
     def _tokenize_prompts(self, prompts):
@@ -161,7 +163,7 @@ class SharedPrefixMixin:
         self._verify_generation(model, prompt_ids[0])
         if not self._shares["generation"]:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        with generating_with(model, sample):
+        with patched(model, "generate", partial(model.generate, custom_generate=sample)):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
 
     def _generates_plainly(self, model) -> bool:
@@ -235,30 +237,6 @@ def evaluating(model):
     finally:
         for module, training in modes:
             module.training = training
-
-
-@contextmanager
-def generating_with(model, decoding_method: Callable):
-    """Let `model.generate` decode with a method of ours."""
-    own = model.__dict__.get("generate")
-    model.generate = partial(model.generate, custom_generate=decoding_method)
-    try:
-        yield
-    finally:
-        del model.generate
-        if own is not None:
-            model.generate = own
-
-
-@contextmanager
-def shuffling_between_steps(rows: int):
-    """Let TRL shuffle a generation batch without mixing up the `rows` of an optimizer step."""
-    usual = grpo_trainer.shuffle_sequence_dict
-    grpo_trainer.shuffle_sequence_dict = partial(shuffle_between_steps, rows=rows)
-    try:
-        yield
-    finally:
-        grpo_trainer.shuffle_sequence_dict = usual
 
 
 def shuffle_between_steps(sequences: dict, rows: int) -> dict:
