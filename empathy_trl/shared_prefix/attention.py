@@ -19,10 +19,29 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from empathy_trl.errors import UserError
+
 PREFIX = "shared_prefix_"
 BASES = ("sdpa", "eager")
 # Both kinds are plain attention over all or the last few tokens; other kinds (recurrent, chunked) carry state of their own
 LAYER_TYPES = {"full_attention", "sliding_attention"}
+COMPILED = "torch_compile would compile anew for every batch"  # a reason that is in the settings, not in the model
+
+
+def decide(setting: bool | str, reason: str | None, key: str) -> bool:
+    """Return whether prompts are shared.
+
+    Args:
+        setting: of `shared_prefix`: auto, True or False.
+        reason: why prompts cannot be shared, or None where they can.
+        key: where the setting stands, for the message.
+
+    Raises:
+        UserError: sharing is demanded and there is a reason against it.
+    """
+    if setting is True and reason:
+        raise UserError(f"{key}: true, but prompts cannot be shared: {reason}. Set auto or false")
+    return setting is not False and not reason
 
 
 def unsupported(model) -> str | None:

@@ -30,8 +30,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.extras.profiling import profiling_context
 from trl.trainer import grpo_trainer
 
-from empathy_trl.errors import UserError
-from empathy_trl.shared_prefix.attention import install, require_all_layers, unsupported
+from empathy_trl.shared_prefix.attention import COMPILED, decide, install, require_all_layers, unsupported
 from empathy_trl.shared_prefix.generation import decoding_error, sample
 from empathy_trl.shared_prefix.packing import PackedBatch, pack, trim
 from empathy_trl.trainers.patching import patched
@@ -58,13 +57,11 @@ class SharedPrefixMixin:
         self._shares = {"log-probabilities": shares, "generation": shares}
 
     def _prepare_models(self, setting: bool | str) -> bool:
-        if setting is False:
+        if setting is False:  # then a model is not even asked whether it could
             return False
         models = [self._bare(model) for model in (self.model, self.ref_model) if model is not None]
         reason = self._reason_against() or next(filter(None, map(unsupported, models)), None)
-        if reason and setting is True:
-            raise UserError(f"trainer.shared_prefix: true, but prompts cannot be shared: {reason}. Set auto or false")
-        if reason:
+        if not decide(setting, reason, "trainer.shared_prefix"):
             self._say_once("shared_prefix: off: %s", reason)
             return False
         for model in models:
@@ -78,7 +75,7 @@ class SharedPrefixMixin:
         if any(adapter.is_prompt_learning for adapter in adapters.values()):
             return "the adapter puts a prompt of its own before every row"
         if self.args.torch_compile:
-            return "torch_compile would compile anew for every batch"
+            return COMPILED
         parallel = getattr(self.accelerator, "parallelism_config", None)
         if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
             return "a sequence is split over several devices"
