@@ -125,9 +125,10 @@ def for_base(base, visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 
-def placeholder_mask(device) -> torch.Tensor:
-    """Return a 4-D mask, which transformers hands on as it is instead of making its own; nothing reads it."""
-    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+def inputs_for(layout, device) -> dict:
+    """Return the arguments that make a model with `install`ed attention use a layout."""
+    # a 4-D mask is handed on as it is by transformers, instead of a mask of its own; nothing reads it
+    return {"attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device), "shared_prefix": layout}
 
 
 @dataclasses.dataclass
@@ -172,7 +173,7 @@ class PackedAttention:
 
     def model_inputs(self) -> dict:
         """Return the arguments that make a model with `install`ed attention use this layout."""
-        return {"attention_mask": placeholder_mask(self.place.device), "shared_prefix": self}
+        return inputs_for(self, self.place.device)
 
     def attend(self, base, module, query, key, value, sliding_window=None, **kwargs) -> torch.Tensor:
         """Return the attention output of shape (1, tokens, heads, head size).

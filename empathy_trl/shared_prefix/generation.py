@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Cache, DynamicLayer
 
-from empathy_trl.shared_prefix.attention import for_base, placeholder_mask, require_all_layers
+from empathy_trl.shared_prefix.attention import for_base, inputs_for, require_all_layers
 
 # How many columns of neighbours a slot may attend over in vain, for every column that is its own or the prompt's
 SLACK = 2
@@ -199,7 +199,7 @@ class DecodeAttention:
         """Move on by one token and return the arguments that make a model use this layout."""
         self.step += 1
         self.mask = torch.cat([self.mask, self.own.expand(len(self.mask), -1, -1)], dim=2)
-        return {"attention_mask": placeholder_mask(self.own.device), "shared_prefix": self}
+        return inputs_for(self, self.own.device)
 
     def attend(self, base, module, query, key, value, sliding_window=None, **kwargs) -> torch.Tensor:
         """Return the attention output of shape (rows, slots, heads, head size); the new keys are the last ones."""
