@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from transformers import Cache, DynamicLayer
 
 from empathy_trl.shared_prefix.attention import for_base, inputs_for, require_all_layers
+from empathy_trl.shared_prefix.packing import distinct
 
 # How many columns of neighbours a slot may attend over in vain, for every column that is its own or the prompt's
 SLACK = 2
@@ -65,9 +66,10 @@ class SharedDecoder:
 
     def __init__(self, model, input_ids: torch.Tensor, attention_mask: torch.Tensor, max_new_tokens: int):
         self.model = model
-        first, group = _distinct(torch.cat([input_ids, attention_mask], dim=1))
-        self.prompts, self.prompt_mask, self.group = input_ids[first], attention_mask[first], group
-        self.parents, self.row, self.slot = _seats(group.tolist(), _most_slots(input_ids.shape[1], max_new_tokens))
+        first, group = distinct(torch.cat([input_ids, attention_mask], dim=1).tolist())
+        self.prompts, self.prompt_mask = input_ids[first], attention_mask[first]
+        self.group = torch.tensor(group, device=input_ids.device)
+        self.parents, self.row, self.slot = _seats(group, _most_slots(input_ids.shape[1], max_new_tokens))
         self.cache = Cache(layer_class_to_replicate=GrowingLayer)
         self.mask = self.prompt_mask[self.parents]
         self.layout = DecodeAttention(self.mask.bool(), slots=max(self.slot) + 1)
@@ -101,14 +103,6 @@ def _most_slots(prompt: int, max_new_tokens: int) -> int:
     prompt and its own; more completions go to another row, with another copy of the prompt's cache.
     """
     return max(2, SLACK * (prompt + max_new_tokens) // max_new_tokens)
-
-
-def _distinct(rows: torch.Tensor) -> tuple[list[int], torch.Tensor]:
-    """Return the indices of the first of equal rows, and for every row the number of its kind."""
-    numbers = {}
-    kinds = [numbers.setdefault(tuple(row), len(numbers)) for row in rows.tolist()]
-    first = [kinds.index(kind) for kind in range(len(numbers))]
-    return first, torch.tensor(kinds, device=rows.device)
 
 
 def _seats(group: list[int], most: int) -> tuple[list[int], list[int], list[int]]:

@@ -11,6 +11,7 @@ business: see `empathy_trl.shared_prefix.attention.PackedAttention`.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import torch
 
@@ -71,8 +72,10 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_lengt
     device = input_ids.device
     ids, mask = input_ids.cpu(), attention_mask.cpu().bool()  # one transfer each; the rest is bookkeeping
     prompt_width = ids.shape[1] - completion_length
-    prompts, group = _distinct_prompts(ids[:, :prompt_width], mask[:, :prompt_width])
+    prompts = [row[kept] for row, kept in zip(ids[:, :prompt_width], mask[:, :prompt_width], strict=True)]
     completions = [row[kept] for row, kept in zip(ids[:, prompt_width:], mask[:, prompt_width:], strict=True)]
+    first, group = distinct(prompt.tolist() for prompt in prompts)
+    prompts = [prompts[row] for row in first]
 
     heads = [prompt[:-1] for prompt in prompts]
     # a row whose completion is masked out keeps one token, so that it stays connected to the model as TRL's rows do
@@ -96,17 +99,17 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_lengt
     return PackedBatch(inputs, *(index.to(device) for index in (scored, source, target)), longest * len(ids))
 
 
-def _distinct_prompts(ids: torch.Tensor, mask: torch.Tensor) -> tuple[list[torch.Tensor], list[int]]:
-    """Return the different prompts without padding, and for every row the number of its prompt."""
-    prompts, numbers, group = [], {}, []
-    for row, kept in zip(ids, mask, strict=True):
-        prompt = row[kept]
-        key = tuple(prompt.tolist())
-        if key not in numbers:
-            numbers[key] = len(prompts)
-            prompts.append(prompt)
-        group.append(numbers[key])
-    return prompts, group
+def distinct(rows: Iterable[list[int]]) -> tuple[list[int], list[int]]:
+    """Number equal rows alike, in the order in which they come first.
+
+    Returns:
+        the index of the first row of every number; and for every row its number.
+    """
+    numbers, first = {}, {}
+    group = [numbers.setdefault(tuple(row), len(numbers)) for row in rows]
+    for index, number in enumerate(group):
+        first.setdefault(number, index)
+    return list(first.values()), group
 
 
 def _places(segments: list[torch.Tensor], first: int) -> tuple[torch.Tensor, torch.Tensor]:
