@@ -68,11 +68,15 @@ class SharedDecoder:
         self.model = model
         first, group = distinct(torch.cat([input_ids, attention_mask], dim=1).tolist())
         self.prompts, self.prompt_mask = input_ids[first], attention_mask[first]
-        self.group = torch.tensor(group, device=input_ids.device)
-        self.parents, self.row, self.slot = _seats(group, _most_slots(input_ids.shape[1], max_new_tokens))
+        parents, row, slot = _seats(group, _most_slots(input_ids.shape[1], max_new_tokens))
+        # on the device once, because every token is read with them
+        self.group, self.parents, self.row, self.slot = (
+            torch.tensor(numbers, device=input_ids.device) for numbers in (group, parents, row, slot)
+        )
+        mask = self.prompt_mask[self.parents]
+        self.starts = mask.sum(1)
         self.cache = Cache(layer_class_to_replicate=GrowingLayer)
-        self.mask = self.prompt_mask[self.parents]
-        self.layout = DecodeAttention(self.mask.bool(), slots=max(self.slot) + 1)
+        self.layout = DecodeAttention(mask.bool(), slots=max(slot) + 1)
 
     def read_prompts(self) -> torch.Tensor:
         """Return the logits of every row's first new token, shape (rows, vocabulary)."""
@@ -80,14 +84,14 @@ class SharedDecoder:
         logits = self._forward(self.prompts, positions, attention_mask=self.prompt_mask, logits_to_keep=1)
         if len(self.parents) > len(self.prompts):
             for layer in self.cache.layers:
-                layer.batch_select_indices(torch.tensor(self.parents, device=self.prompts.device))
+                layer.batch_select_indices(self.parents)
         return logits[self.group, -1]
 
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
         """Append one token per row, shape (rows,), and return the logits of the next one, shape (rows, vocabulary)."""
-        inputs = tokens.new_zeros(len(self.mask), self.layout.slots)
+        inputs = tokens.new_zeros(len(self.starts), self.layout.slots)
         inputs[self.row, self.slot] = tokens
-        positions = (self.mask.sum(1) + self.layout.step)[:, None].expand_as(inputs)
+        positions = (self.starts + self.layout.step)[:, None].expand_as(inputs)
         return self._forward(inputs, positions, **self.layout.next_inputs())[self.row, self.slot]
 
     def _forward(self, input_ids, position_ids, **inputs) -> torch.Tensor:
