@@ -1,8 +1,8 @@
-"""Sampling completions of repeated prompts: every distinct prompt is read once and its keys and values are stored once.
+"""Sampling completions of repeated prompts: a prompt is read once and stored once per row of several completions.
 
-The completions of one prompt are decoded as neighbouring tokens of one row. With k completions per prompt the cache of a
-row holds `[prompt][token 1 of all k][token 2 of all k] ...`; a token sees the prompt and every k-th column after it. The
-usual way repeats the prompt's cache k times and reads all of it for every token.
+Completions of one prompt are decoded as neighbouring tokens of a row; where a group is large, in several rows. With k
+completions in a row its cache holds `[prompt][token 1 of all k][token 2 of all k] ...`; a token sees the prompt and
+every k-th column after it. The usual way keeps the prompt's cache k times and reads all of it for every token.
 
 Everything else is transformers' own: processors, stopping criteria, and the order in which random numbers are drawn, so
 that the same seed gives the same completions as `generate` would (up to the last bits of the logits).
@@ -192,17 +192,27 @@ class DecodeAttention:
         self.windows = []
         self.own = torch.eye(self.slots, dtype=torch.bool, device=self.prompt_valid.device)
         self.mask = self.prompt_valid[:, None].expand(-1, self.slots, -1)
+        self._visible = {}
 
     def next_inputs(self) -> dict:
         """Move on by one token and return the arguments that make a model use this layout."""
         self.step += 1
         self.mask = torch.cat([self.mask, self.own.expand(len(self.mask), -1, -1)], dim=2)
+        self._visible = {}
         return inputs_for(self, self.own.device)
 
     def attend(self, base, module, query, key, value, sliding_window=None, **kwargs) -> torch.Tensor:
         """Return the attention output of shape (rows, slots, heads, head size); the new keys are the last ones."""
-        mask = self.mask if sliding_window is None else self.mask & self.near(sliding_window)
-        return base(module, query, key, value, for_base(base, mask[:, None], query.dtype), **kwargs)[0]
+        visible = self.visible(sliding_window)[:, None]
+        return base(module, query, key, value, for_base(base, visible, query.dtype), **kwargs)[0]
+
+    def visible(self, sliding_window: int | None) -> torch.Tensor:
+        """Return what the new tokens see, bool, shape (rows, slots, columns); all layers of a step see the same."""
+        if sliding_window is None:
+            return self.mask
+        if sliding_window not in self._visible:
+            self._visible[sliding_window] = self.mask & self.near(sliding_window)
+        return self._visible[sliding_window]
 
     def near(self, sliding_window: int) -> torch.Tensor:
         """Return which cached columns are less than `sliding_window` positions back, shape (1, 1, columns)."""

@@ -114,6 +114,24 @@ def test_prompts_are_read_and_stored_once(name, attention):
 LONG = torch.randint(5, VOCABULARY, (20,), generator=torch.Generator().manual_seed(1))
 
 
+def test_a_window_is_worked_out_once_per_step(monkeypatch):
+    usual, steps = DecodeAttention.near, []
+
+    def counting(self, sliding_window):
+        steps.append(self.step)
+        return usual(self, sliding_window)
+
+    monkeypatch.setattr(DecodeAttention, "near", counting)
+    model = tiny_model("mistral")  # both of its layers slide
+    install(model)
+    decoder = SharedDecoder(model, *prompts_of([0, 0, 1]).values(), max_new_tokens=4)
+    with torch.no_grad():
+        decoder.read_prompts()
+        for token in (7, 8):
+            decoder.read(torch.full((3,), token))
+    assert steps == [1, 2]
+
+
 @pytest.mark.parametrize("name, attention", MODELS.values(), ids=MODELS)
 def test_the_error_of_a_sound_model_is_rounding(name, attention):
     model = tiny_model(name, attention)
