@@ -155,22 +155,21 @@ class SharedPrefixMixin:
 
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
         model = self._bare(self.model)
-        if not self._generates_plainly(model):
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        self._verify_generation(model, prompt_ids[0])
-        if not self._shares["generation"]:
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        with patched(model, "generate", partial(model.generate, custom_generate=sample)):
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        plain = self._shares["generation"] and self._generates_plainly(model)
+        if plain:
+            self._verify_generation(model, prompt_ids[0])
+        if plain and self._shares["generation"]:
+            with patched(model, "generate", partial(model.generate, custom_generate=sample)):
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        return super()._generate_single_turn(prompt_ids, *args, **kwargs)
 
     def _generates_plainly(self, model) -> bool:
         """Whether TRL would call transformers' `generate` for sampling or greedy decoding, on a model in one piece."""
         sharded = is_deepspeed_zero3_enabled() or self.is_fsdp_enabled
-        if self.use_vllm or self.use_transformers_continuous_batching or sharded or not self._shares["generation"]:
+        if self.use_vllm or self.use_transformers_continuous_batching or sharded:
             return False
-        config, _ = model._prepare_generation_config(
-            self.generation_config
-        )  # the model's own settings may be in the way
+        # transformers fills in what TRL leaves open from the model's own settings, which may ask for beams
+        config, _ = model._prepare_generation_config(self.generation_config)
         plain_mode = config.get_generation_mode() in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH)
         return plain_mode and config.num_return_sequences == 1 and config.use_cache and not config.cache_implementation
 
