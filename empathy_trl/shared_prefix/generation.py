@@ -133,23 +133,36 @@ def _choose(scores: torch.Tensor, do_sample: bool) -> torch.Tensor:
 
 
 @torch.no_grad()
-def decoding_error(model, prompt: torch.Tensor) -> torch.Tensor:
-    """Return by how much `SharedDecoder` misses the log-probabilities of a plain forward, shape (2, vocabulary).
+def usual_log_probs(model, prompt: torch.Tensor) -> torch.Tensor:
+    """Return the log-probabilities of what follows a prompt that goes on in two ways, shape (2, vocabulary).
 
     Args:
-        prompt: long, shape (tokens,). It is continued in two ways by two of its own tokens, to see whether the
-            continuations stay apart; the difference is that of what comes next.
+        prompt: long, shape (tokens,).
     """
-    rows = prompt.expand(2, -1)
-    continuations = torch.stack([prompt[[0, -1]], prompt[[-1, 0]]])
+    rows = torch.cat(_continued(prompt), dim=1)
+    return model(input_ids=rows, use_cache=False, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+
+
+@torch.no_grad()
+def shared_log_probs(model, prompt: torch.Tensor) -> torch.Tensor:
+    """Return what `usual_log_probs` returns, by `SharedDecoder`.
+
+    Raises:
+        RuntimeError: some attention layer computes without it.
+    """
+    rows, continuations = _continued(prompt)
     padded, mask = F.pad(rows, (1, 0)), F.pad(torch.ones_like(rows), (1, 0))
     decoder = SharedDecoder(model, padded, mask, max_new_tokens=2)
     decoder.read_prompts()
     decoder.read(continuations[:, 0])
-    ours = decoder.read(continuations[:, 1])
+    logits = decoder.read(continuations[:, 1])
     require_all_layers(decoder.layout, model, calls=2)
-    usual = model(input_ids=torch.cat([rows, continuations], dim=1), use_cache=False, logits_to_keep=1).logits[:, -1]
-    return ours.float().log_softmax(-1) - usual.float().log_softmax(-1)
+    return logits.float().log_softmax(-1)
+
+
+def _continued(prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a prompt twice, shape (2, tokens), and two ways on, shape (2, 2), which show whether they stay apart."""
+    return prompt.expand(2, -1), torch.stack([prompt[[0, -1]], prompt[[-1, 0]]])
 
 
 class GrowingLayer(DynamicLayer):

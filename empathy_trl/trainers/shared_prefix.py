@@ -31,7 +31,7 @@ from trl.extras.profiling import profiling_context
 from trl.trainer import grpo_trainer
 
 from empathy_trl.shared_prefix.attention import COMPILED, decide, install, require_all_layers, unsupported
-from empathy_trl.shared_prefix.generation import decoding_error, sample
+from empathy_trl.shared_prefix.generation import sample, shared_log_probs, usual_log_probs
 from empathy_trl.shared_prefix.packing import PackedBatch, pack, trim
 from empathy_trl.trainers.patching import patched
 
@@ -175,36 +175,48 @@ class SharedPrefixMixin:
 
     @torch.no_grad()
     def _verify_scores(self, model, ids, mask, logits_to_keep, plain):
-        def errors():
-            packed = pack(ids, mask, logits_to_keep)
-            # one more column of padding shows whether the usual path counts padding as positions, as GPT-2 does
-            usual = plain(F.pad(ids, (1, 0)), F.pad(mask, (1, 0)), logits_to_keep)[0]
-            ours = self._score(model, packed)[0]
-            require_all_layers(packed.inputs["shared_prefix"], self._bare(model))
-            return (ours - usual)[packed.scored]
+        scored = mask[:, -logits_to_keep:].bool()
 
-        self._verify("log-probabilities", model, errors)
+        def usual():
+            # one more column of padding shows whether the usual path counts padding as positions, as GPT-2 does
+            return plain(F.pad(ids, (1, 0)), F.pad(mask, (1, 0)), logits_to_keep)[0][scored]
+
+        def shared():
+            packed = pack(ids, mask, logits_to_keep)
+            logps = self._score(model, packed)[0]
+            require_all_layers(packed.inputs["shared_prefix"], self._bare(model))
+            return logps[scored]
+
+        self._verify("log-probabilities", model, usual, shared)
 
     def _verify_generation(self, model, prompt: list[int]):
         ids = torch.tensor(prompt, device=self.accelerator.device)
-        self._verify("generation", model, lambda: decoding_error(model, ids))
+        self._verify("generation", model, partial(usual_log_probs, model, ids), partial(shared_log_probs, model, ids))
 
-    def _verify(self, use: str, model, errors: Callable[[], torch.Tensor]):
-        """Before the first use, switch sharing off, in all processes alike, if it errs by more than rounding."""
+    def _verify(self, use: str, model, usual: Callable[[], torch.Tensor], shared: Callable[[], torch.Tensor]):
+        """Before the first use, switch sharing off, in all processes alike, if it errs by more than rounding.
+
+        Args:
+            usual, shared: return the same log-probabilities, of any shape, by the usual path and by ours.
+        """
         if not self._shares[use] or use in self._verified:
             return
         dtype, tolerance = self._precision()
-        try:
-            with evaluating(model):
-                error = errors().float().abs()
-            count, total = error.numel(), error.sum().item()
-            problem = f"they differ from the usual path by {total / max(1, count):.2g} on average, where rounding in"
-            problem += f" {dtype} explains {tolerance:.2g}"
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as refusal:  # noqa: BLE001 (whatever a model does with an argument it does not expect)
-            count, total = 1, math.inf
-            problem = f"the model refuses it with {type(refusal).__name__}: {refusal}"
+        with evaluating(model):
+            expected = usual()  # if this fails, it fails without sharing, too
+            try:
+                error = (shared() - expected).float().abs()
+                count, total = error.numel(), error.sum().item()
+                problem = f"they differ from the usual path by {total / max(1, count):.2g} on average, where rounding"
+                problem += f" in {dtype} explains {tolerance:.2g}"
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as refusal:
+                # A model may do anything with an argument that it does not expect. Nothing is hidden by catching all of
+                # it: the usual path has just worked, training goes on with that, and a warning says so, and why.
+                logger.debug("shared_prefix: failed for %s", use, exc_info=True)
+                count, total = 1, math.inf
+                problem = f"the model refuses it with {type(refusal).__name__}: {refusal}"
         totals, counts = self.accelerator.gather(torch.tensor([[total, count]], device=self.accelerator.device)).T
         if not counts.any():
             return  # all completions are masked out: nothing was compared, so the next batch has to show it
