@@ -38,7 +38,8 @@ def one_step(trainer: GRPOTrainer) -> Callable[[], dict[str, float]]:
     """Return a function that takes one optimizer step and returns seconds by section.
 
     The sections are those of TRL's profiling (without the class name) and the ones above; the training pass is forward,
-    loss and backward. The random state is set before every step, so that two trainers that take turns draw the same numbers.
+    loss and backward. The random state is set before every step, so that two trainers that take turns draw the same
+    numbers.
     """
     trainer.create_optimizer_and_scheduler(num_training_steps=1000)
     trainer.model_wrapped, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)

@@ -1,10 +1,11 @@
 """Attention over shared prompts, on top of the attention a model was loaded with.
 
 transformers looks up a model's attention function by name. `install` gives a model a function of ours under a new name,
-which does what the old one did until a forward pass brings the argument `shared_prefix`: then the object in it says which
-token sees which, and calls the old function on rows that it puts together from the packed ones. Heads, grouped keys,
-soft-capping and dropout stay the old function's business; sliding windows reach us as an argument and become part of the
-mask. Because the argument travels with the call, gradient checkpointing repeats the same thing in the backward pass.
+which does what the old one did until a forward pass brings the argument `shared_prefix`: then the object in it says
+which token sees which, and calls the old function on rows that it puts together from the packed ones. Heads, grouped
+keys, soft-capping and dropout stay the old function's business; sliding windows reach us as an argument and become part
+of the mask. Because the argument travels with the call, gradient checkpointing repeats the same thing in the backward
+pass.
 
 Against one mask over the whole packed row this computes only what some token really sees: the work of the plain layout
 minus the repeated prompts, by dense kernels.
@@ -23,7 +24,7 @@ from empathy_trl.errors import UserError
 
 PREFIX = "shared_prefix_"
 BASES = ("sdpa", "eager")
-# Both kinds are plain attention over all or the last few tokens; other kinds (recurrent, chunked) carry state of their own
+# Plain attention over all or the last few tokens; other kinds (recurrent, chunked) carry state of their own
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 COMPILED = "torch_compile would compile anew for every batch"  # a reason that is in the settings, not in the model
 
@@ -133,9 +134,10 @@ def inputs_for(layout, device) -> dict:
 
 @dataclasses.dataclass
 class PackedAttention:
-    """Attention within a row packed by `packing.pack`: prompts among themselves, completions to their prompt and themselves.
+    """Attention within a row packed by `packing.pack`.
 
-    Indices point into the packed row; padding, on the right, points at 0.
+    Prompts attend to themselves, completions to their prompt and themselves. Indices point into the packed row;
+    padding, on the right, points at 0.
 
     Attributes:
         prompt_index: shape (prompts, longest prompt).

@@ -166,7 +166,7 @@ def _continued(prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class GrowingLayer(DynamicLayer):
-    """`DynamicLayer` that writes into a buffer with room to spare, instead of copying all it holds for every new token."""
+    """`DynamicLayer` that writes into a buffer with room to spare and does not copy all it holds for every token."""
 
     def lazy_initialization(self, key_states, value_states):
         super().lazy_initialization(key_states, value_states)

@@ -1,7 +1,8 @@
 """Rows that share a prompt, packed behind one copy of it.
 
-Every token-wise layer of a transformer (projections, norms, the MLP, the vocabulary head) does the same work on a prompt
-however often it is repeated, so all rows of a batch become one row of tokens without repetition and without padding:
+Every token-wise layer of a transformer (projections, norms, the MLP, the vocabulary head) does the same work on a
+prompt however often it is repeated, so all rows of a batch become one row of tokens without repetition and without
+padding:
 
     [prompt A without its last token] [prompt B without its last token] ... [A's last token, completion 1 of A] ...
 
@@ -28,8 +29,8 @@ class PackedBatch:
         inputs: for the model: `input_ids`, `position_ids` and `shift_labels` of shape (1, tokens), `attention_mask` and
             `shared_prefix`.
         scored: bool, shape (rows, completion_length): False where a completion has ended.
-        source, target: long, shape (completion tokens,): where a token is predicted in the packed row, and where it stands
-            in the flattened (rows, completion_length).
+        source, target: long, shape (completion tokens,): where a token is predicted in the packed row, and where it
+            stands in the flattened (rows, completion_length).
         plain_tokens: how many tokens the model would read without packing: those of all rows, padded to the longest.
     """
 
@@ -113,7 +114,7 @@ def distinct(rows: Iterable[list[int]]) -> tuple[list[int], list[int]]:
 
 
 def _places(segments: list[torch.Tensor], first: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return index and validity of shape (segments, longest) for segments that lie one after another from `first` on."""
+    """Return index and validity, shape (segments, longest), of segments that lie one after another from `first` on."""
     lengths = torch.tensor([len(segment) for segment in segments])
     column = torch.arange(int(lengths.max()))
     valid = column < lengths[:, None]

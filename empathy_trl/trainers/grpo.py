@@ -5,7 +5,7 @@ Prompts are computed once per group by `empathy_trl.trainers.shared_prefix`. Bes
 
 | seam | why |
 |---|---|
-| `_get_train_sampler`, `_run_epoch` | prompts are shuffled by (seed, epoch), so that a later epoch resumes with its rows |
+| `_get_train_sampler`, `_run_epoch` | prompts are shuffled by (seed, epoch), so a later epoch resumes with its rows |
 | `_generate_and_score_completions` | reward weights may follow a schedule |
 | `_calculate_rewards` | the share of groups without any spread in their rewards is logged |
 | `training_step`, `_clip_grad_norm` | a loss or gradient that is not finite stops the run before the weights |

@@ -11,9 +11,10 @@ mixin overrides these seams of `trl.GRPOTrainer` 1.16:
 | `_tokenize_prompts` | tokenizes a repeated prompt once |
 
 All are exact: the same log-probabilities, gradients and, for the same seed, the same completions, up to the rounding of
-sums in another order. Only what TRL itself makes depend on how rows fall into micro-batches differs (the loss `bnpo`, the
-logged KL), and dropout, which then hits a prompt once instead of once per completion. The first use of each of the two
-model paths compares itself with the usual one on real prompts and switches itself off, with a warning, if they differ.
+sums in another order. Only what TRL itself makes depend on how rows fall into micro-batches differs (the loss `bnpo`,
+the logged KL), and dropout, which then hits a prompt once instead of once per completion. The first use of each of the
+two model paths compares itself with the usual one on real prompts and switches itself off, with a warning, if they
+differ.
 """
 
 import logging
@@ -37,7 +38,7 @@ from empathy_trl.trainers.patching import patched
 
 logger = logging.getLogger(__name__)
 
-# Largest mean difference of log-probabilities that is still rounding. A wrong mask misses by a tenth in a trained model.
+# Largest mean difference of log-probabilities that is still rounding. In a trained model a wrong mask misses by 0.1.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # Packing costs some bookkeeping: it is worth it when at most this share of a batch's tokens is left.
 WORTH_IT = 0.9
@@ -129,7 +130,7 @@ class SharedPrefixMixin:
         return [x if x is None else F.pad(x, (0, logits_to_keep - width)) for x in plain(*trimmed, width)[:2]]
 
     def _score(self, model, packed: PackedBatch) -> list[torch.Tensor | None]:
-        """Return log-probabilities and entropies of shape (rows, completion_length); a reference model has no entropies."""
+        """Return log-probabilities and entropies, shape (rows, completion_length); a reference model has no entropy."""
         with profiling_context(self, "shared_prefix"), self.accelerator.autocast():
             outputs = self._forward_packed(model, packed)
         return [x if x is None else packed.unpack(x) for x in (outputs.log_probs, outputs.entropy)]
