@@ -171,14 +171,10 @@ def _token_line(options, prompt: float | None) -> str:
 
 def _rows_per_prompt(name: str, options, shape) -> int:
     """Return how many rows of a batch share one copy of their prompt."""
-    setting = options.get("shared_prefix", False)
-    against = "torch_compile would compile anew for every batch" if options.get("torch_compile") else None
-    against = against or (shape and shape["unshared"])
-    if setting is True and against:
-        raise UserError(
-            f"stages.{name}.trainer.shared_prefix: true, but prompts cannot be shared: {against}. Set auto or false"
-        )
-    if setting is False or against:
+    from empathy_trl.shared_prefix.attention import COMPILED, decide
+
+    against = COMPILED if options.get("torch_compile") else shape and shape["unshared"]
+    if not decide(options.get("shared_prefix", False), against, f"stages.{name}.trainer.shared_prefix"):
         return 1
     return math.gcd(options["num_generations"], options["per_device_train_batch_size"])
 

@@ -238,8 +238,8 @@ def _example(stages: list[EvaluatedStage], row: tuple[dict, ...]) -> str:
         lines.append((stage.name, f"{answer['prediction'] or 'invalid'} ({mark}): {answer['completion']}"))
     block = []
     for name, text in lines:
-        text = textwrap.shorten(text, 400, placeholder=" …")
-        block += textwrap.wrap(f"{name:<{width}}{text}", 100, subsequent_indent=" " * width)
+        shortened = textwrap.shorten(text, 400, placeholder=" …")
+        block += textwrap.wrap(f"{name:<{width}}{shortened}", 100, subsequent_indent=" " * width)
     return f"Row {row[0]['index']}:\n\n" + textwrap.indent("\n".join(block), "    ")
 
 
