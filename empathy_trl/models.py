@@ -99,8 +99,13 @@ def load_model(
     return model, _load_tokenizer(name, revision)
 
 
-def lora_config(lora, is_encoder_decoder: bool = False) -> LoraConfig | None:
-    """Translate the `lora:` part of a recipe (`recipe.Lora`) for peft; None stays None (full fine-tuning)."""
+def lora_config(lora, task_type: str = TaskType.CAUSAL_LM) -> LoraConfig | None:
+    """Translate the `lora:` part of a recipe (`recipe.Lora`) for peft; None stays None (full fine-tuning).
+
+    Args:
+        lora: None or the section.
+        task_type: of peft; with `SEQ_CLS` the head is trained in full and saved with the adapter.
+    """
     if lora is None:
         return None
     return LoraConfig(
@@ -108,7 +113,7 @@ def lora_config(lora, is_encoder_decoder: bool = False) -> LoraConfig | None:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
-        task_type=TaskType.SEQ_2_SEQ_LM if is_encoder_decoder else TaskType.CAUSAL_LM,
+        task_type=task_type,
     )
 
 

@@ -58,10 +58,10 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from accelerate import PartialState
 
     from empathy_trl.evaluation.evaluate import check_settings, evaluate_model
-    from empathy_trl.models import load_model
+    from empathy_trl.tasks import load_trained
 
     check_settings(stage)
-    model, tokenizer = load_model(evaluated_model(stage.model, arguments.model), seed=stage.seed, is_trainable=False)
+    model, tokenizer = load_trained(stage, evaluated_model(stage.model, arguments.model))
     evaluate_model(
         model=model,
         tokenizer=tokenizer,

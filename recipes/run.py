@@ -189,17 +189,15 @@ def evaluate_stage(recipe, stage, fingerprint: str, path: Path, rows: str):
     from accelerate import PartialState
 
     from empathy_trl.evaluation.evaluate import evaluate_model
-    from empathy_trl.models import load_model
     from empathy_trl.stages import inspect_stage
+    from empathy_trl.tasks import load_trained
 
     folder = inspect_stage(path, fingerprint)
     settings = recipe.resolved()["stages"][stage.name]["evaluation"] | {"rows": rows}
     if folder.record.get("evaluated") == settings and (path / f"eval_{stage.evaluation.split}.json").is_file():
         return
-    model, tokenizer = load_model(
-        stage.model.model_copy(update={"name_or_path": str(path), "revision": None, "from_scratch": None}),
-        seed=stage.seed,
-    )
+    section = stage.model.model_copy(update={"name_or_path": str(path), "revision": None, "from_scratch": None})
+    model, tokenizer = load_trained(stage, section)
     evaluate_model(
         model=model,
         tokenizer=tokenizer,

@@ -35,6 +35,16 @@ def read_split(config, split: str):
     return _builder(config.name).read_split(config, split)
 
 
+def tasks_of(name: str) -> tuple[str, ...]:
+    """Return the tasks that a builder, a key of `BUILDERS`, has rows for."""
+    return _builder(name).TASKS
+
+
+def targets(config) -> dict[str, tuple]:
+    """Return what a label task predicts: rating -> (lowest, highest), or group -> the names of its labels."""
+    return _builder(config.name).targets(config)
+
+
 def on_hub(path: str) -> bool:
     """Say whether `path` means a Hub id: it looks like "owner/name", and there is no such folder or file.
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from empathy_trl.errors import RecipeError, UserError
-from empathy_trl.recipe.layers import REWARD_TASKS, STAGE_PREFIX, Layers, merge, parse_overrides
+from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, STAGE_PREFIX, Layers, merge, parse_overrides
 from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, FromScratch, Recipe, Reward, Stage
 from empathy_trl.recipe.trainer_options import check_trainer, import_class
 from empathy_trl.recipe.validation import Problem, Slot, check_mapping, check_value, show, slots, suggestion
 from empathy_trl.recipe.yaml_io import read_yaml
 
 SHIPPED = Path(__file__).resolve().parents[2] / "recipes"
-ENCODER_DECODERS = ("t5",)  # can be made from scratch, but the trainers of these tasks take decoders only:
-DECODER_TASKS = ("sft", "grpo")
+# of the models that can be made from scratch; t5, an encoder-decoder, is trained by no task of this version
+DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("roberta",)
 HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
 
 
@@ -138,8 +138,10 @@ def _check_task(task: str, content: dict, config_classes: dict[str, str]) -> Ite
         yield ("rewards",), f"task {task} learns from no rewards; tasks that do: {', '.join(REWARD_TASKS)}"
     if task in REWARD_TASKS:
         yield from _under("rewards", _check_weights(content.get("rewards")))
-    if task in DECODER_TASKS:
-        yield from _under("model", _check_architecture(content.get("model")))
+    yield from _under("model", _check_architecture(task, content.get("model")))
+    if task in LABEL_TASKS and isinstance(content.get("model"), dict) and content["model"].get("load_in_4bit") is True:
+        yield ("model", "load_in_4bit"), f"task {task} trains encoders, which need no quantisation; expected false"
+    yield from _under("data", _check_rows(task, content.get("data")))
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by `accelerate launch`
     trainer = content.get("trainer", {})
     if isinstance(trainer, dict):
@@ -156,14 +158,27 @@ def _check_weights(rewards: Any) -> Iterator[Problem]:
         yield (), "all weights are 0, so nothing would be learned; expected at least one that is not"
 
 
-def _check_architecture(model: Any) -> Iterator[Problem]:
-    """Yield whether a model from scratch is of a kind that no task trains."""
+def _check_architecture(task: str, model: Any) -> Iterator[Problem]:
+    """Yield whether a model from scratch is of a kind that the task does not train."""
     scratch = model.get("from_scratch") if isinstance(model, dict) else None
-    if isinstance(scratch, dict) and scratch.get("architecture") in ENCODER_DECODERS:
-        every = get_args(FromScratch.model_fields["architecture"].annotation)
-        choices = ", ".join(name for name in every if name not in ENCODER_DECODERS)
-        message = f"{scratch['architecture']} is an encoder-decoder, which no task of this version trains"
-        yield ("from_scratch", "architecture"), f"{message} (choices: {choices})"
+    name = scratch.get("architecture") if isinstance(scratch, dict) else None
+    fitting = ENCODERS if task in LABEL_TASKS else DECODERS
+    if name in get_args(FromScratch.model_fields["architecture"].annotation) and name not in fitting:
+        kind = "an encoder" if name in ENCODERS else "a decoder" if name in DECODERS else "an encoder-decoder"
+        yield (
+            ("from_scratch", "architecture"),
+            f"{name} is {kind}, which task {task} does not train{suggestion('', fitting)}",
+        )
+
+
+def _check_rows(task: str, data: Any) -> Iterator[Problem]:
+    """Yield whether the builder has rows for the task."""
+    from empathy_trl.data import BUILDERS, tasks_of
+
+    name = data.get("name") if isinstance(data, dict) else None
+    if isinstance(name, str) and name in BUILDERS and task not in tasks_of(name):
+        fitting = [other for other in BUILDERS if task in tasks_of(other)]
+        yield ("name",), f"{name} has rows for {', '.join(tasks_of(name))}, not for {task}{suggestion('', fitting)}"
 
 
 def _under(section: str, problems: Iterable[Problem]) -> Iterator[Problem]:

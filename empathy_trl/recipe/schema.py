@@ -34,7 +34,7 @@ class Lora(_Section):
 class FromScratch(_Section):
     """A small model with random weights and a tokenizer trained on the stage's own texts."""
 
-    architecture: Literal["qwen2", "llama", "gemma2", "t5"]
+    architecture: Literal["qwen2", "llama", "gemma2", "t5", "roberta"]
     hidden_size: int = Field(ge=1)
     layers: int = Field(ge=1)
     heads: int = Field(4, ge=1)
@@ -76,6 +76,18 @@ class Model(_Section):
         return self
 
 
+class Normalize(_Section):
+    """Which steps of `empathy_trl.data.normalize` are applied to a text."""
+
+    nfkc: bool = True
+    urls: bool = True
+    emails: bool = True
+    mentions: bool = True
+    hashtags: bool = True
+    control: bool = True
+    whitespace: bool = True
+
+
 class Data(_Section):
     """Which corpus, from where, and how much of it.
 
@@ -84,6 +96,10 @@ class Data(_Section):
         path: `sample` (the corpus in the package), a local folder or a Hub id.
         portion: share of the training split that the stage sees, from (0) to (1).
         max_words: longer texts lose their beginning.
+        text_column: of rated texts; by default found among the usual names.
+        split_by: `given` takes the files of a folder; `row` and `conversation` split a single file 90/10.
+        ranges: rating -> its lowest and highest value; by default those of the corpus.
+        normalize: how rated texts are normalised.
     """
 
     name: str
@@ -92,12 +108,19 @@ class Data(_Section):
     on_bad_rows: Literal["error", "drop"] = "error"
     portion: tuple[float, float] = (0.0, 1.0)
     max_words: int = Field(400, ge=1)
+    text_column: str | None = None
+    split_by: Literal["given", "row", "conversation"] = "given"
+    ranges: dict[str, tuple[float, float]] | None = None
+    normalize: Normalize = Normalize()
 
     @model_validator(mode="after")
     def _portion_is_a_range(self):
         low, high = self.portion
         if not 0 <= low < high <= 1:
             raise ValueError(f"portion [{low}, {high}] is not a range with 0 <= low < high <= 1")
+        for name, (low, high) in (self.ranges or {}).items():
+            if not low < high:
+                raise ValueError(f"ranges.{name} [{low}, {high}] is not a range with low < high")
         return self
 
 

@@ -148,7 +148,7 @@ def test_one_wrong_key_is_one_line(load, key, value, expected):
         ("model.from_scratch.hidden_size", 60, "model.from_scratch: hidden_size 60 is not divisible by 2 × heads = 8"),
         ("model.from_scratch.layers", ..., "model.from_scratch.layers: missing; expected int"),
         ("model.from_scratch.vocab_size", 256, "model.from_scratch.vocab_size: 256 should be greater than 256"),
-        ("model.from_scratch.architecture", "t5", "model.from_scratch.architecture: t5 is an encoder-decoder, which no task of this version trains (choices: qwen2, llama, gemma2)"),
+        ("model.from_scratch.architecture", "t5", "model.from_scratch.architecture: t5 is an encoder-decoder, which task sft does not train (choices: qwen2, llama, gemma2)"),
         ("model.lora", {"r": 8}, "model: has both from_scratch and lora; train all weights of a model from scratch; lora adapts a pretrained one"),
         ("model.revision", "abc", "model: has a revision, which only a model from the Hub has"),
         ("model.load_in_4bit", True, "model: has load_in_4bit, which needs weights to load; expected name_or_path"),
