@@ -48,7 +48,8 @@ class Targets:
             config.label_ranges = {name: [float(low), float(high)] for name, (low, high) in self.outputs.items()}
         else:
             config.problem_type = "single_label_classification"
-            config.label_groups = {group: list(labels) for group, labels in self.outputs.items()}
+            # pairs: a config is saved with the keys of its mappings sorted, and the order says which logits are whose
+            config.label_groups = [[group, list(labels)] for group, labels in self.outputs.items()]
 
 
 def predicted_labels(logits: np.ndarray, targets: Targets) -> np.ndarray:
