@@ -13,16 +13,28 @@ import inspect
 from collections.abc import Callable
 
 from empathy_trl.errors import UserError
+from empathy_trl.rewards.bleu import Bleu
+from empathy_trl.rewards.distinct import Distinct
 from empathy_trl.rewards.emotion_accuracy import EmotionAccuracy
 from empathy_trl.rewards.emotion_confidence import EmotionConfidence
 from empathy_trl.rewards.format import Format
+from empathy_trl.rewards.length import Length
 from empathy_trl.rewards.reasoning_length import ReasoningLength
+from empathy_trl.rewards.repetition_penalty import RepetitionPenalty
+from empathy_trl.rewards.safety import Safety
+from empathy_trl.rewards.sentence_end import SentenceEnd
 
 REWARDS = {
+    "bleu": Bleu,
+    "distinct": Distinct,
     "emotion_accuracy": EmotionAccuracy,
     "emotion_confidence": EmotionConfidence,
     "format": Format,
+    "length": Length,
     "reasoning_length": ReasoningLength,
+    "repetition_penalty": RepetitionPenalty,
+    "safety": Safety,
+    "sentence_end": SentenceEnd,
 }
 
 

@@ -110,7 +110,7 @@ def errors_of(load, content, overrides=()):
         ("rewards", ..., "rewards: missing; task grpo needs at least one"),
         ("rewards", {}, "rewards: missing; task grpo needs at least one"),
         ("rewards", ["format"], "rewards: ['format'] is not a valid mapping"),
-        ("rewards.emotion_acuracy", {}, "rewards.emotion_acuracy: unknown reward; did you mean emotion_accuracy? (choices: emotion_accuracy,"),
+        ("rewards.emotion_acuracy", {}, "rewards.emotion_acuracy: unknown reward; did you mean emotion_accuracy? (choices: "),
         ("rewards.format", None, "rewards.format: null is not a mapping; expected at least {}, such as {weight: 1.0}"),
         ("rewards.format.tag", ["a"], "rewards.format.tag: unknown parameter of format; did you mean tags? (choices: "),
         ("rewards.format.tags", [1], "rewards.format.tags: [1] is not a valid list of str"),
