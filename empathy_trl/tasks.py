@@ -60,7 +60,10 @@ def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
     from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
     config, train = trainer_config(stage, folder), _train_rows(stage)
-    rewards, weights = build_rewards(stage.rewards)
+    rewards, weights = build_rewards(resolve_rewards(stage.rewards, stage_folders))
+    for reward in rewards:
+        if hasattr(reward, "load"):  # a model that cannot be loaded stops the run now, not in its first step
+            reward.load()
     model, tokenizer, adapter = _policy(stage, train, stage_folders)
     trainer = EmpathyGRPOTrainer(
         model=model,
@@ -252,6 +255,28 @@ def trainer_options(stage) -> dict:
     options["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
     per_process = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
     return options | {"sequences": per_process * options["processes"]}
+
+
+def resolve_rewards(rewards: dict, stage_folders: dict[str, Path]) -> dict:
+    """Return a `rewards` section with `model: stage:<name>` replaced by the folder of that stage."""
+    resolved = {}
+    for key, reward in rewards.items():
+        name = reward.params.get("model")
+        if isinstance(name, str) and name.startswith(STAGE_PREFIX):
+            folder = str(stage_folders[name.removeprefix(STAGE_PREFIX)])
+            reward = reward.model_copy(update={"params": reward.params | {"model": folder}})
+        resolved[key] = reward
+    return resolved
+
+
+def judging_rewards(recipe, stage, stage_folders: dict[str, Path]) -> dict:
+    """Return the rewards by which a stage's replies are judged: its own, or those of the next stage that has some.
+
+    A warm start is judged by what comes after it, so that the two can be compared.
+    """
+    later = list(recipe.stages)[list(recipe.stages).index(stage.name) :]
+    rewards = next((recipe.stages[name].rewards for name in later if recipe.stages[name].rewards), {})
+    return resolve_rewards(rewards, stage_folders)
 
 
 def resolve_model(model, stage_folders: dict[str, Path]):

@@ -58,7 +58,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from accelerate import PartialState
 
     from empathy_trl.evaluation.evaluate import check_settings, evaluate_model
-    from empathy_trl.tasks import load_trained
+    from empathy_trl.tasks import judging_rewards, load_trained
 
     check_settings(stage)
     model, tokenizer = load_trained(stage, evaluated_model(stage.model, arguments.model))
@@ -72,6 +72,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
         model_name=arguments.model,
         limit=arguments.limit,
         batch_size=arguments.batch_size,
+        rewards=judging_rewards(recipe, stage, {name: OUTPUTS / recipe.name / name for name in recipe.stages}),
     )
     PartialState().print(f"written to {output_dir}")
 

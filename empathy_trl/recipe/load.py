@@ -120,7 +120,7 @@ def _check_stage(content: dict, earlier: list[str], config_classes: dict[str, st
     sections = {key: value for key, value in content.items() if isinstance(value, dict)}
     yield from _under("model", _check_origin(sections.get("model", {}), earlier))
     yield from _under("data", _check_source(sections.get("data", {})))
-    yield from _under("rewards", _check_rewards(sections.get("rewards", {})))
+    yield from _under("rewards", _check_rewards(sections.get("rewards", {}), earlier))
     if "task" not in content:
         yield ("task",), f"missing{suggestion('', config_classes)}"
     elif isinstance(content["task"], str):
@@ -220,8 +220,8 @@ def _may_exist(place: str, hub_id: re.Pattern) -> bool:
     return os.path.isdir(place) or (not os.path.exists(place) and hub_id.fullmatch(place) is not None)
 
 
-def _check_rewards(rewards: dict) -> Iterator[Problem]:
-    """Yield what is wrong with the names and parameters of rewards."""
+def _check_rewards(rewards: dict, earlier: list[str]) -> Iterator[Problem]:
+    """Yield what is wrong with the names and parameters of rewards; a model may be that of one of the `earlier` stages."""
     from empathy_trl.rewards import REWARDS, build_rewards, import_reward
 
     for name, entry in rewards.items():
@@ -240,7 +240,15 @@ def _check_rewards(rewards: dict) -> Iterator[Problem]:
         typed = slots(kind) if dataclasses.is_dataclass(kind) else {key: Slot(Any) for key in entry}
         problems = list(check_mapping(entry, typed | own, f"parameter of {name}"))
         yield from _under(name, problems)
-        if not problems:
+        model = entry.get("model")
+        if (
+            isinstance(model, str)
+            and model.startswith(STAGE_PREFIX)
+            and model.removeprefix(STAGE_PREFIX) not in earlier
+        ):
+            stage = model.removeprefix(STAGE_PREFIX)
+            yield (name, "model"), f"unknown stage {stage!r}{suggestion(stage, earlier)}"
+        elif not problems:
             try:  # once, to hear the reward's own objections
                 build_rewards({name: _reward(entry)})
             except UserError as error:
