@@ -6,23 +6,14 @@ for the warm start, completions) around the rows. The situation stands last in t
 text can never touch the instruction.
 """
 
-from importlib.resources import files
-from pathlib import Path
-
 from empathy_trl.data import on_hub
+from empathy_trl.data.formats import read_table
+from empathy_trl.data.hub import hub_split, situations
 from empathy_trl.data.rationale import label_shares, rationale
-from empathy_trl.data.tables import (
-    BadRow,
-    Report,
-    Row,
-    check_columns,
-    did_you_mean,
-    quote,
-    read_csv,
-    settle_bad_rows,
-)
-from empathy_trl.data.text import clean, truncate_start
-from empathy_trl.errors import DataError, UserError
+from empathy_trl.data.sources import check_split, check_task, local_folder, split_file, usable_rows
+from empathy_trl.data.tables import BadRow, Report, Row, Table, quote
+from empathy_trl.data.text import clean
+from empathy_trl.errors import DataError
 
 # The position is the number of the label in the CSV files.
 LABELS = ("sad", "joyful", "angry", "afraid")
@@ -37,12 +28,7 @@ PROMPT = (
 )
 
 _LABEL_OF = {str(number): label for number, label in enumerate(LABELS)} | {label: label for label in LABELS}
-_FILES = {"train": ("train.csv",), "valid": ("valid.csv", "validation.csv"), "test": ("test.csv",)}
-
-# The branch where the Hub keeps every data set as parquet; the main branch of EmpatheticDialogues is a
-# script, which `datasets` no longer runs.
-_HUB_REVISION = "refs/convert/parquet"
-_HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
+_EXPECTED = "a folder with train.csv, valid.csv and test.csv, or a Hub id such as 'facebook/empathetic_dialogues'"
 
 
 def make_prompt(text: str) -> list[dict[str, str]]:
@@ -60,8 +46,7 @@ def build(config, split: str, task: str):
 
     Raises what `read_split` raises, and `UserError` for an unknown task.
     """
-    if task not in TASKS:
-        raise UserError(f"the ed4 data has no columns for task {task!r}{did_you_mean(task, TASKS)}")
+    check_task("ed4", task, TASKS)
     rows, _ = read_split(config, split)
     # Imported here, not above: it takes a second, and --check and --help can do without.
     from datasets import Dataset
@@ -87,21 +72,8 @@ def read_split(config, split: str) -> tuple[list[dict[str, str]], Report]:
     Raises `DataError` when a file, or with `on_bad_rows` "error" a row, cannot be used, or when no row is
     left; `UserError` for an unknown split or a Hub id that cannot be loaded.
     """
-    if split not in _FILES:
-        raise UserError(f"unknown split {split!r}{did_you_mean(split, _FILES)}")
-    source, raw = _read_source(config.path, config.revision, split)
-    parsed = [row if isinstance(row, BadRow) else _parse(row) for row in raw]
-    bad = [row for row in parsed if isinstance(row, BadRow)]
-    good = [row for row in parsed if not isinstance(row, BadRow)]
-    dropped = settle_bad_rows(source, bad, len(raw), config.on_bad_rows)
-    if split == "train":
-        low, high = config.portion
-        total, good = len(good), good[int(low * len(good)) : int(high * len(good))]
-        if not good:
-            raise DataError(f"{source}: data.portion [{low}, {high}] of {total} rows leaves no row")
-    rows = [row | {"text": truncate_start(row["text"], config.max_words)} for row in good]
-    shortened = sum(row["text"] != whole["text"] for row, whole in zip(rows, good, strict=True))
-    return rows, Report(source, len(raw), dropped, len(rows), shortened)
+    check_split(split)
+    return usable_rows(config, split, _read_source(config.path, config.revision, split), _parse)
 
 
 def _completion(text: str, label: str, shares) -> list[dict[str, str]]:
@@ -122,61 +94,12 @@ def _parse(row: Row) -> dict[str, str] | BadRow:
     return {"text": text, "label": label}
 
 
-def _read_source(path: str, revision: str | None, split: str) -> tuple[str, list[Row | BadRow]]:
-    """Return `(name for messages, rows)` of one split, from whatever kind of source `path` names."""
-    if on_hub(path):
-        return _read_hub(path, revision or _HUB_REVISION, split)
-    folder = files("empathy_trl.data").joinpath("sample") if path == "sample" else Path(path).expanduser()
-    if folder.is_file():
-        raise DataError(f"data.path: {path} is a file; give the folder that holds the split files")
-    if not folder.is_dir():
-        raise DataError(
-            f"data.path: no folder {quote(path)} here; expected 'sample' (the embedded corpus), a folder "
-            "with train.csv, valid.csv and test.csv, or a Hub id such as 'facebook/empathetic_dialogues'"
-        )
-    for name in _FILES[split]:
-        file = folder.joinpath(name)
-        if file.is_file():
-            return str(file), read_csv(file, ("text", "label"))
-    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "none"
-    raise DataError(f"data.path: {folder} has no {' or '.join(_FILES[split])} (files found: {found})")
-
-
-def _read_hub(name: str, revision: str, split: str) -> tuple[str, list[Row]]:
-    """Read EmpatheticDialogues from the Hub or its cache: the situation of each conversation whose
-    emotion is one of `LABELS`.
-
-    The data set has one row per utterance; `context` (the emotion) and `prompt` (the situation) are the same
-    in all rows of a conversation, and its commas are written `_comma_`.
-    """
-    import httpx
-    from datasets import load_dataset
-    from huggingface_hub.errors import HfHubHTTPError
-
-    source = f"{name} (revision {revision}, split {_HUB_SPLITS[split]})"
-    # `datasets` reports a gated, private or unknown data set as a FileNotFoundError, no network as a
-    # ConnectionError.
-    try:
-        table = load_dataset(name, revision=revision)
-    except (ConnectionError, FileNotFoundError, HfHubHTTPError, httpx.TransportError) as error:
-        raise UserError(
-            f"data.path: cannot load {name!r} (revision {revision}) from the Hub, and there is no folder "
-            f"of that name: {error}\nIf it is gated or private, log in with `hf auth login`. Without "
-            "network, load it once elsewhere and copy the cache (HF_HOME), or set data.path to a folder with "
-            "train.csv, valid.csv and test.csv."
-        ) from error
-    if _HUB_SPLITS[split] not in table:
-        raise DataError(f"{source}: no such split (splits found: {', '.join(table)})")
-    table = table[_HUB_SPLITS[split]]
-    columns = ("conv_id", "context", "prompt")
-    check_columns(source, table.column_names, columns)
-    rows, seen = [], set()
-    cells = zip(*(table[column] for column in columns), strict=True)
-    for number, (conversation, emotion, situation) in enumerate(cells, 1):
-        if emotion in LABELS and conversation not in seen:
-            seen.add(conversation)
-            text = (situation or "").replace("_comma_", ",")
-            rows.append(Row(f"row {number}", {"text": text, "label": emotion}))
+def _read_source(path: str, revision: str | None, split: str) -> Table:
+    """Return the table (`text`, `label`) of one split, from whatever kind of source `path` names."""
+    if not on_hub(path):
+        return read_table(split_file(local_folder(path, "sample", _EXPECTED), split, (".csv",)), ("text", "label"))
+    table = situations(*hub_split(path, revision, split))
+    rows = [row for row in table.rows if row.cells["label"] in LABELS]
     if not rows:
-        raise DataError(f"{source}: no row whose context is one of {', '.join(LABELS)}")
-    return source, rows
+        raise DataError(f"{table.source}: no row whose context is one of {', '.join(LABELS)}")
+    return Table(table.source, table.columns, rows)

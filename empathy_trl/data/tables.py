@@ -1,13 +1,11 @@
-"""Strict reading of tables, and one clear message for each way in which they can be wrong.
+"""Tables and their rows, and one clear message for each way in which they can be wrong.
 
 There are two kinds of trouble. A file that cannot be trusted as a whole (missing, not UTF-8, broken quoting,
 no such column) always stops with a `DataError`. A single bad row (too many cells, unknown label, no text)
 becomes a `BadRow`; the recipe's `on_bad_rows` then says whether bad rows stop the run or are dropped and
-counted.
+counted. How files are read is in `formats.py`.
 """
 
-import csv
-import io
 import logging
 from collections import Counter
 from collections.abc import Iterable
@@ -39,46 +37,33 @@ class BadRow:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table as read: `source` is how messages name it; every `Row` has a cell for each of `columns`."""
+
+    source: str
+    columns: list[str]
+    rows: list[Row | BadRow]
+
+
+@dataclass(frozen=True)
 class Report:
-    """What became of a split: `used` of `read` rows remain, `shortened` of these lost their beginning."""
+    """What became of a split: `used` of `read` rows remain, `shortened` of these lost their beginning.
+
+    `skipped` rows are good ones that belong to another task; `dropped` counts bad rows by reason.
+    """
 
     source: str
     read: int
     dropped: dict[str, int]
     used: int
     shortened: int
+    skipped: int = 0
 
     def __str__(self) -> str:
         reasons = f" ({_counts(self.dropped)})" if self.dropped else ""
         dropped = f"{sum(self.dropped.values())} dropped{reasons}"
-        return f"{self.source}: {self.read} read, {dropped}, {self.used} used, {self.shortened} shortened"
-
-
-def read_csv(path, columns: Iterable[str]) -> list[Row | BadRow]:
-    """Read a comma-separated UTF-8 file with a header line; other columns than `columns` are ignored.
-
-    Args:
-        path: a `pathlib.Path` or an `importlib.resources` file.
-        columns: the columns that must be there.
-
-    Returns the rows in file order; one with a wrong number of cells is a `BadRow`. Blank lines are skipped.
-    Lines are numbered from 1 as an editor does; a row with quoted line breaks is named by its first line.
-    Raises `DataError` when the file as a whole cannot be used.
-    """
-    rows, header = [], None
-    for line, cells in _records(path, _decode(path)):
-        if header is None:
-            header = _check_header(path, cells, columns)
-        elif len(cells) != len(header):
-            detail = f"{len(cells)} cells, the header has {len(header)}: {quote(','.join(cells))}"
-            rows.append(BadRow(f"line {line}", "wrong number of cells", detail))
-        else:
-            rows.append(Row(f"line {line}", dict(zip(header, cells, strict=True))))
-    if header is None:
-        raise DataError(f"{path}: the file is empty; expected a header with the columns {', '.join(columns)}")
-    if not rows:
-        raise DataError(f"{path}: the file has a header but no rows")
-    return rows
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        return f"{self.source}: {self.read} read, {dropped}{skipped}, {self.used} used, {self.shortened} shortened"
 
 
 def settle_bad_rows(source: str, bad: list[BadRow], read: int, on_bad_rows: str) -> dict[str, int]:
@@ -130,54 +115,3 @@ def quote(value: str) -> str:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.items())
-
-
-def _decode(path) -> str:
-    """Read a whole file as UTF-8 text. A byte order mark at its start is dropped."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = _line_at(data, error.start)
-        byte = f"byte 0x{data[error.start]:02x} at offset {error.start}"
-        raise DataError(f"{path}, line {line}: {byte} is not UTF-8; save the file as UTF-8") from error
-    if "\0" in text:
-        # A text file has none: this is a binary file, or UTF-16 without its mark, or a damaged disk block.
-        offset = data.index(b"\0")
-        line = _line_at(data, offset)
-        raise DataError(f"{path}, line {line}: NUL byte at offset {offset}; save the file as UTF-8")
-    return text.removeprefix("\ufeff")
-
-
-def _line_at(data: bytes, offset: int) -> int:
-    return len((data[:offset] + b"x").splitlines())
-
-
-def _records(path, text: str):
-    """Yield `(first line, cells)` for every record of a CSV text, blank lines left out."""
-    # strict: text after a closing quote and a quote that is never closed are errors. The default would
-    # silently swallow all rows up to the next quote into one cell.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    line = 1
-    try:
-        for cells in reader:
-            if cells:
-                yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        # Python's own limit of 131,072 characters a cell ends here too. It is no real text, but a lost quote.
-        advice = "is a quote missing, or not doubled inside a quoted cell?"
-        raise DataError(f"{path}, record that starts on line {line}: {error}; {advice}") from error
-
-
-def _check_header(path, cells: list[str], columns: Iterable[str]) -> list[str]:
-    header = [cell.strip() for cell in cells]
-    # Spreadsheets leave nameless columns at the end, so only names count as duplicates.
-    for column, count in Counter(header).items():
-        if column and count > 1:
-            raise DataError(f"{path}: {count} columns are called {quote(column)}; names must differ")
-    check_columns(path, header, columns)
-    return header

@@ -13,12 +13,12 @@ import re
 # Control characters that are not white space, lone surrogates, and invisible formatting: soft hyphen,
 # zero-width space, direction marks and overrides, word joiner, byte order mark. Kept are the joiners U+200C
 # and U+200D, which Persian and many emoji need.
-_INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\ud800-\udfff\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\ud800-\udfff\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
 )
+JOINERS = "\u200c\u200d"
 # A letter, "/", "!", "?" or "|" must follow "<", which spares "<3" and "a < b".
 _TAG = re.compile(r"<[A-Za-z/!?|][^<>]*>")
-_JOINERS = "\u200c\u200d"
 # A "word" is at most this many characters long, so that text without spaces is bounded too.
 _LONGEST_WORD = 20
 
@@ -28,9 +28,9 @@ def clean(text: str) -> str:
 
     Case, punctuation, emoji and right-to-left script are kept. The result may be empty.
     """
-    text = _INVISIBLE.sub("", html.unescape(text))
+    text = INVISIBLE.sub("", html.unescape(text))
     text = _TAG.sub(" ", text)
-    return " ".join(text.split()).strip(" " + _JOINERS)
+    return " ".join(text.split()).strip(" " + JOINERS)
 
 
 def truncate_start(text: str, max_words: int) -> str:
