@@ -1,6 +1,7 @@
 """Data builders: from a source of rows to the `datasets.Dataset` a trainer takes.
 
-One module per corpus, named in `BUILDERS`; each offers `build` and `read_split` as below. A builder reads its
+One module per corpus, named in `BUILDERS`; each offers `build` and `read_split` as below, `TASKS` (what it has rows for),
+and `targets` for label tasks or `EVALUATION` for the others. A builder reads its
 source strictly (see `tables.py`), cleans the text (`text.py`) and writes the prompt. It knows no reward and
 no trainer.
 """
@@ -13,7 +14,13 @@ from empathy_trl.data.tables import did_you_mean
 from empathy_trl.errors import UserError
 
 # Builder name (the recipe's `data.name`) -> module, which is imported only when used.
-BUILDERS = {"ed4": "empathy_trl.data.ed4"}
+BUILDERS = {
+    "ed4": "empathy_trl.data.ed4",
+    "wassa": "empathy_trl.data.wassa",
+    "emotions": "empathy_trl.data.emotions",
+    "intents": "empathy_trl.data.intents",
+    "epitome": "empathy_trl.data.epitome",
+}
 
 
 def build(config, split: str, task: str):
