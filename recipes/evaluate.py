@@ -52,7 +52,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from empathy_trl.tasks import CONFIG_CLASSES
 
     recipe = load_recipe(arguments.recipe, overrides, CONFIG_CLASSES)
-    stage = choose_stage(recipe, arguments.stage)
+    stage = recipe.choose_stage(arguments.stage)
     output_dir = arguments.output_dir or default_output_dir(arguments.model, recipe)
 
     from accelerate import PartialState
@@ -75,14 +75,6 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
         rewards=judging_rewards(recipe, stage, {name: OUTPUTS / recipe.name / name for name in recipe.stages}),
     )
     PartialState().print(f"written to {output_dir}")
-
-
-def choose_stage(recipe, name: str | None):
-    """Return the named stage of the recipe, or the last one."""
-    name = name or list(recipe.stages)[-1]
-    if name not in recipe.stages:
-        raise UserError(f"--stage {name}: no such stage in {recipe.name} (choices: {', '.join(recipe.stages)})")
-    return recipe.stages[name]
 
 
 def evaluated_model(config, name: str):

@@ -71,6 +71,17 @@ def find_recipe(path_or_name: str | Path, beside: Path = Path()) -> Path:
     raise RecipeError([f"{path_or_name}: no such recipe{suggestion(Path(path_or_name).stem, shipped)}"])
 
 
+def read_rewards(rewards: dict[str, dict]) -> dict[str, Reward]:
+    """Return the rewards that a recipe's `rewards:` describes, for those who have no recipe.
+
+    Raises:
+        RecipeError: with one line per problem.
+    """
+    if errors := [".".join(("rewards", *path)) + f": {message}" for path, message in _check_rewards(rewards)]:
+        raise RecipeError(errors)
+    return {name: _reward(entry) for name, entry in rewards.items()}
+
+
 def list_recipes(folder: Path) -> list[tuple[str, str]]:
     """Return the file name and the first comment line of every recipe in a folder."""
     recipes = []

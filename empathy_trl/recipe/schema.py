@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from empathy_trl.errors import UserError
 from empathy_trl.recipe.layers import STAGE_KEYS, STAGE_PREFIX
 from empathy_trl.recipe.yaml_io import dump_yaml
 
@@ -193,6 +194,17 @@ class Recipe(_Section):
     path: Path
     seed: int
     stages: dict[str, Stage]
+
+    def choose_stage(self, name: str | None) -> Stage:
+        """Return the stage that `--stage` names, or the last one.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        name = name or list(self.stages)[-1]
+        if name not in self.stages:
+            raise UserError(f"--stage {name}: no such stage in {self.name} (choices: {', '.join(self.stages)})")
+        return self.stages[name]
 
     def resolved(self) -> dict[str, Any]:
         """Return plain data that says everything the recipe does; loading it again gives the same."""

@@ -75,9 +75,13 @@ class _NamedAsync(_Named):
         return await self.reward(*args, **columns)
 
 
+def is_async(reward: Callable) -> bool:
+    """Return whether calling a reward returns something to await, by the rule of TRL."""
+    return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__)
+
+
 def _wrapped(reward: Callable, name: str) -> Callable:
-    is_async = inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__)
-    return (_NamedAsync if is_async else _Named)(reward, name)
+    return (_NamedAsync if is_async(reward) else _Named)(reward, name)
 
 
 def _build(name: str, reward) -> Callable:

@@ -165,7 +165,19 @@ def test_the_references_of_the_data_score_at_the_top():
         assert set(scores) == {1.0}, reward.__name__
 
 
-def test_imports_nothing_heavy():
-    code = "import sys, empathy_trl.rewards; print(sorted({'torch', 'transformers', 'trl'} & set(sys.modules)))"
+@pytest.mark.parametrize(
+    "module", ["empathy_trl.rewards", "empathy_trl.rewards.breakdown", "empathy_trl.rewards.__main__"]
+)
+def test_imports_nothing_heavy_and_nothing_above(module):
+    others = {
+        "torch",
+        "transformers",
+        "trl",
+        "pandas",
+        "empathy_trl.recipe",
+        "empathy_trl.tasks",
+        "empathy_trl.trainers",
+    }
+    code = f"import sys, {module}; print(sorted({others} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
