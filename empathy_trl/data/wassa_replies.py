@@ -13,10 +13,11 @@ SYSTEM = (
     "Write it as <reasoning>concern, emotional content, intensity, approach</reasoning><answer>your reply</answer> and "
     "nothing else."
 )
-CONTENT = ("positive", "mixed", "negative")  # of EmotionalPolarity 0, 1 and 2
+# of EmotionalPolarity 0, 1 and 2
+CONCERNS = ("something good", "something on their mind", "something that hurts")
+CONTENT = ("positive", "mixed", "negative")
 # by the reference's Empathy: what a reply of that kind sets out to do
 APPROACHES = ((3.0, "show that I understand"), (1.5, "acknowledge it"), (0.0, "keep it short"))
-CONCERN_WORDS = 4
 
 
 def make_prompt(turn: str) -> list[dict[str, str]]:
@@ -58,13 +59,10 @@ def make_completion(pair: dict) -> list[dict[str, str]]:
 
 def _reasoning(pair: dict) -> str:
     ratings, aim = pair["labels"], pair["reference_labels"]["Empathy"]
-    content = CONTENT[min(2, max(0, round(ratings["EmotionalPolarity"])))]
+    polarity = min(2, max(0, round(ratings["EmotionalPolarity"])))
     approach = next(words for lowest, words in APPROACHES if aim >= lowest)
-    return f"concern: {_concern(pair['text'])}; content: {content}; intensity: {round(ratings['Emotion'])}; approach: {approach}"
-
-
-def _concern(turn: str) -> str:
-    """Return up to four words of the turn, from the one before its longest word on."""
-    words = turn.split()
-    longest = max(range(len(words)), key=lambda i: len(words[i].strip(".,;:!?")))
-    return " ".join(words[max(0, longest - 1) :][:CONCERN_WORDS]).strip(".,;:!?")
+    # no word of the turn is quoted: a model of one layer cannot copy, and what it copies wrong leads the reply astray
+    return (
+        f"concern: {CONCERNS[polarity]}; content: {CONTENT[polarity]}; intensity: {round(ratings['Emotion'])}; "
+        f"approach: {approach}"
+    )
