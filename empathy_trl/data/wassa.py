@@ -1,0 +1,166 @@
+"""WASSA empathy conversations: how much emotion, which polarity and how much empathy does a turn show?
+
+The schema is that of the WASSA 2023/2024 shared task, track CONV-turn (Barriere et al., 2023; Giorgi et al., 2024): one
+row per turn with a text and a number per dimension. Sources are the embedded corpus ("sample"), a table, a folder, or a
+Hub id. A source that comes in three files or splits is used so (`split_by: given`); one table is split 90/10, by row or
+by conversation (see `splits.py`).
+"""
+
+import math
+
+from empathy_trl.data import on_hub
+from empathy_trl.data.columns import text_column
+from empathy_trl.data.formats import SUFFIXES, read_table
+from empathy_trl.data.hub import as_table, hub_source, hub_split, load_hub
+from empathy_trl.data.normalize import normalize
+from empathy_trl.data.sources import check_split, check_task, local_path, names_in, split_file, tables_in, usable_rows
+from empathy_trl.data.splits import split_rows
+from empathy_trl.data.tables import BadRow, Report, Row, Table, check_columns, quote
+from empathy_trl.data.text import JOINERS
+from empathy_trl.errors import DataError
+
+TASKS = ("regress",)
+# Dimension -> lowest and highest label.
+RANGES = {"Emotion": (0.0, 5.0), "EmotionalPolarity": (0.0, 2.0), "Empathy": (0.0, 5.0)}
+
+# Key of a row -> what its column may be called. They may all be missing.
+_OPTIONAL = {"conversation": ("conversation_id", "conv_id"), "turn": ("turn_id",), "speaker": ("speaker_id", "speaker")}
+_EXPECTED = "a table, a folder with one table or with train, valid and test tables, or a Hub id"
+
+
+def targets(config) -> dict[str, tuple[float, float]]:
+    """Return `{dimension: (lowest, highest label)}` in the order of `labels`: `config.ranges`, or else `RANGES`."""
+    return dict(config.ranges or RANGES)
+
+
+def build(config, split: str, task: str):
+    """Return one split as a `datasets.Dataset`, one row per turn, in the order of the source.
+
+    Columns: `text` (normalised), `labels` (a float32 for each of `targets`), `conversation` (its id or None).
+
+    Raises what `read_split` raises, and `UserError` for an unknown task.
+    """
+    check_task("wassa", task, TASKS)
+    rows, _ = read_split(config, split)
+    from datasets import Dataset, Features, List, Value
+
+    columns = {"text": Value("string"), "labels": List(Value("float32")), "conversation": Value("string")}
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in columns}, features=Features(columns))
+
+
+def read_split(config, split: str) -> tuple[list[dict], Report]:
+    """Return `(rows, report)`: dicts with `text`, `labels` (floats), and `conversation`, `turn`, `speaker` (text or None).
+
+    Read of `config` are `path`, `revision`, `split_by`, `text_column` (None: see `columns.py`), `ranges`, `normalize`
+    (the switches of `normalize.normalize`), `on_bad_rows`, `portion` and `max_words`. A label that is missing, no number
+    or out of its range makes a bad row.
+
+    Raises `DataError` when a file, or with `on_bad_rows` "error" a row, cannot be used, or when no row is left;
+    `UserError` for an unknown split or a Hub id that cannot be loaded.
+    """
+    check_split(split)
+    table = _given_split(config, split) if config.split_by == "given" else _own_split(config, split)
+    parse = _parser(config, table)
+    return usable_rows(config, split, table, parse)
+
+
+def _parser(config, table: Table):
+    """Return the function that checks one row of `table`; the columns are found once, here."""
+    ranges, switches = targets(config), vars(config.normalize)
+    text = text_column(table.source, table.columns, config.text_column)
+    check_columns(table.source, table.columns, ranges)
+    optional = {key: _optional_column(table, key) for key in _OPTIONAL}
+
+    def parse(row: Row) -> dict | BadRow:
+        content = normalize(row.cells[text], **switches)
+        if not content.strip(JOINERS).strip():
+            detail = f"nothing is left of {quote(row.cells[text])} after normalisation"
+            return BadRow(row.where, "empty text", detail)
+        labels = [_label(row, dimension, *bounds) for dimension, bounds in ranges.items()]
+        bad = next((label for label in labels if isinstance(label, BadRow)), None)
+        if bad is not None:
+            return bad
+        found = {key: row.cells[column].strip() or None if column else None for key, column in optional.items()}
+        if config.split_by == "conversation" and found["conversation"] is None:
+            return BadRow(row.where, "no conversation", f"{optional['conversation']} is empty")
+        return {"text": content, "labels": labels, **found}
+
+    return parse
+
+
+def _label(row: Row, dimension: str, low: float, high: float) -> float | BadRow:
+    cell = row.cells[dimension].strip()
+    expected = f"expected a number from {low:g} to {high:g}"
+    if not cell:
+        return BadRow(row.where, "missing label", f"{dimension} is empty; {expected}")
+    try:
+        label = float(cell)
+    except ValueError:
+        label = math.nan
+    if not math.isfinite(label):
+        return BadRow(row.where, "label is no number", f"{dimension} is {quote(cell)}; {expected}")
+    if not low <= label <= high:
+        return BadRow(row.where, "label out of range", f"{dimension} is {quote(cell)}; {expected}")
+    return label
+
+
+def _optional_column(table: Table, key: str) -> str | None:
+    return next((column for column in _OPTIONAL[key] if column in table.columns), None)
+
+
+def _given_split(config, split: str) -> Table:
+    """Read a split that the source has as a file or Hub split of its own."""
+    if on_hub(config.path):
+        return as_table(*hub_split(config.path, config.revision, split))
+    path = local_path(config.path, "sample/wassa", _EXPECTED)
+    if path.is_file() or len(tables_in(path)) == 1:
+        raise DataError(
+            f"data.split_by: 'given', but {path} holds one table; choose 'row' or 'conversation' to split it 90/10"
+        )
+    return read_table(split_file(path, split, SUFFIXES))
+
+
+def _own_split(config, split: str) -> Table:
+    """Read the only table of the source and return the rows of `split`."""
+    table = _only_table(config)
+    groups = range(len(table.rows))
+    if config.split_by == "conversation":
+        column = _optional_column(table, "conversation")
+        if column is None:
+            raise DataError(
+                f"{table.source}: data.split_by is 'conversation', but no column is called "
+                f"{' or '.join(_OPTIONAL['conversation'])} (columns found: {', '.join(map(quote, table.columns))}); "
+                "split with data.split_by: row, or leave this stage out"
+            )
+        # A bad row, or one without a conversation, is a group of its own until it is reported.
+        groups = [
+            (isinstance(row, Row) and row.cells[column].strip()) or number for number, row in enumerate(table.rows)
+        ]
+    try:
+        numbers = split_rows(groups)[split]
+    except DataError as error:
+        raise DataError(f"{table.source}: {error}") from error
+    source = f"{table.source} ({split} of a 90/10 split by {config.split_by})"
+    return Table(source, table.columns, [table.rows[number] for number in numbers])
+
+
+def _only_table(config) -> Table:
+    if on_hub(config.path):
+        splits = load_hub(config.path, config.revision)
+        _check_single(config, config.path, list(splits), ", ".join(splits))
+        ((name, dataset),) = splits.items()
+        return as_table(hub_source(config.path, config.revision, name), dataset)
+    path = local_path(config.path, "sample/wassa", _EXPECTED)
+    if path.is_file():
+        return read_table(path)
+    tables = tables_in(path)
+    _check_single(config, path, tables, names_in(path))
+    return read_table(tables[0])
+
+
+def _check_single(config, source, tables: list, found: str) -> None:
+    if len(tables) != 1:
+        raise DataError(
+            f"data.split_by: {config.split_by!r} splits a single table, but {source} holds {len(tables)} "
+            f"(found: {found}); name one file with data.path, or use its own splits with data.split_by: given"
+        )
