@@ -1,9 +1,8 @@
 """Data builders: from a source of rows to the `datasets.Dataset` a trainer takes.
 
-One module per corpus, named in `BUILDERS`; each offers `build` and `read_split` as below, `TASKS` (what it has rows for),
-and `targets` for label tasks or `EVALUATION` for the others. A builder reads its
-source strictly (see `tables.py`), cleans the text (`text.py`) and writes the prompt. It knows no reward and
-no trainer.
+One module per corpus, named in `BUILDERS`; each offers `TASKS`, `build` and `read_split`, and with task "regress" or
+"classify" `targets` too, as below. A builder finds its source (`sources.py`, `hub.py`), reads it strictly (`formats.py`,
+`tables.py`), cleans the text (`text.py`, `normalize.py`) and writes the prompt. It knows no reward and no trainer.
 """
 
 import re
@@ -16,10 +15,10 @@ from empathy_trl.errors import UserError
 # Builder name (the recipe's `data.name`) -> module, which is imported only when used.
 BUILDERS = {
     "ed4": "empathy_trl.data.ed4",
-    "wassa": "empathy_trl.data.wassa",
-    "emotions": "empathy_trl.data.emotions",
-    "intents": "empathy_trl.data.intents",
+    "emotions": "empathy_trl.data.labelled",
     "epitome": "empathy_trl.data.epitome",
+    "intents": "empathy_trl.data.labelled",
+    "wassa": "empathy_trl.data.wassa",
 }
 
 
@@ -27,9 +26,9 @@ def build(config, split: str, task: str):
     """Return one split as a `datasets.Dataset` with the columns `task` needs.
 
     Args:
-        config: a recipe's `data`: `name`, `path`, `revision`, `on_bad_rows`, `portion`, `max_words`.
+        config: a recipe's `data`; a builder's `read_split` says what it reads of it.
         split: "train", "valid" or "test".
-        task: "sft" or "grpo".
+        task: one of the builder's `TASKS`.
 
     Raises `DataError` for rows or files that cannot be used, `UserError` for an unknown name or an
     unreachable Hub id.
@@ -42,14 +41,18 @@ def read_split(config, split: str):
     return _builder(config.name).read_split(config, split)
 
 
-def tasks_of(name: str) -> tuple[str, ...]:
-    """Return the tasks that a builder, a key of `BUILDERS`, has rows for."""
-    return _builder(name).TASKS
-
-
 def targets(config) -> dict[str, tuple]:
-    """Return what a label task predicts: rating -> (lowest, highest), or group -> the names of its labels."""
-    return _builder(config.name).targets(config)
+    """Return what stands in the column `labels`, in its order.
+
+    For "regress" `{dimension: (lowest, highest)}`, and `labels` holds a float for each dimension; for "classify"
+    `{group: (names)}`, and `labels` holds for each group the position of its name.
+
+    Raises `UserError` for an unknown builder, or one whose rows have no such labels.
+    """
+    builder = _builder(config.name)
+    if not hasattr(builder, "targets"):
+        raise UserError(f"data.name: the {config.name} data has no labels to predict; its tasks: {builder.TASKS}")
+    return builder.targets(config)
 
 
 def on_hub(path: str) -> bool:

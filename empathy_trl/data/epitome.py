@@ -1,103 +1,127 @@
-"""How empathic is a response? Three mechanisms, each at level 0 (none), 1 (weak) or 2 (strong): EPITOME.
+"""EPITOME: three mechanisms of empathy in a response to a seeker's post, each none, weak or strong.
 
-Emotional reactions express warmth or concern, interpretations understanding, explorations interest (Sharma et al. 2020, "A
-Computational Approach to Understanding Empathy Expressed in Text-Based Peer Support"). The input is a pair, the seeker's
-post and the response.
-
-A folder holds the three published files, one per mechanism, or train, valid and test files with one row per pair. The
-published ones come without a split: 90/10 by seeker post (see `splits.py`), so that no post is on both sides.
+After Sharma et al. (2020), "A Computational Approach to Understanding Empathy Expressed in Text-Based Mental Health
+Support" (EMNLP). Emotional reactions express warmth or concern, interpretations tell an understanding of the seeker's
+feelings and experiences, explorations ask about what the post leaves open. The published data are one CSV per mechanism;
+they are joined on the ids of the two posts and split 90/10, so that all responses to a seeker are in one part.
 """
 
+from empathy_trl.data import on_hub
 from empathy_trl.data.formats import SUFFIXES, read_table
-from empathy_trl.data.normalize import normalize
-from empathy_trl.data.sources import check_split, check_task, local_folder, split_file, usable_rows
+from empathy_trl.data.hub import as_table, hub_split
+from empathy_trl.data.sources import check_split, check_task, local_path, split_file, usable_rows
 from empathy_trl.data.splits import split_rows
 from empathy_trl.data.tables import BadRow, Report, Row, Table, check_columns, quote
+from empathy_trl.data.text import clean
 from empathy_trl.errors import DataError
 
 TASKS = ("classify",)
 MECHANISMS = ("emotional_reactions", "interpretations", "explorations")
 LEVELS = ("0", "1", "2")
-TEXTS = ("seeker_post", "response_post")
 
-_FILES = {name: f"{name.replace('_', '-')}-reddit.csv" for name in MECHANISMS}
-_EXPECTED = f"a folder with {', '.join(_FILES.values())}, or with train, valid and test files"
+_POSTS = ("seeker_post", "response_post")
+_PUBLISHED = {mechanism: f"{mechanism.replace('_', '-')}-reddit.csv" for mechanism in MECHANISMS}
+_EXPECTED = (
+    f"a folder with {', '.join(_PUBLISHED.values())}, a folder with train, valid and test tables of the columns "
+    f"{', '.join(_POSTS + MECHANISMS)}, one such table, or a Hub id"
+)
 
 
 def targets(config) -> dict[str, tuple[str, ...]]:
-    """Return the three groups of labels, one per mechanism."""
+    """Return `{mechanism: ("0", "1", "2")}` for the three mechanisms, in the order of `labels`."""
     return dict.fromkeys(MECHANISMS, LEVELS)
 
 
 def build(config, split: str, task: str):
-    """Return one split as a `datasets.Dataset`: `text` (the seeker's post), `pair` (the response), `labels` (three levels)."""
+    """Return one split as a `datasets.Dataset`, one row per pair of posts, in the order of the source.
+
+    Columns: `text` (clean seeker post), `pair` (clean response post), `labels` (three ints from 0 to 2).
+
+    Raises what `read_split` raises, and `UserError` for an unknown task.
+    """
     check_task("epitome", task, TASKS)
     rows, _ = read_split(config, split)
-    from datasets import Dataset
+    from datasets import Dataset, Features, List, Value
 
-    return Dataset.from_dict(
-        {
-            "text": [row["text"] for row in rows],
-            "pair": [row["pair"] for row in rows],
-            "labels": [[LEVELS.index(row[name]) for name in MECHANISMS] for row in rows],
-        }
-    )
+    columns = {"text": Value("string"), "pair": Value("string"), "labels": List(Value("int64"))}
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in columns}, features=Features(columns))
 
 
-def read_split(config, split: str) -> tuple[list[dict[str, str]], Report]:
-    """Return `(rows, report)` of one split: dicts with `text`, `pair`, and a level, as text, for each of `MECHANISMS`.
+def read_split(config, split: str) -> tuple[list[dict], Report]:
+    """Return `(rows, report)`: dicts with `text`, `pair` and `labels` (three ints). Both posts have `max_words` each.
 
-    Raises `DataError` when a file, or with `on_bad_rows` "error" a row, cannot be used, or when no row is left.
+    Raises `DataError` when a file, or with `on_bad_rows` "error" a row, cannot be used, or when no row is left;
+    `UserError` for an unknown split or a Hub id that cannot be loaded.
     """
     check_split(split)
+    table = _read_source(config, split)
+    check_columns(table.source, table.columns, _POSTS + MECHANISMS)
+    return usable_rows(config, split, table, _parse, texts=("text", "pair"))
 
-    def parse(row: Row) -> dict[str, str] | BadRow:
-        text, pair = (normalize(row.cells[name], **config.normalize.model_dump()) for name in TEXTS)
-        for name, cleaned in zip(TEXTS, (text, pair), strict=True):
-            if not cleaned.strip():
-                return BadRow(
-                    row.where, f"empty {name}", f"nothing is left of {quote(row.cells[name])} after normalisation"
-                )
-        levels = {name: row.cells[name].strip() for name in MECHANISMS}
-        for name, level in levels.items():
-            if level not in LEVELS:
-                return BadRow(row.where, f"bad {name}", f"{quote(row.cells[name])} (choices: {', '.join(LEVELS)})")
-        return {"text": text, "pair": pair} | levels
 
-    return usable_rows(config, split, _read_source(config, split), parse, ("text", "pair"))
+def _parse(row: Row) -> dict | BadRow:
+    posts = [clean(row.cells[post]) for post in _POSTS]
+    for name, post in zip(_POSTS, posts, strict=True):
+        if not post:
+            detail = f"nothing is left of {name} {quote(row.cells[name])} after cleaning"
+            return BadRow(row.where, "empty text", detail)
+    levels = [row.cells[mechanism].strip() for mechanism in MECHANISMS]
+    for mechanism, level in zip(MECHANISMS, levels, strict=True):
+        if level not in LEVELS:
+            return BadRow(row.where, "unknown level", f"{mechanism} is {quote(level)}; expected 0, 1 or 2")
+    return {"text": posts[0], "pair": posts[1], "labels": [int(level) for level in levels]}
 
 
 def _read_source(config, split: str) -> Table:
-    folder = local_folder(config.path, "sample/epitome", _EXPECTED)
-    published = [name for name in _FILES.values() if folder.joinpath(name).is_file()]
-    if not published:
-        return read_table(split_file(folder, split, SUFFIXES), (*TEXTS, *MECHANISMS))
-    missing = [name for name in _FILES.values() if name not in published]
+    """Return the table of one split, from whatever kind of source `config.path` names."""
+    if on_hub(config.path):
+        return as_table(*hub_split(config.path, config.revision, split))
+    path = local_path(config.path, "sample/epitome", _EXPECTED)
+    if path.is_file():
+        table = read_table(path, _POSTS + MECHANISMS)
+        return _part(table, split, [row.cells["seeker_post"] if isinstance(row, Row) else None for row in table.rows])
+    if path.joinpath(_PUBLISHED[MECHANISMS[0]]).is_file():
+        return _part(*_join_published(path, split))
+    return read_table(split_file(path, split, SUFFIXES))
+
+
+def _part(table: Table, split: str, seekers: list[str | None]) -> Table:
+    """Return the rows of one part of a table without splits; a row without a seeker is a group of its own."""
+    groups = [number if seeker is None else seeker for number, seeker in enumerate(seekers)]
+    try:
+        numbers = split_rows(groups)[split]
+    except DataError as error:
+        raise DataError(f"{table.source}: {error}") from error
+    source = f"{table.source} ({split} of a 90/10 split by seeker post)"
+    return Table(source, table.columns, [table.rows[number] for number in numbers])
+
+
+def _join_published(folder, split: str) -> tuple[Table, str, list[str | None]]:
+    """Join the three published files on (sp_id, rp_id); a pair that one of them lacks is a bad row.
+
+    Returns the arguments of `_part`.
+    """
+    joined, bad = {}, []
+    for mechanism, name in _PUBLISHED.items():
+        table = read_table(folder.joinpath(name), ("sp_id", "rp_id", *_POSTS, "level"))
+        for row in table.rows:
+            where = f"{name}, {row.where}"
+            if isinstance(row, BadRow):
+                bad.append(BadRow(where, row.reason, row.detail))
+                continue
+            key = row.cells["sp_id"], row.cells["rp_id"]
+            cells = joined.setdefault(key, {"where": where} | {post: row.cells[post] for post in _POSTS})
+            if mechanism in cells:
+                bad.append(BadRow(where, "second row of a pair", f"sp_id {key[0]}, rp_id {key[1]}"))
+            cells.setdefault(mechanism, row.cells["level"])
+    rows = [_joined_row(key, cells) for key, cells in joined.items()]
+    seekers = [seeker for seeker, _ in joined] + [None] * len(bad)
+    return Table(str(folder), [*_POSTS, *MECHANISMS], rows + bad), split, seekers
+
+
+def _joined_row(key: tuple[str, str], cells: dict[str, str]) -> Row | BadRow:
+    missing = [_PUBLISHED[mechanism] for mechanism in MECHANISMS if mechanism not in cells]
     if missing:
-        raise DataError(f"data.path: {folder} has {', '.join(published)}, but no {', '.join(missing)}")
-    whole = _joined({name: read_table(folder.joinpath(file)) for name, file in _FILES.items()})
-    groups = [row.cells["sp_id"] if isinstance(row, Row) else row.where for row in whole.rows]
-    rows = [whole.rows[number] for number in split_rows(groups)[split]]
-    return Table(f"{folder} ({split}, by seeker post)", whole.columns, rows)
-
-
-def _joined(tables: dict[str, Table]) -> Table:
-    """Return one table of the published ones, which share their pairs: a level per mechanism in each row."""
-    for table in tables.values():
-        check_columns(table.source, table.columns, ("sp_id", "rp_id", *TEXTS, "level"))
-    levels = {
-        name: {_ids(row): row.cells["level"] for row in table.rows if isinstance(row, Row)}
-        for name, table in tables.items()
-    }
-    first = tables[MECHANISMS[0]]
-    rows = []
-    for row in first.rows:
-        if isinstance(row, Row):
-            found = {name: known.get(_ids(row), "") for name, known in levels.items()}
-            row = Row(row.where, row.cells | found)
-        rows.append(row)
-    return Table(first.source, [*first.columns, *MECHANISMS], rows)
-
-
-def _ids(row: Row) -> tuple[str, str]:
-    return row.cells["sp_id"], row.cells["rp_id"]
+        detail = f"sp_id {key[0]}, rp_id {key[1]} is not in {' and '.join(missing)}"
+        return BadRow(cells["where"], "pair without a level", detail)
+    return Row(cells["where"], {name: cells[name] for name in (*_POSTS, *MECHANISMS)})

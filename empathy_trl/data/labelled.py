@@ -1,72 +1,92 @@
-"""Texts with one label each: what the builders `emotions` and `intents` share."""
+"""One label per text: the 32 emotions of EmpatheticDialogues (`emotions`), or the intents of replies (`intents`).
 
-from collections.abc import Iterable
+The emotions are those of Rashkin et al. (2019): which of 32 does a situation express? The intents are the eight of
+Welivita & Pu (2020) and neutral: what does a listener's reply do? EmpatheticIntents labels both kinds of text with one
+list of 41 labels; either builder skips the rows of the other.
+"""
 
 from empathy_trl.data import on_hub
 from empathy_trl.data.formats import SUFFIXES, read_table
-from empathy_trl.data.hub import hub_split, situations
-from empathy_trl.data.normalize import normalize
+from empathy_trl.data.hub import as_table, hub_split, situations
 from empathy_trl.data.sources import check_split, check_task, local_folder, split_file, usable_rows
 from empathy_trl.data.tables import BadRow, Report, Row, Table, check_columns, did_you_mean, quote
+from empathy_trl.data.text import clean
 
 TASKS = ("classify",)
-_EXPECTED = "a folder with train, valid and test files, or a Hub id such as 'facebook/empathetic_dialogues'"
+
+EMOTIONS = (
+    *("afraid", "angry", "annoyed", "anticipating", "anxious", "apprehensive", "ashamed", "caring"),
+    *("confident", "content", "devastated", "disappointed", "disgusted", "embarrassed", "excited", "faithful"),
+    *("furious", "grateful", "guilty", "hopeful", "impressed", "jealous", "joyful", "lonely"),
+    *("nostalgic", "prepared", "proud", "sad", "sentimental", "surprised", "terrified", "trusting"),
+)
+INTENTS = (
+    *("agreeing", "acknowledging", "encouraging", "consoling", "sympathizing"),
+    *("suggesting", "questioning", "wishing", "neutral"),
+)
+# Builder name -> the name of its one group of labels, and the labels.
+LABEL_SETS = {"emotions": ("emotion", EMOTIONS), "intents": ("intent", INTENTS)}
+
+_EXPECTED = (
+    "a folder with train, valid and test tables of `text` and `label` (or `situation` and `emotion`), or a Hub id "
+    "such as 'facebook/empathetic_dialogues'"
+)
+# Columns of the text and the label. EmpatheticDialogues as JSON Lines has one conversation a row.
+_COLUMNS = (("text", "label"), ("situation", "emotion"))
 
 
-def build_labelled(config, split: str, task: str, name: str, labels: tuple[str, ...], others: Iterable[str]):
-    """Return one split as a `datasets.Dataset`: `text`, and `labels` with one position in `labels`.
+def targets(config) -> dict[str, tuple[str, ...]]:
+    """Return `{"emotion": (32 names)}` or `{"intent": (9 names)}`, by `config.name`; a label is a position in it."""
+    group, names = LABEL_SETS[config.name]
+    return {group: names}
 
-    Args:
-        config, split: as for `read_labelled`.
-        task: "classify".
-        name: of the builder.
-        labels: the labels of the builder.
-        others: known labels that belong to another builder.
+
+def build(config, split: str, task: str):
+    """Return one split as a `datasets.Dataset`, one row per text, in the order of the source.
+
+    Columns: `text` (clean) and `labels` (a list of one int, the position in `targets`).
+
+    Raises what `read_split` raises, and `UserError` for an unknown task.
     """
-    check_task(name, task, TASKS)
-    rows, _ = read_labelled(config, split, name, labels, others)
-    from datasets import Dataset
+    check_task(config.name, task, TASKS)
+    rows, _ = read_split(config, split)
+    from datasets import Dataset, Features, List, Value
 
-    return Dataset.from_dict(
-        {"text": [row["text"] for row in rows], "labels": [[labels.index(row["label"])] for row in rows]}
-    )
+    columns = {"text": Value("string"), "labels": List(Value("int64"))}
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in columns}, features=Features(columns))
 
 
-def read_labelled(
-    config, split: str, name: str, labels: tuple[str, ...], others: Iterable[str]
-) -> tuple[list[dict[str, str]], Report]:
-    """Return `(rows, report)` of one split: dicts with `text` and `label`. Rows with one of `others` are skipped.
+def read_split(config, split: str) -> tuple[list[dict], Report]:
+    """Return `(rows, report)`: dicts with `text` and `labels` ([int]). A label of the other set is skipped and counted.
 
-    A file has the columns `text` and `label`, or it is EmpatheticDialogues, one row per conversation with `situation` and
-    `emotion`.
+    `config.path` is "sample", a folder, or a Hub id; on the Hub the situations of EmpatheticDialogues are found too.
+
+    Raises `DataError` when a file, or with `on_bad_rows` "error" a row, cannot be used, or when no row is left;
+    `UserError` for an unknown split or a Hub id that cannot be loaded.
     """
     check_split(split)
+    table = _read_source(config, split)
+    text, label = next((pair for pair in _COLUMNS if pair[1] in table.columns), _COLUMNS[0])
+    check_columns(table.source, table.columns, (text, label))
+    _, names = LABEL_SETS[config.name]
+    return usable_rows(config, split, table, lambda row: _parse(row, text, label, names))
 
-    def parse(row: Row) -> dict[str, str] | BadRow | None:
-        label = row.cells["label"].strip().lower()
-        if label in others:
+
+def _parse(row: Row, text: str, label: str, names: tuple[str, ...]) -> dict | BadRow | None:
+    value = row.cells[label].strip().lower()
+    if value not in names:
+        if value in EMOTIONS or value in INTENTS:
             return None
-        if label not in labels:
-            return BadRow(row.where, "unknown label", f"{quote(row.cells['label'])}{did_you_mean(label, labels)}")
-        text = normalize(row.cells["text"], **config.normalize.model_dump())
-        if not text.strip():
-            return BadRow(row.where, "empty text", f"nothing is left of {quote(row.cells['text'])} after normalisation")
-        return {"text": text, "label": label}
-
-    return usable_rows(config, split, _read_source(config, split, name), parse)
+        return BadRow(row.where, "unknown label", f"{quote(row.cells[label])}{did_you_mean(value, names)}")
+    content = clean(row.cells[text])
+    if not content:
+        return BadRow(row.where, "empty text", f"nothing is left of {quote(row.cells[text])} after cleaning")
+    return {"text": content, "labels": [names.index(value)]}
 
 
-def _read_source(config, split: str, name: str) -> Table:
-    if on_hub(config.path):
-        return situations(*hub_split(config.path, config.revision, split))
-    table = read_table(split_file(local_folder(config.path, f"sample/{name}", _EXPECTED), split, SUFFIXES))
-    if {"emotion", "situation"} <= set(table.columns):
-        rows = [
-            Row(row.where, {"text": row.cells["situation"], "label": row.cells["emotion"]})
-            if isinstance(row, Row)
-            else row
-            for row in table.rows
-        ]
-        return Table(table.source, ["text", "label"], rows)
-    check_columns(table.source, table.columns, ("text", "label"))
-    return table
+def _read_source(config, split: str) -> Table:
+    if not on_hub(config.path):
+        folder = local_folder(config.path, f"sample/{config.name}", _EXPECTED)
+        return read_table(split_file(folder, split, SUFFIXES))
+    source, dataset = hub_split(config.path, config.revision, split)
+    return situations(source, dataset) if "context" in dataset.column_names else as_table(source, dataset)

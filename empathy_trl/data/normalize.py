@@ -20,7 +20,7 @@ _WORD = rf"\w{_MARKS}"
 
 # Python sorts the marks on one letter in quadratic time. No language stacks more than 30 (the limit of Unicode's
 # stream-safe text format, UAX #15). The first pattern is wider than the second and finds candidates ten times faster.
-_LONG_RUN = re.compile(r"[^\w\0-\u02ff]{31,}+")
+_LONG_RUN = re.compile(r"[^\w\0-\u02ff\u2000-\u20cf\u2100-\u2bff\U0001f000-\U0001ffff]{31,}+")
 _STACKED = re.compile(rf"([{_MARKS}]{{30}})[{_MARKS}]++")
 
 # Possessive quantifiers (++) and lookbehinds that allow one start per run of characters keep every pattern linear.

@@ -1,11 +1,9 @@
-"""Rated turns of conversations: how emotional, how positive and how empathic is each? (WASSA shared tasks, 2022 on)
+"""WASSA empathy conversations: how much emotion, which polarity and how much empathy does a turn show?
 
-Three ratings per turn make the rows of task regress. For tasks sft and grpo the same turns are prompts, and what the other
-person answered is the reference, see `wassa_replies.py`.
-
-The source is the embedded corpus ("sample"), a folder, or a Hub id. A folder holds either train, valid and test files, or
-one file of turns, which `data.split_by` then divides 90/10: by row, as published figures do, or by conversation, so that no
-conversation is on both sides.
+The schema is that of the WASSA 2023/2024 shared task, track CONV-turn (Barriere et al., 2023; Giorgi et al., 2024): one
+row per turn with a text and a number per dimension. Sources are the embedded corpus ("sample"), a table, a folder, or a
+Hub id. A source that comes in three files or splits is used so (`split_by: given`); one table is split 90/10, by row or
+by conversation (see `splits.py`).
 """
 
 import math
@@ -13,129 +11,156 @@ import math
 from empathy_trl.data import on_hub
 from empathy_trl.data.columns import text_column
 from empathy_trl.data.formats import SUFFIXES, read_table
-from empathy_trl.data.hub import as_table, hub_split
+from empathy_trl.data.hub import as_table, hub_source, hub_split, load_hub
 from empathy_trl.data.normalize import normalize
-from empathy_trl.data.sources import STEMS, check_split, check_task, local_folder, split_file, tables_in, usable_rows
+from empathy_trl.data.sources import check_split, check_task, local_path, names_in, split_file, tables_in, usable_rows
 from empathy_trl.data.splits import split_rows
 from empathy_trl.data.tables import BadRow, Report, Row, Table, check_columns, quote
-from empathy_trl.data.wassa_replies import answered_turns, make_completion, make_prompt
+from empathy_trl.data.text import JOINERS
 from empathy_trl.errors import DataError
 
-TASKS = ("regress", "sft", "grpo")
-EVALUATION = "replies"  # how completions are evaluated
+TASKS = ("regress",)
+# Dimension -> lowest and highest label.
 RANGES = {"Emotion": (0.0, 5.0), "EmotionalPolarity": (0.0, 2.0), "Empathy": (0.0, 5.0)}
 
-_CONVERSATION = ("conversation_id", "conv_id", "dialog_id")
-_SPEAKER = ("speaker_id", "speaker", "speaker_number")
-_EXPECTED = "a folder with train, valid and test files or one file of turns, or a Hub id"
+# Key of a row -> what its column may be called. They may all be missing.
+_OPTIONAL = {"conversation": ("conversation_id", "conv_id"), "turn": ("turn_id",), "speaker": ("speaker_id", "speaker")}
+_EXPECTED = "a table, a folder with one table or with train, valid and test tables, or a Hub id"
 
 
 def targets(config) -> dict[str, tuple[float, float]]:
-    """Return rating -> (lowest, highest): `data.ranges`, or those of WASSA's turns."""
-    return config.ranges or RANGES
+    """Return `{dimension: (lowest, highest label)}` in the order of `labels`: `config.ranges`, or else `RANGES`."""
+    return dict(config.ranges or RANGES)
 
 
 def build(config, split: str, task: str):
-    """Return one split as a `datasets.Dataset`, in the order of the source.
+    """Return one split as a `datasets.Dataset`, one row per turn, in the order of the source.
 
-    Columns for task regress, one row per turn: `text` (normalised), `labels` (float32, one per rating), `conversation`
-    (None where the source has none). For grpo, one row per turn that is answered: `prompt` (system and user message), `text`
-    (the turn), `reference` (the answer) and `conversation`; for sft also `completion`.
+    Columns: `text` (normalised), `labels` (a float32 for each of `targets`), `conversation` (its id or None).
 
     Raises what `read_split` raises, and `UserError` for an unknown task.
     """
     check_task("wassa", task, TASKS)
-    rows, report = read_split(config, split)
+    rows, _ = read_split(config, split)
     from datasets import Dataset, Features, List, Value
 
-    if task == "regress":
-        columns = {
-            "text": [row["text"] for row in rows],
-            "labels": [list(row["labels"].values()) for row in rows],
-            "conversation": [row["conversation"] for row in rows],
-        }
-        kinds = {"text": Value("string"), "labels": List(Value("float32")), "conversation": Value("string")}
-        return Dataset.from_dict(columns, features=Features(kinds))
-    pairs = answered_turns(rows)
-    if not pairs:
-        raise DataError(f"{report.source}: no turn is answered by the next; task {task} needs whole conversations")
-    columns = {key: [pair[key] for pair in pairs] for key in ("text", "reference", "conversation")}
-    columns["prompt"] = [make_prompt(pair["text"]) for pair in pairs]
-    if task == "sft":
-        columns["completion"] = [make_completion(pair) for pair in pairs]
-    return Dataset.from_dict(columns)
+    columns = {"text": Value("string"), "labels": List(Value("float32")), "conversation": Value("string")}
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in columns}, features=Features(columns))
 
 
 def read_split(config, split: str) -> tuple[list[dict], Report]:
-    """Return `(rows, report)` of one split: dicts with `text`, `labels` (rating -> number), `conversation`, `speaker`.
+    """Return `(rows, report)`: dicts with `text`, `labels` (floats), and `conversation`, `turn`, `speaker` (text or None).
 
-    Raises `DataError` when a file, or with `on_bad_rows` "error" a row, cannot be used, or when no row is left; `UserError`
-    for an unknown split or a Hub id that cannot be loaded.
+    Read of `config` are `path`, `revision`, `split_by`, `text_column` (None: see `columns.py`), `ranges`, `normalize`
+    (the switches of `normalize.normalize`), `on_bad_rows`, `portion` and `max_words`. A label that is missing, no number
+    or out of its range makes a bad row.
+
+    Raises `DataError` when a file, or with `on_bad_rows` "error" a row, cannot be used, or when no row is left;
+    `UserError` for an unknown split or a Hub id that cannot be loaded.
     """
     check_split(split)
-    table = _read_source(config, split)
-    check_columns(table.source, table.columns, targets(config))
-    text = text_column(table.source, table.columns, config.text_column)
-    conversation, speaker = (_first(table.columns, names) for names in (_CONVERSATION, _SPEAKER))
-
-    def parse(row: Row) -> dict | BadRow:
-        cleaned = normalize(row.cells[text], **config.normalize.model_dump())
-        if not cleaned.strip():
-            return BadRow(row.where, "empty text", f"nothing is left of {quote(row.cells[text])} after normalisation")
-        labels = {}
-        for name, limits in targets(config).items():
-            labels[name] = _number(row.cells[name], limits)
-            if labels[name] is None:
-                low, high = limits
-                return BadRow(row.where, f"bad {name}", f"{quote(row.cells[name])} (expected {low:g} to {high:g})")
-        who, where = (row.cells[name] if name else None for name in (speaker, conversation))
-        return {"text": cleaned, "labels": labels, "conversation": where, "speaker": who}
-
+    table = _given_split(config, split) if config.split_by == "given" else _own_split(config, split)
+    parse = _parser(config, table)
     return usable_rows(config, split, table, parse)
 
 
-def _number(cell: str, limits: tuple[float, float]) -> float | None:
-    """Return the number of a cell, None where it is none or outside its limits."""
+def _parser(config, table: Table):
+    """Return the function that checks one row of `table`; the columns are found once, here."""
+    ranges, switches = targets(config), vars(config.normalize)
+    text = text_column(table.source, table.columns, config.text_column)
+    check_columns(table.source, table.columns, ranges)
+    optional = {key: _optional_column(table, key) for key in _OPTIONAL}
+
+    def parse(row: Row) -> dict | BadRow:
+        content = normalize(row.cells[text], **switches)
+        if not content.strip(JOINERS).strip():
+            detail = f"nothing is left of {quote(row.cells[text])} after normalisation"
+            return BadRow(row.where, "empty text", detail)
+        labels = [_label(row, dimension, *bounds) for dimension, bounds in ranges.items()]
+        bad = next((label for label in labels if isinstance(label, BadRow)), None)
+        if bad is not None:
+            return bad
+        found = {key: row.cells[column].strip() or None if column else None for key, column in optional.items()}
+        if config.split_by == "conversation" and found["conversation"] is None:
+            return BadRow(row.where, "no conversation", f"{optional['conversation']} is empty")
+        return {"text": content, "labels": labels, **found}
+
+    return parse
+
+
+def _label(row: Row, dimension: str, low: float, high: float) -> float | BadRow:
+    cell = row.cells[dimension].strip()
+    expected = f"expected a number from {low:g} to {high:g}"
+    if not cell:
+        return BadRow(row.where, "missing label", f"{dimension} is empty; {expected}")
     try:
-        value = float(cell)
+        label = float(cell)
     except ValueError:
-        return None
-    return value if math.isfinite(value) and limits[0] <= value <= limits[1] else None
+        label = math.nan
+    if not math.isfinite(label):
+        return BadRow(row.where, "label is no number", f"{dimension} is {quote(cell)}; {expected}")
+    if not low <= label <= high:
+        return BadRow(row.where, "label out of range", f"{dimension} is {quote(cell)}; {expected}")
+    return label
 
 
-def _read_source(config, split: str) -> Table:
+def _optional_column(table: Table, key: str) -> str | None:
+    return next((column for column in _OPTIONAL[key] if column in table.columns), None)
+
+
+def _given_split(config, split: str) -> Table:
+    """Read a split that the source has as a file or Hub split of its own."""
     if on_hub(config.path):
         return as_table(*hub_split(config.path, config.revision, split))
-    folder = local_folder(config.path, "sample/wassa", _EXPECTED)
-    tables = tables_in(folder)
-    given = [table.name for table in tables if table.name.split(".")[0] in sum(STEMS.values(), ())]
-    if config.split_by == "given":
-        if not given and len(tables) == 1:
-            raise DataError(
-                f"data.path: {folder} has one file, {tables[0].name}; say how to split it with data.split_by: row or conversation"
-            )
-        return read_table(split_file(folder, split, SUFFIXES))
-    if given or len(tables) != 1:
-        names = ", ".join(table.name for table in tables) or "none"
-        raise DataError(f"data.split_by: {config.split_by} divides one file of turns; {folder} has {names}")
-    whole = read_table(tables[0])
-    rows = [whole.rows[number] for number in split_rows(_groups(whole, config.split_by))[split]]
-    return Table(f"{whole.source} ({split}, by {config.split_by})", whole.columns, rows)
-
-
-def _groups(table: Table, split_by: str) -> list:
-    """Return what belongs together in a split: a group per row, or the conversation of each row."""
-    if split_by == "row":
-        return list(range(len(table.rows)))
-    column = _first(table.columns, _CONVERSATION)
-    if column is None:
+    path = local_path(config.path, "sample/wassa", _EXPECTED)
+    if path.is_file() or len(tables_in(path)) == 1:
         raise DataError(
-            f"{table.source}: data.split_by is conversation, and no column is called {', '.join(_CONVERSATION)} (columns found: "
-            f"{', '.join(table.columns)}); use data.split_by: row, or leave the stage out with --stages.<name> null"
+            f"data.split_by: 'given', but {path} holds one table; choose 'row' or 'conversation' to split it 90/10"
         )
-    return [row.cells[column] if isinstance(row, Row) else row.where for row in table.rows]
+    return read_table(split_file(path, split, SUFFIXES))
 
 
-def _first(columns: list[str], names: tuple[str, ...]) -> str | None:
-    """Return the first column that is called like one of the names, in any case."""
-    return next((column for column in columns if column.lower() in names), None)
+def _own_split(config, split: str) -> Table:
+    """Read the only table of the source and return the rows of `split`."""
+    table = _only_table(config)
+    groups = range(len(table.rows))
+    if config.split_by == "conversation":
+        column = _optional_column(table, "conversation")
+        if column is None:
+            raise DataError(
+                f"{table.source}: data.split_by is 'conversation', but no column is called "
+                f"{' or '.join(_OPTIONAL['conversation'])} (columns found: {', '.join(map(quote, table.columns))}); "
+                "split with data.split_by: row, or leave this stage out"
+            )
+        # A bad row, or one without a conversation, is a group of its own until it is reported.
+        groups = [
+            (isinstance(row, Row) and row.cells[column].strip()) or number for number, row in enumerate(table.rows)
+        ]
+    try:
+        numbers = split_rows(groups)[split]
+    except DataError as error:
+        raise DataError(f"{table.source}: {error}") from error
+    source = f"{table.source} ({split} of a 90/10 split by {config.split_by})"
+    return Table(source, table.columns, [table.rows[number] for number in numbers])
+
+
+def _only_table(config) -> Table:
+    if on_hub(config.path):
+        splits = load_hub(config.path, config.revision)
+        _check_single(config, config.path, list(splits), ", ".join(splits))
+        ((name, dataset),) = splits.items()
+        return as_table(hub_source(config.path, config.revision, name), dataset)
+    path = local_path(config.path, "sample/wassa", _EXPECTED)
+    if path.is_file():
+        return read_table(path)
+    tables = tables_in(path)
+    _check_single(config, path, tables, names_in(path))
+    return read_table(tables[0])
+
+
+def _check_single(config, source, tables: list, found: str) -> None:
+    if len(tables) != 1:
+        raise DataError(
+            f"data.split_by: {config.split_by!r} splits a single table, but {source} holds {len(tables)} "
+            f"(found: {found}); name one file with data.path, or use its own splits with data.split_by: given"
+        )
