@@ -124,8 +124,12 @@ def _steps(stage, options, rows) -> int | None:
         return options["max_steps"]
     if "train" not in rows:
         return None
+    from empathy_trl.data import build
+
+    # built, because a builder may make fewer examples than it has rows
+    examples = len(build(stage.data, "train", stage.task))
     per_step = options["sequences"] / options.get("num_generations", 1)
-    return max(1, round(len(rows["train"][0]) * options["num_train_epochs"] / per_step))
+    return max(1, round(examples * options["num_train_epochs"] / per_step))
 
 
 def _batch_line(stage, options, rows) -> str:

@@ -192,8 +192,10 @@ def label_texts(train) -> list[str]:
 
 def describe_input(config, stage):
     """Note in a model's config how texts were prepared, so that they are prepared alike wherever the model is used."""
+    from empathy_trl.data import normalization
+
     config.text_max_length = stage.trainer.get("max_length", 256)
-    config.text_normalization = stage.data.normalize.model_dump()
+    config.text_normalization = normalization(stage.data)
 
 
 def load_trained(stage, model):
