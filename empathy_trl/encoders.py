@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from empathy_trl.errors import UserError
-from empathy_trl.models import _check_exists, _expand, _first_file, _hub_errors
+from empathy_trl.models import check_exists, expand, first_file, hub_errors
 from empathy_trl.scratch import EOS, build_tokenizer
 from empathy_trl.targets import Targets
 
@@ -56,13 +56,13 @@ def new_classifier(
 
 def _on_pretrained(config, targets: Targets, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load an encoder and its tokenizer; only the head may be new."""
-    name, revision = _expand(config.name_or_path), config.revision
-    _check_exists(name)
+    name, revision = expand(config.name_or_path), config.revision
+    check_exists(name)
     options = {"revision": revision, "dtype": config.dtype}
     if config.attn_implementation is not None:
         options["attn_implementation"] = config.attn_implementation
-    with _hub_errors(name, revision):
-        _first_file(name, revision, ["config.json"])
+    with hub_errors(name, revision):
+        first_file(name, revision, ["config.json"])
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         shape = AutoConfig.from_pretrained(name, revision=revision)
         if type(shape) not in AutoModelForSequenceClassification._model_mapping:
