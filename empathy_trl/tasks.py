@@ -199,16 +199,17 @@ def describe_input(config, stage):
 
 
 def load_trained(stage, model):
-    """Return the trained model of a stage, and its tokenizer.
+    """Return the trained model of a stage, and its tokenizer; of task regress or classify, its `Scorer`.
 
     Args:
         stage: gives task and seed.
         model: the `recipe.Model` that says where it is; the stage's own says where it came from.
     """
     if stage.task in LABEL_TASKS:
-        from empathy_trl.classifiers import load_classifier
+        from empathy_trl.scorer import shared_scorer
 
-        return load_classifier(model.name_or_path, revision=model.revision)
+        scorer = shared_scorer(model.name_or_path, model.revision)
+        return scorer, scorer.tokenizer
     from empathy_trl.models import load_model
 
     return load_model(model, seed=stage.seed, is_trainable=False)

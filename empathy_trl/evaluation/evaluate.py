@@ -25,6 +25,7 @@ from accelerate.utils import broadcast_object_list
 import empathy_trl.data
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import artefacts
+from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.stages import versions
 
 TASKS = ("sft", "grpo", "regress", "classify")
@@ -47,7 +48,8 @@ def evaluate_model(
     """Evaluate a model, write the files that `artefacts` describes, and print a table.
 
     Args:
-        model, tokenizer: the whole model, which is moved to the device of this process, and its tokenizer.
+        model, tokenizer: the whole model, which is moved to the device of this process, and its tokenizer; for a stage
+            with task regress or classify, a `scorer.Scorer` in place of the model.
         stage: a `recipe.Stage`; gives task, data, seed and the evaluation settings.
         recipe_name, model_name: noted in the artefacts.
         split: train, valid or test.
@@ -72,8 +74,8 @@ def evaluate_model(
     dataset = empathy_trl.data.build(stage.data, split, kind.ROWS_OF)
     index = chosen_rows(len(dataset), limit)
     rows = dataset.select(index)
-    # a quantised model was put on its device when it was loaded, and refuses to be moved
-    if not getattr(model, "is_quantized", False):
+    # a scorer and a quantised model were put on their devices when they were loaded
+    if stage.task not in LABEL_TASKS and not getattr(model, "is_quantized", False):
         model.to(PartialState().device)
     predictions = kind.predict(model, tokenizer, stage, rows, batch_size)
     result = None
@@ -103,7 +105,7 @@ def check_settings(stage, limit: int | None = None, batch_size: int | None = Non
 
 def kind_of(stage) -> str:
     """Return how a stage's model is evaluated: by its task or, for completions, by its data."""
-    if stage.task in ("regress", "classify"):
+    if stage.task in LABEL_TASKS:
         return {"regress": "ratings", "classify": "labels"}[stage.task]
     return importlib.import_module(empathy_trl.data.BUILDERS[stage.data.name]).EVALUATION
 

@@ -24,7 +24,7 @@ NOTE = "95 % bootstrap intervals. The baselines were fitted on the labels of the
 def predict(model, tokenizer, stage, rows, batch_size: int) -> list[tuple[str, ...]]:
     """Return the predicted label of every group, for each row."""
     outputs = Targets("classify", targets(stage.data))
-    return _named(predicted_labels(predict_outputs(model, tokenizer, rows), outputs), outputs)
+    return _named(predicted_labels(predict_outputs(model, rows), outputs), outputs)
 
 
 def score(stage, rows, train, predictions: list[tuple[str, ...]], rewards) -> tuple[dict, list[dict]]:

@@ -26,7 +26,7 @@ NOTE = (
 
 def predict(model, tokenizer, stage, rows, batch_size: int) -> list[list[float]]:
     """Return the ratings of each row, in units of the labels."""
-    return predict_outputs(model, tokenizer, rows).tolist()
+    return predict_outputs(model, rows).tolist()
 
 
 def score(stage, rows, train, predictions: list[list[float]], rewards) -> tuple[dict, list[dict]]:
