@@ -111,7 +111,7 @@ def encoder_config(from_scratch, tokenizer: PreTrainedTokenizerBase, targets: Ta
         hidden_dropout_prob=DROPOUT,
         attention_probs_dropout_prob=0.0,
         pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
     targets.write(config)
