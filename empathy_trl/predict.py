@@ -36,7 +36,7 @@ def predict(
             f"{name}: problem_type in its config.json is {kind!r}; give problem_type (choices: {REGRESSION}, "
             f"{CLASSIFICATION})"
         )
-    logits = scorer(texts)
+    logits = scorer.score(texts)
     if kind == REGRESSION:
         names = label_names(scorer.config)
         return [dict(zip(names, row, strict=True)) for row in logits.tolist()]

@@ -55,7 +55,7 @@ def test_ranges(ranges, given, expected, why):
             "label_range: .*has no label_ranges for Empathy; give .lowest, highest. label",
         ),
         (lambda: label_range(config(label_ranges={"Emotion": [0, 1]}), 1), "has no label_ranges for Empathy"),
-        (lambda: label_groups(config(label_groups={"a": ["x"]})), "model: has 2 outputs, but label_groups .* name 1"),
+        (lambda: label_groups(config(label_groups=[["a", ["x"]]])), "model: has 2 outputs, but label_groups .* name 1"),
         (
             lambda: require(config(problem_type="multi_label_classification"), "regression"),
             "model: was trained for multi_label_classification; expected regression",
@@ -74,7 +74,7 @@ def test_a_model_that_does_not_say_its_kind_is_taken_at_its_word(problem_type):
 
 def test_every_group_has_a_softmax_of_its_own():
     groups = {"reactions": ["0", "1", "2"], "intent": ["ask", "agree"]}
-    settings = config("abcde", label_groups=groups)
+    settings = config("abcde", label_groups=[[group, labels] for group, labels in groups.items()])
     logits = np.log(np.array([[1, 1, 2, 1, 3], [1, 0.001, 0.001, 5, 5]], np.float32))
     found = probabilities(settings, logits)
     assert label_groups(settings) == groups

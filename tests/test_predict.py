@@ -24,7 +24,7 @@ def test_a_regressor_answers_in_the_units_of_its_labels(make_classifier):
 
 
 def test_a_classifier_answers_by_group_and_label(make_classifier):
-    groups = {"reactions": ["0", "1"], "intent": ["any"]}
+    groups = [["reactions", ["0", "1"]], ["intent", ["any"]]]
     folder = make_classifier(SCORES, label_groups=groups, problem_type="single_label_classification")
     (found,) = predict(folder, [("a", "b")])
     assert found == {"reactions": pytest.approx({"0": 0.25, "1": 0.75}, abs=1e-4), "intent": {"any": 1.0}}

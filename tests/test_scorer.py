@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from empathy_trl import scorer as module
+from empathy_trl.classifiers import load_classifier
 from empathy_trl.errors import UserError
 from empathy_trl.scorer import Counts, Scorer, resolve_device, shared_scorer, token_batches
 
@@ -50,6 +50,12 @@ def batches(monkeypatch):
     return shapes
 
 
+def make(folder, device="cpu", **settings):
+    """Return a scorer of its own, not the shared one."""
+    model, tokenizer = load_classifier(folder)
+    return Scorer(model.to(device), tokenizer, folder, **settings)
+
+
 def expect(scorer, texts):
     found = scorer.score(texts)
     assert (found.dtype, found.shape) == (np.float32, (len(texts), 2))
@@ -62,11 +68,11 @@ def expect(scorer, texts):
 @pytest.mark.parametrize("tokens_per_batch", [1, 20, 10_000], ids=["one text each", "several batches", "one batch"])
 @pytest.mark.parametrize("texts", [TEXTS, PAIRS, TEXTS[::-1] + TEXTS], ids=["texts", "pairs", "duplicates"])
 def test_scores_come_back_in_order(folder, texts, tokens_per_batch):
-    expect(Scorer(folder, tokens_per_batch=tokens_per_batch), texts)
+    expect(make(folder, tokens_per_batch=tokens_per_batch), texts)
 
 
 def test_nothing_gives_nothing(folder, batches):
-    assert Scorer(folder).score([]).shape == (0, 2) and not batches
+    assert make(folder).score([]).shape == (0, 2) and not batches
 
 
 def test_an_adapter_scores_as_its_trained_model(folder, tmp_path):
@@ -78,7 +84,7 @@ def test_an_adapter_scores_as_its_trained_model(folder, tmp_path):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(tmp_path / "adapter")
-    scorer = Scorer(str(tmp_path / "adapter"))
+    scorer = shared_scorer(str(tmp_path / "adapter"))
     with torch.no_grad():
         expected = model(**scorer.tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
     assert np.abs(expected.numpy() - [SCORES[text] for text in TEXTS]).max() > 0.1  # the adapter does something
@@ -89,30 +95,24 @@ def test_an_adapter_scores_as_its_trained_model(folder, tmp_path):
     ("setting", "expected"), [({"text_max_length": 7}, 7), ({}, 64)], ids=["of the config", "of the tokenizer"]
 )
 def test_long_texts_lose_their_end(make_classifier, batches, setting, expected):
-    scorer = Scorer(make_classifier(SCORES, **setting))
+    scorer = make(make_classifier(SCORES, **setting))
     scorer.score(["that sounds hard " * 5000, "ok"])
     scorer.score([("my dog", "so sorry " * 5000)])
     assert [length for _, length in batches] == [expected, expected]
 
 
-def test_texts_are_prepared_as_in_training(make_classifier, monkeypatch):
-    seen = []
-
-    def normalize(text, **switches):
-        seen.append(switches)
-        return text.replace("http://x.y", "that")
-
-    monkeypatch.setitem(sys.modules, "empathy_trl.data.normalize", type("Fake", (), {"normalize": normalize}))
-    scorer = Scorer(make_classifier(SCORES, text_normalization={"urls": True, "mentions": False}))
-    np.testing.assert_allclose(scorer.score(["http://x.y sounds hard"]), [SCORES["that sounds hard"]], atol=1e-4)
-    assert seen == [{"urls": True, "mentions": False}]
+def test_texts_are_prepared_as_in_training(make_classifier):
+    switches = dict.fromkeys(("nfkc", "urls", "emails", "mentions", "hashtags", "control", "whitespace"), False)
+    scorer = make(make_classifier({("hashtag that", "so"): [1.0]}, text_normalization=switches | {"hashtags": True}))
+    np.testing.assert_allclose(scorer.score([("#hashtag that", "#so")]), [[1.0]], atol=1e-4)
+    assert len(scorer._tokenize(["so\u200bso"])["input_ids"][0]) == 4 - 1  # other switches are off: one unknown word
 
 
 @pytest.mark.parametrize(
     "text", ["", " \n", "🙂", "你好 مرحبا", "a\ud800b", "\x00", "zzz " * 10_000, "<answer>", "[CLS] [SEP]"]
 )
 def test_any_text_has_a_score(folder, text):
-    assert np.isfinite(Scorer(folder).score([text, *TEXTS])).all()
+    assert np.isfinite(make(folder).score([text, *TEXTS])).all()
 
 
 @pytest.mark.parametrize(
@@ -134,13 +134,13 @@ def test_batches_are_of_about_equal_length_and_bounded(lengths, tokens, expected
 
 
 def test_duplicates_go_through_the_model_once(folder, batches):
-    scorer = Scorer(folder)
+    scorer = make(folder)
     expect(scorer, TEXTS * 3)
     assert sum(rows for rows, _ in batches) == len(TEXTS)
 
 
 def test_what_was_scored_is_not_scored_again(folder, batches):
-    scorer, logged = Scorer(folder), {}
+    scorer, logged = make(folder), {}
     scorer.score(TEXTS[:2])
     batches.clear()
     expect(scorer, TEXTS[:3])
@@ -153,7 +153,7 @@ def test_what_was_scored_is_not_scored_again(folder, batches):
 
 
 def test_the_least_recently_used_scores_are_forgotten(folder, batches):
-    scorer = Scorer(folder, cache_size=2)
+    scorer = make(folder, cache_size=2)
     scorer.score(TEXTS[:2])
     scorer.score(TEXTS[:1])  # used again
     scorer.score(TEXTS[2:3])  # the second is the oldest now
@@ -236,12 +236,12 @@ class Slow:
 
 
 @pytest.mark.parametrize(
-    ("devices", "most"), [(("cpu:1", "cpu:2"), 2), (("cpu:1", "cpu:1"), 1)], ids=["two devices", "one device"]
+    ("devices", "most"), [(("cpu", "meta"), 2), (("cpu", "cpu"), 1)], ids=["two devices", "one device"]
 )
 def test_devices_work_side_by_side_and_scorers_on_one_take_turns(folder, devices, most, monkeypatch):
     running, models, scorers = [], [], []
     for device in devices:
-        scorers.append(Scorer(folder, device=device))
+        scorers.append(make(folder, device))
         models.append(Slow(running))
         monkeypatch.setattr(scorers[-1], "_forward", models[-1])
     start = time.perf_counter()
@@ -253,7 +253,7 @@ def test_devices_work_side_by_side_and_scorers_on_one_take_turns(folder, devices
 
 
 def test_many_threads_on_one_scorer(folder):
-    scorer = Scorer(folder, cache_size=2, tokens_per_batch=20)
+    scorer = make(folder, cache_size=2, tokens_per_batch=20)
     turns = [TEXTS[index % 4 :] + TEXTS[: index % 4] for index in range(24)]
     with ThreadPoolExecutor(6) as pool:
         for texts, found in zip(turns, pool.map(scorer.score, turns), strict=True):
@@ -303,9 +303,9 @@ def test_a_broken_model_raises(folder):
     weights["classifier.bias"][1] = float("nan")
     save_file(weights, Path(folder) / "model.safetensors", {"format": "pt"})
     with pytest.raises(
-        UserError, match=r"classifier: gives \[0.5\d*, nan\] for 'ok'; its weights are broken, or overflow"
+        UserError, match=r"classifier: gives \[[\d.]+, nan\] for 'ok'; its weights are broken, or overflow"
     ):
-        Scorer(folder).score(["ok"])
+        make(folder).score(["ok"])
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_a_broken_model_raises(folder):
     ],
 )
 def test_a_failing_model_raises_and_leaves_nothing_in_the_cache(folder, error, kind, message, monkeypatch):
-    scorer = Scorer(folder)
+    scorer = make(folder)
 
     def fail(**inputs):
         raise error
@@ -335,7 +335,7 @@ def test_a_failing_model_raises_and_leaves_nothing_in_the_cache(folder, error, k
 
 
 def test_a_text_without_tokens_raises(folder, monkeypatch):
-    scorer = Scorer(folder)
+    scorer = make(folder)
     scorer.tokenizer.backend_tokenizer.post_processor = None
     with pytest.raises(UserError, match="its tokenizer makes no token of ' '"):
         scorer.score(["ok", " "])
@@ -360,7 +360,7 @@ def test_sharded_training_does_not_empty_the_scorer(folder, monkeypatch):
             monkeypatch.setenv(name, value)
         model = AutoModelForSequenceClassification.from_pretrained(folder)
         assert not any(parameter.any() for parameter in model.parameters())  # the trap is real
-        expect(Scorer(folder), TEXTS)
+        expect(shared_scorer(folder), TEXTS)
         assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"
     finally:
         torch.distributed.destroy_process_group()
@@ -369,5 +369,5 @@ def test_sharded_training_does_not_empty_the_scorer(folder, monkeypatch):
 def test_zero3_does_not_shard_the_scorer(folder, monkeypatch):
     settings = type("Zero3", (), {"is_zero3": lambda self: True})()
     monkeypatch.setattr(module.deepspeed, "_hf_deepspeed_config_weak_ref", lambda: settings)
-    expect(Scorer(folder), TEXTS)
+    expect(shared_scorer(folder), TEXTS)
     assert module.deepspeed.is_deepspeed_zero3_enabled()

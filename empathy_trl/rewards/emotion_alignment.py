@@ -44,7 +44,7 @@ class EmotionAlignment(ModelReward):
     def contexts(self, config, prompts, columns):
         labels = only_group(config)
         emotions = self.needed(columns, self.column)
-        return [None if emotion is None else self._fitting(labels, emotion) for emotion in emotions]
+        return [None if emotion is None else self._fitting(labels, str(emotion).strip()) for emotion in emotions]
 
     def rewards(self, config, logits, contexts):
         (shares,) = probabilities(config, logits).values()
@@ -54,7 +54,7 @@ class EmotionAlignment(ModelReward):
     def _fitting(self, labels: list[str], emotion: str) -> list[int]:
         """Return the positions of the labels that fit an emotion."""
         mapping = {key.lower(): fitting for key, fitting in self.mapping.items()}
-        fitting = mapping.get(emotion.strip().lower(), [emotion.strip()])
+        fitting = mapping.get(emotion.lower(), [emotion])
         try:
             return [label_index(labels, label, "") for label in fitting]
         except UserError:

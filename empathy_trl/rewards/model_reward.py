@@ -7,6 +7,7 @@ devices work at the same time; those on one device take turns. Without a trainer
 """
 
 import asyncio
+import re
 import unicodedata
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ import numpy as np
 
 from empathy_trl.errors import UserError
 from empathy_trl.tags import REPLY_TAGS, reply_text
+
+INVISIBLE = ("Cc", "Cf", "Cs", "Zs", "Zl", "Zp")  # control, format, lone surrogates, spaces, line and paragraph ends
 
 
 @dataclass(kw_only=True)
@@ -40,6 +43,8 @@ class ModelReward:
     def __post_init__(self):
         if not self.model:
             raise UserError("model: is empty; expected a Hub id, a folder, or stage:<name>")
+        if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise UserError(f"device: {self.device!r} is none (choices: cpu, cuda, cuda:0, cuda:1 …)")
 
     @property
     def tags(self) -> list[str]:
@@ -66,7 +71,7 @@ class ModelReward:
             if context is not None and is_visible(reply)
         ]
         rewards = [None if context is None else self.lowest for context in contexts]
-        logits = scorer([self.text(contexts[row], replies[row]) for row in asked], self._log(columns))
+        logits = scorer.score([self.text(contexts[row], replies[row]) for row in asked], self._log(columns))
         if asked:
             values = self.rewards(scorer.config, logits, [contexts[row] for row in asked])
             for row, value in zip(asked, np.asarray(values).tolist(), strict=True):
@@ -127,7 +132,7 @@ def check_range(label_range: list[float] | None) -> None:
 
 def is_visible(text: str) -> bool:
     """Whether a text has anything but spaces, control and formatting characters, such as zero-width ones."""
-    return any(unicodedata.category(character)[0] not in "CZ" for character in text)
+    return any(unicodedata.category(character) not in INVISIBLE for character in text)
 
 
 def visible_or_none(texts: list[str | None]) -> list[str | None]:

@@ -1,6 +1,8 @@
 """The benchmarks on a shape so small that they measure nothing: they run, and end with a table and one ratio."""
 
+import gzip
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -29,12 +31,37 @@ def main(monkeypatch, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "reward_curve"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("reward_curve", "scorer")])
 def test_a_benchmark_prints_a_table_and_one_ratio_last(main, capsys, name):
     main(name, "ed4_tiny", "--rounds", "1")
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"ratio: \d+\.\d\d", lines[-1])
     assert any(re.fullmatch(r"\| [\w (),:-]+ \|.*\|", line) for line in lines)
+
+
+@pytest.mark.parametrize("with_data", [True, False], ids=["data", "embedded corpus"])
+def test_the_scorer_gives_the_same_scores_as_a_loop(main, capsys, tmp_path, with_data):
+    if with_data:
+        turns = [{"speaker": who, "text": f"{who} {i}"} for i in range(40) for who in ("speaker", "listener")]
+        with gzip.open(tmp_path / "train.jsonl.gz", "wt") as file:
+            file.write(json.dumps({"conv_id": "1", "utterances": turns}) + "\n")
+    folder = tmp_path if with_data else tmp_path / "none"
+    main("scorer", "--data", str(folder), "--size", "tiny", "--texts", "50", "--rounds", "1")
+    lines = capsys.readouterr().out.splitlines()
+    source = (
+        f"listener replies of {tmp_path.name}" if with_data else "texts of the embedded corpus, because .* no folder"
+    )
+    assert re.match(rf"50 {source}.*, 15 repeated; RoBERTa, 1 layers, 16 wide", lines[0])
+    assert [line for line in lines if line.startswith("| shared scorer, warm ")]
+    assert re.fullmatch(r"cold (\d+\.\d\d) × · warm \d+\.\d ×\nratio: \1", "\n".join(lines[-2:]))
+
+
+def test_other_scores_are_no_speed(main, monkeypatch, tmp_path):
+    benchmark = importlib.import_module("scorer")
+    usual = benchmark.plain_loop
+    monkeypatch.setattr(benchmark, "plain_loop", lambda *args: usual(*args) + 2e-5)
+    with pytest.raises(SystemExit, match=r"the scores differ by 2\.\de-05; expected at most 1e-5"):
+        main("scorer", "--data", str(tmp_path / "none"), "--size", "tiny", "--texts", "20", "--rounds", "1")
 
 
 @pytest.mark.slow

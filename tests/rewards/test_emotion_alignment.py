@@ -82,8 +82,11 @@ def test_names_that_do_not_fit(folder, parameters, columns, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"label_groups": {"a": ["x"], "b": ["y", "z"]}}, r"model: has several groups of labels \(a, b\); expected"),
-        ({"label_groups": {"a": ["x"]}}, "model: has 3 outputs, but label_groups in its config.json name 1"),
+        (
+            {"label_groups": [["a", ["x"]], ["b", ["y", "z"]]]},
+            r"model: has several groups of labels \(a, b\); expected",
+        ),
+        ({"label_groups": [["a", ["x"]]]}, "model: has 3 outputs, but label_groups in its config.json name 1"),
         ({"problem_type": "multi_label_classification"}, "model: was trained for multi_label_classification"),
     ],
 )
