@@ -16,12 +16,14 @@ from empathy_trl.errors import UserError
 from empathy_trl.rewards.emotion_accuracy import EmotionAccuracy
 from empathy_trl.rewards.emotion_confidence import EmotionConfidence
 from empathy_trl.rewards.format import Format
+from empathy_trl.rewards.llm_judge import LLMJudge
 from empathy_trl.rewards.reasoning_length import ReasoningLength
 
 REWARDS = {
     "emotion_accuracy": EmotionAccuracy,
     "emotion_confidence": EmotionConfidence,
     "format": Format,
+    "llm_judge": LLMJudge,
     "reasoning_length": ReasoningLength,
 }
 
