@@ -48,6 +48,7 @@ class ScriptedServer:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
+        self.http.handle_error = lambda *arguments: None  # clients that do not wait for the end
         self.base_url = f"http://127.0.0.1:{self.http.server_port}/v1"
 
     def __enter__(self):
