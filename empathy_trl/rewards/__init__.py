@@ -2,7 +2,9 @@
 
 A reward is called as TRL calls reward functions, `reward(prompts, completions, completion_ids, **columns)`
 with the columns of the data set, and returns one number per completion, or None where it does not apply. It
-keeps no state, so that it can be pickled and two runs with the same completions give the same rewards.
+keeps no state, so that it can be pickled and two runs with the same completions give the same rewards. A reward that cannot
+go on for now raises `StopTraining`. Parameters that a class lists as `operational` (an address, a time limit) do not make a
+run another one when they change.
 
 A recipe names a reward of this package by its key in `REWARDS`, or brings its own with
 `import: my_package.rewards:Kindness` (a class, made with the recipe's parameters, or a plain function).
