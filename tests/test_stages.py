@@ -39,6 +39,28 @@ def test_fingerprint_covers_what_decides_the_weights(change, same):
     assert (fingerprint(STAGE, {}) == fingerprint({**STAGE, **change}, {})) is same
 
 
+JUDGE = {"weight": 1.0, "base_url": "http://localhost:8000/v1", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    "change, same",
+    [
+        ({"base_url": "http://localhost:9000/v1"}, True),
+        ({"timeout": 120.0, "retries": 9, "concurrency": 2, "cache_dir": None, "max_failure_share": 0.5}, True),
+        ({"api_key_env": "OTHER_KEY"}, True),
+        ({"model": "n"}, False),
+        ({"weight": 2.0}, False),
+        ({"scale": [0, 10]}, False),
+        ({"import": "my_rewards:Judge", "timeout": 120.0}, False),
+    ],
+)
+def test_where_a_judge_is_and_how_long_it_may_take_makes_no_other_run(change, same):
+    own = {"import": "my_rewards:Judge"} if "import" in change else {}
+    before = {**STAGE, "rewards": {"llm_judge": JUDGE | own}}
+    after = {**STAGE, "rewards": {"llm_judge": JUDGE | change}}
+    assert (fingerprint(before, {}) == fingerprint(after, {})) is same
+
+
 def test_fingerprint_covers_the_rows():
     assert fingerprint(STAGE, {}, "rows 1") != fingerprint(STAGE, {}, "rows 2")
 

@@ -15,7 +15,7 @@ def predict_outputs(scorer, rows) -> np.ndarray:
     texts = list(zip(rows["text"], rows["pair"], strict=True)) if "pair" in rows.column_names else list(rows["text"])
     state = PartialState()
     own = range(state.process_index, len(texts), state.num_processes)
-    outputs = scorer([texts[row] for row in own]).tolist()
+    outputs = scorer.score([texts[row] for row in own]).tolist()
     return np.array(
         [values for _, values in sorted(gather_object(list(zip(own, outputs, strict=True))))], dtype=np.float32
     )

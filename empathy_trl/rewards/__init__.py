@@ -4,7 +4,8 @@ A reward is called as TRL calls reward functions, `reward(prompts, completions, 
 with the columns of the data set, and returns one number per completion, or None where it does not apply. One
 that asks a model is a coroutine, which TRL awaits, and has the same as a plain function in `score`. A reward
 keeps no state (but for one calibration of `empathy_model`), so that it can be pickled and two runs with the
-same completions give the same rewards.
+same completions give the same rewards. A reward that cannot go on for now raises `StopTraining`. Parameters that
+a class lists as `operational` (an address, a time limit) do not make a run another one when they change.
 
 A recipe names a reward of this package by its key in `REWARDS`, or brings its own with
 `import: my_package.rewards:Kindness` (a class, made with the recipe's parameters, or a plain function).
@@ -24,6 +25,7 @@ from empathy_trl.rewards.empathy_model import EmpathyModel
 from empathy_trl.rewards.epitome import Epitome
 from empathy_trl.rewards.format import Format
 from empathy_trl.rewards.length import Length
+from empathy_trl.rewards.llm_judge import LLMJudge
 from empathy_trl.rewards.quality_critic import QualityCritic
 from empathy_trl.rewards.reasoning_length import ReasoningLength
 from empathy_trl.rewards.repetition_penalty import RepetitionPenalty
@@ -42,6 +44,7 @@ REWARDS = {
     "epitome": Epitome,
     "format": Format,
     "length": Length,
+    "llm_judge": LLMJudge,
     "quality_critic": QualityCritic,
     "reasoning_length": ReasoningLength,
     "repetition_penalty": RepetitionPenalty,

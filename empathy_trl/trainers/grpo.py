@@ -7,10 +7,12 @@ Prompts are computed once per group by `empathy_trl.trainers.shared_prefix`. Bes
 |---|---|
 | `_get_train_sampler`, `_run_epoch` | prompts are shuffled by (seed, epoch), so a later epoch resumes with its rows |
 | `_generate_and_score_completions` | reward weights may follow a schedule |
-| `_calculate_rewards` | the share of groups without any spread in their rewards is logged |
+| `_calculate_rewards` | the share of groups without any spread is logged; a reward may stop the run, see `stopping` |
 | `training_step`, `_clip_grad_norm` | a loss or gradient that is not finite stops the run before the weights |
 | `_get_per_token_logps_and_entropies` | without a GPU, prompts are not sent through the vocabulary projection |
 | `_save_rng_state`, `_load_rng_state` | a checkpoint inside a rollout carries the rollout, so that a resume is exact |
+
+`_run_epoch`, `_load_rng_state` and `training_step` also remember how an optimizer step began, for a stop in the middle of it.
 
 `tests/trainers/test_seams.py` pins the source of every parent method named here.
 """
@@ -23,12 +25,13 @@ from torch.utils.data import Sampler
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.models import check_tags
 from empathy_trl.schedules import weight_at
 from empathy_trl.trainers.patching import patched
 from empathy_trl.trainers.policy_scorer import PolicyScorer
 from empathy_trl.trainers.shared_prefix import SharedPrefixMixin
+from empathy_trl.trainers.stopping import StepStart, first_stop, holding_back
 
 SAMPLER_FIELDS = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
 
@@ -74,6 +77,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
     Raises:
         UserError: a reward needs a tag that the tokenizer drops when it decodes.
         NonFiniteLoss: from `train()`.
+        StopTraining: from `train()`, when a reward raises it; a checkpoint of all complete steps is saved.
     """
 
     def __init__(self, *args, reward_weights: list | None = None, **kwargs):
@@ -97,6 +101,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
     def _run_epoch(self, *args, **kwargs):
         # accelerate forwards `set_epoch` to a sampler only through some of the wrappers it may put around it
         self._prompt_order.set_epoch(kwargs["epoch"])
+        self._step_start = StepStart.of(self)  # before the epoch's first rows are drawn, where a resume begins, too
         return super()._run_epoch(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs):
@@ -110,11 +115,31 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
         return super()._generate_and_score_completions(inputs)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        usual, held = self.reward_funcs, []
+        self.reward_funcs = [holding_back(reward, held) for reward in usual]
+        try:
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        finally:
+            self.reward_funcs = usual
+        if stop := first_stop(held):
+            self._stop_with_checkpoint(stop)
         mode = "train" if self.model.training else "eval"
         groups = self.num_generations if mode == "train" else self.num_generations_eval
         self._metrics[mode]["zero_spread_share"].append(zero_spread_share(rewards, self.reward_weights, groups))
         return rewards
+
+    def _stop_with_checkpoint(self, stop: StopTraining):
+        """Save the complete steps and raise a stop again; in an evaluation, nothing of the training is put back."""
+        if not self.is_in_train:
+            raise stop
+        if self.model.training:
+            self._step_start.restore(self)
+        self._save_checkpoint(self.model, trial=None)
+        done = self.state.global_step
+        what = f"The state after step {done}" if done else "No step is complete; the state before the first one"
+        checkpoint = os.path.join(self.args.output_dir, f"checkpoint-{done}")
+        message = f"{stop}\n{what} is saved in {checkpoint}: start again with the same settings to go on from there."
+        raise type(stop)(message) from stop
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         # TRL's fused LM head projects only positions with a label where Triton runs, and all elsewhere, to spare
@@ -124,6 +149,8 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch):
+        if self.state.global_step != self._step_start.step:
+            self._step_start = StepStart.of(self)
         loss = super().training_step(model, inputs, num_items_in_batch)
         # gathered, so that all processes stop together instead of waiting for the one that failed
         if not torch.isfinite(self.accelerator.gather(loss)).all():
@@ -175,3 +202,4 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
         self._step = rollout["step"]
         self._buffered_inputs = rollout["inputs"]
         self._metrics["train"].update(rollout["metrics"])
+        self._step_start = StepStart.of(self)

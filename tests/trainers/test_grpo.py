@@ -5,7 +5,6 @@ import signal
 
 import pytest
 import torch
-from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig
 
@@ -13,9 +12,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.recipe import WeightSchedule
 from empathy_trl.stages import last_checkpoint
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer, NonFiniteLoss
-from tests.trainers.settings import length_reward, quiet_config
-
-ROWS = Dataset.from_dict({"prompt": [[{"role": "user", "content": f"number {i}"}] for i in range(8)]})
+from tests.trainers.settings import ROWS, assert_identical, make_trainer, weights_of
 
 
 class KillAt(TrainerCallback):
@@ -27,37 +24,6 @@ class KillAt(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
-
-
-def make_trainer(tiny_folder, output_dir, reward=length_reward, weights=None, callbacks=(), **settings):
-    return EmpathyGRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(tiny_folder),
-        processing_class=AutoTokenizer.from_pretrained(tiny_folder, padding_side="left"),
-        reward_funcs=[reward],
-        reward_weights=weights,
-        args=quiet_config(
-            output_dir,
-            **{
-                "num_generations": 2,
-                "max_completion_length": 6,
-                "max_steps": 6,
-                "learning_rate": 0.01,
-                **settings,
-            },
-        ),
-        train_dataset=ROWS,
-        callbacks=list(callbacks),
-    )
-
-
-def weights_of(trainer):
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
-
-
-def assert_identical(left, right):
-    assert left.keys() == right.keys()
-    different = [name for name in left if not torch.equal(left[name], right[name])]
-    assert not different
 
 
 RESUME_SETTINGS = {

@@ -1,0 +1,90 @@
+"""A server that behaves as badly as it is told to, one answer of its script after the other."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, repeat
+
+HANG, CUT = "hang", "cut"  # instead of an answer: say nothing, hang up
+
+
+def chat(content) -> bytes:
+    """Return a chat completion with this content."""
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]}).encode()
+
+
+def answer(content, status: int = 200, **headers: str) -> tuple:
+    """Return a step of a script: a chat completion with `content` (bytes: exactly this body)."""
+    return status, headers, content if isinstance(content, bytes) else chat(content)
+
+
+class ScriptedServer:
+    """Answers with the steps of a script, the last one for ever; or with what a function of the request returns.
+
+    Attributes:
+        base_url: for the judge.
+        requests: bodies of all requests, in order.
+        headers: of all requests, names in lower case.
+        most_at_once: the largest number of requests that were under way at a time.
+    """
+
+    def __init__(self, script: Iterable | Callable):
+        steps = None if callable(script) else iter(chain(script, repeat(list(script)[-1])))
+        self.script = script if callable(script) else lambda request: next(steps)
+        self.requests, self.headers = [], []
+        self.under_way = self.most_at_once = 0
+        self.lock, self.closed = threading.Lock(), threading.Event()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+            log_message = lambda *arguments: None
+
+            def do_POST(self):
+                server.handle(self)
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.http.handle_error = lambda *arguments: None  # clients that do not wait for the end
+        self.base_url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+    def __enter__(self):
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self.closed.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+    def handle(self, handler):
+        body = json.loads(handler.rfile.read(int(handler.headers["content-length"])))
+        with self.lock:
+            self.requests.append(body)
+            self.headers.append({name.lower(): value for name, value in handler.headers.items()})
+            self.under_way += 1
+            self.most_at_once = max(self.most_at_once, self.under_way)
+            step = self.script(body)
+        if step == HANG:
+            self.closed.wait(20)
+        with self.lock:
+            self.under_way -= 1
+        if step in (HANG, CUT):
+            handler.close_connection = True
+            return
+        status, headers, content = step
+        handler.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(content)
+
+
+def unused_address() -> str:
+    """Return the address of a server that is not there."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
