@@ -8,7 +8,7 @@ import math
 import os
 from pathlib import Path
 
-from empathy_trl.recipe.layers import LABEL_TASKS
+from empathy_trl.recipe.layers import LABEL_TASKS, STAGE_PREFIX
 from empathy_trl.shapes import BYTES, model_shape
 from empathy_trl.tasks import local_rows, missing_extras, trainer_config, trainer_options
 
@@ -42,7 +42,8 @@ def describe(recipe, folder: Path) -> str:
     pushes = [
         f"{name} -> {s.hub.repo_id}" + (" (private)" * s.hub.private) for name, s in recipe.stages.items() if s.hub
     ]
-    lines += ["", f"downloads: {', '.join(sorted(downloads | _data_downloads(recipe))) or 'nothing'}"]
+    downloads |= _data_downloads(recipe) | _reward_downloads(recipe)
+    lines += ["", f"downloads: {', '.join(sorted(downloads)) or 'nothing'}"]
     lines += [f"pushes:    {', '.join(pushes) or 'nothing'}", f"missing:   {', '.join(needs) or 'nothing'}"]
     lines += [f"machine:   {_machine()}"]
     return "\n".join([*lines, "", _verdict(needs, needed)])
@@ -79,6 +80,16 @@ def _data_downloads(recipe) -> set[str]:
     from empathy_trl.data import on_hub
 
     return {f"data {stage.data.path}" for stage in recipe.stages.values() if on_hub(stage.data.path)}
+
+
+def _reward_downloads(recipe) -> set[str]:
+    """Return the models that rewards ask and that are neither a stage's nor in a folder."""
+    from empathy_trl.rewards import build_rewards
+    from empathy_trl.rewards.model_reward import ModelReward
+
+    built = [reward for stage in recipe.stages.values() for reward in build_rewards(stage.rewards)[0]]
+    named = {reward.model for reward in built if isinstance(reward, ModelReward)}
+    return {f"reward model {name}" for name in named if not name.startswith(STAGE_PREFIX) and not Path(name).is_dir()}
 
 
 def _stage_lines(stage, rows, shape, options, prompt: float | None, parts: dict):
