@@ -14,13 +14,15 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from shapes import SHAPES, make_trainer
 from tqdm import tqdm
 from trl import GRPOTrainer
 from trl.extras.profiling import ProfilingContext
+
+from empathy_trl.trainers.patching import patched
 
 # Sections that do not come from TRL's profiling
 WHOLE, TRAINING, POLICY, REFERENCE, TOKENIZING = (
@@ -36,7 +38,8 @@ def one_step(trainer: GRPOTrainer) -> Callable[[], dict[str, float]]:
     """Return a function that takes one optimizer step and returns seconds by section.
 
     The sections are those of TRL's profiling (without the class name) and the ones above; the training pass is forward,
-    loss and backward. The random state is set before every step, so that two trainers that take turns draw the same numbers.
+    loss and backward. The random state is set before every step, so that two trainers that take turns draw the same
+    numbers.
     """
     trainer.create_optimizer_and_scheduler(num_training_steps=1000)
     trainer.model_wrapped, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
@@ -81,19 +84,13 @@ def time_method(trainer, method: str, seconds: dict, section: Callable[[], str])
     setattr(trainer, method, with_time)
 
 
-@contextmanager
-def trl_profiling(seconds: dict):
+def trl_profiling(seconds: dict) -> AbstractContextManager:
     """Add what TRL's profiling measures meanwhile to `seconds`, by section."""
-    usual = ProfilingContext._log_metrics
 
     def collect(context, duration):
         seconds[context.name.split(".", 1)[1] if "Trainer." in context.name else context.name] += duration
 
-    ProfilingContext._log_metrics = collect
-    try:
-        yield
-    finally:
-        ProfilingContext._log_metrics = usual
+    return patched(ProfilingContext, "_log_metrics", collect)
 
 
 @contextmanager

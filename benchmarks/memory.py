@@ -3,8 +3,8 @@
 python benchmarks/memory.py                  # all four shapes; about 8 minutes on two cores
 python benchmarks/memory.py ed4_tiny
 
-Counted by torch itself, on top of what is there between two steps (weights, optimizer states). The ratio is the geometric
-mean over the shapes.
+Counted by torch itself, on top of what is there between two steps (weights, optimizer states). The ratio is the
+geometric mean over the shapes.
 """
 
 import gc

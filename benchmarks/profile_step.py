@@ -3,9 +3,9 @@
 python benchmarks/profile_step.py                  # all four shapes; about 15 minutes on two cores
 python benchmarks/profile_step.py ed4_tiny --rounds 20
 
-A section contains those below it that are indented further; what they leave over is backward in the training pass, padding
-and decoding in the rollout, clipping and the optimizer in the step. The ratio is the geometric mean of those of the whole
-steps.
+A section contains those below it that are indented further; what they leave over is backward in the training pass,
+padding and decoding in the rollout, clipping and the optimizer in the step. The ratio is the geometric mean of those of
+the whole steps.
 """
 
 from harness import (

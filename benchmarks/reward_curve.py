@@ -96,9 +96,8 @@ def main():
     rows += [[f"reward, step {step}", without.rewards[step - 1], shared.rewards[step - 1]] for step in (1, args.steps)]
     print_table(rows)
     print(f"largest difference of a step's mean reward: {difference:.2g}")
-    print(
-        f"steps with the same {len(shared.completions[0])} completions: {same_until(without.completions, shared.completions)}"
-    )
+    same = same_until(without.completions, shared.completions)
+    print(f"steps with the same {len(shared.completions[0])} completions: {same}")
     print(f"picture: {PICTURE}")
     print_ratio([seconds[0] / seconds[1]])
 

@@ -5,7 +5,7 @@ adapter (Hub id or local folder), which is put on the base model that it names a
 merged, so that training can go on and the base can be shared. A quantised base is loaded in 4 bits (QLoRA).
 
 Whatever can go wrong on the way to a file (a mistyped folder, a gated model, no network) or in it (cut off,
-another format, weights that are not there) ends in a `UserError` that names the model; see `_hub_errors`.
+another format, weights that are not there) ends in a `UserError` that names the model; see `hub_errors`.
 """
 
 import importlib.util
@@ -46,7 +46,16 @@ __all__ = ["build_model", "build_tokenizer", "check_tags", "load_model", "lora_c
 
 ADAPTER_FILE = "adapter_config.json"
 # The vocabulary is in one of these; without any, transformers makes a tokenizer that turns every text into nothing.
-VOCABULARY_FILES = ["tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json"]
+VOCABULARY_FILES = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+]
 
 
 def load_model(
@@ -80,27 +89,32 @@ def load_model(
     if config.from_scratch is not None:
         return _from_scratch(config, seed, texts, tags)
 
-    name, revision = _expand(config.name_or_path), config.revision
-    _check_exists(name)
-    with _hub_errors(name, revision):
-        entry = _first_file(name, revision, [ADAPTER_FILE, "config.json"])
+    name, revision = expand(config.name_or_path), config.revision
+    check_exists(name)
+    with hub_errors(name, revision):
+        entry = first_file(name, revision, [ADAPTER_FILE, "config.json"])
     if entry.name != ADAPTER_FILE:
         return _load_full(config, name, revision), _load_tokenizer(name, revision)
 
-    with _hub_errors(name, revision):
-        base, base_revision = _adapter_base(entry, name)
+    with hub_errors(name, revision):
+        base, base_revision = adapter_base(entry, name)
     model = _load_full(config, base, base_revision)
-    with _hub_errors(name, revision):
+    with hub_errors(name, revision):
         model = PeftModel.from_pretrained(model, name, revision=revision, is_trainable=is_trainable)
         try:  # a trainer saves the tokenizer beside the adapter; one saved by hand may lack it
-            _first_file(name, revision, ["tokenizer_config.json"])
+            first_file(name, revision, ["tokenizer_config.json"])
         except EntryNotFoundError:
             return model, _load_tokenizer(base, base_revision)
     return model, _load_tokenizer(name, revision)
 
 
-def lora_config(lora, is_encoder_decoder: bool = False) -> LoraConfig | None:
-    """Translate the `lora:` part of a recipe (`recipe.Lora`) for peft; None stays None (full fine-tuning)."""
+def lora_config(lora, task_type: str = TaskType.CAUSAL_LM) -> LoraConfig | None:
+    """Translate the `lora:` part of a recipe (`recipe.Lora`) for peft; None stays None (full fine-tuning).
+
+    Args:
+        lora: None or the section.
+        task_type: of peft; with `SEQ_CLS` the head is trained in full and saved with the adapter.
+    """
     if lora is None:
         return None
     return LoraConfig(
@@ -108,7 +122,7 @@ def lora_config(lora, is_encoder_decoder: bool = False) -> LoraConfig | None:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
-        task_type=TaskType.SEQ_2_SEQ_LM if is_encoder_decoder else TaskType.CAUSAL_LM,
+        task_type=task_type,
     )
 
 
@@ -162,9 +176,9 @@ def _load_full(config, name: str, revision: str | None) -> PreTrainedModel:
         options["attn_implementation"] = config.attn_implementation
     if config.load_in_4bit:
         options["quantization_config"] = _four_bits()
-    _check_exists(name)
-    with _hub_errors(name, revision):
-        _first_file(name, revision, ["config.json"])  # its errors are clearer than those of transformers
+    check_exists(name)
+    with hub_errors(name, revision):
+        first_file(name, revision, ["config.json"])  # its errors are clearer than those of transformers
         try:
             architecture = AutoConfig.from_pretrained(name, revision=revision)
             auto = AutoModelForSeq2SeqLM if architecture.is_encoder_decoder else AutoModelForCausalLM
@@ -174,13 +188,13 @@ def _load_full(config, name: str, revision: str | None) -> PreTrainedModel:
             )
         except (ImportError, ValueError) as error:  # no flash attention, unknown architecture, impossible option
             raise UserError(f"{name}: cannot be loaded: {error}") from error
-    _check_weights(name, report)
+    check_weights(name, report)
     if config.load_in_4bit:
         _keep_trainable(model)
     return model
 
 
-def _check_weights(name: str, report: dict) -> None:
+def check_weights(name: str, report: dict) -> None:
     """Refuse a model of which transformers made up weights at random, because it did not find them in the files.
 
     Args:
@@ -227,8 +241,8 @@ def _keep_trainable(model: PreTrainedModel) -> None:
 
 def _load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     """Load a tokenizer that pads on the left, as generation needs; a missing pad token is the end token."""
-    with _hub_errors(name, revision):
-        _first_file(name, revision, VOCABULARY_FILES)
+    with hub_errors(name, revision):
+        first_file(name, revision, VOCABULARY_FILES)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left")
     if tokenizer.chat_template is None:
         raise UserError(
@@ -242,7 +256,7 @@ def _load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _expand(name: str) -> str:
+def expand(name: str) -> str:
     """Return a local path with its `~` resolved; a Hub id unchanged."""
     return os.path.expanduser(name)
 
@@ -252,7 +266,7 @@ def _looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~", "outputs/", "stage:")) or name.count("/") > 1
 
 
-def _check_exists(name: str) -> None:
+def check_exists(name: str) -> None:
     """Raise UserError if a name can only mean a local folder and there is none; the Hub is not asked."""
     if Path(name).is_file():
         raise UserError(f"{name}: is a file; expected the folder of a model")
@@ -260,7 +274,7 @@ def _check_exists(name: str) -> None:
         raise UserError(f"{name}: no such folder; expected the folder of a model, or a Hub id such as owner/name")
 
 
-def _first_file(name: str, revision: str | None, filenames: Sequence[str]) -> Path:
+def first_file(name: str, revision: str | None, filenames: Sequence[str]) -> Path:
     """Return the first of some files that a folder or Hub repository has.
 
     Raises:
@@ -282,7 +296,7 @@ def _first_file(name: str, revision: str | None, filenames: Sequence[str]) -> Pa
     raise missing
 
 
-def _adapter_base(adapter_file: Path, name: str) -> tuple[str, str | None]:
+def adapter_base(adapter_file: Path, name: str) -> tuple[str, str | None]:
     """Return the name and the revision of the base model of an adapter."""
     try:
         adapter = json.loads(adapter_file.read_text(encoding="utf-8"))
@@ -291,11 +305,11 @@ def _adapter_base(adapter_file: Path, name: str) -> tuple[str, str | None]:
     base = adapter.get("base_model_name_or_path")
     if not base:
         raise UserError(f"{name}: {ADAPTER_FILE} names no base model (base_model_name_or_path is empty)")
-    return _expand(base), adapter.get("revision")
+    return expand(base), adapter.get("revision")
 
 
 @contextmanager
-def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
+def hub_errors(name: str, revision: str | None) -> Iterator[None]:
     """Turn what transformers, peft and the Hub raise about a model into a `UserError` with the way out.
 
     The libraries do not check what is in a file before they use it: any of the last group is how they say that a
@@ -322,7 +336,7 @@ def _explain(name: str, revision: str | None, error: BaseException) -> str:
     def any_is(*types: type[BaseException]) -> bool:
         return any(isinstance(cause, types) for cause in causes)
 
-    login = "run `hf auth login`, or point model.name_or_path to a local folder"
+    login = "run `hf auth login`, or name a local folder instead"
     if any_is(SafetensorError) or Path(name).is_dir():
         return f"{name}: cannot be read: {error}"
     if any_is(HFValidationError):

@@ -1,35 +1,16 @@
 """What a recipe will do, without doing it: the page that `run.py --check` prints.
 
 Nothing is downloaded and no weights are made: parameters are counted on PyTorch's meta device. What only the Hub knows
-is taken from the local cache, or for the models of our own recipes from `PUBLISHED`, or reported as unknown.
+is taken from the local cache, or for the models of our own recipes from `shapes.PUBLISHED`, or reported as unknown.
 """
 
 import math
 import os
 from pathlib import Path
 
-from empathy_trl.errors import UserError
-from empathy_trl.recipe.layers import STAGE_PREFIX
-from empathy_trl.tasks import local_rows, missing_extras, scratch_tokenizer, trainer_config, trainer_options
-
-# Shapes from the models' config.json on the Hub, so that a recipe can be judged before the first download.
-PUBLISHED = {
-    "google/gemma-2-2b-it": (
-        "gemma2",
-        {
-            "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
-        },
-    ),
-    "Qwen/Qwen2.5-3B-Instruct": (
-        "qwen2",
-        {
-            "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
-            "num_attention_heads": 16, "num_key_value_heads": 2, "tie_word_embeddings": True,
-        },
-    ),
-}  # fmt: skip
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+from empathy_trl.recipe.layers import LABEL_TASKS
+from empathy_trl.shapes import BYTES, model_shape
+from empathy_trl.tasks import local_rows, missing_extras, trainer_config, trainer_options
 
 
 def describe(recipe, folder: Path) -> str:
@@ -46,7 +27,7 @@ def describe(recipe, folder: Path) -> str:
     models, downloads, needed = {}, set(), 0.0
     for name, stage in recipe.stages.items():
         rows = local_rows(stage)
-        models[name] = _shape(stage, rows, models, downloads)
+        models[name] = model_shape(stage, rows, models, downloads)
         # in float32, because half precision is refused where there is no GPU, and that is no fault of the recipe
         trainer_config(stage, folder / name, bf16=False, fp16=False)
         options, prompt = trainer_options(stage), _prompt_tokens(stage, rows, models[name])
@@ -110,7 +91,7 @@ def _stage_lines(stage, rows, shape, options, prompt: float | None, parts: dict)
         build_rewards(stage.rewards)  # raises now what would stop the run later
         yield "rewards", ", ".join(f"{name} × {_weight(reward.weight)}" for name, reward in stage.rewards.items())
     yield "batch", _batch_line(stage, options, rows)
-    yield "tokens", _token_line(options, prompt)
+    yield "tokens", _token_line(stage, options, prompt)
     if shape is None:
         yield "parameters", "unknown until the model is downloaded"
         return
@@ -143,8 +124,12 @@ def _steps(stage, options, rows) -> int | None:
         return options["max_steps"]
     if "train" not in rows:
         return None
+    from empathy_trl.data import build
+
+    # built, because a builder may make fewer examples than it has rows
+    examples = len(build(stage.data, "train", stage.task))
     per_step = options["sequences"] / options.get("num_generations", 1)
-    return max(1, round(len(rows["train"][0]) * options["num_train_epochs"] / per_step))
+    return max(1, round(examples * options["num_train_epochs"] / per_step))
 
 
 def _batch_line(stage, options, rows) -> str:
@@ -157,7 +142,10 @@ def _batch_line(stage, options, rows) -> str:
     )
 
 
-def _token_line(options, prompt: float | None) -> str:
+def _token_line(stage, options, prompt: float | None) -> str:
+    if stage.task in LABEL_TASKS:
+        text = f"{min(prompt, options['max_length']):.0f}" if prompt else f"up to {options['max_length']}"
+        return f"{options['sequences']} × {text} tokens per step; longer texts than {options['max_length']} are cut"
     new = options.get("max_completion_length")
     known = f"{prompt:.0f} prompt" if prompt else "prompt"
     if new:
@@ -171,27 +159,26 @@ def _token_line(options, prompt: float | None) -> str:
 
 def _rows_per_prompt(name: str, options, shape) -> int:
     """Return how many rows of a batch share one copy of their prompt."""
-    setting = options.get("shared_prefix", False)
-    against = "torch_compile would compile anew for every batch" if options.get("torch_compile") else None
-    against = against or (shape and shape["unshared"])
-    if setting is True and against:
-        raise UserError(
-            f"stages.{name}.trainer.shared_prefix: true, but prompts cannot be shared: {against}. Set auto or false"
-        )
-    if setting is False or against:
+    from empathy_trl.shared_prefix.attention import COMPILED, decide
+
+    against = COMPILED if options.get("torch_compile") else shape and shape["unshared"]
+    if not decide(options.get("shared_prefix", False), against, f"stages.{name}.trainer.shared_prefix"):
         return 1
     return math.gcd(options["num_generations"], options["per_device_train_batch_size"])
 
 
 def _prompt_tokens(stage, rows, shape) -> float | None:
-    """Return the mean length of a prompt in tokens, by the model's own tokenizer where it is at hand."""
+    """Return the mean length of a prompt or text in tokens, by the model's own tokenizer where it is at hand."""
     from empathy_trl.data import build
 
     if "train" not in rows or shape is None or shape["tokenizer"] is None:
         return None
-    prompts = build(stage.data, "train", stage.task)["prompt"][:200]
-    encoded = shape["tokenizer"].apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
-    return sum(map(len, encoded["input_ids"])) / len(prompts)
+    data, tokenizer = build(stage.data, "train", stage.task)[:200], shape["tokenizer"]
+    if stage.task in LABEL_TASKS:
+        encoded = tokenizer(data["text"], *([data["pair"]] if "pair" in data else []))
+    else:
+        encoded = tokenizer.apply_chat_template(data["prompt"], add_generation_prompt=True, return_dict=True)
+    return sum(map(len, encoded["input_ids"])) / len(encoded["input_ids"])
 
 
 def _memory_line(options, parts: dict) -> str:
@@ -232,60 +219,3 @@ def memory(stage, options, shape, prompt: float) -> dict[str, float]:
     if options.get("beta") and not model.lora:
         parts["reference"] = size * shape["total"]
     return parts
-
-
-def _shape(stage, rows, earlier: dict, downloads: set[str]) -> dict | None:
-    """Return config, tokenizer, dtype and parameter counts of a stage's model, or None where only the Hub knows."""
-    source = stage.model.name_or_path or ""
-    if source.startswith(STAGE_PREFIX):
-        known = earlier[source.removeprefix(STAGE_PREFIX)]
-        return known and _counted(known["config"], known["tokenizer"], known["dtype"], stage.model)
-    if stage.model.from_scratch is not None:
-        from empathy_trl.scratch import model_config
-
-        if not rows:
-            return None
-        tokenizer = scratch_tokenizer(stage)
-        return _counted(model_config(stage.model.from_scratch, tokenizer), tokenizer, "float32", stage.model)
-    return _pretrained(stage.model, downloads)
-
-
-def _pretrained(model, downloads: set[str]) -> dict | None:
-    from transformers import AutoConfig, AutoTokenizer
-
-    name = model.name_or_path
-    try:
-        config = AutoConfig.from_pretrained(name, revision=model.revision, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=model.revision, local_files_only=True)
-    except OSError as error:
-        if Path(name).expanduser().is_dir():
-            raise UserError(f"model.name_or_path: {name} cannot be read: {error}") from error
-        downloads.add(f"model {name}")
-        if name not in PUBLISHED:
-            return None
-        kind, fields = PUBLISHED[name]
-        return _counted(AutoConfig.for_model(kind, **fields), None, "bfloat16", model)
-    return _counted(config, tokenizer, str(config.dtype).removeprefix("torch."), model)
-
-
-def _counted(config, tokenizer, dtype: str, model) -> dict:
-    """Count parameters on the meta device, with the recipe's adapter, and see whether the model can share prompts."""
-    import torch
-    from peft import get_peft_model
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    from empathy_trl.models import lora_config
-    from empathy_trl.shared_prefix.attention import unsupported
-
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    with torch.device("meta"):
-        network = auto.from_config(config)
-        if model.attn_implementation:
-            network.config._attn_implementation = model.attn_implementation
-        unshared = unsupported(network)
-        if model.lora is not None:
-            network = get_peft_model(network, lora_config(model.lora, config.is_encoder_decoder))
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
-    total, trainable = sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
-    counts = {"total": total, "trainable": trainable}
-    return {"config": config, "tokenizer": tokenizer, "dtype": dtype, "unshared": unshared} | counts

@@ -44,7 +44,14 @@ def fingerprint(stage: dict, earlier: dict[str, str], rows: str | None = None) -
     """
     content = {key: value for key, value in stage.items() if key not in NOT_IN_FINGERPRINT}
     parent = str((stage["model"] or {}).get("name_or_path") or "").removeprefix("stage:")
-    return digest({**content, "parent": earlier.get(parent), "rows": rows})
+    judges = {name: earlier[name] for name in stages_in(stage.get("rewards"))}
+    return digest({**content, "parent": earlier.get(parent), "rows": rows} | ({"judges": judges} if judges else {}))
+
+
+def stages_in(rewards: dict | None) -> list[str]:
+    """Return the stages whose models judge in a resolved `rewards` section, as in `model: stage:reward`."""
+    named = [entry.get("model") for entry in (rewards or {}).values()]
+    return [name.removeprefix("stage:") for name in named if isinstance(name, str) and name.startswith("stage:")]
 
 
 def digest(content) -> str:

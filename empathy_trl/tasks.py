@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from empathy_trl.errors import UserError
-from empathy_trl.recipe.layers import STAGE_PREFIX
+from empathy_trl.recipe.layers import LABEL_TASKS, STAGE_PREFIX
 from empathy_trl.recipe.trainer_options import import_class
 
 # optional package -> the extra in setup.cfg that installs it
@@ -60,7 +60,10 @@ def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
     from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
     config, train = trainer_config(stage, folder), _train_rows(stage)
-    rewards, weights = build_rewards(stage.rewards)
+    rewards, weights = build_rewards(resolve_rewards(stage.rewards, stage_folders))
+    for reward in rewards:
+        if hasattr(reward, "load"):  # a model that cannot be loaded stops the run now, not in its first step
+            reward.load()
     model, tokenizer, adapter = _policy(stage, train, stage_folders)
     trainer = EmpathyGRPOTrainer(
         model=model,
@@ -77,9 +80,45 @@ def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
     return trainer
 
 
+def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
+    """Regression or classification of texts: an encoder with a head, trained by `transformers.Trainer`."""
+    from peft import get_peft_model
+    from transformers import DataCollatorWithPadding, Trainer
+
+    from empathy_trl.encoders import new_classifier
+    from empathy_trl.models import lora_config
+    from empathy_trl.trainers.artefacts import MetricsLog, show_progress
+    from empathy_trl.trainers.labels import LabelLoss, MergeAdapter, encode, label_metrics
+
+    config, targets = trainer_config(stage, folder), label_targets(stage)
+    train, valid = _train_rows(stage), _rows(stage, "valid")
+    section = resolve_model(stage.model, stage_folders)
+    model, tokenizer = new_classifier(section, targets, seed=stage.seed, texts=label_texts(train))
+    describe_input(model.config, stage)
+    if stage.model.lora is not None:
+        model = get_peft_model(model, lora_config(stage.model.lora, "SEQ_CLS"))
+    options = {name: getattr(config, name) for name in ("loss", "huber_delta") if hasattr(config, name)}
+    trainer = Trainer(
+        model=model,
+        args=config,
+        train_dataset=encode(train, tokenizer, config.max_length),
+        eval_dataset=encode(valid, tokenizer, config.max_length),
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_loss_func=LabelLoss(targets, label_smoothing=config.label_smoothing_factor, **options),
+        compute_metrics=label_metrics(targets),
+        callbacks=[MetricsLog(folder)],
+    )
+    trainer.add_callback(MergeAdapter(trainer))
+    show_progress(trainer)
+    return trainer
+
+
 TASKS = {
     "sft": Task("trl:SFTConfig", build_sft),
     "grpo": Task("empathy_trl.trainers.grpo_config:EmpathyGRPOConfig", build_grpo),
+    "regress": Task("empathy_trl.trainers.label_config:RegressConfig", build_labels),
+    "classify": Task("empathy_trl.trainers.label_config:LabelConfig", build_labels),
 }
 CONFIG_CLASSES = {name: task.config for name, task in TASKS.items()}
 
@@ -122,13 +161,57 @@ def local_rows(stage) -> dict[str, tuple]:
 
     if on_hub(stage.data.path):
         return {}
-    return {split: read_split(stage.data, split) for split in dict.fromkeys(("train", stage.evaluation.split))}
+    chosen_by = ("valid",) if stage.task in LABEL_TASKS else ()  # the split by which the best checkpoint is chosen
+    return {
+        split: read_split(stage.data, split) for split in dict.fromkeys(("train", *chosen_by, stage.evaluation.split))
+    }
 
 
 def _train_rows(stage):
+    return _rows(stage, "train")
+
+
+def _rows(stage, split: str):
     from empathy_trl.data import build
 
-    return build(stage.data, "train", stage.task)
+    return build(stage.data, split, stage.task)
+
+
+def label_targets(stage):
+    """Return the `Targets` of a stage with task regress or classify."""
+    from empathy_trl.data import targets
+    from empathy_trl.targets import Targets
+
+    return Targets(stage.task, targets(stage.data))
+
+
+def label_texts(train) -> list[str]:
+    """Return the texts that the tokenizer of an encoder from scratch learns from."""
+    return [text for column in ("text", "pair") if column in train.column_names for text in train[column]]
+
+
+def describe_input(config, stage):
+    """Note in a model's config how texts were prepared, so that they are prepared alike wherever the model is used."""
+    from empathy_trl.data import normalization
+
+    config.text_max_length = stage.trainer.get("max_length", 256)
+    config.text_normalization = normalization(stage.data)
+
+
+def load_trained(stage, model):
+    """Return the trained model of a stage, and its tokenizer.
+
+    Args:
+        stage: gives task and seed.
+        model: the `recipe.Model` that says where it is; the stage's own says where it came from.
+    """
+    if stage.task in LABEL_TASKS:
+        from empathy_trl.classifiers import load_classifier
+
+        return load_classifier(model.name_or_path, revision=model.revision)
+    from empathy_trl.models import load_model
+
+    return load_model(model, seed=stage.seed, is_trainable=False)
 
 
 def _policy(stage, train, stage_folders: dict[str, Path]):
@@ -154,10 +237,14 @@ def scratch_texts(train) -> tuple[list[str], list[str]]:
 
 def scratch_tokenizer(stage):
     """Return the tokenizer that a stage with `model.from_scratch` will get."""
+    from empathy_trl.encoders import build_encoder_tokenizer
     from empathy_trl.scratch import build_tokenizer
 
-    texts, tags = scratch_texts(_train_rows(stage))
-    return build_tokenizer(texts, stage.model.from_scratch.vocab_size, tags)
+    scratch, train = stage.model.from_scratch, _train_rows(stage)
+    if stage.task in LABEL_TASKS:
+        return build_encoder_tokenizer(label_texts(train), scratch.vocab_size, scratch.max_length)
+    texts, tags = scratch_texts(train)
+    return build_tokenizer(texts, scratch.vocab_size, tags)
 
 
 def trainer_options(stage) -> dict:
@@ -170,6 +257,28 @@ def trainer_options(stage) -> dict:
     options["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
     per_process = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
     return options | {"sequences": per_process * options["processes"]}
+
+
+def resolve_rewards(rewards: dict, stage_folders: dict[str, Path]) -> dict:
+    """Return a `rewards` section with `model: stage:<name>` replaced by the folder of that stage."""
+    resolved = {}
+    for key, reward in rewards.items():
+        name = reward.params.get("model")
+        if isinstance(name, str) and name.startswith(STAGE_PREFIX):
+            folder = str(stage_folders[name.removeprefix(STAGE_PREFIX)])
+            reward = reward.model_copy(update={"params": reward.params | {"model": folder}})
+        resolved[key] = reward
+    return resolved
+
+
+def judging_rewards(recipe, stage, stage_folders: dict[str, Path]) -> dict:
+    """Return the rewards by which a stage's replies are judged: its own, or those of the next stage that has some.
+
+    A warm start is judged by what comes after it, so that the two can be compared.
+    """
+    later = list(recipe.stages)[list(recipe.stages).index(stage.name) :]
+    rewards = next((recipe.stages[name].rewards for name in later if recipe.stages[name].rewards), {})
+    return resolve_rewards(rewards, stage_folders)
 
 
 def resolve_model(model, stage_folders: dict[str, Path]):

@@ -52,16 +52,16 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from empathy_trl.tasks import CONFIG_CLASSES
 
     recipe = load_recipe(arguments.recipe, overrides, CONFIG_CLASSES)
-    stage = choose_stage(recipe, arguments.stage)
+    stage = recipe.choose_stage(arguments.stage)
     output_dir = arguments.output_dir or default_output_dir(arguments.model, recipe)
 
     from accelerate import PartialState
 
     from empathy_trl.evaluation.evaluate import check_settings, evaluate_model
-    from empathy_trl.models import load_model
+    from empathy_trl.tasks import judging_rewards, load_trained
 
     check_settings(stage)
-    model, tokenizer = load_model(evaluated_model(stage.model, arguments.model), seed=stage.seed, is_trainable=False)
+    model, tokenizer = load_trained(stage, evaluated_model(stage.model, arguments.model))
     evaluate_model(
         model=model,
         tokenizer=tokenizer,
@@ -72,16 +72,9 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
         model_name=arguments.model,
         limit=arguments.limit,
         batch_size=arguments.batch_size,
+        rewards=judging_rewards(recipe, stage, {name: OUTPUTS / recipe.name / name for name in recipe.stages}),
     )
     PartialState().print(f"written to {output_dir}")
-
-
-def choose_stage(recipe, name: str | None):
-    """Return the named stage of the recipe, or the last one."""
-    name = name or list(recipe.stages)[-1]
-    if name not in recipe.stages:
-        raise UserError(f"--stage {name}: no such stage in {recipe.name} (choices: {', '.join(recipe.stages)})")
-    return recipe.stages[name]
 
 
 def evaluated_model(config, name: str):

@@ -102,7 +102,7 @@ def run(recipe, folder: Path, fresh: bool):
                 (folder / report).unlink(missing_ok=True)
     for name, stage in recipe.stages.items():
         train_stage(recipe, stage, fingerprints[name], folders)
-        evaluate_stage(recipe, stage, fingerprints[name], folders[name], rows[name]["all"])
+        evaluate_stage(recipe, stage, fingerprints, folders, rows[name]["all"])
     finish(recipe, folder)
 
 
@@ -184,22 +184,24 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
     gc.collect()
 
 
-def evaluate_stage(recipe, stage, fingerprint: str, path: Path, rows: str):
+def evaluate_stage(recipe, stage, fingerprints: dict[str, str], folders: dict[str, Path], rows: str):
     """Evaluate a trained stage, unless the same evaluation on the same rows (by their digest) is there already."""
     from accelerate import PartialState
 
     from empathy_trl.evaluation.evaluate import evaluate_model
-    from empathy_trl.models import load_model
-    from empathy_trl.stages import inspect_stage
+    from empathy_trl.stages import digest, inspect_stage, stages_in
+    from empathy_trl.tasks import judging_rewards, load_trained
 
-    folder = inspect_stage(path, fingerprint)
-    settings = recipe.resolved()["stages"][stage.name]["evaluation"] | {"rows": rows}
+    path, resolved = folders[stage.name], recipe.resolved()["stages"]
+    folder = inspect_stage(path, fingerprints[stage.name])
+    rewards = judging_rewards(recipe, stage, folders)
+    judges = [fingerprints[name] for content in resolved.values() for name in stages_in(content["rewards"])]
+    judged_by = digest([{name: reward.model_dump(mode="json") for name, reward in rewards.items()}, judges])
+    settings = resolved[stage.name]["evaluation"] | {"rows": rows, "judged_by": judged_by}
     if folder.record.get("evaluated") == settings and (path / f"eval_{stage.evaluation.split}.json").is_file():
         return
-    model, tokenizer = load_model(
-        stage.model.model_copy(update={"name_or_path": str(path), "revision": None, "from_scratch": None}),
-        seed=stage.seed,
-    )
+    section = stage.model.model_copy(update={"name_or_path": str(path), "revision": None, "from_scratch": None})
+    model, tokenizer = load_trained(stage, section)
     evaluate_model(
         model=model,
         tokenizer=tokenizer,
@@ -208,6 +210,7 @@ def evaluate_stage(recipe, stage, fingerprint: str, path: Path, rows: str):
         split=stage.evaluation.split,
         output_dir=path,
         model_name=str(path),
+        rewards=rewards,
     )
     if PartialState().is_main_process:
         folder.save(evaluated=settings)

@@ -47,3 +47,53 @@ def tiny(tiny_folder):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     return AutoModelForCausalLM.from_pretrained(tiny_folder), AutoTokenizer.from_pretrained(tiny_folder)
+
+
+@pytest.fixture
+def make_classifier(tmp_path):
+    """Return a function that saves a tiny BERT which gives chosen logits for chosen texts, and returns its folder."""
+    import numpy as np
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+    def make(scores: dict, folder: str = "classifier", seed: int = 0, **settings) -> str:
+        """`scores`: text or (text, pair) -> logits; at most 30 different ones. `settings` go into config.json."""
+        texts = list(scores)
+        words = sorted({word for text in texts for word in ([text] if isinstance(text, str) else text)})
+        words = sorted({word for text in words for word in text.lower().split()})
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        vocabulary = {word: index for index, word in enumerate(dict.fromkeys([*special, *words]))}
+        tokenizer = BertTokenizer(vocab=vocabulary, model_max_length=64)
+        targets = torch.tensor(list(scores.values()), dtype=torch.float64)
+        config = BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=64,
+            initializer_range=0.5,
+            **{"num_labels": targets.shape[1], **settings},
+        )
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            model = BertForSequenceClassification(config).eval()
+            layer = model.bert.encoder.layer[0].attention
+            for weight in (layer.self.query.weight, layer.self.key.weight):
+                weight.zero_()  # every token looks at all others alike, so that all words count
+            layer.output.dense.weight.mul_(4)  # and for more than [CLS] itself
+            model.bert.pooler.dense.weight.mul_(0.1)  # away from the flat ends of tanh
+            pooled = [
+                model.bert(**tokenizer(*([text] if isinstance(text, str) else text), return_tensors="pt")).pooler_output
+                for text in texts
+            ]
+            features = torch.cat(pooled).double()
+            weights = np.linalg.lstsq(torch.cat([features, torch.ones(len(texts), 1)], 1).numpy(), targets.numpy())[0]
+            model.classifier.weight.copy_(torch.tensor(weights[:-1].T))
+            model.classifier.bias.copy_(torch.tensor(weights[-1]))
+        path = tmp_path / folder
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+        return str(path)
+
+    return make

@@ -219,9 +219,9 @@ def test_an_adapter_without_its_base(tmp_path, content, message):
         load_model(recipe_model(tmp_path), seed=0)
 
 
-@pytest.mark.parametrize(("encoder_decoder", "task"), [(False, "CAUSAL_LM"), (True, "SEQ_2_SEQ_LM")])
-def test_lora_config(encoder_decoder, task):
-    settings = lora_config(lora(r=2, alpha=6, dropout=0.3, target_modules=["q_proj"]), encoder_decoder)
+@pytest.mark.parametrize("task", ["CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS"])
+def test_lora_config(task):
+    settings = lora_config(lora(r=2, alpha=6, dropout=0.3, target_modules=["q_proj"]), task)
     assert (settings.r, settings.lora_alpha, settings.lora_dropout) == (2, 6, 0.3)
     assert settings.target_modules == {"q_proj"}
     assert settings.task_type == task

@@ -55,6 +55,16 @@ def targets(config) -> dict[str, tuple]:
     return builder.targets(config)
 
 
+def tasks_of(name: str) -> tuple[str, ...]:
+    """Return the tasks that a builder, a key of `BUILDERS`, has rows for."""
+    return _builder(name).TASKS
+
+
+def normalization(config) -> dict[str, bool] | None:
+    """Return the switches of `normalize.normalize` that the texts went through, None for a builder that cleans otherwise."""
+    return config.normalize.model_dump() if config.name == "wassa" else None
+
+
 def on_hub(path: str) -> bool:
     """Say whether `path` means a Hub id: it looks like "owner/name", and there is no such folder or file.
 

@@ -18,6 +18,7 @@ from empathy_trl.errors import DataError
 # The position is the number of the label in the CSV files.
 LABELS = ("sad", "joyful", "angry", "afraid")
 TASKS = ("sft", "grpo")
+EVALUATION = "emotions"  # how completions are evaluated
 
 PROMPT = (
     "Which emotion does this situation express: sad, joyful, angry or afraid?\n"

@@ -1,7 +1,8 @@
 """WASSA empathy conversations: how much emotion, which polarity and how much empathy does a turn show?
 
 The schema is that of the WASSA 2023/2024 shared task, track CONV-turn (Barriere et al., 2023; Giorgi et al., 2024): one
-row per turn with a text and a number per dimension. Sources are the embedded corpus ("sample"), a table, a folder, or a
+row per turn with a text and a number per dimension. These are the rows of task regress; for sft and grpo the same turns are
+prompts, and what the other person answered is the reference (see `wassa_replies.py`). Sources are the embedded corpus ("sample"), a table, a folder, or a
 Hub id. A source that comes in three files or splits is used so (`split_by: given`); one table is split 90/10, by row or
 by conversation (see `splits.py`).
 """
@@ -17,9 +18,11 @@ from empathy_trl.data.sources import check_split, check_task, local_path, names_
 from empathy_trl.data.splits import split_rows
 from empathy_trl.data.tables import BadRow, Report, Row, Table, check_columns, quote
 from empathy_trl.data.text import JOINERS
+from empathy_trl.data.wassa_replies import replies
 from empathy_trl.errors import DataError
 
-TASKS = ("regress",)
+TASKS = ("regress", "sft", "grpo")
+EVALUATION = "replies"  # how completions are evaluated
 # Dimension -> lowest and highest label.
 RANGES = {"Emotion": (0.0, 5.0), "EmotionalPolarity": (0.0, 2.0), "Empathy": (0.0, 5.0)}
 
@@ -34,14 +37,18 @@ def targets(config) -> dict[str, tuple[float, float]]:
 
 
 def build(config, split: str, task: str):
-    """Return one split as a `datasets.Dataset`, one row per turn, in the order of the source.
+    """Return one split as a `datasets.Dataset`, in the order of the source.
 
-    Columns: `text` (normalised), `labels` (a float32 for each of `targets`), `conversation` (its id or None).
+    Columns for regress, one row per turn: `text` (normalised), `labels` (a float32 for each of `targets`), `conversation`
+    (its id or None). For grpo, one row per turn that is answered: `prompt` (system and user message), `text` (the turn),
+    `reference` (the answer), `conversation`; for sft also `completion`.
 
     Raises what `read_split` raises, and `UserError` for an unknown task.
     """
     check_task("wassa", task, TASKS)
-    rows, _ = read_split(config, split)
+    rows, report = read_split(config, split)
+    if task != "regress":
+        return replies(rows, report.source, list(targets(config)), with_completion=task == "sft")
     from datasets import Dataset, Features, List, Value
 
     columns = {"text": Value("string"), "labels": List(Value("float32")), "conversation": Value("string")}

@@ -1,11 +1,16 @@
 """The files of an evaluation, in public formats: leaderboard, cards and reports read these and nothing else.
 
-* `eval_<split>.json`: `{"recipe", "stage", "model", "data": {"source", "split", "n"}, "metrics": {name:
-  {"value", "low", "high", "n"}}, "baselines": {name: metrics}, "confusion": {"rows", "columns", "counts"},
-  "seed", "versions"}`
-* `predictions_<split>.jsonl`: one row per example, `{"index", "text", "label", "prediction", "correct",
-  "completion"}`; `index` is the row in the whole split, `prediction` is null when the answer is invalid.
-* `confusion_<split>.png`
+* `eval_<split>.json`: `{"recipe", "stage", "model", "kind", "data": {"source", "split", "n"}, "metrics": {name:
+  {"value", "low", "high", "n"}}, "baselines": {name: metrics}, "seed", "versions"}`, and after the baselines what the
+  kind adds: emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions` (group -> the same), ratings
+  `ratings` (their names).
+* `predictions_<split>.jsonl`: one row per example. `index` is the row in the whole split, `text` what was asked; the rest
+  depends on the kind:
+  emotions `{"label", "prediction", "correct", "completion"}`, `prediction` being null when the answer is invalid;
+  labels `{"label", "prediction", "correct"}`, the labels of several groups separated by " / ", `correct` the share of them;
+  ratings `{"label", "prediction", "error"}`, the first two rating -> number, `error` their mean absolute difference;
+  replies `{"completion", "reply", "reference", "rewards", "reward"}`, `rewards` reward -> number or null.
+* `confusion_<split>.png` (emotions, labels; with several groups `confusion_<group>_<split>.png`), `ratings_<split>.png`
 
 Every file is written beside its place and then renamed: a reader never sees half of one.
 """
@@ -27,6 +32,10 @@ def predictions_path(folder: str | Path, split: str) -> Path:
 
 def confusion_path(folder: str | Path, split: str) -> Path:
     return Path(folder) / f"confusion_{split}.png"
+
+
+def ratings_path(folder: str | Path, split: str) -> Path:
+    return Path(folder) / f"ratings_{split}.png"
 
 
 def write_eval(folder: str | Path, split: str, result: dict) -> Path:

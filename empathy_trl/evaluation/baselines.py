@@ -1,14 +1,23 @@
 """Baselines: the rows without which a figure says little.
 
-The majority class is what an answer that ignores the text earns. TF-IDF with logistic regression is what word
-counts alone earn, from the same training labels. Both are scored by the same function as a model.
+The majority class, or the mean rating, is what an answer that ignores the text earns. TF-IDF with a linear model is what
+word counts alone earn, from the same training labels. All are scored by the same functions as a model.
 """
 
 from collections import Counter
 
+import numpy as np
+
+from empathy_trl.evaluation.correlations import score_ratings
 from empathy_trl.evaluation.score import score_predictions
 
-NAMES = {"majority": "majority class", "tfidf_logreg": "TF-IDF + logistic regression"}
+NAMES = {
+    "majority": "majority class",
+    "tfidf_logreg": "TF-IDF + logistic regression",
+    "mean": "mean rating",
+    "tfidf_ridge": "TF-IDF + ridge regression",
+    "reference": "reference replies",
+}
 
 
 def score_baselines(train_texts, train_labels, test_texts, gold, labels) -> dict[str, dict]:
@@ -21,11 +30,16 @@ def score_baselines(train_texts, train_labels, test_texts, gold, labels) -> dict
 
     Returns `{"majority": metrics, "tfidf_logreg": metrics}`, metrics as in `score_predictions`.
     """
-    predictions = {
-        "majority": [majority(train_labels, labels)] * len(gold),
-        "tfidf_logreg": tfidf_logreg(train_texts, train_labels, test_texts),
-    }
+    predictions = predict_baselines(train_texts, train_labels, test_texts, labels)
     return {name: score_predictions(predicted, gold, labels)[0] for name, predicted in predictions.items()}
+
+
+def predict_baselines(train_texts, train_labels, test_texts, labels) -> dict[str, list]:
+    """Return what both baselines predict for the test texts, `{"majority": labels, "tfidf_logreg": labels}`."""
+    constant = majority(train_labels, labels)
+    # logistic regression wants two classes; without them it would be the constant anyway
+    learned = tfidf_logreg(train_texts, train_labels, test_texts) if len(set(train_labels)) > 1 else None
+    return {"majority": [constant] * len(test_texts), "tfidf_logreg": learned or [constant] * len(test_texts)}
 
 
 def majority(train_labels, labels) -> str:
@@ -40,12 +54,36 @@ def tfidf_logreg(train_texts, train_labels, test_texts) -> list[str]:
     C = 10 regularises less than scikit-learn's default: TF-IDF rows have length 1, and a few hundred short
     texts are underfitted at C = 1.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
+
+    classifier = _on_tfidf(LogisticRegression(C=10, max_iter=1000))
+    return classifier.fit(list(train_texts), list(train_labels)).predict(list(test_texts)).tolist()
+
+
+def score_rating_baselines(train_texts, train_labels, test_texts, gold, names: list[str]) -> dict[str, dict]:
+    """Score the mean of the training ratings, and ridge regression on TF-IDF weights, as `score_ratings` does.
+
+    Args:
+        train_texts, train_labels: the training split; labels of shape (rows, ratings).
+        test_texts, gold: the evaluated rows.
+        names: of the ratings.
+
+    Returns `{"mean": metrics, "tfidf_ridge": metrics}`.
+    """
+    from sklearn.linear_model import Ridge
+
+    train_labels, gold = np.asarray(train_labels, dtype=float), np.asarray(gold, dtype=float)
+    ridge = _on_tfidf(Ridge(alpha=1.0)).fit(list(train_texts), train_labels)
+    predictions = {
+        "mean": np.broadcast_to(train_labels.mean(axis=0), gold.shape),
+        "tfidf_ridge": ridge.predict(list(test_texts)).reshape(gold.shape),
+    }
+    return {name: score_ratings(predicted, gold, names) for name, predicted in predictions.items()}
+
+
+def _on_tfidf(model):
+    """Return a linear model on TF-IDF weights of words and word pairs."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_pipeline
 
-    classifier = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
-        LogisticRegression(C=10, max_iter=1000),
-    )
-    return classifier.fit(list(train_texts), list(train_labels)).predict(list(test_texts)).tolist()
+    return make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), model)

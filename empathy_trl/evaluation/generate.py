@@ -7,6 +7,8 @@ the tokenizer is never changed.
 """
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 
@@ -68,6 +70,21 @@ def generate_completions(
             bar.update(len(chosen))
     model.train(was_training)
     return completions
+
+
+def generate_shared(model, tokenizer, prompts: list[list[dict]], batch_size: int, max_new_tokens: int) -> list[str]:
+    """Generate greedily, each process for its share of the prompts; all processes return all completions."""
+    state = PartialState()
+    own = range(state.process_index, len(prompts), state.num_processes)
+    texts = generate_completions(
+        model,
+        tokenizer,
+        [prompts[row] for row in own],
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        progress=state.is_main_process,
+    )
+    return [text for _, text in sorted(gather_object(list(zip(own, texts, strict=True))))]
 
 
 def _stop_ids(model, tokenizer) -> list[int]:

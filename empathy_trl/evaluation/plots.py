@@ -39,28 +39,51 @@ def draw_confusion(path: Path, confusion: dict, title: str) -> Path:
     return save(figure, path)
 
 
-def draw_report(path: Path, *, title: str, accuracies: dict, baselines: dict, rewards: dict) -> Path:
-    """Draw accuracy per stage with intervals and baselines; beside it, where there is one, the reward.
+def draw_ratings(path: Path, ratings: list[str], rows: list[dict], title: str) -> Path:
+    """Draw predicted over gold ratings, one panel each; on the diagonal both are equal.
 
     Args:
         path: of the PNG.
-        title: above both panels.
-        accuracies: stage name -> `{"value", "low", "high", "n"}`.
-        baselines: name -> accuracy; at most two.
+        ratings: their names.
+        rows: have `label` and `prediction`, both rating -> number.
+        title: one or two lines.
+    """
+    size = (4 * len(ratings), 4.4)
+    figure, axes = pyplot().subplots(1, len(ratings), figsize=size, layout="constrained", squeeze=False)
+    for panel, name in zip(axes[0], ratings, strict=True):
+        gold, predicted = ([row[side][name] for row in rows] for side in ("label", "prediction"))
+        panel.scatter(gold, predicted, s=14, alpha=0.4, color=BLUE, linewidths=0)
+        ends = [min(gold + predicted), max(gold + predicted)]
+        panel.plot(ends, ends, color="grey", linewidth=1)
+        panel.set(xlabel="gold", ylabel="predicted", title=name)
+        panel.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=11)
+    return save(figure, path)
+
+
+def draw_report(path: Path, *, title: str, panels: list[dict], rewards: dict) -> Path:
+    """Draw the main metric per stage with intervals and baselines; beside it, where there is one, the reward.
+
+    Args:
+        path: of the PNG.
+        title: above all panels.
+        panels: one per kind of evaluation: `{"name", "figures", "baselines"}`; the metric's name, stage name ->
+            `{"value", "low", "high", "n"}`, and baseline -> value.
         rewards: stage name -> points (step, mean reward), at least one point each.
     """
-    width = 5.5 + max(0, len(accuracies) - 3)
-    panels = 2 if rewards else 1
-    figure, axes = pyplot().subplots(1, panels, figsize=(panels * width, 4.4), layout="constrained", squeeze=False)
-    _draw_accuracies(axes[0, 0], accuracies, baselines)
+    width = 5.5 + max(0, max(len(panel["figures"]) for panel in panels) - 3)
+    count = len(panels) + bool(rewards)
+    figure, axes = pyplot().subplots(1, count, figsize=(count * width, 4.4), layout="constrained", squeeze=False)
+    for place, panel in zip(axes[0], panels, strict=False):
+        _draw_figures(place, **panel)
     if rewards:
-        _draw_rewards(axes[0, 1], rewards)
+        _draw_rewards(axes[0, -1], rewards)
     figure.suptitle(title, fontsize=13)
     return save(figure, path)
 
 
-def _draw_accuracies(axes, accuracies: dict, baselines: dict) -> None:
-    figures = list(accuracies.values())
+def _draw_figures(axes, name: str, figures: dict, baselines: dict) -> None:
+    stages, figures = list(figures), list(figures.values())
     values = [figure["value"] for figure in figures]
     # rounding may put an end of the interval beyond the value by 1e-16, which matplotlib refuses
     below = [max(0, figure["value"] - figure["low"]) for figure in figures]
@@ -68,14 +91,14 @@ def _draw_accuracies(axes, accuracies: dict, baselines: dict) -> None:
     axes.bar(range(len(figures)), values, yerr=[below, above], width=0.5, capsize=6, color=BLUE, ecolor="#333333")
     for position, value in enumerate(values):
         axes.text(position, 0.02, f"{value:.3f}", ha="center", va="bottom", color="white", fontweight="bold")
-    for (name, value), style in zip(baselines.items(), (":", "--"), strict=False):
-        axes.axhline(value, color=RED, linestyle=style, linewidth=1.5, label=f"{name} {value:.3f}")
-    axes.set_xticks(range(len(figures)), list(accuracies))
+    for (baseline, value), style in zip(baselines.items(), (":", "--", "-."), strict=False):
+        axes.axhline(value, color=RED, linestyle=style, linewidth=1.5, label=f"{baseline} {value:.3f}")
+    axes.set_xticks(range(len(figures)), stages)
     axes.set_xlim(-0.6, len(figures) - 0.4)
-    axes.set_ylim(0, 1.2)  # the space above 1 is for the legend
-    axes.set_yticks(np.arange(0, 1.1, 0.2))
-    axes.set_ylabel("accuracy")
-    axes.set_title(f"Accuracy, n = {figures[-1]['n']}, 95 % intervals", fontsize=11)
+    lowest = min(0, *(figure["low"] for figure in figures))
+    axes.set_ylim(1.1 * lowest, 1.2 * max(1, *(figure["high"] for figure in figures)))  # space for the legend
+    axes.set_ylabel(name)
+    axes.set_title(f"{name[0].upper()}{name[1:]}, n = {figures[-1]['n']}, 95 % intervals", fontsize=11)
     axes.legend(loc="upper left", fontsize=9)
 
 

@@ -2,7 +2,8 @@
 
 `report.md` and `report.png` are made from the artefacts below `outputs/<recipe>/` and nothing else, so they
 can be made anew at any time. Stages are compared on the same rows: the interval of a difference comes from a
-paired bootstrap.
+paired bootstrap. Stages of different kinds (a reward model, and the policy that learned from it) are never set side by
+side: each kind has its own part.
 """
 
 import math
@@ -15,8 +16,10 @@ import yaml
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import artefacts
 from empathy_trl.evaluation.baselines import NAMES
+from empathy_trl.evaluation.evaluate import kind_module
 from empathy_trl.evaluation.intervals import paired_bootstrap, with_interval
 from empathy_trl.evaluation.plots import draw_report
+from empathy_trl.evaluation.tables import markdown
 from empathy_trl.files import read_rows, write_text
 
 # what a stage's folder may hold for a reader, beside the model
@@ -27,6 +30,7 @@ STAGE_FILES = (
     "eval_{split}.json",
     "predictions_{split}.jsonl",
     "confusion_{split}.png",
+    "ratings_{split}.png",
     "recipe.yaml",
     "run.json",
 )
@@ -45,6 +49,11 @@ class EvaluatedStage:
     def name(self) -> str:
         return self.folder.name
 
+    @property
+    def kind(self):
+        """The module that knows how such a stage is evaluated."""
+        return kind_module(self.evaluation["kind"])
+
 
 def write_report(run_dir: str | Path, split: str = "test") -> Path:
     """Write `report.md` and `report.png` for a run and return the path of the former.
@@ -59,31 +68,39 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
     run_dir = Path(run_dir)
     stages = read_stages(run_dir, split)
     recipe = stages[-1].evaluation["recipe"]
+    groups = _by_kind(stages)
     draw_report(
         run_dir / "report.png",
         title=recipe,
-        accuracies={stage.name: stage.evaluation["metrics"]["accuracy"] for stage in stages},
-        baselines={NAMES[key]: row["accuracy"]["value"] for key, row in stages[-1].evaluation["baselines"].items()},
+        panels=[_panel(group) for group in groups],
         rewards={stage.name: points for stage in stages if (points := _curve(stage, "reward"))},
     )
-    parts = [
-        f"# {recipe}",
-        _headline(stages),
-        "![Accuracy of every stage and the reward during training](report.png)",
-        "## Stages side by side",
-        _stage_table(stages),
-        "## Per emotion",
-        _emotion_table(stages),
-        "## Training",
-        _training_table(stages),
-        "## Examples",
-        _examples(stages),
-        "## How to reproduce",
-        _reproduction(run_dir, stages[-1]),
-        "## Files",
-        _files(stages),
-    ]
+    parts = [f"# {recipe}", *map(_headline, groups), "![Every stage's main figure, and the reward](report.png)"]
+    for group in groups:
+        several = f" ({group[0].evaluation['kind']})" if len(groups) > 1 else ""
+        parts += [f"## Stages side by side{several}", _stage_table(group)]
+        parts += [part for title, text in group[0].kind.details(group).items() for part in (f"## {title}", text)]
+    parts += ["## Training", _training_table(stages), "## Examples", *map(_examples, groups)]
+    parts += ["## How to reproduce", _reproduction(run_dir, stages[-1]), "## Files", _files(stages)]
     return write_text(run_dir / "report.md", "\n\n".join(parts) + "\n")
+
+
+def _by_kind(stages: list[EvaluatedStage]) -> list[list[EvaluatedStage]]:
+    """Return the stages in groups of one kind of evaluation, in the order of their first stages."""
+    groups = {}
+    for stage in stages:
+        groups.setdefault(stage.evaluation["kind"], []).append(stage)
+    return list(groups.values())
+
+
+def _panel(stages: list[EvaluatedStage]) -> dict:
+    """Return what `draw_report` shows of the stages of one kind."""
+    kind, baselines = stages[-1].kind, stages[-1].evaluation["baselines"]
+    return {
+        "name": kind.MAIN_WORDS,
+        "figures": {stage.name: stage.evaluation["metrics"][kind.MAIN] for stage in stages},
+        "baselines": {NAMES[key]: row[kind.MAIN]["value"] for key, row in baselines.items() if kind.MAIN in row},
+    }
 
 
 def read_stages(run_dir: Path, split: str) -> list[EvaluatedStage]:
@@ -113,11 +130,12 @@ def _read_stage(folder: Path, split: str) -> EvaluatedStage:
 
 
 def compare(first: EvaluatedStage, last: EvaluatedStage) -> dict | None:
-    """Paired bootstrap of the accuracy difference on the rows both have seen; None when there are none."""
+    """Paired bootstrap of the difference in the rows' scores, on the rows both have seen; None when there are none."""
     pairs = _common_rows([first, last])
     if not pairs:
         return None
-    return paired_bootstrap([a["correct"] for a, _ in pairs], [b["correct"] for _, b in pairs])
+    score = last.kind.row_score
+    return paired_bootstrap([score(a) for a, _ in pairs], [score(b) for _, b in pairs])
 
 
 def _common_rows(stages: list[EvaluatedStage]) -> list[tuple[dict, ...]]:
@@ -128,58 +146,48 @@ def _common_rows(stages: list[EvaluatedStage]) -> list[tuple[dict, ...]]:
 
 def _headline(stages: list[EvaluatedStage]) -> str:
     first, last = stages[0], stages[-1]
-    split, accuracy = last.evaluation["data"]["split"], last.evaluation["metrics"]["accuracy"]
-    baselines = "; ".join(
-        f"{NAMES[key]} {row['accuracy']['value']:.3f}" for key, row in last.evaluation["baselines"].items()
-    )
-    reference = f"For comparison: {baselines}."
-    change = compare(first, last) if first is not last else None
+    kind, split, main = last.kind, last.evaluation["data"]["split"], last.evaluation["metrics"][last.kind.MAIN]
+    baselines = "; ".join(f"{name} {value:.3f}" for name, value in _panel(stages)["baselines"].items())
+    reference = f" For comparison: {baselines}." if baselines else ""
+    change = compare(first, last) if first is not last and kind.PAIRED else None
     if change is None:
-        return f"**{last.name}: {split} accuracy {with_interval(accuracy)}, n = {accuracy['n']}.** {reference}"
-    before = first.evaluation["metrics"]["accuracy"]["value"]
+        values = (
+            f"{stage.name}: {split} {kind.MAIN_WORDS} {with_interval(stage.evaluation['metrics'][kind.MAIN])}, "
+            f"n = {stage.evaluation['data']['n']}."
+            for stage in (stages if not kind.PAIRED else [last])
+        )
+        return f"**{' '.join(values)}**{reference}"
+    before = first.evaluation["metrics"][kind.MAIN]["value"]
     excludes = change["low"] > 0 or change["high"] < 0
     verdict = "excludes 0: the change is established" if excludes else "includes 0: the change is not established"
     return (
-        f"**From {first.name} to {last.name}, {split} accuracy went from {before:.3f} to "
-        f"{accuracy['value']:.3f}: {change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}] "
-        f"on the same {change['n']} rows.** The interval (95 %, paired bootstrap) {verdict}. {reference}"
+        f"**From {first.name} to {last.name}, {split} {kind.MAIN_WORDS} went from {before:.3f} to "
+        f"{main['value']:.3f}: {change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}] "
+        f"on the same {change['n']} rows.** The interval (95 %, paired bootstrap) {verdict}.{reference}"
     )
 
 
 def _stage_table(stages: list[EvaluatedStage]) -> str:
-    rows = [["", "accuracy", "macro-F1", "invalid answers", "words of reasoning", "n"]]
+    """Return the table of one kind: stages, then baselines, each with its main figures."""
+    last = stages[-1].evaluation
+    columns = stages[-1].kind.columns(last)
+    rows = [["", *columns.values(), "n"]]
     for stage in stages:
         metrics = stage.evaluation["metrics"]
-        names = ("accuracy", "macro_f1", "invalid_share", "mean_reasoning_words")
-        rows.append([stage.name, *(with_interval(metrics[name]) for name in names), metrics["accuracy"]["n"]])
-    for key, metrics in stages[-1].evaluation["baselines"].items():
-        figures = [with_interval(metrics[name]) for name in ("accuracy", "macro_f1")]
-        rows.append([NAMES[key], *figures, "", "", metrics["accuracy"]["n"]])
-    data = stages[-1].evaluation["data"]
-    note = (
-        f"Split `{data['split']}` of `{data['source']}`, greedy decoding, 95 % bootstrap intervals. An "
-        "invalid answer (no single `<answer>` tag, or no known emotion in it) counts as wrong. The baselines "
-        "were fitted on the labels of the whole training split."
-    )
-    return _table(rows) + "\n\n" + note
-
-
-def _emotion_table(stages: list[EvaluatedStage]) -> str:
-    header = [f"{share}, {stage.name}" for stage in stages for share in ("precision", "recall")]
-    rows = [["emotion", *header, "n"]]
-    for label in stages[-1].evaluation["confusion"]["rows"]:
-        shares = [
-            with_interval(stage.evaluation["metrics"][f"{share}_{label}"])
-            for stage in stages
-            for share in ("precision", "recall")
-        ]
-        rows.append([label, *shares, stages[-1].evaluation["metrics"][f"recall_{label}"]["n"]])
-    return _table(rows) + "\n\nn: rows of that emotion."
+        figures = [with_interval(metrics[key]) if key in metrics else "" for key in columns]
+        rows.append([stage.name, *figures, stage.evaluation["data"]["n"]])
+    for key, metrics in last["baselines"].items():
+        figures = [with_interval(metrics[name]) if name in metrics else "" for name in columns]
+        rows.append([NAMES[key], *figures, last["data"]["n"]])
+    data = last["data"]
+    return markdown(rows) + f"\n\nSplit `{data['split']}` of `{data['source']}`, {stages[-1].kind.NOTE}"
 
 
 def _training_table(stages: list[EvaluatedStage]) -> str:
     columns = {
         "loss": "loss",
+        "eval_pearson_mean": "mean Pearson on valid",
+        "eval_accuracy_mean": "accuracy on valid",
         "reward": "reward",
         "rewards/emotion_accuracy/mean": "reward for the emotion",
         "kl": "KL",
@@ -193,7 +201,7 @@ def _training_table(stages: list[EvaluatedStage]) -> str:
     for stage in stages:
         cells = [_start_and_end([value for _, value in _curve(stage, key)]) for key in used]
         rows.append([stage.name, max((row["step"] for row in stage.log), default=0), *cells])
-    return _table(rows) + "\n\nMean of the first tenth of the logged rows → mean of the last tenth."
+    return markdown(rows) + "\n\nMean of the first tenth of the logged rows → mean of the last tenth."
 
 
 def _curve(stage: EvaluatedStage, key: str) -> list[tuple[int, float]]:
@@ -211,35 +219,40 @@ def _start_and_end(values: list[float]) -> str:
 
 
 def _examples(stages: list[EvaluatedStage]) -> str:
-    """Three rows on which first and last stage disagree: one gained, one lost, one wrong in both, if any."""
-    rows, intro = (
-        _common_rows(stages),
-        "Answers of the model; the first one is wrong, where there is a wrong one.",
-    )
+    """Three rows: where the stages differ, the largest gain, the largest loss and the worst of both."""
+    rows, intro = _common_rows(stages), "What the model said; the worst row first."
+    score = stages[-1].kind.row_score
+    change = [score(row[-1]) - score(row[0]) for row in rows]
     if len(stages) > 1:
         intro = "Where the stages differ: one row gained, one lost, one wrong in both, if there are."
-        rows = [row for row in rows if row[0]["prediction"] != row[-1]["prediction"]]
+        answer = stages[-1].kind.answer
+        kept = [
+            i
+            for i, row in enumerate(rows)
+            if row[0].get("prediction", answer(row[0])) != row[-1].get("prediction", answer(row[-1]))
+        ]
+        rows, change = [rows[i] for i in kept], [change[i] for i in kept]
     if not rows:
         return "No row on which the stages answer differently."
-    kinds = {}
-    for row in rows:
-        kinds.setdefault((row[0]["correct"], row[-1]["correct"]), row)
-    picked = [kinds[kind] for kind in ((False, True), (True, False), (False, False)) if kind in kinds]
-    picked += [row for row in rows if row not in picked]
-    return "\n\n".join([intro, *(_example(stages, row) for row in picked[:3])])
+    order = range(len(rows))
+    gained, lost = max(order, key=lambda i: change[i]), min(order, key=lambda i: change[i])
+    worst = min(order, key=lambda i: (change[i] != 0, score(rows[i][0]) + score(rows[i][-1])))
+    picked = [i for i, fits in ((gained, change[gained] > 0), (lost, change[lost] < 0), (worst, True)) if fits]
+    picked = list(dict.fromkeys([*picked, *order]))[:3]
+    return "\n\n".join([intro, *(_example(stages, rows[i]) for i in picked)])
 
 
 def _example(stages: list[EvaluatedStage], row: tuple[dict, ...]) -> str:
     """An indented block: nothing in a generated text is then read as Markdown or HTML."""
-    width = max(len("situation"), *(len(stage.name) for stage in stages)) + 2
-    lines = [("situation", row[0]["text"]), ("emotion", row[0]["label"])]
-    for stage, answer in zip(stages, row, strict=True):
-        mark = "right" if answer["correct"] else "wrong"
-        lines.append((stage.name, f"{answer['prediction'] or 'invalid'} ({mark}): {answer['completion']}"))
+    kind = stages[-1].kind
+    lines = kind.question(row[0]) + [
+        (stage.name, kind.answer(answer)) for stage, answer in zip(stages, row, strict=True)
+    ]
+    width = max(len(name) for name, _ in lines) + 2
     block = []
     for name, text in lines:
-        text = textwrap.shorten(text, 400, placeholder=" …")
-        block += textwrap.wrap(f"{name:<{width}}{text}", 100, subsequent_indent=" " * width)
+        shown = textwrap.shorten(text, 400, placeholder=" …")
+        block += textwrap.wrap(f"{name:<{width}}{shown}", 100, subsequent_indent=" " * width)
     return f"Row {row[0]['index']}:\n\n" + textwrap.indent("\n".join(block), "    ")
 
 
@@ -266,9 +279,3 @@ def _files(stages: list[EvaluatedStage]) -> str:
         links = [f"[{name}]({stage.name}/{name})" for name in names if (stage.folder / name).is_file()]
         lines.append(f"- {stage.name}: {', '.join(links)}")
     return "\n".join(lines)
-
-
-def _table(rows: list[list]) -> str:
-    """Return a Markdown table; the first row is the header."""
-    header, *body = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
-    return "\n".join([header, "|---" * len(rows[0]) + "|", *body])

@@ -18,7 +18,7 @@ A recipe is one stage of training, or several under `stages:` with the keys of t
 (`layers`) and checks every key (`schema`, `validation`, `trainer_options`) before anything is loaded.
 """
 
-from empathy_trl.recipe.load import SHIPPED, find_recipe, list_recipes, load_recipe
+from empathy_trl.recipe.load import SHIPPED, find_recipe, list_recipes, load_recipe, read_rewards
 from empathy_trl.recipe.schema import (
     Data,
     Evaluation,
@@ -49,4 +49,5 @@ __all__ = [
     "find_recipe",
     "list_recipes",
     "load_recipe",
+    "read_rewards",
 ]

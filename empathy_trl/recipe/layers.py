@@ -19,6 +19,7 @@ STAGE_KEYS = ("task", "model", "data", "rewards", "trainer", "evaluation", "hub"
 STAGE_NAME = re.compile(r"[A-Za-z0-9_-]+")  # a folder's name, and one part of a dotted key
 STAGE_PREFIX = "stage:"  # `model.name_or_path: stage:sft` is the model that stage sft made
 REWARD_TASKS = ("grpo",)  # the tasks that learn from rewards
+LABEL_TASKS = ("regress", "classify")  # the tasks that put a head on an encoder and learn from labels
 # A section's key, once given, replaces more than itself: a model has one origin, and a revision belongs to its repository.
 REPLACES = {
     "model": {"name_or_path": ("from_scratch", "revision"), "from_scratch": ("name_or_path", "revision")},

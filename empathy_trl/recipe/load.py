@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from empathy_trl.errors import RecipeError, UserError
-from empathy_trl.recipe.layers import REWARD_TASKS, STAGE_PREFIX, Layers, merge, parse_overrides
+from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, STAGE_PREFIX, Layers, merge, parse_overrides
 from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, FromScratch, Recipe, Reward, Stage
 from empathy_trl.recipe.trainer_options import check_trainer, import_class
 from empathy_trl.recipe.validation import Problem, Slot, check_mapping, check_value, show, slots, suggestion
 from empathy_trl.recipe.yaml_io import read_yaml
 
 SHIPPED = Path(__file__).resolve().parents[2] / "recipes"
-ENCODER_DECODERS = ("t5",)  # can be made from scratch, but the trainers of these tasks take decoders only:
-DECODER_TASKS = ("sft", "grpo")
+# of the models that can be made from scratch; t5, an encoder-decoder, is trained by no task of this version
+DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("roberta",)
 HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
 
 
@@ -69,6 +69,17 @@ def find_recipe(path_or_name: str | Path, beside: Path = Path()) -> Path:
                 return path
     shipped = [Path(name).stem for name, _ in list_recipes(SHIPPED)]
     raise RecipeError([f"{path_or_name}: no such recipe{suggestion(Path(path_or_name).stem, shipped)}"])
+
+
+def read_rewards(rewards: dict[str, dict]) -> dict[str, Reward]:
+    """Return the rewards that a recipe's `rewards:` describes, for those who have no recipe.
+
+    Raises:
+        RecipeError: with one line per problem.
+    """
+    if errors := [".".join(("rewards", *path)) + f": {message}" for path, message in _check_rewards(rewards)]:
+        raise RecipeError(errors)
+    return {name: _reward(entry) for name, entry in rewards.items()}
 
 
 def list_recipes(folder: Path) -> list[tuple[str, str]]:
@@ -120,7 +131,7 @@ def _check_stage(content: dict, earlier: list[str], config_classes: dict[str, st
     sections = {key: value for key, value in content.items() if isinstance(value, dict)}
     yield from _under("model", _check_origin(sections.get("model", {}), earlier))
     yield from _under("data", _check_source(sections.get("data", {})))
-    yield from _under("rewards", _check_rewards(sections.get("rewards", {})))
+    yield from _under("rewards", _check_rewards(sections.get("rewards", {}), earlier))
     if "task" not in content:
         yield ("task",), f"missing{suggestion('', config_classes)}"
     elif isinstance(content["task"], str):
@@ -138,8 +149,10 @@ def _check_task(task: str, content: dict, config_classes: dict[str, str]) -> Ite
         yield ("rewards",), f"task {task} learns from no rewards; tasks that do: {', '.join(REWARD_TASKS)}"
     if task in REWARD_TASKS:
         yield from _under("rewards", _check_weights(content.get("rewards")))
-    if task in DECODER_TASKS:
-        yield from _under("model", _check_architecture(content.get("model")))
+    yield from _under("model", _check_architecture(task, content.get("model")))
+    if task in LABEL_TASKS and isinstance(content.get("model"), dict) and content["model"].get("load_in_4bit") is True:
+        yield ("model", "load_in_4bit"), f"task {task} trains encoders, which need no quantisation; expected false"
+    yield from _under("data", _check_rows(task, content.get("data")))
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by `accelerate launch`
     trainer = content.get("trainer", {})
     if isinstance(trainer, dict):
@@ -156,14 +169,27 @@ def _check_weights(rewards: Any) -> Iterator[Problem]:
         yield (), "all weights are 0, so nothing would be learned; expected at least one that is not"
 
 
-def _check_architecture(model: Any) -> Iterator[Problem]:
-    """Yield whether a model from scratch is of a kind that no task trains."""
+def _check_architecture(task: str, model: Any) -> Iterator[Problem]:
+    """Yield whether a model from scratch is of a kind that the task does not train."""
     scratch = model.get("from_scratch") if isinstance(model, dict) else None
-    if isinstance(scratch, dict) and scratch.get("architecture") in ENCODER_DECODERS:
-        every = get_args(FromScratch.model_fields["architecture"].annotation)
-        choices = ", ".join(name for name in every if name not in ENCODER_DECODERS)
-        message = f"{scratch['architecture']} is an encoder-decoder, which no task of this version trains"
-        yield ("from_scratch", "architecture"), f"{message} (choices: {choices})"
+    name = scratch.get("architecture") if isinstance(scratch, dict) else None
+    fitting = ENCODERS if task in LABEL_TASKS else DECODERS
+    if name in get_args(FromScratch.model_fields["architecture"].annotation) and name not in fitting:
+        kind = "an encoder" if name in ENCODERS else "a decoder" if name in DECODERS else "an encoder-decoder"
+        yield (
+            ("from_scratch", "architecture"),
+            f"{name} is {kind}, which task {task} does not train{suggestion('', fitting)}",
+        )
+
+
+def _check_rows(task: str, data: Any) -> Iterator[Problem]:
+    """Yield whether the builder has rows for the task."""
+    from empathy_trl.data import BUILDERS, tasks_of
+
+    name = data.get("name") if isinstance(data, dict) else None
+    if isinstance(name, str) and name in BUILDERS and task not in tasks_of(name):
+        fitting = [other for other in BUILDERS if task in tasks_of(other)]
+        yield ("name",), f"{name} has rows for {', '.join(tasks_of(name))}, not for {task}{suggestion('', fitting)}"
 
 
 def _under(section: str, problems: Iterable[Problem]) -> Iterator[Problem]:
@@ -205,8 +231,8 @@ def _may_exist(place: str, hub_id: re.Pattern) -> bool:
     return os.path.isdir(place) or (not os.path.exists(place) and hub_id.fullmatch(place) is not None)
 
 
-def _check_rewards(rewards: dict) -> Iterator[Problem]:
-    """Yield what is wrong with the names and parameters of rewards."""
+def _check_rewards(rewards: dict, earlier: list[str]) -> Iterator[Problem]:
+    """Yield what is wrong with the names and parameters of rewards; a model may be that of one of the `earlier` stages."""
     from empathy_trl.rewards import REWARDS, build_rewards, import_reward
 
     for name, entry in rewards.items():
@@ -225,7 +251,15 @@ def _check_rewards(rewards: dict) -> Iterator[Problem]:
         typed = slots(kind) if dataclasses.is_dataclass(kind) else {key: Slot(Any) for key in entry}
         problems = list(check_mapping(entry, typed | own, f"parameter of {name}"))
         yield from _under(name, problems)
-        if not problems:
+        model = entry.get("model")
+        if (
+            isinstance(model, str)
+            and model.startswith(STAGE_PREFIX)
+            and model.removeprefix(STAGE_PREFIX) not in earlier
+        ):
+            stage = model.removeprefix(STAGE_PREFIX)
+            yield (name, "model"), f"unknown stage {stage!r}{suggestion(stage, earlier)}"
+        elif not problems:
             try:  # once, to hear the reward's own objections
                 build_rewards({name: _reward(entry)})
             except UserError as error:

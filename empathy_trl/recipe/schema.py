@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from empathy_trl.errors import UserError
 from empathy_trl.recipe.layers import STAGE_KEYS, STAGE_PREFIX
 from empathy_trl.recipe.yaml_io import dump_yaml
 
@@ -34,7 +35,7 @@ class Lora(_Section):
 class FromScratch(_Section):
     """A small model with random weights and a tokenizer trained on the stage's own texts."""
 
-    architecture: Literal["qwen2", "llama", "gemma2", "t5"]
+    architecture: Literal["qwen2", "llama", "gemma2", "t5", "roberta"]
     hidden_size: int = Field(ge=1)
     layers: int = Field(ge=1)
     heads: int = Field(4, ge=1)
@@ -76,6 +77,18 @@ class Model(_Section):
         return self
 
 
+class Normalize(_Section):
+    """Which steps of `empathy_trl.data.normalize` are applied to a text."""
+
+    nfkc: bool = True
+    urls: bool = True
+    emails: bool = True
+    mentions: bool = True
+    hashtags: bool = True
+    control: bool = True
+    whitespace: bool = True
+
+
 class Data(_Section):
     """Which corpus, from where, and how much of it.
 
@@ -84,6 +97,10 @@ class Data(_Section):
         path: `sample` (the corpus in the package), a local folder or a Hub id.
         portion: share of the training split that the stage sees, from (0) to (1).
         max_words: longer texts lose their beginning.
+        text_column: of rated texts; by default found among the usual names.
+        split_by: `given` takes the files of a folder; `row` and `conversation` split a single file 90/10.
+        ranges: rating -> its lowest and highest value; by default those of the corpus.
+        normalize: how rated texts are normalised.
     """
 
     name: str
@@ -92,12 +109,19 @@ class Data(_Section):
     on_bad_rows: Literal["error", "drop"] = "error"
     portion: tuple[float, float] = (0.0, 1.0)
     max_words: int = Field(400, ge=1)
+    text_column: str | None = None
+    split_by: Literal["given", "row", "conversation"] = "given"
+    ranges: dict[str, tuple[float, float]] | None = None
+    normalize: Normalize = Normalize()
 
     @model_validator(mode="after")
     def _portion_is_a_range(self):
         low, high = self.portion
         if not 0 <= low < high <= 1:
             raise ValueError(f"portion [{low}, {high}] is not a range with 0 <= low < high <= 1")
+        for name, (low, high) in (self.ranges or {}).items():
+            if not low < high:
+                raise ValueError(f"ranges.{name} [{low}, {high}] is not a range with low < high")
         return self
 
 
@@ -170,6 +194,17 @@ class Recipe(_Section):
     path: Path
     seed: int
     stages: dict[str, Stage]
+
+    def choose_stage(self, name: str | None) -> Stage:
+        """Return the stage that `--stage` names, or the last one.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        name = name or list(self.stages)[-1]
+        if name not in self.stages:
+            raise UserError(f"--stage {name}: no such stage in {self.name} (choices: {', '.join(self.stages)})")
+        return self.stages[name]
 
     def resolved(self) -> dict[str, Any]:
         """Return plain data that says everything the recipe does; loading it again gives the same."""

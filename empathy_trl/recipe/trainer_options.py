@@ -66,6 +66,7 @@ RANGES = {
     "generation_batch_size": AT_LEAST_1,
     "gradient_accumulation_steps": AT_LEAST_1,
     "label_smoothing_factor": Field(ge=0, lt=1),
+    "huber_delta": POSITIVE,
     "learning_rate": POSITIVE,
     "logging_steps": POSITIVE,
     "max_completion_length": AT_LEAST_1,

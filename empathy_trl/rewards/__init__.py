@@ -1,8 +1,10 @@
 """Rewards: one file per idea, each a small dataclass whose fields are its parameters in a recipe.
 
 A reward is called as TRL calls reward functions, `reward(prompts, completions, completion_ids, **columns)`
-with the columns of the data set, and returns one number per completion, or None where it does not apply. It
-keeps no state, so that it can be pickled and two runs with the same completions give the same rewards.
+with the columns of the data set, and returns one number per completion, or None where it does not apply. One
+that asks a model is a coroutine, which TRL awaits, and has the same as a plain function in `score`. A reward
+keeps no state (but for one calibration of `empathy_model`), so that it can be pickled and two runs with the
+same completions give the same rewards.
 
 A recipe names a reward of this package by its key in `REWARDS`, or brings its own with
 `import: my_package.rewards:Kindness` (a class, made with the recipe's parameters, or a plain function).
@@ -13,16 +15,40 @@ import inspect
 from collections.abc import Callable
 
 from empathy_trl.errors import UserError
+from empathy_trl.rewards.bleu import Bleu
+from empathy_trl.rewards.distinct import Distinct
 from empathy_trl.rewards.emotion_accuracy import EmotionAccuracy
+from empathy_trl.rewards.emotion_alignment import EmotionAlignment
 from empathy_trl.rewards.emotion_confidence import EmotionConfidence
+from empathy_trl.rewards.empathy_model import EmpathyModel
+from empathy_trl.rewards.epitome import Epitome
 from empathy_trl.rewards.format import Format
+from empathy_trl.rewards.length import Length
+from empathy_trl.rewards.quality_critic import QualityCritic
 from empathy_trl.rewards.reasoning_length import ReasoningLength
+from empathy_trl.rewards.repetition_penalty import RepetitionPenalty
+from empathy_trl.rewards.safety import Safety
+from empathy_trl.rewards.safety_classifier import SafetyClassifier
+from empathy_trl.rewards.semantic_similarity import SemanticSimilarity
+from empathy_trl.rewards.sentence_end import SentenceEnd
 
 REWARDS = {
+    "bleu": Bleu,
+    "distinct": Distinct,
     "emotion_accuracy": EmotionAccuracy,
+    "emotion_alignment": EmotionAlignment,
     "emotion_confidence": EmotionConfidence,
+    "empathy_model": EmpathyModel,
+    "epitome": Epitome,
     "format": Format,
+    "length": Length,
+    "quality_critic": QualityCritic,
     "reasoning_length": ReasoningLength,
+    "repetition_penalty": RepetitionPenalty,
+    "safety": Safety,
+    "safety_classifier": SafetyClassifier,
+    "semantic_similarity": SemanticSimilarity,
+    "sentence_end": SentenceEnd,
 }
 
 
@@ -63,9 +89,13 @@ class _NamedAsync(_Named):
         return await self.reward(*args, **columns)
 
 
+def is_async(reward: Callable) -> bool:
+    """Return whether calling a reward returns something to await, by the rule of TRL."""
+    return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__)
+
+
 def _wrapped(reward: Callable, name: str) -> Callable:
-    is_async = inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__)
-    return (_NamedAsync if is_async else _Named)(reward, name)
+    return (_NamedAsync if is_async(reward) else _Named)(reward, name)
 
 
 def _build(name: str, reward) -> Callable:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from empathy_trl.errors import UserError
+from empathy_trl.rewards.band import band, check_band
 from empathy_trl.tags import completion_text, tag_bodies
 
 
@@ -33,12 +34,9 @@ class ReasoningLength:
     __name__ = "reasoning_length"
 
     def __post_init__(self):
-        if not 0 <= self.min <= self.max:
-            raise UserError(f"min and max: expected 0 <= min <= max, got min {self.min} and max {self.max}")
+        check_band(self.min, self.max, self.softness)
         if self.unit not in ("words", "tokens"):
             raise UserError(f"unit: unknown unit {self.unit!r} (choices: words, tokens)")
-        if self.softness < 0:
-            raise UserError(f"softness: {self.softness} must not be below 0")
 
     @property
     def tags(self) -> list[str]:
@@ -62,7 +60,4 @@ class ReasoningLength:
         return self._reward(len(bodies[0].split())) if len(bodies) == 1 else 0.0
 
     def _reward(self, length: int) -> float:
-        distance = max(self.min - length, length - self.max, 0)
-        if distance == 0:
-            return 1.0
-        return max(0.0, 1 - distance / self.softness) if self.softness else 0.0
+        return band(length, self.min, self.max, self.softness)

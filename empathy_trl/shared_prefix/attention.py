@@ -1,10 +1,11 @@
 """Attention over shared prompts, on top of the attention a model was loaded with.
 
 transformers looks up a model's attention function by name. `install` gives a model a function of ours under a new name,
-which does what the old one did until a forward pass brings the argument `shared_prefix`: then the object in it says which
-token sees which, and calls the old function on rows that it puts together from the packed ones. Heads, grouped keys,
-soft-capping and dropout stay the old function's business; sliding windows reach us as an argument and become part of the
-mask. Because the argument travels with the call, gradient checkpointing repeats the same thing in the backward pass.
+which does what the old one did until a forward pass brings the argument `shared_prefix`: then the object in it says
+which token sees which, and calls the old function on rows that it puts together from the packed ones. Heads, grouped
+keys, soft-capping and dropout stay the old function's business; sliding windows reach us as an argument and become part
+of the mask. Because the argument travels with the call, gradient checkpointing repeats the same thing in the backward
+pass.
 
 Against one mask over the whole packed row this computes only what some token really sees: the work of the plain layout
 minus the repeated prompts, by dense kernels.
@@ -19,10 +20,29 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from empathy_trl.errors import UserError
+
 PREFIX = "shared_prefix_"
 BASES = ("sdpa", "eager")
-# Both kinds are plain attention over all or the last few tokens; other kinds (recurrent, chunked) carry state of their own
+# Plain attention over all or the last few tokens; other kinds (recurrent, chunked) carry state of their own
 LAYER_TYPES = {"full_attention", "sliding_attention"}
+COMPILED = "torch_compile would compile anew for every batch"  # a reason that is in the settings, not in the model
+
+
+def decide(setting: bool | str, reason: str | None, key: str) -> bool:
+    """Return whether prompts are shared.
+
+    Args:
+        setting: of `shared_prefix`: auto, True or False.
+        reason: why prompts cannot be shared, or None where they can.
+        key: where the setting stands, for the message.
+
+    Raises:
+        UserError: sharing is demanded and there is a reason against it.
+    """
+    if setting is True and reason:
+        raise UserError(f"{key}: true, but prompts cannot be shared: {reason}. Set auto or false")
+    return setting is not False and not reason
 
 
 def unsupported(model) -> str | None:
@@ -106,16 +126,18 @@ def for_base(base, visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 
-def placeholder_mask(device) -> torch.Tensor:
-    """Return a 4-D mask, which transformers hands on as it is instead of making its own; nothing reads it."""
-    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+def inputs_for(layout, device) -> dict:
+    """Return the arguments that make a model with `install`ed attention use a layout."""
+    # a 4-D mask is handed on as it is by transformers, instead of a mask of its own; nothing reads it
+    return {"attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device), "shared_prefix": layout}
 
 
 @dataclasses.dataclass
 class PackedAttention:
-    """Attention within a row packed by `packing.pack`: prompts among themselves, completions to their prompt and themselves.
+    """Attention within a row packed by `packing.pack`.
 
-    Indices point into the packed row; padding, on the right, points at 0.
+    Prompts attend to themselves, completions to their prompt and themselves. Indices point into the packed row;
+    padding, on the right, points at 0.
 
     Attributes:
         prompt_index: shape (prompts, longest prompt).
@@ -153,7 +175,7 @@ class PackedAttention:
 
     def model_inputs(self) -> dict:
         """Return the arguments that make a model with `install`ed attention use this layout."""
-        return {"attention_mask": placeholder_mask(self.place.device), "shared_prefix": self}
+        return inputs_for(self, self.place.device)
 
     def attend(self, base, module, query, key, value, sliding_window=None, **kwargs) -> torch.Tensor:
         """Return the attention output of shape (1, tokens, heads, head size).

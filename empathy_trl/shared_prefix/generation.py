@@ -1,8 +1,8 @@
-"""Sampling completions of repeated prompts: every distinct prompt is read once and its keys and values are stored once.
+"""Sampling completions of repeated prompts: a prompt is read once and stored once per row of several completions.
 
-The completions of one prompt are decoded as neighbouring tokens of one row. With k completions per prompt the cache of a
-row holds `[prompt][token 1 of all k][token 2 of all k] ...`; a token sees the prompt and every k-th column after it. The
-usual way repeats the prompt's cache k times and reads all of it for every token.
+Completions of one prompt are decoded as neighbouring tokens of a row; where a group is large, in several rows. With k
+completions in a row its cache holds `[prompt][token 1 of all k][token 2 of all k] ...`; a token sees the prompt and
+every k-th column after it. The usual way keeps the prompt's cache k times and reads all of it for every token.
 
 Everything else is transformers' own: processors, stopping criteria, and the order in which random numbers are drawn, so
 that the same seed gives the same completions as `generate` would (up to the last bits of the logits).
@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from transformers import Cache, DynamicLayer
 
-from empathy_trl.shared_prefix.attention import for_base, placeholder_mask, require_all_layers
+from empathy_trl.shared_prefix.attention import for_base, inputs_for, require_all_layers
+from empathy_trl.shared_prefix.packing import distinct
 
 # How many columns of neighbours a slot may attend over in vain, for every column that is its own or the prompt's
 SLACK = 2
@@ -65,12 +66,17 @@ class SharedDecoder:
 
     def __init__(self, model, input_ids: torch.Tensor, attention_mask: torch.Tensor, max_new_tokens: int):
         self.model = model
-        first, group = _distinct(torch.cat([input_ids, attention_mask], dim=1))
-        self.prompts, self.prompt_mask, self.group = input_ids[first], attention_mask[first], group
-        self.parents, self.row, self.slot = _seats(group.tolist(), _most_slots(input_ids.shape[1], max_new_tokens))
+        first, group = distinct(torch.cat([input_ids, attention_mask], dim=1).tolist())
+        self.prompts, self.prompt_mask = input_ids[first], attention_mask[first]
+        parents, row, slot = _seats(group, _most_slots(input_ids.shape[1], max_new_tokens))
+        # on the device once, because every token is read with them
+        self.group, self.parents, self.row, self.slot = (
+            torch.tensor(numbers, device=input_ids.device) for numbers in (group, parents, row, slot)
+        )
+        mask = self.prompt_mask[self.parents]
+        self.starts = mask.sum(1)
         self.cache = Cache(layer_class_to_replicate=GrowingLayer)
-        self.mask = self.prompt_mask[self.parents]
-        self.layout = DecodeAttention(self.mask.bool(), slots=max(self.slot) + 1)
+        self.layout = DecodeAttention(mask.bool(), slots=max(slot) + 1)
 
     def read_prompts(self) -> torch.Tensor:
         """Return the logits of every row's first new token, shape (rows, vocabulary)."""
@@ -78,14 +84,14 @@ class SharedDecoder:
         logits = self._forward(self.prompts, positions, attention_mask=self.prompt_mask, logits_to_keep=1)
         if len(self.parents) > len(self.prompts):
             for layer in self.cache.layers:
-                layer.batch_select_indices(torch.tensor(self.parents, device=self.prompts.device))
+                layer.batch_select_indices(self.parents)
         return logits[self.group, -1]
 
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
         """Append one token per row, shape (rows,), and return the logits of the next one, shape (rows, vocabulary)."""
-        inputs = tokens.new_zeros(len(self.mask), self.layout.slots)
+        inputs = tokens.new_zeros(len(self.starts), self.layout.slots)
         inputs[self.row, self.slot] = tokens
-        positions = (self.mask.sum(1) + self.layout.step)[:, None].expand_as(inputs)
+        positions = (self.starts + self.layout.step)[:, None].expand_as(inputs)
         return self._forward(inputs, positions, **self.layout.next_inputs())[self.row, self.slot]
 
     def _forward(self, input_ids, position_ids, **inputs) -> torch.Tensor:
@@ -101,14 +107,6 @@ def _most_slots(prompt: int, max_new_tokens: int) -> int:
     prompt and its own; more completions go to another row, with another copy of the prompt's cache.
     """
     return max(2, SLACK * (prompt + max_new_tokens) // max_new_tokens)
-
-
-def _distinct(rows: torch.Tensor) -> tuple[list[int], torch.Tensor]:
-    """Return the indices of the first of equal rows, and for every row the number of its kind."""
-    numbers = {}
-    kinds = [numbers.setdefault(tuple(row), len(numbers)) for row in rows.tolist()]
-    first = [kinds.index(kind) for kind in range(len(numbers))]
-    return first, torch.tensor(kinds, device=rows.device)
 
 
 def _seats(group: list[int], most: int) -> tuple[list[int], list[int], list[int]]:
@@ -135,27 +133,40 @@ def _choose(scores: torch.Tensor, do_sample: bool) -> torch.Tensor:
 
 
 @torch.no_grad()
-def decoding_error(model, prompt: torch.Tensor) -> torch.Tensor:
-    """Return by how much `SharedDecoder` misses the log-probabilities of a plain forward, shape (2, vocabulary).
+def usual_log_probs(model, prompt: torch.Tensor) -> torch.Tensor:
+    """Return the log-probabilities of what follows a prompt that goes on in two ways, shape (2, vocabulary).
 
     Args:
-        prompt: long, shape (tokens,). It is continued in two ways by two of its own tokens, to see whether the
-            continuations stay apart; the difference is that of what comes next.
+        prompt: long, shape (tokens,).
     """
-    rows = prompt.expand(2, -1)
-    continuations = torch.stack([prompt[[0, -1]], prompt[[-1, 0]]])
+    rows = torch.cat(_continued(prompt), dim=1)
+    return model(input_ids=rows, use_cache=False, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+
+
+@torch.no_grad()
+def shared_log_probs(model, prompt: torch.Tensor) -> torch.Tensor:
+    """Return what `usual_log_probs` returns, by `SharedDecoder`.
+
+    Raises:
+        RuntimeError: some attention layer computes without it.
+    """
+    rows, continuations = _continued(prompt)
     padded, mask = F.pad(rows, (1, 0)), F.pad(torch.ones_like(rows), (1, 0))
     decoder = SharedDecoder(model, padded, mask, max_new_tokens=2)
     decoder.read_prompts()
     decoder.read(continuations[:, 0])
-    ours = decoder.read(continuations[:, 1])
+    logits = decoder.read(continuations[:, 1])
     require_all_layers(decoder.layout, model, calls=2)
-    usual = model(input_ids=torch.cat([rows, continuations], dim=1), use_cache=False, logits_to_keep=1).logits[:, -1]
-    return ours.float().log_softmax(-1) - usual.float().log_softmax(-1)
+    return logits.float().log_softmax(-1)
+
+
+def _continued(prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a prompt twice, shape (2, tokens), and two ways on, shape (2, 2), which show whether they stay apart."""
+    return prompt.expand(2, -1), torch.stack([prompt[[0, -1]], prompt[[-1, 0]]])
 
 
 class GrowingLayer(DynamicLayer):
-    """`DynamicLayer` that writes into a buffer with room to spare, instead of copying all it holds for every new token."""
+    """`DynamicLayer` that writes into a buffer with room to spare and does not copy all it holds for every token."""
 
     def lazy_initialization(self, key_states, value_states):
         super().lazy_initialization(key_states, value_states)
@@ -194,17 +205,27 @@ class DecodeAttention:
         self.windows = []
         self.own = torch.eye(self.slots, dtype=torch.bool, device=self.prompt_valid.device)
         self.mask = self.prompt_valid[:, None].expand(-1, self.slots, -1)
+        self._visible = {}
 
     def next_inputs(self) -> dict:
         """Move on by one token and return the arguments that make a model use this layout."""
         self.step += 1
         self.mask = torch.cat([self.mask, self.own.expand(len(self.mask), -1, -1)], dim=2)
-        return {"attention_mask": placeholder_mask(self.own.device), "shared_prefix": self}
+        self._visible = {}
+        return inputs_for(self, self.own.device)
 
     def attend(self, base, module, query, key, value, sliding_window=None, **kwargs) -> torch.Tensor:
         """Return the attention output of shape (rows, slots, heads, head size); the new keys are the last ones."""
-        mask = self.mask if sliding_window is None else self.mask & self.near(sliding_window)
-        return base(module, query, key, value, for_base(base, mask[:, None], query.dtype), **kwargs)[0]
+        visible = self.visible(sliding_window)[:, None]
+        return base(module, query, key, value, for_base(base, visible, query.dtype), **kwargs)[0]
+
+    def visible(self, sliding_window: int | None) -> torch.Tensor:
+        """Return what the new tokens see, bool, shape (rows, slots, columns); all layers of a step see the same."""
+        if sliding_window is None:
+            return self.mask
+        if sliding_window not in self._visible:
+            self._visible[sliding_window] = self.mask & self.near(sliding_window)
+        return self._visible[sliding_window]
 
     def near(self, sliding_window: int) -> torch.Tensor:
         """Return which cached columns are less than `sliding_window` positions back, shape (1, 1, columns)."""

@@ -1,7 +1,8 @@
 """Rows that share a prompt, packed behind one copy of it.
 
-Every token-wise layer of a transformer (projections, norms, the MLP, the vocabulary head) does the same work on a prompt
-however often it is repeated, so all rows of a batch become one row of tokens without repetition and without padding:
+Every token-wise layer of a transformer (projections, norms, the MLP, the vocabulary head) does the same work on a
+prompt however often it is repeated, so all rows of a batch become one row of tokens without repetition and without
+padding:
 
     [prompt A without its last token] [prompt B without its last token] ... [A's last token, completion 1 of A] ...
 
@@ -11,6 +12,7 @@ business: see `empathy_trl.shared_prefix.attention.PackedAttention`.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import torch
 
@@ -27,8 +29,8 @@ class PackedBatch:
         inputs: for the model: `input_ids`, `position_ids` and `shift_labels` of shape (1, tokens), `attention_mask` and
             `shared_prefix`.
         scored: bool, shape (rows, completion_length): False where a completion has ended.
-        source, target: long, shape (completion tokens,): where a token is predicted in the packed row, and where it stands
-            in the flattened (rows, completion_length).
+        source, target: long, shape (completion tokens,): where a token is predicted in the packed row, and where it
+            stands in the flattened (rows, completion_length).
         plain_tokens: how many tokens the model would read without packing: those of all rows, padded to the longest.
     """
 
@@ -71,8 +73,10 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_lengt
     device = input_ids.device
     ids, mask = input_ids.cpu(), attention_mask.cpu().bool()  # one transfer each; the rest is bookkeeping
     prompt_width = ids.shape[1] - completion_length
-    prompts, group = _distinct_prompts(ids[:, :prompt_width], mask[:, :prompt_width])
+    prompts = [row[kept] for row, kept in zip(ids[:, :prompt_width], mask[:, :prompt_width], strict=True)]
     completions = [row[kept] for row, kept in zip(ids[:, prompt_width:], mask[:, prompt_width:], strict=True)]
+    first, group = distinct(prompt.tolist() for prompt in prompts)
+    prompts = [prompts[row] for row in first]
 
     heads = [prompt[:-1] for prompt in prompts]
     # a row whose completion is masked out keeps one token, so that it stays connected to the model as TRL's rows do
@@ -96,21 +100,21 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_lengt
     return PackedBatch(inputs, *(index.to(device) for index in (scored, source, target)), longest * len(ids))
 
 
-def _distinct_prompts(ids: torch.Tensor, mask: torch.Tensor) -> tuple[list[torch.Tensor], list[int]]:
-    """Return the different prompts without padding, and for every row the number of its prompt."""
-    prompts, numbers, group = [], {}, []
-    for row, kept in zip(ids, mask, strict=True):
-        prompt = row[kept]
-        key = tuple(prompt.tolist())
-        if key not in numbers:
-            numbers[key] = len(prompts)
-            prompts.append(prompt)
-        group.append(numbers[key])
-    return prompts, group
+def distinct(rows: Iterable[list[int]]) -> tuple[list[int], list[int]]:
+    """Number equal rows alike, in the order in which they come first.
+
+    Returns:
+        the index of the first row of every number; and for every row its number.
+    """
+    numbers, first = {}, {}
+    group = [numbers.setdefault(tuple(row), len(numbers)) for row in rows]
+    for index, number in enumerate(group):
+        first.setdefault(number, index)
+    return list(first.values()), group
 
 
 def _places(segments: list[torch.Tensor], first: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return index and validity of shape (segments, longest) for segments that lie one after another from `first` on."""
+    """Return index and validity, shape (segments, longest), of segments that lie one after another from `first` on."""
     lengths = torch.tensor([len(segment) for segment in segments])
     column = torch.arange(int(lengths.max()))
     valid = column < lengths[:, None]

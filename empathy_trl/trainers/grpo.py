@@ -5,7 +5,7 @@ Prompts are computed once per group by `empathy_trl.trainers.shared_prefix`. Bes
 
 | seam | why |
 |---|---|
-| `_get_train_sampler`, `_run_epoch` | prompts are shuffled by (seed, epoch), so that a later epoch resumes with its rows |
+| `_get_train_sampler`, `_run_epoch` | prompts are shuffled by (seed, epoch), so a later epoch resumes with its rows |
 | `_generate_and_score_completions` | reward weights may follow a schedule |
 | `_calculate_rewards` | the share of groups without any spread in their rewards is logged |
 | `training_step`, `_clip_grad_norm` | a loss or gradient that is not finite stops the run before the weights |
@@ -16,7 +16,6 @@ Prompts are computed once per group by `empathy_trl.trainers.shared_prefix`. Bes
 """
 
 import os
-from contextlib import contextmanager
 
 import torch
 import trl.trainer.utils
@@ -27,6 +26,7 @@ from trl.trainer.utils import RepeatSampler
 from empathy_trl.errors import UserError
 from empathy_trl.models import check_tags
 from empathy_trl.schedules import weight_at
+from empathy_trl.trainers.patching import patched
 from empathy_trl.trainers.policy_scorer import PolicyScorer
 from empathy_trl.trainers.shared_prefix import SharedPrefixMixin
 
@@ -59,21 +59,6 @@ def zero_spread_share(rewards: torch.Tensor, weights: torch.Tensor, num_generati
     totals = (rewards * weights.to(rewards.device)).nansum(dim=1).view(-1, num_generations)
     spread = totals.max(dim=1).values - totals.min(dim=1).values
     return (spread < 1e-6).float().mean().item()
-
-
-@contextmanager
-def scoring_labels_only():
-    """Let TRL's fused LM head project only the positions that have a label, on every device.
-
-    TRL does so where Triton runs and projects all positions elsewhere, to spare compilers a new shape per batch. On a CPU
-    nothing is compiled, and with a long prompt and a small model the projection of the prompt is half of the whole step.
-    """
-    usual = trl.trainer.utils._use_triton
-    trl.trainer.utils._use_triton = lambda device: True
-    try:
-        yield
-    finally:
-        trl.trainer.utils._use_triton = usual
 
 
 class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
@@ -132,7 +117,10 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
         return rewards
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        with scoring_labels_only():
+        # TRL's fused LM head projects only positions with a label where Triton runs, and all elsewhere, to spare
+        # compilers a new shape per batch. On a CPU nothing is compiled, and with a long prompt and a small model the
+        # prompt's projection is half of the whole step. This makes it project only those with a label everywhere.
+        with patched(trl.trainer.utils, "_use_triton", lambda device: True):
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch):

@@ -11,9 +11,10 @@ mixin overrides these seams of `trl.GRPOTrainer` 1.16:
 | `_tokenize_prompts` | tokenizes a repeated prompt once |
 
 All are exact: the same log-probabilities, gradients and, for the same seed, the same completions, up to the rounding of
-sums in another order. Only what TRL itself makes depend on how rows fall into micro-batches differs (the loss `bnpo`, the
-logged KL), and dropout, which then hits a prompt once instead of once per completion. The first use of each of the two
-model paths compares itself with the usual one on real prompts and switches itself off, with a warning, if they differ.
+sums in another order. Only what TRL itself makes depend on how rows fall into micro-batches differs (the loss `bnpo`,
+the logged KL), and dropout, which then hits a prompt once instead of once per completion. The first use of each of the
+two model paths compares itself with the usual one on real prompts and switches itself off, with a warning, if they
+differ.
 """
 
 import logging
@@ -30,14 +31,14 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.extras.profiling import profiling_context
 from trl.trainer import grpo_trainer
 
-from empathy_trl.errors import UserError
-from empathy_trl.shared_prefix.attention import install, require_all_layers, unsupported
-from empathy_trl.shared_prefix.generation import decoding_error, sample
+from empathy_trl.shared_prefix.attention import COMPILED, decide, install, require_all_layers, unsupported
+from empathy_trl.shared_prefix.generation import sample, shared_log_probs, usual_log_probs
 from empathy_trl.shared_prefix.packing import PackedBatch, pack, trim
+from empathy_trl.trainers.patching import patched
 
 logger = logging.getLogger(__name__)
 
-# Largest mean difference of log-probabilities that is still rounding. A wrong mask misses by a tenth in a trained model.
+# Largest mean difference of log-probabilities that is still rounding. In a trained model a wrong mask misses by 0.1.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # Packing costs some bookkeeping: it is worth it when at most this share of a batch's tokens is left.
 WORTH_IT = 0.9
@@ -57,13 +58,11 @@ class SharedPrefixMixin:
         self._shares = {"log-probabilities": shares, "generation": shares}
 
     def _prepare_models(self, setting: bool | str) -> bool:
-        if setting is False:
+        if setting is False:  # then a model is not even asked whether it could
             return False
         models = [self._bare(model) for model in (self.model, self.ref_model) if model is not None]
         reason = self._reason_against() or next(filter(None, map(unsupported, models)), None)
-        if reason and setting is True:
-            raise UserError(f"trainer.shared_prefix: true, but prompts cannot be shared: {reason}. Set auto or false")
-        if reason:
+        if not decide(setting, reason, "trainer.shared_prefix"):
             self._say_once("shared_prefix: off: %s", reason)
             return False
         for model in models:
@@ -77,7 +76,7 @@ class SharedPrefixMixin:
         if any(adapter.is_prompt_learning for adapter in adapters.values()):
             return "the adapter puts a prompt of its own before every row"
         if self.args.torch_compile:
-            return "torch_compile would compile anew for every batch"
+            return COMPILED
         parallel = getattr(self.accelerator, "parallelism_config", None)
         if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
             return "a sequence is split over several devices"
@@ -131,7 +130,7 @@ class SharedPrefixMixin:
         return [x if x is None else F.pad(x, (0, logits_to_keep - width)) for x in plain(*trimmed, width)[:2]]
 
     def _score(self, model, packed: PackedBatch) -> list[torch.Tensor | None]:
-        """Return log-probabilities and entropies of shape (rows, completion_length); a reference model has no entropies."""
+        """Return log-probabilities and entropies, shape (rows, completion_length); a reference model has no entropy."""
         with profiling_context(self, "shared_prefix"), self.accelerator.autocast():
             outputs = self._forward_packed(model, packed)
         return [x if x is None else packed.unpack(x) for x in (outputs.log_probs, outputs.entropy)]
@@ -143,7 +142,8 @@ class SharedPrefixMixin:
     def _prepare_inputs(self, generation_batch):
         steps = min(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
         rows = self.args.per_device_train_batch_size * steps
-        with shuffling_between_steps(rows if self._shares["log-probabilities"] else 1):
+        shuffle = partial(shuffle_between_steps, rows=rows if self._shares["log-probabilities"] else 1)
+        with patched(grpo_trainer, "shuffle_sequence_dict", shuffle):
             return super()._prepare_inputs(generation_batch)
 
     def _tokenize_prompts(self, prompts):
@@ -156,57 +156,68 @@ class SharedPrefixMixin:
 
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
         model = self._bare(self.model)
-        if not self._generates_plainly(model):
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        self._verify_generation(model, prompt_ids[0])
-        if not self._shares["generation"]:
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        with generating_with(model, sample):
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        plain = self._shares["generation"] and self._generates_plainly(model)
+        if plain:
+            self._verify_generation(model, prompt_ids[0])
+        if plain and self._shares["generation"]:
+            with patched(model, "generate", partial(model.generate, custom_generate=sample)):
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        return super()._generate_single_turn(prompt_ids, *args, **kwargs)
 
     def _generates_plainly(self, model) -> bool:
         """Whether TRL would call transformers' `generate` for sampling or greedy decoding, on a model in one piece."""
         sharded = is_deepspeed_zero3_enabled() or self.is_fsdp_enabled
-        if self.use_vllm or self.use_transformers_continuous_batching or sharded or not self._shares["generation"]:
+        if self.use_vllm or self.use_transformers_continuous_batching or sharded:
             return False
-        config, _ = model._prepare_generation_config(
-            self.generation_config
-        )  # the model's own settings may be in the way
+        # transformers fills in what TRL leaves open from the model's own settings, which may ask for beams
+        config, _ = model._prepare_generation_config(self.generation_config)
         plain_mode = config.get_generation_mode() in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH)
         return plain_mode and config.num_return_sequences == 1 and config.use_cache and not config.cache_implementation
 
     @torch.no_grad()
     def _verify_scores(self, model, ids, mask, logits_to_keep, plain):
-        def errors():
-            packed = pack(ids, mask, logits_to_keep)
-            # one more column of padding shows whether the usual path counts padding as positions, as GPT-2 does
-            usual = plain(F.pad(ids, (1, 0)), F.pad(mask, (1, 0)), logits_to_keep)[0]
-            ours = self._score(model, packed)[0]
-            require_all_layers(packed.inputs["shared_prefix"], self._bare(model))
-            return (ours - usual)[packed.scored]
+        scored = mask[:, -logits_to_keep:].bool()
 
-        self._verify("log-probabilities", model, errors)
+        def usual():
+            # one more column of padding shows whether the usual path counts padding as positions, as GPT-2 does
+            return plain(F.pad(ids, (1, 0)), F.pad(mask, (1, 0)), logits_to_keep)[0][scored]
+
+        def shared():
+            packed = pack(ids, mask, logits_to_keep)
+            logps = self._score(model, packed)[0]
+            require_all_layers(packed.inputs["shared_prefix"], self._bare(model))
+            return logps[scored]
+
+        self._verify("log-probabilities", model, usual, shared)
 
     def _verify_generation(self, model, prompt: list[int]):
         ids = torch.tensor(prompt, device=self.accelerator.device)
-        self._verify("generation", model, lambda: decoding_error(model, ids))
+        self._verify("generation", model, partial(usual_log_probs, model, ids), partial(shared_log_probs, model, ids))
 
-    def _verify(self, use: str, model, errors: Callable[[], torch.Tensor]):
-        """Before the first use, switch sharing off, in all processes alike, if it errs by more than rounding."""
+    def _verify(self, use: str, model, usual: Callable[[], torch.Tensor], shared: Callable[[], torch.Tensor]):
+        """Before the first use, switch sharing off, in all processes alike, if it errs by more than rounding.
+
+        Args:
+            usual, shared: return the same log-probabilities, of any shape, by the usual path and by ours.
+        """
         if not self._shares[use] or use in self._verified:
             return
         dtype, tolerance = self._precision()
-        try:
-            with evaluating(model):
-                error = errors().float().abs()
-            count, total = error.numel(), error.sum().item()
-            problem = f"they differ from the usual path by {total / max(1, count):.2g} on average, where rounding in"
-            problem += f" {dtype} explains {tolerance:.2g}"
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as refusal:  # noqa: BLE001 (whatever a model does with an argument it does not expect)
-            count, total = 1, math.inf
-            problem = f"the model refuses it with {type(refusal).__name__}: {refusal}"
+        with evaluating(model):
+            expected = usual()  # if this fails, it fails without sharing, too
+            try:
+                error = (shared() - expected).float().abs()
+                count, total = error.numel(), error.sum().item()
+                problem = f"they differ from the usual path by {total / max(1, count):.2g} on average, where rounding"
+                problem += f" in {dtype} explains {tolerance:.2g}"
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as refusal:
+                # A model may do anything with an argument that it does not expect. Nothing is hidden by catching all of
+                # it: the usual path has just worked, training goes on with that, and a warning says so, and why.
+                logger.debug("shared_prefix: failed for %s", use, exc_info=True)
+                count, total = 1, math.inf
+                problem = f"the model refuses it with {type(refusal).__name__}: {refusal}"
         totals, counts = self.accelerator.gather(torch.tensor([[total, count]], device=self.accelerator.device)).T
         if not counts.any():
             return  # all completions are masked out: nothing was compared, so the next batch has to show it
@@ -235,30 +246,6 @@ def evaluating(model):
     finally:
         for module, training in modes:
             module.training = training
-
-
-@contextmanager
-def generating_with(model, decoding_method: Callable):
-    """Let `model.generate` decode with a method of ours."""
-    own = model.__dict__.get("generate")
-    model.generate = partial(model.generate, custom_generate=decoding_method)
-    try:
-        yield
-    finally:
-        del model.generate
-        if own is not None:
-            model.generate = own
-
-
-@contextmanager
-def shuffling_between_steps(rows: int):
-    """Let TRL shuffle a generation batch without mixing up the `rows` of an optimizer step."""
-    usual = grpo_trainer.shuffle_sequence_dict
-    grpo_trainer.shuffle_sequence_dict = partial(shuffle_between_steps, rows=rows)
-    try:
-        yield
-    finally:
-        grpo_trainer.shuffle_sequence_dict = usual
 
 
 def shuffle_between_steps(sequences: dict, rows: int) -> dict:

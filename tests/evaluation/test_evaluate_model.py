@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import evaluate
+from empathy_trl.evaluation import evaluate, generate
 from empathy_trl.recipe import Data, Evaluation, Model, Stage
 
 LABELS = ["sad", "joyful", "angry", "afraid"]
@@ -43,11 +43,11 @@ def scripted(monkeypatch):
     """Completions that take turns between right labels, wrong ones and an invalid one; notes the settings."""
     seen = {}
 
-    def generate(model, tokenizer, prompts, **settings):
+    def answers(model, tokenizer, prompts, **settings):
         seen.update(settings, prompts=prompts)
         return [ANSWERS[i % 3] for i in range(len(prompts))]
 
-    monkeypatch.setattr(evaluate, "generate_completions", generate)
+    monkeypatch.setattr(generate, "generate_completions", answers)
     return seen
 
 
@@ -58,7 +58,7 @@ def test_artefacts_have_exactly_the_public_format(tiny, tmp_path, scripted, caps
     content = json.loads((tmp_path / "out" / "eval_test.json").read_text())
     assert content == result
 
-    keys = ["recipe", "stage", "model", "data", "metrics", "baselines", "confusion", "seed", "versions"]
+    keys = ["recipe", "stage", "model", "kind", "data", "metrics", "baselines", "confusion", "seed", "versions"]
     assert list(content) == keys
     assert [content[key] for key in ("recipe", "stage", "model", "seed")] == [
         "ed4_tiny",
@@ -114,7 +114,7 @@ def test_predictions_belong_to_their_rows(tiny, tmp_path, monkeypatch):
     def oracle(model, tokenizer, prompts, **_):
         return [f"<answer>{gold[prompt[-1]['content']]}</answer>" for prompt in prompts]
 
-    monkeypatch.setattr(evaluate, "generate_completions", oracle)
+    monkeypatch.setattr(generate, "generate_completions", oracle)
     result = run(tiny, tmp_path)
     assert result["metrics"]["accuracy"]["value"] == 1
     assert result["data"]["n"] == len(dataset)
@@ -132,10 +132,10 @@ def test_processes_share_the_prompts_and_all_get_all_completions(monkeypatch, ra
         return shares[0] + shares[1]
 
     state = SimpleNamespace(process_index=rank, num_processes=2, is_main_process=rank == 0)
-    monkeypatch.setattr(evaluate, "PartialState", lambda: state)
-    monkeypatch.setattr(evaluate, "gather_object", gather)
-    monkeypatch.setattr(evaluate, "generate_completions", lambda model, tokenizer, prompts, **_: prompts)
-    assert evaluate._generate_shared(None, None, list("abcde"), 1, 1) == list("abcde")
+    monkeypatch.setattr(generate, "PartialState", lambda: state)
+    monkeypatch.setattr(generate, "gather_object", gather)
+    monkeypatch.setattr(generate, "generate_completions", lambda model, tokenizer, prompts, **_: prompts)
+    assert generate.generate_shared(None, None, list("abcde"), 1, 1) == list("abcde")
 
 
 def test_settings_come_from_the_stage_unless_given(tiny, tmp_path, scripted):
@@ -162,7 +162,7 @@ def test_a_limit_draws_the_same_rows_each_time_and_not_the_first_ones():
 @pytest.mark.parametrize(
     ("stage", "settings", "message"),
     [
-        (make_stage("ppo"), {}, r"stages\.stage1\.task: .*'ppo' .*evaluated tasks: sft, grpo"),
+        (make_stage("ppo"), {}, r"stages\.stage1\.task: .*'ppo' .*evaluated tasks: sft, grpo, regress, classify"),
         (make_stage(), {"limit": 0}, "limit: got 0, expected a whole number above 0"),
         (make_stage("sft"), {"batch_size": -2}, "batch_size: got -2, expected"),
     ],

@@ -80,8 +80,13 @@ def test_report_picture_is_wider_with_a_reward_curve(tmp_path, rewards):
     path = draw_report(
         tmp_path / "report.png",
         title="ed4_tiny",
-        accuracies={"sft": FIGURE, "grpo": FIGURE | {"low": 0.5 + 1e-16}},
-        baselines={"majority class": 0.25, "TF-IDF": 0.6},
+        panels=[
+            {
+                "name": "accuracy",
+                "figures": {"sft": FIGURE, "grpo": FIGURE | {"low": 0.5 + 1e-16}},
+                "baselines": {"majority class": 0.25, "TF-IDF": 0.6},
+            }
+        ],
         rewards=rewards,
     )
     width, height = png_size(path)

@@ -43,6 +43,7 @@ def add_stage(run, name, given, log=(), first_row=0, data=None):
         "recipe": "ed4_tiny",
         "stage": name,
         "model": f"outputs/ed4_tiny/{name}",
+        "kind": "emotions",
         "data": {"source": "sample", "split": "test", "n": len(GOLD)} | (data or {}),
         "metrics": metrics,
         "baselines": {

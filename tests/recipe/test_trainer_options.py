@@ -18,6 +18,11 @@ def sft():
     return import_class("trl:SFTConfig")
 
 
+@pytest.fixture(scope="module")
+def regress():
+    return import_class("empathy_trl.trainers.label_config:RegressConfig")
+
+
 def lines(trainer, config_class, processes=1):
     return [f"{'.'.join(path)}: {message}" for path, message in check_trainer(trainer, config_class, processes)]
 
@@ -146,9 +151,9 @@ def test_the_same_field_has_the_choices_of_its_own_class(sft, grpo):
     assert lines({"loss_type": "dft"}, grpo) != []
 
 
-def test_every_default_of_the_config_classes_passes(sft, grpo):
+def test_every_default_of_the_config_classes_passes(sft, grpo, regress):
     """A default that a choice or range refuses would show that a table here is wrong."""
-    for config_class in (sft, grpo):
+    for config_class in (sft, grpo, regress):
         defaults = {
             field.name: field.default
             for field in dataclasses.fields(config_class)
@@ -158,9 +163,9 @@ def test_every_default_of_the_config_classes_passes(sft, grpo):
         assert lines(defaults, config_class) == []
 
 
-def test_the_tables_name_fields_that_exist(sft, grpo):
+def test_the_tables_name_fields_that_exist(sft, grpo, regress):
     """Catches misspelt rows, and rows that an upgrade of TRL or transformers has made pointless."""
-    fields = {field.name for config_class in (sft, grpo) for field in dataclasses.fields(config_class)}
+    fields = {field.name for config_class in (sft, grpo, regress) for field in dataclasses.fields(config_class)}
     assert {*CHOICES, *RANGES, *ELSEWHERE, *TAKES_A_PATH} <= fields
 
 

@@ -1,4 +1,4 @@
-"""What the tests of this folder share: tiny random models, ragged batches as TRL makes them, both ways to score them."""
+"""What the tests of this folder share: tiny random models, ragged batches as TRL makes them, two ways to score them."""
 
 from typing import NamedTuple
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from empathy_trl.shared_prefix.attention import install, require_all_layers, unsupported
+from empathy_trl.errors import UserError
+from empathy_trl.shared_prefix.attention import decide, install, require_all_layers, unsupported
 from empathy_trl.shared_prefix.packing import pack
 from tests.shared_prefix.samples import (
     BATCHES,
@@ -56,6 +57,19 @@ def test_unsupported_models_are_told_why(architecture, sizes, attention, reason)
     model = auto.from_config(config, attn_implementation="eager" if attention == "eager" else "sdpa")
     model.config._attn_implementation = attention  # the kernels of some are not installed here
     assert reason in unsupported(model)
+
+
+@pytest.mark.parametrize(
+    "setting, reason, shares",
+    [(True, None, True), ("auto", None, True), ("auto", "no", False), (False, None, False), (False, "no", False)],
+)
+def test_prompts_are_shared_where_they_may_and_can_be(setting, reason, shares):
+    assert decide(setting, reason, "shared_prefix") is shares
+
+
+def test_a_demand_that_cannot_be_met_is_an_error():
+    with pytest.raises(UserError, match="a.b: true, but prompts cannot be shared: it is big. Set auto or false"):
+        decide(True, "it is big", "a.b")
 
 
 @pytest.mark.parametrize("name, attention", MODELS.values(), ids=MODELS)

@@ -5,7 +5,13 @@ import torch
 from transformers import GenerationConfig
 
 from empathy_trl.shared_prefix.attention import install
-from empathy_trl.shared_prefix.generation import DecodeAttention, SharedDecoder, decoding_error, sample
+from empathy_trl.shared_prefix.generation import (
+    DecodeAttention,
+    SharedDecoder,
+    sample,
+    shared_log_probs,
+    usual_log_probs,
+)
 from tests.shared_prefix.samples import MODELS, PAD, VOCABULARY, random_batch, tiny_model
 
 NEW_TOKENS = 9
@@ -112,6 +118,29 @@ def test_prompts_are_read_and_stored_once(name, attention):
 
 
 LONG = torch.randint(5, VOCABULARY, (20,), generator=torch.Generator().manual_seed(1))
+
+
+def decoding_error(model, prompt):
+    """Return by how much decoding over a shared prompt misses the usual log-probabilities."""
+    return shared_log_probs(model, prompt) - usual_log_probs(model, prompt)
+
+
+def test_a_window_is_worked_out_once_per_step(monkeypatch):
+    usual, steps = DecodeAttention.near, []
+
+    def counting(self, sliding_window):
+        steps.append(self.step)
+        return usual(self, sliding_window)
+
+    monkeypatch.setattr(DecodeAttention, "near", counting)
+    model = tiny_model("mistral")  # both of its layers slide
+    install(model)
+    decoder = SharedDecoder(model, *prompts_of([0, 0, 1]).values(), max_new_tokens=4)
+    with torch.no_grad():
+        decoder.read_prompts()
+        for token in (7, 8):
+            decoder.read(torch.full((3,), token))
+    assert steps == [1, 2]
 
 
 @pytest.mark.parametrize("name, attention", MODELS.values(), ids=MODELS)

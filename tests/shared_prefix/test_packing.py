@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from empathy_trl.shared_prefix.packing import pack, trim
+from empathy_trl.shared_prefix.packing import distinct, pack, trim
 from tests.shared_prefix.samples import (
     BATCHES,
     RAGGED,
@@ -79,6 +79,11 @@ def test_labels_come_back_as_the_completions(batch):
     completions = (batch.ids * batch.mask)[:, -batch.completion_length :]
     assert torch.equal(packed.unpack(packed.inputs["shift_labels"]), completions)
     assert torch.equal(packed.scored, batch.scored)
+
+
+def test_equal_rows_get_the_same_number():
+    assert distinct([[7], [1, 2], [7], [1], [1, 2], [7]]) == ([0, 1, 3], [0, 1, 0, 2, 1, 0])
+    assert distinct(iter([])) == ([], [])
 
 
 def test_unpacking_keeps_further_dimensions():

@@ -399,6 +399,23 @@ def test_a_difference_is_reported_and_training_goes_on_as_usual(
     torch.testing.assert_close(weights_of(ours.model), weights_of(usual.model), rtol=0, atol=1e-6)
 
 
+def test_where_sharing_fails_the_log_says_where(tiny_folder, tmp_path, caplog, monkeypatch):
+    caplog.set_level("DEBUG", logger="empathy_trl.trainers.shared_prefix")
+    failing_scores(monkeypatch)
+    trained(tiny_folder, tmp_path, True, max_steps=1)
+    assert any(record.levelname == "DEBUG" and record.exc_info for record in caplog.records)
+
+
+def test_what_fails_without_sharing_is_not_blamed_on_it(tiny_folder, tmp_path, caplog, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("this model cannot be scored")
+
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", fail)
+    with pytest.raises(RuntimeError, match="this model cannot be scored"):
+        trained(tiny_folder, tmp_path, True, max_steps=1)
+    assert not messages(caplog)
+
+
 def test_prompts_too_short_to_pay_are_mentioned_once(tiny_folder, tmp_path, caplog):
     settings = {
         "rows": Dataset.from_dict({"prompt": ["a", "b", "c", "d"]}),

@@ -1,0 +1,55 @@
+"""Scores of predicted ratings: how far off (MAE), and how well ordered (Pearson, Spearman).
+
+A correlation alone can be high for a model whose every value is too low, and an error alone is lowest for one that dares
+nothing: both are always reported, beside the row of a predictor that always says the mean of the training labels.
+"""
+
+import numpy as np
+from scipy.stats import rankdata
+
+from empathy_trl.evaluation.intervals import bootstrap
+
+FIGURES = ("mae", "pearson", "spearman")
+MEAN = "mean"  # over the ratings
+
+
+def score_ratings(predicted: np.ndarray, gold: np.ndarray, names: list[str]) -> dict[str, dict]:
+    """Score predicted ratings.
+
+    Args:
+        predicted, gold: shape (rows, ratings), in units of the labels.
+        names: of the ratings.
+
+    Returns `mae_<name>`, `pearson_<name>`, `spearman_<name>` for every rating and for `mean`, the mean over the ratings;
+    each `{"value", "low", "high", "n"}` with a 95 % bootstrap interval. A correlation with a constant is 0: it orders
+    nothing.
+
+    Raises:
+        ValueError: no rows, or unequal shapes.
+    """
+    predicted, gold = np.asarray(predicted, dtype=float), np.asarray(gold, dtype=float)
+    if predicted.shape != gold.shape or predicted.ndim != 2 or not len(gold):
+        raise ValueError(f"expected equal shapes (rows, ratings), got {predicted.shape} and {gold.shape}")
+    width = gold.shape[1]
+
+    def figures(*columns: np.ndarray) -> np.ndarray:
+        """Figures of draws, shape (..., 3 × (ratings + 1)); columns of shape (..., rows), predicted then gold."""
+        a, b = np.stack(columns[:width], axis=-2), np.stack(columns[width:], axis=-2)
+        parts = [np.abs(a - b).mean(axis=-1), pearson(a, b), pearson(rankdata(a, axis=-1), rankdata(b, axis=-1))]
+        return np.concatenate([value for part in parts for value in (part, part.mean(axis=-1, keepdims=True))], axis=-1)
+
+    value, low, high = bootstrap(figures, *predicted.T, *gold.T)
+    keys = [f"{figure}_{name}" for figure in FIGURES for name in (*names, MEAN)]
+    return {
+        key: {"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": len(gold)}
+        for i, key in enumerate(keys)
+    }
+
+
+def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the Pearson correlation along the last axis, 0 where either side is constant."""
+    a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
+    scale = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
+    # rounding leaves a trace of spread in a constant
+    tiny = 1e-12 * a.shape[-1]
+    return np.where(scale > tiny, (a * b).sum(axis=-1) / np.maximum(scale, tiny), 0.0)

@@ -1,0 +1,103 @@
+"""Kind `emotions`: completions that answer with a label in `<answer>`, counted right or wrong."""
+
+from importlib import import_module
+from pathlib import Path
+
+import empathy_trl.data
+from empathy_trl.evaluation import artefacts
+from empathy_trl.evaluation.baselines import NAMES, score_baselines
+from empathy_trl.evaluation.generate import generate_shared
+from empathy_trl.evaluation.intervals import with_interval
+from empathy_trl.evaluation.plots import draw_confusion
+from empathy_trl.evaluation.score import score_emotions
+from empathy_trl.evaluation.tables import markdown
+
+ROWS_OF = "grpo"  # the task whose rows are evaluated
+MAIN = "accuracy"
+MAIN_WORDS = "accuracy"
+PAIRED = True  # rows have one score each, whose mean is the main metric
+COLUMNS = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "invalid_share": "invalid answers",
+    "mean_reasoning_words": "words of reasoning",
+}
+NOTE = (
+    "greedy decoding, 95 % bootstrap intervals. An invalid answer (no single `<answer>` tag, or no known emotion in it) "
+    "counts as wrong. The baselines were fitted on the labels of the whole training split."
+)
+
+
+def predict(model, tokenizer, stage, rows, batch_size: int) -> list[str]:
+    """Return one completion per row."""
+    return generate_shared(model, tokenizer, list(rows["prompt"]), batch_size, stage.evaluation.max_new_tokens)
+
+
+def score(stage, rows, train, completions: list[str], rewards) -> tuple[dict, list[dict]]:
+    """Return `metrics`, `baselines` and `confusion`, and one row per example."""
+    labels = import_module(empathy_trl.data.BUILDERS[stage.data.name]).LABELS
+    gold = list(rows["label"])
+    metrics, predictions, confusion = score_emotions(completions, gold, labels)
+    baselines = score_baselines(train["text"], train["label"], rows["text"], gold, labels)
+    table = [
+        {
+            "text": text,
+            "label": label,
+            "prediction": prediction,
+            "correct": prediction == label,
+            "completion": completion,
+        }
+        for text, label, prediction, completion in zip(rows["text"], gold, predictions, completions, strict=True)
+    ]
+    return {"metrics": metrics, "baselines": baselines, "confusion": confusion}, table
+
+
+def draw(folder: Path, split: str, result: dict, table: list[dict], title: str) -> None:
+    """Draw the confusion matrix."""
+    draw_confusion(artefacts.confusion_path(folder, split), result["confusion"], title)
+
+
+def summary(result: dict) -> list[str]:
+    """Return the lines of a plain-text table: the model above its baselines."""
+    metrics = result["metrics"]
+    named = [(result["stage"], metrics), *((NAMES[key], row) for key, row in result["baselines"].items())]
+    invalid, words = metrics["invalid_share"]["value"], metrics["mean_reasoning_words"]["value"]
+    return [
+        f"{'':<30}{'accuracy [95 %]':<24}macro-F1 [95 %]",
+        *(f"{name:<30}{with_interval(row['accuracy']):<24}{with_interval(row['macro_f1'])}" for name, row in named),
+        f"invalid answers {invalid:.1%}, reasoning {words:.1f} words on average",
+    ]
+
+
+def columns(evaluation: dict) -> dict[str, str]:
+    """Return metric -> heading of the table in which a report sets stages side by side."""
+    return COLUMNS
+
+
+def details(stages: list) -> dict[str, str]:
+    """Return heading -> text of what a report says beyond that table."""
+    header = [f"{share}, {stage.name}" for stage in stages for share in ("precision", "recall")]
+    rows = [["emotion", *header, "n"]]
+    for label in stages[-1].evaluation["confusion"]["rows"]:
+        shares = [
+            with_interval(stage.evaluation["metrics"][f"{share}_{label}"])
+            for stage in stages
+            for share in ("precision", "recall")
+        ]
+        rows.append([label, *shares, stages[-1].evaluation["metrics"][f"recall_{label}"]["n"]])
+    return {"Per emotion": markdown(rows) + "\n\nn: rows of that emotion."}
+
+
+def row_score(row: dict) -> float:
+    """Return how good the answer of a row is; the mean over the rows is the main metric."""
+    return float(row["correct"])
+
+
+def question(row: dict) -> list[tuple[str, str]]:
+    """Return what an example is about, as (name, text)."""
+    return [("situation", row["text"]), ("emotion", row["label"])]
+
+
+def answer(row: dict) -> str:
+    """Return what the model said."""
+    return f"{row['prediction'] or 'invalid'} ({'right' if row['correct'] else 'wrong'}): {row['completion']}"

@@ -1,0 +1,107 @@
+"""What a classifier or regressor says about its outputs, in its `config.json`.
+
+A model made by this package explains itself there (see `targets.py`), so that no reward has to be told:
+
+* `id2label`: the names of the outputs, in order;
+* `problem_type`: `regression` or `single_label_classification`;
+* `label_ranges` (regression): `{"Empathy": [0, 5], ...}`, the scale of the training labels;
+* `label_groups` (classification): `[["intent", ["agreeing", ...]]]`, or several groups whose logits stand side by side in
+  this order, each with a softmax of its own: EPITOME's three mechanisms with the levels `["0", "1", "2"]`.
+
+A model from elsewhere has `id2label`, and perhaps the activation function of a sentence-transformers cross-encoder. What
+it leaves open is asked of the user, never guessed.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from empathy_trl.errors import UserError
+
+REGRESSION, CLASSIFICATION = "regression", "single_label_classification"
+
+
+def require(config, problem_type: str) -> None:
+    """Raise UserError if a model says that it was trained for something else than `problem_type`."""
+    if config.problem_type not in (None, problem_type):
+        raise UserError(f"model: was trained for {config.problem_type}; expected {problem_type}")
+
+
+def label_names(config) -> list[str]:
+    """Return the names of the outputs in order; `LABEL_0`, `LABEL_1` … where a model has none."""
+    return [config.id2label[index] for index in range(config.num_labels)]
+
+
+def output_index(config, dimension: str) -> int:
+    """Return which output has a name; upper and lower case are the same.
+
+    Raises:
+        UserError: no output has it.
+    """
+    names = label_names(config)
+    lower = [name.lower() for name in names]
+    if dimension.lower() not in lower:
+        raise UserError(f"dimension: the model has no output {dimension!r} (choices: {', '.join(names)})")
+    return lower.index(dimension.lower())
+
+
+def label_range(config, index: int, given: Sequence[float] | None = None) -> tuple[float, float]:
+    """Return the lowest and the highest label of a regression output: as given, else as the config says.
+
+    Raises:
+        UserError: neither says it.
+    """
+    name = label_names(config)[index]
+    low, high = given or (getattr(config, "label_ranges", None) or {}).get(name) or (None, None)
+    if low is None:
+        raise UserError(
+            f"label_range: the model's config.json has no label_ranges for {name}; give [lowest, highest] label of the "
+            "data it was trained on"
+        )
+    return low, high
+
+
+def to_unit(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map values linearly from [low, high] to [0, 1]; what lies outside is clipped."""
+    return np.clip((values - low) / (high - low), 0.0, 1.0)
+
+
+def activation(config) -> str | None:
+    """Return the class name of a sentence-transformers cross-encoder's activation function; None where none is said."""
+    path = (getattr(config, "sentence_transformers", None) or {}).get("activation_fn")
+    path = path or getattr(config, "sbert_ce_default_activation_function", None)
+    return path and path.rpartition(".")[2]
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(-x)), without overflow, in float64."""
+    return (1 + np.tanh(values.astype(np.float64) / 2)) / 2
+
+
+def label_groups(config) -> dict[str, list[str]]:
+    """Return group -> labels that compete with each other, in the order of the outputs.
+
+    A model that names no groups has one, `label`.
+
+    Raises:
+        UserError: the groups together do not have as many labels as the model has outputs.
+    """
+    groups = dict(getattr(config, "label_groups", None) or [["label", label_names(config)]])
+    total = sum(map(len, groups.values()))
+    if total != config.num_labels:
+        raise UserError(f"model: has {config.num_labels} outputs, but label_groups in its config.json name {total}")
+    return groups
+
+
+def probabilities(config, logits: np.ndarray) -> dict[str, np.ndarray]:
+    """Return group -> probabilities of its labels, shape (texts, labels), for logits of shape (texts, outputs)."""
+    groups = label_groups(config)
+    ends = list(itertools.accumulate(map(len, groups.values())))
+    parts = np.split(logits.astype(np.float64), ends[:-1], axis=1)
+    return {group: _softmax(part) for group, part in zip(groups, parts, strict=True)}
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    return weights / weights.sum(axis=1, keepdims=True)

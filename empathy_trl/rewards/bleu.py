@@ -1,0 +1,72 @@
+"""How much of the reference's wording does the reply share? The mean of BLEU-1 to BLEU-4.
+
+BLEU-n (Papineni et al. 2002) is the geometric mean of the precisions of 1-grams to n-grams, times a penalty for a reply
+that is shorter than the reference. The mean over n credits a right word before it credits a right phrase. There are
+many ways to answer with empathy and one reference shows a single one, so a good reply may well score low: use it to
+stay near the references' style, with a small weight.
+"""
+
+from dataclasses import dataclass, field
+
+from sacrebleu.metrics import BLEU
+
+from empathy_trl.errors import UserError
+from empathy_trl.rewards.words import pieces
+from empathy_trl.tags import REPLY_TAGS, reply_text
+
+# A reply shorter than n words is judged by the n-grams it has. Smoothing is the method 3 of Chen and Cherry (2014).
+_SCORERS = [
+    BLEU(max_ngram_order=n, effective_order=True, smooth_method="exp", tokenize="none", force=True) for n in range(1, 5)
+]
+
+
+@dataclass
+class Bleu:
+    """Mean of the sentence BLEU-1, BLEU-2, BLEU-3 and BLEU-4 of the reply against the row's reference, by sacrebleu.
+
+    Exponential smoothing, effective order, case-sensitive, words and punctuation as in `words.pieces`, so that scripts
+    without spaces work too; numbers are therefore close to, but not those of, sacrebleu's own tokenizer 13a.
+
+    Range: [0, 1]; 1 for the reference itself, 0 for a reply that shares no word with it and for an empty one. A row whose
+    reference is None or blank gets None.
+
+    Args:
+        column: of the data, holding one reference per row: a text or chat messages.
+        reply_tags: the tags that may hold the reply, in completions and references; `[]` takes everything.
+    """
+
+    column: str = "reference"
+    reply_tags: list[str] = field(default_factory=lambda: list(REPLY_TAGS))
+
+    __name__ = "bleu"
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags that this reward looks for, checked against the tokenizer by the trainer."""
+        return self.reply_tags
+
+    def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
+        """Return one reward per completion.
+
+        Raises:
+            UserError: the data has no such column, or one of its values is neither text nor messages.
+        """
+        if self.column not in columns:
+            raise UserError(f"rewards.{self.__name__}: needs a column `{self.column}` in the data")
+        references = [self._reference(value) for value in columns[self.column]]
+        replies = [reply_text(completion, self.reply_tags) for completion in completions]
+        return [mean_bleu(*pair) if pair[1] else None for pair in zip(replies, references, strict=True)]
+
+    def _reference(self, value) -> str:
+        if value is not None and not isinstance(value, (str, list)):
+            raise UserError(
+                f"rewards.{self.__name__}.column: `{self.column}` holds {value!r}; expected a text, chat messages or null"
+            )
+        return "" if value is None else reply_text(value, self.reply_tags)
+
+
+def mean_bleu(reply: str, reference: str) -> float:
+    """Return the mean of BLEU-1 to BLEU-4 of `reply` against `reference`, in [0, 1]."""
+    hypothesis, references = " ".join(pieces(reply)), [" ".join(pieces(reference))]
+    scores = [scorer.sentence_score(hypothesis, references).score for scorer in _SCORERS]
+    return min(1.0, sum(scores) / len(scores) / 100)

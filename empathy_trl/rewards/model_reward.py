@@ -1,0 +1,135 @@
+"""What all rewards share that ask a model: which one, where, and which rows it is asked about.
+
+A child says what the model reads of a row and how its logits become rewards. Everything else is here.
+
+TRL awaits the asynchronous rewards of a step together. Each of these waits in a thread of its own, so models on different
+devices work at the same time; those on one device take turns. Without a trainer, call `score`.
+"""
+
+import asyncio
+import unicodedata
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from empathy_trl.errors import UserError
+from empathy_trl.tags import REPLY_TAGS, reply_text
+
+
+@dataclass(kw_only=True)
+class ModelReward:
+    """A reward that comes from a sequence classification model's opinion about the reply.
+
+    A reply without a visible character (see `reply_text` for what else counts as none) earns `lowest` and is not shown to
+    the model. A failure of the model raises; it is never a reward.
+
+    Args:
+        model: Hub id or folder of a model or adapter; see `empathy_trl.classifiers`.
+        revision: branch, tag or commit on the Hub.
+        device: `cpu`, `cuda` or `cuda:1`; by default the GPU of the process, or the CPU where there is none.
+        reply_tags: tags that hold the reply; empty reads the whole completion.
+    """
+
+    model: str
+    revision: str | None = None
+    device: str | None = None
+    reply_tags: list[str] = field(default_factory=lambda: list(REPLY_TAGS))
+
+    lowest = 0.0  # not annotated, so that it is no parameter
+
+    def __post_init__(self):
+        if not self.model:
+            raise UserError("model: is empty; expected a Hub id, a folder, or stage:<name>")
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags that this reward looks for, checked against the tokenizer by the trainer."""
+        return self.reply_tags
+
+    async def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
+        """Return what `score` returns, without blocking the other rewards of a step."""
+        return await asyncio.to_thread(self.score, prompts, completions, **columns)
+
+    def score(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
+        """Return one reward per completion.
+
+        Raises:
+            UserError: the model cannot be used or does not fit this reward, or the data lacks a column.
+            RuntimeError: the model fails.
+        """
+        scorer = self.load()
+        contexts = self.contexts(scorer.config, prompts, columns)
+        replies = [reply_text(completion, self.reply_tags) for completion in completions]
+        asked = [
+            row
+            for row, (context, reply) in enumerate(zip(contexts, replies, strict=True))
+            if context is not None and is_visible(reply)
+        ]
+        rewards = [None if context is None else self.lowest for context in contexts]
+        logits = scorer([self.text(contexts[row], replies[row]) for row in asked], self._log(columns))
+        if asked:
+            values = self.rewards(scorer.config, logits, [contexts[row] for row in asked])
+            for row, value in zip(asked, np.asarray(values).tolist(), strict=True):
+                rewards[row] = value
+        return rewards
+
+    def load(self):
+        """Return the shared scorer of the model, which is loaded now if it was not before.
+
+        Raises:
+            UserError: the model cannot be loaded, or does not fit this reward.
+        """
+        from empathy_trl.scorer import shared_scorer  # loads torch
+
+        try:
+            scorer = shared_scorer(self.model, self.revision, self.device)
+            self.check(scorer.config)
+        except UserError as error:
+            raise UserError(f"rewards.{self.__name__}: {error}") from error
+        return scorer
+
+    def check(self, config) -> None:
+        """Raise UserError if a model with this config cannot give this reward."""
+        raise NotImplementedError
+
+    def contexts(self, config, prompts, columns) -> list:
+        """Return what a reward needs of each row beside the reply; None where the reward does not apply."""
+        return [""] * len(prompts)
+
+    def text(self, context, reply: str) -> str | tuple[str, str]:
+        """Return what the model reads."""
+        return reply
+
+    def rewards(self, config, logits: np.ndarray, contexts: list):
+        """Return one reward for each row of logits of shape (rows, outputs)."""
+        raise NotImplementedError
+
+    def needed(self, columns: dict, name: str) -> list:
+        """Return a column of the data.
+
+        Raises:
+            UserError: there is none of this name.
+        """
+        if name not in columns:
+            raise UserError(f"rewards.{self.__name__}: needs a column `{name}` in the data")
+        return columns[name]
+
+    def _log(self, columns: dict):
+        log_metric = columns.get("log_metric")
+        return log_metric and (lambda name, value: log_metric(f"scorer/{self.__name__}/{name}", value))
+
+
+def check_range(label_range: list[float] | None) -> None:
+    """Raise UserError unless a parameter `label_range` is None or [low, high]."""
+    if label_range is not None and not (len(label_range) == 2 and label_range[0] < label_range[1]):
+        raise UserError(f"label_range: expected [lowest, highest], got {label_range}")
+
+
+def is_visible(text: str) -> bool:
+    """Whether a text has anything but spaces, control and formatting characters, such as zero-width ones."""
+    return any(unicodedata.category(character)[0] not in "CZ" for character in text)
+
+
+def visible_or_none(texts: list[str | None]) -> list[str | None]:
+    """Return texts, None where there is nothing to see."""
+    return [text if text is not None and is_visible(text) else None for text in texts]

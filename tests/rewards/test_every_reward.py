@@ -1,0 +1,86 @@
+"""Every reward that needs no model, on every kind of completion that may come: a number in its range, or None."""
+
+import math
+import pickle
+
+import pytest
+
+from empathy_trl.rewards import REWARDS
+
+TAGGED = "<reasoning>She is alone, it is late.</reasoning><answer>I am here for you.</answer>"
+COMPLETIONS = {
+    "text": "I am so sorry to hear that.",
+    "tags": TAGGED,
+    "messages": [{"role": "assistant", "content": TAGGED}],
+    "parts": [{"role": "assistant", "content": [{"type": "text", "text": "I see."}]}],
+    "no messages": [],
+    "no content": [{"role": "assistant", "content": None}],
+    "empty": "",
+    "white space": " \n\t\u3000",
+    "10,000 words": "I am here for you and " * 1700,
+    "10,000 times one mark": "!" * 10_000,
+    "10,000 spaces between": "I" + " " * 10_000 + "see",
+    "mixed scripts": "我很难过。 هل أنت بخير؟ That is hard 😢👨‍👩‍👧 नमस्ते\u200f",
+    "lone surrogate and control characters": "a\ud800b\x00c\x1b[31m",
+    "unclosed tag": "<reasoning>She is alone<answer>I am here",
+    "closed before opened": "</answer>I am here<answer>",
+    "tags inside tags": "<answer>I <respond>am <answer>here</answer></respond></answer>",
+    "other markup": "<b>I</b> am <|im_end|> here < 3 > 2",
+}
+# reward: (lowest, highest)
+RANGES = {
+    "bleu": (0, 1),
+    "distinct": (0, 1),
+    "emotion_accuracy": (0, 1),
+    "format": (0, 1),
+    "length": (0, 1),
+    "reasoning_length": (0, 1),
+    "repetition_penalty": (-1, 0),
+    "safety": (-1, 0),
+    "sentence_end": (0, 1),
+}
+LOWEST_WITHOUT_REPLY = ("bleu", "distinct", "length", "repetition_penalty", "safety", "sentence_end")
+
+
+def scores(name, completions):
+    n = len(completions)
+    prompts = [[{"role": "user", "content": "I lost my dog."}]] * n
+    return REWARDS[name]()(prompts, completions, reference=["I am so sorry."] * n, label=["sad"] * n)
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_a_number_in_the_range_for_whatever_comes(name):
+    low, high = RANGES[name]
+    values = scores(name, list(COMPLETIONS.values()))
+    assert len(values) == len(COMPLETIONS)
+    for kind, value in zip(COMPLETIONS, values, strict=True):
+        assert isinstance(value, float) and math.isfinite(value) and low <= value <= high, kind
+
+
+@pytest.mark.parametrize("name", LOWEST_WITHOUT_REPLY)
+def test_no_reply_earns_the_least(name):
+    kinds = [
+        "no messages",
+        "no content",
+        "empty",
+        "white space",
+        "unclosed tag",
+        "closed before opened",
+        "tags inside tags",
+    ]
+    assert set(scores(name, [COMPLETIONS[kind] for kind in kinds])) == {float(RANGES[name][0])}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_scores_alone_are_scores_in_a_batch_and_survive_pickling(name):
+    reward = pickle.loads(pickle.dumps(REWARDS[name]()))
+    completions = list(COMPLETIONS.values())
+    alone = [reward(["p"], [one], reference=["I am so sorry."], label=["sad"])[0] for one in completions]
+    assert alone == scores(name, completions)
+    assert reward([], [], reference=[], label=[]) == []
+
+
+@pytest.mark.parametrize("name", LOWEST_WITHOUT_REPLY)
+def test_its_tags_are_checked_against_the_tokenizer(name):
+    assert REWARDS[name]().tags == ["answer", "respond"]
+    assert REWARDS[name](reply_tags=["say"]).tags == ["say"]

@@ -1,0 +1,236 @@
+"""What all rewards with a model share: which rows are asked, what every input gives, threads, names and failures."""
+
+import asyncio
+import math
+import pickle
+import time
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl.trainer.utils import is_async_callable
+
+from empathy_trl.errors import UserError
+from empathy_trl.rewards import build_rewards
+from empathy_trl.rewards.emotion_alignment import EmotionAlignment
+from empathy_trl.rewards.empathy_model import EmpathyModel
+from empathy_trl.rewards.epitome import Epitome
+from empathy_trl.rewards.quality_critic import QualityCritic
+from empathy_trl.rewards.safety_classifier import SafetyClassifier
+from empathy_trl.rewards.semantic_similarity import SemanticSimilarity
+from empathy_trl.scorer import Scorer, shared_scorer
+from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
+from tests.trainers.settings import quiet_config
+
+SCORES = {"i am sorry": [1.0, 4.0], "ok": [2.0, 0.0]}
+REGRESSOR = {
+    "id2label": {0: "Emotion", 1: "Empathy"},
+    "label_ranges": {"Emotion": [0, 5], "Empathy": [0, 5]},
+    "problem_type": "regression",
+}
+CLASSIFIER = {"id2label": {0: "kind", 1: "toxic"}, "problem_type": "single_label_classification"}
+CHAT = [{"role": "user", "content": "my dog died"}]
+
+KINDS = {
+    "empathy_model": (EmpathyModel, REGRESSOR, {}, (0, 1)),
+    "zscore_sigmoid": (EmpathyModel, REGRESSOR, {"calibration": "zscore_sigmoid"}, (0, 1)),
+    "running": (EmpathyModel, REGRESSOR, {"calibration": "running"}, (0, 1)),
+    "semantic_similarity": (SemanticSimilarity, REGRESSOR, {"dimension": "Empathy"}, (0, 1)),
+    "emotion_alignment": (EmotionAlignment, CLASSIFIER, {"mapping": {"sad": ["kind"]}}, (0, 1)),
+    "epitome": (Epitome, CLASSIFIER, {"mechanism": "label"}, (0, 1)),
+    "quality_critic": (QualityCritic, REGRESSOR, {}, (0, 1)),
+    "quality_critic of pairs": (QualityCritic, REGRESSOR, {"pair": True}, (0, 1)),
+    "safety_classifier": (SafetyClassifier, CLASSIFIER, {"labels": ["toxic"]}, (-1, 0)),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request, make_classifier):
+    """One reward of every kind, its parameters, and its range."""
+    reward, settings, parameters, span = KINDS[request.param]
+    return reward(model=make_classifier(SCORES, **settings), **parameters), span
+
+
+@pytest.fixture
+def empathy(make_classifier):
+    return EmpathyModel(model=make_classifier(SCORES, **REGRESSOR))
+
+
+INPUTS = [
+    ("i am sorry", False, "a string"),
+    ([{"role": "assistant", "content": "ok"}], False, "messages"),
+    ([{"role": "assistant", "content": [{"type": "text", "text": "ok"}]}], False, "a message in parts"),
+    ("ok " * 10_000, False, "10,000 words"),
+    ("你好 مرحبا שלום 🙂 e\u0301 \ud83d", False, "mixed scripts and half a surrogate pair"),
+    ("<answer>ok</answer>", False, "tags"),
+    ("<respond><b>ok</b> <answer</respond>", False, "tags inside a tag"),
+    ("<reasoning>r</reasoning>", False, "other tags only"),
+    ("", True, "empty"),
+    (" \n\t", True, "white space"),
+    ("\u200b\u00ad\u202e\x07", True, "nothing that can be seen"),
+    ([], True, "no message"),
+    ([{"role": "assistant", "content": None}], True, "a message without content"),
+    ("<answer>ok", True, "an unclosed tag"),
+    ("<answer>o<answer>k</answer></answer>", True, "a tag inside itself"),
+    ("<answer>\u200b</answer>", True, "an invisible answer"),
+]
+
+
+def test_every_input_has_a_reward_in_the_range(kind):
+    reward, (low, high) = kind
+    completions = [completion for completion, _, _ in INPUTS]
+    columns = {"emotion": ["sad"] * len(INPUTS)}
+    rewards = reward.score([CHAT] * len(INPUTS), completions, None, **columns)
+    for value, (_, empty, why) in zip(rewards, INPUTS, strict=True):
+        assert type(value) is float and math.isfinite(value) and low <= value <= high, why
+        assert not empty or value == reward.lowest == low, why
+    assert len(set(rewards)) > 2  # not one number for all
+
+
+def test_a_batch_of_empty_replies_does_not_ask_the_model(kind, monkeypatch):
+    reward, (low, _) = kind
+    monkeypatch.setattr(Scorer, "_forward", lambda *args: pytest.fail("asked the model"))
+    assert reward.score([CHAT] * 2, ["", " "], emotion=["sad", "sad"]) == [low, low]
+    assert reward.score([], [], emotion=[]) == []
+
+
+def test_a_pickled_reward_gives_the_same(kind):
+    reward, _ = kind
+    copy = pickle.loads(pickle.dumps(reward))
+    columns = {"emotion": ["sad"] * 2}
+    assert copy == reward
+    assert copy.score([CHAT] * 2, list(SCORES), **columns) == reward.score([CHAT] * 2, list(SCORES), **columns)
+
+
+def test_the_call_is_a_coroutine_with_the_same_result(kind):
+    reward, _ = kind
+    columns = {"emotion": ["sad"] * 2}
+    assert is_async_callable(reward)
+    found = asyncio.run(reward(prompts=[CHAT] * 2, completions=list(SCORES), completion_ids=[[1], [2]], **columns))
+    assert found == reward.score([CHAT] * 2, list(SCORES), **columns)
+
+
+@pytest.mark.parametrize(
+    ("reply_tags", "expected"),
+    [(["answer", "respond"], 0.8), (["other"], None), ([], None)],
+    ids=["the tag", "another tag", "the whole completion"],
+)
+def test_the_tags_of_the_reply(empathy, reply_tags, expected):
+    empathy.reply_tags = reply_tags
+    completion = "<reasoning>ok</reasoning><answer>i am sorry</answer>"
+    (value,) = empathy.score([CHAT], [completion])
+    whole = shared_scorer(empathy.model).score([completion])[0, 1] / 5
+    assert value == pytest.approx(np.clip(whole, 0, 1) if expected is None else expected, abs=1e-4)
+    assert empathy.tags == reply_tags  # the trainer refuses them as special tokens
+
+
+# Side by side
+
+
+@pytest.mark.parametrize(("device", "most"), [("cpu:2", 0.5), ("cpu:1", None)], ids=["two devices", "one device"])
+def test_rewards_of_a_step_run_side_by_side_on_different_devices(empathy, make_classifier, device, most, monkeypatch):
+    def forward(self, batch):
+        time.sleep(0.3)
+        return np.zeros((len(batch["input_ids"]), 2), np.float32)
+
+    empathy.device = "cpu:1"
+    other = SafetyClassifier(model=make_classifier(SCORES, "other", **CLASSIFIER), labels=["toxic"], device=device)
+    for reward in (empathy, other):
+        reward.load()
+    monkeypatch.setattr(Scorer, "_forward", forward)
+
+    async def step():  # as TRL does
+        return await asyncio.gather(*(reward(prompts=[CHAT], completions=["ok"]) for reward in (empathy, other)))
+
+    start = time.perf_counter()
+    assert asyncio.run(step()) == [[0.0], [-0.5]]
+    seconds = time.perf_counter() - start
+    assert seconds < most if most else seconds >= 0.6
+
+
+def test_two_rewards_share_a_model(make_classifier, monkeypatch):
+    folder = make_classifier(SCORES, **REGRESSOR)
+    forwards = []
+    usual = Scorer._forward
+    monkeypatch.setattr(Scorer, "_forward", lambda self, batch: forwards.append(1) or usual(self, batch))
+    assert EmpathyModel(model=folder).score([CHAT], ["i am sorry"]) == [pytest.approx(0.8, abs=1e-4)]
+    assert EmpathyModel(model=folder, dimension="emotion").score([CHAT], ["i am sorry"]) == [
+        pytest.approx(0.2, abs=1e-4)
+    ]
+    assert len(forwards) == 1
+
+
+def test_a_trainer_logs_the_scorer(tiny_folder, tmp_path, empathy):
+    rewards, weights = build_rewards(
+        {
+            "kindness": type(
+                "Entry",
+                (),
+                {
+                    "weight": 1.0,
+                    "import_path": "empathy_trl.rewards.empathy_model:EmpathyModel",
+                    "params": {"model": empathy.model},
+                },
+            )
+        }
+    )
+    trainer = EmpathyGRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_folder),
+        processing_class=AutoTokenizer.from_pretrained(tiny_folder, padding_side="left"),
+        reward_funcs=rewards,
+        reward_weights=weights,
+        args=quiet_config(tmp_path / "run", num_generations=2, max_completion_length=4, max_steps=2, use_cpu=True),
+        train_dataset=Dataset.from_dict({"prompt": [CHAT] * 4}),
+    )
+    trainer.train()
+    row = next(row for row in trainer.state.log_history if "rewards/kindness/mean" in row)
+    assert 0 <= row["rewards/kindness/mean"] <= 1
+    assert row["scorer/kindness/texts_per_second"] > 0 and 0 <= row["scorer/kindness/cache_hit_share"] <= 1
+
+
+# What is wrong
+
+
+def test_a_dead_model_stops_the_run_before_it_begins(tmp_path):
+    with pytest.raises(
+        UserError, match="^rewards.empathy_model: .*/none: no such folder; expected the folder of a model"
+    ):
+        EmpathyModel(model=str(tmp_path / "none")).load()
+
+
+def test_a_model_that_does_not_fit_is_refused_when_it_is_loaded(make_classifier):
+    reward = EmpathyModel(model=make_classifier(SCORES, **CLASSIFIER))
+    reward.__name__ = "kindness"  # as a recipe calls it
+    with pytest.raises(
+        UserError, match="^rewards.kindness: model: was trained for single_label_classification; expected"
+    ):
+        reward.load()
+
+
+def test_a_broken_model_raises_in_the_step(empathy):
+    file = f"{empathy.model}/model.safetensors"
+    weights = load_file(file)
+    save_file({name: torch.full_like(weight, torch.nan) for name, weight in weights.items()}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"gives \[nan, nan\] for 'ok'; its weights are broken"):
+        asyncio.run(empathy(prompts=[CHAT], completions=["ok"]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EmpathyModel(model=""), "^model: is empty; expected a Hub id, a folder, or stage:<name>"),
+        (
+            lambda: EmpathyModel(model="m", label_range=[5, 0]),
+            r"^label_range: expected \[lowest, highest\], got \[5, 0\]",
+        ),
+        (lambda: EmpathyModel(model="m", label_range=[5]), "^label_range: expected"),
+        (lambda: SemanticSimilarity(model="m", label_range=[1, 1]), "^label_range: expected"),
+        (lambda: QualityCritic(model="m", label_range=[]), "^label_range: expected"),
+    ],
+)
+def test_parameters(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

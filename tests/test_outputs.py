@@ -1,0 +1,95 @@
+"""What a config says about outputs: names, ranges, groups; and an error for all that it does not say."""
+
+import numpy as np
+import pytest
+from transformers import PreTrainedConfig
+
+from empathy_trl.errors import UserError
+from empathy_trl.outputs import (
+    label_groups,
+    label_names,
+    label_range,
+    output_index,
+    probabilities,
+    require,
+    sigmoid,
+    to_unit,
+)
+
+
+def config(names=("Emotion", "Empathy"), **settings):
+    return PreTrainedConfig(id2label=dict(enumerate(names)), **settings)
+
+
+def test_names_are_in_the_order_of_the_outputs():
+    assert label_names(PreTrainedConfig(id2label={"1": "b", "0": "a"})) == ["a", "b"]
+    assert label_names(PreTrainedConfig(num_labels=3)) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("Empathy", 1), ("empathy", 1), ("EMOTION", 0)])
+def test_an_output_is_found_by_name(name, expected):
+    assert output_index(config(), name) == expected
+
+
+@pytest.mark.parametrize(
+    ("ranges", "given", "expected", "why"),
+    [
+        ({"Empathy": [0, 5]}, None, (0, 5), "the config says it"),
+        ({"Empathy": [0, 5]}, [1, 7], (1, 7), "what is given goes first"),
+        (None, [1, 7], (1, 7), "a model from elsewhere"),
+    ],
+)
+def test_ranges(ranges, given, expected, why):
+    assert tuple(label_range(config(label_ranges=ranges), 1, given)) == expected, why
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: output_index(config(), "Empaty"),
+            r"dimension: the model has no output 'Empaty' \(choices: Emotion, Emp",
+        ),
+        (
+            lambda: label_range(config(), 1),
+            "label_range: .*has no label_ranges for Empathy; give .lowest, highest. label",
+        ),
+        (lambda: label_range(config(label_ranges={"Emotion": [0, 1]}), 1), "has no label_ranges for Empathy"),
+        (lambda: label_groups(config(label_groups={"a": ["x"]})), "model: has 2 outputs, but label_groups .* name 1"),
+        (
+            lambda: require(config(problem_type="multi_label_classification"), "regression"),
+            "model: was trained for multi_label_classification; expected regression",
+        ),
+    ],
+)
+def test_what_is_not_said_is_asked_for(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("problem_type", [None, "regression"])
+def test_a_model_that_does_not_say_its_kind_is_taken_at_its_word(problem_type):
+    require(config(problem_type=problem_type), "regression")
+
+
+def test_every_group_has_a_softmax_of_its_own():
+    groups = {"reactions": ["0", "1", "2"], "intent": ["ask", "agree"]}
+    settings = config("abcde", label_groups=groups)
+    logits = np.log(np.array([[1, 1, 2, 1, 3], [1, 0.001, 0.001, 5, 5]], np.float32))
+    found = probabilities(settings, logits)
+    assert label_groups(settings) == groups
+    np.testing.assert_allclose(
+        found["reactions"], [[0.25, 0.25, 0.5], [1, 0.001, 0.001] / np.float64(1.002)], rtol=1e-5
+    )
+    np.testing.assert_allclose(found["intent"], [[0.25, 0.75], [0.5, 0.5]], rtol=1e-5)
+
+
+def test_a_model_without_groups_has_one():
+    found = probabilities(config(), np.array([[1000.0, -1000.0]], np.float32))
+    assert list(found) == ["label"] and found["label"].tolist() == [[1.0, 0.0]]
+    assert probabilities(config(), np.empty((0, 2), np.float32))["label"].shape == (0, 2)
+
+
+def test_scales():
+    assert to_unit(np.array([-1.0, 1.0, 2.0, 9.0]), 1, 3).tolist() == [0, 0, 0.5, 1]
+    np.testing.assert_allclose(sigmoid(np.array([-1e4, -1.0, 0.0, 1e4])), [0, 1 / (1 + np.e), 0.5, 1], rtol=1e-12)

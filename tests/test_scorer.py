@@ -1,0 +1,373 @@
+"""The shared scorer: the same numbers as a plain loop, nothing computed twice, nothing stale, and no silent failure."""
+
+import os
+import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from empathy_trl import scorer as module
+from empathy_trl.errors import UserError
+from empathy_trl.scorer import Counts, Scorer, resolve_device, shared_scorer, token_batches
+
+SCORES = {
+    "ok": [0.5, -1.0],
+    "i am so sorry to hear that your dog died": [5.0, 2.0],
+    "that sounds hard": [3.0, 0.25],
+    "why did they do that to you": [2.0, -3.0],
+    ("my dog died", "i am so sorry"): [4.0, 1.0],
+    ("my dog", "died i am so sorry"): [1.0, 4.0],
+}
+TEXTS = [text for text in SCORES if isinstance(text, str)]
+PAIRS = [text for text in SCORES if isinstance(text, tuple)]
+
+
+@pytest.fixture
+def folder(make_classifier):
+    return make_classifier(SCORES)
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """The shapes of the batches that go through a model from now on."""
+    shapes = []
+    usual = Scorer._forward
+
+    def forward(self, batch):
+        shapes.append((len(batch["input_ids"]), max(map(len, batch["input_ids"]))))
+        return usual(self, batch)
+
+    monkeypatch.setattr(Scorer, "_forward", forward)
+    return shapes
+
+
+def expect(scorer, texts):
+    found = scorer.score(texts)
+    assert (found.dtype, found.shape) == (np.float32, (len(texts), 2))
+    np.testing.assert_allclose(found, [SCORES[text] for text in texts], atol=1e-4)
+
+
+# Scores
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 20, 10_000], ids=["one text each", "several batches", "one batch"])
+@pytest.mark.parametrize("texts", [TEXTS, PAIRS, TEXTS[::-1] + TEXTS], ids=["texts", "pairs", "duplicates"])
+def test_scores_come_back_in_order(folder, texts, tokens_per_batch):
+    expect(Scorer(folder, tokens_per_batch=tokens_per_batch), texts)
+
+
+def test_nothing_gives_nothing(folder, batches):
+    assert Scorer(folder).score([]).shape == (0, 2) and not batches
+
+
+def test_an_adapter_scores_as_its_trained_model(folder, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    settings = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=["query", "value", "dense"])
+    model = get_peft_model(model, settings).eval()
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    scorer = Scorer(str(tmp_path / "adapter"))
+    with torch.no_grad():
+        expected = model(**scorer.tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
+    assert np.abs(expected.numpy() - [SCORES[text] for text in TEXTS]).max() > 0.1  # the adapter does something
+    np.testing.assert_allclose(scorer.score(TEXTS), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"), [({"text_max_length": 7}, 7), ({}, 64)], ids=["of the config", "of the tokenizer"]
+)
+def test_long_texts_lose_their_end(make_classifier, batches, setting, expected):
+    scorer = Scorer(make_classifier(SCORES, **setting))
+    scorer.score(["that sounds hard " * 5000, "ok"])
+    scorer.score([("my dog", "so sorry " * 5000)])
+    assert [length for _, length in batches] == [expected, expected]
+
+
+def test_texts_are_prepared_as_in_training(make_classifier, monkeypatch):
+    seen = []
+
+    def normalize(text, **switches):
+        seen.append(switches)
+        return text.replace("http://x.y", "that")
+
+    monkeypatch.setitem(sys.modules, "empathy_trl.data.normalize", type("Fake", (), {"normalize": normalize}))
+    scorer = Scorer(make_classifier(SCORES, text_normalization={"urls": True, "mentions": False}))
+    np.testing.assert_allclose(scorer.score(["http://x.y sounds hard"]), [SCORES["that sounds hard"]], atol=1e-4)
+    assert seen == [{"urls": True, "mentions": False}]
+
+
+@pytest.mark.parametrize(
+    "text", ["", " \n", "🙂", "你好 مرحبا", "a\ud800b", "\x00", "zzz " * 10_000, "<answer>", "[CLS] [SEP]"]
+)
+def test_any_text_has_a_score(folder, text):
+    assert np.isfinite(Scorer(folder).score([text, *TEXTS])).all()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "tokens", "expected"),
+    [
+        ([], 10, []),
+        ([3, 9, 3, 5], 9, [[1], [3], [0, 2]]),
+        ([3, 9, 3, 5], 10, [[1], [3, 0], [2]]),
+        ([3, 9, 3, 5], 18, [[1, 3], [0, 2]]),
+        ([20, 1], 10, [[0], [1]]),
+        ([2, 2, 2, 2, 2], 4, [[0, 1], [2, 3], [4]]),
+    ],
+)
+def test_batches_are_of_about_equal_length_and_bounded(lengths, tokens, expected):
+    assert list(token_batches(lengths, tokens)) == expected
+
+
+# What is not computed
+
+
+def test_duplicates_go_through_the_model_once(folder, batches):
+    scorer = Scorer(folder)
+    expect(scorer, TEXTS * 3)
+    assert sum(rows for rows, _ in batches) == len(TEXTS)
+
+
+def test_what_was_scored_is_not_scored_again(folder, batches):
+    scorer, logged = Scorer(folder), {}
+    scorer.score(TEXTS[:2])
+    batches.clear()
+    expect(scorer, TEXTS[:3])
+    expect(scorer, PAIRS)  # whose words, joined, are the same text
+    assert [rows for rows, _ in batches] == [1, 2]
+    scorer.score([*TEXTS[:2], "new", "new"], logged.__setitem__)
+    assert logged["cache_hit_share"] == 0.5 and logged["texts_per_second"] > 0
+    counts = scorer.counts
+    assert (counts.texts, counts.cache_hits, counts.forwarded) == (11, 4, 6) and 0 < counts.seconds < 60
+
+
+def test_the_least_recently_used_scores_are_forgotten(folder, batches):
+    scorer = Scorer(folder, cache_size=2)
+    scorer.score(TEXTS[:2])
+    scorer.score(TEXTS[:1])  # used again
+    scorer.score(TEXTS[2:3])  # the second is the oldest now
+    batches.clear()
+    expect(scorer, TEXTS[:1])
+    assert not batches
+    expect(scorer, TEXTS[1:2])
+    assert len(batches) == 1
+    expect(scorer, TEXTS)  # more than fit
+
+
+# One scorer per model and device
+
+
+def test_one_scorer_per_model_and_device(folder, make_classifier, monkeypatch):
+    scorer = shared_scorer(folder)
+    assert shared_scorer(folder, None, "cpu") is scorer
+    assert shared_scorer(folder, None, "cpu:1") is not scorer
+    assert shared_scorer(make_classifier(SCORES, "other")) is not scorer
+    monkeypatch.setenv("HOME", str(Path(folder).parent))
+    assert shared_scorer(f"~/{Path(folder).name}") is scorer
+
+
+def test_threads_get_the_same_scorer(folder):
+    with ThreadPoolExecutor(8) as pool:
+        scorers = set(pool.map(lambda _: shared_scorer(folder), range(16)))
+    assert len(scorers) == 1
+
+
+def test_a_model_that_was_trained_again_is_loaded_again(make_classifier, folder):
+    old = shared_scorer(folder)
+    expect(old, TEXTS)
+    make_classifier({text: [9.0, 9.0] for text in TEXTS} | {"x": [0.0, 1.0]})
+    new = shared_scorer(folder)
+    assert new is not old
+    np.testing.assert_allclose(new.score(TEXTS), 9.0, atol=1e-4)
+    assert shared_scorer(folder) is new
+    (Path(folder) / "eval_test.json").touch()
+    assert shared_scorer(folder) is new  # no file of the model
+
+
+def test_an_adapter_is_loaded_again_when_its_base_changes(folder, tmp_path):
+    model = get_peft_model(
+        AutoModelForSequenceClassification.from_pretrained(folder),
+        LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=["query"]),
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    first = shared_scorer(str(tmp_path / "adapter"))
+    assert shared_scorer(str(tmp_path / "adapter")) is first
+    os.utime(Path(folder) / "model.safetensors", ns=(1, 1))
+    assert shared_scorer(str(tmp_path / "adapter")) is not first
+
+
+def test_revisions_are_apart(make_classifier, tmp_path, monkeypatch):
+    repository = tmp_path / "models--me--model"
+    (repository / "refs").mkdir(parents=True)
+    for revision, commit, score in (("v1", "a" * 40, 1.0), ("v2", "b" * 40, 2.0)):
+        shutil.copytree(make_classifier({"ok": [score]}, revision), repository / "snapshots" / commit)
+        (repository / "refs" / revision).write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    for revision, score in (("v1", 1.0), ("v2", 2.0), ("v1", 1.0)):
+        np.testing.assert_allclose(shared_scorer("me/model", revision).score(["ok"]), score, atol=1e-4)
+
+
+# Threads and devices
+
+
+class Slow:
+    """A model that takes its time, and notes how many were at work at once."""
+
+    def __init__(self, running):
+        self.running, self.most = running, 0
+
+    def __call__(self, batch):
+        self.running.append(1)
+        self.most = max(self.most, len(self.running))
+        time.sleep(0.3)
+        self.running.pop()
+        return np.zeros((len(batch["input_ids"]), 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("devices", "most"), [(("cpu:1", "cpu:2"), 2), (("cpu:1", "cpu:1"), 1)], ids=["two devices", "one device"]
+)
+def test_devices_work_side_by_side_and_scorers_on_one_take_turns(folder, devices, most, monkeypatch):
+    running, models, scorers = [], [], []
+    for device in devices:
+        scorers.append(Scorer(folder, device=device))
+        models.append(Slow(running))
+        monkeypatch.setattr(scorers[-1], "_forward", models[-1])
+    start = time.perf_counter()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda scorer: scorer.score(["ok"]), scorers))
+    seconds = time.perf_counter() - start
+    assert max(model.most for model in models) == most
+    assert seconds < 0.5 if most == 2 else seconds >= 0.6
+
+
+def test_many_threads_on_one_scorer(folder):
+    scorer = Scorer(folder, cache_size=2, tokens_per_batch=20)
+    turns = [TEXTS[index % 4 :] + TEXTS[: index % 4] for index in range(24)]
+    with ThreadPoolExecutor(6) as pool:
+        for texts, found in zip(turns, pool.map(scorer.score, turns), strict=True):
+            np.testing.assert_allclose(found, [SCORES[text] for text in texts], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "local_rank", "expected"),
+    [
+        (None, 0, None, "cpu"),
+        ("cpu", 2, None, "cpu"),
+        (None, 2, None, "cuda:0"),
+        (None, 2, "1", "cuda:1"),
+        ("cuda", 2, "1", "cuda:1"),
+        ("cuda:0", 2, "1", "cuda:0"),
+        (None, 1, "3", "cuda:0"),
+    ],
+)
+def test_devices(device, gpus, local_rank, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert resolve_device(device) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "message"),
+    [
+        ("cuda", 0, r"device: 'cuda' is not here \(choices: cpu\)"),
+        ("cuda:2", 2, r"device: 'cuda:2' is not here \(choices: cpu, cuda:0, cuda:1\)"),
+        ("gpu", 1, r"device: 'gpu' is not here \(choices: cpu, cuda:0\)"),
+        ("meta", 0, "device: 'meta' is not here"),
+    ],
+)
+def test_devices_that_are_not_here(device, gpus, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(UserError, match=message):
+        resolve_device(device)
+
+
+# Failures
+
+
+def test_a_broken_model_raises(folder):
+    weights = load_file(Path(folder) / "model.safetensors")
+    weights["classifier.bias"][1] = float("nan")
+    save_file(weights, Path(folder) / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"classifier: gives \[0.5\d*, nan\] for 'ok'; its weights are broken, or overflow"
+    ):
+        Scorer(folder).score(["ok"])
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA"), UserError, "out of memory on cpu with 3 tokens; .*device: cuda:1, or cpu"),
+        (RuntimeError("kernel"), RuntimeError, r"fails on cpu for a batch of shape \(1, 3\).*text_max_length.* kernel"),
+        (
+            IndexError("out of range in self"),
+            RuntimeError,
+            "fails .*does its tokenizer belong to it.*out of range in self",
+        ),
+    ],
+)
+def test_a_failing_model_raises_and_leaves_nothing_in_the_cache(folder, error, kind, message, monkeypatch):
+    scorer = Scorer(folder)
+
+    def fail(**inputs):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer.model, "forward", fail)
+        with pytest.raises(kind, match=f"classifier: {message}"):
+            scorer.score(["ok"])
+    assert scorer.counts == Counts()
+    expect(scorer, ["ok"])  # and the lock is free
+
+
+def test_a_text_without_tokens_raises(folder, monkeypatch):
+    scorer = Scorer(folder)
+    scorer.tokenizer.backend_tokenizer.post_processor = None
+    with pytest.raises(UserError, match="its tokenizer makes no token of ' '"):
+        scorer.score(["ok", " "])
+
+
+def test_the_registry_passes_on_what_is_wrong(tmp_path):
+    for _ in range(2):
+        with pytest.raises(UserError, match="none: no such folder"):
+            shared_scorer(str(tmp_path / "none"))
+
+
+def test_sharded_training_does_not_empty_the_scorer(folder, monkeypatch):
+    """Under these settings transformers leaves zeros in every process but the first."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
+    try:
+        for name, value in (
+            ("ACCELERATE_USE_FSDP", "true"),
+            ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true"),
+            ("LOCAL_RANK", "1"),
+        ):
+            monkeypatch.setenv(name, value)
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+        assert not any(parameter.any() for parameter in model.parameters())  # the trap is real
+        expect(Scorer(folder), TEXTS)
+        assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_zero3_does_not_shard_the_scorer(folder, monkeypatch):
+    settings = type("Zero3", (), {"is_zero3": lambda self: True})()
+    monkeypatch.setattr(module.deepspeed, "_hf_deepspeed_config_weak_ref", lambda: settings)
+    expect(Scorer(folder), TEXTS)
+    assert module.deepspeed.is_deepspeed_zero3_enabled()

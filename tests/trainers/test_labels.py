@@ -1,0 +1,145 @@
+"""Losses of ratings and labels, the figures that choose a checkpoint, and a training that learns."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.nn import functional
+from transformers import DataCollatorWithPadding, Trainer
+
+from empathy_trl.encoders import new_classifier
+from empathy_trl.targets import Targets
+from empathy_trl.trainers.label_config import LabelConfig, RegressConfig
+from empathy_trl.trainers.labels import LabelLoss, MergeAdapter, encode, label_metrics
+
+RATINGS = Targets("regress", {"Emotion": (0, 5), "Empathy": (0, 5)})
+LEVELS = Targets("classify", {"reactions": ("0", "1"), "explorations": ("0", "1", "2")})
+WARM, COLD = ["so sorry for you", "that must hurt"], ["whatever, fine", "not my problem"]
+
+
+def outputs(logits):
+    return {"logits": torch.tensor(logits)}
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({"loss": "mse"}, (0.2**2 + 3.0**2 + 0 + 0) / 4),
+        ({}, (0.2**2 / 2 + 0.5 * (3.0 - 0.25) + 0 + 0) / 4),
+        ({"huber_delta": 10.0}, (0.2**2 / 2 + 3.0**2 / 2 + 0 + 0) / 4),
+    ],
+)
+def test_losses_of_ratings_by_hand(settings, expected):
+    labels = torch.tensor([[1.0, 1.0], [2.0, 2.0]])
+    loss = LabelLoss(RATINGS, **settings)(outputs([[1.2, 4.0], [2.0, 2.0]]), labels)
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_loss_of_groups_is_the_mean_of_their_cross_entropies():
+    logits, labels = torch.randn(4, 5), torch.tensor([[0, 2], [1, 0], [1, 1], [0, 0]])
+    parts = functional.cross_entropy(logits[:, :2], labels[:, 0]) + functional.cross_entropy(
+        logits[:, 2:], labels[:, 1]
+    )
+    assert LabelLoss(LEVELS)(outputs(logits.tolist()), labels).item() == pytest.approx(parts.item() / 2, abs=1e-6)
+
+
+def test_a_batch_in_parts_has_the_loss_of_the_whole():
+    logits, labels, loss = torch.randn(5, 2).tolist(), torch.rand(5, 2), LabelLoss(RATINGS)
+    whole = loss(outputs(logits), labels)
+    parts = [loss(outputs(logits[part]), labels[part], num_items_in_batch=10) for part in (slice(0, 2), slice(2, 5))]
+    assert sum(parts).item() == pytest.approx(whole.item(), abs=1e-6)
+
+
+def test_metrics_name_every_rating_and_group():
+    gold = np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 0.0]])
+    metrics = label_metrics(RATINGS)(SimpleNamespace(predictions=gold * [1, -1], label_ids=gold))
+    assert metrics == pytest.approx({"pearson_Emotion": 1, "pearson_Empathy": -1, "pearson_mean": 0})
+    logits = np.array([[1.0, 0, 0, 0, 1], [1.0, 0, 0, 0, 1]])
+    metrics = label_metrics(LEVELS)(SimpleNamespace(predictions=logits, label_ids=np.array([[0, 2], [1, 2]])))
+    assert metrics == pytest.approx({"accuracy_reactions": 0.5, "accuracy_explorations": 1, "accuracy_mean": 0.75})
+
+
+@pytest.mark.parametrize(
+    "kind, settings, message",
+    [
+        (RegressConfig, {"loss": "l1"}, "loss: 'l1' should be 'huber' or 'mse'"),
+        (RegressConfig, {"huber_delta": 0}, "huber_delta: 0 should be above 0"),
+        (LabelConfig, {"eval_steps": 7, "save_steps": 5}, r"eval_steps: 7 should be save_steps \(5\)"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path, kind, settings, message):
+    with pytest.raises(ValueError, match=message):
+        kind(output_dir=str(tmp_path), **settings)
+
+
+@pytest.mark.parametrize("kind, metric", [(RegressConfig, "pearson_mean"), (LabelConfig, "accuracy_mean")])
+def test_the_best_checkpoint_is_kept_where_checkpoints_are(tmp_path, kind, metric):
+    config = kind(output_dir=str(tmp_path), save_strategy="steps", save_steps=5)
+    assert (config.eval_strategy, config.eval_steps, config.load_best_model_at_end) == ("steps", 5, True)
+    assert (config.metric_for_best_model, config.greater_is_better) == (metric, True)
+    assert not kind(output_dir=str(tmp_path), save_strategy="no").load_best_model_at_end
+
+
+def rows():
+    return Dataset.from_dict({"text": (WARM + COLD) * 8, "labels": ([[4.0, 5.0]] * 2 + [[1.0, 0.0]] * 2) * 8})
+
+
+def train(folder, lora=None, **settings):
+    scratch = SimpleNamespace(architecture="roberta", hidden_size=16, layers=1, heads=2, vocab_size=320, max_length=32)
+    section = SimpleNamespace(from_scratch=scratch)
+    model, tokenizer = new_classifier(section, RATINGS, seed=0, texts=WARM + COLD)
+    model = get_peft_model(model, lora) if lora else model
+    options = {
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-2,
+        "max_steps": 40,
+        "save_strategy": "steps",
+        "save_steps": 10,
+        "report_to": "none",
+    }
+    config = RegressConfig(output_dir=str(folder), disable_tqdm=True, use_cpu=True, **(options | settings))
+    trainer = Trainer(
+        model=model,
+        args=config,
+        train_dataset=encode(rows(), tokenizer, 32),
+        eval_dataset=encode(rows(), tokenizer, 32),
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_loss_func=LabelLoss(RATINGS),
+        compute_metrics=label_metrics(RATINGS),
+    )
+    trainer.add_callback(MergeAdapter(trainer))
+    trainer.train()
+    return trainer
+
+
+def test_it_learns_and_keeps_the_best_checkpoint(tmp_path):
+    trainer = train(tmp_path)
+    history = [row["eval_pearson_mean"] for row in trainer.state.log_history if "eval_pearson_mean" in row]
+    assert trainer.state.best_metric == max(history) > 0.95
+    assert trainer.evaluate()["eval_pearson_mean"] == pytest.approx(max(history), abs=1e-6)
+
+
+def test_accumulation_gives_the_weights_of_the_whole_batch(tmp_path):
+    # SGD: Adam would turn rounding into steps of full size
+    settings = {"max_steps": 3, "save_strategy": "no", "optim": "sgd", "learning_rate": 0.1}
+    model = train(tmp_path / "a", **settings).model.eval()
+    whole = model.state_dict()
+    parts = train(
+        tmp_path / "b", gradient_accumulation_steps=4, per_device_train_batch_size=2, **settings
+    ).model.state_dict()
+    start = train(tmp_path / "c", **settings | {"learning_rate": 1e-12}).model.state_dict()
+    moved = max((whole[key] - start[key]).abs().max().item() for key in whole)
+    apart = max((whole[key] - parts[key]).abs().max().item() for key in whole)
+    assert moved > 1e-2 and apart < moved / 20
+
+
+def test_an_adapter_is_merged_at_the_end(tmp_path):
+    lora = LoraConfig(r=4, task_type="SEQ_CLS", target_modules=["query", "value"])
+    trainer = train(tmp_path, lora=lora)
+    assert not isinstance(trainer.model, PeftModel)
+    assert not any("lora" in key for key in trainer.model.state_dict())
+    assert trainer.evaluate()["eval_pearson_mean"] == pytest.approx(trainer.state.best_metric, abs=1e-5)
