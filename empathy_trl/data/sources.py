@@ -44,14 +44,14 @@ def local_folder(path: str, sample: str, expected: str):
     return folder
 
 
-def split_file(folder, split: str, suffixes: tuple[str, ...]):
-    """Return the one file of a split in `folder`: one of `STEMS` with one of `suffixes`."""
+def split_file(folder, split: str, suffixes: tuple[str, ...], advice: str = ""):
+    """Return the one file of a split in `folder`: one of `STEMS` with one of `suffixes`; `advice` ends the error."""
     names = [stem + suffix for stem in STEMS[split] for suffix in suffixes]
     found = [name for name in names if folder.joinpath(name).is_file()]
     if len(found) > 1:
         raise DataError(f"data.path: {folder} has several files for the split {split}: {', '.join(found)}; keep one")
     if not found:
-        raise DataError(f"data.path: {folder} has no {' or '.join(names)} (files found: {names_in(folder)})")
+        raise DataError(f"data.path: {folder} has no {' or '.join(names)} (files found: {names_in(folder)}){advice}")
     return folder.joinpath(found[0])
 
 

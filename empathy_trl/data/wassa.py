@@ -73,13 +73,13 @@ def read_split(config, split: str) -> tuple[list[dict], Report]:
 
 def _parser(config, table: Table):
     """Return the function that checks one row of `table`; the columns are found once, here."""
-    ranges, switches = targets(config), vars(config.normalize)
+    ranges = targets(config)
     text = text_column(table.source, table.columns, config.text_column)
     check_columns(table.source, table.columns, ranges)
     optional = {key: _optional_column(table, key) for key in _OPTIONAL}
 
     def parse(row: Row) -> dict | BadRow:
-        content = normalize(row.cells[text], **switches)
+        content = _normal_form(config, row.cells[text])
         if not content.strip(JOINERS).strip():
             detail = f"nothing is left of {quote(row.cells[text])} after normalisation"
             return BadRow(row.where, "empty text", detail)
@@ -93,6 +93,19 @@ def _parser(config, table: Table):
         return {"text": content, "labels": labels, **found}
 
     return parse
+
+
+def _normal_form(config, text: str) -> str:
+    return normalize(
+        text,
+        nfkc=config.normalize.nfkc,
+        urls=config.normalize.urls,
+        emails=config.normalize.emails,
+        mentions=config.normalize.mentions,
+        hashtags=config.normalize.hashtags,
+        control=config.normalize.control,
+        whitespace=config.normalize.whitespace,
+    )
 
 
 def _label(row: Row, dimension: str, low: float, high: float) -> float | BadRow:
@@ -120,11 +133,10 @@ def _given_split(config, split: str) -> Table:
     if on_hub(config.path):
         return as_table(*hub_split(config.path, config.revision, split))
     path = local_path(config.path, "sample/wassa", _EXPECTED)
-    if path.is_file() or len(tables_in(path)) == 1:
-        raise DataError(
-            f"data.split_by: 'given', but {path} holds one table; choose 'row' or 'conversation' to split it 90/10"
-        )
-    return read_table(split_file(path, split, SUFFIXES))
+    advice = "; one table is split 90/10 with data.split_by: row or conversation"
+    if path.is_file():
+        raise DataError(f"data.split_by: {config.split_by!r}, but {path} has no splits{advice}")
+    return read_table(split_file(path, split, SUFFIXES, advice))
 
 
 def _own_split(config, split: str) -> Table:
