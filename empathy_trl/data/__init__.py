@@ -20,6 +20,8 @@ BUILDERS = {
     "intents": "empathy_trl.data.labelled",
     "wassa": "empathy_trl.data.wassa",
 }
+# keys of `data` that mean nothing to the other builders
+RATED_ONLY = ("text_column", "split_by", "ranges", "normalize")
 
 
 def build(config, split: str, task: str):

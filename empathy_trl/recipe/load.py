@@ -216,11 +216,14 @@ def _check_origin(model: dict, earlier: list[str]) -> Iterator[Problem]:
 
 def _check_source(data: dict) -> Iterator[Problem]:
     """Yield whether the builder is known and its source is where `path` says."""
-    from empathy_trl.data import BUILDERS
+    from empathy_trl.data import BUILDERS, RATED_ONLY
 
     name, path = data.get("name"), data.get("path", SAMPLE)
     if isinstance(name, str) and name not in BUILDERS:
         yield ("name",), f"unknown data builder {show(name)}{suggestion(name, BUILDERS)}"
+    for key in RATED_ONLY:
+        if name in BUILDERS and name != "wassa" and key in data:
+            yield (key,), f"only the builder wassa reads it; {name} does not"
     if isinstance(path, str) and path != SAMPLE and not _may_exist(path, HUB_DATASET):
         yield ("path",), f"no folder {path!r}; expected {SAMPLE}, a folder, or a Hub id such as user/name"
 
