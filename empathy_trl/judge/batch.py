@@ -14,7 +14,7 @@ ADVICE = {
     "broken connection": "Is the server still running? Its log may say more.",
     "timeout": "Raise timeout, or lower concurrency.",
     "HTTP 429": "Lower concurrency, or raise retries.",
-    "HTTP 400": "Does the model take all settings in `sampling`, and so long a conversation?",
+    "HTTP 400": "Does the server take a schema (structured), all settings in `sampling`, and so long a conversation?",
     "not JSON": "Set structured: true, if the server can; raise sampling.max_tokens, if the answer is cut off.",
     "wrong schema": "Set structured: true, if the server can, or take a model that follows the format.",
     "out of range": "Take a scale of whole numbers, which a schema can list, or a model that follows the format.",
@@ -39,7 +39,7 @@ class Failures:
     def add(self, failure: Unusable, times: int):
         """Count a failure for `times` equal replies; JudgeFailed if the share is now above the limit."""
         self.found += [failure] * times
-        if len(self.found) > self.limit * self.replies:
+        if len(self.found) / self.replies > self.limit:
             most = Counter(failure.reason for failure in self.found).most_common(1)[0][0]
             advice = ADVICE.get(most, "The server's log may say more.")
             raise JudgeFailed(f"{self.summary()}. That is more than max_failure_share: {self.limit:g}. {advice}")

@@ -82,6 +82,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
 
     def __init__(self, *args, reward_weights: list | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        self._step_start = StepStart.of(self)
         self.weight_schedules = [1.0] * len(self.reward_funcs) if reward_weights is None else list(reward_weights)
         for name, reward in zip(self.reward_func_names, self.reward_funcs, strict=True):
             check_tags({name: getattr(reward, "tags", ())}, self._tokenizer)

@@ -192,6 +192,16 @@ def test_what_no_retry_can_mend_stops_at_once_whatever_may_fail(refusal):
     assert len(server.requests) == 1
 
 
+def test_exactly_the_share_that_may_fail_does_not_stop():
+    replies = [f"reply {i}" for i in range(43)] + [f"bad {i}" for i in range(57)]  # 0.57 × 100 is 56.99999999999999
+    script = by_reply({reply: CUT if "bad" in reply else GOOD for reply in replies})
+    with ScriptedServer(script) as server:
+        rewards = score(make(server.base_url, max_failure_share=0.57, retries=0), replies)
+        assert rewards.count(None) == 57
+        with pytest.raises(JudgeFailed, match="57 of 100"):
+            score(make(server.base_url, max_failure_share=0.56, retries=0, cache_dir=None), replies)
+
+
 def test_any_share_may_be_allowed_to_fail():
     assert score(make(unused_address(), max_failure_share=1.0), ["a", ""]) == [None, 0.0]
 

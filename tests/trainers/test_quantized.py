@@ -8,7 +8,7 @@ from empathy_trl.models import load_model, lora_config
 from empathy_trl.recipe import Lora, Model
 from empathy_trl.scratch import build_model, build_tokenizer
 from tests.conftest import TEXTS
-from tests.trainers.test_grpo import ROWS, length_reward
+from tests.trainers.settings import ROWS, length_reward
 
 pytest.importorskip("bitsandbytes", reason="needs the extra quantization")
 
