@@ -99,7 +99,8 @@ def _draw_figures(axes, name: str, figures: dict, baselines: dict) -> None:
     axes.set_ylim(1.1 * lowest, 1.2 * max(1, *(figure["high"] for figure in figures)))  # space for the legend
     axes.set_ylabel(name)
     axes.set_title(f"{name[0].upper()}{name[1:]}, n = {figures[-1]['n']}, 95 % intervals", fontsize=11)
-    axes.legend(loc="upper left", fontsize=9)
+    if baselines:
+        axes.legend(loc="upper left", fontsize=9)
 
 
 def _draw_rewards(axes, rewards: dict) -> None:

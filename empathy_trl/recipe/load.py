@@ -42,7 +42,8 @@ def load_recipe(path_or_name: str | Path, overrides: list[str], config_classes: 
     errors += layers.errors
     contents = {name: layers.merged(name) for name in layers.stages}
     for name, content in contents.items():
-        earlier = list(contents)[: list(contents).index(name)]
+        before = list(contents)[: list(contents).index(name)]
+        earlier = {stage: contents[stage].get("task") for stage in before}
         errors += [
             f"{layers.label(name, path)}: {message}" for path, message in _check_stage(content, earlier, config_classes)
         ]
@@ -77,7 +78,7 @@ def read_rewards(rewards: dict[str, dict]) -> dict[str, Reward]:
     Raises:
         RecipeError: with one line per problem.
     """
-    if errors := [".".join(("rewards", *path)) + f": {message}" for path, message in _check_rewards(rewards)]:
+    if errors := [".".join(("rewards", *path)) + f": {message}" for path, message in _check_rewards(rewards, {})]:
         raise RecipeError(errors)
     return {name: _reward(entry) for name, entry in rewards.items()}
 
@@ -117,19 +118,21 @@ def _check_top(layers: Layers, contents: dict[str, dict], tasks: Iterable[str]) 
         yield f"rewards: no stage learns from rewards; tasks that do: {', '.join(REWARD_TASKS)}"
 
 
-def _check_stage(content: dict, earlier: list[str], config_classes: dict[str, str]) -> Iterator[Problem]:
+def _check_stage(content: dict, earlier: dict[str, Any], config_classes: dict[str, str]) -> Iterator[Problem]:
     """Yield what is wrong with the keys that hold for a stage.
 
     Args:
         content: the keys, from wherever the stage has them.
-        earlier: names of the stages before this one.
+        earlier: the stages before this one, name -> task.
         config_classes: see `load_recipe`.
     """
     fields = slots(Stage) | {"task": Slot(str), "rewards": Slot(dict), "trainer": Slot(dict)}
     del fields["name"]
     yield from check_mapping(content, fields)
     sections = {key: value for key, value in content.items() if isinstance(value, dict)}
-    yield from _under("model", _check_origin(sections.get("model", {}), earlier))
+    labels = content.get("task") in LABEL_TASKS
+    fitting = [task for task in config_classes if (task in LABEL_TASKS) == labels]
+    yield from _under("model", _check_origin(sections.get("model", {}), earlier, fitting))
     yield from _under("data", _check_source(sections.get("data", {})))
     yield from _under("rewards", _check_rewards(sections.get("rewards", {}), earlier))
     if "task" not in content:
@@ -196,15 +199,19 @@ def _under(section: str, problems: Iterable[Problem]) -> Iterator[Problem]:
     return (((section, *path), message) for path, message in problems)
 
 
-def _check_origin(model: dict, earlier: list[str]) -> Iterator[Problem]:
-    """Yield whether a model is where `name_or_path` says, as far as that can be known without the network."""
+def _check_origin(model: dict, earlier: dict[str, Any], fitting: Iterable[str]) -> Iterator[Problem]:
+    """Yield whether a model is where `name_or_path` says, as far as that can be known without the network.
+
+    Args:
+        model: the section.
+        earlier: stages before this one, name -> task.
+        fitting: the tasks of stages whose models this one can go on with.
+    """
     origin = model.get("name_or_path")
     if not isinstance(origin, str):
         return
     if origin.startswith(STAGE_PREFIX):
-        stage = origin.removeprefix(STAGE_PREFIX)
-        if stage not in earlier:
-            yield ("name_or_path",), f"unknown stage {stage!r}{suggestion(stage, earlier)}"
+        yield from _under("name_or_path", _check_stage_model(origin, earlier, fitting))
         return
     if not _may_exist(origin, HUB_MODEL):
         expected = "stage:<name>, a folder, or a Hub id such as user/name"
@@ -212,6 +219,15 @@ def _check_origin(model: dict, earlier: list[str]) -> Iterator[Problem]:
     has_adapter = model.get("lora") or os.path.isfile(os.path.join(os.path.expanduser(origin), "adapter_config.json"))
     if model.get("load_in_4bit") is True and not has_adapter:
         yield ("load_in_4bit",), "needs model.lora; 4-bit weights cannot be trained themselves"
+
+
+def _check_stage_model(origin: str, earlier: dict[str, Any], fitting: Iterable[str]) -> Iterator[Problem]:
+    """Yield whether `stage:<name>` is an earlier stage with one of the fitting tasks."""
+    stage = origin.removeprefix(STAGE_PREFIX)
+    if stage not in earlier:
+        yield (), f"unknown stage {stage!r}{suggestion(stage, earlier)}"
+    elif earlier[stage] not in fitting:
+        yield (), f"{stage} is a stage with task {earlier[stage]}; expected one with {', '.join(fitting)}"
 
 
 def _check_source(data: dict) -> Iterator[Problem]:
@@ -234,8 +250,8 @@ def _may_exist(place: str, hub_id: re.Pattern) -> bool:
     return os.path.isdir(place) or (not os.path.exists(place) and hub_id.fullmatch(place) is not None)
 
 
-def _check_rewards(rewards: dict, earlier: list[str]) -> Iterator[Problem]:
-    """Yield what is wrong with the names and parameters of rewards; a model may be that of one of the `earlier` stages."""
+def _check_rewards(rewards: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong with the names and parameters of rewards; a model may be that of an earlier stage (name -> task)."""
     from empathy_trl.rewards import REWARDS, build_rewards, import_reward
 
     for name, entry in rewards.items():
@@ -253,16 +269,11 @@ def _check_rewards(rewards: dict, earlier: list[str]) -> Iterator[Problem]:
         own = {"weight": slots(Reward)["weight"], "import": Slot(str)}
         typed = slots(kind) if dataclasses.is_dataclass(kind) else {key: Slot(Any) for key in entry}
         problems = list(check_mapping(entry, typed | own, f"parameter of {name}"))
-        yield from _under(name, problems)
         model = entry.get("model")
-        if (
-            isinstance(model, str)
-            and model.startswith(STAGE_PREFIX)
-            and model.removeprefix(STAGE_PREFIX) not in earlier
-        ):
-            stage = model.removeprefix(STAGE_PREFIX)
-            yield (name, "model"), f"unknown stage {stage!r}{suggestion(stage, earlier)}"
-        elif not problems:
+        if isinstance(model, str) and model.startswith(STAGE_PREFIX):
+            problems += [(("model",), message) for _, message in _check_stage_model(model, earlier, LABEL_TASKS)]
+        yield from _under(name, problems)
+        if not problems:
             try:  # once, to hear the reward's own objections
                 build_rewards({name: _reward(entry)})
             except UserError as error:

@@ -69,11 +69,13 @@ def of_recipe(recipe: str, overrides: list[str], stage: str | None, file: Path, 
 
 
 def rewards_of(recipe, stage) -> dict:
-    """Return name -> `recipe.Reward` of a stage, ready to be built."""
+    """Return name -> `recipe.Reward` of a stage, ready to be built; models of stages are where `run.py` leaves them."""
+    from empathy_trl.tasks import resolve_rewards
+
     if not stage.rewards:
         having = [name for name, other in recipe.stages.items() if other.rewards]
         raise UserError(f"--stage {stage.name}: has no rewards (stages that have: {', '.join(having) or 'none'})")
-    return stage.rewards
+    return resolve_rewards(stage.rewards, {name: Path("outputs") / recipe.name / name for name in recipe.stages})
 
 
 def read_completions(path: Path) -> list[dict]:

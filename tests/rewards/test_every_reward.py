@@ -1,11 +1,14 @@
-"""Every reward that needs no model, on every kind of completion that may come: a number in its range, or None."""
+"""Every reward on every kind of completion that may come: a number in its range, None, or its documented error."""
 
+import asyncio
 import math
 import pickle
 
 import pytest
 
-from empathy_trl.rewards import REWARDS
+from empathy_trl.rewards import REWARDS, is_async
+from tests.judge.scripted_server import ScriptedServer, answer
+from tests.rewards.test_model_reward import KINDS, SCORES
 
 TAGGED = "<reasoning>She is alone, it is late.</reasoning><answer>I am here for you.</answer>"
 COMPLETIONS = {
@@ -55,6 +58,61 @@ def test_a_number_in_the_range_for_whatever_comes(name):
     assert len(values) == len(COMPLETIONS)
     for kind, value in zip(COMPLETIONS, values, strict=True):
         assert isinstance(value, float) and math.isfinite(value) and low <= value <= high, kind
+
+
+# rewards that ask somebody: (lowest, highest)
+ASKING = {
+    "emotion_alignment": (0, 1),
+    "emotion_confidence": (0, 1),
+    "empathy_model": (0, 1),
+    "epitome": (0, 1),
+    "llm_judge": (0, 1),
+    "quality_critic": (0, 1),
+    "safety_classifier": (-1, 0),
+    "semantic_similarity": (0, 1),
+}
+
+
+def test_no_reward_is_left_out():
+    assert {*RANGES, *ASKING} == set(REWARDS)
+
+
+@pytest.fixture
+def asking(request, make_classifier, tmp_path):
+    """A reward that asks a model, the policy, or a judge."""
+    name = request.param
+    if name == "llm_judge":
+        server = request.getfixturevalue("judge")
+        return REWARDS[name](base_url=server.base_url, model="m", cache_dir=str(tmp_path))
+    if name == "emotion_confidence":
+        reward = REWARDS[name]()
+        reward.policy = lambda prompts, prefixes, choices: [
+            [-0.01 * i * len(prefix) for i in range(len(choices))] for prefix in prefixes
+        ]
+        return reward
+    kind, settings, parameters, _ = KINDS[name]
+    return kind(model=make_classifier(SCORES, **settings), **parameters)
+
+
+@pytest.fixture
+def judge():
+    with ScriptedServer(lambda request: answer('{"empathy": 4}')) as server:
+        yield server
+
+
+@pytest.mark.parametrize("asking, name", [(name, name) for name in ASKING], indirect=["asking"], ids=list(ASKING))
+def test_a_reward_that_asks_gives_a_number_in_its_range_too(asking, name):
+    low, high = ASKING[name]
+    completions = list(COMPLETIONS.values())
+    columns = {"label": ["sad"] * len(completions), "emotion": ["sad"] * len(completions)}
+    prompts = [[{"role": "user", "content": "I lost my dog."}]] * len(completions)
+    values = asking(prompts, completions, **columns)
+    if is_async(asking):
+        values = asyncio.run(values)
+    assert len(values) == len(completions)
+    for kind, value in zip(COMPLETIONS, values, strict=True):
+        assert math.isfinite(value) and low <= value <= high, kind
+    assert len(set(values)) > 1, "all alike: nothing was asked"
 
 
 @pytest.mark.parametrize("name", LOWEST_WITHOUT_REPLY)
