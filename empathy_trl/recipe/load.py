@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from empathy_trl.errors import RecipeError, UserError
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, STAGE_PREFIX, Layers, merge, parse_overrides
-from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, FromScratch, Recipe, Reward, Stage
+from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, Data, FromScratch, Recipe, Reward, Stage
 from empathy_trl.recipe.trainer_options import check_trainer, import_class
 from empathy_trl.recipe.validation import Problem, Slot, check_mapping, check_value, show, slots, suggestion
 from empathy_trl.recipe.yaml_io import read_yaml
@@ -237,8 +237,10 @@ def _check_source(data: dict) -> Iterator[Problem]:
     name, path = data.get("name"), data.get("path", SAMPLE)
     if isinstance(name, str) and name not in BUILDERS:
         yield ("name",), f"unknown data builder {show(name)}{suggestion(name, BUILDERS)}"
+    defaults = Data(name="").model_dump(mode="json")
     for key in RATED_ONLY:
-        if name in BUILDERS and name != "wassa" and key in data:
+        # a resolved recipe says all defaults
+        if name in BUILDERS and name != "wassa" and key in data and data[key] != defaults[key]:
             yield (key,), f"only the builder wassa reads it; {name} does not"
     if isinstance(path, str) and path != SAMPLE and not _may_exist(path, HUB_DATASET):
         yield ("path",), f"no folder {path!r}; expected {SAMPLE}, a folder, or a Hub id such as user/name"
