@@ -15,6 +15,7 @@ SYSTEM = (
     "Write it as <reasoning>concern, emotional content, intensity, approach</reasoning><answer>your reply</answer> and "
     "nothing else."
 )
+NEEDED = ("Emotion", "EmotionalPolarity", "Empathy")  # for the template of a warm start
 # of EmotionalPolarity 0, 1 and 2
 CONCERNS = ("something good", "something on their mind", "something that hurts")
 CONTENT = ("positive", "mixed", "negative")
@@ -37,7 +38,7 @@ def replies(rows: list[dict], source: str, ratings: list[str], with_completion: 
         with_completion: for a warm start, which needs the ratings Emotion, EmotionalPolarity and Empathy.
 
     Raises:
-        DataError: no turn is answered.
+        DataError: no turn is answered, or a warm start lacks a rating.
     """
     from datasets import Dataset
 
@@ -54,6 +55,10 @@ def replies(rows: list[dict], source: str, ratings: list[str], with_completion: 
         "conversation": [turn["conversation"] for turn, _ in pairs],
     }
     if with_completion:
+        if missing := [name for name in NEEDED if name not in ratings]:
+            raise DataError(
+                f"{source}: a warm start needs the ratings {', '.join(NEEDED)}; found {', '.join(ratings)}, not {missing[0]}"
+            )
         named = [[dict(zip(ratings, row["labels"], strict=True)) for row in pair] for pair in pairs]
         columns["completion"] = [
             make_completion(reply["text"], *rated) for (_, reply), rated in zip(pairs, named, strict=True)

@@ -1,14 +1,17 @@
-"""Evaluation: generate answers, score them with intervals, set them beside baselines, report.
+"""Evaluation: predict, score with intervals, set beside baselines, report.
 
 | module | one idea |
 |---|---|
 | `generate` | greedy, batched completions that do not depend on the batch size |
-| `score` | completions → predictions → metrics, all from one confusion matrix |
+| `predict` | the outputs of a model with a classification head |
+| `emotions`, `replies`, `labels`, `ratings` | one kind of prediction each: how it is made, scored, drawn and shown |
+| `score` | labels → metrics, all from one confusion matrix |
+| `correlations` | ratings → MAE, Pearson, Spearman |
 | `intervals` | 95 % bootstrap intervals, single and paired |
-| `baselines` | the rows a reader needs to judge a figure: majority class, TF-IDF + logistic regression |
+| `baselines` | the rows a reader needs to judge a figure: majority class or mean, TF-IDF + a linear model |
 | `artefacts` | the files of an evaluation, written atomically |
-| `plots` | its pictures |
-| `evaluate` | all of the above for one model of one stage |
+| `plots`, `tables` | pictures and tables |
+| `evaluate` | all of the above for one model of one stage; says what a kind offers |
 | `report` | `report.md` and `report.png` for a whole run, from its artefacts alone |
 
 Import the module you need; this package imports nothing.

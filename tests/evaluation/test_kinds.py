@@ -1,0 +1,141 @@
+"""The kinds of evaluation: what each counts, and that all of them offer what reports ask for."""
+
+import json
+
+import numpy as np
+import pytest
+
+from empathy_trl.data import build
+from empathy_trl.evaluation import labels, ratings, replies
+from empathy_trl.evaluation.evaluate import KINDS, evaluate_model, kind_module, kind_of
+from empathy_trl.evaluation.report import write_report
+from empathy_trl.recipe import Data, Model, Stage
+from empathy_trl.recipe.load import read_rewards
+
+OFFERED = ("ROWS_OF", "MAIN", "MAIN_WORDS", "PAIRED", "NOTE", "predict", "score", "draw", "summary", "columns", "details",
+           "row_score", "question", "answer")  # fmt: skip
+
+
+def stage(task, name, **data):
+    return Stage(name="stage1", task=task, model=Model(name_or_path="unused"), data=Data(name=name, **data))
+
+
+class OutputsOf:
+    """Stands in for a `Scorer`: gives chosen outputs for chosen texts."""
+
+    def __init__(self, outputs):
+        self.outputs = outputs
+
+    def score(self, texts):
+        return np.array([self.outputs[text] for text in texts], dtype=np.float32)
+
+
+def evaluate(stage, model, folder, **settings):
+    return evaluate_model(model=model, tokenizer=None, stage=stage, recipe_name="r", split="test", output_dir=folder,
+                          model_name="m", **settings)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_offers_what_evaluation_and_reports_ask_for(name):
+    assert not [what for what in OFFERED if not hasattr(kind_module(name), what)]
+
+
+@pytest.mark.parametrize(
+    "task, name, expected",
+    [
+        ("grpo", "ed4", "emotions"),
+        ("sft", "wassa", "replies"),
+        ("regress", "wassa", "ratings"),
+        ("classify", "epitome", "labels"),
+    ],
+)
+def test_the_kind_follows_from_task_and_data(task, name, expected):
+    assert kind_of(stage(task, name)) == expected
+
+
+def test_groups_of_labels_are_scored_apart_and_together(tmp_path):
+    rows = build(Data(name="epitome"), "test", "classify")
+    logits = {}
+    for number, row in enumerate(rows):
+        wrong = number % 2  # every second row has its first mechanism wrong
+        levels = [(row["labels"][0] + wrong) % 3, *row["labels"][1:]]
+        logits[row["text"], row["pair"]] = np.concatenate([np.eye(3)[level] for level in levels])
+    result = evaluate(stage("classify", "epitome"), OutputsOf(logits), tmp_path)
+    metrics, n = result["metrics"], len(rows)
+    assert metrics["accuracy_emotional_reactions"]["value"] == pytest.approx((n - n // 2) / n)
+    assert metrics["accuracy_interpretations"]["value"] == metrics["accuracy_explorations"]["value"] == 1
+    assert metrics["accuracy"]["value"] == pytest.approx((3 * n - n // 2) / (3 * n))
+    assert result["baselines"]["majority"]["accuracy"]["value"] < 0.8
+    assert result["confusions"].keys() == {"emotional_reactions", "interpretations", "explorations"}
+    assert (tmp_path / "confusion_interpretations_test.png").is_file()
+    table = [json.loads(line) for line in (tmp_path / "predictions_test.jsonl").read_text().splitlines()]
+    assert [row["correct"] for row in table[:2]] == [1, pytest.approx(2 / 3)]
+    assert " | " in table[0]["text"] and table[0]["label"].count(" / ") == 2
+    assert labels.answer(table[1]).endswith("(67% right)")
+
+
+def test_one_group_has_the_usual_names(tmp_path):
+    config = Data(name="intents")
+    rows = build(config, "test", "classify")
+    perfect = {row["text"]: np.eye(9)[row["labels"][0]] for row in rows}
+    result = evaluate(stage("classify", "intents"), OutputsOf(perfect), tmp_path)
+    assert result["metrics"]["accuracy"]["value"] == result["metrics"]["recall_wishing"]["value"] == 1
+    assert result["baselines"]["tfidf_logreg"]["accuracy"]["value"] > 0.3
+    assert (tmp_path / "confusion_test.png").is_file()
+
+
+def test_ratings_stand_beside_both_baselines_and_in_a_report(tmp_path, capsys):
+    data = {"split_by": "row"}
+    rows = build(Data(name="wassa", **data), "test", "regress")
+    off = {row["text"]: np.array(row["labels"]) + [0.5, 0, 0] for row in rows}
+    folder = tmp_path / "stage1"
+    result = evaluate(stage("regress", "wassa", **data), OutputsOf(off), folder)
+    assert result["metrics"]["mae_Emotion"]["value"] == pytest.approx(0.5, abs=1e-5)
+    assert result["metrics"]["pearson_Emotion"]["value"] == pytest.approx(1)
+    assert result["metrics"]["mae_mean"]["value"] == pytest.approx(0.5 / 3, abs=1e-5)
+    assert "mean rating, Empathy" in capsys.readouterr().out
+    row = json.loads((folder / "predictions_test.jsonl").read_text().splitlines()[0])
+    assert row["error"] == pytest.approx(0.5 / 3, abs=1e-5) and ratings.answer(row).endswith("(off by 0.17)")
+    report = write_report(tmp_path).read_text()
+    assert "stage1: test mean Pearson 1.000 [1.000, 1.000]" in report and "## Per rating" in report
+
+
+REWARDS = {"length": {"min": 3, "max": 8}, "format": {"weight": {"start": 0.0, "end": 0.5, "until": 1.0}}}
+
+
+def judged(completions, rewards=REWARDS):
+    """The result for the sample's first test rows, with chosen completions."""
+    rows = build(Data(name="wassa", split_by="conversation"), "test", "grpo").select(range(len(completions)))
+    return replies.score(None, rows, None, completions, read_rewards(rewards))
+
+
+def test_replies_show_what_a_hacked_reward_would_move():
+    hacked, varied = (
+        judged([f"<reasoning>r</reasoning><answer>{text}</answer>" for text in texts])[0]["metrics"]
+        for texts in (
+            ["so so so sorry"] * 6,
+            ["I am sorry", "what happened then", "that must hurt", "oh no", "tell me", "yes"],
+        )
+    )
+    assert hacked["duplicate_share"]["value"] == 1 and varied["duplicate_share"]["value"] == 0
+    assert hacked["distinct_2"]["value"] < 0.2 and varied["distinct_2"]["value"] > 0.9
+    assert hacked["reply_words"]["value"] == 4
+    assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in hacked.values())
+
+
+def test_weights_are_those_of_the_end_of_training_and_broken_replies_count_as_none():
+    result, table = judged(["<reasoning>r</reasoning><answer>I am so sorry</answer>", "<answer>unclosed"])
+    assert [row["reward"] for row in table] == [1.5, 0.0]
+    assert result["metrics"]["reward"]["value"] == 0.75 and result["metrics"]["empty_share"]["value"] == 0.5
+    assert table[0]["rewards"] == {"length": 1.0, "format": 1.0} and table[1]["reply"] == ""
+
+
+def test_the_reference_row_has_only_rewards_that_read_the_reply_alone():
+    reference = judged(["x", "y"])[0]["baselines"]["reference"]
+    assert "reward_length" in reference and "reward_format" not in reference and "reward" not in reference
+    assert reference["reference_similarity"]["value"] == pytest.approx(1) and reference["empty_share"]["value"] == 0
+
+
+def test_distinct_2_of_one_reply_has_an_interval_too():
+    figure = judged(["I am so sorry"])[0]["metrics"]["distinct_2"]
+    assert figure["value"] == figure["low"] == figure["high"] == 1
