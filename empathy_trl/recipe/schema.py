@@ -143,6 +143,20 @@ class Reward(_Section):
     params: dict[str, Any] = {}
     import_path: str | None = None
 
+    @classmethod
+    def from_yaml(cls, entry: dict[str, Any]) -> "Reward":
+        """Return the reward that an entry of `rewards:` describes: `weight`, `import`, and parameters beside them."""
+        params = {key: value for key, value in entry.items() if key not in ("weight", "import")}
+        weight = {"weight": entry["weight"]} if "weight" in entry else {}
+        return cls.model_validate({**weight, "import_path": entry.get("import"), "params": params})
+
+    def as_yaml(self) -> dict[str, Any]:
+        """Return the entry that `from_yaml` reads, with the weight written out."""
+        content = self.model_dump(mode="json", exclude={"params", "import_path"})
+        if self.import_path is not None:
+            content["import"] = self.import_path
+        return content | copy.deepcopy(self.params)
+
 
 class Evaluation(_Section):
     """How the stage's model is evaluated when it is trained; `limit` is a number of rows."""
@@ -182,7 +196,7 @@ class Stage(_Section):
     def resolved(self) -> dict[str, Any]:
         """Return the stage as it would stand in YAML, with all defaults of the recipe's own keys written out."""
         content = self.model_dump(mode="json", exclude={"name", "rewards", "trainer"})
-        content["rewards"] = {name: _reward_as_yaml(reward) for name, reward in self.rewards.items()}
+        content["rewards"] = {name: reward.as_yaml() for name, reward in self.rewards.items()}
         content["trainer"] = copy.deepcopy(self.trainer)
         return {key: content[key] for key in STAGE_KEYS}
 
@@ -214,10 +228,3 @@ class Recipe(_Section):
     def to_yaml(self) -> str:
         """Return `resolved()` as YAML."""
         return dump_yaml(self.resolved())
-
-
-def _reward_as_yaml(reward: Reward) -> dict[str, Any]:
-    content = reward.model_dump(mode="json", exclude={"params", "import_path"})
-    if reward.import_path is not None:
-        content["import"] = reward.import_path
-    return content | copy.deepcopy(reward.params)

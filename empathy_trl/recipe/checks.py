@@ -1,0 +1,206 @@
+"""What is wrong with a recipe: the checks that need a look at the rest of the package, or at the disk.
+
+Types, ranges and names are checked in `validation`, the trainer's keys in `trainer_options`. Every check yields problems,
+(path of the key, message), and none raises, so that all of them can be reported at once.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from empathy_trl.errors import UserError
+from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, STAGE_PREFIX, Layers
+from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, Data, FromScratch, Reward, Stage
+from empathy_trl.recipe.trainer_options import check_trainer, import_class
+from empathy_trl.recipe.validation import Problem, Slot, check_mapping, check_value, show, slots, suggestion
+
+# of the models that can be made from scratch; t5, an encoder-decoder, is trained by no task of this version
+DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("roberta",)
+HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
+
+
+def check_top(layers: Layers, contents: dict[str, dict], tasks: Iterable[str]) -> Iterator[str]:
+    """Yield what is wrong with the keys that belong to the whole recipe."""
+    name = layers.name
+    if name is not None and not (isinstance(name, str) and name and Path(name).name == name):
+        yield f"name: {show(name)} cannot be a folder's name"
+    if "seed" in layers.top:
+        yield from (f"seed: {message}" for _, message in check_value(layers.top["seed"], slots(Stage)["seed"]))
+    used = {content.get("task") for content in contents.values() if isinstance(content.get("task"), str)}
+    if layers.top.get("rewards") and used <= set(tasks) and not used & set(REWARD_TASKS):
+        yield f"rewards: no stage learns from rewards; tasks that do: {', '.join(REWARD_TASKS)}"
+
+
+def check_stage(content: dict, earlier: dict[str, Any], config_classes: dict[str, str]) -> Iterator[Problem]:
+    """Yield what is wrong with the keys that hold for a stage.
+
+    Args:
+        content: the keys, from wherever the stage has them.
+        earlier: the stages before this one, name -> task.
+        config_classes: see `load_recipe`.
+    """
+    fields = slots(Stage) | {"task": Slot(str), "rewards": Slot(dict), "trainer": Slot(dict)}
+    del fields["name"]
+    yield from check_mapping(content, fields)
+    sections = {key: value for key, value in content.items() if isinstance(value, dict)}
+    labels = content.get("task") in LABEL_TASKS
+    fitting = [task for task in config_classes if (task in LABEL_TASKS) == labels]
+    yield from _under("model", _check_origin(sections.get("model", {}), earlier, fitting))
+    yield from _under("data", _check_source(sections.get("data", {})))
+    yield from _under("rewards", check_rewards(sections.get("rewards", {}), earlier))
+    if "task" not in content:
+        yield ("task",), f"missing{suggestion('', config_classes)}"
+    elif isinstance(content["task"], str):
+        yield from _check_task(content["task"], content, config_classes)
+
+
+def _check_task(task: str, content: dict, config_classes: dict[str, str]) -> Iterator[Problem]:
+    """Yield whether a task is known, has rewards if it learns from them, and what is wrong with its trainer's keys."""
+    if task not in config_classes:
+        yield ("task",), f"unknown task {show(task)}{suggestion(task, config_classes)}"
+        return
+    if task in REWARD_TASKS and not content.get("rewards"):
+        yield ("rewards",), f"missing; task {task} needs at least one"
+    elif task not in REWARD_TASKS and content.get("rewards"):
+        yield ("rewards",), f"task {task} learns from no rewards; tasks that do: {', '.join(REWARD_TASKS)}"
+    if task in REWARD_TASKS:
+        yield from _under("rewards", _check_weights(content.get("rewards")))
+    yield from _under("model", _check_architecture(task, content.get("model")))
+    if task in LABEL_TASKS and isinstance(content.get("model"), dict) and content["model"].get("load_in_4bit") is True:
+        yield ("model", "load_in_4bit"), f"task {task} trains encoders, which need no quantisation; expected false"
+    yield from _under("data", _check_rows(task, content.get("data")))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by `accelerate launch`
+    trainer = content.get("trainer", {})
+    if isinstance(trainer, dict):
+        yield from _under("trainer", check_trainer(trainer, import_class(config_classes[task]), processes))
+
+
+def _check_weights(rewards: Any) -> Iterator[Problem]:
+    """Yield whether there are rewards and all of them have the weight 0, now and at the end of a schedule."""
+    if not (isinstance(rewards, dict) and rewards and all(isinstance(entry, dict) for entry in rewards.values())):
+        return
+    weights = [entry.get("weight", 1.0) for entry in rewards.values()]
+    ends = [(weight.get("start"), weight.get("end")) if isinstance(weight, dict) else (weight,) for weight in weights]
+    if all(end == 0 for pair in ends for end in pair):
+        yield (), "all weights are 0, so nothing would be learned; expected at least one that is not"
+
+
+def _check_architecture(task: str, model: Any) -> Iterator[Problem]:
+    """Yield whether a model from scratch is of a kind that the task does not train."""
+    scratch = model.get("from_scratch") if isinstance(model, dict) else None
+    name = scratch.get("architecture") if isinstance(scratch, dict) else None
+    fitting = ENCODERS if task in LABEL_TASKS else DECODERS
+    if name in get_args(FromScratch.model_fields["architecture"].annotation) and name not in fitting:
+        kind = "an encoder" if name in ENCODERS else "a decoder" if name in DECODERS else "an encoder-decoder"
+        yield (
+            ("from_scratch", "architecture"),
+            f"{name} is {kind}, which task {task} does not train{suggestion('', fitting)}",
+        )
+
+
+def _check_rows(task: str, data: Any) -> Iterator[Problem]:
+    """Yield whether the builder has rows for the task."""
+    from empathy_trl.data import BUILDERS, tasks_of
+
+    name = data.get("name") if isinstance(data, dict) else None
+    if isinstance(name, str) and name in BUILDERS and task not in tasks_of(name):
+        fitting = [other for other in BUILDERS if task in tasks_of(other)]
+        yield ("name",), f"{name} has rows for {', '.join(tasks_of(name))}, not for {task}{suggestion('', fitting)}"
+
+
+def _under(section: str, problems: Iterable[Problem]) -> Iterator[Problem]:
+    return (((section, *path), message) for path, message in problems)
+
+
+def _check_origin(model: dict, earlier: dict[str, Any], fitting: Iterable[str]) -> Iterator[Problem]:
+    """Yield whether a model is where `name_or_path` says, as far as that can be known without the network.
+
+    Args:
+        model: the section.
+        earlier: stages before this one, name -> task.
+        fitting: the tasks of stages whose models this one can go on with.
+    """
+    origin = model.get("name_or_path")
+    if not isinstance(origin, str):
+        return
+    if origin.startswith(STAGE_PREFIX):
+        yield from _under("name_or_path", _check_stage_model(origin, earlier, fitting))
+        return
+    if not _may_exist(origin, HUB_MODEL):
+        expected = "stage:<name>, a folder, or a Hub id such as user/name"
+        yield ("name_or_path",), f"no folder {origin!r}; expected {expected}"
+    has_adapter = model.get("lora") or os.path.isfile(os.path.join(os.path.expanduser(origin), "adapter_config.json"))
+    if model.get("load_in_4bit") is True and not has_adapter:
+        yield ("load_in_4bit",), "needs model.lora; 4-bit weights cannot be trained themselves"
+
+
+def _check_stage_model(origin: str, earlier: dict[str, Any], fitting: Iterable[str]) -> Iterator[Problem]:
+    """Yield whether `stage:<name>` is an earlier stage with one of the fitting tasks."""
+    stage = origin.removeprefix(STAGE_PREFIX)
+    if stage not in earlier:
+        yield (), f"unknown stage {stage!r}{suggestion(stage, earlier)}"
+    elif earlier[stage] not in fitting:
+        yield (), f"{stage} is a stage with task {earlier[stage]}; expected one with {', '.join(fitting)}"
+
+
+def _check_source(data: dict) -> Iterator[Problem]:
+    """Yield whether the builder is known and its source is where `path` says."""
+    from empathy_trl.data import BUILDERS, RATED_ONLY
+
+    name, path = data.get("name"), data.get("path", SAMPLE)
+    if isinstance(name, str) and name not in BUILDERS:
+        yield ("name",), f"unknown data builder {show(name)}{suggestion(name, BUILDERS)}"
+    defaults = Data(name="").model_dump(mode="json")
+    for key in RATED_ONLY:
+        # a resolved recipe says all defaults
+        if name in BUILDERS and name != "wassa" and key in data and data[key] != defaults[key]:
+            yield (key,), f"only the builder wassa reads it; {name} does not"
+    if isinstance(path, str) and path != SAMPLE and not _may_exist(path, HUB_DATASET):
+        yield ("path",), f"no folder {path!r}; expected {SAMPLE}, a folder, or a Hub id such as user/name"
+
+
+def _may_exist(place: str, hub_id: re.Pattern) -> bool:
+    """Return whether a folder is there, or whether the text may be the id of something on the Hub."""
+    place = os.path.expanduser(place)
+    return os.path.isdir(place) or (not os.path.exists(place) and hub_id.fullmatch(place) is not None)
+
+
+def check_rewards(rewards: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong with the names and parameters of rewards; a model may be that of an earlier stage (name -> task)."""
+    from empathy_trl.rewards import REWARDS, build_rewards, import_reward
+
+    for name, entry in rewards.items():
+        if not isinstance(entry, dict):
+            yield (name,), f"{show(entry)} is not a mapping; expected at least {{}}, such as {{weight: 1.0}}"
+            continue
+        if "import" not in entry and name not in REWARDS:
+            yield (name,), f"unknown reward{suggestion(name, REWARDS)}"
+            continue
+        try:
+            kind = import_reward(name, entry["import"]) if "import" in entry else REWARDS[name]
+        except UserError as error:
+            yield _problem(name, error)
+            continue
+        own = {"weight": slots(Reward)["weight"], "import": Slot(str)}
+        typed = slots(kind) if dataclasses.is_dataclass(kind) else {key: Slot(Any) for key in entry}
+        problems = list(check_mapping(entry, typed | own, f"parameter of {name}"))
+        model = entry.get("model")
+        if isinstance(model, str) and model.startswith(STAGE_PREFIX):
+            problems += [(("model",), message) for _, message in _check_stage_model(model, earlier, LABEL_TASKS)]
+        yield from _under(name, problems)
+        if not problems:
+            try:  # once, to hear the reward's own objections
+                build_rewards({name: Reward.from_yaml(entry)})
+            except UserError as error:
+                yield _problem(name, error)
+
+
+def _problem(name: str, error: UserError) -> Problem:
+    """Return an error about a reward, which begins with `rewards.<name>: ` or `rewards.<name>.import: `."""
+    message = str(error).removeprefix(f"rewards.{name}")
+    if message.startswith(".import: "):
+        return (name, "import"), message.removeprefix(".import: ")
+    return (name,), message.removeprefix(": ")
