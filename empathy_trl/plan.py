@@ -8,9 +8,10 @@ import math
 import os
 from pathlib import Path
 
+from empathy_trl.inputs import local_rows
 from empathy_trl.recipe.layers import LABEL_TASKS, STAGE_PREFIX
 from empathy_trl.shapes import BYTES, model_shape
-from empathy_trl.tasks import local_rows, missing_extras, trainer_config, trainer_options
+from empathy_trl.tasks import missing_extras, trainer_config, trainer_options
 
 
 def describe(recipe, folder: Path) -> str:

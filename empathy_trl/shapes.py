@@ -4,8 +4,8 @@ import copy
 from pathlib import Path
 
 from empathy_trl.errors import UserError
+from empathy_trl.inputs import label_targets, scratch_tokenizer
 from empathy_trl.recipe.layers import LABEL_TASKS, STAGE_PREFIX
-from empathy_trl.tasks import label_targets, scratch_tokenizer
 
 # Shapes from the models' config.json on the Hub, so that a recipe can be judged before the first download.
 PUBLISHED = {

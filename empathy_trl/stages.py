@@ -1,7 +1,7 @@
 """The life of a stage's output folder: new, interrupted, complete, or made by another recipe.
 
-`run.json` in the folder says which recipe (by fingerprint) made it and how far it came. The launcher asks `open_stage`
-what to do and tells it when the stage is complete.
+`run.json` in the folder says which recipe (by fingerprint) made it and how far it came. The launcher asks `inspect_stage`
+what to do and notes in the `StageFolder` when the stage is complete.
 """
 
 import hashlib
@@ -17,6 +17,8 @@ from pathlib import Path
 
 from empathy_trl.errors import UserError
 from empathy_trl.files import write_text
+from empathy_trl.recipe.layers import STAGE_PREFIX
+from empathy_trl.stage_models import stages_in
 
 RUN_FILE = "run.json"
 # evaluation and publishing do not change the weights, so they do not make a stage another one
@@ -45,15 +47,9 @@ def fingerprint(stage: dict, earlier: dict[str, str], rows: str | None = None) -
     content = {key: value for key, value in stage.items() if key not in NOT_IN_FINGERPRINT}
     if content.get("rewards"):
         content["rewards"] = {name: _decisive(name, reward) for name, reward in content["rewards"].items()}
-    parent = str((stage["model"] or {}).get("name_or_path") or "").removeprefix("stage:")
+    parent = str((stage["model"] or {}).get("name_or_path") or "").removeprefix(STAGE_PREFIX)
     judges = {name: earlier[name] for name in stages_in(stage.get("rewards"))}
     return digest({**content, "parent": earlier.get(parent), "rows": rows} | ({"judges": judges} if judges else {}))
-
-
-def stages_in(rewards: dict | None) -> list[str]:
-    """Return the stages whose models judge in a resolved `rewards` section, as in `model: stage:reward`."""
-    named = [entry.get("model") for entry in (rewards or {}).values()]
-    return [name.removeprefix("stage:") for name in named if isinstance(name, str) and name.startswith("stage:")]
 
 
 def _decisive(name: str, reward: dict) -> dict:

@@ -8,13 +8,14 @@ import dataclasses
 import importlib
 import importlib.util
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from empathy_trl.errors import UserError
-from empathy_trl.recipe.layers import LABEL_TASKS, STAGE_PREFIX
+from empathy_trl.inputs import describe_input, label_targets, label_texts, scratch_texts, stage_rows
+from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.recipe.trainer_options import import_class
+from empathy_trl.stage_models import resolve_model, resolve_rewards
 
 # optional package -> the extra in setup.cfg that installs it
 EXTRAS = {"vllm": "vllm", "bitsandbytes": "quantization", "deepspeed": "deepspeed"}
@@ -39,7 +40,7 @@ def build_sft(stage, folder: Path, stage_folders: dict[str, Path]):
 
     from empathy_trl.trainers.artefacts import MetricsLog, show_progress
 
-    config, train = trainer_config(stage, folder), _train_rows(stage)
+    config, train = trainer_config(stage, folder), stage_rows(stage, "train")
     model, tokenizer, adapter = _policy(stage, train, stage_folders)
     trainer = SFTTrainer(
         model=model,
@@ -59,7 +60,7 @@ def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
     from empathy_trl.trainers.artefacts import MetricsLog, SamplePages, show_progress
     from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
-    config, train = trainer_config(stage, folder), _train_rows(stage)
+    config, train = trainer_config(stage, folder), stage_rows(stage, "train")
     rewards, weights = build_rewards(resolve_rewards(stage.rewards, stage_folders))
     for reward in rewards:
         if hasattr(reward, "load"):  # a model that cannot be loaded stops the run now, not in its first step
@@ -91,13 +92,13 @@ def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
     from empathy_trl.trainers.labels import LabelLoss, MergeAdapter, encode, label_metrics
 
     config, targets = trainer_config(stage, folder), label_targets(stage)
-    train, valid = _train_rows(stage), _rows(stage, "valid")
+    train, valid = stage_rows(stage, "train"), stage_rows(stage, "valid")
     section = resolve_model(stage.model, stage_folders)
     model, tokenizer = new_classifier(section, targets, seed=stage.seed, texts=label_texts(train))
-    describe_input(model.config, stage)
+    describe_input(model.config, stage, config.max_length)
     if stage.model.lora is not None:
         model = get_peft_model(model, lora_config(stage.model.lora, "SEQ_CLS"))
-    options = {name: getattr(config, name) for name in ("loss", "huber_delta") if hasattr(config, name)}
+    options = {"loss": config.loss, "huber_delta": config.huber_delta} if stage.task == "regress" else {}
     trainer = Trainer(
         model=model,
         args=config,
@@ -151,53 +152,6 @@ def trainer_config(stage, folder: Path, **changes):
         raise UserError(f"stages.{stage.name}.trainer: {error}") from error
 
 
-def local_rows(stage) -> dict[str, tuple]:
-    """Return split -> (rows, report) for the splits a stage trains and is evaluated on; empty for data on the Hub.
-
-    Raises:
-        DataError: a file or a row cannot be used.
-    """
-    from empathy_trl.data import on_hub, read_split
-
-    if on_hub(stage.data.path):
-        return {}
-    chosen_by = ("valid",) if stage.task in LABEL_TASKS else ()  # the split by which the best checkpoint is chosen
-    return {
-        split: read_split(stage.data, split) for split in dict.fromkeys(("train", *chosen_by, stage.evaluation.split))
-    }
-
-
-def _train_rows(stage):
-    return _rows(stage, "train")
-
-
-def _rows(stage, split: str):
-    from empathy_trl.data import build
-
-    return build(stage.data, split, stage.task)
-
-
-def label_targets(stage):
-    """Return the `Targets` of a stage with task regress or classify."""
-    from empathy_trl.data import targets
-    from empathy_trl.targets import Targets
-
-    return Targets(stage.task, targets(stage.data))
-
-
-def label_texts(train) -> list[str]:
-    """Return the texts that the tokenizer of an encoder from scratch learns from."""
-    return [text for column in ("text", "pair") if column in train.column_names for text in train[column]]
-
-
-def describe_input(config, stage):
-    """Note in a model's config how texts were prepared, so that they are prepared alike wherever the model is used."""
-    from empathy_trl.data import normalization
-
-    config.text_max_length = stage.trainer.get("max_length", 256)
-    config.text_normalization = normalization(stage.data)
-
-
 def load_trained(stage, model):
     """Return the trained model of a stage, and its tokenizer; of task regress or classify, its `Scorer`.
 
@@ -229,25 +183,6 @@ def _policy(stage, train, stage_folders: dict[str, Path]):
     return model, tokenizer, lora_config(stage.model.lora) if needs_adapter else None
 
 
-def scratch_texts(train) -> tuple[list[str], list[str]]:
-    """Return the texts that a from-scratch tokenizer learns from, and the tags that occur in them."""
-    parts = [column for column in ("prompt", "completion") if column in train.column_names]
-    texts = [message["content"] for row in train for part in parts for message in row[part]]
-    return texts, sorted({tag for text in texts for tag in re.findall(r"</(\w+)>", text)})
-
-
-def scratch_tokenizer(stage):
-    """Return the tokenizer that a stage with `model.from_scratch` will get."""
-    from empathy_trl.encoders import build_encoder_tokenizer
-    from empathy_trl.scratch import build_tokenizer
-
-    scratch, train = stage.model.from_scratch, _train_rows(stage)
-    if stage.task in LABEL_TASKS:
-        return build_encoder_tokenizer(label_texts(train), scratch.vocab_size, scratch.max_length)
-    texts, tags = scratch_texts(train)
-    return build_tokenizer(texts, scratch.vocab_size, tags)
-
-
 def trainer_options(stage) -> dict:
     """Return the settings a plan needs: the config class's defaults, the recipe's values, and what follows from them.
 
@@ -258,33 +193,3 @@ def trainer_options(stage) -> dict:
     options["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
     per_process = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
     return options | {"sequences": per_process * options["processes"]}
-
-
-def resolve_rewards(rewards: dict, stage_folders: dict[str, Path]) -> dict:
-    """Return a `rewards` section with `model: stage:<name>` replaced by the folder of that stage."""
-    resolved = {}
-    for key, reward in rewards.items():
-        name = reward.params.get("model")
-        if isinstance(name, str) and name.startswith(STAGE_PREFIX):
-            folder = str(stage_folders[name.removeprefix(STAGE_PREFIX)])
-            reward = reward.model_copy(update={"params": reward.params | {"model": folder}})
-        resolved[key] = reward
-    return resolved
-
-
-def judging_rewards(recipe, stage, stage_folders: dict[str, Path]) -> dict:
-    """Return the rewards by which a stage's replies are judged: its own, or those of the next stage that has some.
-
-    A warm start is judged by what comes after it, so that the two can be compared.
-    """
-    later = list(recipe.stages)[list(recipe.stages).index(stage.name) :]
-    rewards = next((recipe.stages[name].rewards for name in later if recipe.stages[name].rewards), {})
-    return resolve_rewards(rewards, stage_folders)
-
-
-def resolve_model(model, stage_folders: dict[str, Path]):
-    """Return the model section with `stage:<name>` replaced by the folder of that stage."""
-    name = model.name_or_path or ""
-    if not name.startswith(STAGE_PREFIX):
-        return model
-    return model.model_copy(update={"name_or_path": str(stage_folders[name.removeprefix(STAGE_PREFIX)])})

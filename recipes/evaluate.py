@@ -58,7 +58,8 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from accelerate import PartialState
 
     from empathy_trl.evaluation.evaluate import check_settings, evaluate_model
-    from empathy_trl.tasks import judging_rewards, load_trained
+    from empathy_trl.stage_models import judging_rewards
+    from empathy_trl.tasks import load_trained
 
     check_settings(stage)
     model, tokenizer = load_trained(stage, evaluated_model(stage.model, arguments.model))

@@ -112,8 +112,9 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
     Returns stage name -> `{"train", "all"}`: digests of its training rows (None for data on the Hub), and of those with
     the rows it is evaluated on.
     """
+    from empathy_trl.inputs import local_rows
     from empathy_trl.stages import digest
-    from empathy_trl.tasks import local_rows, missing_extras, trainer_config
+    from empathy_trl.tasks import missing_extras, trainer_config
 
     if missing := [line for stage in recipe.stages.values() for line in missing_extras(stage)]:
         raise UserError(f"this recipe needs packages that are not installed: {', '.join(missing)}")
@@ -189,8 +190,9 @@ def evaluate_stage(recipe, stage, fingerprints: dict[str, str], folders: dict[st
     from accelerate import PartialState
 
     from empathy_trl.evaluation.evaluate import evaluate_model
-    from empathy_trl.stages import digest, inspect_stage, stages_in
-    from empathy_trl.tasks import judging_rewards, load_trained
+    from empathy_trl.stage_models import judging_rewards, stages_in
+    from empathy_trl.stages import digest, inspect_stage
+    from empathy_trl.tasks import load_trained
 
     path, resolved = folders[stage.name], recipe.resolved()["stages"]
     folder = inspect_stage(path, fingerprints[stage.name])

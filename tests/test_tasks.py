@@ -1,23 +1,15 @@
 """The dispatch, and what --check says about a recipe's size."""
 
-from pathlib import Path
-
 import pytest
 
 from empathy_trl.errors import UserError
 from empathy_trl.plan import memory
 from empathy_trl.recipe import load_recipe
-from empathy_trl.tasks import CONFIG_CLASSES, missing_extras, resolve_model, trainer_config, trainer_options
+from empathy_trl.tasks import CONFIG_CLASSES, missing_extras, trainer_config, trainer_options
 
 
 def stage_of(name, stage, *overrides):
     return load_recipe(name, list(overrides), CONFIG_CLASSES).stages[stage]
-
-
-def test_stage_reference_becomes_its_folder():
-    model = stage_of("ed4_tiny", "grpo").model
-    assert resolve_model(model, {"sft": Path("out/sft")}).name_or_path == str(Path("out/sft"))
-    assert model.name_or_path == "stage:sft"
 
 
 def test_what_the_config_class_refuses_is_an_error_of_the_user(tmp_path):

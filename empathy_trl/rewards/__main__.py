@@ -70,7 +70,7 @@ def of_recipe(recipe: str, overrides: list[str], stage: str | None, file: Path, 
 
 def rewards_of(recipe, stage) -> dict:
     """Return name -> `recipe.Reward` of a stage, ready to be built; models of stages are where `run.py` leaves them."""
-    from empathy_trl.tasks import resolve_rewards
+    from empathy_trl.stage_models import resolve_rewards
 
     if not stage.rewards:
         having = [name for name, other in recipe.stages.items() if other.rewards]

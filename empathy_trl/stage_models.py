@@ -1,0 +1,43 @@
+"""What `stage:<name>` in a recipe stands for: the model that an earlier stage made, in that stage's folder."""
+
+from pathlib import Path
+
+from empathy_trl.recipe.layers import STAGE_PREFIX
+
+
+def resolve_model(model, stage_folders: dict[str, Path]):
+    """Return the model section with `stage:<name>` replaced by the folder of that stage."""
+    name = model.name_or_path or ""
+    if not name.startswith(STAGE_PREFIX):
+        return model
+    return model.model_copy(update={"name_or_path": str(stage_folders[name.removeprefix(STAGE_PREFIX)])})
+
+
+def resolve_rewards(rewards: dict, stage_folders: dict[str, Path]) -> dict:
+    """Return a `rewards` section with `model: stage:<name>` replaced by the folder of that stage."""
+    resolved = {}
+    for key, reward in rewards.items():
+        name = reward.params.get("model")
+        if isinstance(name, str) and name.startswith(STAGE_PREFIX):
+            folder = str(stage_folders[name.removeprefix(STAGE_PREFIX)])
+            reward = reward.model_copy(update={"params": reward.params | {"model": folder}})
+        resolved[key] = reward
+    return resolved
+
+
+def stages_in(rewards: dict | None) -> list[str]:
+    """Return the stages whose models judge in a resolved `rewards` section, as in `model: stage:reward`."""
+    named = [entry.get("model") for entry in (rewards or {}).values()]
+    return [
+        name.removeprefix(STAGE_PREFIX) for name in named if isinstance(name, str) and name.startswith(STAGE_PREFIX)
+    ]
+
+
+def judging_rewards(recipe, stage, stage_folders: dict[str, Path]) -> dict:
+    """Return the rewards by which a stage's replies are judged: its own, or those of the next stage that has some.
+
+    A warm start is judged by what comes after it, so that the two can be compared.
+    """
+    later = list(recipe.stages)[list(recipe.stages).index(stage.name) :]
+    rewards = next((recipe.stages[name].rewards for name in later if recipe.stages[name].rewards), {})
+    return resolve_rewards(rewards, stage_folders)
