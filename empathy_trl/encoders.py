@@ -1,7 +1,7 @@
 """New models for `task: regress` and `task: classify`: an encoder with a head that is still to be trained.
 
 The encoder is pretrained (a Hub id or a folder, such as roberta-base) or made from nothing, in the shape of RoBERTa and
-with a tokenizer trained on the stage's own texts. What such a model puts out is described in its config, see `targets.py`.
+with a tokenizer trained on the stage's own texts. What such a model puts out is described in its config, see `outputs.py`.
 Trained models are loaded by `classifiers.py`, which refuses one whose head is as new as the heads made here.
 """
 
@@ -20,8 +20,8 @@ from transformers import (
 
 from empathy_trl.errors import UserError
 from empathy_trl.models import check_exists, expand, first_file, hub_errors
+from empathy_trl.outputs import Targets
 from empathy_trl.scratch import EOS, build_tokenizer
-from empathy_trl.targets import Targets
 
 # RoBERTa counts positions from the padding token's id + 1, which is 0 + 1 in our tokenizers
 FIRST_POSITION = 1

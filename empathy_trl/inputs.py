@@ -31,7 +31,7 @@ def stage_rows(stage, split: str):
 def label_targets(stage):
     """Return the `Targets` of a stage with task regress or classify."""
     from empathy_trl.data import targets
-    from empathy_trl.targets import Targets
+    from empathy_trl.outputs import Targets
 
     return Targets(stage.task, targets(stage.data))
 

@@ -1,25 +1,81 @@
-"""What a classifier or regressor says about its outputs, in its `config.json`.
+"""What a model with a head for ratings or labels puts out, written into its `config.json` and read from there.
 
-A model made by this package explains itself there (see `targets.py`), so that no reward has to be told:
+A model made by this package explains itself (`Targets.write`), so that no reward has to be told:
 
 * `id2label`: the names of the outputs, in order;
 * `problem_type`: `regression` or `single_label_classification`;
 * `label_ranges` (regression): `{"Empathy": [0, 5], ...}`, the scale of the training labels;
-* `label_groups` (classification): `[["intent", ["agreeing", ...]]]`, or several groups whose logits stand side by side in
-  this order, each with a softmax of its own: EPITOME's three mechanisms with the levels `["0", "1", "2"]`.
+* `label_groups` (classification): `[["intent", ["agreeing", ...]]]`, or several groups whose logits stand side by side
+  in this order, each with a softmax of its own: EPITOME's three mechanisms with the levels `["0", "1", "2"]`.
 
-A model from elsewhere has `id2label`, and perhaps the activation function of a sentence-transformers cross-encoder. What
-it leaves open is asked of the user, never guessed.
+A model from elsewhere has `id2label`, and perhaps the activation function of a sentence-transformers cross-encoder.
+What it leaves open is asked of the user, never guessed: all functions that read take any transformers config.
 """
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from empathy_trl.errors import UserError
 
 REGRESSION, CLASSIFICATION = "regression", "single_label_classification"
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The outputs of a model, in order.
+
+    Attributes:
+        task: "regress" or "classify".
+        outputs: for regress, rating -> (lowest, highest value); for classify, group -> names of its labels.
+    """
+
+    task: str
+    outputs: dict[str, tuple]
+
+    @property
+    def names(self) -> list[str]:
+        """One name per output: the rating, the label, or with several groups `group:label`."""
+        if self.task == "regress":
+            return list(self.outputs)
+        if len(self.outputs) == 1:
+            return [str(name) for labels in self.outputs.values() for name in labels]
+        return [f"{group}:{name}" for group, labels in self.outputs.items() for name in labels]
+
+    def slices(self) -> dict[str, slice]:
+        """Return where the outputs of every rating or group stand."""
+        slices, start = {}, 0
+        for name, values in self.outputs.items():
+            size = 1 if self.task == "regress" else len(values)
+            slices[name] = slice(start, start + size)
+            start += size
+        return slices
+
+    def write(self, config) -> None:
+        """Describe the outputs in a transformers config: `id2label`, `problem_type`, and ranges or groups."""
+        config.id2label = dict(enumerate(self.names))
+        config.label2id = {name: number for number, name in enumerate(self.names)}
+        if self.task == "regress":
+            config.problem_type = REGRESSION
+            config.label_ranges = {name: [float(low), float(high)] for name, (low, high) in self.outputs.items()}
+        else:
+            config.problem_type = CLASSIFICATION
+            # pairs: a config is saved with the keys of its mappings sorted, and the order says which logits are whose
+            config.label_groups = [[group, list(labels)] for group, labels in self.outputs.items()]
+
+
+def predicted_labels(logits: np.ndarray, targets: Targets) -> np.ndarray:
+    """Return the likeliest label of every group.
+
+    Args:
+        logits: shape (rows, outputs).
+        targets: of task "classify".
+
+    Returns int64 of shape (rows, groups): positions in the group.
+    """
+    return np.stack([logits[:, part].argmax(axis=1) for part in targets.slices().values()], axis=1)
 
 
 def require(config, problem_type: str) -> None:

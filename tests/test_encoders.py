@@ -8,7 +8,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from empathy_trl.encoders import build_encoder_tokenizer, new_classifier
 from empathy_trl.errors import UserError
-from empathy_trl.targets import Targets
+from empathy_trl.outputs import Targets
 
 TEXTS = ["I am so sorry to hear that 😀", "What happened then?", "well done <url> @USER"] * 3
 RATINGS = Targets("regress", {"Emotion": (0, 5), "Empathy": (0, 5)})

@@ -1,20 +1,57 @@
-"""What a config says about outputs: names, ranges, groups; and an error for all that it does not say."""
+"""What a config says about outputs: names, ranges, groups, as it was written; and an error for all that it does not say."""
 
 import numpy as np
 import pytest
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, RobertaConfig
 
 from empathy_trl.errors import UserError
 from empathy_trl.outputs import (
+    Targets,
     label_groups,
     label_names,
     label_range,
     output_index,
+    predicted_labels,
     probabilities,
     require,
     sigmoid,
     to_unit,
 )
+
+RATINGS = Targets("regress", {"Emotion": (0, 5), "Empathy": (1, 7)})
+INTENTS = Targets("classify", {"intent": ("agreeing", "wishing", "neutral")})
+LEVELS = Targets("classify", {"reactions": ("0", "1"), "explorations": ("0", "1", "2")})
+
+
+def test_a_config_describes_ratings(tmp_path):
+    config = RobertaConfig()
+    RATINGS.write(config)
+    config.save_pretrained(tmp_path)
+    read = RobertaConfig.from_pretrained(tmp_path)
+    assert (read.num_labels, read.problem_type) == (2, "regression")
+    assert read.id2label == {0: "Emotion", 1: "Empathy"} and read.label2id["Empathy"] == 1
+    assert read.label_ranges == {"Emotion": [0.0, 5.0], "Empathy": [1.0, 7.0]}
+
+
+def test_a_config_describes_labels(tmp_path):
+    config = RobertaConfig()
+    LEVELS.write(config)
+    config.save_pretrained(tmp_path)
+    read = RobertaConfig.from_pretrained(tmp_path)
+    assert (read.num_labels, read.problem_type) == (5, "single_label_classification")
+    assert read.label_groups == [["reactions", ["0", "1"]], ["explorations", ["0", "1", "2"]]]
+
+
+def test_outputs_have_names():
+    assert INTENTS.names == ["agreeing", "wishing", "neutral"]
+    assert LEVELS.names == ["reactions:0", "reactions:1", "explorations:0", "explorations:1", "explorations:2"]
+    assert RATINGS.slices() == {"Emotion": slice(0, 1), "Empathy": slice(1, 2)}
+    assert LEVELS.slices() == {"reactions": slice(0, 2), "explorations": slice(2, 5)}
+
+
+def test_the_likeliest_label_is_looked_for_within_its_group():
+    logits = np.array([[0.0, 1.0, 9.0, 0.0, 0.0], [3.0, 1.0, 0.0, 0.0, 2.0]])
+    assert predicted_labels(logits, LEVELS).tolist() == [[1, 0], [0, 2]]
 
 
 def config(names=("Emotion", "Empathy"), **settings):

@@ -12,7 +12,7 @@ from empathy_trl.evaluation.plots import draw_confusion
 from empathy_trl.evaluation.predict import predict_outputs
 from empathy_trl.evaluation.score import score_predictions
 from empathy_trl.evaluation.tables import both_texts, markdown
-from empathy_trl.targets import Targets, predicted_labels
+from empathy_trl.outputs import Targets, predicted_labels
 
 ROWS_OF = "classify"
 MAIN = "accuracy"

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import TrainerCallback
 
 from empathy_trl.evaluation.correlations import pearson
-from empathy_trl.targets import Targets, predicted_labels
+from empathy_trl.outputs import Targets, predicted_labels
 
 
 @dataclass

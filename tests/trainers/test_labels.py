@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import DataCollatorWithPadding, Trainer
 
 from empathy_trl.encoders import new_classifier
-from empathy_trl.targets import Targets
+from empathy_trl.outputs import Targets
 from empathy_trl.trainers.label_config import LabelConfig, RegressConfig
 from empathy_trl.trainers.labels import LabelLoss, MergeAdapter, encode, label_metrics
 
