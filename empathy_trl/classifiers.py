@@ -15,21 +15,20 @@ from peft.utils.save_and_load import load_peft_weights
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from empathy_trl.errors import UserError
-from empathy_trl.models import (
+from empathy_trl.hub import (
     ADAPTER_FILE,
-    VOCABULARY_FILES,
     adapter_base,
     check_exists,
     check_weights,
     expand,
     first_file,
     hub_errors,
+    load_tokenizer,
 )
 
 IN_ADAPTER = "base_model.model."  # what peft puts before the name of a weight
@@ -70,7 +69,7 @@ def load_classifier(
         model, report = _load_full(name, revision, config, dtype)
         _check_head(name, report["missing_keys"])
         check_weights(name, report)
-        tokenizer = _load_tokenizer(name, revision)
+        tokenizer = load_tokenizer(name, revision)
     if model.config.pad_token_id is None:  # decoders find the end of a text by it
         model.config.pad_token_id = tokenizer.pad_token_id
     _read_activation(name, revision, model.config)
@@ -115,8 +114,8 @@ def _load_adapter(
         try:
             first_file(name, revision, ["tokenizer_config.json"])
         except EntryNotFoundError:
-            return model, _load_tokenizer(base, base_revision)
-    return model, _load_tokenizer(name, revision)
+            return model, load_tokenizer(base, base_revision)
+    return model, load_tokenizer(name, revision)
 
 
 def _adapter_config(name: str, revision: str | None, base: str, base_revision: str | None, brought: dict):
@@ -133,18 +132,6 @@ def _adapter_config(name: str, revision: str | None, base: str, base_revision: s
     if heads and len(heads[0]) != config.num_labels:
         config.num_labels = len(heads[0])
     return config
-
-
-def _load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer as it was saved (an encoder's needs no chat template); a missing pad token is the end token."""
-    with hub_errors(name, revision):
-        first_file(name, revision, VOCABULARY_FILES)
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise UserError(f"{name}: the tokenizer has neither a pad nor an end-of-sequence token")
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def _refuse_generative(name: str, config) -> None:

@@ -10,16 +10,16 @@ from collections.abc import Iterable
 import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     RobertaConfig,
 )
 
 from empathy_trl.errors import UserError
-from empathy_trl.models import check_exists, expand, first_file, hub_errors
+from empathy_trl.hub import check_exists, expand, first_file, hub_errors, load_tokenizer
 from empathy_trl.outputs import Targets
 from empathy_trl.scratch import EOS, build_tokenizer
 
@@ -63,9 +63,9 @@ def _on_pretrained(config, targets: Targets, seed: int) -> tuple[PreTrainedModel
         options["attn_implementation"] = config.attn_implementation
     with hub_errors(name, revision):
         first_file(name, revision, ["config.json"])
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = load_tokenizer(name, revision)
         shape = AutoConfig.from_pretrained(name, revision=revision)
-        if type(shape) not in AutoModelForSequenceClassification._model_mapping:
+        if type(shape) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise UserError(
                 f"{name}: a {shape.model_type} model takes no classification head; expected an encoder such as roberta-base"
             )
@@ -79,8 +79,6 @@ def _on_pretrained(config, targets: Targets, seed: int) -> tuple[PreTrainedModel
     wrong = [key for key in sorted(report["missing_keys"]) if key.startswith(body) and ".pooler." not in key]
     if wrong:
         raise UserError(f"{name}: the weights do not fit config.json: {', '.join(wrong[:3])} missing")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 

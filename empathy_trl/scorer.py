@@ -30,7 +30,7 @@ from transformers.integrations import deepspeed
 from empathy_trl.classifiers import load_classifier
 from empathy_trl.data.normalize import normalize
 from empathy_trl.errors import UserError
-from empathy_trl.models import ADAPTER_FILE, adapter_base, expand
+from empathy_trl.hub import ADAPTER_FILE, adapter_base, expand
 
 CACHE_SIZE = 100_000  # scores; about 300 bytes each, however long the texts are
 TOKENS_ON_CPU, TOKENS_ON_GPU = 2048, 8192  # per batch; on two cores 2048 are faster than 512 and than 8192

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 from peft import PeftModel, get_peft_model
 from transformers import AutoConfig, T5ForConditionalGeneration
 
-from empathy_trl import models
+from empathy_trl import hub, models
 from empathy_trl.errors import UserError
 from empathy_trl.models import check_tags, load_model, lora_config
 from empathy_trl.scratch import build_model, build_tokenizer
@@ -235,7 +235,7 @@ def test_lora_config(task):
     "name", ["./none", "../none", "/none", "~/none", "~nobody/none", "outputs/none", "a/b/c", "stage:sft"]
 )
 def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(name, monkeypatch):
-    monkeypatch.setattr(models, "hf_hub_download", lambda *args, **kwargs: pytest.fail("asked the Hub"))
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *args, **kwargs: pytest.fail("asked the Hub"))
     with pytest.raises(UserError, match="no such folder; expected the folder of a model, or a Hub id"):
         load_model(recipe_model(name), seed=0)
 
@@ -347,7 +347,7 @@ def test_what_the_hub_answers(error, message, monkeypatch):
     def download(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(models, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "hf_hub_download", download)
     with pytest.raises(UserError, match=f"^me/model: {message}"):
         load_model(recipe_model("me/model", revision="v9"), seed=0)
 
@@ -358,7 +358,7 @@ def test_what_transformers_makes_of_it(error, message, monkeypatch, tmp_path):
         raise OSError("there was an error") from error
 
     (tmp_path / "config.json").touch()
-    monkeypatch.setattr(models, "hf_hub_download", lambda name, filename, revision: tmp_path / "config.json")
+    monkeypatch.setattr(hub, "hf_hub_download", lambda name, filename, revision: tmp_path / "config.json")
     monkeypatch.setattr(AutoConfig, "from_pretrained", from_pretrained)
     with pytest.raises(UserError, match=f"^me/model: {message}"):
         load_model(recipe_model("me/model", revision="v9"), seed=0)
@@ -368,7 +368,7 @@ def test_a_bug_is_not_hidden(monkeypatch):
     def download(*args, **kwargs):
         raise NameError("a bug")
 
-    monkeypatch.setattr(models, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "hf_hub_download", download)
     with pytest.raises(NameError):
         load_model(recipe_model("me/model"), seed=0)
 

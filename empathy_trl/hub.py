@@ -1,0 +1,177 @@
+"""The files of a model, in a folder or on the Hub, and what can be wrong with them.
+
+Whatever can go wrong on the way to a file (a mistyped folder, a gated model, no network) or in it (cut off,
+another format, weights that are not there) ends in a `UserError` that names the model; see `hub_errors`.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from empathy_trl.errors import UserError
+
+ADAPTER_FILE = "adapter_config.json"
+# The vocabulary is in one of these; without any, transformers makes a tokenizer that turns every text into nothing.
+VOCABULARY_FILES = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+]
+
+
+def expand(name: str) -> str:
+    """Return a local path with its `~` resolved; a Hub id unchanged."""
+    return os.path.expanduser(name)
+
+
+def _looks_local(name: str) -> bool:
+    """Whether a name that is no folder was meant to be one; a Hub id reads `name` or `owner/name`."""
+    return name.startswith((".", "/", "~", "outputs/", "stage:")) or name.count("/") > 1
+
+
+def check_exists(name: str) -> None:
+    """Raise UserError if a name can only mean a local folder and there is none; the Hub is not asked."""
+    if Path(name).is_file():
+        raise UserError(f"{name}: is a file; expected the folder of a model")
+    if not Path(name).is_dir() and _looks_local(name):
+        raise UserError(f"{name}: no such folder; expected the folder of a model, or a Hub id such as owner/name")
+
+
+def first_file(name: str, revision: str | None, filenames: Sequence[str]) -> Path:
+    """Return the first of some files that a folder or Hub repository has.
+
+    Raises:
+        EntryNotFoundError: it has none of them.
+        OSError, HFValidationError, httpx.HTTPError: the repository does not exist or cannot be reached.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        for filename in filenames:
+            if (folder / filename).is_file():
+                return folder / filename
+        content = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
+        raise EntryNotFoundError(f"expected {' or '.join(filenames)}, found {content}")
+    for filename in filenames:
+        try:
+            return Path(hf_hub_download(name, filename, revision=revision))
+        except EntryNotFoundError as error:  # not in the repository, or (offline) not in the cache
+            missing = error
+    raise missing
+
+
+def adapter_base(adapter_file: Path, name: str) -> tuple[str, str | None]:
+    """Return the name and the revision of the base model of an adapter."""
+    try:
+        adapter = json.loads(adapter_file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{name}: {ADAPTER_FILE} is not valid JSON: {error}") from error
+    base = adapter.get("base_model_name_or_path")
+    if not base:
+        raise UserError(f"{name}: {ADAPTER_FILE} names no base model (base_model_name_or_path is empty)")
+    return expand(base), adapter.get("revision")
+
+
+def load_tokenizer(name: str, revision: str | None, **options) -> PreTrainedTokenizerBase:
+    """Load a tokenizer as it was saved, but for `options`; a missing pad token is the end token.
+
+    Raises:
+        UserError: there is none, or it has neither a pad nor an end token.
+    """
+    with hub_errors(name, revision):
+        first_file(name, revision, VOCABULARY_FILES)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, **options)
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError(f"{name}: the tokenizer has neither a pad nor an end-of-sequence token")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def check_weights(name: str, report: dict) -> None:
+    """Refuse a model of which transformers made up weights at random, because it did not find them in the files.
+
+    Args:
+        name: of the model.
+        report: of transformers (`output_loading_info`); tied weights, which are stored once, do not count there.
+
+    Raises:
+        UserError: names the first three such weights.
+    """
+    wrong = [f"{key} (missing)" for key in sorted(report["missing_keys"])]
+    wrong += [
+        f"{key} ({list(stored)} in the file, {list(expected)} by config.json)"
+        for key, stored, expected in sorted(report["mismatched_keys"])
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"{name}: the weights do not fit config.json: {', '.join(wrong[:3])}{more}")
+
+
+@contextmanager
+def hub_errors(name: str, revision: str | None) -> Iterator[None]:
+    """Turn what transformers, peft and the Hub raise about a model into a `UserError` with the way out.
+
+    The libraries do not check what is in a file before they use it: any of the last group is how they say that a
+    file is cut off (`ValueError`, of which JSON's is one) or holds something else than they expect.
+    """
+    try:
+        yield
+    except UserError:  # also a ValueError
+        raise
+    except (OSError, EntryNotFoundError, HFValidationError, httpx.HTTPError, SafetensorError) as error:
+        raise UserError(_explain(name, revision, error)) from error
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name}: cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _explain(name: str, revision: str | None, error: BaseException) -> str:
+    """Say what is wrong. transformers wraps the Hub's errors in an OSError, so its causes count too."""
+    causes = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+
+    def any_is(*types: type[BaseException]) -> bool:
+        return any(isinstance(cause, types) for cause in causes)
+
+    login = "run `hf auth login`, or name a local folder instead"
+    if any_is(SafetensorError) or Path(name).is_dir():
+        return f"{name}: cannot be read: {error}"
+    if any_is(HFValidationError):
+        return f"{name}: neither an existing folder nor a valid Hub id (owner/name)"
+    if any_is(GatedRepoError):
+        return f"{name}: gated model; accept the licence on https://huggingface.co/{name} and {login}"
+    if any_is(RepositoryNotFoundError):
+        return f"{name}: no such local folder and no such model on the Hub; if it is private, {login}"
+    if any_is(RevisionNotFoundError):
+        return f"{name}: no revision {revision!r} of this model on the Hub"
+    if any_is(RemoteEntryNotFoundError):
+        return f"{name}: not a model that transformers can load: {error}"
+    if any_is(LocalEntryNotFoundError, ConnectionError, httpx.HTTPError):
+        return (
+            f"{name}: not in the local cache, and the Hub cannot be reached; connect and, "
+            f"if the model is gated or private, {login}"
+        )
+    return f"{name}: cannot be loaded: {error}"
