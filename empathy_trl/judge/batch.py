@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from empathy_trl.judge.client import Client
-from empathy_trl.judge.prompt import Unusable
-from empathy_trl.judge.secret import JudgeFailed
+from empathy_trl.judge.errors import JudgeFailed, Unusable
 
 ADVICE = {
     "no connection": "Is the server running at base_url?",

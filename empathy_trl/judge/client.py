@@ -1,8 +1,6 @@
 """Asking an OpenAI-compatible server, with patience: bounded concurrency, a time limit, retries that back off.
 
-Two kinds of failure are kept apart. `Unusable` is about one question: it is asked again where that may help, and then given
-up. `JudgeFailed` is about all of them (no such model, a key that is refused, a server that cannot follow a schema): asking
-again would change nothing, so it stops the run at once.
+What fails for one question is asked again, where that may help; what fails for all of them stops the run (see `errors`).
 
 The waits are exponential with full jitter (Brooker 2015, "Exponential Backoff And Jitter", AWS Architecture Blog): uniform
 between 0 and a bound that doubles, so that processes which failed together do not come back together. They are drawn from
@@ -19,8 +17,8 @@ from typing import TypeVar
 
 import httpx
 
-from empathy_trl.judge.prompt import Unusable
-from empathy_trl.judge.secret import JudgeFailed, on_this_machine, read_key
+from empathy_trl.judge.errors import JudgeFailed, Unusable
+from empathy_trl.judge.secret import on_this_machine, read_key
 
 LONGEST_WAIT = 60.0  # seconds, whatever a server's Retry-After says
 LARGEST_BODY = 1 << 20  # bytes; scores need some hundred

@@ -15,6 +15,8 @@ import json
 import re
 from collections.abc import Mapping
 
+from empathy_trl.judge.errors import Unusable
+
 RUBRICS = {
     "empathy": "The reply shows that it has understood what the other person feels and why, and meets those feelings with "
     "fitting warmth, without judging, lecturing or changing the subject.",
@@ -43,22 +45,6 @@ exactly these members: {example}"""
 MOST_CHOICES = 100  # of more whole numbers than this the schema states only the bounds
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 UNSAFE = re.compile(r"[<\[\ud800-\udfff]")  # where special tokens begin, and half characters, which UTF-8 cannot hold
-
-
-class Unusable(Exception):
-    """An answer that is not what was asked for.
-
-    Args:
-        reason: a few words to count by, such as `out of range`.
-        detail: the particulars.
-        may_pass: whether the same question may be answered another time.
-        wait: seconds that the server wants to be left alone before.
-    """
-
-    def __init__(self, reason: str, detail: str, may_pass: bool = True, wait: float = 0.0):
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
-        self.may_pass, self.wait = may_pass, wait
 
 
 def quoted(value) -> str:

@@ -10,15 +10,12 @@ import re
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from empathy_trl.errors import StopTraining, UserError
+from empathy_trl.errors import UserError
+from empathy_trl.judge.errors import JudgeFailed
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 # how the keys of well-known services look; what looks like a word cannot be told from one
 KEY = re.compile(r"\b(?:(?:sk|nvapi|xai)-|(?:hf|gsk|r8)_|AIza|eyJ|Bearer )[A-Za-z0-9_-]{20,}")
-
-
-class JudgeFailed(StopTraining):
-    """The judge cannot be asked, or fails too often to be trained on; the message says why and what to do."""
 
 
 def refuse_keys(parameters: dict):

@@ -14,8 +14,9 @@ from statistics import fmean
 
 from empathy_trl.errors import UserError
 from empathy_trl.judge.cache import Cache, default_folder, question_key
-from empathy_trl.judge.prompt import RUBRICS, Unusable, messages, parse_scores, response_format
-from empathy_trl.judge.secret import JudgeFailed, checked_base_url, refuse_keys
+from empathy_trl.judge.errors import JudgeFailed, Unusable
+from empathy_trl.judge.prompt import RUBRICS, messages, parse_scores, response_format
+from empathy_trl.judge.secret import checked_base_url, refuse_keys
 from empathy_trl.tags import REPLY_TAGS, completion_text, reply_text
 
 logger = logging.getLogger(__name__)

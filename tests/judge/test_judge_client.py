@@ -7,8 +7,8 @@ from email.utils import format_datetime
 import pytest
 
 from empathy_trl.judge import client as client_module
-from empathy_trl.judge.client import LONGEST_WAIT, Client, JudgeFailed, retry_after
-from empathy_trl.judge.prompt import Unusable
+from empathy_trl.judge.client import LONGEST_WAIT, Client, retry_after
+from empathy_trl.judge.errors import JudgeFailed, Unusable
 from tests.judge.scripted_server import CUT, HANG, ScriptedServer, answer, unused_address
 
 REQUEST = {"model": "m", "messages": [], "response_format": {}}

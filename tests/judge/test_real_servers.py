@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from empathy_trl.judge.secret import JudgeFailed
+from empathy_trl.judge.errors import JudgeFailed
 from empathy_trl.rewards.llm_judge import LLMJudge
 from tests.judge.test_judge_prompt import INJECTIONS
 
