@@ -6,13 +6,13 @@ many ways to answer with empathy and one reference shows a single one, so a good
 stay near the references' style, with a small weight.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sacrebleu.metrics import BLEU
 
 from empathy_trl.errors import UserError
+from empathy_trl.rewards.reply import ReadsReply
 from empathy_trl.rewards.words import pieces
-from empathy_trl.tags import REPLY_TAGS, reply_text
 
 # A reply shorter than n words is judged by the n-grams it has. Smoothing is the method 3 of Chen and Cherry (2014).
 _SCORERS = [
@@ -21,7 +21,7 @@ _SCORERS = [
 
 
 @dataclass
-class Bleu:
+class Bleu(ReadsReply):
     """Mean of the sentence BLEU-1, BLEU-2, BLEU-3 and BLEU-4 of the reply against the row's reference, by sacrebleu.
 
     Exponential smoothing, effective order, case-sensitive, words and punctuation as in `words.pieces`, so that scripts
@@ -36,14 +36,8 @@ class Bleu:
     """
 
     column: str = "reference"
-    reply_tags: list[str] = field(default_factory=lambda: list(REPLY_TAGS))
 
     __name__ = "bleu"
-
-    @property
-    def tags(self) -> list[str]:
-        """The tags that this reward looks for, checked against the tokenizer by the trainer."""
-        return self.reply_tags
 
     def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
         """Return one reward per completion.
@@ -54,7 +48,7 @@ class Bleu:
         if self.column not in columns:
             raise UserError(f"rewards.{self.__name__}: needs a column `{self.column}` in the data")
         references = [self._reference(value) for value in columns[self.column]]
-        replies = [reply_text(completion, self.reply_tags) for completion in completions]
+        replies = [self.reply(completion) for completion in completions]
         return [mean_bleu(*pair) if pair[1] else None for pair in zip(replies, references, strict=True)]
 
     def _reference(self, value) -> str:
@@ -62,7 +56,7 @@ class Bleu:
             raise UserError(
                 f"rewards.{self.__name__}.column: `{self.column}` holds {value!r}; expected a text, chat messages or null"
             )
-        return "" if value is None else reply_text(value, self.reply_tags)
+        return "" if value is None else self.reply(value)
 
 
 def mean_bleu(reply: str, reference: str) -> float:

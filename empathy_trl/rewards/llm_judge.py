@@ -17,7 +17,8 @@ from empathy_trl.judge.cache import Cache, default_folder, question_key
 from empathy_trl.judge.errors import JudgeFailed, Unusable
 from empathy_trl.judge.prompt import RUBRICS, messages, parse_scores, response_format
 from empathy_trl.judge.secret import checked_base_url, refuse_keys
-from empathy_trl.tags import REPLY_TAGS, completion_text, reply_text
+from empathy_trl.rewards.reply import ReadsReply
+from empathy_trl.tags import completion_text
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ NOT_SAMPLING = ("model", "messages", "response_format", "n", "stream")  # they h
 
 
 @dataclass
-class LLMJudge:
+class LLMJudge(ReadsReply):
     """Mean over the aspects of (score − lowest) / (highest − lowest), the scores given by a language model.
 
     An empty reply gets 0 without being shown to the judge. A reply for which no valid answer comes, after all retries, gets
@@ -75,7 +76,6 @@ class LLMJudge:
     wait: float = 1.0
     max_failure_share: float = 0.2
     cache_dir: str | None = field(default_factory=default_folder)
-    reply_tags: list[str] = field(default_factory=lambda: list(REPLY_TAGS))
 
     __name__ = "llm_judge"
     # where and how patiently is asked: changing them makes no other run of it
@@ -147,7 +147,7 @@ class LLMJudge:
         """
         keys, requests = [], {}  # of each row's question, None for an empty reply; key -> request
         for prompt, completion in zip(prompts, completions, strict=True):
-            reply = reply_text(completion, self.reply_tags)
+            reply = self.reply(completion)
             request = self._request(prompt, reply) if reply else None
             keys.append(question_key(request) if request else None)
             requests[keys[-1]] = request

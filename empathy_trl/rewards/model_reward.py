@@ -8,22 +8,20 @@ devices work at the same time; those on one device take turns. Without a trainer
 
 import asyncio
 import re
-import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from empathy_trl.errors import UserError
-from empathy_trl.tags import REPLY_TAGS, reply_text
-
-INVISIBLE = ("Cc", "Cf", "Cs", "Zs", "Zl", "Zp")  # control, format, lone surrogates, spaces, line and paragraph ends
+from empathy_trl.rewards.reply import ReadsReply
+from empathy_trl.rewards.words import is_visible
 
 
 @dataclass(kw_only=True)
-class ModelReward:
+class ModelReward(ReadsReply):
     """A reward that comes from a sequence classification model's opinion about the reply.
 
-    A reply without a visible character (see `reply_text` for what else counts as none) earns `lowest` and is not shown to
+    A reply without a visible character (see `tags.reply_text` for what else counts as none) earns `lowest` and is not shown to
     the model. A failure of the model raises; it is never a reward.
 
     Args:
@@ -36,7 +34,6 @@ class ModelReward:
     model: str
     revision: str | None = None
     device: str | None = None
-    reply_tags: list[str] = field(default_factory=lambda: list(REPLY_TAGS))
 
     lowest = 0.0  # not annotated, so that it is no parameter
 
@@ -45,11 +42,6 @@ class ModelReward:
             raise UserError("model: is empty; expected a Hub id, a folder, or stage:<name>")
         if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise UserError(f"device: {self.device!r} is none (choices: cpu, cuda, cuda:0, cuda:1 …)")
-
-    @property
-    def tags(self) -> list[str]:
-        """The tags that this reward looks for, checked against the tokenizer by the trainer."""
-        return self.reply_tags
 
     async def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
         """Return what `score` returns, without blocking the other rewards of a step."""
@@ -64,7 +56,7 @@ class ModelReward:
         """
         scorer = self.load()
         contexts = self.contexts(scorer.config, prompts, columns)
-        replies = [reply_text(completion, self.reply_tags) for completion in completions]
+        replies = [self.reply(completion) for completion in completions]
         asked = [
             row
             for row, (context, reply) in enumerate(zip(contexts, replies, strict=True))
@@ -128,11 +120,6 @@ def check_range(label_range: list[float] | None) -> None:
     """Raise UserError unless a parameter `label_range` is None or [low, high]."""
     if label_range is not None and not (len(label_range) == 2 and label_range[0] < label_range[1]):
         raise UserError(f"label_range: expected [lowest, highest], got {label_range}")
-
-
-def is_visible(text: str) -> bool:
-    """Whether a text has anything but spaces, control and formatting characters, such as zero-width ones."""
-    return any(unicodedata.category(character) not in INVISIBLE for character in text)
 
 
 def visible_or_none(texts: list[str | None]) -> list[str | None]:

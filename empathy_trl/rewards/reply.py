@@ -1,28 +1,37 @@
-"""What the rewards that look at nothing but the reply have in common."""
+"""What rewards that read the reply in a completion have in common."""
 
 from dataclasses import dataclass, field
 
 from empathy_trl.tags import REPLY_TAGS, reply_text
 
 
-@dataclass
-class ReplyReward:
-    """A reward that is a function of the reply's text alone: `score(reply)`.
+@dataclass(kw_only=True)
+class ReadsReply:
+    """The reply in a completion, for rewards that look at it.
 
     Args:
         reply_tags: the tags that may hold the reply, see `tags.reply_text`; `[]` takes the whole completion.
     """
 
-    reply_tags: list[str] = field(default_factory=lambda: list(REPLY_TAGS), kw_only=True)
+    reply_tags: list[str] = field(default_factory=lambda: list(REPLY_TAGS))
 
     @property
     def tags(self) -> list[str]:
         """The tags that this reward looks for, checked against the tokenizer by the trainer."""
         return self.reply_tags
 
+    def reply(self, completion) -> str:
+        """Return the stripped reply of a completion, "" where it has none."""
+        return reply_text(completion, self.reply_tags)
+
+
+@dataclass
+class ReplyReward(ReadsReply):
+    """A reward that is a function of the reply's text alone: `score(reply)`."""
+
     def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
         """Return one reward per completion."""
-        return [self.score(reply_text(completion, self.reply_tags)) for completion in completions]
+        return [self.score(self.reply(completion)) for completion in completions]
 
     def score(self, reply: str) -> float:
         """Return the reward of a stripped reply, which is "" where a completion has none."""

@@ -25,6 +25,7 @@ _WORD = rf"""
 _WORDS = regex.compile(_WORD, regex.VERBOSE | regex.V1)
 _PIECES = regex.compile(rf"{_WORD} | \S", regex.VERBOSE | regex.V1)
 _INVISIBLE = regex.compile(r"[\p{Default_Ignorable_Code_Point}\p{Cf}]+")
+_VISIBLE = regex.compile(r"[^\p{Default_Ignorable_Code_Point}\p{Cf}\p{Cc}\p{Cs}\p{Z}]")
 
 
 def plain(text: str) -> str:
@@ -34,6 +35,11 @@ def plain(text: str) -> str:
     marks and variation selectors vanish. What looks alike to a reader is then alike, within one script.
     """
     return unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
+
+
+def is_visible(text: str) -> bool:
+    """Whether a text has anything but white space and control, zero-width and other invisible characters."""
+    return _VISIBLE.search(text) is not None
 
 
 def words(text: str) -> list[str]:

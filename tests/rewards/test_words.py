@@ -2,7 +2,7 @@
 
 import pytest
 
-from empathy_trl.rewards.words import ngrams, pieces, plain, words
+from empathy_trl.rewards.words import is_visible, ngrams, pieces, plain, words
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,22 @@ def test_pieces_are_words_and_every_other_visible_character():
 
 def test_plain_makes_composed_and_decomposed_letters_equal():
     assert plain("café") == plain("cafe\u0301") == plain("ca\u00adfé\ufe0f")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "why"),
+    [
+        (".", True, "punctuation"),
+        ("\u200b\u0301", True, "a mark without a letter"),
+        ("\U0001fae9", True, "an emoji that is newer than the tables"),
+        ("", False, "nothing"),
+        (" \t\u3000\u2028", False, "white space"),
+        ("\u200b\u00ad\u202e\x07\ud83d", False, "zero-width, direction and control characters, half a pair"),
+        ("\ufe0f\u3164", False, "a variation selector and a Hangul filler"),
+    ],
+)
+def test_what_can_be_seen(text, expected, why):
+    assert is_visible(text) == expected, why
 
 
 @pytest.mark.parametrize(
