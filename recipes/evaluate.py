@@ -55,12 +55,12 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     stage = recipe.choose_stage(arguments.stage)
     output_dir = arguments.output_dir or default_output_dir(arguments.model, recipe)
 
-    from accelerate import PartialState
-
     from empathy_trl.evaluation.evaluate import check_settings, evaluate_model
+    from empathy_trl.processes import join_processes
     from empathy_trl.tasks import judging_rewards, load_trained
 
     check_settings(stage)
+    process = join_processes()
     model, tokenizer = load_trained(stage, evaluated_model(stage.model, arguments.model))
     evaluate_model(
         model=model,
@@ -74,7 +74,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
         batch_size=arguments.batch_size,
         rewards=judging_rewards(recipe, stage, {name: OUTPUTS / recipe.name / name for name in recipe.stages}),
     )
-    PartialState().print(f"written to {output_dir}")
+    process.print(f"written to {output_dir}")
 
 
 def evaluated_model(config, name: str):
