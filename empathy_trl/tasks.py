@@ -13,6 +13,7 @@ from pathlib import Path
 
 from empathy_trl.errors import UserError
 from empathy_trl.inputs import describe_input, label_targets, label_texts, scratch_texts, stage_rows
+from empathy_trl.processes import several_on_cpu
 from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.recipe.trainer_options import import_class
 from empathy_trl.stage_models import resolve_model, resolve_rewards
@@ -144,6 +145,8 @@ def trainer_config(stage, folder: Path, **changes):
         UserError: what the config class itself refuses, with its own words.
     """
     settings = {"report_to": "none", **stage.trainer, "seed": stage.seed, "output_dir": str(folder), **changes}
+    if several_on_cpu():
+        settings["use_cpu"] = True  # the config class joins the processes anew, and on a CPU only if told
     if stage.hub is not None:
         settings |= {"push_to_hub": True, "hub_model_id": stage.hub.repo_id, "hub_private_repo": stage.hub.private}
     try:

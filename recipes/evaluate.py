@@ -1,4 +1,4 @@
-"""Evaluate a model on the emotion task of a recipe: a table on the screen, and files in a folder.
+"""Evaluate a model on the data of a recipe's stage: a table on the screen, and files in a folder.
 
     python recipes/evaluate.py --recipe ed4_tiny.yaml --model outputs/ed4_tiny/grpo --split test
     python recipes/evaluate.py --recipe ed4_gemma.yaml --model google/gemma-2-2b-it --limit 200
@@ -55,13 +55,13 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     stage = recipe.choose_stage(arguments.stage)
     output_dir = arguments.output_dir or default_output_dir(arguments.model, recipe)
 
-    from accelerate import PartialState
-
     from empathy_trl.evaluation.evaluate import check_settings, evaluate_model
+    from empathy_trl.processes import join_processes
     from empathy_trl.stage_models import judging_rewards
     from empathy_trl.tasks import load_trained
 
     check_settings(stage)
+    process = join_processes()
     model, tokenizer = load_trained(stage, evaluated_model(stage.model, arguments.model))
     evaluate_model(
         model=model,
@@ -75,7 +75,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
         batch_size=arguments.batch_size,
         rewards=judging_rewards(recipe, stage, {name: OUTPUTS / recipe.name / name for name in recipe.stages}),
     )
-    PartialState().print(f"written to {output_dir}")
+    process.print(f"written to {output_dir}")
 
 
 def evaluated_model(config, name: str):

@@ -83,18 +83,18 @@ def output_folder(recipe, output_dir: str | None) -> Path:
 
 def run(recipe, folder: Path, fresh: bool):
     """Train and evaluate all stages of a recipe, then write the report."""
-    from accelerate import PartialState
-
+    from empathy_trl.processes import join_processes, use_all_cores
     from empathy_trl.stages import fingerprint, make_way
 
     use_all_cores()
+    process = join_processes()
     rows = preflight(recipe, folder)
     fingerprints, folders = {}, {}
     for name, content in recipe.resolved()["stages"].items():
         fingerprints[name] = fingerprint(content, fingerprints, rows[name]["train"])
         folders[name] = folder / name
-    with PartialState().main_process_first():
-        if PartialState().is_main_process:
+    with process.main_process_first():
+        if process.is_main_process:
             for name, path in folders.items():
                 if cleared := make_way(path, fingerprints[name], fresh):
                     print(cleared)
@@ -133,15 +133,6 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
             "all": digest([rows for rows, _ in rows.values()]),
         }
     return digests
-
-
-def use_all_cores():
-    """Where the CPU trains, undo `accelerate launch`'s default of one thread: it counts cores only if told `--cpu`."""
-    import torch
-
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
-    if launched and not torch.cuda.is_available():
-        torch.set_num_threads(max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):

@@ -156,7 +156,7 @@ def test_wrong_arguments_end_with_status_2(script, capsys, arguments, message):
 def test_two_processes_give_the_same_evaluation_as_one(script, workplace):
     assert run(script, "--model", "model", "--output_dir", "one") == 0
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", SCRIPT]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", SCRIPT]
     command = [*launch, "--recipe", "small.yaml", "--model", "model", "--output_dir", "two"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr

@@ -276,11 +276,20 @@ def test_killed_and_started_again_ends_with_the_same_weights(finished, tmp_path,
 
 
 def run_in_two_processes(recipe, folder, *overrides):
-    config = ROOT / "accelerate_configs" / "cpu.yaml"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--num_processes", "2"]
+    """Train on two CPU processes; `accelerate launch` would start one, whatever it is told."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        str(RUN),
+        "--recipe",
+        str(recipe),
+    ]
     environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
-    command += [str(RUN), "--recipe", str(recipe), "--output_dir", str(folder), *overrides]
-    subprocess.run(command, check=True, env=environment)
+    subprocess.run([*command, "--output_dir", str(folder), *overrides], check=True, env=environment)
+    assert json.loads((folder / "grpo" / "run.json").read_text())["processes"] == 2
 
 
 @pytest.mark.slow

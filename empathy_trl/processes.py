@@ -1,0 +1,30 @@
+"""Processes that were launched together find each other, on a GPU and on a CPU.
+
+On a CPU neither half of that works by itself: `accelerate launch --num_processes 2` starts one process there (accelerate
+1.15), and accelerate joins the processes that `torchrun` starts only if it is told that they are to use the CPU.
+"""
+
+import os
+
+
+def join_processes():
+    """Return accelerate's `PartialState`, which knows how many processes there are; call it before anything else does."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=several_on_cpu())
+
+
+def several_on_cpu() -> bool:
+    """Say whether this is one of several processes that share the CPU."""
+    import torch
+
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+
+
+def use_all_cores():
+    """Where the CPU trains, undo the one thread per process that launchers set: they leave most cores idle."""
+    import torch
+
+    launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & set(os.environ)
+    if launched and os.environ.get("OMP_NUM_THREADS") == "1" and not torch.cuda.is_available():
+        torch.set_num_threads(max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
