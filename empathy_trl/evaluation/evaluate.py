@@ -1,14 +1,21 @@
 """Evaluation of one model: predict, score, compare with baselines, write the artefacts.
 
-What a prediction is and how it is scored depends on the kind of the stage; each kind is one module with the same few
-functions (`predict`, `score`, `draw`, `summary`; and for reports `columns`, `details`, `row_score`, `question`, `answer`):
+What a prediction is and how it is scored depends on the kind of the stage. Each kind is one module of its name: `emotions`
+(completions that answer with a label), `replies` (completions that reply to somebody), `labels` (task classify) and
+`ratings` (task regress). It offers
 
-| kind | module | for |
-|---|---|---|
-| emotions | `emotions` | completions that answer with a label |
-| replies | `replies` | completions that reply to somebody |
-| labels | `labels` | task classify |
-| ratings | `ratings` | task regress |
+| name | what it is |
+|---|---|
+| `ROWS_OF` | the task whose rows are evaluated |
+| `MAIN`, `MAIN_WORDS` | key of the main metric, and what a reader calls it |
+| `PAIRED` | whether every row has a score of its own, whose mean is the main metric |
+| `NOTE` | what a reader of its table has to know |
+| `predict(model, tokenizer, stage, rows, batch_size)` | one prediction per row, in every process |
+| `score(stage, rows, train, predictions, rewards)` | `{"metrics", "baselines", …}` of `eval_<split>.json`, and the rows of `predictions_<split>.jsonl`, see `artefacts` |
+| `draw(folder, split, result, table, title)` | the pictures of one evaluation |
+| `summary(result)` | lines of plain text for the screen |
+| `columns(evaluation)`, `details(stages)` | of a report: metric -> heading of its table, and heading -> further parts |
+| `row_score(row)`, `question(row)`, `answer(row)` | of a report's examples: how good a row is, what was asked, what was said |
 
 Under several processes every process holds the whole model and predicts for its share of the rows; the main process
 scores and writes, and all of them return its result. (A model that is sharded over processes has to be loaded anew for

@@ -103,8 +103,7 @@ def columns(evaluation: dict) -> dict[str, str]:
     groups = list(evaluation["confusions"])
     if len(groups) == 1:
         return {"accuracy": "accuracy", "macro_f1": "macro-F1"}
-    shares = {f"{key}_{group}": f"{words}, {group}" for group in groups for key, words in (("macro_f1", "macro-F1"),)}
-    return {"accuracy": "accuracy"} | shares
+    return {"accuracy": "accuracy"} | {f"macro_f1_{group}": f"macro-F1, {group}" for group in groups}
 
 
 def details(stages: list) -> dict[str, str]:

@@ -4,8 +4,17 @@ A reward is called as TRL calls reward functions, `reward(prompts, completions, 
 with the columns of the data set, and returns one number per completion, or None where it does not apply. One
 that asks a model is a coroutine, which TRL awaits, and has the same as a plain function in `score`. A reward
 keeps no state (but for one calibration of `empathy_model`), so that it can be pickled and two runs with the
-same completions give the same rewards. A reward that cannot go on for now raises `StopTraining`. Parameters that
-a class lists as `operational` (an address, a time limit) do not make a run another one when they change.
+same completions give the same rewards. A reward that cannot go on for now raises `StopTraining`.
+
+A class may offer more, which is looked for by name, and but for the last also in a user's own class:
+
+| name | what it is for |
+|---|---|
+| `tags` | names of tags it looks for, which must not be special tokens of the policy's tokenizer |
+| `policy` | None, until the trainer sets it to a function that asks the policy (`trainers.policy_scorer`) |
+| `load()` | loads its model, so that one that cannot be loaded stops the run before the first step |
+| `reply_tags` | it reads the reply alone, so that an evaluation may show it people's replies too |
+| `operational` | parameters (an address, a time limit) that do not make a run another one when they change |
 
 A recipe names a reward of this package by its key in `REWARDS`, or brings its own with
 `import: my_package.rewards:Kindness` (a class, made with the recipe's parameters, or a plain function).
