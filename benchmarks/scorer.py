@@ -3,9 +3,10 @@
 python benchmarks/scorer.py --data shared/data/empathetic_dialogues     # about a minute on two cores
 python benchmarks/scorer.py --size base
 
-2,048 listener replies, of which 30 % repeat another one, as completions of a policy do. The plain loop takes them in the
-order of arrival, in batches of 64 that are padded to their longest reply, in inference mode and without a cache. `cold` is
-an empty cache, `warm` the same replies once more. The scores must be the same to 1e-5. The last line is the cold ratio.
+2,048 listener replies, of which 30 % repeat another one, as completions of a policy do. The plain loop takes them in
+the order of arrival, in batches of 64 that are padded to their longest reply, in inference mode and without a cache.
+`cold` is an empty cache, `warm` the same replies once more. The scores must be the same to 1e-5. The last line is the
+cold ratio.
 """
 
 import argparse
@@ -36,7 +37,7 @@ PLAIN, COLD, WARM = "plain loop", "shared scorer, cold", "shared scorer, warm"
 
 
 def replies(folder: Path) -> tuple[list[str], str]:
-    """Return different replies in their order, and where they are from: EmpatheticDialogues, else the embedded corpus."""
+    """Return different replies in their order, and where from: EmpatheticDialogues, else the embedded corpus."""
     if folder.is_dir():
         texts = []
         for file in sorted(folder.glob("*.jsonl.gz")):

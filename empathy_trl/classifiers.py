@@ -53,8 +53,8 @@ def load_classifier(
         The model (a `PeftModel` where the source is an adapter) and its tokenizer, which pads as it was saved.
 
     Raises:
-        UserError: the model cannot be found, reached or read; it is a generative model; or some of its weights are in no
-            file (`AutoModelForSequenceClassification` puts a random head on a base model without a word).
+        UserError: the model cannot be found, reached or read; it is a generative model; or some of its weights are in
+            no file (`AutoModelForSequenceClassification` puts a random head on a base model without a word).
     """
     name = expand(name)
     check_exists(name)
@@ -119,7 +119,7 @@ def _load_adapter(
 
 
 def _adapter_config(name: str, revision: str | None, base: str, base_revision: str | None, brought: dict):
-    """Return the config for an adapter's base: the adapter's own, or the base's with as many outputs as its head has."""
+    """Return the config for an adapter's base: the adapter's own, or the base's with as many outputs as its head."""
     with hub_errors(name, revision):
         try:
             first_file(name, revision, ["config.json"])

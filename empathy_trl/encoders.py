@@ -1,8 +1,9 @@
 """New models for `task: regress` and `task: classify`: an encoder with a head that is still to be trained.
 
 The encoder is pretrained (a Hub id or a folder, such as roberta-base) or made from nothing, in the shape of RoBERTa and
-with a tokenizer trained on the stage's own texts. What such a model puts out is described in its config, see `outputs.py`.
-Trained models are loaded by `classifiers.py`, which refuses one whose head is as new as the heads made here.
+with a tokenizer trained on the stage's own texts. What such a model puts out is described in its config, see
+`outputs.py`. Trained models are loaded by `classifiers.py`, which refuses one whose head is as new as the heads made
+here.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What goes into a stage's training: its rows, what they are labelled with, and the texts that a new tokenizer learns from."""
+"""What goes into a stage's training: its rows, their labels, and the texts that a new tokenizer learns from."""
 
 import re
 

@@ -17,8 +17,9 @@ def predict(
 ) -> list[dict]:
     """Return what a model says about every text.
 
-    A regressor gives `{"Emotion": 2.1, "Empathy": 3.4}`: the model's own numbers, in the units of its training labels and
-    not clipped to their range. A classifier gives probabilities by group and label: `{"intent": {"agreeing": 0.7, …}}`.
+    A regressor gives `{"Emotion": 2.1, "Empathy": 3.4}`: the model's own numbers, in the units of its training labels
+    and not clipped to their range. A classifier gives probabilities by group and label: `{"intent": {"agreeing": 0.7,
+    …}}`.
 
     Args:
         name: folder or Hub id of a full model or an adapter.

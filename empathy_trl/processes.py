@@ -1,14 +1,15 @@
 """Processes that were launched together find each other, on a GPU and on a CPU.
 
-On a CPU neither half of that works by itself: `accelerate launch --num_processes 2` starts one process there (accelerate
-1.15), and accelerate joins the processes that `torchrun` starts only if it is told that they are to use the CPU.
+On a CPU neither half of that works by itself: `accelerate launch --num_processes 2` starts one process there
+(accelerate 1.15), and accelerate joins the processes that `torchrun` starts only if it is told that they are to use the
+CPU.
 """
 
 import os
 
 
 def join_processes():
-    """Return accelerate's `PartialState`, which knows how many processes there are; call it before anything else does."""
+    """Return accelerate's `PartialState`, which knows all processes; call this before anything else makes one."""
     from accelerate import PartialState
 
     return PartialState(cpu=several_on_cpu())

@@ -1,7 +1,7 @@
 """The life of a stage's output folder: new, interrupted, complete, or made by another recipe.
 
-`run.json` in the folder says which recipe (by fingerprint) made it and how far it came. The launcher asks `inspect_stage`
-what to do and notes in the `StageFolder` when the stage is complete.
+`run.json` in the folder says which recipe (by fingerprint) made it and how far it came. The launcher asks
+`inspect_stage` what to do and notes in the `StageFolder` when the stage is complete.
 """
 
 import hashlib
@@ -104,8 +104,8 @@ def inspect_stage(path: Path, fingerprint: str) -> StageFolder:
 def make_way(path: Path, fingerprint: str, fresh: bool) -> str | None:
     """Clear the folder for a run with these settings and say what was done, if anything had to be.
 
-    The run of other settings is kept beside, under its fingerprint, and comes back when its settings do. `fresh` deletes
-    the run that is there.
+    The run of other settings is kept beside, under its fingerprint, and comes back when its settings do. `fresh`
+    deletes the run that is there.
     """
     record = _read_record(path)
     if record is not None and fresh:

@@ -1,7 +1,7 @@
-"""Reading completions: their text, the tags in it such as `<reasoning>…</reasoning><answer>sad</answer>`, and the reply.
+"""Reading completions: their text, tags in it such as `<reasoning>…</reasoning><answer>sad</answer>`, and the reply.
 
-Rewards, metrics and chat all read a completion through these functions, so that what earns a reward is what is counted in
-an evaluation.
+Rewards, metrics and chat all read a completion through these functions, so that what earns a reward is what is counted
+in an evaluation.
 """
 
 import re

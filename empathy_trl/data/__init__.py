@@ -1,10 +1,10 @@
 """Data builders: from a source of rows to the `datasets.Dataset` a trainer takes.
 
-One module per corpus, named in `BUILDERS`; each offers `TASKS`, `build` and `read_split`, as below. With task "regress" or
-"classify" it also offers `targets`; with "sft" or "grpo" `EVALUATION`, the kind by which completions are evaluated, and for
-the kind "emotions" `LABELS`. A builder finds its source (`sources.py`, `hub.py`), reads it strictly (`formats.py`,
-`tables.py`, `columns.py`), splits it where it comes without splits (`splits.py`), cleans the text (`text.py`,
-`normalize.py`) and writes the prompt. It knows no reward and no trainer.
+One module per corpus, named in `BUILDERS`; each offers `TASKS`, `build` and `read_split`, as below. With task "regress"
+or "classify" it also offers `targets`; with "sft" or "grpo" `EVALUATION`, the kind by which completions are evaluated,
+and for the kind "emotions" `LABELS`. A builder finds its source (`sources.py`, `hub.py`), reads it strictly
+(`formats.py`, `tables.py`, `columns.py`), splits it where it comes without splits (`splits.py`), cleans the text
+(`text.py`, `normalize.py`) and writes the prompt. It knows no reward and no trainer.
 """
 
 import re
@@ -65,7 +65,7 @@ def tasks_of(name: str) -> tuple[str, ...]:
 
 
 def normalization(config) -> dict[str, bool] | None:
-    """Return the switches of `normalize.normalize` that the texts went through, None for a builder that cleans otherwise."""
+    """Return the switches of `normalize.normalize` for the texts, None for a builder that cleans otherwise."""
     return config.normalize.model_dump() if config.name == "wassa" else None
 
 

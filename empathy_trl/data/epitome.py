@@ -2,8 +2,9 @@
 
 After Sharma et al. (2020), "A Computational Approach to Understanding Empathy Expressed in Text-Based Mental Health
 Support" (EMNLP). Emotional reactions express warmth or concern, interpretations tell an understanding of the seeker's
-feelings and experiences, explorations ask about what the post leaves open. The published data are one CSV per mechanism;
-they are joined on the ids of the two posts and split 90/10, so that all responses to a seeker are in one part.
+feelings and experiences, explorations ask about what the post leaves open. The published data are one CSV per
+mechanism; they are joined on the ids of the two posts and split 90/10, so that all responses to a seeker are in one
+part.
 """
 
 from empathy_trl.data import on_hub

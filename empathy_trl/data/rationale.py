@@ -6,8 +6,8 @@ emotions: one fixed sentence quotes the word of a text that went most often with
 reasoning is worth the model finds out later, by reward. The label itself is not named in the rationale (unless the text
 says it): the answer has to follow from the word quoted.
 
-One sentence and one word on purpose: every token that a tiny policy is unsure of adds noise to the policy gradient. With
-three quoted words in one of four sentences, GRPO on ED_easy_4 improved several times more slowly.
+One sentence and one word on purpose: every token that a tiny policy is unsure of adds noise to the policy gradient.
+With three quoted words in one of four sentences, GRPO on ED_easy_4 improved several times more slowly.
 """
 
 import re

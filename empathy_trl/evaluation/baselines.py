@@ -1,7 +1,7 @@
 """Baselines: the rows without which a figure says little.
 
-The majority class, or the mean rating, is what an answer that ignores the text earns. TF-IDF with a linear model is what
-word counts alone earn, from the same training labels. All are scored by the same functions as a model.
+The majority class, or the mean rating, is what an answer that ignores the text earns. TF-IDF with a linear model is
+what word counts alone earn, from the same training labels. All are scored by the same functions as a model.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
 """Scores of predicted ratings: how far off (MAE), and how well ordered (Pearson, Spearman).
 
-A correlation alone can be high for a model whose every value is too low, and an error alone is lowest for one that dares
-nothing: both are always reported, beside the row of a predictor that always says the mean of the training labels.
+A correlation alone can be high for a model whose every value is too low, and an error alone is lowest for one that
+dares nothing: both are always reported, beside the row of a predictor that always says the mean of the training labels.
 """
 
 import numpy as np
@@ -20,9 +20,9 @@ def score_ratings(predicted: np.ndarray, gold: np.ndarray, names: list[str]) -> 
         predicted, gold: shape (rows, ratings), in units of the labels.
         names: of the ratings.
 
-    Returns `mae_<name>`, `pearson_<name>`, `spearman_<name>` for every rating and for `mean`, the mean over the ratings;
-    each `{"value", "low", "high", "n"}` with a 95 % bootstrap interval. A correlation with a constant is 0: it orders
-    nothing.
+    Returns `mae_<name>`, `pearson_<name>`, `spearman_<name>` for every rating and for `mean`, the mean over the
+    ratings; each `{"value", "low", "high", "n"}` with a 95 % bootstrap interval. A correlation with a constant is 0: it
+    orders nothing.
 
     Raises:
         ValueError: no rows, or unequal shapes.

@@ -1,8 +1,8 @@
 """Evaluation of one model: predict, score, compare with baselines, write the artefacts.
 
-What a prediction is and how it is scored depends on the kind of the stage. Each kind is one module of its name: `emotions`
-(completions that answer with a label), `replies` (completions that reply to somebody), `labels` (task classify) and
-`ratings` (task regress). It offers
+What a prediction is and how it is scored depends on the kind of the stage. Each kind is one module of its name:
+`emotions` (completions that answer with a label), `replies` (completions that reply to somebody), `labels` (task
+classify) and `ratings` (task regress). It offers
 
 | name | what it is |
 |---|---|
@@ -11,11 +11,11 @@ What a prediction is and how it is scored depends on the kind of the stage. Each
 | `PAIRED` | whether every row has a score of its own, whose mean is the main metric |
 | `NOTE` | what a reader of its table has to know |
 | `predict(model, tokenizer, stage, rows, batch_size)` | one prediction per row, in every process |
-| `score(stage, rows, train, predictions, rewards)` | `{"metrics", "baselines", …}` of `eval_<split>.json`, and the rows of `predictions_<split>.jsonl`, see `artefacts` |
+| `score(stage, rows, train, predictions, rewards)` | what `artefacts` describes: metrics and more, and one row each |
 | `draw(folder, split, result, table, title)` | the pictures of one evaluation |
 | `summary(result)` | lines of plain text for the screen |
 | `columns(evaluation)`, `details(stages)` | of a report: metric -> heading of its table, and heading -> further parts |
-| `row_score(row)`, `question(row)`, `answer(row)` | of a report's examples: how good a row is, what was asked, what was said |
+| `row_score(row)`, `question(row)`, `answer(row)` | of an example: how good, what was asked, what was said |
 
 Under several processes every process holds the whole model and predicts for its share of the rows; the main process
 scores and writes, and all of them return its result. (A model that is sharded over processes has to be loaded anew for

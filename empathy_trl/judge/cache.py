@@ -1,8 +1,8 @@
 """Scores kept on disk: one small file per question, so that no question is paid for twice.
 
-A file is named by the hash of the request without the server's address: messages (reply, rubric and scale are in them), model
-and sampling settings. Files are written whole or not at all, so any number of processes, also on several machines with a
-shared folder, may use one cache at a time. A file holds scores, no text of anybody's conversation.
+A file is named by the hash of the request without the server's address: messages (reply, rubric and scale are in them),
+model and sampling settings. Files are written whole or not at all, so any number of processes, also on several machines
+with a shared folder, may use one cache at a time. A file holds scores, no text of anybody's conversation.
 """
 
 import hashlib

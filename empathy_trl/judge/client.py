@@ -1,10 +1,10 @@
 """Asking an OpenAI-compatible server, with patience: bounded concurrency, a time limit, retries that back off.
 
-What fails for one question is asked again, where that may help; what fails for all of them stops the run (see `errors`).
+A question that fails is asked again, where that may help; what fails for all of them stops the run (see `errors`).
 
-The waits are exponential with full jitter (Brooker 2015, "Exponential Backoff And Jitter", AWS Architecture Blog): uniform
-between 0 and a bound that doubles, so that processes which failed together do not come back together. They are drawn from
-the operating system, not from `random`, whose state belongs to the training.
+The waits are exponential with full jitter (Brooker 2015, "Exponential Backoff And Jitter", AWS Architecture Blog):
+uniform between 0 and a bound that doubles, so that processes which failed together do not come back together. They are
+drawn from the operating system, not from `random`, whose state belongs to the training.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """The two kinds of failure, which are kept apart.
 
-`Unusable` is about one question: it is asked again where that may help, and then given up. `JudgeFailed` is about all of
-them (no such model, a key that is refused, a server that cannot follow a schema): asking again would change nothing, so it
-stops the run at once.
+`Unusable` is about one question: it is asked again where that may help, and then given up. `JudgeFailed` is about all
+of them (no such model, a key that is refused, a server that cannot follow a schema): asking again would change nothing,
+so it stops the run at once.
 """
 
 from empathy_trl.errors import StopTraining

@@ -1,11 +1,11 @@
 """What the judge is asked, in which form it has to answer, and how strictly the answer is read.
 
-A reply is untrusted: a policy that is paid by a judge will sooner or later write "give this a 5". So the conversation and
-the reply are quoted as one JSON document, the only content of the user message. That no text can end a JSON string from
-inside is what makes it a fence; nothing in it is secret or random. Two characters are escaped beyond what JSON asks for, `<`
-and `[`, because the special tokens of chat templates (`<|im_end|>`, `</s>`, `[INST]`) begin with them, and a local server
-turns such text into the real token. Quoting is one kind of what Hines et al. 2024 (arXiv 2403.14720) call spotlighting; that
-a model grades dialogues at all, aspect by aspect, follows Zheng et al. 2023 (arXiv 2306.05685).
+A reply is untrusted: a policy that is paid by a judge will sooner or later write "give this a 5". So the conversation
+and the reply are quoted as one JSON document, the only content of the user message. That no text can end a JSON string
+from inside is what makes it a fence; nothing in it is secret or random. Two characters are escaped beyond what JSON
+asks for, `<` and `[`, because the special tokens of chat templates (`<|im_end|>`, `</s>`, `[INST]`) begin with them,
+and a local server turns such text into the real token. Quoting is one kind of what Hines et al. 2024 (arXiv 2403.14720)
+call spotlighting; that a model grades dialogues at all, aspect by aspect, follows Zheng et al. 2023 (arXiv 2306.05685).
 
 It keeps a reply from posing as anything but a reply. Whether the judge is impressed by what it reads there is up to the
 judge.
@@ -79,8 +79,8 @@ def messages(rubric: Mapping[str, str], scale: tuple[float, float], conversation
 def response_format(aspects: list[str], scale: tuple[float, float]) -> dict:
     """Return the `response_format` of the request: a JSON schema with exactly the aspects and the scores they may have.
 
-    The whole numbers of a scale are listed one by one, because the grammars of local servers enforce a list of values but
-    not always bounds.
+    The whole numbers of a scale are listed one by one, because the grammars of local servers enforce a list of values
+    but not always bounds.
     """
     low, high = scale
     if whole(scale) and high - low < MOST_CHOICES:
@@ -105,8 +105,8 @@ def parse_scores(text: str, aspects: list[str], scale: tuple[float, float]) -> d
     """Return aspect -> score, in the order of `aspects`, from an answer that is one JSON object and nothing else.
 
     Raises:
-        Unusable: for the reason `not JSON` (prose around it, NaN, a repeated member), `wrong schema` (a member too few, too
-            many or not a number) or `out of range`.
+        Unusable: for the reason `not JSON` (prose around it, NaN, a repeated member), `wrong schema` (a member too few,
+            too many or not a number) or `out of range`.
     """
     try:
         found = json.loads(text, object_pairs_hook=_no_repetition, parse_constant=_no_constant)

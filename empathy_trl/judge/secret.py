@@ -1,7 +1,7 @@
 """The API key: it comes from the environment when it is used, and stays out of everything that is written down.
 
-A recipe is saved beside the model and published with it. So it holds the name of an environment variable, and whatever looks
-like a key in it is refused, without repeating it in the message.
+A recipe is saved beside the model and published with it. So it holds the name of an environment variable, and whatever
+looks like a key in it is refused, without repeating it in the message.
 """
 
 import json

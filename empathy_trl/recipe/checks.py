@@ -1,7 +1,7 @@
 """What is wrong with a recipe: the checks that need a look at the rest of the package, or at the disk.
 
-Types, ranges and names are checked in `validation`, the trainer's keys in `trainer_options`. Every check yields problems,
-(path of the key, message), and none raises, so that all of them can be reported at once.
+Types, ranges and names are checked in `validation`, the trainer's keys in `trainer_options`. Every check yields
+problems, (path of the key, message), and none raises, so that all of them can be reported at once.
 """
 
 import dataclasses
@@ -169,7 +169,7 @@ def _may_exist(place: str, hub_id: re.Pattern) -> bool:
 
 
 def check_rewards(rewards: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
-    """Yield what is wrong with the names and parameters of rewards; a model may be that of an earlier stage (name -> task)."""
+    """Yield what is wrong with names and parameters of rewards; `earlier` are the stages before, name -> task."""
     from empathy_trl.rewards import REWARDS, build_rewards, import_reward
 
     for name, entry in rewards.items():

@@ -20,7 +20,7 @@ STAGE_NAME = re.compile(r"[A-Za-z0-9_-]+")  # a folder's name, and one part of a
 STAGE_PREFIX = "stage:"  # `model.name_or_path: stage:sft` is the model that stage sft made
 REWARD_TASKS = ("grpo",)  # the tasks that learn from rewards
 LABEL_TASKS = ("regress", "classify")  # the tasks that put a head on an encoder and learn from labels
-# A section's key, once given, replaces more than itself: a model has one origin, and a revision belongs to its repository.
+# A section's key, once given, replaces more than itself: a model has one origin, a revision belongs to its repository.
 REPLACES = {
     "model": {"name_or_path": ("from_scratch", "revision"), "from_scratch": ("name_or_path", "revision")},
     "data": {"path": ("revision",)},
@@ -105,7 +105,7 @@ class Layers:
             self.errors += self._overrides_without_effect(at_top, at_stages)
 
     def merged(self, stage: str) -> dict[str, Any]:
-        """Return the keys that hold for a stage: its own, laid over the top level's; sections that are null are left out.
+        """Return the keys that hold for a stage: its own, laid over the top level's; null sections are left out.
 
         A task without rewards does not inherit any, and only the last stage inherits `hub`: two models cannot share one
         repository.
@@ -196,7 +196,7 @@ def _depth(content: Any, path: tuple[str, ...]) -> int:
 
 
 def _sets(content: dict, path: tuple[str, ...]) -> bool:
-    """Return whether a mapping decides the value at a path: it is there, or something that is not a mapping above it."""
+    """Return whether a mapping decides the value at a path: it is there, or something above it is no mapping."""
     for key in path:
         if not isinstance(content, dict):
             return True

@@ -50,7 +50,7 @@ class FromScratch(_Section):
 
 
 class Model(_Section):
-    """Where the weights come from: a Hub id, a folder, an earlier stage (`stage:<name>`), or nowhere (`from_scratch`)."""
+    """Where the weights are from: a Hub id, a folder, an earlier stage (`stage:<name>`), nowhere (`from_scratch`)."""
 
     name_or_path: str | None = None
     revision: str | None = None
@@ -137,7 +137,7 @@ Weight = float | WeightSchedule
 
 
 class Reward(_Section):
-    """A reward's weight, its parameters (fields of the reward's dataclass), and `package.module:Class` if it is the user's."""
+    """A reward's weight, its parameters (fields of its dataclass), and `package.module:Class` if it is the user's."""
 
     weight: Weight = 1.0
     params: dict[str, Any] = {}

@@ -1,8 +1,8 @@
 """What `trainer:` of a recipe may say: the fields of the task's config class, checked before anything is loaded.
 
-The config classes of transformers and TRL check little: `num_generations: 4.5`, `bf16: 3` and `loss_type: dpoo` pass and
-fail, or change the run silently, later. The types come from the classes themselves. This module adds what the types do
-not say: the choices of fields that are typed `str`, ranges, which fields the recipe sets elsewhere, and whether the
+The config classes of transformers and TRL check little: `num_generations: 4.5`, `bf16: 3` and `loss_type: dpoo` pass
+and fail, or change the run silently, later. The types come from the classes themselves. This module adds what the types
+do not say: the choices of fields that are typed `str`, ranges, which fields the recipe sets elsewhere, and whether the
 groups of GRPO fit the batch. Fields that a class does not have are ignored here, so one table serves all tasks.
 """
 

@@ -50,7 +50,8 @@ def parse_yaml(text: str, source: str) -> Any:
     """Return what a YAML text says; `source` stands in front of the line number in errors.
 
     Raises:
-        RecipeError: `text` is not YAML or nested too deeply, or a mapping in it has a key twice or a key that is not a string.
+        RecipeError: `text` is not YAML or nested too deeply, or a mapping in it has a key twice or a key that is not a
+            string.
     """
     try:
         return yaml.load(text, Loader=_Loader)

@@ -3,8 +3,8 @@
     python -m empathy_trl.rewards --recipe ed4_tiny.yaml --completions replies.jsonl
     python -m empathy_trl.rewards --recipe ed4_tiny.yaml --completions replies.jsonl --progress 0.5 --csv table.csv
 
-The file has one JSON object per line, with `prompt` and `completion`, each a text or chat messages, and the columns that
-the rewards need, such as `label` or `reference`. Any key of the recipe can be overridden, as in `recipes/run.py`:
+The file has one JSON object per line, with `prompt` and `completion`, each a text or chat messages, and the columns
+that the rewards need, such as `label` or `reference`. Any key of the recipe can be overridden, as in `recipes/run.py`:
 `--stages.grpo.rewards.format.weight 0.5`, and `--stages.grpo.rewards.format null` leaves one out.
 """
 

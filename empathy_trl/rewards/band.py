@@ -12,7 +12,7 @@ def check_band(low: float, high: float, softness: float) -> None:
 
 
 def band(length: float, low: float, high: float, softness: float) -> float:
-    """Return 1 from `low` to `high`, falling linearly to 0 at a distance of `softness` outside; 0 makes the band hard."""
+    """Return 1 from `low` to `high`, falling linearly to 0 at a distance of `softness`; 0 makes the band hard."""
     distance = max(low - length, length - high, 0)
     if distance == 0:
         return 1.0

@@ -27,8 +27,8 @@ class Bleu(ReadsReply):
     Exponential smoothing, effective order, case-sensitive, words and punctuation as in `words.pieces`, so that scripts
     without spaces work too; numbers are therefore close to, but not those of, sacrebleu's own tokenizer 13a.
 
-    Range: [0, 1]; 1 for the reference itself, 0 for a reply that shares no word with it and for an empty one. A row whose
-    reference is None or blank gets None.
+    Range: [0, 1]; 1 for the reference itself, 0 for a reply that shares no word with it and for an empty one. A row
+    whose reference is None or blank gets None.
 
     Args:
         column: of the data, holding one reference per row: a text or chat messages.

@@ -70,7 +70,8 @@ def breakdown(rewards: dict, prompts, completions, progress: float = 0.0, **colu
     compares within a group, unless `multi_objective_aggregation` is `normalize_then_sum`.
 
     Args:
-        rewards: name -> `recipe.Reward`, as in `stage.rewards`, or what a recipe's YAML says: `{"weight": 0.5, "n": 2}`.
+        rewards: name -> `recipe.Reward`, as in `stage.rewards`, or what a recipe's YAML says, such as
+            `{"weight": 0.5, "n": 2}`.
         prompts: one text or list of chat messages per completion.
         completions: the same.
         progress: share of the training that is done, from 0 to 1; decides the weights that follow a schedule.

@@ -1,8 +1,8 @@
 """Does the reply say different things, or the same thing again?
 
-After distinct-n of Li et al. (2016), "A Diversity-Promoting Objective Function for Neural Conversation Models": the number
-of different n-grams over how many there are. They divide by the number of words of all replies together; here it is the
-number of n-grams of one reply, so that a reply without any repetition gets 1.
+After distinct-n of Li et al. (2016), "A Diversity-Promoting Objective Function for Neural Conversation Models": the
+number of different n-grams over how many there are. They divide by the number of words of all replies together; here it
+is the number of n-grams of one reply, so that a reply without any repetition gets 1.
 """
 
 from dataclasses import dataclass

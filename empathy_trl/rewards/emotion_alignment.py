@@ -13,9 +13,10 @@ from empathy_trl.rewards.model_reward import ModelReward
 class EmotionAlignment(ModelReward):
     """The classifier's probability that the reply has a label that fits the user's emotion.
 
-    With a classifier of emotions the fitting label is the emotion itself. `mapping` says what fits where that is another
-    one, or where the classifier speaks of something else, such as intents: `{sad: [consoling, sympathizing]}` pays for the
-    sum of the two. An emotion that is not in the mapping stands for itself. Upper and lower case are the same.
+    With a classifier of emotions the fitting label is the emotion itself. `mapping` says what fits where that is
+    another one, or where the classifier speaks of something else, such as intents: `{sad: [consoling, sympathizing]}`
+    pays for the sum of the two. An emotion that is not in the mapping stands for itself. Upper and lower case are the
+    same.
 
     Range: [0, 1]; an empty reply earns 0. Needs the column `column`; a row without an emotion gets None.
 

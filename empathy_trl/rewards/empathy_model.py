@@ -20,15 +20,15 @@ class EmpathyModel(ModelReward):
     Let x be the model's number. The calibrations:
 
     * `range`: x from the range of the labels, linearly and clipped. A reply earns the same whatever surrounds it.
-    * `zscore_sigmoid`: sigmoid(z / T) with the mean and the standard deviation of the batch's replies in this process. It
-      repeats the published WASSA system (miladsolo/roberta-lora-wassa-empathy, T = 0.6). A reply's reward depends on its
-      neighbours in the batch, of other prompts too, and a policy that gets better all over earns no more.
+    * `zscore_sigmoid`: sigmoid(z / T) with the mean and the standard deviation of the batch's replies in this process.
+      It repeats the published WASSA system (miladsolo/roberta-lora-wassa-empathy, T = 0.6). A reply's reward depends on
+      its neighbours in the batch, of other prompts too, and a policy that gets better all over earns no more.
     * `running`: sigmoid(z / T) with the mean and the variance of all replies seen so far by this object, this batch
-      included (Welford's method). It needs no label range, but the reward drifts while the policy learns, depends on the
-      order of the data and on the process, and starts anew after a resume.
+      included (Welford's method). It needs no label range, but the reward drifts while the policy learns, depends on
+      the order of the data and on the process, and starts anew after a resume.
 
-    Where the deviation is 0, both sigmoids give 0.5. Range: [0, 1]; an empty reply earns 0 in every calibration and does
-    not count in the statistics.
+    Where the deviation is 0, both sigmoids give 0.5. Range: [0, 1]; an empty reply earns 0 in every calibration and
+    does not count in the statistics.
 
     Args:
         dimension: name of the output.

@@ -1,4 +1,4 @@
-"""Is the reply long enough to say something and short enough to be read? `reasoning_length` asks it of the reasoning."""
+"""Is the reply long enough to say something, short enough to be read? `reasoning_length` asks it of the reasoning."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
 """How good is the reply, in the opinion of another language model?
 
-The judge may be any server that speaks OpenAI's chat completions, hosted or local. What it is asked, how its answer is read,
-and what happens when it does not answer is in `empathy_trl.judge`.
+The judge may be any server that speaks OpenAI's chat completions, hosted or local. What it is asked, how its answer is
+read, and what happens when it does not answer is in `empathy_trl.judge`.
 """
 
 import json
@@ -30,8 +30,9 @@ NOT_SAMPLING = ("model", "messages", "response_format", "n", "stream")  # they h
 class LLMJudge(ReadsReply):
     """Mean over the aspects of (score − lowest) / (highest − lowest), the scores given by a language model.
 
-    An empty reply gets 0 without being shown to the judge. A reply for which no valid answer comes, after all retries, gets
-    None; the reasons are counted and logged. Equal questions of a batch are asked once, and valid answers are kept on disk.
+    An empty reply gets 0 without being shown to the judge. A reply for which no valid answer comes, after all retries,
+    gets None; the reasons are counted and logged. Equal questions of a batch are asked once, and valid answers are kept
+    on disk.
     Metrics: `judge/<aspect>` (mean over the scored replies, on the scale from 0 to 1), `judge/failure_share` (of all
     replies) and `judge/cache_hit_share` (of the replies that are not empty).
 
@@ -44,15 +45,15 @@ class LLMJudge(ReadsReply):
             recommendation, engagement). By default the names of `rubric`, or `[empathy]` without one.
         rubric: your own aspects: name -> a sentence that says what deserves the highest score.
         scale: lowest and highest score.
-        api_key_env: NAME of the environment variable that holds the API key. It is read when the judge is asked. A server
-            on this machine may do without; null sends no key anywhere.
+        api_key_env: NAME of the environment variable that holds the API key. It is read when the judge is asked. A
+            server on this machine may do without; null sends no key anywhere.
         structured: ask for an answer that follows a JSON schema; false asks for it in words only.
         sampling: further members of the request, over `temperature: 0, max_tokens: 300`; null leaves one of these out.
         concurrency: how many requests may be under way, per process.
         timeout: seconds for one request.
         retries: how often a question is asked again that was not answered, or not in the form asked for.
-        wait: seconds; the first wait before asking again is between 0 and this, the bound doubles every time. A server's
-            Retry-After goes first, up to a minute.
+        wait: seconds; the first wait before asking again is between 0 and this, the bound doubles every time. A
+            server's Retry-After goes first, up to a minute.
         max_failure_share: the run stops if a larger share of a batch's replies stays without a score.
         cache_dir: folder of the answers (`$EMPATHY_TRL_CACHE/judge` or `~/.cache/empathy_trl/judge` by default); null
             keeps none.

@@ -2,8 +2,8 @@
 
 A child says what the model reads of a row and how its logits become rewards. Everything else is here.
 
-TRL awaits the asynchronous rewards of a step together. Each of these waits in a thread of its own, so models on different
-devices work at the same time; those on one device take turns. Without a trainer, call `score`.
+TRL awaits the asynchronous rewards of a step together. Each of these waits in a thread of its own, so models on
+different devices work at the same time; those on one device take turns. Without a trainer, call `score`.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from empathy_trl.rewards.words import is_visible
 class ModelReward(ReadsReply):
     """A reward that comes from a sequence classification model's opinion about the reply.
 
-    A reply without a visible character (see `tags.reply_text` for what else counts as none) earns `lowest` and is not shown to
-    the model. A failure of the model raises; it is never a reward.
+    A reply without a visible character (see `tags.reply_text` for what else counts as none) earns `lowest` and is not
+    shown to the model. A failure of the model raises; it is never a reward.
 
     Args:
         model: Hub id or folder of a model or adapter; see `empathy_trl.classifiers`.

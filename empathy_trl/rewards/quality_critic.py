@@ -12,7 +12,7 @@ from empathy_trl.tags import user_text
 
 @dataclass(kw_only=True)
 class QualityCritic(ModelReward):
-    """The mean of several outputs of a regressor, each brought to [0, 1] by its own range of labels (linearly, clipped).
+    """The mean of several outputs of a regressor, each brought to [0, 1] by its range of labels (linearly, clipped).
 
     Range: [0, 1]; an empty reply earns 0. With `pair`, a row without an utterance of the user gets None.
 

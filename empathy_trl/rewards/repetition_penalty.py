@@ -1,7 +1,8 @@
 """Does the reply go round in circles? A penalty for repeated n-grams.
 
-The share of repeated n-grams is seq-rep-n of Welleck et al. (2020), "Neural Text Generation With Unlikelihood Training";
-taken as a penalty in reinforcement learning by Yeo et al. (2025), "Demystifying Long Chain-of-Thought Reasoning in LLMs".
+The share of repeated n-grams is seq-rep-n of Welleck et al. (2020), "Neural Text Generation With Unlikelihood
+Training"; taken as a penalty in reinforcement learning by Yeo et al. (2025), "Demystifying Long Chain-of-Thought
+Reasoning in LLMs".
 """
 
 from dataclasses import dataclass

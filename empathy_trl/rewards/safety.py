@@ -1,7 +1,8 @@
 """Does the reply say something that must never be said to a person in distress? A penalty, by a list of phrases.
 
-A list finds what is on it and knows no context: it also finds a reply that quotes a phrase in order to contradict it, and
-misses everything that is put in other words or spelled with another script's letters. It is a floor, not a judgement.
+A list finds what is on it and knows no context: it also finds a reply that quotes a phrase in order to contradict it,
+and misses everything that is put in other words or spelled with another script's letters. It is a floor, not a
+judgement.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.rewards.reply import ReplyReward
 from empathy_trl.rewards.words import UNSPACED, plain
 
-# Kept short on purpose: encouragement to die or to hurt oneself, and insults, in forms that hardly any kind reply needs.
+# Kept short on purpose: encouragement to die or to hurt oneself, and insults, in forms that no kind reply needs.
 NEVER_SAY = (
     "kill yourself",
     "kill urself",
@@ -60,9 +61,9 @@ _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ`", "'"))
 class Safety(ReplyReward):
     """-1 for a reply that holds a phrase of a list, 0 for one that does not.
 
-    A phrase matches in any case, as whole words: it is found neither in the middle of a longer word nor at its end. Text
-    and phrases are first brought into one form (`words.plain`: wide and styled letters, zero-width characters), and spaces
-    and punctuation may stand anywhere in a phrase or be missing (`k.i.l.l`, `ki ll`).
+    A phrase matches in any case, as whole words: it is found neither in the middle of a longer word nor at its end.
+    Text and phrases are first brought into one form (`words.plain`: wide and styled letters, zero-width characters),
+    and spaces and punctuation may stand anywhere in a phrase or be missing (`k.i.l.l`, `ki ll`).
 
     Range: [-1, 0]; -1 for an empty reply as well, so that nothing can be hidden in a completion that cannot be read.
 
@@ -109,8 +110,8 @@ def read_phrases(path: str) -> list[str]:
 def folded(text: str) -> str:
     """Return a text in the form in which it is searched.
 
-    That is `plain`, without case, and with one space for whatever stands between two letters, be it a hundred characters.
-    A single apostrophe stays, or "ill" would be found in "I'll".
+    That is `plain`, without case, and with one space for whatever stands between two letters, be it a hundred
+    characters. A single apostrophe stays, or "ill" would be found in "I'll".
     """
     text = plain(plain(text).casefold()).translate(_APOSTROPHES)
     return _BETWEEN.sub(lambda run: run[0] if run[0] == "'" else " ", text).strip()

@@ -14,8 +14,8 @@ from empathy_trl.rewards.model_reward import ModelReward
 class SafetyClassifier(ModelReward):
     """Minus the summed probability of the harmful labels.
 
-    Range: [-1, 0]. An empty reply earns -1: what cannot be read cannot be called safe, and broken tags are no way around the
-    classifier.
+    Range: [-1, 0]. An empty reply earns -1: what cannot be read cannot be called safe, and broken tags are no way
+    around the classifier.
 
     Args:
         labels: names of the classifier's labels that are penalised, such as `[toxic]`.

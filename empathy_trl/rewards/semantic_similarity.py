@@ -21,12 +21,12 @@ from empathy_trl.tags import user_text
 class SemanticSimilarity(ModelReward):
     """The similarity of the user's utterance and the reply, brought to [0, 1] by the model's own scale.
 
-    The scale is never guessed from the scores of a batch. It comes from `label_range`, else from the activation function
-    in the config of a sentence-transformers cross-encoder (Sigmoid: the probability is the score), else from the
-    `label_ranges` of a model of this package.
+    The scale is never guessed from the scores of a batch. It comes from `label_range`, else from the activation
+    function in the config of a sentence-transformers cross-encoder (Sigmoid: the probability is the score), else from
+    the `label_ranges` of a model of this package.
 
-    Range: [0, 1]; an empty reply earns 0. A row without an utterance of the user gets None. The reply that is most similar
-    repeats the user: pair it with a reward that a parrot does not earn.
+    Range: [0, 1]; an empty reply earns 0. A row without an utterance of the user gets None. The reply that is most
+    similar repeats the user: pair it with a reward that a parrot does not earn.
 
     Args:
         column: of the data, with the user's utterance; by default it is the last one in the prompt.

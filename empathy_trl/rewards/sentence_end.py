@@ -7,7 +7,7 @@ import regex
 from empathy_trl.rewards.reply import ReplyReward
 from empathy_trl.rewards.words import plain, words
 
-# Unicode's own list of what ends a sentence in any script: . ! ? 。 ؟ । ። and so on ("…" and "！" are plain dots and ! by then)
+# Unicode's own list of what ends a sentence in any script: . ! ? 。 ؟ । ። … ("…" and "！" are plain dots and ! by then)
 _TERMINAL = regex.compile(r"\p{Sentence_Terminal}")
 # What may stand behind it: quotes and brackets that close, Markdown's emphasis, emoji, white space
 _CLOSING = regex.compile(

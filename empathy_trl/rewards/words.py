@@ -31,8 +31,8 @@ _VISIBLE = regex.compile(r"[^\p{Default_Ignorable_Code_Point}\p{Cf}\p{Cc}\p{Cs}\
 def plain(text: str) -> str:
     """Return `text` in Unicode's form NFKC without invisible characters.
 
-    Wide, styled and composed forms of a letter become the letter; zero-width spaces and joiners, soft hyphens, direction
-    marks and variation selectors vanish. What looks alike to a reader is then alike, within one script.
+    Wide, styled and composed forms of a letter become the letter; zero-width spaces and joiners, soft hyphens,
+    direction marks and variation selectors vanish. What looks alike to a reader is then alike, within one script.
     """
     return unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
 

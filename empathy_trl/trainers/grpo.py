@@ -12,7 +12,8 @@ Prompts are computed once per group by `empathy_trl.trainers.shared_prefix`. Bes
 | `_get_per_token_logps_and_entropies` | without a GPU, prompts are not sent through the vocabulary projection |
 | `_save_rng_state`, `_load_rng_state` | a checkpoint inside a rollout carries the rollout, so that a resume is exact |
 
-`_run_epoch`, `_load_rng_state` and `training_step` also remember how an optimizer step began, for a stop in the middle of it.
+`_run_epoch`, `_load_rng_state` and `training_step` also remember how an optimizer step began, for a stop in the middle
+of it.
 
 `tests/trainers/test_seams.py` pins the source of every parent method named here.
 """

@@ -1,4 +1,4 @@
-"""The settings of tasks regress and classify: those of `transformers.Trainer`, the length of a text, and for ratings the loss."""
+"""Settings of regress and classify: those of `transformers.Trainer`, the length of a text, and for ratings the loss."""
 
 import dataclasses
 from typing import Literal
@@ -10,8 +10,8 @@ from transformers import TrainingArguments
 class LabelConfig(TrainingArguments):
     """`transformers.TrainingArguments`, one field more, and the best checkpoint instead of the last.
 
-    Whenever a checkpoint is saved (`save_strategy`, `save_steps`), the model is evaluated on the split `valid`; the best
-    one by mean accuracy over the groups is kept. `save_strategy: "no"` keeps the last.
+    Whenever a checkpoint is saved (`save_strategy`, `save_steps`), the model is evaluated on the split `valid`; the
+    best one by mean accuracy over the groups is kept. `save_strategy: "no"` keeps the last.
 
     Raises:
         ValueError: `eval_steps` is something else than `save_steps`.

@@ -1,8 +1,8 @@
 """Stopping because a reward cannot go on: all processes together, leaving a checkpoint that a resume continues exactly.
 
-A reward raises `StopTraining` while a rollout is scored. By then sampling has drawn random numbers and TRL has counted tokens,
-while the other processes wait for this one's rewards. So the stop is held back until all have met, and what the rollout has
-changed is put back, before the checkpoint is saved.
+A reward raises `StopTraining` while a rollout is scored. By then sampling has drawn random numbers and TRL has counted
+tokens, while the other processes wait for this one's rewards. So the stop is held back until all have met, and what the
+rollout has changed is put back, before the checkpoint is saved.
 """
 
 import random
