@@ -88,7 +88,10 @@ class Layers:
         self.errors: list[str] = []
         self.single = "stages" not in content
         written = {str(content.get("task")): {}} if self.single else content["stages"]
-        at_stages = self._check_overridden_stages(overrides.get("stages", {}), written)
+        changes = overrides.get("stages", {})
+        if not self.single and isinstance(changes, dict) and isinstance(written, dict):
+            changes, written = self._without_stages(changes, written)
+        at_stages = self._check_overridden_stages(changes, written)
         at_top = {key: value for key, value in overrides.items() if key != "stages"}
         merged = merge(content, at_top)
         self.name = merged.pop("name", None)
@@ -136,6 +139,15 @@ class Layers:
             else:
                 checked[name] = own or {}
         return checked
+
+    def _without_stages(self, changes: dict, written: dict) -> tuple[dict, dict]:
+        """Return overrides and stages without the stages that an override takes away: `--stages.<name> null`."""
+        gone = [name for name, change in changes.items() if change is None and name in written]
+        left = {name: own for name, own in written.items() if name not in gone}
+        if gone and not left:
+            self.errors.append(f"--stages.{gone[-1]}: null leaves no stage")
+            return {}, written
+        return {name: change for name, change in changes.items() if name not in gone}, left
 
     def _check_overridden_stages(self, overrides: Any, written: Any) -> dict[str, dict]:
         """Return the overrides of stages that exist, each a mapping."""

@@ -199,3 +199,20 @@ def test_stages_of_the_wrong_shape(stages, expected):
 
 def test_the_keys_of_a_stage_are_those_of_its_class():
     assert set(STAGE_KEYS) | {"name"} == set(Stage.model_fields)
+
+
+def test_null_takes_a_stage_away():
+    layers = Layers(STAGED, {"stages": {"sft": None, "grpo": {"trainer": {"beta": 0.2}}}})
+    assert layers.errors == [] and list(layers.stages) == ["grpo"]
+    assert layers.merged("grpo")["trainer"]["beta"] == 0.2
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"sft": None, "grpo": None}, "--stages.grpo: null leaves no stage"),
+        ({"stf": None}, "--stages.stf: unknown stage 'stf'; did you mean sft? (choices: sft, grpo)"),
+    ],
+)
+def test_some_stage_has_to_stay(changes, message):
+    assert message in Layers(STAGED, {"stages": changes}).errors
