@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# what `outputs.py` reads of a config beside what a task writes
+OTHERS = ("label_ranges", "label_groups", "sentence_transformers", "sbert_ce_default_activation_function")
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -40,7 +43,13 @@ class Targets:
         return slices
 
     def write(self, config) -> None:
-        """Describe the outputs in a transformers config: `id2label`, `problem_type`, and ranges or groups."""
+        """Describe the outputs in a transformers config: `id2label`, `problem_type`, and ranges or groups.
+
+        What a base model says of outputs that it had before goes: the scale of a cross-encoder is not that of our ratings.
+        """
+        for name in OTHERS:
+            if getattr(config, name, None) is not None:
+                delattr(config, name)
         config.id2label = dict(enumerate(self.names))
         config.label2id = {name: number for number, name in enumerate(self.names)}
         if self.task == "regress":

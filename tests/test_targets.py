@@ -3,6 +3,7 @@
 import numpy as np
 from transformers import RobertaConfig
 
+from empathy_trl.outputs import activation
 from empathy_trl.targets import Targets, predicted_labels
 
 RATINGS = Targets("regress", {"Emotion": (0, 5), "Empathy": (1, 7)})
@@ -27,6 +28,15 @@ def test_a_config_describes_labels(tmp_path):
     read = RobertaConfig.from_pretrained(tmp_path)
     assert (read.num_labels, read.problem_type) == (5, "single_label_classification")
     assert read.label_groups == [["reactions", ["0", "1"]], ["explorations", ["0", "1", "2"]]]
+
+
+def test_what_a_base_model_said_of_its_own_outputs_is_gone(tmp_path):
+    config = RobertaConfig(sentence_transformers={"activation_fn": "torch.nn.modules.activation.Sigmoid"})
+    LEVELS.write(config)
+    RATINGS.write(config)
+    config.save_pretrained(tmp_path)
+    read = RobertaConfig.from_pretrained(tmp_path)
+    assert activation(read) is None and not hasattr(read, "label_groups") and list(read.label_ranges) == RATINGS.names
 
 
 def test_outputs_have_names():

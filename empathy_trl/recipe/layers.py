@@ -97,7 +97,12 @@ class Layers:
                 merged = merge(merged, changes)
             self.top, self.stages = {}, {str(merged.get("task")): merged}
         else:
-            self.stages = self._check_stages(merge(written, at_stages) if at_stages else written)
+            laid_over = merge(written, at_stages) if at_stages else written
+            left_out = [name for name, changes in at_stages.items() if changes is None]
+            at_stages = {name: changes for name, changes in at_stages.items() if changes is not None}
+            self.stages = self._check_stages(
+                {name: own for name, own in laid_over.items() if name not in left_out} if left_out else laid_over
+            )
             self.top = {key: value for key, value in merged.items() if key != "stages"}
             unknown = [key for key in self.top if key not in STAGE_KEYS]
             known = ("name", "extends", "stages", *STAGE_KEYS)
@@ -137,8 +142,8 @@ class Layers:
                 checked[name] = own or {}
         return checked
 
-    def _check_overridden_stages(self, overrides: Any, written: Any) -> dict[str, dict]:
-        """Return the overrides of stages that exist, each a mapping."""
+    def _check_overridden_stages(self, overrides: Any, written: Any) -> dict[str, dict | None]:
+        """Return the overrides of stages that exist, each a mapping, or None to leave out one of several."""
         if not isinstance(overrides, dict) or not isinstance(written, dict):
             if overrides != {}:
                 self.errors.append("--stages: expected --stages.<name>.<key> value for a stage of the recipe")
@@ -147,7 +152,7 @@ class Layers:
         for name, changes in overrides.items():
             if name not in written:
                 self.errors.append(f"--stages.{name}: unknown stage {name!r}{suggestion(name, written)}")
-            elif not isinstance(changes, dict):
+            elif not isinstance(changes, dict) and (changes is not None or self.single):
                 self.errors.append(
                     f"--stages.{name}: {show(changes)} is not a mapping; expected --stages.{name}.<key> value"
                 )

@@ -172,6 +172,16 @@ def test_overrides_that_would_silently_do_nothing_are_errors(arguments, expected
     assert before == STAGED
 
 
+def test_null_leaves_a_stage_out():
+    first, *others = STAGED["stages"]
+    layers = Layers(STAGED, {"stages": {first: None}})
+    assert (layers.errors, list(layers.stages)) == ([], others)
+    (error,) = Layers(STAGED, {"stages": dict.fromkeys(STAGED["stages"])}).errors
+    assert error.startswith("stages: {} is not a mapping")
+    (error,) = Layers({"task": "sft"}, {"stages": {"sft": None}}).errors
+    assert error == "--stages.sft: null is not a mapping; expected --stages.sft.<key> value"
+
+
 def test_an_override_that_no_stage_takes_is_an_error():
     content = {"stages": {"sft": {"task": "sft", "model": {"from_scratch": {"layers": 1}}}, "more": {"task": "sft"}}}
     content["stages"]["more"]["model"] = {"name_or_path": "stage:sft"}
