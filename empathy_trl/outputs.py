@@ -20,6 +20,8 @@ import numpy as np
 
 from empathy_trl.errors import UserError
 
+# what a config may say of outputs that it no longer has
+OTHERS = ("label_ranges", "label_groups", "sentence_transformers", "sbert_ce_default_activation_function")
 REGRESSION, CLASSIFICATION = "regression", "single_label_classification"
 
 
@@ -54,7 +56,13 @@ class Targets:
         return slices
 
     def write(self, config) -> None:
-        """Describe the outputs in a transformers config: `id2label`, `problem_type`, and ranges or groups."""
+        """Describe the outputs in a transformers config: `id2label`, `problem_type`, and ranges or groups.
+
+        What a base model says of outputs that it had before goes: a cross-encoder's scale is not that of our ratings.
+        """
+        for name in OTHERS:
+            if getattr(config, name, None) is not None:
+                delattr(config, name)
         config.id2label = dict(enumerate(self.names))
         config.label2id = {name: number for number, name in enumerate(self.names)}
         if self.task == "regress":

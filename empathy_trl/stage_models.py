@@ -25,14 +25,6 @@ def resolve_rewards(rewards: dict, stage_folders: dict[str, Path]) -> dict:
     return resolved
 
 
-def stages_in(rewards: dict | None) -> list[str]:
-    """Return the stages whose models judge in a resolved `rewards` section, as in `model: stage:reward`."""
-    named = [entry.get("model") for entry in (rewards or {}).values()]
-    return [
-        name.removeprefix(STAGE_PREFIX) for name in named if isinstance(name, str) and name.startswith(STAGE_PREFIX)
-    ]
-
-
 def judging_rewards(recipe, stage, stage_folders: dict[str, Path]) -> dict:
     """Return the rewards by which a stage's replies are judged: its own, or those of the next stage that has some.
 

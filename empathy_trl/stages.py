@@ -18,7 +18,6 @@ from pathlib import Path
 from empathy_trl.errors import UserError
 from empathy_trl.files import write_text
 from empathy_trl.recipe.layers import STAGE_PREFIX
-from empathy_trl.stage_models import stages_in
 
 RUN_FILE = "run.json"
 # evaluation and publishing do not change the weights, so they do not make a stage another one
@@ -37,7 +36,10 @@ LIBRARIES = (
 
 
 def fingerprint(stage: dict, earlier: dict[str, str], rows: str | None = None) -> str:
-    """Return a hash of everything that decides a stage's weights.
+    """Return a hash of everything that decides a stage's weights, as far as it can be told without reading a model.
+
+    A model that another run of this launcher left in a folder counts by that run's fingerprint: trained again with other
+    settings, it is another one.
 
     Args:
         stage: the stage as resolved (`Recipe.resolved()["stages"][name]`).
@@ -47,9 +49,31 @@ def fingerprint(stage: dict, earlier: dict[str, str], rows: str | None = None) -
     content = {key: value for key, value in stage.items() if key not in NOT_IN_FINGERPRINT}
     if content.get("rewards"):
         content["rewards"] = {name: _decisive(name, reward) for name, reward in content["rewards"].items()}
-    parent = str((stage["model"] or {}).get("name_or_path") or "").removeprefix(STAGE_PREFIX)
-    judges = {name: earlier[name] for name in stages_in(stage.get("rewards"))}
-    return digest({**content, "parent": earlier.get(parent), "rows": rows} | ({"judges": judges} if judges else {}))
+    parent = _made_by((stage["model"] or {}).get("name_or_path"), earlier)
+    judges = judges_in(stage.get("rewards"), earlier)
+    return digest({**content, "parent": parent, "rows": rows} | ({"judges": judges} if judges else {}))
+
+
+def judges_in(rewards: dict | None, earlier: dict[str, str]) -> dict[str, str]:
+    """Return reward -> fingerprint of the run that made its model, for those in a resolved `rewards` section that have one.
+
+    A model is an earlier stage's, as in `model: stage:reward`, or lies in the folder of another run.
+    """
+    made = {name: _made_by(entry.get("model"), earlier) for name, entry in (rewards or {}).items()}
+    return {name: fingerprint for name, fingerprint in made.items() if fingerprint is not None}
+
+
+def _made_by(model, earlier: dict[str, str]) -> str | None:
+    """Return the fingerprint of the run that made a model; None for one that does not come from this launcher."""
+    if not isinstance(model, str):
+        return None
+    if model.startswith(STAGE_PREFIX):
+        return earlier.get(model.removeprefix(STAGE_PREFIX))
+    try:
+        record = json.loads((Path(model).expanduser() / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record.get("fingerprint") if isinstance(record, dict) else None
 
 
 def _decisive(name: str, reward: dict) -> dict:

@@ -85,7 +85,7 @@ def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
 def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
     """Regression or classification of texts: an encoder with a head, trained by `transformers.Trainer`."""
     from peft import get_peft_model
-    from transformers import DataCollatorWithPadding, Trainer
+    from transformers import DataCollatorWithPadding, Trainer, set_seed
 
     from empathy_trl.encoders import new_classifier
     from empathy_trl.models import lora_config
@@ -98,6 +98,7 @@ def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
     model, tokenizer = new_classifier(section, targets, seed=stage.seed, texts=label_texts(train))
     describe_input(model.config, stage, config.max_length)
     if stage.model.lora is not None:
+        set_seed(stage.seed)  # the adapter's weights are drawn here, before the trainer sets its seed
         model = get_peft_model(model, lora_config(stage.model.lora, "SEQ_CLS"))
     options = {"loss": config.loss, "huber_delta": config.huber_delta} if stage.task == "regress" else {}
     trainer = Trainer(

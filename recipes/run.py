@@ -181,14 +181,14 @@ def evaluate_stage(recipe, stage, fingerprints: dict[str, str], folders: dict[st
     from accelerate import PartialState
 
     from empathy_trl.evaluation.evaluate import evaluate_model
-    from empathy_trl.stage_models import judging_rewards, stages_in
-    from empathy_trl.stages import digest, inspect_stage
+    from empathy_trl.stage_models import judging_rewards
+    from empathy_trl.stages import digest, inspect_stage, judges_in
     from empathy_trl.tasks import load_trained
 
     path, resolved = folders[stage.name], recipe.resolved()["stages"]
     folder = inspect_stage(path, fingerprints[stage.name])
     rewards = judging_rewards(recipe, stage, folders)
-    judges = [fingerprints[name] for content in resolved.values() for name in stages_in(content["rewards"])]
+    judges = [judges_in(content["rewards"], fingerprints) for content in resolved.values()]
     judged_by = digest([{name: reward.model_dump(mode="json") for name, reward in rewards.items()}, judges])
     settings = resolved[stage.name]["evaluation"] | {"rows": rows, "judged_by": judged_by}
     if folder.record.get("evaluated") == settings and (path / f"eval_{stage.evaluation.split}.json").is_file():

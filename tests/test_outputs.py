@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig, RobertaConfig
 from empathy_trl.errors import UserError
 from empathy_trl.outputs import (
     Targets,
+    activation,
     label_groups,
     label_names,
     label_range,
@@ -130,3 +131,12 @@ def test_a_model_without_groups_has_one():
 def test_scales():
     assert to_unit(np.array([-1.0, 1.0, 2.0, 9.0]), 1, 3).tolist() == [0, 0, 0.5, 1]
     np.testing.assert_allclose(sigmoid(np.array([-1e4, -1.0, 0.0, 1e4])), [0, 1 / (1 + np.e), 0.5, 1], rtol=1e-12)
+
+
+def test_what_a_base_model_said_of_its_own_outputs_is_gone(tmp_path):
+    config = RobertaConfig(sentence_transformers={"activation_fn": "torch.nn.modules.activation.Sigmoid"})
+    LEVELS.write(config)
+    RATINGS.write(config)
+    config.save_pretrained(tmp_path)
+    read = RobertaConfig.from_pretrained(tmp_path)
+    assert activation(read) is None and not hasattr(read, "label_groups") and list(read.label_ranges) == RATINGS.names

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.stages import fingerprint, inspect_stage, last_checkpoint, make_way, versions
+from empathy_trl.stages import fingerprint, inspect_stage, judges_in, last_checkpoint, make_way, versions
 
 STAGE = {
     "task": "sft",
@@ -151,3 +151,21 @@ def test_record_survives_saving(tmp_path):
 
 def test_versions_name_the_libraries_that_decide_results():
     assert {"python", "torch", "transformers", "trl"} <= versions().keys()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", None])
+def test_a_folder_without_a_record_has_no_fingerprint(tmp_path, content):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    assert judges_in({"a": {"model": str(tmp_path)}, "b": {}, "c": {"model": "me/it"}}, {}) == {}
+
+
+@pytest.mark.parametrize("use", [lambda path: {"rewards": {"empathy_model": {"model": path}}},
+                                 lambda path: {"model": {"name_or_path": path}}])  # fmt: skip
+def test_a_model_of_another_run_that_was_trained_again_makes_another_run(tmp_path, use):
+    stage = {**STAGE, **use(str(tmp_path / "reward"))}
+    record(tmp_path / "reward", fingerprint="1")
+    first = fingerprint(stage, {})
+    assert fingerprint(stage, {}) == first
+    (tmp_path / "reward" / "run.json").write_text('{"fingerprint": "2"}')
+    assert fingerprint(stage, {}) != first

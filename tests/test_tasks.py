@@ -1,11 +1,16 @@
 """The dispatch, and what --check says about a recipe's size."""
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+import torch
+
+from empathy_trl.encoders import new_classifier
 from empathy_trl.errors import UserError
+from empathy_trl.outputs import Targets
 from empathy_trl.plan import memory
 from empathy_trl.recipe import load_recipe
-from empathy_trl.tasks import CONFIG_CLASSES, missing_extras, trainer_config, trainer_options
+from empathy_trl.tasks import CONFIG_CLASSES, TASKS, missing_extras, trainer_config, trainer_options
 
 
 def stage_of(name, stage, *overrides):
@@ -74,3 +79,23 @@ def test_memory_counts_what_each_part_takes():
     assert four_bit["weights"] == 500
     full = memory(stage_of("ed4_gemma", "grpo", "--model.lora", "null"), {**options, "beta": 0.1}, shape, prompt=5)
     assert full["reference"] == 2000
+
+
+def test_the_seed_alone_decides_the_weights_of_an_adapter_on_an_encoder(tmp_path):
+    scratch = SimpleNamespace(architecture="roberta", hidden_size=16, layers=1, heads=2, vocab_size=300, max_length=32)
+    base = new_classifier(
+        SimpleNamespace(from_scratch=scratch), Targets("classify", {"x": ("a", "b")}), seed=0, texts=["hello"]
+    )
+    for part in base:
+        part.save_pretrained(tmp_path / "base")
+
+    def first_weight(seed, drawn_before):
+        torch.rand(drawn_before)  # by an earlier stage of the same run, or nothing where that one was skipped
+        overrides = ["--model.name_or_path", str(tmp_path / "base"), "--trainer.max_length", "32"]
+        overrides += ["--trainer.bf16", "false", "--seed", str(seed)]
+        stage = stage_of("wassa_reward", "turns", *overrides)
+        trainer = TASKS["regress"].build(stage, tmp_path / "out", {})
+        return next(weight for name, weight in trainer.model.named_parameters() if "lora_A" in name)
+
+    assert torch.equal(first_weight(1, 0), first_weight(1, 5))
+    assert not torch.equal(first_weight(1, 0), first_weight(2, 0))

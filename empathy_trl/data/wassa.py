@@ -8,6 +8,7 @@ by conversation (see `splits.py`).
 """
 
 import math
+from collections.abc import Sequence
 
 from empathy_trl.data import on_hub
 from empathy_trl.data.columns import text_column
@@ -58,6 +59,8 @@ def build(config, split: str, task: str):
 def read_split(config, split: str) -> tuple[list[dict], Report]:
     """Return `(rows, report)`: dicts with `text`, `labels` (floats), and `conversation`, `turn`, `speaker` (text or None).
 
+    Each also has a `number`, its place in the whole source: rows with numbers in sequence are neighbours there, too.
+
     Read of `config` are `path`, `revision`, `split_by`, `text_column` (None: see `columns.py`), `ranges`, `normalize`
     (the switches of `normalize.normalize`), `on_bad_rows`, `portion` and `max_words`. A label that is missing, no number
     or out of its range makes a bad row.
@@ -66,13 +69,20 @@ def read_split(config, split: str) -> tuple[list[dict], Report]:
     `UserError` for an unknown split or a Hub id that cannot be loaded.
     """
     check_split(split)
-    table = _given_split(config, split) if config.split_by == "given" else _own_split(config, split)
-    parse = _parser(config, table)
-    return usable_rows(config, split, table, parse)
+    if config.split_by == "given":
+        table = _given_split(config, split)
+        numbers = range(len(table.rows))
+    else:
+        table, numbers = _own_split(config, split)
+    return usable_rows(config, split, table, _parser(config, table, numbers))
 
 
-def _parser(config, table: Table):
-    """Return the function that checks one row of `table`; the columns are found once, here."""
+def _parser(config, table: Table, numbers: Sequence[int]):
+    """Return the function that checks one row of `table`; the columns are found once, here.
+
+    `numbers` are the places of the table's rows in the whole source.
+    """
+    number_of = {row.where: number for row, number in zip(table.rows, numbers, strict=True)}
     ranges = targets(config)
     text = text_column(table.source, table.columns, config.text_column)
     check_columns(table.source, table.columns, ranges)
@@ -90,7 +100,7 @@ def _parser(config, table: Table):
         found = {key: row.cells[column].strip() or None if column else None for key, column in optional.items()}
         if config.split_by == "conversation" and found["conversation"] is None:
             return BadRow(row.where, "no conversation", f"{optional['conversation']} is empty")
-        return {"text": content, "labels": labels, **found}
+        return {"text": content, "labels": labels, **found, "number": number_of[row.where]}
 
     return parse
 
@@ -139,8 +149,8 @@ def _given_split(config, split: str) -> Table:
     return read_table(split_file(path, split, SUFFIXES, advice))
 
 
-def _own_split(config, split: str) -> Table:
-    """Read the only table of the source and return the rows of `split`."""
+def _own_split(config, split: str) -> tuple[Table, list[int]]:
+    """Read the only table of the source; return the rows of `split` and their places in that table."""
     table = _only_table(config)
     groups = range(len(table.rows))
     if config.split_by == "conversation":
@@ -160,7 +170,7 @@ def _own_split(config, split: str) -> Table:
     except DataError as error:
         raise DataError(f"{table.source}: {error}") from error
     source = f"{table.source} ({split} of a 90/10 split by {config.split_by})"
-    return Table(source, table.columns, [table.rows[number] for number in numbers])
+    return Table(source, table.columns, [table.rows[number] for number in numbers]), numbers
 
 
 def _only_table(config) -> Table:

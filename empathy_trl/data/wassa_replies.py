@@ -69,16 +69,31 @@ def replies(rows: list[dict], source: str, ratings: list[str], with_completion: 
 def answered_turns(rows: list[dict]) -> list[tuple[dict, dict]]:
     """Return (turn, answer) for every turn that the other person answers next.
 
+    A turn whose answer was dropped, or lies in another split, has none: what comes next answers another turn.
+
     Args:
-        rows: in order, with `conversation` and `speaker`; where the speaker is None, every next turn counts as an answer.
+        rows: in order, with `number` (their places in the source), `conversation`, `turn` and `speaker`; where the speaker is
+            None, every next turn counts as an answer.
     """
     return [
         (turn, reply)
         for turn, reply in itertools.pairwise(rows)
         if turn["conversation"] is not None
         and turn["conversation"] == reply["conversation"]
+        and reply["number"] == turn["number"] + 1
+        and not _skips(turn["turn"], reply["turn"])
         and (turn["speaker"] is None or turn["speaker"] != reply["speaker"])
     ]
+
+
+def _skips(turn: str | None, after: str | None) -> bool:
+    """Whether turn ids tell that the source itself lacks a turn between two, or has them in another order.
+
+    Equal ids may be an exchange, of two turns; ids that are no whole numbers tell nothing.
+    """
+    if not (turn and after and turn.isdecimal() and after.isdecimal()):
+        return False
+    return int(after) - int(turn) not in (0, 1)
 
 
 def make_completion(reply: str, turn_ratings: dict, reply_ratings: dict) -> list[dict[str, str]]:

@@ -47,9 +47,9 @@ def score_ratings(predicted: np.ndarray, gold: np.ndarray, names: list[str]) -> 
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the Pearson correlation along the last axis, 0 where either side is constant."""
+    """Return the Pearson correlation along the last axis, 0 where either side is constant, nan where a value is nan."""
     a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
     scale = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
     # rounding leaves a trace of spread in a constant
     tiny = 1e-12 * a.shape[-1]
-    return np.where(scale > tiny, (a * b).sum(axis=-1) / np.maximum(scale, tiny), 0.0)
+    return np.where(scale <= tiny, 0.0, (a * b).sum(axis=-1) / np.maximum(scale, tiny))

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from empathy_trl.errors import UserError
 from empathy_trl.evaluation.baselines import NAMES
 from empathy_trl.evaluation.generate import generate_shared
 from empathy_trl.evaluation.intervals import bootstrap, with_interval
 from empathy_trl.rewards import build_rewards
 from empathy_trl.rewards.breakdown import breakdown
 from empathy_trl.rewards.words import ngrams, words
+from empathy_trl.schedules import weight_at
 from empathy_trl.tags import reply_text
 
 ROWS_OF = "grpo"
@@ -42,21 +44,30 @@ def predict(model, tokenizer, stage, rows, batch_size: int) -> list[str]:
 
 
 def score(stage, rows, train, completions: list[str], rewards: dict) -> tuple[dict, list[dict]]:
-    """Return `metrics` and `baselines`, and one row per example.
+    """Return `metrics`, `baselines` and `judged_by`, and one row per example.
 
     Metrics: `reward`, `reward_<name>` for every reward, and those of `WORDS`. The only baseline are the reference replies;
-    a reward that reads more than the reply (a format, a length of reasoning) has no value for them.
+    a reward that reads more than the reply (a format, a length of reasoning) has no value for them. `judged_by` says by
+    which rewards: name -> parameters, and the weight at the end of training.
+
+    Raises:
+        UserError: no reward applies to any row; and what rewards raise.
     """
     columns = {name: list(rows[name]) for name in rows.column_names if name != "prompt"}
     prompts, references = list(rows["prompt"]), list(rows["reference"])
     replies = [reply_text(completion) for completion in completions]
     judged = breakdown(rewards, prompts, completions, progress=1.0, **columns)
+    if all(row["total"] is None for row in judged.rows):
+        raise UserError(
+            f"rewards: none ({', '.join(rewards) or 'there are none'}) applies to any of the {len(prompts)} rows"
+        )
     metrics = _reward_metrics(judged.rows, ["total", *rewards]) | _text_metrics(replies, references)
     # what reads the reply alone can read a person's reply too
     of_replies = {
         name: reward for name, reward in rewards.items() if hasattr(build_rewards({name: reward})[0][0], "reply_tags")
     }
-    whole = breakdown(of_replies, prompts, [f"<answer>{text}</answer>" for text in references], progress=1.0, **columns)
+    # without tags: then the whole text is the reply, whatever `reply_tags` a reward looks for
+    whole = breakdown(of_replies, prompts, references, progress=1.0, **columns)
     baselines = {"reference": _reward_metrics(whole.rows, of_replies) | _text_metrics(references, references)}
     table = [
         {
@@ -71,7 +82,15 @@ def score(stage, rows, train, completions: list[str], rewards: dict) -> tuple[di
             rows["text"], completions, replies, references, judged.rows, strict=True
         )
     ]
-    return {"metrics": metrics, "baselines": baselines}, table
+    return {"metrics": metrics, "baselines": baselines, "judged_by": _judged_by(rewards)}, table
+
+
+def _judged_by(rewards: dict) -> dict[str, dict]:
+    """Return reward -> what decides its figures."""
+    return {
+        name: reward.params | {"weight": weight_at(reward.weight, 1.0), "import": reward.import_path}
+        for name, reward in rewards.items()
+    }
 
 
 def _reward_metrics(judged: list[dict], names) -> dict[str, dict]:
@@ -158,8 +177,8 @@ def details(stages: list) -> dict[str, str]:
     return {}
 
 
-def row_score(row: dict) -> float:
-    """Return how good the reply of a row is; the mean over the rows is the main metric."""
+def row_score(row: dict) -> float | None:
+    """Return how good the reply of a row is, None where no reward applies; the mean over the others is the main metric."""
     return row["reward"]
 
 
@@ -170,4 +189,5 @@ def question(row: dict) -> list[tuple[str, str]]:
 
 def answer(row: dict) -> str:
     """Return what the model said."""
-    return f"{row['reward']:.3f}: {row['completion']}"
+    reward = "no reward" if row["reward"] is None else f"{row['reward']:.3f}"
+    return f"{reward}: {row['completion']}"

@@ -2,10 +2,11 @@
 
 `report.md` and `report.png` are made from the artefacts below `outputs/<recipe>/` and nothing else, so they
 can be made anew at any time. Stages are compared on the same rows: the interval of a difference comes from a
-paired bootstrap. Stages of different kinds (a reward model, and the policy that learned from it) are never set side by
-side: each kind has its own part.
+paired bootstrap. Stages of different kinds (a reward model, and the policy that learned from it), or whose replies were
+judged by different rewards, are never set side by side: each group has its own part.
 """
 
+import json
 import math
 import textwrap
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
     run_dir = Path(run_dir)
     stages = read_stages(run_dir, split)
     recipe = stages[-1].evaluation["recipe"]
-    groups = _by_kind(stages)
+    groups = _comparable(stages)
     draw_report(
         run_dir / "report.png",
         title=recipe,
@@ -77,7 +78,8 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
     )
     parts = [f"# {recipe}", *map(_headline, groups), "![Every stage's main figure, and the reward](report.png)"]
     for group in groups:
-        several = f" ({group[0].evaluation['kind']})" if len(groups) > 1 else ""
+        names = ", ".join(stage.name for stage in group)
+        several = f" ({group[0].evaluation['kind']}: {names})" if len(groups) > 1 else ""
         parts += [f"## Stages side by side{several}", _stage_table(group)]
         parts += [part for title, text in group[0].kind.details(group).items() for part in (f"## {title}", text)]
     parts += ["## Training", _training_table(stages), "## Examples", *map(_examples, groups)]
@@ -85,16 +87,17 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
     return write_text(run_dir / "report.md", "\n\n".join(parts) + "\n")
 
 
-def _by_kind(stages: list[EvaluatedStage]) -> list[list[EvaluatedStage]]:
-    """Return the stages in groups of one kind of evaluation, in the order of their first stages."""
+def _comparable(stages: list[EvaluatedStage]) -> list[list[EvaluatedStage]]:
+    """Return the stages in groups of one kind of evaluation, by the same rewards; in the order of their first stages."""
     groups = {}
     for stage in stages:
-        groups.setdefault(stage.evaluation["kind"], []).append(stage)
+        judged_by = json.dumps(stage.evaluation.get("judged_by"), sort_keys=True)
+        groups.setdefault((stage.evaluation["kind"], judged_by), []).append(stage)
     return list(groups.values())
 
 
 def _panel(stages: list[EvaluatedStage]) -> dict:
-    """Return what `draw_report` shows of the stages of one kind."""
+    """Return what `draw_report` shows of stages that can be compared."""
     kind, baselines = stages[-1].kind, stages[-1].evaluation["baselines"]
     return {
         "name": kind.MAIN_WORDS,
@@ -139,8 +142,11 @@ def compare(first: EvaluatedStage, last: EvaluatedStage) -> dict | None:
 
 
 def _common_rows(stages: list[EvaluatedStage]) -> list[tuple[dict, ...]]:
-    """Prediction rows of all stages, matched by row number and text."""
-    by_key = [{(row["index"], row["text"]): row for row in stage.predictions} for stage in stages]
+    """Prediction rows of all stages, matched by row number and text; without those that have no score in one of them."""
+    score = stages[-1].kind.row_score
+    by_key = [
+        {(row["index"], row["text"]): row for row in stage.predictions if score(row) is not None} for stage in stages
+    ]
     return [tuple(rows[key] for rows in by_key) for key in by_key[0] if all(key in rows for rows in by_key)]
 
 
@@ -168,7 +174,7 @@ def _headline(stages: list[EvaluatedStage]) -> str:
 
 
 def _stage_table(stages: list[EvaluatedStage]) -> str:
-    """Return the table of one kind: stages, then baselines, each with its main figures."""
+    """Return the table of one group: stages, then baselines, each with its main figures."""
     last = stages[-1].evaluation
     columns = stages[-1].kind.columns(last)
     rows = [["", *columns.values(), "n"]]

@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch.nn import functional
 from transformers import TrainerCallback
 
+from empathy_trl.errors import UserError
 from empathy_trl.evaluation.correlations import pearson
 from empathy_trl.outputs import Targets, predicted_labels
 
@@ -62,11 +63,17 @@ class LabelLoss:
 def label_metrics(targets: Targets) -> Callable[..., dict[str, float]]:
     """Return the function that computes the figures by which the best checkpoint is chosen.
 
-    They are `pearson_<rating>` and `pearson_mean`, or `accuracy_<group>` and `accuracy_mean`.
+    They are `pearson_<rating>` and `pearson_mean`, or `accuracy_<group>` and `accuracy_mean`. The function raises UserError
+    for outputs that are not finite: nan has a likeliest label too, and would be the best checkpoint for ever.
     """
 
     def metrics(prediction) -> dict[str, float]:
         logits, labels = prediction.predictions, prediction.label_ids
+        if not np.isfinite(logits).all():
+            raise UserError(
+                "the model in training gives nan or infinity; lower trainer.learning_rate or trainer.max_grad_norm, or raise "
+                "trainer.warmup_steps"
+            )
         if targets.task == "regress":
             figure, values = "pearson", pearson(logits.T, labels.T)
         else:

@@ -47,8 +47,9 @@ def test_columns_and_types(one_file):
 
 def test_rows_keep_turn_and_speaker(one_file):
     row = read_split(section(one_file, split_by="row"), "test")[0][0]
-    assert set(row) == {"text", "labels", "conversation", "turn", "speaker"}
+    assert set(row) == {"text", "labels", "conversation", "turn", "speaker", "number"}
     assert row["speaker"] == f"s{int(row['turn']) % 2}"
+    assert row["number"] == 5 * int(row["conversation"].removeprefix("c")) + int(row["turn"])
 
 
 # 20 conversations of 5 turns

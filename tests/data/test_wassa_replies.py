@@ -1,5 +1,7 @@
 """Turns as prompts: who answers whom, and a warm start that writes the asked format."""
 
+import itertools
+
 import pytest
 
 from empathy_trl.data import build
@@ -10,8 +12,9 @@ from empathy_trl.rewards.format import Format
 from empathy_trl.tags import reply_text, user_text
 
 
-def row(text, conversation, speaker, labels=(3.0, 1.6, 4.0)):
-    return {"text": text, "conversation": conversation, "speaker": speaker, "labels": list(labels), "turn": None}
+def row(text, conversation, speaker, turn=None, number=0):
+    return {"text": text, "conversation": conversation, "speaker": speaker, "labels": [3.0, 1.6, 4.0], "turn": turn,
+            "number": number}  # fmt: skip
 
 
 def texts(rows):
@@ -30,10 +33,36 @@ def texts(rows):
         ([("a", "1", "x"), ("b", "2", "y")], [], "another conversation is no answer"),
         ([("a", "1", None), ("b", "1", None)], [("a", "b")], "without speakers the next turn counts"),
         ([("a", None, "x"), ("b", None, "y")], [], "without conversations nothing is known"),
+        ([("a", "1", "x", "4"), ("b", "1", "y", "5")], [("a", "b")], "ids in sequence"),
+        ([("a", "1", "x", "4"), ("b", "1", "y", "4")], [("a", "b")], "ids that count exchanges"),
+        ([("a", "1", "x", "4"), ("b", "1", "y", "7")], [], "the source lacks turns 5 and 6"),
+        ([("a", "1", "x", "4"), ("b", "1", "y", "3")], [], "an earlier turn is no answer"),
+        ([("a", "1", "x", "t4"), ("b", "1", "y", "t9")], [("a", "b")], "ids that are no numbers tell nothing"),
     ],
 )
 def test_who_answers_whom(rows, expected, why):
-    assert texts([row(*cells) for cells in rows]) == expected, why
+    assert texts([row(*cells, number=number) for number, cells in enumerate(rows)]) == expected, why
+
+
+def neighbours(content):
+    """All (turn, next turn) of a CSV of turns, by their texts."""
+    lines = [line.split(",") for line in content.splitlines()[1:]]
+    return {(a[2], b[2]) for a, b in itertools.pairwise(lines) if a[0] == b[0]}
+
+
+@pytest.mark.parametrize("header", ["conversation_id,speaker,text", "conversation_id,turn_id,text"])
+def test_a_turn_whose_answer_is_in_another_split_or_was_dropped_has_none(tmp_path, header):
+    lines = [f"{i // 10},{i % 10 % 2 if 'speaker' in header else i % 10},turn {i}" for i in range(200)]
+    lines[33] = lines[33].rpartition(",")[0] + ","  # no text
+    content = "\n".join([header + ",Emotion", *(f"{line},1" for line in lines)])
+    (tmp_path / "turns.csv").write_text(content)
+    for split_by in ("row", "conversation"):
+        config = Data(
+            name="wassa", path=str(tmp_path), split_by=split_by, ranges={"Emotion": (0, 5)}, on_bad_rows="drop"
+        )
+        rows = [row for split in ("train", "valid", "test") for row in build(config, split, "grpo")]
+        pairs = {(row["text"], row["reference"]) for row in rows}
+        assert pairs and pairs <= neighbours(content)
 
 
 def test_turns_that_nobody_answers_are_an_error_that_says_what_is_needed():

@@ -40,6 +40,10 @@ def test_a_constant_orders_nothing_whatever_its_value():
     assert score_ratings(-gold, gold, ["x"])["spearman_x"]["value"] == pytest.approx(-1)
 
 
+def test_nan_is_no_constant():
+    assert np.isnan(pearson(np.array([1.0, np.nan, 2.0]), np.array([1.0, 2.0, 3.0])))
+
+
 def test_small_ratings_still_correlate():
     values = np.array([1e-6, 2e-6, 4e-6])
     assert pearson(values, values) == pytest.approx(1)

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from empathy_trl.data import build
-from empathy_trl.evaluation import labels, ratings, replies
+from empathy_trl.errors import UserError
+from empathy_trl.evaluation import artefacts, labels, ratings, replies
 from empathy_trl.evaluation.evaluate import KINDS, evaluate_model, kind_module, kind_of
 from empathy_trl.evaluation.report import write_report
 from empathy_trl.recipe import Data, Model, Stage
 from empathy_trl.recipe.load import read_rewards
+from empathy_trl.rewards import REWARDS as KNOWN
+from empathy_trl.rewards.length import Length
 
 OFFERED = ("ROWS_OF", "MAIN", "MAIN_WORDS", "PAIRED", "NOTE", "predict", "score", "draw", "summary", "columns", "details",
            "row_score", "question", "answer")  # fmt: skip
@@ -103,6 +106,13 @@ def test_ratings_stand_beside_both_baselines_and_in_a_report(tmp_path, capsys):
 REWARDS = {"length": {"min": 3, "max": 8}, "format": {"weight": {"start": 0.0, "end": 0.5, "until": 1.0}}}
 
 
+class Unsure(Length):
+    """Does not apply to a reply with "idea" in it; all others earn 1."""
+
+    def score(self, reply):
+        return None if "idea" in reply else 1.0
+
+
 def judged(completions, rewards=REWARDS):
     """The result for the sample's first test rows, with chosen completions."""
     rows = build(Data(name="wassa", split_by="conversation"), "test", "grpo").select(range(len(completions)))
@@ -134,6 +144,52 @@ def test_the_reference_row_has_only_rewards_that_read_the_reply_alone():
     reference = judged(["x", "y"])[0]["baselines"]["reference"]
     assert "reward_length" in reference and "reward_format" not in reference and "reward" not in reference
     assert reference["reference_similarity"]["value"] == pytest.approx(1) and reference["empty_share"]["value"] == 0
+
+
+@pytest.mark.parametrize("reply_tags", [["respond"], ["reply"], []])
+def test_reference_replies_earn_what_their_words_earn_whatever_tags_are_looked_for(reply_tags):
+    usual, other = (
+        judged(["x"] * 5, {"length": {"min": 1, "max": 1} | tags})[0]["baselines"]["reference"]["reward_length"]
+        for tags in ({}, {"reply_tags": reply_tags})
+    )
+    assert 0 < usual["value"] < 1 and other == usual
+
+
+def test_replies_that_no_reward_applies_to_have_no_mean(monkeypatch):
+    monkeypatch.setitem(KNOWN, "length", Unsure)
+    _, table = judged(["<answer>sure</answer>", "<answer>no idea</answer>"], {"length": {}})
+    assert [replies.row_score(row) for row in table] == [1.0, None] and replies.answer(table[1]).startswith("no reward")
+    with pytest.raises(UserError, match=r"rewards: none \(length\) applies to any of the 1 rows"):
+        judged(["<answer>no idea</answer>"], {"length": {}})
+
+
+def reply_rows(folder, stage, completions, rewards):
+    """Write the artefacts of a stage whose replies were judged by some rewards."""
+    result, table = judged(completions, rewards)
+    about = {"recipe": "r", "stage": stage, "model": stage, "kind": "replies", "seed": 0, "versions": {}}
+    data = {"source": "sample", "split": "test", "n": len(table)}
+    artefacts.write_eval(folder / stage, "test", about | {"data": data} | result)
+    artefacts.write_predictions(folder / stage, "test", [{"index": i} | row for i, row in enumerate(table)])
+
+
+def test_replies_judged_by_different_rewards_are_not_compared(tmp_path):
+    reply = ["<answer>I am so sorry</answer>"] * 4
+    reply_rows(tmp_path, "sft", reply, REWARDS)
+    # the same weights at the end, on another way there
+    reply_rows(tmp_path, "grpo1", reply, REWARDS | {"format": {"weight": 0.5}})
+    reply_rows(tmp_path, "grpo2", reply, {"length": {"min": 3, "max": 8, "weight": 2.0}})
+    report = write_report(tmp_path).read_text()
+    assert "From sft to grpo1, test mean reward went from" in report and "to grpo2" not in report
+    assert (
+        "## Stages side by side (replies: sft, grpo1)" in report and "## Stages side by side (replies: grpo2)" in report
+    )
+
+
+def test_rows_without_a_reward_do_not_spoil_the_comparison(tmp_path, monkeypatch):
+    monkeypatch.setitem(KNOWN, "length", Unsure)
+    reply_rows(tmp_path, "one", ["<answer>sure</answer>"] * 3 + ["<answer>no idea</answer>"], {"length": {}})
+    reply_rows(tmp_path, "two", ["<answer>no idea</answer>"] + ["<answer>sure</answer>"] * 3, {"length": {}})
+    assert "+0.000 [+0.000, +0.000] on the same 2 rows" in write_report(tmp_path).read_text()
 
 
 def test_distinct_2_of_one_reply_has_an_interval_too():

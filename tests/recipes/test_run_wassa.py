@@ -96,7 +96,9 @@ def test_rewards_in_training_come_from_the_model_of_the_first_stage(finished):
 
 def test_each_kind_has_its_own_part_of_the_report(finished):
     report = (finished[1] / "report.md").read_text()
-    assert "## Stages side by side (ratings)" in report and "## Stages side by side (replies)" in report
+    assert (
+        "## Stages side by side (ratings: reward)" in report and "## Stages side by side (replies: sft, grpo)" in report
+    )
     assert "**From sft to grpo, test mean reward went from" in report and "reward: test mean Pearson" in report
     for words in (
         "distinct-2",

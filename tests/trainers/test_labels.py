@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import DataCollatorWithPadding, Trainer
 
 from empathy_trl.encoders import new_classifier
+from empathy_trl.errors import UserError
 from empathy_trl.outputs import Targets
 from empathy_trl.trainers.label_config import LabelConfig, RegressConfig
 from empathy_trl.trainers.labels import LabelLoss, MergeAdapter, encode, label_metrics
@@ -60,6 +61,15 @@ def test_metrics_name_every_rating_and_group():
     logits = np.array([[1.0, 0, 0, 0, 1], [1.0, 0, 0, 0, 1]])
     metrics = label_metrics(LEVELS)(SimpleNamespace(predictions=logits, label_ids=np.array([[0, 2], [1, 2]])))
     assert metrics == pytest.approx({"accuracy_reactions": 0.5, "accuracy_explorations": 1, "accuracy_mean": 0.75})
+
+
+@pytest.mark.parametrize("targets, width", [(RATINGS, 2), (LEVELS, 5)])
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_training_that_diverged_is_no_checkpoint_to_choose(targets, width, broken):
+    logits = np.zeros((2, width))
+    logits[1, 0] = broken
+    with pytest.raises(UserError, match=r"gives nan or infinity; lower trainer\.learning_rate"):
+        label_metrics(targets)(SimpleNamespace(predictions=logits, label_ids=np.zeros((2, 2))))
 
 
 @pytest.mark.parametrize(
