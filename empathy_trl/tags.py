@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 
 REPLY_TAGS = ("answer", "respond")
+# not what normalisation writes in place of an address: a person's reply may hold these
+_OTHER_TAGS = re.compile(r"</?(?!url>|email>)\w+>")
 
 
 def tag_bodies(text: str, tag: str) -> list[str]:
@@ -43,7 +45,7 @@ def reply_text(completion: str | list[dict], tags: Sequence[str] = REPLY_TAGS) -
     bodies = [body for tag in tags for body in tag_bodies(text, tag)]
     if len(marks) != 2 or len(bodies) != 1:
         return ""
-    return re.sub(r"</?\w+>", " ", bodies[0]).strip()
+    return _OTHER_TAGS.sub(" ", bodies[0]).strip()
 
 
 def user_text(prompt: str | list[dict]) -> str:

@@ -93,6 +93,8 @@ def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
     from empathy_trl.trainers.labels import LabelLoss, MergeAdapter, encode, label_metrics
 
     config, targets = trainer_config(stage, folder), label_targets(stage)
+    if config.n_gpu > 1:  # DataParallel, under which the loss would be multiplied
+        raise UserError(f"one process sees {config.n_gpu} GPUs; start one for each with `accelerate launch`")
     train, valid = stage_rows(stage, "train"), stage_rows(stage, "valid")
     section = resolve_model(stage.model, stage_folders)
     model, tokenizer = new_classifier(section, targets, seed=stage.seed, texts=label_texts(train))

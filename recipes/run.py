@@ -112,7 +112,9 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
     Returns stage name -> `{"train", "all"}`: digests of its training rows (None for data on the Hub), and of those with
     the rows it is evaluated on.
     """
+    from empathy_trl.evaluation.evaluate import kind_of
     from empathy_trl.inputs import local_rows
+    from empathy_trl.stage_models import judging_rewards
     from empathy_trl.stages import digest
     from empathy_trl.tasks import missing_extras, trainer_config
 
@@ -127,6 +129,10 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
     digests = {}
     for name, stage in recipe.stages.items():
         trainer_config(stage, folder / name)
+        if kind_of(stage) == "replies" and not judging_rewards(recipe, stage, dict.fromkeys(recipe.stages, folder)):
+            raise UserError(
+                f"stages.{name}: its replies would be judged by the rewards of a later stage, and none has any"
+            )
         rows = local_rows(stage)
         digests[name] = {
             "train": digest(rows["train"][0]) if rows else None,

@@ -32,6 +32,7 @@ def test_text_of_a_completion(completion, expected):
         ("<answer>a</answer><respond>b</respond>", "", "two kinds of reply"),
         ("<answer><answer>a</answer></answer>", "", "one inside the other"),
         ("<answer>a <reasoning>b</reasoning></answer>", "a  b", "other tags inside are no words"),
+        ("<answer>see <url> or <email></answer>", "see <url> or <email>", "what stands for an address is a word"),
         ("<answer></answer>", "", "empty"),
         ("", "", "nothing"),
     ],

@@ -35,7 +35,7 @@ def draw_confusion(path: Path, confusion: dict, title: str) -> Path:
     figure.suptitle(title, fontsize=11)  # over the whole width: model names are long
     axes.tick_params(length=0)
     axes.axvline(width - 1.5, color="grey", linewidth=1)  # invalid answers stand apart from the emotions
-    figure.colorbar(image, ax=axes, label="share of the gold emotion", format=lambda share, _: f"{share:.0%}")
+    figure.colorbar(image, ax=axes, label="share of the gold label", format=lambda share, _: f"{share:.0%}")
     return save(figure, path)
 
 

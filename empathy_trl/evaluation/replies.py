@@ -18,7 +18,7 @@ from empathy_trl.rewards import build_rewards
 from empathy_trl.rewards.breakdown import breakdown
 from empathy_trl.rewards.words import ngrams, words
 from empathy_trl.schedules import weight_at
-from empathy_trl.tags import reply_text
+from empathy_trl.tags import REPLY_TAGS, reply_text
 
 ROWS_OF = "grpo"
 MAIN = "reward"
@@ -55,20 +55,19 @@ def score(stage, rows, train, completions: list[str], rewards: dict) -> tuple[di
     """
     columns = {name: list(rows[name]) for name in rows.column_names if name != "prompt"}
     prompts, references = list(rows["prompt"]), list(rows["reference"])
-    replies = [reply_text(completion) for completion in completions]
+    built = {name: build_rewards({name: reward})[0][0] for name, reward in rewards.items()}
+    reading = {name: rewards[name] for name, reward in built.items() if hasattr(reward, "reply_tags")}
+    tags = next((built[name].reply_tags for name in reading), REPLY_TAGS)  # a reply is what the rewards take for it
+    replies = [reply_text(completion, tags) for completion in completions]
     judged = breakdown(rewards, prompts, completions, progress=1.0, **columns)
     if all(row["total"] is None for row in judged.rows):
         raise UserError(
             f"rewards: none ({', '.join(rewards) or 'there are none'}) applies to any of the {len(prompts)} rows"
         )
     metrics = _reward_metrics(judged.rows, ["total", *rewards]) | _text_metrics(replies, references)
-    # what reads the reply alone can read a person's reply too
-    of_replies = {
-        name: reward for name, reward in rewards.items() if hasattr(build_rewards({name: reward})[0][0], "reply_tags")
-    }
-    # without tags: then the whole text is the reply, whatever `reply_tags` a reward looks for
-    whole = breakdown(of_replies, prompts, references, progress=1.0, **columns)
-    baselines = {"reference": _reward_metrics(whole.rows, of_replies) | _text_metrics(references, references)}
+    # What reads the reply alone can read a person's reply too; without tags, so that the whole text is the reply.
+    whole = breakdown(reading, prompts, references, progress=1.0, **columns)
+    baselines = {"reference": _reward_metrics(whole.rows, reading) | _text_metrics(references, references)}
     table = [
         {
             "text": text,

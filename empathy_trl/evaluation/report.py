@@ -176,17 +176,24 @@ def _headline(stages: list[EvaluatedStage]) -> str:
 def _stage_table(stages: list[EvaluatedStage]) -> str:
     """Return the table of one group: stages, then baselines, each with its main figures."""
     last = stages[-1].evaluation
-    columns = stages[-1].kind.columns(last)
+    columns, data = stages[-1].kind.columns(last), last["data"]
+
+    def row(name: str, metrics: dict, n: int) -> list:
+        return [name, *(with_interval(metrics[key]) if key in metrics else "" for key in columns), n]
+
     rows = [["", *columns.values(), "n"]]
-    for stage in stages:
-        metrics = stage.evaluation["metrics"]
-        figures = [with_interval(metrics[key]) if key in metrics else "" for key in columns]
-        rows.append([stage.name, *figures, stage.evaluation["data"]["n"]])
-    for key, metrics in last["baselines"].items():
-        figures = [with_interval(metrics[name]) if name in metrics else "" for name in columns]
-        rows.append([NAMES[key], *figures, last["data"]["n"]])
-    data = last["data"]
+    rows += [row(stage.name, stage.evaluation["metrics"], stage.evaluation["data"]["n"]) for stage in stages]
+    for stage in _one_per_rows(stages):
+        of = f", rows of {stage.name}" if len(_one_per_rows(stages)) > 1 else ""
+        for key, metrics in stage.evaluation["baselines"].items():
+            rows.append(row(NAMES[key] + of, metrics, stage.evaluation["data"]["n"]))
     return markdown(rows) + f"\n\nSplit `{data['split']}` of `{data['source']}`, {stages[-1].kind.NOTE}"
+
+
+def _one_per_rows(stages: list[EvaluatedStage]) -> list[EvaluatedStage]:
+    """Return the last of the stages that were evaluated on the same rows; baselines hold for these rows alone."""
+    by_rows = {tuple((row["index"], row["text"]) for row in stage.predictions): stage for stage in stages}
+    return list(by_rows.values())
 
 
 def _training_table(stages: list[EvaluatedStage]) -> str:

@@ -71,6 +71,8 @@ def _check_task(task: str, content: dict, config_classes: dict[str, str]) -> Ite
     yield from _under("model", _check_architecture(task, content.get("model")))
     if task in LABEL_TASKS and isinstance(content.get("model"), dict) and content["model"].get("load_in_4bit") is True:
         yield ("model", "load_in_4bit"), f"task {task} trains encoders, which need no quantisation; expected false"
+    if task in LABEL_TASKS:
+        yield from _check_length(content)
     yield from _under("data", _check_rows(task, content.get("data")))
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by `accelerate launch`
     trainer = content.get("trainer", {})
@@ -99,6 +101,18 @@ def _check_architecture(task: str, model: Any) -> Iterator[Problem]:
             ("from_scratch", "architecture"),
             f"{name} is {kind}, which task {task} does not train{suggestion('', fitting)}",
         )
+
+
+def _check_length(content: dict) -> Iterator[Problem]:
+    """Yield whether an encoder from scratch has positions for the longest text."""
+    sections = (content.get("model"), content.get("trainer") or {})
+    scratch = sections[0].get("from_scratch") if isinstance(sections[0], dict) else None
+    if not isinstance(scratch, dict) or not isinstance(sections[1], dict):
+        return
+    positions, longest = scratch.get("max_length", 512), sections[1].get("max_length", 256)
+    if isinstance(positions, int) and isinstance(longest, int) and longest > positions:
+        message = f"{longest} tokens are more than the model's {positions} positions (model.from_scratch.max_length)"
+        yield ("trainer", "max_length"), message
 
 
 def _check_rows(task: str, data: Any) -> Iterator[Problem]:

@@ -39,7 +39,7 @@ class RegressConfig(LabelConfig):
     """`LabelConfig` for ratings: a choice of loss, and the best checkpoint by mean Pearson correlation.
 
     Raises:
-        ValueError: an unknown loss, or a delta that is not above 0.
+        ValueError: an unknown loss, a delta that is not above 0, or label smoothing.
     """
 
     loss: Literal["huber", "mse"] = dataclasses.field(
@@ -54,6 +54,8 @@ class RegressConfig(LabelConfig):
     def __post_init__(self):
         if self.loss not in ("huber", "mse"):
             raise ValueError(f"loss: {self.loss!r} should be 'huber' or 'mse'")
+        if self.label_smoothing_factor:
+            raise ValueError(f"label_smoothing_factor: {self.label_smoothing_factor} is for labels; ratings have none")
         if not self.huber_delta > 0:
             raise ValueError(f"huber_delta: {self.huber_delta} should be above 0")
         super().__post_init__()

@@ -195,3 +195,9 @@ def test_rows_without_a_reward_do_not_spoil_the_comparison(tmp_path, monkeypatch
 def test_distinct_2_of_one_reply_has_an_interval_too():
     figure = judged(["I am so sorry"])[0]["metrics"]["distinct_2"]
     assert figure["value"] == figure["low"] == figure["high"] == 1
+
+
+def test_a_reply_is_what_the_rewards_take_for_it():
+    completion = "<think>a b c d e f</think><say>I am so sorry</say>"
+    metrics = judged([completion] * 2, {"length": {"min": 3, "max": 8, "reply_tags": ["say"]}})[0]["metrics"]
+    assert metrics["reply_words"]["value"] == 4 and metrics["reward"]["value"] == 1

@@ -148,6 +148,8 @@ def test_evaluate_py_judges_by_the_recipes_rewards(finished, tmp_path, monkeypat
         (["--stages.sft.model.from_scratch.architecture", "roberta"],
          r"roberta is an encoder, which task sft does not train \(choices: qwen2, llama, gemma2\)"),
         (["--stages.reward.model.load_in_4bit", "true"], r"load_in_4bit"),
+        (["--stages.reward.trainer.max_length", "65"],
+         r"stages.reward.trainer.max_length: 65 tokens are more than the model's 64 positions"),
         (["--stages.reward.trainer.loss", "l1"], r"stages.reward.trainer.loss: unknown choice 'l1' \(choices: huber, mse\)"),
         (["--stages.reward.task", "classify"], r"data.name: wassa has rows for regress, sft, grpo, not for classify"),
         (["--data.ranges", "{Empathy: [5, 0]}"], r"ranges.Empathy \[5.0, 0.0\] is not a range with low < high"),
@@ -159,3 +161,20 @@ def test_mistakes_are_found_before_anything_is_trained(tmp_path, override, messa
     (tmp_path / "small.yaml").write_text(SMALL)
     with pytest.raises(UserError, match=message):
         load_recipe(tmp_path / "small.yaml", override, CONFIG_CLASSES)
+
+
+def test_replies_that_nobody_would_judge_are_found_before_training(tmp_path, capsys):
+    (tmp_path / "small.yaml").write_text(SMALL)
+    arguments = [
+        "--recipe",
+        str(tmp_path / "small.yaml"),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--stages.grpo",
+        "null",
+    ]
+    assert script("run")(arguments) == 2
+    assert (
+        "stages.sft: its replies would be judged by the rewards of a later stage, and none has any"
+        in capsys.readouterr().err
+    )

@@ -77,6 +77,7 @@ def test_a_training_that_diverged_is_no_checkpoint_to_choose(targets, width, bro
     [
         (RegressConfig, {"loss": "l1"}, "loss: 'l1' should be 'huber' or 'mse'"),
         (RegressConfig, {"huber_delta": 0}, "huber_delta: 0 should be above 0"),
+        (RegressConfig, {"label_smoothing_factor": 0.1}, "label_smoothing_factor: 0.1 is for labels"),
         (LabelConfig, {"eval_steps": 7, "save_steps": 5}, r"eval_steps: 7 should be save_steps \(5\)"),
     ],
 )
