@@ -15,6 +15,14 @@ def join_processes():
     return PartialState(cpu=several_on_cpu())
 
 
+def part_processes():
+    """Wait for all processes and end their connection, without which one that is done first may crash on its way out."""
+    from accelerate import PartialState
+
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
+
+
 def several_on_cpu() -> bool:
     """Say whether this is one of several processes that share the CPU."""
     import torch

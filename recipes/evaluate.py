@@ -56,7 +56,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     output_dir = arguments.output_dir or default_output_dir(arguments.model, recipe)
 
     from empathy_trl.evaluation.evaluate import check_settings, evaluate_model
-    from empathy_trl.processes import join_processes
+    from empathy_trl.processes import join_processes, part_processes
     from empathy_trl.stage_models import judging_rewards
     from empathy_trl.tasks import load_trained
 
@@ -76,6 +76,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
         rewards=judging_rewards(recipe, stage, {name: OUTPUTS / recipe.name / name for name in recipe.stages}),
     )
     process.print(f"written to {output_dir}")
+    part_processes()
 
 
 def evaluated_model(config, name: str):

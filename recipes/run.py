@@ -83,7 +83,7 @@ def output_folder(recipe, output_dir: str | None) -> Path:
 
 def run(recipe, folder: Path, fresh: bool):
     """Train and evaluate all stages of a recipe, then write the report."""
-    from empathy_trl.processes import join_processes, use_all_cores
+    from empathy_trl.processes import join_processes, part_processes, use_all_cores
     from empathy_trl.stages import fingerprint, make_way
 
     use_all_cores()
@@ -104,6 +104,7 @@ def run(recipe, folder: Path, fresh: bool):
         train_stage(recipe, stage, fingerprints[name], folders)
         evaluate_stage(recipe, stage, fingerprints, folders, rows[name]["all"])
     finish(recipe, folder)
+    part_processes()
 
 
 def preflight(recipe, folder: Path) -> dict[str, dict]:
@@ -226,7 +227,6 @@ def finish(recipe, folder: Path):
         report = write_report(folder, list(recipe.stages.values())[-1].evaluation.split)
         print(report.read_text(encoding="utf-8"))
         print(f"report: {report}\nplot:   {report.with_suffix('.png')}")
-    PartialState().wait_for_everyone()
 
 
 if __name__ == "__main__":

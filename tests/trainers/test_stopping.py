@@ -197,6 +197,8 @@ except JudgeIsGone as stop:
     Path(sys.argv[2], f"stop_{dist.get_rank()}.txt").write_text(str(stop))
 else:
     trainer.save_model(sys.argv[2])
+dist.barrier()
+dist.destroy_process_group()
 """
 
 
