@@ -97,7 +97,12 @@ class Layers:
                 merged = merge(merged, changes)
             self.top, self.stages = {}, {str(merged.get("task")): merged}
         else:
-            self.stages = self._check_stages(merge(written, at_stages) if at_stages else written)
+            left_out = [name for name, changes in at_stages.items() if changes is None]
+            at_stages = {name: changes for name, changes in at_stages.items() if changes is not None}
+            stages = merge(written, at_stages) if at_stages else written
+            if left_out:
+                stages = {name: own for name, own in stages.items() if name not in left_out}
+            self.stages = self._check_stages(stages)
             self.top = {key: value for key, value in merged.items() if key != "stages"}
             unknown = [key for key in self.top if key not in STAGE_KEYS]
             known = ("name", "extends", "stages", *STAGE_KEYS)
@@ -138,7 +143,7 @@ class Layers:
         return checked
 
     def _check_overridden_stages(self, overrides: Any, written: Any) -> dict[str, dict]:
-        """Return the overrides of stages that exist, each a mapping."""
+        """Return the overrides of stages that exist, each a mapping, or None for a stage that is left out."""
         if not isinstance(overrides, dict) or not isinstance(written, dict):
             if overrides != {}:
                 self.errors.append("--stages: expected --stages.<name>.<key> value for a stage of the recipe")
@@ -147,10 +152,11 @@ class Layers:
         for name, changes in overrides.items():
             if name not in written:
                 self.errors.append(f"--stages.{name}: unknown stage {name!r}{suggestion(name, written)}")
-            elif not isinstance(changes, dict):
-                self.errors.append(
-                    f"--stages.{name}: {show(changes)} is not a mapping; expected --stages.{name}.<key> value"
-                )
+            elif changes is None and len(written) == 1:
+                self.errors.append(f"--stages.{name}: null leaves the only stage out; expected one that stays")
+            elif changes is not None and not isinstance(changes, dict):
+                expected = f"--stages.{name}.<key> value, or --stages.{name} null to leave the stage out"
+                self.errors.append(f"--stages.{name}: {show(changes)} is not a mapping; expected {expected}")
             else:
                 checked[name] = changes
         return checked

@@ -156,7 +156,8 @@ def test_a_key_is_named_where_it_was_written(path, expected):
             ["--task: has no effect, stages sft, grpo set their own; use --stages.sft.task, --stages.grpo.task"],
         ),
         (["--stages.gpro.seed", "1"], ["--stages.gpro: unknown stage 'gpro'; did you mean grpo? (choices: sft, grpo)"]),
-        (["--stages.grpo", "1"], ["--stages.grpo: 1 is not a mapping; expected --stages.grpo.<key> value"]),
+        (["--stages.grpo", "1"], ["--stages.grpo: 1 is not a mapping; expected --stages.grpo.<key> value, or"
+            " --stages.grpo null to leave the stage out"]),
         (["--stages", "1"], ["--stages: expected --stages.<name>.<key> value for a stage of the recipe"]),
         (
             ["--trainr.beta", "1"],
@@ -199,3 +200,23 @@ def test_stages_of_the_wrong_shape(stages, expected):
 
 def test_the_keys_of_a_stage_are_those_of_its_class():
     assert set(STAGE_KEYS) | {"name"} == set(Stage.model_fields)
+
+
+def test_null_on_the_command_line_leaves_a_stage_out():
+    overrides, _ = parse_overrides(["--stages.grpo", "null", "--stages.sft.trainer.max_steps", "3"])
+    layers = Layers(STAGED, overrides)
+    assert layers.errors == []
+    assert list(layers.stages) == ["sft"]
+    assert layers.merged("sft")["trainer"]["max_steps"] == 3
+
+
+def test_null_leaves_out_a_stage_that_says_nothing_of_its_own():
+    layers = Layers({"task": "sft", "stages": {"one": None, "two": None}}, {"stages": {"two": None}})
+    assert (layers.errors, list(layers.stages)) == ([], ["one"])
+
+
+@pytest.mark.parametrize("content", [{"task": "sft"}, {"stages": {"sft": {"task": "sft"}}}])
+def test_the_only_stage_cannot_be_left_out(content):
+    assert Layers(content, {"stages": {"sft": None}}).errors == [
+        "--stages.sft: null leaves the only stage out; expected one that stays"
+    ]
