@@ -15,6 +15,7 @@ from pathlib import Path
 from empathy_trl.errors import UserError
 from empathy_trl.recipe.layers import LABEL_TASKS, STAGE_PREFIX
 from empathy_trl.recipe.trainer_options import import_class
+from empathy_trl.stages import stages_in
 
 # optional package -> the extra in setup.cfg that installs it
 EXTRAS = {"vllm": "vllm", "bitsandbytes": "quantization", "deepspeed": "deepspeed"}
@@ -134,6 +135,20 @@ def missing_extras(stage) -> list[str]:
     ]
 
 
+def check_devices(stage):
+    """Raise UserError if a reward's model is to sit on a device that is not here."""
+    from empathy_trl.rewards import build_rewards
+    from empathy_trl.rewards.model_reward import ModelReward
+    from empathy_trl.scorer import resolve_device
+
+    for reward in build_rewards(stage.rewards)[0]:
+        if isinstance(reward, ModelReward):
+            try:
+                resolve_device(reward.device)
+            except UserError as error:
+                raise UserError(f"stages.{stage.name}.rewards.{reward.__name__}.{error}") from error
+
+
 def trainer_config(stage, folder: Path, **changes):
     """Return the trainer's config object for a stage: the recipe's `trainer:` section, its seed and its folder.
 
@@ -204,15 +219,35 @@ def load_trained(stage, model):
     Args:
         stage: gives task and seed.
         model: the `recipe.Model` that says where it is; the stage's own says where it came from.
+
+    Raises:
+        UserError: it cannot be loaded, or it puts out something else than the stage is about.
     """
     if stage.task in LABEL_TASKS:
         from empathy_trl.scorer import shared_scorer
 
         scorer = shared_scorer(model.name_or_path, model.revision)
+        _check_outputs(scorer.config, stage, model.name_or_path)
         return scorer, scorer.tokenizer
     from empathy_trl.models import load_model
 
     return load_model(model, seed=stage.seed, is_trainable=False)
+
+
+def _check_outputs(config, stage, name: str):
+    """Raise UserError unless a model's outputs are the stage's, in order; LABEL_0, LABEL_1 … are taken to be."""
+    from empathy_trl.outputs import label_names
+
+    found, expected = label_names(config), label_targets(stage).names
+    unnamed = all(re.fullmatch(r"LABEL_\d+", each) for each in found)
+    if found != expected and not (unnamed and len(found) == len(expected)):
+        raise UserError(
+            f"{name}: its outputs are {_listed(found)}; those of stage {stage.name} ({stage.task}) are {_listed(expected)}"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:9]) + (f" and {len(names) - 9} more" if len(names) > 9 else "")
 
 
 def _policy(stage, train, stage_folders: dict[str, Path]):
@@ -277,9 +312,19 @@ def judging_rewards(recipe, stage, stage_folders: dict[str, Path]) -> dict:
 
     A warm start is judged by what comes after it, so that the two can be compared.
     """
+    return resolve_rewards(_judging(recipe, stage), stage_folders)
+
+
+def judging_stages(recipe, stage) -> set[str]:
+    """Return the stages that have to be trained before a stage can be evaluated: those whose models judge its replies."""
+    if stage.task in LABEL_TASKS:
+        return set()
+    return set(stages_in({name: reward.params for name, reward in _judging(recipe, stage).items()}))
+
+
+def _judging(recipe, stage) -> dict:
     later = list(recipe.stages)[list(recipe.stages).index(stage.name) :]
-    rewards = next((recipe.stages[name].rewards for name in later if recipe.stages[name].rewards), {})
-    return resolve_rewards(rewards, stage_folders)
+    return next((recipe.stages[name].rewards for name in later if recipe.stages[name].rewards), {})
 
 
 def resolve_model(model, stage_folders: dict[str, Path]):

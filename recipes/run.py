@@ -24,7 +24,7 @@ RECIPES = Path(__file__).resolve().parent
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 for what the user can fix."""
+    """Run the command line; returns the exit status: 0, 2 for what the user can fix, or 130 after Ctrl-C."""
     options, overrides = command_line().parse_known_args(arguments)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that no recipe here uses
     try:
@@ -48,6 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":  # once, not once per process
             print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130  # as shells say it
     return 0
 
 
@@ -86,6 +90,7 @@ def run(recipe, folder: Path, fresh: bool):
     from accelerate import PartialState
 
     from empathy_trl.stages import fingerprint, make_way
+    from empathy_trl.tasks import judging_stages
 
     use_all_cores()
     rows = preflight(recipe, folder)
@@ -100,9 +105,15 @@ def run(recipe, folder: Path, fresh: bool):
                     print(cleared)
             for report in ("report.md", "report.png"):  # of an earlier run
                 (folder / report).unlink(missing_ok=True)
+    trained, waiting = set(), []
     for name, stage in recipe.stages.items():
         train_stage(recipe, stage, fingerprints[name], folders)
-        evaluate_stage(recipe, stage, fingerprints, folders, rows[name]["all"])
+        trained.add(name)
+        waiting.append(stage)
+        ready = [each for each in waiting if judging_stages(recipe, each) <= trained]
+        for each in ready:  # a warm start waits here for a reward model that is trained after it
+            evaluate_stage(recipe, each, fingerprints, folders, rows[each.name]["all"])
+            waiting.remove(each)
     finish(recipe, folder)
 
 
@@ -113,7 +124,7 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
     the rows it is evaluated on.
     """
     from empathy_trl.stages import digest
-    from empathy_trl.tasks import local_rows, missing_extras, trainer_config
+    from empathy_trl.tasks import check_devices, local_rows, missing_extras, trainer_config
 
     if missing := [line for stage in recipe.stages.values() for line in missing_extras(stage)]:
         raise UserError(f"this recipe needs packages that are not installed: {', '.join(missing)}")
@@ -126,6 +137,7 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
     digests = {}
     for name, stage in recipe.stages.items():
         trainer_config(stage, folder / name)
+        check_devices(stage)
         rows = local_rows(stage)
         digests[name] = {
             "train": digest(rows["train"][0]) if rows else None,

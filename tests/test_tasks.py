@@ -7,7 +7,14 @@ import pytest
 from empathy_trl.errors import UserError
 from empathy_trl.plan import memory
 from empathy_trl.recipe import load_recipe
-from empathy_trl.tasks import CONFIG_CLASSES, missing_extras, resolve_model, trainer_config, trainer_options
+from empathy_trl.tasks import (
+    CONFIG_CLASSES,
+    load_trained,
+    missing_extras,
+    resolve_model,
+    trainer_config,
+    trainer_options,
+)
 
 
 def stage_of(name, stage, *overrides):
@@ -82,3 +89,26 @@ def test_memory_counts_what_each_part_takes():
     assert four_bit["weights"] == 500
     full = memory(stage_of("ed4_gemma", "grpo", "--model.lora", "null"), {**options, "beta": 0.1}, shape, prompt=5)
     assert full["reference"] == 2000
+
+
+@pytest.mark.parametrize(
+    ("names", "fits"),
+    [
+        (["Emotion", "EmotionalPolarity", "Empathy"], True),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], True),  # nobody named them
+        (["Empathy", "EmotionalPolarity", "Emotion"], False),
+        (["LABEL_0", "LABEL_1"], False),
+        (["sad", "joyful", "angry"], False),
+    ],
+)
+def test_a_model_with_other_outputs_than_the_stage_is_refused(make_classifier, names, fits):
+    stage = stage_of("wassa_tiny", "reward")
+    folder = make_classifier({"a": [0.0] * len(names)}, id2label=dict(enumerate(names)), problem_type="regression")
+    model = stage.model.model_copy(update={"name_or_path": folder, "from_scratch": None})
+    if fits:
+        assert len(load_trained(stage, model)[0].score(["a"])[0]) == 3
+    else:
+        with pytest.raises(
+            UserError, match=f"its outputs are {', '.join(names)}; those of stage reward .* are Emotion, E"
+        ):
+            load_trained(stage, model)

@@ -156,8 +156,7 @@ def test_a_key_is_named_where_it_was_written(path, expected):
             ["--task: has no effect, stages sft, grpo set their own; use --stages.sft.task, --stages.grpo.task"],
         ),
         (["--stages.gpro.seed", "1"], ["--stages.gpro: unknown stage 'gpro'; did you mean grpo? (choices: sft, grpo)"]),
-        (["--stages.grpo", "1"], ["--stages.grpo: 1 is not a mapping; expected --stages.grpo.<key> value, or"
-            " --stages.grpo null to leave the stage out"]),
+        (["--stages.grpo", "1"], ["--stages.grpo: 1 is not a mapping; expected --stages.grpo.<key> value, or --stages.grpo null to leave the stage out"]),
         (["--stages", "1"], ["--stages: expected --stages.<name>.<key> value for a stage of the recipe"]),
         (
             ["--trainr.beta", "1"],
