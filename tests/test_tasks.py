@@ -112,3 +112,17 @@ def test_a_model_with_other_outputs_than_the_stage_is_refused(make_classifier, n
             UserError, match=f"its outputs are {', '.join(names)}; those of stage reward .* are Emotion, E"
         ):
             load_trained(stage, model)
+
+
+def test_memory_of_an_encoder_is_that_of_its_longest_texts():
+    from transformers import RobertaConfig
+
+    stage = stage_of("intent9_tiny", "classify", "--trainer.max_length", "50")
+    shape = {
+        "config": RobertaConfig(hidden_size=8, num_hidden_layers=3),
+        "dtype": "float32",
+        "total": 10,
+        "trainable": 10,
+    }
+    parts = memory(stage, {**trainer_options(stage), "bf16": True}, shape, prompt=512)
+    assert parts["activations"] == 34 * (32 * 50) * 8 * 3
