@@ -161,17 +161,30 @@ def _load_full(config, name: str, revision: str | None) -> PreTrainedModel:
         first_file(name, revision, ["config.json"])  # its errors are clearer than those of transformers
         try:
             architecture = AutoConfig.from_pretrained(name, revision=revision)
+        except (ImportError, ValueError) as error:  # an unknown architecture
+            raise UserError(f"{name}: cannot be loaded: {error}") from error
+        _refuse_classifier(name, architecture)
+        try:
             auto = AutoModelForSeq2SeqLM if architecture.is_encoder_decoder else AutoModelForCausalLM
             # Weights of another shape are reported like missing ones, instead of as an error without their names.
             model, report = auto.from_pretrained(
                 name, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
-        except (ImportError, ValueError) as error:  # no flash attention, unknown architecture, impossible option
+        except (ImportError, ValueError) as error:  # no flash attention, impossible option
             raise UserError(f"{name}: cannot be loaded: {error}") from error
     check_weights(name, report)
     if config.load_in_4bit:
         _keep_trainable(model)
     return model
+
+
+def _refuse_classifier(name: str, config) -> None:
+    for architecture in config.architectures or ():
+        if architecture.endswith("ForSequenceClassification"):
+            raise UserError(
+                f"{name}: is a classifier or regressor ({architecture}), which generates no text; expected a language "
+                "model here, or a stage with `task: regress` or `task: classify` (evaluate.py: --stage)"
+            )
 
 
 def _four_bits() -> BitsAndBytesConfig:

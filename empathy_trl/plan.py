@@ -205,7 +205,7 @@ def memory(stage, options, shape, prompt: float) -> dict[str, float]:
     """Estimate the training memory of one process in bytes, by part; sharding (FSDP, ZeRO) is not taken into account.
 
     Args:
-        prompt: tokens of a prompt; the completion's limit comes on top.
+        prompt: tokens of a prompt; the completion's limit comes on top. Encoders have their longest text instead.
 
     Weights and a reference copy in the dtype of the model, 4-bit weights as half a byte; gradients like the trained
     weights; two AdamW moments in float32. Activations per layer after Korthikanti et al. 2022 (34 bytes per token and
@@ -216,9 +216,11 @@ def memory(stage, options, shape, prompt: float) -> dict[str, float]:
     size = 0.5 if model.load_in_4bit else BYTES.get(model.dtype, 2 if shape["dtype"] == "bfloat16" else 4)
     trained = 4 if model.lora or model.from_scratch else size
     width = 1 if options.get("bf16") or options.get("fp16") else 2
-    tokens = options["per_device_train_batch_size"] * (
-        prompt / options.get("rows_per_prompt", 1) + (options.get("max_completion_length") or 64)
-    )
+    if stage.task in LABEL_TASKS:
+        text = options["max_length"]
+    else:
+        text = prompt / options.get("rows_per_prompt", 1) + (options.get("max_completion_length") or 64)
+    tokens = options["per_device_train_batch_size"] * text
     layer = 34 * width * tokens * config.hidden_size
     layers = config.num_hidden_layers
     kept = layer + 2 * width * tokens * config.hidden_size * layers

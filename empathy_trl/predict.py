@@ -28,8 +28,9 @@ def predict(
         problem_type: `regression` or `single_label_classification`, for a model whose config does not say.
 
     Raises:
-        UserError: the model cannot be used, or nobody says what kind it is.
+        UserError: a text is neither, the model cannot be used, or nobody says what kind it is.
     """
+    _check_texts(texts)
     scorer = shared_scorer(name, revision, device)
     kind = problem_type or scorer.config.problem_type
     if kind not in (REGRESSION, CLASSIFICATION):
@@ -47,3 +48,12 @@ def predict(
         {group: dict(zip(labels, shares[group][row], strict=True)) for group, labels in groups.items()}
         for row in range(len(logits))
     ]
+
+
+def _check_texts(texts) -> None:
+    if isinstance(texts, str):
+        raise UserError("texts: a single string; expected a list of them")
+    for row, text in enumerate(texts):
+        parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
+        if not all(isinstance(part, str) for part in parts):
+            raise UserError(f"texts[{row}]: {str(text)[:60]!r} is neither a string nor a (text, pair) tuple of strings")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from empathy_trl.recipe.layers import STAGE_PREFIX
+from empathy_trl.recipe.layers import LABEL_TASKS, STAGE_PREFIX
 
 
 def resolve_model(model, stage_folders: dict[str, Path]):
@@ -30,6 +30,22 @@ def judging_rewards(recipe, stage, stage_folders: dict[str, Path]) -> dict:
 
     A warm start is judged by what comes after it, so that the two can be compared.
     """
+    return resolve_rewards(_judging(recipe, stage), stage_folders)
+
+
+def judging_stages(recipe, stage) -> set[str]:
+    """Return the stages that have to be trained before a stage can be evaluated: those whose models judge its replies."""
+    return set() if stage.task in LABEL_TASKS else set(stages_in(_judging(recipe, stage)))
+
+
+def stages_in(rewards: dict) -> list[str]:
+    """Return the stages whose models judge in a `rewards` section, as in `model: stage:reward`."""
+    named = [reward.params.get("model") for reward in rewards.values()]
+    return [
+        name.removeprefix(STAGE_PREFIX) for name in named if isinstance(name, str) and name.startswith(STAGE_PREFIX)
+    ]
+
+
+def _judging(recipe, stage) -> dict:
     later = list(recipe.stages)[list(recipe.stages).index(stage.name) :]
-    rewards = next((recipe.stages[name].rewards for name in later if recipe.stages[name].rewards), {})
-    return resolve_rewards(rewards, stage_folders)
+    return next((recipe.stages[name].rewards for name in later if recipe.stages[name].rewards), {})

@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +140,20 @@ def missing_extras(stage) -> list[str]:
     ]
 
 
+def check_devices(stage):
+    """Raise UserError if a reward's model is to sit on a device that is not here."""
+    from empathy_trl.rewards import build_rewards
+    from empathy_trl.rewards.model_reward import ModelReward
+    from empathy_trl.scorer import resolve_device
+
+    for reward in build_rewards(stage.rewards)[0]:
+        if isinstance(reward, ModelReward):
+            try:
+                resolve_device(reward.device)
+            except UserError as error:
+                raise UserError(f"stages.{stage.name}.rewards.{reward.__name__}.{error}") from error
+
+
 def trainer_config(stage, folder: Path, **changes):
     """Return the trainer's config object for a stage: the recipe's `trainer:` section, its seed and its folder.
 
@@ -164,15 +179,35 @@ def load_trained(stage, model):
     Args:
         stage: gives task and seed.
         model: the `recipe.Model` that says where it is; the stage's own says where it came from.
+
+    Raises:
+        UserError: it cannot be loaded, or it puts out something else than the stage is about.
     """
     if stage.task in LABEL_TASKS:
         from empathy_trl.scorer import shared_scorer
 
         scorer = shared_scorer(model.name_or_path, model.revision)
+        _check_outputs(scorer.config, stage, model.name_or_path)
         return scorer, scorer.tokenizer
     from empathy_trl.models import load_model
 
     return load_model(model, seed=stage.seed, is_trainable=False)
+
+
+def _check_outputs(config, stage, name: str):
+    """Raise UserError unless a model's outputs are the stage's, in order; LABEL_0, LABEL_1 … are taken to be."""
+    from empathy_trl.outputs import label_names
+
+    found, expected = label_names(config), label_targets(stage).names
+    unnamed = all(re.fullmatch(r"LABEL_\d+", each) for each in found)
+    if found != expected and not (unnamed and len(found) == len(expected)):
+        raise UserError(
+            f"{name}: its outputs are {_listed(found)}; those of stage {stage.name} ({stage.task}) are {_listed(expected)}"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:9]) + (f" and {len(names) - 9} more" if len(names) > 9 else "")
 
 
 def _policy(stage, train, stage_folders: dict[str, Path]):

@@ -8,6 +8,7 @@ Any key of the recipe can be overridden, as in `recipes/run.py`: `--data.path ..
 """
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -73,7 +74,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
         model_name=arguments.model,
         limit=arguments.limit,
         batch_size=arguments.batch_size,
-        rewards=judging_rewards(recipe, stage, {name: OUTPUTS / recipe.name / name for name in recipe.stages}),
+        rewards=judging_rewards(recipe, stage, stage_folders(arguments.model, recipe)),
     )
     process.print(f"written to {output_dir}")
     part_processes()
@@ -86,6 +87,13 @@ def evaluated_model(config, name: str):
     return config.model_copy(update=changes)
 
 
+def stage_folders(model: str, recipe) -> dict[str, Path]:
+    """Return stage -> its folder: beside the model, where that comes from a run in another place; else outputs/<recipe>."""
+    run = Path(model).expanduser().absolute().parent
+    folders = {name: (run / name, OUTPUTS / recipe.name / name) for name in recipe.stages}
+    return {name: beside if beside.is_dir() else usual for name, (beside, usual) in folders.items()}
+
+
 def default_output_dir(model: str, recipe) -> Path:
     """Return outputs/<recipe>/evaluations/<end of the model's name>, never a stage's own folder."""
     return OUTPUTS / recipe.name / "evaluations" / Path(model).expanduser().absolute().name
@@ -93,6 +101,7 @@ def default_output_dir(model: str, recipe) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 for what the user can fix."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that no recipe here uses
     try:
         evaluate(*parse(arguments))
     except UserError as error:

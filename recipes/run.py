@@ -24,7 +24,7 @@ RECIPES = Path(__file__).resolve().parent
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 for what the user can fix."""
+    """Run the command line; returns the exit status: 0, 2 for what the user can fix, or 130 after Ctrl-C."""
     options, overrides = command_line().parse_known_args(arguments)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that no recipe here uses
     try:
@@ -48,6 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":  # once, not once per process
             print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130  # as shells say it
     return 0
 
 
@@ -84,6 +88,7 @@ def output_folder(recipe, output_dir: str | None) -> Path:
 def run(recipe, folder: Path, fresh: bool):
     """Train and evaluate all stages of a recipe, then write the report."""
     from empathy_trl.processes import join_processes, part_processes, use_all_cores
+    from empathy_trl.stage_models import judging_stages
     from empathy_trl.stages import fingerprint, make_way
 
     use_all_cores()
@@ -100,9 +105,15 @@ def run(recipe, folder: Path, fresh: bool):
                     print(cleared)
             for report in ("report.md", "report.png"):  # of an earlier run
                 (folder / report).unlink(missing_ok=True)
+    trained, waiting = set(), []
     for name, stage in recipe.stages.items():
         train_stage(recipe, stage, fingerprints[name], folders)
-        evaluate_stage(recipe, stage, fingerprints, folders, rows[name]["all"])
+        trained.add(name)
+        waiting.append(stage)
+        ready = [each for each in waiting if judging_stages(recipe, each) <= trained]
+        for each in ready:  # a warm start waits here for a reward model that is trained after it
+            evaluate_stage(recipe, each, fingerprints, folders, rows[each.name]["all"])
+            waiting.remove(each)
     finish(recipe, folder)
     part_processes()
 
@@ -117,7 +128,7 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
     from empathy_trl.inputs import local_rows
     from empathy_trl.stage_models import judging_rewards
     from empathy_trl.stages import digest
-    from empathy_trl.tasks import missing_extras, trainer_config
+    from empathy_trl.tasks import check_devices, missing_extras, trainer_config
 
     if missing := [line for stage in recipe.stages.values() for line in missing_extras(stage)]:
         raise UserError(f"this recipe needs packages that are not installed: {', '.join(missing)}")
@@ -134,6 +145,7 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
             raise UserError(
                 f"stages.{name}: its replies would be judged by the rewards of a later stage, and none has any"
             )
+        check_devices(stage)
         rows = local_rows(stage)
         digests[name] = {
             "train": digest(rows["train"][0]) if rows else None,

@@ -38,3 +38,19 @@ def test_a_model_that_does_not_say_its_kind(make_classifier):
         UserError, match=r"classifier: problem_type in its config.json is None; give problem_type \(choices:"
     ):
         predict(folder, ["ok"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("ok", "texts: a single string; expected a list of them"),
+        (["ok", None], r"texts\[1\]: 'None' is neither a string nor"),
+        ([3], r"texts\[0\]: '3' is neither"),
+        ([("a", None)], r"texts\[0\]: .* is neither"),
+        ([("a", "b", "c")], r"texts\[0\]: .* is neither"),
+    ],
+)
+def test_texts_of_the_wrong_kind(make_classifier, texts, message):
+    folder = make_classifier(SCORES, **NAMES, problem_type="regression")
+    with pytest.raises(UserError, match=message):
+        predict(folder, texts)

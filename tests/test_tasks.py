@@ -10,7 +10,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.outputs import Targets
 from empathy_trl.plan import memory
 from empathy_trl.recipe import load_recipe
-from empathy_trl.tasks import CONFIG_CLASSES, TASKS, missing_extras, trainer_config, trainer_options
+from empathy_trl.tasks import CONFIG_CLASSES, TASKS, load_trained, missing_extras, trainer_config, trainer_options
 
 
 def stage_of(name, stage, *overrides):
@@ -99,3 +99,40 @@ def test_the_seed_alone_decides_the_weights_of_an_adapter_on_an_encoder(tmp_path
 
     assert torch.equal(first_weight(1, 0), first_weight(1, 5))
     assert not torch.equal(first_weight(1, 0), first_weight(2, 0))
+
+
+@pytest.mark.parametrize(
+    ("names", "fits"),
+    [
+        (["Emotion", "EmotionalPolarity", "Empathy"], True),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], True),  # nobody named them
+        (["Empathy", "EmotionalPolarity", "Emotion"], False),
+        (["LABEL_0", "LABEL_1"], False),
+        (["sad", "joyful", "angry"], False),
+    ],
+)
+def test_a_model_with_other_outputs_than_the_stage_is_refused(make_classifier, names, fits):
+    stage = stage_of("wassa_tiny", "reward")
+    folder = make_classifier({"a": [0.0] * len(names)}, id2label=dict(enumerate(names)), problem_type="regression")
+    model = stage.model.model_copy(update={"name_or_path": folder, "from_scratch": None})
+    if fits:
+        assert len(load_trained(stage, model)[0].score(["a"])[0]) == 3
+    else:
+        with pytest.raises(
+            UserError, match=f"its outputs are {', '.join(names)}; those of stage reward .* are Emotion, E"
+        ):
+            load_trained(stage, model)
+
+
+def test_memory_of_an_encoder_is_that_of_its_longest_texts():
+    from transformers import RobertaConfig
+
+    stage = stage_of("intent9_tiny", "classify", "--trainer.max_length", "50")
+    shape = {
+        "config": RobertaConfig(hidden_size=8, num_hidden_layers=3),
+        "dtype": "float32",
+        "total": 10,
+        "trainable": 10,
+    }
+    parts = memory(stage, {**trainer_options(stage), "bf16": True}, shape, prompt=512)
+    assert parts["activations"] == 34 * (32 * 50) * 8 * 3

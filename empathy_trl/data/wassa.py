@@ -159,7 +159,7 @@ def _own_split(config, split: str) -> tuple[Table, list[int]]:
             raise DataError(
                 f"{table.source}: data.split_by is 'conversation', but no column is called "
                 f"{' or '.join(_OPTIONAL['conversation'])} (columns found: {', '.join(map(quote, table.columns))}); "
-                "split with data.split_by: row, or leave this stage out"
+                "split with data.split_by: row, or leave this stage out (--stages.<name> null)"
             )
         # A bad row, or one without a conversation, is a group of its own until it is reported.
         groups = [

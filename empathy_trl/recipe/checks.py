@@ -204,12 +204,21 @@ def check_rewards(rewards: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
         model = entry.get("model")
         if isinstance(model, str) and model.startswith(STAGE_PREFIX):
             problems += [(("model",), message) for _, message in _check_stage_model(model, earlier, LABEL_TASKS)]
+        elif isinstance(model, str) and model and _asks_model(kind) and not _may_exist(model, HUB_MODEL):
+            expected = "stage:<name>, a folder, or a Hub id such as user/name"
+            problems.append((("model",), f"no folder {model!r}; expected {expected}"))
         yield from _under(name, problems)
         if not problems:
             try:  # once, to hear the reward's own objections
                 build_rewards({name: Reward.from_yaml(entry)})
             except UserError as error:
                 yield _problem(name, error)
+
+
+def _asks_model(kind) -> bool:
+    from empathy_trl.rewards.model_reward import ModelReward
+
+    return isinstance(kind, type) and issubclass(kind, ModelReward)
 
 
 def _problem(name: str, error: UserError) -> Problem:

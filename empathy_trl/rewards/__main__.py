@@ -70,12 +70,21 @@ def of_recipe(recipe: str, overrides: list[str], stage: str | None, file: Path, 
 
 def rewards_of(recipe, stage) -> dict:
     """Return name -> `recipe.Reward` of a stage, ready to be built; models of stages are where `run.py` leaves them."""
-    from empathy_trl.stage_models import resolve_rewards
+    from empathy_trl.stage_models import resolve_rewards, stages_in
 
     if not stage.rewards:
         having = [name for name, other in recipe.stages.items() if other.rewards]
         raise UserError(f"--stage {stage.name}: has no rewards (stages that have: {', '.join(having) or 'none'})")
-    return resolve_rewards(stage.rewards, {name: Path("outputs") / recipe.name / name for name in recipe.stages})
+    folders = {name: Path("outputs") / recipe.name / name for name in recipe.stages}
+    for name, reward in stage.rewards.items():
+        for judge in stages_in({name: reward}):
+            if not folders[judge].is_dir():
+                flag = f"--stages.{stage.name}.rewards.{name}.model"
+                raise UserError(
+                    f"rewards.{name}.model: stage {judge} has no model in {folders[judge]}; train it with recipes/run.py, "
+                    f"name its folder with {flag} FOLDER, or leave the reward out with {flag.removesuffix('.model')} null"
+                )
+    return resolve_rewards(stage.rewards, folders)
 
 
 def read_completions(path: Path) -> list[dict]:

@@ -157,6 +157,15 @@ def test_errors_leave_the_process_with_status_2_and_no_traceback():
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
 
 
+def test_an_interrupted_run_says_how_it_goes_on(run, finished, monkeypatch, capsys, tmp_path):
+    def interrupt(stage):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("empathy_trl.tasks.check_devices", interrupt)
+    assert run(["--recipe", str(finished[0]), "--output_dir", str(tmp_path / "out")]) == 130
+    assert "interrupted; the same command goes on" in capsys.readouterr().err
+
+
 def test_check_prints_the_plan_and_trains_nothing(run, finished, tmp_path, capsys):
     assert run(["--recipe", str(finished[0]), "--output_dir", str(tmp_path / "new"), "--check"]) == 0
     plan = capsys.readouterr().out
@@ -172,6 +181,10 @@ BAD = {
     "settings that do not go together": (
         ["--recipe", "FINISHED", "--stages.grpo.trainer.use_liger_kernel", "true", "--stages.grpo.trainer.liger_kernel_config", "{fused_linear_cross_entropy: true}"],
         "stages.grpo: the trainer refuses these settings: .*fused_linear_cross_entropy",
+    ),
+    "device of a reward": (
+        ["--recipe", "wassa_tiny", "--stages.grpo.rewards.empathy_model.device", "cuda:99"],
+        r"stages.grpo.rewards.empathy_model.device: 'cuda:99' is not here \(choices: cpu",
     ),
     "unknown recipe": (["--recipe", "ed4_tinny"], "did you mean ed4_tiny"),
     "unknown key": (["--recipe", "ed4_tiny", "--dta.path", "x"], "dta: unknown key; did you mean data"),

@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from empathy_trl.errors import UserError
 from empathy_trl.predict import predict
@@ -124,9 +126,7 @@ def test_a_second_run_skips_everything_and_a_new_reward_model_retrains_the_polic
 
 def test_evaluate_py_judges_by_the_recipes_rewards(finished, tmp_path, monkeypatch):
     recipe, folder = finished
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs" / "small").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)  # no outputs/ here: the reward model is found beside the policy
     main = script("evaluate")
     assert main(["--recipe", str(recipe), "--model", str(folder / "grpo"), "--output_dir", str(tmp_path / "a")]) == 0
     again, first = evaluation(tmp_path, "a"), evaluation(folder, "grpo")
@@ -137,8 +137,45 @@ def test_evaluate_py_judges_by_the_recipes_rewards(finished, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
+    "stage, model, message",
+    [
+        (
+            "grpo",
+            "reward",
+            r"out/reward: is a classifier or regressor \(RobertaFor.*expected a language model.*--stage",
+        ),
+        ("reward", "grpo", r"out/grpo: is a generative model"),
+    ],
+)
+def test_evaluate_py_names_a_model_of_the_wrong_kind(finished, tmp_path, capsys, stage, model, message):
+    recipe, folder = finished
+    arguments = ["--recipe", str(recipe), "--stage", stage, "--output_dir", str(tmp_path)]
+    assert script("evaluate")([*arguments, "--model", str(folder / model)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_evaluate_py_refuses_outputs_that_are_not_the_stages(finished, tmp_path, capsys):
+    arguments = ["--recipe", "intent9_tiny", "--model", str(finished[1] / "reward"), "--output_dir", str(tmp_path)]
+    assert script("evaluate")(arguments) == 2
+    message = (
+        "its outputs are Emotion, EmotionalPolarity, Empathy; those of stage classify (classify) are agreeing, ack"
+    )
+    assert message in capsys.readouterr().err
+
+
+def test_a_judge_may_be_trained_after_the_warm_start(tmp_path):
+    content = yaml.safe_load(SMALL)
+    content["stages"] = {name: content["stages"][name] for name in ("sft", "reward", "grpo")}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    assert script("run")(["--recipe", str(tmp_path / "small.yaml"), "--output_dir", str(tmp_path / "out")]) == 0
+    assert "reward_empathy_model" in evaluation(tmp_path / "out", "sft")["metrics"]
+
+
+@pytest.mark.parametrize(
     "override, message",
     [
+        (["--stages.grpo.rewards.empathy_model.model", "./nowhere"],
+         r"rewards.empathy_model.model: no folder './nowhere'; expected stage:<name>, a folder, or a Hub id"),
         (["--stages.grpo.rewards.empathy_model.model", "stage:rewards"],
          r"rewards.empathy_model.model: unknown stage 'rewards'; did you mean reward"),
         (["--stages.grpo.rewards.empathy_model.model", "stage:sft"], r"sft is a stage with task sft.*expected.*regress, classify"),

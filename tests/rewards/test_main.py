@@ -125,3 +125,10 @@ def test_as_a_command(workplace):
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: --completions: cannot read nowhere.jsonl: No such file or directory\n"
+
+
+def test_a_stage_that_was_not_trained_here(workplace, capsys):
+    assert main(["--recipe", "wassa_tiny", "--completions", "rows.jsonl"]) == 2
+    error = capsys.readouterr().err
+    assert "rewards.empathy_model.model: stage reward has no model in outputs/wassa_tiny/reward" in error
+    assert "--stages.grpo.rewards.empathy_model.model FOLDER" in error

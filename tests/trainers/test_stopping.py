@@ -170,6 +170,7 @@ def test_a_judge_that_dies_and_comes_back(tiny_folder, tmp_path):
 
 
 TWO_PROCESSES = """
+import gc
 import sys
 from pathlib import Path
 from tests.trainers.settings import length_reward, make_trainer
@@ -197,6 +198,8 @@ except JudgeIsGone as stop:
     Path(sys.argv[2], f"stop_{dist.get_rank()}.txt").write_text(str(stop))
 else:
     trainer.save_model(sys.argv[2])
+del trainer
+gc.collect()  # DDP's threads end before the interpreter does, as after a stage of run.py
 dist.barrier()
 dist.destroy_process_group()
 """
