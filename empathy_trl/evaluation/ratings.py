@@ -54,11 +54,11 @@ def draw(folder: Path, split: str, result: dict, table: list[dict], title: str) 
 def summary(result: dict) -> list[str]:
     """Return the lines of a plain-text table: one line per rating, and the mean beside the baselines."""
     named = [(result["stage"], result["metrics"]), *((NAMES[key], row) for key, row in result["baselines"].items())]
-    lines = [f"{'':<42}" + "".join(f"{WORDS[figure] + ' [95 %]':<30}" for figure in FIGURES)]
+    lines = [f"{'':<46}" + "".join(f"{WORDS[figure] + ' [95 %]':<30}" for figure in FIGURES)]
     for name, metrics in named:
         for rating in (*result["ratings"], MEAN):
             figures = "".join(f"{with_interval(metrics[f'{figure}_{rating}']):<30}" for figure in FIGURES)
-            lines.append(f"{name + ', ' + rating:<42}{figures}")
+            lines.append(f"{name + ', ' + rating:<46}{figures}")
     return lines
 
 
@@ -93,7 +93,7 @@ def question(row: dict) -> list[tuple[str, str]]:
 
 def answer(row: dict) -> str:
     """Return what the model said."""
-    return f"{_shown(row['prediction'])} (off by {row['error']:.2f})"
+    return f"{_shown(row['prediction'])} (off by {row['error']:.2f} on average)"
 
 
 def _shown(ratings: dict[str, float]) -> str:

@@ -98,7 +98,7 @@ def test_ratings_stand_beside_both_baselines_and_in_a_report(tmp_path, capsys):
     assert result["metrics"]["mae_mean"]["value"] == pytest.approx(0.5 / 3, abs=1e-5)
     assert "mean rating, Empathy" in capsys.readouterr().out
     row = json.loads((folder / "predictions_test.jsonl").read_text().splitlines()[0])
-    assert row["error"] == pytest.approx(0.5 / 3, abs=1e-5) and ratings.answer(row).endswith("(off by 0.17)")
+    assert row["error"] == pytest.approx(0.5 / 3, abs=1e-5) and ratings.answer(row).endswith("(off by 0.17 on average)")
     report = write_report(tmp_path).read_text()
     assert "stage1: test mean Pearson 1.000 [1.000, 1.000]" in report and "## Per rating" in report
 
