@@ -8,6 +8,7 @@ Any key of the recipe can be overridden, as in `recipes/run.py`: `--data.path ..
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -91,7 +92,13 @@ def stage_folders(model: str, recipe) -> dict[str, Path]:
     """Return stage -> its folder: beside the model, where that comes from a run in another place; else outputs/<recipe>."""
     run = Path(model).expanduser().absolute().parent
     folders = {name: (run / name, OUTPUTS / recipe.name / name) for name in recipe.stages}
-    return {name: beside if beside.is_dir() else usual for name, (beside, usual) in folders.items()}
+    return {name: beside if is_stage_of(recipe, beside) else usual for name, (beside, usual) in folders.items()}
+
+
+def is_stage_of(recipe, folder: Path) -> bool:
+    """Say whether a run of this recipe made the folder."""
+    record = folder / "run.json"
+    return record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("recipe") == recipe.name
 
 
 def default_output_dir(model: str, recipe) -> Path:
