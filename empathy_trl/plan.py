@@ -8,8 +8,8 @@ import math
 import os
 from pathlib import Path
 
-from empathy_trl.inputs import local_rows
-from empathy_trl.recipe.layers import LABEL_TASKS, STAGE_PREFIX
+from empathy_trl.inputs import local_rows, stage_rows
+from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.shapes import BYTES, model_shape
 from empathy_trl.tasks import missing_extras, trainer_config, trainer_options
 
@@ -31,7 +31,10 @@ def describe(recipe, folder: Path) -> str:
         models[name] = model_shape(stage, rows, models, downloads)
         # in float32, because half precision is refused where there is no GPU, and that is no fault of the recipe
         trainer_config(stage, folder / name, bf16=False, fp16=False)
-        options, prompt = trainer_options(stage), _prompt_tokens(stage, rows, models[name])
+        train = stage_rows(stage, "train") if rows else None
+        options, prompt = trainer_options(stage), _prompt_tokens(stage, train, models[name])
+        # of the rows as built, because a builder may make fewer examples than it has rows
+        options["examples"] = None if train is None else len(train)
         options["rows_per_prompt"] = _rows_per_prompt(name, options, models[name])
         parts = memory(stage, options, models[name], prompt or 512) if models[name] else {}
         needed = max(needed, sum(parts.values()))
@@ -90,7 +93,7 @@ def _reward_downloads(recipe) -> set[str]:
 
     built = [reward for stage in recipe.stages.values() for reward in build_rewards(stage.rewards)[0]]
     named = {reward.model for reward in built if isinstance(reward, ModelReward)}
-    return {f"reward model {name}" for name in named if not name.startswith(STAGE_PREFIX) and not Path(name).is_dir()}
+    return {f"reward model {name}" for name in named if stage_of(name) is None and not Path(name).is_dir()}
 
 
 def _stage_lines(stage, rows, shape, options, prompt: float | None, parts: dict):
@@ -102,7 +105,7 @@ def _stage_lines(stage, rows, shape, options, prompt: float | None, parts: dict)
     if stage.rewards:
         build_rewards(stage.rewards)  # raises now what would stop the run later
         yield "rewards", ", ".join(f"{name} × {_weight(reward.weight)}" for name, reward in stage.rewards.items())
-    yield "batch", _batch_line(stage, options, rows)
+    yield "batch", _batch_line(options)
     yield "tokens", _token_line(stage, options, prompt)
     if shape is None:
         yield "parameters", "unknown until the model is downloaded"
@@ -130,22 +133,18 @@ def _weight(weight) -> str:
     )
 
 
-def _steps(stage, options, rows) -> int | None:
+def _steps(options) -> int | None:
     """Return the number of optimizer steps, or None where the size of the data is not known yet."""
     if options["max_steps"] > 0:
         return options["max_steps"]
-    if "train" not in rows:
+    if options["examples"] is None:
         return None
-    from empathy_trl.data import build
-
-    # built, because a builder may make fewer examples than it has rows
-    examples = len(build(stage.data, "train", stage.task))
     per_step = options["sequences"] / options.get("num_generations", 1)
-    return max(1, round(examples * options["num_train_epochs"] / per_step))
+    return max(1, round(options["examples"] * options["num_train_epochs"] / per_step))
 
 
-def _batch_line(stage, options, rows) -> str:
-    steps = _steps(stage, options, rows)
+def _batch_line(options) -> str:
+    steps = _steps(options)
     unit = f"completions ({options['num_generations']} per prompt)" if "num_generations" in options else "examples"
     return (
         f"{options['sequences']} {unit} per optimizer step = {options['per_device_train_batch_size']} per device × "
@@ -179,13 +178,11 @@ def _rows_per_prompt(name: str, options, shape) -> int:
     return math.gcd(options["num_generations"], options["per_device_train_batch_size"])
 
 
-def _prompt_tokens(stage, rows, shape) -> float | None:
+def _prompt_tokens(stage, train, shape) -> float | None:
     """Return the mean length of a prompt or text in tokens, by the model's own tokenizer where it is at hand."""
-    from empathy_trl.data import build
-
-    if "train" not in rows or shape is None or shape["tokenizer"] is None:
+    if train is None or shape is None or shape["tokenizer"] is None:
         return None
-    data, tokenizer = build(stage.data, "train", stage.task)[:200], shape["tokenizer"]
+    data, tokenizer = train[:200], shape["tokenizer"]
     if stage.task in LABEL_TASKS:
         encoded = tokenizer(data["text"], *([data["pair"]] if "pair" in data else []))
     else:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from empathy_trl.errors import UserError
 from empathy_trl.inputs import label_targets, scratch_tokenizer
-from empathy_trl.recipe.layers import LABEL_TASKS, STAGE_PREFIX
+from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 
 # Shapes from the models' config.json on the Hub, so that a recipe can be judged before the first download.
 PUBLISHED = {
@@ -53,9 +53,8 @@ def model_shape(stage, rows, earlier: dict, downloads: set[str]) -> dict | None:
     Returns `{"config", "tokenizer" (or None), "dtype", "unshared" (why prompts cannot be shared, or None), "total",
     "trainable"}`, the last two being numbers of parameters.
     """
-    source = stage.model.name_or_path or ""
-    if source.startswith(STAGE_PREFIX):
-        known = earlier[source.removeprefix(STAGE_PREFIX)]
+    if (source := stage_of(stage.model.name_or_path)) is not None:
+        known = earlier[source]
         return known and _counted(known["config"], known["tokenizer"], known["dtype"], stage)
     if stage.model.from_scratch is not None:
         from empathy_trl.encoders import encoder_config

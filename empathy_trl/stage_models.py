@@ -2,25 +2,22 @@
 
 from pathlib import Path
 
-from empathy_trl.recipe.layers import LABEL_TASKS, STAGE_PREFIX
+from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 
 
 def resolve_model(model, stage_folders: dict[str, Path]):
     """Return the model section with `stage:<name>` replaced by the folder of that stage."""
-    name = model.name_or_path or ""
-    if not name.startswith(STAGE_PREFIX):
-        return model
-    return model.model_copy(update={"name_or_path": str(stage_folders[name.removeprefix(STAGE_PREFIX)])})
+    name = stage_of(model.name_or_path)
+    return model if name is None else model.model_copy(update={"name_or_path": str(stage_folders[name])})
 
 
 def resolve_rewards(rewards: dict, stage_folders: dict[str, Path]) -> dict:
     """Return a `rewards` section with `model: stage:<name>` replaced by the folder of that stage."""
     resolved = {}
     for key, reward in rewards.items():
-        name = reward.params.get("model")
-        if isinstance(name, str) and name.startswith(STAGE_PREFIX):
-            folder = str(stage_folders[name.removeprefix(STAGE_PREFIX)])
-            reward = reward.model_copy(update={"params": reward.params | {"model": folder}})
+        name = stage_of(reward.params.get("model"))
+        if name is not None:
+            reward = reward.model_copy(update={"params": reward.params | {"model": str(stage_folders[name])}})
         resolved[key] = reward
     return resolved
 
@@ -40,10 +37,8 @@ def judging_stages(recipe, stage) -> set[str]:
 
 def stages_in(rewards: dict) -> list[str]:
     """Return the stages whose models judge in a `rewards` section, as in `model: stage:reward`."""
-    named = [reward.params.get("model") for reward in rewards.values()]
-    return [
-        name.removeprefix(STAGE_PREFIX) for name in named if isinstance(name, str) and name.startswith(STAGE_PREFIX)
-    ]
+    named = [stage_of(reward.params.get("model")) for reward in rewards.values()]
+    return [name for name in named if name is not None]
 
 
 def _judging(recipe, stage) -> dict:

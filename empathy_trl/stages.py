@@ -17,7 +17,7 @@ from pathlib import Path
 
 from empathy_trl.errors import UserError
 from empathy_trl.files import write_text
-from empathy_trl.recipe.layers import STAGE_PREFIX
+from empathy_trl.recipe.layers import stage_of
 
 RUN_FILE = "run.json"
 # evaluation and publishing do not change the weights, so they do not make a stage another one
@@ -67,8 +67,8 @@ def _made_by(model, earlier: dict[str, str]) -> str | None:
     """Return the fingerprint of the run that made a model; None for one that does not come from this launcher."""
     if not isinstance(model, str):
         return None
-    if model.startswith(STAGE_PREFIX):
-        return earlier.get(model.removeprefix(STAGE_PREFIX))
+    if (stage := stage_of(model)) is not None:
+        return earlier.get(stage)
     try:
         record = json.loads((Path(model).expanduser() / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

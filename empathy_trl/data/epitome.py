@@ -11,10 +11,9 @@ from empathy_trl.data import on_hub
 from empathy_trl.data.formats import SUFFIXES, read_table
 from empathy_trl.data.hub import as_table, hub_split
 from empathy_trl.data.sources import check_split, check_task, local_path, split_file, usable_rows
-from empathy_trl.data.splits import split_rows
+from empathy_trl.data.splits import split_table
 from empathy_trl.data.tables import BadRow, Report, Row, Table, check_columns, quote
 from empathy_trl.data.text import clean
-from empathy_trl.errors import DataError
 
 TASKS = ("classify",)
 MECHANISMS = ("emotional_reactions", "interpretations", "explorations")
@@ -89,12 +88,7 @@ def _read_source(config, split: str) -> Table:
 def _part(table: Table, split: str, seekers: list[str | None]) -> Table:
     """Return the rows of one part of a table without splits; a row without a seeker is a group of its own."""
     groups = [number if seeker is None else seeker for number, seeker in enumerate(seekers)]
-    try:
-        numbers = split_rows(groups)[split]
-    except DataError as error:
-        raise DataError(f"{table.source}: {error}") from error
-    source = f"{table.source} ({split} of a 90/10 split by seeker post)"
-    return Table(source, table.columns, [table.rows[number] for number in numbers])
+    return split_table(table, groups, "seeker post", split)[0]
 
 
 def _join_published(folder, split: str) -> tuple[Table, str, list[str | None]]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 from random import Random
 
+from empathy_trl.data.tables import Table
 from empathy_trl.errors import DataError
 
 # Not the recipe's seed: runs that differ in their seed are compared on the same test rows.
@@ -43,6 +44,23 @@ def split_rows(groups: Iterable[Hashable], seed: int = SPLIT_SEED) -> dict[str, 
         rows = f"{len(groups)} rows in {len(sizes)} groups"
         raise DataError(f"{rows} are too few for a 90/10 split: no row is left for {' and '.join(empty)}")
     return parts
+
+
+def split_table(table: Table, groups: Iterable[Hashable], by: str, split: str) -> tuple[Table, list[int]]:
+    """Return the rows of one part of a table that comes without splits, and their places in it.
+
+    Args:
+        groups: see `split_rows`.
+        by: what the groups are, for messages.
+
+    Raises what `split_rows` raises, with the name of the table.
+    """
+    try:
+        numbers = split_rows(groups)[split]
+    except DataError as error:
+        raise DataError(f"{table.source}: {error}") from error
+    source = f"{table.source} ({split} of a 90/10 split by {by})"
+    return Table(source, table.columns, [table.rows[number] for number in numbers]), numbers
 
 
 def _tenth(groups: list, sizes: Counter) -> list:

@@ -16,7 +16,7 @@ from empathy_trl.data.formats import SUFFIXES, read_table
 from empathy_trl.data.hub import as_table, hub_source, hub_split, load_hub
 from empathy_trl.data.normalize import normalize
 from empathy_trl.data.sources import check_split, check_task, local_path, names_in, split_file, tables_in, usable_rows
-from empathy_trl.data.splits import split_rows
+from empathy_trl.data.splits import split_table
 from empathy_trl.data.tables import BadRow, Report, Row, Table, check_columns, quote
 from empathy_trl.data.text import JOINERS
 from empathy_trl.data.wassa_replies import replies
@@ -89,7 +89,7 @@ def _parser(config, table: Table, numbers: Sequence[int]):
     optional = {key: _optional_column(table, key) for key in _OPTIONAL}
 
     def parse(row: Row) -> dict | BadRow:
-        content = _normal_form(config, row.cells[text])
+        content = normalize(row.cells[text], **vars(config.normalize))  # the switches are named as the parameters
         if not content.strip(JOINERS).strip():
             detail = f"nothing is left of {quote(row.cells[text])} after normalisation"
             return BadRow(row.where, "empty text", detail)
@@ -103,19 +103,6 @@ def _parser(config, table: Table, numbers: Sequence[int]):
         return {"text": content, "labels": labels, **found, "number": number_of[row.where]}
 
     return parse
-
-
-def _normal_form(config, text: str) -> str:
-    return normalize(
-        text,
-        nfkc=config.normalize.nfkc,
-        urls=config.normalize.urls,
-        emails=config.normalize.emails,
-        mentions=config.normalize.mentions,
-        hashtags=config.normalize.hashtags,
-        control=config.normalize.control,
-        whitespace=config.normalize.whitespace,
-    )
 
 
 def _label(row: Row, dimension: str, low: float, high: float) -> float | BadRow:
@@ -165,12 +152,7 @@ def _own_split(config, split: str) -> tuple[Table, list[int]]:
         groups = [
             (isinstance(row, Row) and row.cells[column].strip()) or number for number, row in enumerate(table.rows)
         ]
-    try:
-        numbers = split_rows(groups)[split]
-    except DataError as error:
-        raise DataError(f"{table.source}: {error}") from error
-    source = f"{table.source} ({split} of a 90/10 split by {config.split_by})"
-    return Table(source, table.columns, [table.rows[number] for number in numbers]), numbers
+    return split_table(table, groups, config.split_by, split)
 
 
 def _only_table(config) -> Table:

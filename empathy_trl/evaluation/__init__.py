@@ -4,6 +4,7 @@
 |---|---|
 | `generate` | greedy, batched completions that do not depend on the batch size |
 | `predict` | the outputs of a model with a classification head |
+| `sharing` | rows dealt out to several processes |
 | `emotions`, `replies`, `labels`, `ratings` | one kind of prediction each: how it is made, scored, drawn and shown |
 | `score` | labels → metrics, all from one confusion matrix |
 | `correlations` | ratings → MAE, Pearson, Spearman |

@@ -8,8 +8,9 @@ the tokenizer is never changed.
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from tqdm.auto import tqdm
+
+from empathy_trl.evaluation.sharing import shared
 
 
 def generate_completions(
@@ -74,17 +75,9 @@ def generate_completions(
 
 def generate_shared(model, tokenizer, prompts: list[list[dict]], batch_size: int, max_new_tokens: int) -> list[str]:
     """Generate greedily, each process for its share of the prompts; all processes return all completions."""
-    state = PartialState()
-    own = range(state.process_index, len(prompts), state.num_processes)
-    texts = generate_completions(
-        model,
-        tokenizer,
-        [prompts[row] for row in own],
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        progress=state.is_main_process,
-    )
-    return [text for _, text in sorted(gather_object(list(zip(own, texts, strict=True))))]
+    settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    progress = PartialState().is_main_process
+    return shared(prompts, lambda own: generate_completions(model, tokenizer, own, progress=progress, **settings))
 
 
 def _stop_ids(model, tokenizer) -> list[int]:

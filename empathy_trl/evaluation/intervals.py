@@ -60,6 +60,12 @@ def paired_bootstrap(correct_a, correct_b, n_resamples: int = 2000, seed: int = 
     return {"difference": difference, "low": low, "high": high, "n": len(a)}
 
 
+def mean_figure(values: list) -> dict:
+    """Return the mean of numbers or booleans as a metric: `{"value", "low", "high", "n"}`."""
+    value, low, high = bootstrap(lambda draw: draw.mean(axis=-1), np.asarray(values, dtype=float))
+    return {"value": value, "low": low, "high": high, "n": len(values)}
+
+
 def with_interval(figure: dict) -> str:
     """Return a metric `{"value", "low", "high"}` as `0.610 [0.557, 0.662]`."""
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"

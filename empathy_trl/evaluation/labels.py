@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from empathy_trl.data import targets
 from empathy_trl.evaluation import artefacts
 from empathy_trl.evaluation.baselines import NAMES, predict_baselines
-from empathy_trl.evaluation.intervals import bootstrap, with_interval
+from empathy_trl.evaluation.intervals import mean_figure, with_interval
 from empathy_trl.evaluation.plots import draw_confusion
 from empathy_trl.evaluation.predict import predict_outputs
 from empathy_trl.evaluation.score import score_predictions
@@ -57,9 +55,8 @@ def _metrics(predictions: list[tuple], gold: list[tuple], outputs: Targets) -> t
         scores, confusions[group] = score_predictions(given, wanted, labels)
         metrics |= {f"{key}{_ending(group, outputs)}": value for key, value in scores.items()}
     if len(outputs.outputs) > 1:
-        shares = np.array([_right(given, wanted) for given, wanted in zip(predictions, gold, strict=True)])
-        value, low, high = bootstrap(lambda draw: draw.mean(axis=-1), shares)
-        metrics = {"accuracy": {"value": value, "low": low, "high": high, "n": len(gold)}} | metrics
+        shares = [_right(given, wanted) for given, wanted in zip(predictions, gold, strict=True)]
+        metrics = {"accuracy": mean_figure(shares)} | metrics
     return metrics, confusions
 
 

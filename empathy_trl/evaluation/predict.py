@@ -1,8 +1,8 @@
 """What a model with a classification head puts out for the rows of a data set."""
 
 import numpy as np
-from accelerate import PartialState
-from accelerate.utils import gather_object
+
+from empathy_trl.evaluation.sharing import shared
 
 
 def predict_outputs(scorer, rows) -> np.ndarray:
@@ -13,9 +13,4 @@ def predict_outputs(scorer, rows) -> np.ndarray:
         rows: a `datasets.Dataset` with the column `text` and, for pairs, `pair`.
     """
     texts = list(zip(rows["text"], rows["pair"], strict=True)) if "pair" in rows.column_names else list(rows["text"])
-    state = PartialState()
-    own = range(state.process_index, len(texts), state.num_processes)
-    outputs = scorer.score([texts[row] for row in own]).tolist()
-    return np.array(
-        [values for _, values in sorted(gather_object(list(zip(own, outputs, strict=True))))], dtype=np.float32
-    )
+    return np.array(shared(texts, lambda own: scorer.score(own).tolist()), dtype=np.float32)

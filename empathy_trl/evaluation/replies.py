@@ -13,7 +13,7 @@ import numpy as np
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.baselines import NAMES
 from empathy_trl.evaluation.generate import generate_shared
-from empathy_trl.evaluation.intervals import bootstrap, with_interval
+from empathy_trl.evaluation.intervals import mean_figure, with_interval
 from empathy_trl.rewards import build_rewards
 from empathy_trl.rewards.breakdown import breakdown
 from empathy_trl.rewards.words import ngrams, words
@@ -98,7 +98,7 @@ def _reward_metrics(judged: list[dict], names) -> dict[str, dict]:
     for name in names:
         values = [row[name] for row in judged if row[name] is not None]
         if values:
-            metrics["reward" if name == "total" else f"reward_{name}"] = _mean(values)
+            metrics["reward" if name == "total" else f"reward_{name}"] = mean_figure(values)
     return metrics
 
 
@@ -109,22 +109,17 @@ def _text_metrics(replies: list[str], references: list[str]) -> dict[str, dict]:
     chrf, split = CHRF(), [words(reply) for reply in replies]
     seen = Counter(tuple(tokens) for tokens in split)
     return {
-        "reply_words": _mean([len(tokens) for tokens in split]),
+        "reply_words": mean_figure([len(tokens) for tokens in split]),
         "distinct_2": _distinct([ngrams(tokens, 2) for tokens in split]),
-        "duplicate_share": _mean([seen[tuple(tokens)] > 1 for tokens in split]),
-        "reference_similarity": _mean(
+        "duplicate_share": mean_figure([seen[tuple(tokens)] > 1 for tokens in split]),
+        "reference_similarity": mean_figure(
             [
                 chrf.sentence_score(reply, [reference]).score / 100
                 for reply, reference in zip(replies, references, strict=True)
             ]
         ),
-        "empty_share": _mean([not reply for reply in replies]),
+        "empty_share": mean_figure([not reply for reply in replies]),
     }
-
-
-def _mean(values: list) -> dict:
-    value, low, high = bootstrap(lambda draw: draw.mean(axis=-1), np.asarray(values, dtype=float))
-    return {"value": value, "low": low, "high": high, "n": len(values)}
 
 
 def _distinct(grams: list[list[tuple]]) -> dict:

@@ -183,8 +183,9 @@ def _stage_table(stages: list[EvaluatedStage]) -> str:
 
     rows = [["", *columns.values(), "n"]]
     rows += [row(stage.name, stage.evaluation["metrics"], stage.evaluation["data"]["n"]) for stage in stages]
-    for stage in _one_per_rows(stages):
-        of = f", rows of {stage.name}" if len(_one_per_rows(stages)) > 1 else ""
+    owners = _one_per_rows(stages)
+    for stage in owners:
+        of = f", rows of {stage.name}" if len(owners) > 1 else ""
         for key, metrics in stage.evaluation["baselines"].items():
             rows.append(row(NAMES[key] + of, metrics, stage.evaluation["data"]["n"]))
     return markdown(rows) + f"\n\nSplit `{data['split']}` of `{data['source']}`, {stages[-1].kind.NOTE}"

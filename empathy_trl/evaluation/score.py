@@ -8,7 +8,7 @@ model's.
 
 import numpy as np
 
-from empathy_trl.evaluation.intervals import bootstrap
+from empathy_trl.evaluation.intervals import bootstrap, mean_figure
 from empathy_trl.tags import tag_bodies
 
 INVALID = "invalid"
@@ -40,8 +40,8 @@ def score_emotions(completions: list[str], gold: list[str], labels) -> tuple[dic
     """
     predictions = [predicted_emotion(completion, labels) for completion in completions]
     metrics, confusion = score_predictions(predictions, gold, labels)
-    metrics["invalid_share"] = _mean([prediction is None for prediction in predictions])
-    metrics["mean_reasoning_words"] = _mean([reasoning_words(completion) for completion in completions])
+    metrics["invalid_share"] = mean_figure([prediction is None for prediction in predictions])
+    metrics["mean_reasoning_words"] = mean_figure([reasoning_words(completion) for completion in completions])
     return metrics, predictions, confusion
 
 
@@ -101,8 +101,3 @@ def _shares(counts: np.ndarray) -> np.ndarray:
     f1 = 2 * right / np.maximum(predicted + gold, 1)
     precision, recall = right / np.maximum(predicted, 1), right / np.maximum(gold, 1)
     return np.concatenate([accuracy, f1.mean(axis=-1, keepdims=True), precision, recall], axis=-1)
-
-
-def _mean(values: list) -> dict:
-    value, low, high = bootstrap(lambda draw: draw.mean(axis=-1), np.asarray(values, dtype=float))
-    return {"value": value, "low": low, "high": high, "n": len(values)}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from empathy_trl.errors import UserError
-from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, STAGE_PREFIX, Layers
+from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
 from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, Data, FromScratch, Reward, Stage
 from empathy_trl.recipe.trainer_options import check_trainer, import_class
 from empathy_trl.recipe.validation import Problem, Slot, check_mapping, check_value, show, slots, suggestion
@@ -140,8 +140,8 @@ def _check_origin(model: dict, earlier: dict[str, Any], fitting: Iterable[str]) 
     origin = model.get("name_or_path")
     if not isinstance(origin, str):
         return
-    if origin.startswith(STAGE_PREFIX):
-        yield from _under("name_or_path", _check_stage_model(origin, earlier, fitting))
+    if (stage := stage_of(origin)) is not None:
+        yield from _under("name_or_path", _check_stage_model(stage, earlier, fitting))
         return
     if not _may_exist(origin, HUB_MODEL):
         expected = "stage:<name>, a folder, or a Hub id such as user/name"
@@ -151,9 +151,8 @@ def _check_origin(model: dict, earlier: dict[str, Any], fitting: Iterable[str]) 
         yield ("load_in_4bit",), "needs model.lora; 4-bit weights cannot be trained themselves"
 
 
-def _check_stage_model(origin: str, earlier: dict[str, Any], fitting: Iterable[str]) -> Iterator[Problem]:
-    """Yield whether `stage:<name>` is an earlier stage with one of the fitting tasks."""
-    stage = origin.removeprefix(STAGE_PREFIX)
+def _check_stage_model(stage: str, earlier: dict[str, Any], fitting: Iterable[str]) -> Iterator[Problem]:
+    """Yield whether the stage of `stage:<name>` is an earlier one with one of the fitting tasks."""
     if stage not in earlier:
         yield (), f"unknown stage {stage!r}{suggestion(stage, earlier)}"
     elif earlier[stage] not in fitting:
@@ -202,8 +201,8 @@ def check_rewards(rewards: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
         typed = slots(kind) if dataclasses.is_dataclass(kind) else {key: Slot(Any) for key in entry}
         problems = list(check_mapping(entry, typed | own, f"parameter of {name}"))
         model = entry.get("model")
-        if isinstance(model, str) and model.startswith(STAGE_PREFIX):
-            problems += [(("model",), message) for _, message in _check_stage_model(model, earlier, LABEL_TASKS)]
+        if (stage := stage_of(model)) is not None:
+            problems += [(("model",), message) for _, message in _check_stage_model(stage, earlier, LABEL_TASKS)]
         elif isinstance(model, str) and model and _asks_model(kind) and not _may_exist(model, HUB_MODEL):
             expected = "stage:<name>, a folder, or a Hub id such as user/name"
             problems.append((("model",), f"no folder {model!r}; expected {expected}"))

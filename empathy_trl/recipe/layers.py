@@ -27,6 +27,11 @@ REPLACES = {
 }
 
 
+def stage_of(model: Any) -> str | None:
+    """Return the name in `stage:<name>`; None for anything else that may say where a model is."""
+    return model.removeprefix(STAGE_PREFIX) if isinstance(model, str) and model.startswith(STAGE_PREFIX) else None
+
+
 def merge(lower: dict, upper: dict, section: str = "") -> dict:
     """Return `upper` laid over `lower`; both stay as they are."""
     replaced = {
@@ -222,4 +227,4 @@ def _continues(own: dict, path: tuple[str, ...]) -> bool:
     """Return whether a path is about the origin of a model, and a stage's own model is that of an earlier stage."""
     model = own.get("model")
     origin = model.get("name_or_path") if isinstance(model, dict) else None
-    return path[0] == "model" and isinstance(origin, str) and origin.startswith(STAGE_PREFIX)
+    return path[0] == "model" and stage_of(origin) is not None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from empathy_trl.errors import UserError
-from empathy_trl.recipe.layers import STAGE_KEYS, STAGE_PREFIX
+from empathy_trl.recipe.layers import STAGE_KEYS, stage_of
 from empathy_trl.recipe.yaml_io import dump_yaml
 
 SAMPLE = "sample"  # `data.path` for the corpus in the package
@@ -72,7 +72,7 @@ class Model(_Section):
             raise ValueError(
                 "has both from_scratch and lora; train all weights of a model from scratch; lora adapts a pretrained one"
             )
-        if self.revision is not None and (self.from_scratch or self.name_or_path.startswith(STAGE_PREFIX)):
+        if self.revision is not None and (self.from_scratch or stage_of(self.name_or_path) is not None):
             raise ValueError("has a revision, which only a model from the Hub has")
         return self
 

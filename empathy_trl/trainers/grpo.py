@@ -117,12 +117,9 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
         return super()._generate_and_score_completions(inputs)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        usual, held = self.reward_funcs, []
-        self.reward_funcs = [holding_back(reward, held) for reward in usual]
-        try:
+        held = []
+        with patched(self, "reward_funcs", [holding_back(reward, held) for reward in self.reward_funcs]):
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        finally:
-            self.reward_funcs = usual
         if stop := first_stop(held):
             self._stop_with_checkpoint(stop)
         mode = "train" if self.model.training else "eval"

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import evaluate, generate
+from empathy_trl.evaluation import evaluate, generate, sharing
 from empathy_trl.recipe import Data, Evaluation, Model, Stage
 
 LABELS = ["sad", "joyful", "angry", "afraid"]
@@ -132,8 +132,9 @@ def test_processes_share_the_prompts_and_all_get_all_completions(monkeypatch, ra
         return shares[0] + shares[1]
 
     state = SimpleNamespace(process_index=rank, num_processes=2, is_main_process=rank == 0)
+    monkeypatch.setattr(sharing, "PartialState", lambda: state)
+    monkeypatch.setattr(sharing, "gather_object", gather)
     monkeypatch.setattr(generate, "PartialState", lambda: state)
-    monkeypatch.setattr(generate, "gather_object", gather)
     monkeypatch.setattr(generate, "generate_completions", lambda model, tokenizer, prompts, **_: prompts)
     assert generate.generate_shared(None, None, list("abcde"), 1, 1) == list("abcde")
 
