@@ -29,6 +29,7 @@ from empathy_trl.hub import (
     first_file,
     hub_errors,
     load_tokenizer,
+    tokenizer_of_adapter,
 )
 
 IN_ADAPTER = "base_model.model."  # what peft puts before the name of a weight
@@ -111,11 +112,7 @@ def _load_adapter(
             model = PeftModel.from_pretrained(model, name, revision=revision, is_trainable=is_trainable)
         except UserWarning as error:
             raise UserError(f"{name}: the adapter's weights do not fit {ADAPTER_FILE}: {error}") from error
-        try:
-            first_file(name, revision, ["tokenizer_config.json"])
-        except EntryNotFoundError:
-            return model, load_tokenizer(base, base_revision)
-    return model, load_tokenizer(name, revision)
+    return model, load_tokenizer(*tokenizer_of_adapter(name, revision, base, base_revision))
 
 
 def _adapter_config(name: str, revision: str | None, base: str, base_revision: str | None, brought: dict):

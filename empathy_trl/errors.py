@@ -6,7 +6,7 @@ class UserError(ValueError):
 
 
 class StopTraining(UserError):
-    """Raised by a reward that cannot go on for now, such as a judge that is out of reach.
+    """Raised by a reward that cannot go on, such as a judge that is out of reach.
 
     `EmpathyGRPOTrainer` then saves a checkpoint of all complete steps and raises it again, the checkpoint named in the
     message. A subclass is made from its message alone.

@@ -92,6 +92,18 @@ def adapter_base(adapter_file: Path, name: str) -> tuple[str, str | None]:
     return expand(base), adapter.get("revision")
 
 
+def tokenizer_of_adapter(
+    name: str, revision: str | None, base: str, base_revision: str | None
+) -> tuple[str, str | None]:
+    """Return name and revision of where an adapter's tokenizer is: beside it, or (where one saved it by hand) its base."""
+    with hub_errors(name, revision):
+        try:
+            first_file(name, revision, ["tokenizer_config.json"])
+        except EntryNotFoundError:
+            return base, base_revision
+    return name, revision
+
+
 def load_tokenizer(name: str, revision: str | None, **options) -> PreTrainedTokenizerBase:
     """Load a tokenizer as it was saved, but for `options`; a missing pad token is the end token.
 

@@ -11,7 +11,6 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 
 import torch
-from huggingface_hub.errors import EntryNotFoundError
 from peft import LoraConfig, PeftModel, TaskType
 from transformers import (
     AutoConfig,
@@ -32,6 +31,7 @@ from empathy_trl.hub import (
     first_file,
     hub_errors,
     load_tokenizer,
+    tokenizer_of_adapter,
 )
 from empathy_trl.scratch import build_model, build_tokenizer
 
@@ -81,11 +81,7 @@ def load_model(
     model = _load_full(config, base, base_revision)
     with hub_errors(name, revision):
         model = PeftModel.from_pretrained(model, name, revision=revision, is_trainable=is_trainable)
-        try:  # a trainer saves the tokenizer beside the adapter; one saved by hand may lack it
-            first_file(name, revision, ["tokenizer_config.json"])
-        except EntryNotFoundError:
-            return model, _load_tokenizer(base, base_revision)
-    return model, _load_tokenizer(name, revision)
+    return model, _load_tokenizer(*tokenizer_of_adapter(name, revision, base, base_revision))
 
 
 def lora_config(lora, task_type: str = TaskType.CAUSAL_LM) -> LoraConfig | None:

@@ -4,7 +4,7 @@ A reward is called as TRL calls reward functions, `reward(prompts, completions, 
 with the columns of the data set, and returns one number per completion, or None where it does not apply. One
 that asks a model is a coroutine, which TRL awaits, and has the same as a plain function in `score`. A reward
 keeps no state (but for one calibration of `empathy_model`), so that it can be pickled and two runs with the
-same completions give the same rewards. A reward that cannot go on for now raises `StopTraining`.
+same completions give the same rewards. A reward that cannot go on raises `StopTraining`.
 
 A class may offer more, which is looked for by name, and but for the last also in a user's own class:
 

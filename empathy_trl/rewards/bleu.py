@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sacrebleu.metrics import BLEU
 
 from empathy_trl.errors import UserError
+from empathy_trl.rewards.columns import needed_column
 from empathy_trl.rewards.reply import ReadsReply
 from empathy_trl.rewards.words import pieces
 
@@ -45,9 +46,7 @@ class Bleu(ReadsReply):
         Raises:
             UserError: the data has no such column, or one of its values is neither text nor messages.
         """
-        if self.column not in columns:
-            raise UserError(f"rewards.{self.__name__}: needs a column `{self.column}` in the data")
-        references = [self._reference(value) for value in columns[self.column]]
+        references = [self._reference(value) for value in needed_column(self, columns, self.column)]
         replies = [self.reply(completion) for completion in completions]
         return [mean_bleu(*pair) if pair[1] else None for pair in zip(replies, references, strict=True)]
 

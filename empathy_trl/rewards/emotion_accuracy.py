@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from empathy_trl.errors import UserError
+from empathy_trl.rewards.columns import needed_column
 from empathy_trl.tags import completion_text, tag_bodies
 
 EMOTIONS = ("sad", "joyful", "angry", "afraid")
@@ -72,9 +73,8 @@ def gold_labels(reward, columns: dict) -> list[str | None]:
     Raises:
         UserError: there is no such column, or a value that is not among the labels.
     """
-    if "label" not in columns:
-        raise UserError(f"rewards.{reward.__name__}: needs a column `label` in the data")
-    gold = [None if label is None else label.strip().lower() for label in columns["label"]]
+    labels = needed_column(reward, columns, "label")
+    gold = [None if label is None else label.strip().lower() for label in labels]
     unknown = set(gold) - {None} - {label.lower() for label in reward.labels}
     if unknown:
         raise UserError(

@@ -6,6 +6,7 @@ import numpy as np
 
 from empathy_trl.errors import UserError
 from empathy_trl.outputs import CLASSIFICATION, label_groups, probabilities, require
+from empathy_trl.rewards.columns import needed_column
 from empathy_trl.rewards.model_reward import ModelReward
 
 
@@ -44,7 +45,7 @@ class EmotionAlignment(ModelReward):
 
     def contexts(self, config, prompts, columns):
         labels = only_group(config)
-        emotions = self.needed(columns, self.column)
+        emotions = needed_column(self, columns, self.column)
         return [None if emotion is None else self._fitting(labels, str(emotion).strip()) for emotion in emotions]
 
     def rewards(self, config, logits, contexts):

@@ -10,8 +10,7 @@ import numpy as np
 
 from empathy_trl.errors import UserError
 from empathy_trl.outputs import CLASSIFICATION, label_groups, probabilities, require
-from empathy_trl.rewards.model_reward import ModelReward, visible_or_none
-from empathy_trl.tags import user_text
+from empathy_trl.rewards.model_reward import ModelReward, utterances
 
 
 @dataclass(kw_only=True)
@@ -40,7 +39,7 @@ class Epitome(ModelReward):
             raise UserError(f"mechanism: {self.mechanism} has one level in the model; expected two or more")
 
     def contexts(self, config, prompts, columns):
-        return visible_or_none([user_text(prompt) for prompt in prompts])
+        return utterances(prompts)
 
     def text(self, context, reply):
         return context, reply

@@ -8,6 +8,7 @@ different devices work at the same time; those on one device take turns. Without
 
 import asyncio
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +16,11 @@ import numpy as np
 from empathy_trl.errors import UserError
 from empathy_trl.rewards.reply import ReadsReply
 from empathy_trl.rewards.words import is_visible
+from empathy_trl.tags import user_text
 
 
 @dataclass(kw_only=True)
-class ModelReward(ReadsReply):
+class ModelReward(ReadsReply, ABC):
     """A reward that comes from a sequence classification model's opinion about the reply.
 
     A reply without a visible character (see `tags.reply_text` for what else counts as none) earns `lowest` and is not
@@ -85,9 +87,9 @@ class ModelReward(ReadsReply):
             raise UserError(f"rewards.{self.__name__}: {error}") from error
         return scorer
 
+    @abstractmethod
     def check(self, config) -> None:
         """Raise UserError if a model with this config cannot give this reward."""
-        raise NotImplementedError
 
     def contexts(self, config, prompts, columns) -> list:
         """Return what a reward needs of each row beside the reply; None where the reward does not apply."""
@@ -97,19 +99,9 @@ class ModelReward(ReadsReply):
         """Return what the model reads."""
         return reply
 
+    @abstractmethod
     def rewards(self, config, logits: np.ndarray, contexts: list):
         """Return one reward for each row of logits of shape (rows, outputs)."""
-        raise NotImplementedError
-
-    def needed(self, columns: dict, name: str) -> list:
-        """Return a column of the data.
-
-        Raises:
-            UserError: there is none of this name.
-        """
-        if name not in columns:
-            raise UserError(f"rewards.{self.__name__}: needs a column `{name}` in the data")
-        return columns[name]
 
     def _log(self, columns: dict):
         log_metric = columns.get("log_metric")
@@ -120,6 +112,11 @@ def check_range(label_range: list[float] | None) -> None:
     """Raise UserError unless a parameter `label_range` is None or [low, high]."""
     if label_range is not None and not (len(label_range) == 2 and label_range[0] < label_range[1]):
         raise UserError(f"label_range: expected [lowest, highest], got {label_range}")
+
+
+def utterances(prompts: list) -> list[str | None]:
+    """Return what the user said last in each prompt, None where there is nothing to see."""
+    return visible_or_none([user_text(prompt) for prompt in prompts])
 
 
 def visible_or_none(texts: list[str | None]) -> list[str | None]:

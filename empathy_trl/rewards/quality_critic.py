@@ -6,8 +6,7 @@ import numpy as np
 
 from empathy_trl.errors import UserError
 from empathy_trl.outputs import REGRESSION, label_range, output_index, require, to_unit
-from empathy_trl.rewards.model_reward import ModelReward, check_range, visible_or_none
-from empathy_trl.tags import user_text
+from empathy_trl.rewards.model_reward import ModelReward, check_range, utterances
 
 
 @dataclass(kw_only=True)
@@ -42,7 +41,7 @@ class QualityCritic(ModelReward):
     def contexts(self, config, prompts, columns):
         if not self.pair:
             return super().contexts(config, prompts, columns)
-        return visible_or_none([user_text(prompt) for prompt in prompts])
+        return utterances(prompts)
 
     def text(self, context, reply):
         return (context, reply) if self.pair else reply

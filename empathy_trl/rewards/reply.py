@@ -1,5 +1,6 @@
 """What rewards that read the reply in a completion have in common."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from empathy_trl.tags import REPLY_TAGS, reply_text
@@ -26,13 +27,13 @@ class ReadsReply:
 
 
 @dataclass
-class ReplyReward(ReadsReply):
+class ReplyReward(ReadsReply, ABC):
     """A reward that is a function of the reply's text alone: `score(reply)`."""
 
     def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
         """Return one reward per completion."""
         return [self.score(self.reply(completion)) for completion in completions]
 
+    @abstractmethod
     def score(self, reply: str) -> float:
         """Return the reward of a stripped reply, which is "" where a completion has none."""
-        raise NotImplementedError

@@ -13,8 +13,8 @@ from empathy_trl.outputs import (
     sigmoid,
     to_unit,
 )
-from empathy_trl.rewards.model_reward import ModelReward, check_range, visible_or_none
-from empathy_trl.tags import user_text
+from empathy_trl.rewards.columns import needed_column
+from empathy_trl.rewards.model_reward import ModelReward, check_range, utterances, visible_or_none
 
 
 @dataclass(kw_only=True)
@@ -51,8 +51,8 @@ class SemanticSimilarity(ModelReward):
 
     def contexts(self, config, prompts, columns):
         if self.column is None:
-            return visible_or_none([user_text(prompt) for prompt in prompts])
-        return visible_or_none(self.needed(columns, self.column))
+            return utterances(prompts)
+        return visible_or_none(needed_column(self, columns, self.column))
 
     def text(self, context, reply):
         return context, reply

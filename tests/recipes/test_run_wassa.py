@@ -1,9 +1,7 @@
 """A reward model, a warm start and a policy that learns from the model: one tiny run from end to end."""
 
-import importlib.util
 import json
 import re
-from pathlib import Path
 
 import pytest
 import yaml
@@ -12,8 +10,8 @@ from empathy_trl.errors import UserError
 from empathy_trl.predict import predict
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tasks import CONFIG_CLASSES
+from tests.recipes.scripts import script
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = """
 # A recipe for tests.
 data: {name: wassa, path: sample, split_by: conversation}
@@ -33,13 +31,6 @@ stages:
     rewards: {empathy_model: {model: "stage:reward"}, format: {weight: 0.2}, repetition_penalty: {weight: 0.1}}
     trainer: {max_steps: 2, per_device_train_batch_size: 4, num_generations: 2, max_completion_length: 6, beta: 0.1, bf16: false, logging_steps: 1, disable_tqdm: true}
 """
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
 
 
 @pytest.fixture(scope="module")

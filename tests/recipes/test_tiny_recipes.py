@@ -1,23 +1,18 @@
 """Every recipe that fits a laptop trains here as it is written, only for fewer steps and fewer rows."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tasks import CONFIG_CLASSES
+from tests.recipes.scripts import ROOT, script
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = sorted(path.stem for path in (ROOT / "recipes").glob("*_tiny.yaml"))
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_tiny_recipe_trains_from_end_to_end(name, tmp_path):
-    spec = importlib.util.spec_from_file_location("run", ROOT / "recipes" / "run.py")
-    run = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(run)
     stages = load_recipe(name, [], CONFIG_CLASSES).stages
     overrides = ["--evaluation.limit", "8", "--evaluation.max_new_tokens", "8"]
     for stage in stages.values():
@@ -26,7 +21,7 @@ def test_a_tiny_recipe_trains_from_end_to_end(name, tmp_path):
         overrides += [f"{prefix}.max_steps", "2", f"{prefix}.disable_tqdm", "true"]
         if stage.task == "grpo":
             overrides += [f"{prefix}.max_completion_length", "8"]
-    assert run.main(["--recipe", name, "--output_dir", str(tmp_path), *overrides]) == 0
+    assert script("run")(["--recipe", name, "--output_dir", str(tmp_path), *overrides]) == 0
     for stage in stages:
         result = json.loads((tmp_path / stage / "eval_test.json").read_text())
         assert result["data"]["n"] == 8 and (tmp_path / stage / "model.safetensors").is_file()
@@ -45,12 +40,9 @@ def test_the_recipe_with_lora_trains_a_pretrained_encoder(tmp_path):
                       max_position_embeddings=300, pad_token_id=tokenizer.pad_token_id)
     ).save_pretrained(tmp_path / "base")  # fmt: skip
     tokenizer.save_pretrained(tmp_path / "base")
-    spec = importlib.util.spec_from_file_location("run", ROOT / "recipes" / "run.py")
-    run = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(run)
     overrides = ["--model.name_or_path", str(tmp_path / "base"), "--trainer.bf16", "false", "--trainer.max_steps", "2",
                  "--trainer.disable_tqdm", "true", "--stages.turns", "null"]  # fmt: skip
-    assert run.main(["--recipe", "wassa_reward", "--output_dir", str(tmp_path / "out"), *overrides]) == 0
+    assert script("run")(["--recipe", "wassa_reward", "--output_dir", str(tmp_path / "out"), *overrides]) == 0
     saved = tmp_path / "out" / "conversations"
     assert not (saved / "adapter_config.json").exists()
     model = AutoModelForSequenceClassification.from_pretrained(saved)
