@@ -22,8 +22,13 @@ BUILDERS = {
     "intents": "empathy_trl.data.labelled",
     "wassa": "empathy_trl.data.wassa",
 }
-# keys of `data` that mean nothing to the other builders
-RATED_ONLY = ("text_column", "split_by", "ranges", "normalize")
+# Key of `data` -> the builders that read it; what is not listed here is read by all.
+OWN_KEYS = {
+    "normalize": ("wassa",),
+    "ranges": ("wassa",),
+    "split_by": ("wassa",),
+    "text_column": ("wassa",),
+}
 
 
 def build(config, split: str, task: str):

@@ -161,16 +161,16 @@ def _check_stage_model(stage: str, earlier: dict[str, Any], fitting: Iterable[st
 
 def _check_source(data: dict) -> Iterator[Problem]:
     """Yield whether the builder is known and its source is where `path` says."""
-    from empathy_trl.data import BUILDERS, RATED_ONLY
+    from empathy_trl.data import BUILDERS, OWN_KEYS
 
     name, path = data.get("name"), data.get("path", SAMPLE)
     if isinstance(name, str) and name not in BUILDERS:
         yield ("name",), f"unknown data builder {show(name)}{suggestion(name, BUILDERS)}"
     defaults = Data(name="").model_dump(mode="json")
-    for key in RATED_ONLY:
+    for key, readers in OWN_KEYS.items():
         # a resolved recipe says all defaults
-        if name in BUILDERS and name != "wassa" and key in data and data[key] != defaults[key]:
-            yield (key,), f"only the builder wassa reads it; {name} does not"
+        if name in BUILDERS and name not in readers and key in data and data[key] != defaults[key]:
+            yield (key,), f"{name} does not read it; builders that do: {', '.join(readers)}"
     if isinstance(path, str) and path != SAMPLE and not _may_exist(path, HUB_DATASET):
         yield ("path",), f"no folder {path!r}; expected {SAMPLE}, a folder, or a Hub id such as user/name"
 
