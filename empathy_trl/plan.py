@@ -227,6 +227,8 @@ def memory(stage, options, shape, prompt: float) -> dict[str, float]:
         "optimizer": 8 * shape["trainable"],
         "activations": kept if options["gradient_checkpointing"] else layer * layers,
     }
-    if options.get("beta") and not model.lora:
+    if (options.get("beta") or options.get("kl_coef")) and not model.lora:
         parts["reference"] = size * shape["total"]
+    if options.get("critic_kind") == "model":  # trained in full, in float32
+        parts["critic"] = (4 + 4 + 8) * shape["total"]
     return parts

@@ -22,6 +22,13 @@ def resolve_rewards(rewards: dict, stage_folders: dict[str, Path]) -> dict:
     return resolved
 
 
+def resolve_critic(config, stage_folders: dict[str, Path]) -> None:
+    """Replace `critic_name_or_path: stage:<name>` in a trainer's config, where it has one, by the folder of that stage."""
+    name = stage_of(getattr(config, "critic_name_or_path", None))
+    if name is not None:
+        config.critic_name_or_path = str(stage_folders[name])
+
+
 def judging_rewards(recipe, stage, stage_folders: dict[str, Path]) -> dict:
     """Return the rewards by which a stage's replies are judged: its own, or those of the next stage that has some.
 

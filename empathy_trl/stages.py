@@ -51,7 +51,9 @@ def fingerprint(stage: dict, earlier: dict[str, str], rows: str | None = None) -
         content["rewards"] = {name: _decisive(name, reward) for name, reward in content["rewards"].items()}
     parent = _made_by((stage["model"] or {}).get("name_or_path"), earlier)
     judges = judges_in(stage.get("rewards"), earlier)
-    return digest({**content, "parent": parent, "rows": rows} | ({"judges": judges} if judges else {}))
+    critic = _made_by((stage.get("trainer") or {}).get("critic_name_or_path"), earlier)
+    more = ({"judges": judges} if judges else {}) | ({"critic": critic} if critic else {})
+    return digest({**content, "parent": parent, "rows": rows} | more)
 
 
 def judges_in(rewards: dict | None, earlier: dict[str, str]) -> dict[str, str]:

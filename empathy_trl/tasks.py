@@ -17,7 +17,7 @@ from empathy_trl.inputs import describe_input, label_targets, label_texts, scrat
 from empathy_trl.processes import several_on_cpu
 from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.recipe.trainer_options import import_class
-from empathy_trl.stage_models import resolve_model, resolve_rewards
+from empathy_trl.stage_models import resolve_critic, resolve_model, resolve_rewards
 
 # optional package -> the extra in setup.cfg that installs it
 EXTRAS = {"vllm": "vllm", "bitsandbytes": "quantization", "deepspeed": "deepspeed"}
@@ -58,17 +58,34 @@ def build_sft(stage, folder: Path, stage_folders: dict[str, Path]):
 
 def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
     """Group-relative policy optimisation with the recipe's rewards."""
-    from empathy_trl.rewards import build_rewards
-    from empathy_trl.trainers.artefacts import MetricsLog, SamplePages, show_progress
     from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
+    return _reward_trainer(EmpathyGRPOTrainer, stage, folder, stage_folders)
+
+
+def build_ppo(stage, folder: Path, stage_folders: dict[str, Path]):
+    """Proximal policy optimisation: the same rewards, and a critic that learns what to expect."""
+    from empathy_trl.trainers.ppo import EmpathyPPOTrainer
+    from empathy_trl.trainers.ppo_advice import PPOAdvice
+
+    trainer = _reward_trainer(EmpathyPPOTrainer, stage, folder, stage_folders)
+    trainer.add_callback(PPOAdvice())
+    return trainer
+
+
+def _reward_trainer(trainer_class, stage, folder: Path, stage_folders: dict[str, Path]):
+    """Return a trainer that learns from the recipe's rewards."""
+    from empathy_trl.rewards import build_rewards
+    from empathy_trl.trainers.artefacts import MetricsLog, SamplePages, show_progress
+
     config, train = trainer_config(stage, folder), stage_rows(stage, "train")
+    resolve_critic(config, stage_folders)
     rewards, weights = build_rewards(resolve_rewards(stage.rewards, stage_folders))
     for reward in rewards:
         if hasattr(reward, "load"):  # a model that cannot be loaded stops the run now, not in its first step
             reward.load()
     model, tokenizer, adapter = _policy(stage, train, stage_folders)
-    trainer = EmpathyGRPOTrainer(
+    trainer = trainer_class(
         model=model,
         args=config,
         train_dataset=train,
@@ -123,6 +140,7 @@ def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
 TASKS = {
     "sft": Task("trl:SFTConfig", build_sft),
     "grpo": Task("empathy_trl.trainers.grpo_config:EmpathyGRPOConfig", build_grpo),
+    "ppo": Task("empathy_trl.trainers.ppo_config:PPOConfig", build_ppo),
     "regress": Task("empathy_trl.trainers.label_config:RegressConfig", build_labels),
     "classify": Task("empathy_trl.trainers.label_config:LabelConfig", build_labels),
 }

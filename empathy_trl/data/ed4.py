@@ -17,7 +17,7 @@ from empathy_trl.errors import DataError
 
 # The position is the number of the label in the CSV files.
 LABELS = ("sad", "joyful", "angry", "afraid")
-TASKS = ("sft", "grpo")
+TASKS = ("sft", "grpo", "ppo")
 EVALUATION = "emotions"  # how completions are evaluated
 
 PROMPT = (

@@ -22,7 +22,7 @@ from empathy_trl.data.text import JOINERS
 from empathy_trl.data.wassa_replies import replies
 from empathy_trl.errors import DataError
 
-TASKS = ("regress", "sft", "grpo")
+TASKS = ("regress", "sft", "grpo", "ppo")
 EVALUATION = "replies"  # how completions are evaluated
 # Dimension -> lowest and highest label.
 RANGES = {"Emotion": (0.0, 5.0), "EmotionalPolarity": (0.0, 2.0), "Empathy": (0.0, 5.0)}

@@ -54,10 +54,10 @@ def check_stage(content: dict, earlier: dict[str, Any], config_classes: dict[str
     if "task" not in content:
         yield ("task",), f"missing{suggestion('', config_classes)}"
     elif isinstance(content["task"], str):
-        yield from _check_task(content["task"], content, config_classes)
+        yield from _check_task(content["task"], content, config_classes, earlier)
 
 
-def _check_task(task: str, content: dict, config_classes: dict[str, str]) -> Iterator[Problem]:
+def _check_task(task: str, content: dict, config_classes: dict[str, str], earlier: dict[str, Any]) -> Iterator[Problem]:
     """Yield whether a task is known, has rewards if it learns from them, and what is wrong with its trainer's keys."""
     if task not in config_classes:
         yield ("task",), f"unknown task {show(task)}{suggestion(task, config_classes)}"
@@ -78,6 +78,29 @@ def _check_task(task: str, content: dict, config_classes: dict[str, str]) -> Ite
     trainer = content.get("trainer", {})
     if isinstance(trainer, dict):
         yield from _under("trainer", check_trainer(trainer, import_class(config_classes[task]), processes))
+        yield from _under("trainer", _check_critic(trainer.get("critic_name_or_path"), earlier))
+        if task == "ppo" and trainer.get("critic_kind", "head") == "head":
+            yield from _check_quantised(content.get("model"))
+
+
+def _check_critic(origin: Any, earlier: dict[str, Any]) -> Iterator[Problem]:
+    """Yield whether a critic starts from what is not there: another stage than an earlier one, or no model."""
+    if not isinstance(origin, str):
+        return
+    path = ("critic_name_or_path",)
+    if (stage := stage_of(origin)) is not None:
+        if stage not in earlier:
+            yield path, f"unknown stage {stage!r}{suggestion(stage, earlier)}"
+    elif not _may_exist(origin, HUB_MODEL):
+        yield path, f"no folder {origin!r}; expected stage:<name>, a folder, or a Hub id such as user/name"
+
+
+def _check_quantised(model: Any) -> Iterator[Problem]:
+    if isinstance(model, dict) and model.get("load_in_4bit") is True:
+        message = (
+            "the critic's head needs a policy whose weights are not quantised; expected model, or load_in_4bit: false"
+        )
+        yield ("trainer", "critic_kind"), message
 
 
 def _check_weights(rewards: Any) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ from empathy_trl.recipe.yaml_io import parse_yaml
 STAGE_KEYS = ("task", "model", "data", "rewards", "trainer", "evaluation", "hub", "seed")
 STAGE_NAME = re.compile(r"[A-Za-z0-9_-]+")  # a folder's name, and one part of a dotted key
 STAGE_PREFIX = "stage:"  # `model.name_or_path: stage:sft` is the model that stage sft made
-REWARD_TASKS = ("grpo",)  # the tasks that learn from rewards
+REWARD_TASKS = ("grpo", "ppo")  # the tasks that learn from rewards
 LABEL_TASKS = ("regress", "classify")  # the tasks that put a head on an encoder and learn from labels
 # A section's key, once given, replaces more than itself: a model has one origin, a revision belongs to its repository.
 REPLACES = {

@@ -99,24 +99,28 @@ for _name, _function in (("sdpa", _sdpa), ("eager", _eager)):
     AttentionMaskInterface.register(PREFIX + _name, ALL_MASK_ATTENTION_FUNCTIONS[_name])
 
 
-def require_all_layers(layout, model, calls: int = 1):
+def require_all_layers(layout, *models, calls: int = 1):
     """Make sure that `shared_prefix`, and a sliding window where there is one, has reached all attention layers.
 
     Args:
         layout: what has been handed to the model.
-        model: a transformers model without wrappers.
-        calls: forward passes since the layout was made.
+        models: the transformers models that have read it, without wrappers.
+        calls: forward passes of each since the layout was made.
 
     Raises:
         RuntimeError: some layer has not been reached; its attention was wrong.
     """
-    config = model.config.get_text_config()
-    expected = calls * config.num_hidden_layers
+    configs = [model.config.get_text_config() for model in models]
+    expected = calls * sum(config.num_hidden_layers for config in configs)
     if len(layout.windows) != expected:
         raise RuntimeError(f"{expected} attention layers should have been told, {len(layout.windows)} were")
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
-    if slides and getattr(config, "sliding_window", None) and not any(layout.windows):
+    if any(map(_slides, configs)) and not any(layout.windows):
         raise RuntimeError("the attention layers are not told the size of the sliding window")
+
+
+def _slides(config) -> bool:
+    types = getattr(config, "layer_types", None) or ["sliding_attention"]
+    return "sliding_attention" in types and bool(getattr(config, "sliding_window", None))
 
 
 def for_base(base, visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a training run shows and leaves behind for people: a progress bar, metrics.jsonl, reward_curve.png, samples.md.
+"""What a training run shows and leaves behind for people: a progress bar, metrics.jsonl, curves, samples.md.
 
 The callbacks write only on the main process and survive a resume: rows of steps that are trained again are replaced.
 """
@@ -14,6 +14,16 @@ from empathy_trl.pictures import pyplot, save, smooth
 
 METRICS_FILE = "metrics.jsonl"
 CURVE_FILE = "reward_curve.png"
+CRITIC_FILE = "critic_curves.png"
+# what says whether PPO is well, one picture each
+CRITIC_CURVES = {
+    "explained_variance": "explained variance of the returns",
+    "value_loss": "value loss",
+    "kl": "KL to the reference, nats per token",
+    "clip_ratio/region_mean": "share of clipped ratios",
+    "completions/mean_length": "tokens per completion",
+    "distinct_2": "distinct-2 of the rollout",
+}
 SAMPLES_FILE = "samples.jsonl"
 SAMPLES_PAGE = "samples.md"
 
@@ -46,7 +56,10 @@ class MetricsLog(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            draw_curve(logged_rows(self.folder / METRICS_FILE), self.folder / CURVE_FILE, self.folder.name)
+            rows = logged_rows(self.folder / METRICS_FILE)
+            draw_curve(rows, self.folder / CURVE_FILE, self.folder.name)
+            if any("value_loss" in row for row in rows):
+                draw_critic(rows, self.folder / CRITIC_FILE, self.folder.name)
 
 
 def draw_curve(rows: list[dict], path: Path, title: str):
@@ -66,6 +79,21 @@ def draw_curve(rows: list[dict], path: Path, title: str):
     save(figure, path, dpi=120)
 
 
+def draw_critic(rows: list[dict], path: Path, title: str):
+    """Draw each of `CRITIC_CURVES` over the steps, and save them as one picture."""
+    figure, grid = pyplot().subplots(2, 3, figsize=(11, 6), layout="constrained", sharex=True)
+    for axes, (name, words) in zip(grid.flat, CRITIC_CURVES.items(), strict=True):
+        points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
+        if points:
+            axes.plot(*zip(*points, strict=True))
+        axes.set_title(words, fontsize=10)
+        axes.grid(alpha=0.3)
+    for axes in grid[-1]:
+        axes.set_xlabel("optimizer step")
+    figure.suptitle(title)
+    save(figure, path, dpi=120)
+
+
 def _is_reward(name: str) -> bool:
     return name == "reward" or (name.startswith("rewards/") and name.endswith("/mean"))
 
@@ -73,7 +101,13 @@ def _is_reward(name: str) -> bool:
 class ProgressBar(ProgressCallback):
     """transformers' progress bar with the latest figures behind it, instead of one long dictionary per logged row."""
 
-    SHOWN = (("loss", "loss"), ("reward", "reward"), ("kl", "KL"), ("mean_token_accuracy", "token accuracy"))
+    SHOWN = (
+        ("loss", "loss"),
+        ("reward", "reward"),
+        ("kl", "KL"),
+        ("explained_variance", "EV"),
+        ("mean_token_accuracy", "token accuracy"),
+    )
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and self.training_bar is not None:

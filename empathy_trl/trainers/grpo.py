@@ -168,10 +168,11 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
         self._buffered_inputs = None
         self._save_checkpoint(model, trial=None)
         checkpoint = os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        towards_reference = "kl_coef" if hasattr(self.args, "kl_coef") else "beta"  # of PPO, and of GRPO
         raise NonFiniteLoss(
             f"step {self.state.global_step + 1}: {problem}. The weights before this step are in {checkpoint}. Lower "
             f"trainer.learning_rate (now {self.args.learning_rate:g}), raise trainer.warmup_steps (now "
-            f"{self.args.warmup_steps:g}) or trainer.beta (now {self.beta:g}), lower trainer.max_grad_norm (now "
+            f"{self.args.warmup_steps:g}) or trainer.{towards_reference} (now {self.beta:g}), lower trainer.max_grad_norm (now "
             f"{self.args.max_grad_norm:g}), or load the model in float32."
         )
 
@@ -184,6 +185,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
         rollout = {
             "step": self._step,
             "inputs": self._buffered_inputs if reused else None,
+            "shares": self._shares,  # what has switched itself off stays off
             "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
         }
         torch.save(rollout, self._rollout_file(output_dir))
@@ -200,5 +202,6 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
         rollout = torch.load(self._rollout_file(checkpoint), map_location=self.accelerator.device, weights_only=True)
         self._step = rollout["step"]
         self._buffered_inputs = rollout["inputs"]
+        self._shares.update(rollout["shares"])
         self._metrics["train"].update(rollout["metrics"])
         self._step_start = StepStart.of(self)

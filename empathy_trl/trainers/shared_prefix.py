@@ -87,6 +87,10 @@ class SharedPrefixMixin:
         model = self.accelerator.unwrap_model(model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
+    def _readers(self, model) -> list:
+        """Return the models that read a packed batch when `model` is called."""
+        return [self._bare(model)]
+
     def _say_once(self, message: str, *args):
         if (message, *args) not in self._said:
             self._said.add((message, *args))
@@ -127,17 +131,13 @@ class SharedPrefixMixin:
             return self._score(model, packed)
         self._say_once("shared_prefix: prompts are not shared where that would not save a tenth of the tokens")
         *trimmed, width = trim(ids, mask, logits_to_keep)
-        return [x if x is None else F.pad(x, (0, logits_to_keep - width)) for x in plain(*trimmed, width)[:2]]
+        return [x if x is None else pad_tokens(x, logits_to_keep - width) for x in plain(*trimmed, width)[:2]]
 
     def _score(self, model, packed: PackedBatch) -> list[torch.Tensor | None]:
         """Return log-probabilities and entropies, shape (rows, completion_length); a reference model has no entropy."""
         with profiling_context(self, "shared_prefix"), self.accelerator.autocast():
-            outputs = self._forward_packed(model, packed)
+            outputs = model(**packed.inputs, fused_lm_head=True)
         return [x if x is None else packed.unpack(x) for x in (outputs.log_probs, outputs.entropy)]
-
-    def _forward_packed(self, model, packed: PackedBatch):
-        """Run the model on a packed batch; the place for a value head, with `packed.unpack` for its hidden states."""
-        return model(**packed.inputs, fused_lm_head=True)
 
     def _prepare_inputs(self, generation_batch):
         steps = min(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
@@ -185,7 +185,7 @@ class SharedPrefixMixin:
         def shared():
             packed = pack(ids, mask, logits_to_keep)
             logps = self._score(model, packed)[0]
-            require_all_layers(packed.inputs["shared_prefix"], self._bare(model))
+            require_all_layers(packed.inputs["shared_prefix"], *self._readers(model))
             return logps[scored]
 
         self._verify("log-probabilities", model, usual, shared)
@@ -234,6 +234,11 @@ class SharedPrefixMixin:
         if dtype == torch.float32 and (getattr(model, "is_quantized", False) or torch.backends.cuda.matmul.allow_tf32):
             dtype = torch.float16  # TF32 and the products of quantised weights have about its precision
         return dtype, TOLERANCE.get(dtype, TOLERANCE[torch.float32])
+
+
+def pad_tokens(values: torch.Tensor, missing: int) -> torch.Tensor:
+    """Append zeros for missing tokens to values of shape (rows, tokens, ...)."""
+    return F.pad(values, (0, 0) * (values.dim() - 2) + (0, missing))
 
 
 @contextmanager

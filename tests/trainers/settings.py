@@ -1,11 +1,16 @@
-"""What the trainer tests share: a reward that always varies, settings that neither print nor save, and a small trainer."""
+"""What the trainer tests share: a reward that always varies, settings that neither print nor save, small trainers, kills."""
+
+import os
+import signal
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.grpo_config import EmpathyGRPOConfig
+from empathy_trl.trainers.ppo import EmpathyPPOTrainer
+from empathy_trl.trainers.ppo_config import PPOConfig
 
 ROWS = Dataset.from_dict({"prompt": [[{"role": "user", "content": f"number {i}"}] for i in range(8)]})
 
@@ -15,9 +20,9 @@ def length_reward(completions, **kwargs):
     return [float(len(completion[0]["content"])) for completion in completions]
 
 
-def quiet_config(output_dir, **settings) -> EmpathyGRPOConfig:
+def quiet_config(output_dir, config_class=EmpathyGRPOConfig, **settings):
     """Return the settings of a small training in float32."""
-    return EmpathyGRPOConfig(
+    return config_class(
         **{
             "output_dir": str(output_dir),
             "per_device_train_batch_size": 4,
@@ -33,15 +38,26 @@ def quiet_config(output_dir, **settings) -> EmpathyGRPOConfig:
 
 
 def make_trainer(
-    tiny_folder, output_dir, reward=length_reward, weights=None, callbacks=(), eval_dataset=None, **settings
+    tiny_folder,
+    output_dir,
+    reward=length_reward,
+    weights=None,
+    callbacks=(),
+    eval_dataset=None,
+    train_dataset=ROWS,
+    peft_config=None,
+    kinds=(EmpathyGRPOTrainer, EmpathyGRPOConfig),
+    **settings,
 ):
-    return EmpathyGRPOTrainer(
+    trainer_class, config_class = kinds
+    return trainer_class(
         model=AutoModelForCausalLM.from_pretrained(tiny_folder),
         processing_class=AutoTokenizer.from_pretrained(tiny_folder, padding_side="left"),
         reward_funcs=reward if isinstance(reward, list) else [reward],
         reward_weights=weights,
         args=quiet_config(
             output_dir,
+            config_class,
             **{
                 "num_generations": 2,
                 "max_completion_length": 6,
@@ -50,7 +66,8 @@ def make_trainer(
                 **settings,
             },
         ),
-        train_dataset=ROWS,
+        train_dataset=train_dataset,
+        peft_config=peft_config,
         eval_dataset=eval_dataset,
         callbacks=list(callbacks),
     )
@@ -64,3 +81,35 @@ def assert_identical(left, right):
     assert left.keys() == right.keys()
     different = [name for name in left if not torch.equal(left[name], right[name])]
     assert not different
+
+
+def make_ppo_trainer(tiny_folder, output_dir, **settings):
+    """Return `make_trainer`'s trainer with a critic."""
+    return make_trainer(tiny_folder, output_dir, kinds=(EmpathyPPOTrainer, PPOConfig), **settings)
+
+
+class KillAt(TrainerCallback):
+    """Ends this process as the out-of-memory killer would, right after a step and its checkpoint."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill(make, step: int):
+    """Train in a process of its own until a step, at which it is killed; `make` takes the callbacks and makes a trainer."""
+    child = os.fork()
+    if child == 0:
+        make([KillAt(step)]).train()
+        os._exit(1)  # not reached: the callback kills first
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def without_times(history: list[dict]) -> list[dict]:
+    """Return logged rows without what no two runs have in common."""
+    timings = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
+    return [{name: value for name, value in row.items() if name not in timings} for row in history[:-1]]

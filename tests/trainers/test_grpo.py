@@ -1,8 +1,5 @@
 """The GRPO trainer: scheduled weights, refused tags, the stop on a non-finite loss, and the exact resume."""
 
-import os
-import signal
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -12,19 +9,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.recipe import WeightSchedule
 from empathy_trl.stages import last_checkpoint
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer, NonFiniteLoss
-from tests.trainers.settings import ROWS, assert_identical, make_trainer, weights_of
-
-
-class KillAt(TrainerCallback):
-    """Ends this process as the out-of-memory killer would, right after a step and its checkpoint."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
+from tests.trainers.settings import ROWS, assert_identical, kill, make_trainer, weights_of, without_times
 
 RESUME_SETTINGS = {
     "checkpoint between rollouts": ({"save_steps": 2}, 3),
@@ -49,24 +34,14 @@ def test_resume_after_sigkill_is_bit_identical(tiny_folder, tmp_path, settings, 
     undisturbed = make_trainer(tiny_folder, tmp_path / "undisturbed", **settings)
     undisturbed.train()
 
-    child = os.fork()
-    if child == 0:
-        make_trainer(tiny_folder, tmp_path / "killed", callbacks=[KillAt(kill_at)], **settings).train()
-        os._exit(1)  # not reached: the callback kills first
-    _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL
+    kill(lambda callbacks: make_trainer(tiny_folder, tmp_path / "killed", callbacks=callbacks, **settings), kill_at)
 
     checkpoint = last_checkpoint(tmp_path / "killed")
     assert 0 < int(checkpoint.name.split("-")[1]) <= kill_at
     resumed = make_trainer(tiny_folder, tmp_path / "killed", **settings)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert_identical(weights_of(undisturbed), weights_of(resumed))
-    timings = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
-    rows = [
-        [{k: v for k, v in row.items() if k not in timings} for row in t.state.log_history[:-1]]
-        for t in (undisturbed, resumed)
-    ]
-    assert rows[0] == rows[1]
+    assert without_times(undisturbed.state.log_history) == without_times(resumed.state.log_history)
 
 
 def test_epochs_differ_in_order_and_the_first_is_the_parents(tiny_folder, tmp_path):

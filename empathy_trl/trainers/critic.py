@@ -1,0 +1,216 @@
+"""The critic of PPO: what it expects a completion to earn, read off at every token.
+
+A critic is a part of the policy's module, under the name `critic`: so one optimizer, one DDP, FSDP or DeepSpeed engine
+and one checkpoint of theirs hold both. It is never part of the policy that is saved for others, of what is sent to vLLM,
+or of `generate`.
+
+Kind `head` is a linear layer on the policy's last hidden states, kind `model` has a backbone of its own that reads the
+same tokens. Either way the values come from the forward pass in which the log-probabilities are computed, beside these:
+`ValuesBesideLogProbs` stacks the two, so that whatever cuts, packs, pads and joins log-probabilities on their way does the
+same to the values.
+"""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from empathy_trl.errors import UserError
+
+FOLDER = "critic"  # beside the policy's own files
+CONFIG_FILE, HEAD_FILE = "critic_config.json", "value_head.safetensors"
+
+
+class Critic(nn.Module):
+    """Values of hidden states, shape (rows, tokens, hidden) to (rows, tokens), in float32.
+
+    The head starts at 0: before it has learned anything it expects nothing, and moves nothing.
+
+    Args:
+        hidden_size: of the policy or, where there is one, of the backbone.
+        backbone: a transformers model without a head that gives hidden states, or None to read the policy's.
+    """
+
+    def __init__(self, hidden_size: int, backbone: nn.Module | None = None):
+        super().__init__()
+        self.backbone = backbone
+        self.value_head = nn.Linear(hidden_size, 1, dtype=torch.float32)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
+
+    def save(self, folder: Path, state: dict[str, torch.Tensor]):
+        """Write the critic into a folder.
+
+        Args:
+            state: its weights, which a sharded training has gathered.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = {"backbone": {}, "value_head": {}}
+        for name, weight in state.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = weight.contiguous()
+        save_file(parts["value_head"], folder / HEAD_FILE)
+        if self.backbone is not None:
+            self.backbone.save_pretrained(folder, state_dict=parts["backbone"])
+        config = {"kind": "head" if self.backbone is None else "model", "hidden_size": self.value_head.in_features}
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def load(self, folder: Path):
+        """Take over the weights of a critic that `save` wrote.
+
+        Raises:
+            UserError: it is of another kind or size.
+        """
+        found = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        expected = {"kind": "head" if self.backbone is None else "model", "hidden_size": self.value_head.in_features}
+        if found != expected:
+            raise UserError(f"{folder}: holds a critic with {found}; this policy needs one with {expected}")
+        self.value_head.load_state_dict(load_file(folder / HEAD_FILE))
+        if self.backbone is not None:
+            weights = type(self.backbone).from_pretrained(folder, dtype=torch.float32).state_dict()
+            self.backbone.load_state_dict(weights)
+
+
+def saved_critic(name: str | None) -> Path | None:
+    """Return the folder of a saved critic that a name means: itself, or the one inside a policy's folder."""
+    for folder in (Path(name).expanduser(), Path(name).expanduser() / FOLDER) if name else ():
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    return None
+
+
+def build_critic(kind: str, name: str | None, policy, tokenizer) -> Critic:
+    """Return a new or a loaded critic.
+
+    Args:
+        kind: `head` or `model`.
+        name: where it starts, see `PPOConfig.critic_name_or_path`.
+        policy: the transformers model, without PEFT or distributed wrappers.
+        tokenizer: of the policy.
+
+    Raises:
+        UserError: the policy is quantised and the critic would be a part of it, nothing usable is at `name`, or it reads
+            other tokens than the policy.
+    """
+    saved = saved_critic(name)
+    if kind == "head":
+        if getattr(policy, "is_quantized", False):
+            raise UserError(
+                "trainer.critic_kind: head reads the hidden states of the policy, whose weights are quantised and cannot be "
+                "trained for it; set critic_kind: model with a critic_name_or_path, or model.load_in_4bit: false"
+            )
+        if name is not None and saved is None:
+            raise UserError(
+                f"trainer.critic_name_or_path: {name} holds no critic ({CONFIG_FILE}) that a head could start from; leave "
+                "it out, or set critic_kind: model"
+            )
+        critic = Critic(policy.config.get_text_config().hidden_size)
+    elif name is None or saved is not None:
+        critic = Critic(policy.config.get_text_config().hidden_size, _copy_of(policy))
+    else:
+        critic = _from_model(name, policy, tokenizer)
+    if saved is not None:
+        critic.load(saved)
+    return critic.to(policy.device)
+
+
+def _copy_of(policy):
+    """Return the policy without its vocabulary head, as a model of its own in float32."""
+    from transformers import AutoModel
+
+    copied = AutoModel.from_config(policy.config, dtype=torch.float32)
+    weights = policy.base_model.state_dict()
+    if getattr(policy, "is_quantized", False) or copied.state_dict().keys() - weights.keys():
+        raise UserError(
+            "trainer.critic_name_or_path: missing; a policy with quantised weights or an adapter cannot be copied as critic: "
+            "name a model with the same tokenizer, or set critic_kind: head"
+        )
+    copied.load_state_dict({name: weights[name] for name in copied.state_dict()})
+    return copied
+
+
+def _from_model(name: str, policy, tokenizer) -> Critic:
+    """Return a critic that starts from a model with or without a head for one number, such as a reward model."""
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+    from empathy_trl.hub import expand, hub_errors, load_tokenizer
+
+    name = expand(name)
+    with hub_errors(name, None):
+        config = AutoConfig.from_pretrained(name)
+        if load_tokenizer(name, None).get_vocab() != tokenizer.get_vocab():
+            raise UserError(
+                f"trainer.critic_name_or_path: {name} has another tokenizer than the policy, and a critic reads the "
+                "policy's tokens; expected a model of the policy's family, or critic_kind: head"
+            )
+        if config.is_encoder_decoder != policy.config.is_encoder_decoder:
+            raise UserError(
+                f"trainer.critic_name_or_path: {name} is {'an' if config.is_encoder_decoder else 'no'} encoder-decoder, "
+                "the policy is not alike; a critic reads what the policy reads"
+            )
+        rates = any(architecture.endswith("ForSequenceClassification") for architecture in config.architectures or ())
+        model = (AutoModelForSequenceClassification if rates else AutoModel).from_pretrained(name, dtype=torch.float32)
+    critic = Critic(config.get_text_config().hidden_size, model.base_model)
+    head = getattr(model, "score", None)  # of a decoder with one number: a reward model
+    if isinstance(head, nn.Linear) and head.out_features == 1:
+        critic.value_head.weight.data.copy_(head.weight.data)
+    return critic
+
+
+class ValuesBesideLogProbs:
+    """Hooks that make a policy with a critic return values beside the log-probabilities of its fused head.
+
+    While `wanted`, `outputs.log_probs` of shape (rows, tokens) becomes (rows, tokens, 2), the value before a token in the
+    last place. Otherwise the model computes as without a critic.
+
+    Attributes:
+        wanted: whether values are needed from the next forward passes.
+        detached: keep the critic's gradient from the policy's hidden states.
+
+    Args:
+        model: the policy as the trainer holds it, whose `critic` is set.
+        trunk: the part of it that gives hidden states.
+    """
+
+    def __init__(self, model, trunk):
+        self.wanted = self.detached = False
+        self._critic = model.critic
+        self._hidden = None
+        trunk.register_forward_hook(self._keep)
+        model.register_forward_hook(self._add, with_kwargs=True)
+
+    def _keep(self, trunk, inputs, outputs):
+        if self.wanted:
+            self._hidden = outputs.last_hidden_state
+
+    def _add(self, model, inputs, kwargs, outputs):
+        hidden, self._hidden = self._hidden, None
+        if not (self.wanted and kwargs.get("fused_lm_head")):  # `generate` calls the model, too
+            return
+        if self._critic.backbone is not None:
+            read = {
+                key: value for key, value in kwargs.items() if key not in ("labels", "shift_labels", "fused_lm_head")
+            }
+            hidden = self._critic.backbone(**read | {"use_cache": False}).last_hidden_state
+        values = self._critic(hidden.detach() if self.detached else hidden)
+        # a plain row's last position predicts nothing and has no log-probability
+        values = values[:, : outputs.log_probs.shape[1]]
+        both = torch.promote_types(values.dtype, outputs.log_probs.dtype)
+        outputs["log_probs"] = torch.stack([outputs.log_probs.to(both), values.to(both)], dim=-1)
+
+
+@contextmanager
+def without_critic(model):
+    """Take the critic out of a policy for a while, for what is about to walk over all its weights."""
+    critic = model._modules.pop(FOLDER)
+    try:
+        yield
+    finally:
+        model._modules[FOLDER] = critic

@@ -1,0 +1,207 @@
+"""Proximal policy optimisation with a learned critic, on top of GRPO.
+
+TRL's GRPO trainer brings what PPO needs and its own PPO trainer, gone since 1.13, never had: vLLM, PEFT, DeepSpeed, FSDP,
+several rewards, resume. Only the advantages are others. They come from a critic and generalised advantage estimation, one
+per token, instead of from the group of a prompt. These seams of `trl.GRPOTrainer` 1.16 and of `transformers.Trainer` are
+overridden, each calls `super()`:
+
+| seam | what it adds |
+|---|---|
+| `_calculate_rewards` | keeps the score of every completion |
+| `_generate_and_score_completions` | values, token rewards with the KL in them, advantages and returns of the rollout |
+| `_get_per_token_logps_and_entropies` | values from the same forward pass |
+| `_compute_loss` | the clipped value loss; no KL in the loss |
+| `_generate_single_turn` | keeps the critic out of what is sent to vLLM |
+| `create_optimizer` | a learning rate of its own for the critic |
+| `_save`, `_load_from_checkpoint` | the critic in a folder of its own, beside a policy that knows nothing of it |
+
+Old values, returns and their mask travel with the rollout through TRL's shuffle and split. The objective is that of Schulman
+et al. 2017 (arXiv 1707.06347), with the KL penalty per token of Ziegler et al. 2019 (arXiv 1909.08593).
+"""
+
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from empathy_trl.shared_prefix.attention import install, unsupported
+from empathy_trl.trainers import advantages as gae
+from empathy_trl.trainers.critic import FOLDER, ValuesBesideLogProbs, build_critic, saved_critic, without_critic
+from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
+from empathy_trl.trainers.patching import patched
+
+
+class EmpathyPPOTrainer(EmpathyGRPOTrainer):
+    """`EmpathyGRPOTrainer` with advantages per token from a learned critic instead of from a prompt's group.
+
+    Args:
+        **kwargs: everything `EmpathyGRPOTrainer` takes; `args` is a `PPOConfig`.
+
+    Logged beside what GRPO logs: `policy_loss`, `value_loss`, `explained_variance` (of the returns, by the values at the
+    time of the rollout), `returns/mean`, `returns/std`, `advantages/mean`, `advantages/std` (before whitening), `values/mean`,
+    `value_clip_ratio`, `kl` (per token, against the reference), `kl_penalty` (per completion, in units of reward) and
+    `distinct_2` (of the rollout's tokens).
+
+    Raises:
+        UserError: the policy cannot have a critic of this kind.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        policy = self._bare(self.model)
+        self.model.critic = build_critic(self.args.critic_kind, self.args.critic_name_or_path, policy, self._tokenizer)
+        self._prepare_backbone(self.model.critic.backbone)
+        self._critic_hooks = ValuesBesideLogProbs(self.model, policy.base_model)
+        self._values = self._scores = None
+
+    def _prepare_backbone(self, backbone):
+        if backbone is None:
+            return
+        if self.args.gradient_checkpointing:
+            backbone.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+        if self._shares["log-probabilities"]:
+            if reason := unsupported(backbone):
+                self._shares["log-probabilities"] = False
+                self._say_once("shared_prefix: off for log-probabilities: the critic: %s", reason)
+            else:
+                install(backbone)
+
+    def _readers(self, model):
+        backbone = self.model.critic.backbone
+        return super()._readers(model) + ([] if backbone is None else [backbone])
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        scores = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
+        scores[rewards.isnan().all(dim=1)] = torch.nan  # no reward applies
+        start = self.accelerator.process_index * len(prompts)
+        self._scores = scores[start : start + len(prompts)]
+        return rewards
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        log_probs, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if log_probs.dim() == 2:
+            return log_probs, *rest
+        log_probs, self._values = log_probs.unbind(dim=-1)
+        self._critic_hooks.wanted = False  # what comes next may be the reference, which has no critic
+        return log_probs, *rest
+
+    def _generate_and_score_completions(self, inputs):
+        aligned = self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations) == 0
+        self._critic_hooks.wanted = self._critic_hooks.detached = True
+        # The parent scores its rollout only where a later step needs to know how it was; the values are needed always. This
+        # many iterations make it so.
+        with patched(self, "num_iterations", self.args.gradient_accumulation_steps + 1):
+            output = super()._generate_and_score_completions(inputs)
+        log_probs = (
+            output.pop("old_per_token_logps") if aligned and not self.use_vllm else output["old_per_token_logps"]
+        )
+        values, self._values = self._values, None
+
+        mask = output["completion_mask"] * output.get("tool_mask", 1)
+        scored = mask * ~self._scores.isnan()[:, None]
+        kl = torch.zeros_like(values)
+        if "ref_per_token_logps" in output:
+            kl = mask * gae.per_token_kl(log_probs, output["ref_per_token_logps"], self.args.kl_estimator)
+        rewards = gae.token_rewards(self._final_scores(output), self.args.kl_coef * kl, scored)
+        advantages, returns = gae.advantages_and_returns(rewards, values, scored, self.args.gamma, self.args.lam)
+        self._log_rollout(output["completion_ids"], mask, scored, kl, values, returns, advantages)
+        if self.args.whiten_advantages:
+            advantages = gae.whitened(advantages, scored, self._total)
+        self._log_advantages((advantages * scored).sum(1) / scored.sum(1).clamp(min=1))
+        return output | {"advantages": advantages, "returns": returns, "old_values": values, "value_mask": scored}
+
+    def _final_scores(self, output: dict) -> torch.Tensor:
+        """Return what each completion earns at its end, shape (rows,): its rewards, less if it was cut off."""
+        scores = self._scores.nan_to_num(0.0)
+        if self.args.missing_eos_penalty is None:
+            return scores
+        ends = torch.tensor(self.eos_token_ids, device=scores.device)
+        ended = torch.isin(output["completion_ids"], ends) & output["completion_mask"].bool()
+        return scores - self.args.missing_eos_penalty * ~ended.any(dim=1)
+
+    def _compute_loss(self, model, inputs):
+        warming_up = self.state.global_step < self.args.critic_warmup_steps
+        self._critic_hooks.wanted, self._critic_hooks.detached = True, warming_up
+        with patched(self, "beta", 0.0):  # the KL is in the reward
+            policy_loss = super()._compute_loss(model, inputs)
+        values, self._values = self._values, None
+        value_loss = self._value_loss(values, inputs)
+        mode = "train" if self.model.training else "eval"
+        parts = self.current_gradient_accumulation_steps if mode == "train" else 1  # both losses are of one part
+        for name, loss in (("policy_loss", policy_loss), ("value_loss", value_loss)):
+            self._metrics[mode][name].append(self.accelerator.gather(loss.detach() * parts).mean().item())
+        # 0 times the loss instead of none, so that distributed training finds a gradient for every weight
+        return policy_loss * (0.0 if warming_up else 1.0) + self.args.vf_coef * value_loss
+
+    def _value_loss(self, values: torch.Tensor, inputs: dict) -> torch.Tensor:
+        """Return the value loss as a mean over the tokens of an optimizer step, of which this is one part."""
+        mask = inputs["value_mask"]
+        loss, clipped = gae.clipped_value_loss(
+            values, inputs["old_values"], inputs["returns"], self.args.cliprange_value
+        )
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode]["value_clip_ratio"].append(gae.moments(clipped.float(), mask, self._total)[0].item())
+        tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
+        if mode == "train":  # it counts the whole rollout
+            tokens = tokens * self.current_gradient_accumulation_steps / self.args.steps_per_generation
+        return (loss * mask).sum() / tokens
+
+    def _total(self, sums: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(sums, reduction="sum")
+
+    def _log_rollout(self, completion_ids, mask, scored, kl, values, returns, advantages):
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, tensor in (("returns", returns), ("advantages", advantages), ("values", values)):
+            mean, variance = gae.moments(tensor, scored, self._total)
+            metrics[f"{name}/mean"].append(mean.item())
+            metrics[f"{name}/std"].append(variance.sqrt().item())
+        explained = gae.explained_variance(values, returns, scored, self._total)
+        if explained is not None:
+            metrics["explained_variance"].append(explained)
+        metrics["kl"].append(gae.moments(kl, mask, self._total)[0].item())
+        metrics["kl_penalty"].append(self.accelerator.gather(self.args.kl_coef * kl.sum(dim=1)).mean().item())
+        pairs = [
+            pair for row, kept in zip(completion_ids, mask.bool(), strict=True) for pair in pairwise(row[kept].tolist())
+        ]
+        share = torch.tensor(len(set(pairs)) / max(1, len(pairs)), device=values.device)
+        metrics["distinct_2"].append(self.accelerator.gather(share).mean().item())
+
+    def _log_advantages(self, advantages: torch.Tensor):
+        """Put the mean advantage of a completion in the place of the one that GRPO would have used."""
+        everyone = self.accelerator.gather(advantages).tolist()
+        logged = self._logs["advantages"]
+        for _ in everyone[: len(logged)]:
+            logged.pop()
+        logged.extend(everyone)
+
+    def _generate_single_turn(self, *args, **kwargs):
+        with without_critic(self.model):
+            return super()._generate_single_turn(*args, **kwargs)
+
+    def create_optimizer(self, *args, **kwargs):
+        optimizer = super().create_optimizer(*args, **kwargs)
+        critic = set(self.model.critic.parameters())
+        for group in list(optimizer.param_groups):
+            own = [parameter for parameter in group["params"] if parameter in critic]
+            if own:
+                group["params"] = [parameter for parameter in group["params"] if parameter not in critic]
+                optimizer.add_param_group(group | {"params": own, "lr": self.args.critic_learning_rate})
+        return optimizer
+
+    def _save(self, output_dir=None, state_dict=None):
+        folder = Path(output_dir or self.args.output_dir)
+        weights = self.model.state_dict() if state_dict is None else state_dict
+        prefix = f"{FOLDER}."
+        own = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+        policy = {name: weight for name, weight in weights.items() if not name.startswith(prefix)}
+        with without_critic(self.model):
+            super()._save(output_dir, policy)
+        self.model.critic.save(folder / FOLDER, own)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        critic = (model or self.model).critic
+        with without_critic(model or self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if (folder := saved_critic(resume_from_checkpoint)) is not None:  # FSDP and DeepSpeed have it among their own
+            critic.load(folder)

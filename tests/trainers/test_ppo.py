@@ -1,0 +1,348 @@
+"""The PPO trainer: it learns, its gradient is right, it resumes exactly, and what it saves is a policy and a critic."""
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM
+
+from empathy_trl.errors import UserError
+from empathy_trl.stages import last_checkpoint
+from empathy_trl.trainers.ppo_config import PPOConfig
+from tests.trainers.settings import assert_identical, kill, make_ppo_trainer, quiet_config, weights_of, without_times
+
+QUESTIONS = Dataset.from_dict(
+    {
+        "prompt": [[{"role": "user", "content": word}] for word in ("scared", "party", "lost", "rude") * 4],
+        "easy": [True, False, True, False] * 4,
+    }
+)
+
+
+def even_tokens(completion_ids, easy, **kwargs):
+    """Verifiable: the share of tokens with an even number; for the easy prompts any token is right."""
+    return [
+        1.0 if free else sum(token % 2 == 0 for token in ids) / len(ids)
+        for ids, free in zip(completion_ids, easy, strict=True)
+    ]
+
+
+def rollout_and_parts(trainer, count: int):
+    """Return the batches of one optimizer step, as training would see them."""
+    trainer.model.train()
+    loader = iter(trainer.get_train_dataloader())
+    trainer.current_gradient_accumulation_steps = count
+    return [trainer._prepare_inputs(next(loader)) for _ in range(count)]
+
+
+def whole(part):
+    return [torch.cat([part[f"prompt_{name}"], part[f"completion_{name}"]], dim=1) for name in ("ids", "mask")]
+
+
+def log_probs_of(trainer, part):
+    ids, mask = whole(part)
+    width = part["completion_ids"].shape[1]
+    return trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width)[0]
+
+
+def test_ppo_learns_a_verifiable_task_and_its_critic_knows_what_to_expect(tiny_folder, tmp_path):
+    trainer = make_ppo_trainer(
+        tiny_folder,
+        tmp_path,
+        reward=even_tokens,
+        train_dataset=QUESTIONS,
+        per_device_train_batch_size=64,
+        num_generations=4,
+        max_completion_length=4,
+        learning_rate=5e-3,
+        critic_learning_rate=5e-2,
+        vf_coef=1.0,
+        cliprange_value=10.0,
+        kl_coef=0.0,
+        max_steps=100,
+        logging_steps=10,
+    )
+    trainer.train()
+    last = [row for row in trainer.state.log_history if "reward" in row][-1]
+    assert last["reward"] >= 0.9
+    assert last["explained_variance"] > 0.3
+    for name in (
+        "policy_loss",
+        "value_loss",
+        "returns/mean",
+        "advantages/std",
+        "clip_ratio/region_mean",
+        "kl",
+        "distinct_2",
+    ):
+        assert isinstance(last[name], float), name
+    assert "rewards/even_tokens/mean" in last
+
+
+GRADIENTS = {
+    "head": {},
+    "head, prompts shared": {"shared_prefix": True, "num_generations": 4},
+    "head, prompts not shared": {"shared_prefix": False},
+    "head, off-policy and accumulated": {"num_iterations": 2, "gradient_accumulation_steps": 2},
+    "backbone of its own": {"critic_kind": "model"},
+    "k3, no whitening": {"kl_estimator": "k3", "whiten_advantages": False, "gamma": 0.9},
+}
+
+
+@pytest.mark.parametrize("settings", GRADIENTS.values(), ids=GRADIENTS)
+def test_gradient_of_the_combined_loss_is_that_of_finite_differences(tiny_folder, tmp_path, settings):
+    """Along random directions in the weights of policy and critic together, in double precision."""
+    trainer = make_ppo_trainer(
+        tiny_folder, tmp_path, per_device_train_batch_size=8, vf_coef=0.7, **{"num_generations": 2, **settings}
+    )
+    trainer.model.double()
+    torch.manual_seed(0)
+    with torch.no_grad():  # away from the start, where all values are 0
+        for weight in trainer.model.parameters():
+            weight += 0.05 * torch.randn_like(weight)
+    parts = rollout_and_parts(trainer, settings.get("gradient_accumulation_steps", 1))
+    for part in parts:  # off the rollout's policy and values, so that ratios and clips count
+        for name, like in (("old_values", part["old_values"]), ("old_per_token_logps", log_probs_of(trainer, part))):
+            part[name] = like.detach() + 0.05 * torch.randn_like(like)
+
+    def loss():
+        return sum(trainer._compute_loss(trainer.model, part) for part in parts)
+
+    trainer.model.zero_grad()
+    loss().backward()
+    weights = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    assert all(weight.grad is not None for weight in weights)
+    embeddings = {module.weight for module in trainer.model.modules() if isinstance(module, torch.nn.Embedding)}
+    for _ in range(3):
+        directions = [torch.randn_like(weight) for weight in weights]
+        for weight, way in zip(weights, directions, strict=True):
+            if weight in embeddings:  # PyTorch gives the padding's embedding no gradient, also where it was sampled
+                way[trainer.processing_class.pad_token_id] = 0
+        predicted = sum((weight.grad * way).sum() for weight, way in zip(weights, directions, strict=True)).item()
+        values = []
+        for step in (2e-4, -4e-4, 2e-4):  # there, back over the start, and home again
+            with torch.no_grad():
+                for weight, way in zip(weights, directions, strict=True):
+                    weight += step * way
+                values.append(loss().item())
+        # the norms inside the model compute in single precision, which allows no smaller steps
+        assert (values[0] - values[1]) / 4e-4 == pytest.approx(predicted, rel=5e-3, abs=1e-4)
+
+
+def test_values_and_gradients_are_the_same_with_and_without_shared_prompts(tiny_folder, tmp_path):
+    found = {}
+    for shared in (True, False):
+        trainer = make_ppo_trainer(tiny_folder, tmp_path, shared_prefix=shared, num_generations=4, seed=3)
+        torch.nn.init.normal_(trainer.model.critic.value_head.weight, generator=torch.manual_seed(0))
+        torch.manual_seed(0)
+        (part,) = rollout_and_parts(trainer, 1)
+        trainer._compute_loss(trainer.model, part).backward()
+        rows = sorted(range(len(part["completion_ids"])), key=lambda row: part["old_values"][row].tolist())
+        found[shared] = part["old_values"][rows], trainer.model.critic.value_head.weight.grad
+    for ours, plain in zip(found[True], found[False], strict=True):
+        assert torch.allclose(ours, plain, atol=1e-4)
+
+
+def test_values_are_those_of_the_policys_hidden_states(tiny_folder, tmp_path):
+    trainer = make_ppo_trainer(tiny_folder, tmp_path)
+    torch.nn.init.normal_(trainer.model.critic.value_head.weight)
+    (part,) = rollout_and_parts(trainer, 1)
+    ids, mask = whole(part)
+    with torch.no_grad():
+        hidden = trainer.model.base_model(ids, attention_mask=mask).last_hidden_state
+        width = part["completion_ids"].shape[1]
+        # the state before a token predicts it
+        expected = trainer.model.critic(hidden)[:, -width - 1 : -1] * part["completion_mask"]
+    assert torch.allclose(part["old_values"] * part["completion_mask"], expected, atol=1e-5)
+
+
+def test_advantages_of_a_completion_that_no_reward_rates_are_zero(tiny_folder, tmp_path):
+    trainer = make_ppo_trainer(
+        tiny_folder, tmp_path, reward=lambda completions, **_: [None, 1.0] * (len(completions) // 2), kl_coef=0.1
+    )
+    trainer.args.shuffle_dataset = False
+    (part,) = rollout_and_parts(trainer, 1)
+    rated = part["value_mask"].any(dim=1)
+    assert rated.sum() == len(rated) // 2
+    assert part["advantages"][~rated].abs().sum() == 0
+    assert part["advantages"][rated].abs().sum() > 0
+
+
+def test_a_completion_without_an_end_loses_the_penalty(tiny_folder, tmp_path):
+    trainer = make_ppo_trainer(
+        tiny_folder,
+        tmp_path,
+        reward=lambda completions, **_: [1.0] * len(completions),
+        missing_eos_penalty=3.0,
+        whiten_advantages=False,
+        kl_coef=0.0,
+        lam=1.0,
+    )
+    (part,) = rollout_and_parts(trainer, 1)
+    ends = trainer.processing_class.eos_token_id
+    ended = ((part["completion_ids"] == ends) & part["completion_mask"].bool()).any(dim=1)
+    assert part["returns"][:, 0].tolist() == [1.0 if done else -2.0 for done in ended]
+    assert not ended.all()
+
+
+def test_the_critic_learns_alone_first(tiny_folder, tmp_path):
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, critic_warmup_steps=2, max_steps=2)
+    before = weights_of(trainer)
+    trainer.train()
+    moved = {name for name, weight in weights_of(trainer).items() if not torch.equal(weight, before[name])}
+    assert moved == {"critic.value_head.weight", "critic.value_head.bias"}
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, critic_warmup_steps=2, max_steps=3)
+    trainer.train()
+    assert not torch.equal(trainer.model.model.norm.weight, before["model.norm.weight"])
+
+
+def test_the_critic_has_a_learning_rate_of_its_own(tiny_folder, tmp_path):
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, learning_rate=1e-5, critic_learning_rate=1e-3)
+    groups = trainer.create_optimizer().param_groups
+    rates = {id(weight): group["lr"] for group in groups for weight in group["params"]}
+    critic = {id(weight) for weight in trainer.model.critic.parameters()}
+    assert len(rates) == sum(1 for _ in trainer.model.parameters())
+    assert {rate for weight, rate in rates.items() if weight in critic} == {1e-3}
+    assert {rate for weight, rate in rates.items() if weight not in critic} == {1e-5}
+
+
+RESUMES = {
+    "between rollouts": ({"save_steps": 2}, 3),
+    "inside a rollout": ({"save_steps": 3, "num_iterations": 2, "steps_per_generation": 2}, 4),
+    "backbone of its own": ({"save_steps": 2, "critic_kind": "model"}, 3),
+    "in the warm-up": ({"save_steps": 2, "critic_warmup_steps": 4}, 3),
+}
+
+
+@pytest.mark.parametrize("settings, kill_at", RESUMES.values(), ids=RESUMES)
+def test_resume_after_sigkill_is_bit_identical(tiny_folder, tmp_path, settings, kill_at):
+    settings = {"save_strategy": "steps", "critic_learning_rate": 0.01, **settings}
+    undisturbed = make_ppo_trainer(tiny_folder, tmp_path / "undisturbed", **settings)
+    undisturbed.train()
+
+    kill(lambda callbacks: make_ppo_trainer(tiny_folder, tmp_path / "killed", callbacks=callbacks, **settings), kill_at)
+    resumed = make_ppo_trainer(tiny_folder, tmp_path / "killed", **settings)
+    resumed.train(resume_from_checkpoint=str(last_checkpoint(tmp_path / "killed")))
+    assert_identical(weights_of(undisturbed), weights_of(resumed))
+    assert without_times(undisturbed.state.log_history) == without_times(resumed.state.log_history)
+
+
+@pytest.mark.parametrize("kind", ["head", "model"])
+def test_the_saved_policy_knows_nothing_of_its_critic(tiny_folder, tmp_path, kind, recwarn, caplog):
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, critic_kind=kind, max_steps=2, critic_learning_rate=0.01)
+    trainer.train()
+    assert trainer._shares["log-probabilities"]  # also a backbone reads a prompt once
+    trainer.save_model(str(tmp_path / "saved"))
+    reloaded, report = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not report["unexpected_keys"] and not report["missing_keys"]
+    own = {name: weight for name, weight in weights_of(trainer).items() if not name.startswith("critic.")}
+    assert_identical(own, dict(reloaded.state_dict()))
+
+    again = make_ppo_trainer(
+        tmp_path / "saved", tmp_path / "again", critic_kind=kind, critic_name_or_path=str(tmp_path / "saved")
+    )
+    assert_identical(dict(trainer.model.critic.state_dict()), dict(again.model.critic.state_dict()))
+
+
+def test_an_adapter_is_saved_without_the_critic_and_both_learn(tiny_folder, tmp_path):
+    adapter = LoraConfig(r=2, target_modules="all-linear")
+    trainer = make_ppo_trainer(
+        tiny_folder, tmp_path, peft_config=adapter, max_steps=2, kl_coef=0.1, save_strategy="steps", save_steps=1
+    )
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "kl" in row]
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6) and rows[-1]["kl"] != 0
+    assert trainer.model.critic.value_head.weight.abs().sum() > 0
+    saved = tmp_path / "checkpoint-2"
+    assert (saved / "adapter_model.safetensors").is_file() and (saved / "critic" / "value_head.safetensors").is_file()
+    resumed = make_ppo_trainer(
+        tiny_folder, tmp_path, peft_config=adapter, max_steps=3, kl_coef=0.1, save_strategy="steps", save_steps=1
+    )
+    resumed.train(resume_from_checkpoint=str(saved))
+    assert resumed.state.global_step == 3
+
+
+def test_generation_sees_no_critic(tiny_folder, tmp_path, monkeypatch):
+    """What is synchronised with vLLM are the named parameters at that moment."""
+    trainer = make_ppo_trainer(tiny_folder, tmp_path)
+    seen = []
+    generate = trainer.model.generate
+    trainer.model.generate = lambda *args, **kwargs: (
+        seen.append([name for name, _ in trainer.model.named_parameters()]) or generate(*args, **kwargs)
+    )
+    rollout_and_parts(trainer, 1)
+    assert seen and not any("critic" in name for names in seen for name in names)
+    assert any("critic" in name for name, _ in trainer.model.named_parameters())
+
+
+def test_a_critic_of_another_kind_is_refused(tiny_folder, tmp_path):
+    make_ppo_trainer(tiny_folder, tmp_path).save_model(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match="holds a critic with .*'head'.* needs one with .*'model'"):
+        make_ppo_trainer(
+            tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=str(tmp_path / "saved" / "critic")
+        )
+
+
+def test_a_head_that_is_not_there_is_refused(tiny_folder, tmp_path):
+    with pytest.raises(UserError, match="critic_name_or_path: .* holds no critic"):
+        make_ppo_trainer(tiny_folder, tmp_path, critic_name_or_path=str(tiny_folder))
+
+
+def test_a_model_that_reads_other_tokens_is_refused(tiny_folder, tmp_path, make_classifier):
+    with pytest.raises(UserError, match="has another tokenizer than the policy.*critic_kind: head"):
+        make_ppo_trainer(
+            tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=make_classifier({"good": [1.0]})
+        )
+
+
+def test_a_reward_model_of_the_family_brings_its_head_along(tiny_folder, tmp_path):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    rater = AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=1)
+    rater.save_pretrained(tmp_path / "rater")
+    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path / "rater")
+    trainer = make_ppo_trainer(
+        tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=str(tmp_path / "rater"), max_steps=1
+    )
+    assert torch.equal(trainer.model.critic.value_head.weight, rater.score.weight.float())
+    trainer.train()
+
+
+def test_a_head_on_quantised_weights_is_refused(tiny_folder, tmp_path, monkeypatch):
+    from empathy_trl.trainers.critic import build_critic
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    model.is_quantized = True
+    for kind, message in (
+        ("head", "weights are quantised.*set critic_kind: model"),
+        ("model", "cannot be copied as critic"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build_critic(kind, None, model, None)
+
+
+REFUSED = {
+    "gamma": ({"gamma": 1.5}, "gamma: 1.5 should be from 0 to 1"),
+    "lam": ({"lam": -0.1}, "lam: -0.1 should be from 0 to 1"),
+    "coefficient": ({"kl_coef": -1.0}, "kl_coef: -1.0 should not be below 0"),
+    "range": ({"cliprange_value": 0.0}, "cliprange_value: 0.0 should be above 0"),
+    "estimator": ({"kl_estimator": "k2"}, r"kl_estimator: 'k2' is none of PPO's \(choices: k1, k3\)"),
+    "kind": ({"critic_kind": "tail"}, r"critic_kind: 'tail' .*choices: head, model"),
+    "loss": ({"loss_type": "cispo"}, "loss_type: 'cispo' is none of PPO's"),
+    "beta": ({"beta": 0.1}, "beta: 0.1 puts a KL into the loss; .* set kl_coef"),
+    "liger": ({"use_liger_kernel": True}, "use_liger_kernel: true has no loss for advantages of single tokens"),
+}
+
+
+@pytest.mark.parametrize("settings, message", REFUSED.values(), ids=REFUSED)
+def test_impossible_settings_are_refused(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        quiet_config(tmp_path, PPOConfig, **settings)
+
+
+def test_the_config_survives_a_copy(tmp_path):
+    import dataclasses
+
+    config = quiet_config(tmp_path, PPOConfig, kl_coef=0.2, num_generations=2)
+    changes = {"generation_batch_size": None, "per_device_train_batch_size": 8}
+    assert dataclasses.replace(config, **changes).beta == 0.2
