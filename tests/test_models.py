@@ -37,6 +37,7 @@ def recipe_model(name=None, **changes):
         "dtype": "auto",
         "attn_implementation": None,
         "load_in_4bit": False,
+        "chat_template": None,
         "lora": None,
         "from_scratch": None,
     }
