@@ -120,3 +120,8 @@ def _counted(config, tokenizer, dtype: str, stage) -> dict:
     total, trainable = sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
     counts = {"total": total, "trainable": trainable}
     return {"config": config, "tokenizer": tokenizer, "dtype": dtype, "unshared": unshared} | counts
+
+
+def decoder_layers(config) -> int:
+    """Return the layers of an encoder-decoder's decoder, which T5 and BART call by different names."""
+    return getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", config.num_hidden_layers)

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from empathy_trl.errors import UserError
@@ -37,14 +38,18 @@ class Task:
 
 
 def build_sft(stage, folder: Path, stage_folders: dict[str, Path]):
-    """Supervised fine-tuning on `prompt` and `completion` columns with `trl.SFTTrainer`."""
+    """Supervised fine-tuning on `prompt` and `completion` columns, of a decoder with `trl.SFTTrainer`.
+
+    An encoder-decoder is trained by `transformers.Seq2SeqTrainer`.
+    """
     from trl import SFTTrainer
 
     from empathy_trl.trainers.artefacts import MetricsLog, show_progress
 
     config, train = trainer_config(stage, folder), stage_rows(stage, "train")
     model, tokenizer, adapter = _policy(stage, train, stage_folders)
-    trainer = SFTTrainer(
+    make = partial(_seq2seq_trainer, stage) if model.config.is_encoder_decoder else SFTTrainer
+    trainer = make(
         model=model,
         args=config,
         train_dataset=train.select_columns(["prompt", "completion"]),
@@ -56,10 +61,33 @@ def build_sft(stage, folder: Path, stage_folders: dict[str, Path]):
     return trainer
 
 
+def _seq2seq_trainer(stage, model, args, train_dataset, processing_class, peft_config, callbacks):
+    """Return the trainer of an encoder-decoder, for the arguments of `SFTTrainer`."""
+    from peft import get_peft_model
+    from transformers import Seq2SeqTrainer, set_seed
+
+    from empathy_trl.trainers.seq2seq import CompletionLoss, collator, encode
+
+    config = trainer_config(stage, Path(args.output_dir), "empathy_trl.trainers.seq2seq:Seq2SeqConfig")
+    if peft_config is not None:
+        set_seed(stage.seed)  # the adapter's weights are drawn here, before the trainer sets its seed
+        model = get_peft_model(model, peft_config)
+    return Seq2SeqTrainer(
+        model=model,
+        args=config,
+        train_dataset=encode(train_dataset, processing_class, config.max_length),
+        processing_class=processing_class,
+        data_collator=collator(processing_class, model, config.pad_to_multiple_of),
+        compute_loss_func=CompletionLoss(config.label_smoothing_factor),
+        callbacks=callbacks,
+    )
+
+
 def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
     """Group-relative policy optimisation with the recipe's rewards."""
     from empathy_trl.rewards import build_rewards
     from empathy_trl.trainers.artefacts import MetricsLog, SamplePages, show_progress
+    from empathy_trl.trainers.encoder_decoder import trainer_class
     from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
     config, train = trainer_config(stage, folder), stage_rows(stage, "train")
@@ -68,7 +96,7 @@ def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
         if hasattr(reward, "load"):  # a model that cannot be loaded stops the run now, not in its first step
             reward.load()
     model, tokenizer, adapter = _policy(stage, train, stage_folders)
-    trainer = EmpathyGRPOTrainer(
+    trainer = trainer_class(EmpathyGRPOTrainer, model)(
         model=model,
         args=config,
         train_dataset=train,
@@ -154,10 +182,14 @@ def check_devices(stage):
                 raise UserError(f"stages.{stage.name}.rewards.{reward.__name__}.{error}") from error
 
 
-def trainer_config(stage, folder: Path, **changes):
+def trainer_config(stage, folder: Path, config_class: str | None = None, **changes):
     """Return the trainer's config object for a stage: the recipe's `trainer:` section, its seed and its folder.
 
-    `changes` replace settings of the recipe.
+    Args:
+        stage: of the recipe.
+        folder: the stage's own.
+        config_class: `module:Class`, where it is not that of the task.
+        **changes: replace settings of the recipe.
 
     Raises:
         UserError: what the config class itself refuses, with its own words.
@@ -168,7 +200,7 @@ def trainer_config(stage, folder: Path, **changes):
     if stage.hub is not None:
         settings |= {"push_to_hub": True, "hub_model_id": stage.hub.repo_id, "hub_private_repo": stage.hub.private}
     try:
-        return import_class(TASKS[stage.task].config)(**settings)
+        return import_class(config_class or TASKS[stage.task].config)(**settings)
     except (ValueError, ImportError) as error:
         raise UserError(f"stages.{stage.name}.trainer: {error}") from error
 
@@ -214,14 +246,15 @@ def _policy(stage, train, stage_folders: dict[str, Path]):
     """Load or make the stage's model; returns model, tokenizer and the LoRA config that is still to be applied."""
     from peft import PeftModel
 
-    from empathy_trl.models import load_model, lora_config
+    from empathy_trl.models import generator_class, load_model, lora_config
 
     texts, tags = scratch_texts(train) if stage.model.from_scratch else (None, ())
     config = resolve_model(stage.model, stage_folders)
     model, tokenizer = load_model(config, seed=stage.seed, texts=texts, tags=tags, is_trainable=True)
     # the output of an earlier LoRA stage brings its adapter along, which is then trained on
     needs_adapter = stage.model.lora is not None and not isinstance(model, PeftModel)
-    return model, tokenizer, lora_config(stage.model.lora) if needs_adapter else None
+    _, kind = generator_class(model.config)
+    return model, tokenizer, lora_config(stage.model.lora, kind) if needs_adapter else None
 
 
 def trainer_options(stage) -> dict:
