@@ -1,0 +1,64 @@
+"""GODEL's input format: rendered, saved with the tokenizer, and asked for where a tokenizer has none."""
+
+import pytest
+from transformers import AutoTokenizer
+
+from empathy_trl.errors import UserError
+from empathy_trl.templates import CHAT_TEMPLATES, set_template
+from tests.trainers.tiny_t5 import tiny_t5
+
+SYSTEM = "Instruction: given a dialog context, you need to response empathically."
+GROUNDED = f"{SYSTEM}\n[KNOWLEDGE] Paris is in France.\nIt is large."
+
+
+def conversation(system, *turns):
+    roles = ["user", "assistant"] * len(turns)
+    messages = [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=False)]
+    return ([{"role": "system", "content": system}] if system is not None else []) + messages
+
+
+@pytest.mark.parametrize(
+    "messages, expected",
+    [
+        (conversation(SYSTEM, "Hi!"), f"{SYSTEM} [CONTEXT] Hi!<eos>"),
+        (conversation(SYSTEM, "Hi!", "Hello.", "I am sad."), f"{SYSTEM} [CONTEXT] Hi! EOS Hello. EOS I am sad.<eos>"),
+        (conversation(GROUNDED, "Hi!", "Yes?", "Where?"),
+         f"{SYSTEM} [CONTEXT] Hi! EOS Yes? EOS Where? [KNOWLEDGE] Paris is in France.\nIt is large.<eos>"),
+        (conversation("[KNOWLEDGE] Paris.", "Where?"), "[CONTEXT] Where? [KNOWLEDGE] Paris.<eos>"),
+        (conversation(None, "Hi!"), "[CONTEXT] Hi!<eos>"),
+        (conversation(f"  {SYSTEM}\n", "  Hi! \n"), f"{SYSTEM} [CONTEXT] Hi!<eos>"),
+        (conversation("Say [KNOWLEDGE] aloud.", "Hi!"), "Say [KNOWLEDGE] aloud. [CONTEXT] Hi!<eos>"),
+    ],
+    ids=["one turn", "three turns", "knowledge", "knowledge alone", "no instruction", "white space", "no line of its own"],
+)  # fmt: skip
+@pytest.mark.parametrize("generation", [True, False])
+def test_godel(messages, expected, generation):
+    _, tokenizer = tiny_t5()
+    set_template(tokenizer, "godel", "t5")
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=generation, tokenize=False)
+    assert rendered == expected
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=generation, return_dict=True)["input_ids"]
+    assert ids[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in ids[:-1]
+
+
+def test_the_template_is_saved_with_the_tokenizer(tmp_path):
+    _, tokenizer = tiny_t5()
+    set_template(tokenizer, "godel", "t5")
+    tokenizer.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == CHAT_TEMPLATES["godel"]
+
+
+def test_the_tokenizers_own_template_stays():
+    _, tokenizer = tiny_t5()
+    own = tokenizer.chat_template
+    set_template(tokenizer, None, "t5")
+    assert tokenizer.chat_template == own
+
+
+def test_a_tokenizer_without_a_template_needs_a_choice():
+    _, tokenizer = tiny_t5()
+    tokenizer.chat_template = None
+    with pytest.raises(
+        UserError, match=r"me/t5: the tokenizer has no chat template .* model.chat_template \(choices: godel\)"
+    ):
+        set_template(tokenizer, None, "me/t5")
