@@ -69,6 +69,7 @@ def _seq2seq_trainer(stage, model, args, train_dataset, processing_class, peft_c
     from empathy_trl.trainers.seq2seq import CompletionLoss, collator, encode
 
     config = trainer_config(stage, Path(args.output_dir), "empathy_trl.trainers.seq2seq:Seq2SeqConfig")
+    _refuse_data_parallel(config)
     if peft_config is not None:
         set_seed(stage.seed)  # the adapter's weights are drawn here, before the trainer sets its seed
         model = get_peft_model(model, peft_config)
@@ -122,8 +123,7 @@ def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
     from empathy_trl.trainers.labels import LabelLoss, MergeAdapter, encode, label_metrics
 
     config, targets = trainer_config(stage, folder), label_targets(stage)
-    if config.n_gpu > 1:  # DataParallel, under which the loss would be multiplied
-        raise UserError(f"one process sees {config.n_gpu} GPUs; start one for each with `accelerate launch`")
+    _refuse_data_parallel(config)
     train, valid = stage_rows(stage, "train"), stage_rows(stage, "valid")
     section = resolve_model(stage.model, stage_folders)
     model, tokenizer = new_classifier(section, targets, seed=stage.seed, texts=label_texts(train))
@@ -224,6 +224,12 @@ def load_trained(stage, model):
     from empathy_trl.models import load_model
 
     return load_model(model, seed=stage.seed, is_trainable=False)
+
+
+def _refuse_data_parallel(config):
+    """Raise UserError where one process would spread a batch over several GPUs: our losses would then be multiplied."""
+    if config.n_gpu > 1:
+        raise UserError(f"one process sees {config.n_gpu} GPUs; start one for each with `accelerate launch`")
 
 
 def _check_outputs(config, stage, name: str):

@@ -1,9 +1,12 @@
 """GODEL's input format: rendered, saved with the tokenizer, and asked for where a tokenizer has none."""
 
+from typing import get_args
+
 import pytest
 from transformers import AutoTokenizer
 
 from empathy_trl.errors import UserError
+from empathy_trl.recipe.schema import Model
 from empathy_trl.templates import CHAT_TEMPLATES, set_template
 from tests.trainers.tiny_t5 import tiny_t5
 
@@ -62,3 +65,8 @@ def test_a_tokenizer_without_a_template_needs_a_choice():
         UserError, match=r"me/t5: the tokenizer has no chat template .* model.chat_template \(choices: godel\)"
     ):
         set_template(tokenizer, None, "me/t5")
+
+
+def test_a_recipe_may_name_each_of_them():
+    choices = get_args(get_args(Model.model_fields["chat_template"].annotation)[0])
+    assert set(choices) == set(CHAT_TEMPLATES)

@@ -9,6 +9,7 @@ from typing import Any
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.trainer_options import import_class
 from empathy_trl.recipe.validation import Problem, show
+from empathy_trl.templates import CHAT_TEMPLATES
 
 ENCODER_DECODERS = ("t5",)  # of the models that can be made from scratch
 # settings of GRPO and PPO -> why they are for decoders only
@@ -32,7 +33,7 @@ def check_encoder_decoder(name: str, contents: dict[str, dict], config_classes: 
     model, trainer, task = (contents[name].get(key) for key in ("model", "trainer", "task"))
     found = _is_encoder_decoder(model, contents)
     template = model.get("chat_template") if isinstance(model, dict) else None
-    if template is not None and (found is False or task in LABEL_TASKS):
+    if isinstance(template, str) and template in CHAT_TEMPLATES and (found is False or task in LABEL_TASKS):
         yield ("model", "chat_template"), f"{show(template)} is the input of an encoder-decoder; leave it out"
     if found and isinstance(trainer, dict) and isinstance(task, str) and task in config_classes:
         for key, message in decoder_settings(trainer, import_class(config_classes[task])):
