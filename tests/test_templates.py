@@ -3,7 +3,7 @@
 from typing import get_args
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, T5Tokenizer
 
 from empathy_trl.errors import UserError
 from empathy_trl.recipe.schema import Model
@@ -42,6 +42,17 @@ def test_godel(messages, expected, generation):
     assert rendered == expected
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=generation, return_dict=True)["input_ids"]
     assert ids[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in ids[:-1]
+
+
+def test_t5s_own_tokenizer_which_appends_the_end_itself_gets_it_once():
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((piece, -2.0) for piece in "▁[]!NOTEXCHSYaiouy.")]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
+    assert tokenizer("Hi!")["input_ids"][-1] == tokenizer.eos_token_id and tokenizer.chat_template is None
+    set_template(tokenizer, "godel", "t5")
+    messages = conversation("Say.", "Hi!", "You.", "Hi.")
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.decode(ids) == "Say. [CONTEXT] Hi! EOS You. EOS Hi.</s>"
 
 
 def test_the_template_is_saved_with_the_tokenizer(tmp_path):
