@@ -34,8 +34,9 @@ from empathy_trl.hub import (
     tokenizer_of_adapter,
 )
 from empathy_trl.scratch import build_model, build_tokenizer
+from empathy_trl.templates import set_template
 
-__all__ = ["build_model", "build_tokenizer", "check_tags", "load_model", "lora_config"]
+__all__ = ["build_model", "build_tokenizer", "check_tags", "load_model", "lora_config", "start_token"]
 
 
 def load_model(
@@ -50,7 +51,7 @@ def load_model(
 
     Args:
         config: has the attributes of `recipe.Model`; a `stage:` name is already replaced by the folder of
-            that stage. `config.lora` is not applied here: trainers take `lora_config(config.lora)` beside the
+            that stage. `config.chat_template` takes the place of the tokenizer's own. `config.lora` is not applied here: trainers take `lora_config(config.lora)` beside the
             model.
         seed: of the initial weights of a model from scratch.
         texts: training texts for the tokenizer of a model from scratch.
@@ -64,24 +65,46 @@ def load_model(
         and its tokenizer.
 
     Raises:
-        UserError: the model cannot be found, reached or read, or an optional package is missing.
+        UserError: the model cannot be found, reached or read, has no chat template or one that is not for it, or an
+            optional package is missing.
     """
     if config.from_scratch is not None:
-        return _from_scratch(config, seed, texts, tags)
+        model, tokenizer = _from_scratch(config, seed, texts, tags)
+    else:
+        model, tokenizer = _pretrained(config, is_trainable)
+    name = config.name_or_path or "model.from_scratch"
+    if config.chat_template is not None and not model.config.is_encoder_decoder:
+        raise UserError(
+            f"model.chat_template: {config.chat_template} is the input of an encoder-decoder, and {name} is a decoder; "
+            "set null"
+        )
+    set_template(tokenizer, config.chat_template, name)
+    return model, tokenizer
 
+
+def _pretrained(config, is_trainable: bool) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """Load a model or an adapter from the Hub or a folder, and a tokenizer that pads on the left, as generation needs."""
     name, revision = expand(config.name_or_path), config.revision
     check_exists(name)
     with hub_errors(name, revision):
         entry = first_file(name, revision, [ADAPTER_FILE, "config.json"])
     if entry.name != ADAPTER_FILE:
-        return _load_full(config, name, revision), _load_tokenizer(name, revision)
+        return _load_full(config, name, revision), load_tokenizer(name, revision, padding_side="left")
 
     with hub_errors(name, revision):
         base, base_revision = adapter_base(entry, name)
     model = _load_full(config, base, base_revision)
     with hub_errors(name, revision):
         model = PeftModel.from_pretrained(model, name, revision=revision, is_trainable=is_trainable)
-    return model, _load_tokenizer(*tokenizer_of_adapter(name, revision, base, base_revision))
+    source = tokenizer_of_adapter(name, revision, base, base_revision)
+    return model, load_tokenizer(*source, padding_side="left")
+
+
+def generator_class(config):
+    """Return transformers' auto class for a language model with this configuration, and peft's type of its task."""
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM, TaskType.SEQ_2_SEQ_LM
+    return AutoModelForCausalLM, TaskType.CAUSAL_LM
 
 
 def lora_config(lora, task_type: str = TaskType.CAUSAL_LM) -> LoraConfig | None:
@@ -89,7 +112,7 @@ def lora_config(lora, task_type: str = TaskType.CAUSAL_LM) -> LoraConfig | None:
 
     Args:
         lora: None or the section.
-        task_type: of peft; with `SEQ_CLS` the head is trained in full and saved with the adapter.
+        task_type: of peft, see `generator_class`; with `SEQ_CLS` the head is trained in full and saved with the adapter.
     """
     if lora is None:
         return None
@@ -100,6 +123,12 @@ def lora_config(lora, task_type: str = TaskType.CAUSAL_LM) -> LoraConfig | None:
         target_modules=lora.target_modules,
         task_type=task_type,
     )
+
+
+def start_token(model) -> int:
+    """Return the id that a decoder reads first."""
+    start = model.generation_config.decoder_start_token_id
+    return model.config.decoder_start_token_id if start is None else start
 
 
 def check_tags(tags_of_rewards: dict[str, Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> None:
@@ -161,7 +190,7 @@ def _load_full(config, name: str, revision: str | None) -> PreTrainedModel:
             raise UserError(f"{name}: cannot be loaded: {error}") from error
         _refuse_classifier(name, architecture)
         try:
-            auto = AutoModelForSeq2SeqLM if architecture.is_encoder_decoder else AutoModelForCausalLM
+            auto, _ = generator_class(architecture)
             # Weights of another shape are reported like missing ones, instead of as an error without their names.
             model, report = auto.from_pretrained(
                 name, output_loading_info=True, ignore_mismatched_sizes=True, **options
@@ -206,14 +235,3 @@ def _keep_trainable(model: PreTrainedModel) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-def _load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer that pads on the left, as generation needs, and has a chat template."""
-    tokenizer = load_tokenizer(name, revision, padding_side="left")
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"{name}: the tokenizer has no chat template (no file chat_template.jinja, no chat_template in "
-            "tokenizer_config.json), and every recipe prompts by chat; expected an instruction-tuned model"
-        )
-    return tokenizer

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from empathy_trl.inputs import local_rows, stage_rows
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
-from empathy_trl.shapes import BYTES, model_shape
+from empathy_trl.shapes import BYTES, decoder_layers, model_shape
 from empathy_trl.tasks import missing_extras, trainer_config, trainer_options
 
 
@@ -207,26 +207,30 @@ def memory(stage, options, shape, prompt: float) -> dict[str, float]:
     Weights and a reference copy in the dtype of the model, 4-bit weights as half a byte; gradients like the trained
     weights; two AdamW moments in float32. Activations per layer after Korthikanti et al. 2022 (34 bytes per token and
     hidden unit in 16 bit), or with gradient checkpointing one layer of those and each layer's input. Logits are never
-    held for the whole vocabulary by TRL's fused head.
+    held for the whole vocabulary by TRL's fused head; those of an encoder-decoder are, in float32, with their gradient.
     """
     config, model = shape["config"], stage.model
     size = 0.5 if model.load_in_4bit else BYTES.get(model.dtype, 2 if shape["dtype"] == "bfloat16" else 4)
     trained = 4 if model.lora or model.from_scratch else size
     width = 1 if options.get("bf16") or options.get("fp16") else 2
+    rows, new = options["per_device_train_batch_size"], options.get("max_completion_length") or 64
     if stage.task in LABEL_TASKS:
-        text = options["max_length"]
+        stacks = [(options["max_length"], config.num_hidden_layers)]
+    elif config.is_encoder_decoder:
+        stacks = [(prompt, config.num_hidden_layers), (new, decoder_layers(config))]
     else:
-        text = prompt / options.get("rows_per_prompt", 1) + (options.get("max_completion_length") or 64)
-    tokens = options["per_device_train_batch_size"] * text
-    layer = 34 * width * tokens * config.hidden_size
-    layers = config.num_hidden_layers
-    kept = layer + 2 * width * tokens * config.hidden_size * layers
+        stacks = [(prompt / options.get("rows_per_prompt", 1) + new, config.num_hidden_layers)]
+    unit = width * rows * config.hidden_size
+    layers = [34 * unit * tokens for tokens, number in stacks for _ in range(number)]
+    inputs = sum(2 * unit * tokens * number for tokens, number in stacks)
     parts = {
         "weights": size * shape["total"],
         "gradients": trained * shape["trainable"],
         "optimizer": 8 * shape["trainable"],
-        "activations": kept if options["gradient_checkpointing"] else layer * layers,
+        "activations": max(layers) + inputs if options["gradient_checkpointing"] else sum(layers),
     }
+    if config.is_encoder_decoder and stage.task not in LABEL_TASKS:
+        parts["logits"] = 8 * rows * new * config.vocab_size
     if (options.get("beta") or options.get("kl_coef")) and not model.lora:
         parts["reference"] = size * shape["total"]
     if options.get("critic_kind") == "model":  # trained in full, in float32

@@ -6,6 +6,7 @@ from pathlib import Path
 from empathy_trl.errors import UserError
 from empathy_trl.inputs import label_targets, scratch_tokenizer
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
+from empathy_trl.templates import set_template
 
 # Shapes from the models' config.json on the Hub, so that a recipe can be judged before the first download.
 PUBLISHED = {
@@ -67,6 +68,7 @@ def model_shape(stage, rows, earlier: dict, downloads: set[str]) -> dict | None:
             config = encoder_config(stage.model.from_scratch, tokenizer, label_targets(stage))
         else:
             config = model_config(stage.model.from_scratch, tokenizer)
+            set_template(tokenizer, stage.model.chat_template, "model.from_scratch")
         return _counted(config, tokenizer, "float32", stage)
     return _pretrained(stage, downloads)
 
@@ -87,6 +89,8 @@ def _pretrained(stage, downloads: set[str]) -> dict | None:
         kind, fields = PUBLISHED[name]
         config = AutoConfig.for_model(kind, **fields)
         return _counted(config, None, "float32" if stage.task in LABEL_TASKS else "bfloat16", stage)
+    if stage.task not in LABEL_TASKS:
+        set_template(tokenizer, model.chat_template, name)
     return _counted(config, tokenizer, str(config.dtype).removeprefix("torch."), stage)
 
 
@@ -94,19 +98,17 @@ def _counted(config, tokenizer, dtype: str, stage) -> dict:
     """Count parameters on the meta device, with the recipe's adapter, and see whether the model can share prompts."""
     import torch
     from peft import get_peft_model
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
-    from empathy_trl.models import lora_config
+    from empathy_trl.models import generator_class, lora_config
     from empathy_trl.shared_prefix.attention import unsupported
 
     if stage.task in LABEL_TASKS:
         auto, kind = AutoModelForSequenceClassification, "SEQ_CLS"
         config = copy.deepcopy(config)
         label_targets(stage).write(config)
-    elif config.is_encoder_decoder:
-        auto, kind = AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM"
     else:
-        auto, kind = AutoModelForCausalLM, "CAUSAL_LM"
+        auto, kind = generator_class(config)
     with torch.device("meta"):
         network = auto.from_config(config)
         if stage.model.attn_implementation:
@@ -118,3 +120,8 @@ def _counted(config, tokenizer, dtype: str, stage) -> dict:
     total, trainable = sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
     counts = {"total": total, "trainable": trainable}
     return {"config": config, "tokenizer": tokenizer, "dtype": dtype, "unshared": unshared} | counts
+
+
+def decoder_layers(config) -> int:
+    """Return the layers of an encoder-decoder's decoder, which T5 and BART call by different names."""
+    return getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", config.num_hidden_layers)

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from empathy_trl.errors import UserError
@@ -37,14 +38,18 @@ class Task:
 
 
 def build_sft(stage, folder: Path, stage_folders: dict[str, Path]):
-    """Supervised fine-tuning on `prompt` and `completion` columns with `trl.SFTTrainer`."""
+    """Supervised fine-tuning on `prompt` and `completion` columns, of a decoder with `trl.SFTTrainer`.
+
+    An encoder-decoder is trained by `transformers.Seq2SeqTrainer`.
+    """
     from trl import SFTTrainer
 
     from empathy_trl.trainers.artefacts import MetricsLog, show_progress
 
     config, train = trainer_config(stage, folder), stage_rows(stage, "train")
     model, tokenizer, adapter = _policy(stage, train, stage_folders)
-    trainer = SFTTrainer(
+    make = partial(_seq2seq_trainer, stage) if model.config.is_encoder_decoder else SFTTrainer
+    trainer = make(
         model=model,
         args=config,
         train_dataset=train.select_columns(["prompt", "completion"]),
@@ -54,6 +59,29 @@ def build_sft(stage, folder: Path, stage_folders: dict[str, Path]):
     )
     show_progress(trainer)
     return trainer
+
+
+def _seq2seq_trainer(stage, model, args, train_dataset, processing_class, peft_config, callbacks):
+    """Return the trainer of an encoder-decoder, for the arguments of `SFTTrainer`."""
+    from peft import get_peft_model
+    from transformers import Seq2SeqTrainer, set_seed
+
+    from empathy_trl.trainers.seq2seq import CompletionLoss, collator, encode
+
+    config = trainer_config(stage, Path(args.output_dir), "empathy_trl.trainers.seq2seq:Seq2SeqConfig")
+    _refuse_data_parallel(config)
+    if peft_config is not None:
+        set_seed(stage.seed)  # the adapter's weights are drawn here, before the trainer sets its seed
+        model = get_peft_model(model, peft_config)
+    return Seq2SeqTrainer(
+        model=model,
+        args=config,
+        train_dataset=encode(train_dataset, processing_class, config.max_length),
+        processing_class=processing_class,
+        data_collator=collator(processing_class, model, config.pad_to_multiple_of),
+        compute_loss_func=CompletionLoss(config.label_smoothing_factor),
+        callbacks=callbacks,
+    )
 
 
 def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
@@ -73,10 +101,11 @@ def build_ppo(stage, folder: Path, stage_folders: dict[str, Path]):
     return trainer
 
 
-def _reward_trainer(trainer_class, stage, folder: Path, stage_folders: dict[str, Path]):
-    """Return a trainer that learns from the recipe's rewards."""
+def _reward_trainer(base, stage, folder: Path, stage_folders: dict[str, Path]):
+    """Return a trainer that learns from the recipe's rewards: `base`, for an encoder-decoder as its kind of it."""
     from empathy_trl.rewards import build_rewards
     from empathy_trl.trainers.artefacts import MetricsLog, SamplePages, show_progress
+    from empathy_trl.trainers.encoder_decoder import trainer_class
 
     config, train = trainer_config(stage, folder), stage_rows(stage, "train")
     resolve_critic(config, stage_folders)
@@ -85,7 +114,7 @@ def _reward_trainer(trainer_class, stage, folder: Path, stage_folders: dict[str,
         if hasattr(reward, "load"):  # a model that cannot be loaded stops the run now, not in its first step
             reward.load()
     model, tokenizer, adapter = _policy(stage, train, stage_folders)
-    trainer = trainer_class(
+    trainer = trainer_class(base, model)(
         model=model,
         args=config,
         train_dataset=train,
@@ -111,8 +140,7 @@ def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
     from empathy_trl.trainers.labels import LabelLoss, MergeAdapter, encode, label_metrics
 
     config, targets = trainer_config(stage, folder), label_targets(stage)
-    if config.n_gpu > 1:  # DataParallel, under which the loss would be multiplied
-        raise UserError(f"one process sees {config.n_gpu} GPUs; start one for each with `accelerate launch`")
+    _refuse_data_parallel(config)
     train, valid = stage_rows(stage, "train"), stage_rows(stage, "valid")
     section = resolve_model(stage.model, stage_folders)
     model, tokenizer = new_classifier(section, targets, seed=stage.seed, texts=label_texts(train))
@@ -172,10 +200,14 @@ def check_devices(stage):
                 raise UserError(f"stages.{stage.name}.rewards.{reward.__name__}.{error}") from error
 
 
-def trainer_config(stage, folder: Path, **changes):
+def trainer_config(stage, folder: Path, config_class: str | None = None, **changes):
     """Return the trainer's config object for a stage: the recipe's `trainer:` section, its seed and its folder.
 
-    `changes` replace settings of the recipe.
+    Args:
+        stage: of the recipe.
+        folder: the stage's own.
+        config_class: `module:Class`, where it is not that of the task.
+        **changes: replace settings of the recipe.
 
     Raises:
         UserError: what the config class itself refuses, with its own words.
@@ -186,7 +218,7 @@ def trainer_config(stage, folder: Path, **changes):
     if stage.hub is not None:
         settings |= {"push_to_hub": True, "hub_model_id": stage.hub.repo_id, "hub_private_repo": stage.hub.private}
     try:
-        return import_class(TASKS[stage.task].config)(**settings)
+        return import_class(config_class or TASKS[stage.task].config)(**settings)
     except (ValueError, ImportError) as error:
         raise UserError(f"stages.{stage.name}.trainer: {error}") from error
 
@@ -212,6 +244,12 @@ def load_trained(stage, model):
     return load_model(model, seed=stage.seed, is_trainable=False)
 
 
+def _refuse_data_parallel(config):
+    """Raise UserError where one process would spread a batch over several GPUs: our losses would then be multiplied."""
+    if config.n_gpu > 1:
+        raise UserError(f"one process sees {config.n_gpu} GPUs; start one for each with `accelerate launch`")
+
+
 def _check_outputs(config, stage, name: str):
     """Raise UserError unless a model's outputs are the stage's, in order; LABEL_0, LABEL_1 … are taken to be."""
     from empathy_trl.outputs import label_names
@@ -232,14 +270,15 @@ def _policy(stage, train, stage_folders: dict[str, Path]):
     """Load or make the stage's model; returns model, tokenizer and the LoRA config that is still to be applied."""
     from peft import PeftModel
 
-    from empathy_trl.models import load_model, lora_config
+    from empathy_trl.models import generator_class, load_model, lora_config
 
     texts, tags = scratch_texts(train) if stage.model.from_scratch else (None, ())
     config = resolve_model(stage.model, stage_folders)
     model, tokenizer = load_model(config, seed=stage.seed, texts=texts, tags=tags, is_trainable=True)
     # the output of an earlier LoRA stage brings its adapter along, which is then trained on
     needs_adapter = stage.model.lora is not None and not isinstance(model, PeftModel)
-    return model, tokenizer, lora_config(stage.model.lora) if needs_adapter else None
+    _, kind = generator_class(model.config)
+    return model, tokenizer, lora_config(stage.model.lora, kind) if needs_adapter else None
 
 
 def trainer_options(stage) -> dict:

@@ -16,13 +16,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, PeftModelForSeq2SeqLM, get_peft_model
 from transformers import AutoConfig, T5ForConditionalGeneration
 
 from empathy_trl import hub, models
 from empathy_trl.errors import UserError
-from empathy_trl.models import check_tags, load_model, lora_config
+from empathy_trl.models import check_tags, generator_class, load_model, lora_config
 from empathy_trl.scratch import build_model, build_tokenizer
+from empathy_trl.templates import CHAT_TEMPLATES
 
 TEXTS = ["My dog died and I cried all night.", "<reasoning>My dog died.</reasoning><answer>sad</answer>"] * 5
 TAGS = ["reasoning", "answer"]
@@ -37,6 +38,7 @@ def recipe_model(name=None, **changes):
         "dtype": "auto",
         "attn_implementation": None,
         "load_in_4bit": False,
+        "chat_template": None,
         "lora": None,
         "from_scratch": None,
     }
@@ -137,6 +139,36 @@ def test_an_encoder_decoder(tmp_path):
     build_model(sizes("t5"), tokenizer, seed=0).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     assert isinstance(load_model(recipe_model(tmp_path), seed=0)[0], T5ForConditionalGeneration)
+    tokenizer.chat_template = None
+    (tmp_path / "chat_template.jinja").unlink()
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no chat template .*model.chat_template \(choices: godel\)"):
+        load_model(recipe_model(tmp_path), seed=0)
+    chosen = load_model(recipe_model(tmp_path, chat_template="godel"), seed=0)[1]
+    assert chosen.chat_template == CHAT_TEMPLATES["godel"]
+
+
+def test_a_template_of_encoder_decoders_is_refused_for_a_decoder(full):
+    with pytest.raises(
+        UserError, match="model.chat_template: godel is the input of an encoder-decoder, and .* is a deco"
+    ):
+        load_model(recipe_model(full, chat_template="godel"), seed=0)
+
+
+def test_a_chosen_template_is_that_of_a_model_from_scratch():
+    config = recipe_model(from_scratch=sizes("t5"), chat_template="godel")
+    assert load_model(config, seed=0, texts=TEXTS)[1].chat_template == CHAT_TEMPLATES["godel"]
+
+
+def test_an_adapter_on_an_encoder_decoder_stays_one(tmp_path):
+    tokenizer = build_tokenizer(TEXTS, 300, TAGS)
+    for part in (build_model(sizes("t5"), tokenizer, seed=0), tokenizer):
+        part.save_pretrained(tmp_path / "base")
+    base, _ = load_model(recipe_model(tmp_path / "base"), seed=0)
+    _, kind = generator_class(base.config)
+    get_peft_model(base, lora_config(lora(), kind)).save_pretrained(tmp_path / "adapter")
+    model, _ = load_model(recipe_model(tmp_path / "adapter"), seed=0)
+    assert isinstance(model, PeftModelForSeq2SeqLM) and model.config.is_encoder_decoder
 
 
 def test_a_missing_pad_token_is_the_end_token(full, tmp_path):

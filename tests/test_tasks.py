@@ -136,3 +136,17 @@ def test_memory_of_an_encoder_is_that_of_its_longest_texts():
     }
     parts = memory(stage, {**trainer_options(stage), "bf16": True}, shape, prompt=512)
     assert parts["activations"] == 34 * (32 * 50) * 8 * 3
+
+
+def test_memory_of_an_encoder_decoder_counts_both_stacks_and_the_logits():
+    from transformers import T5Config
+
+    stage = stage_of("ed4_gemma", "grpo")
+    config = T5Config(d_model=8, num_layers=3, num_decoder_layers=2, vocab_size=100)
+    shape = {"config": config, "dtype": "bfloat16", "total": 10, "trainable": 10}
+    options = {"per_device_train_batch_size": 2, "max_completion_length": 5, "bf16": True}
+    parts = memory(stage, {**options, "gradient_checkpointing": False}, shape, prompt=20)
+    assert parts["activations"] == 34 * 2 * 8 * (3 * 20 + 2 * 5)
+    assert parts["logits"] == 8 * 2 * 5 * 100
+    kept = memory(stage, {**options, "gradient_checkpointing": True}, shape, prompt=20)["activations"]
+    assert kept == 34 * 2 * 8 * 20 + 2 * 2 * 8 * (3 * 20 + 2 * 5)

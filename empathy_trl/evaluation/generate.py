@@ -1,9 +1,9 @@
 """Completions for chat prompts: greedy by default, batched, and the same for every batch size.
 
 Prompts are tokenized once with the chat template, sorted so that the longest batch comes first (it shows at
-once whether the batch fits in memory, and neighbours of like length need little padding), padded on the left
-and generated batch by batch. The result is in the order of the prompts. Padding is done here, on plain lists:
-the tokenizer is never changed.
+once whether the batch fits in memory, and neighbours of like length need little padding), padded and generated
+batch by batch: on the left for a decoder, which goes on where the prompt ends, on the right for an encoder. The
+result is in the order of the prompts. Padding is done here, on plain lists: the tokenizer is never changed.
 """
 
 import torch
@@ -11,6 +11,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from empathy_trl.evaluation.sharing import shared
+from empathy_trl.padding import pad
 
 
 def generate_completions(
@@ -26,7 +27,7 @@ def generate_completions(
     """Return one completion per prompt, as text without special tokens.
 
     Args:
-        model: a causal language model; put into eval mode, and back into the mode it was in.
+        model: a causal or encoder-decoder language model; put into eval mode, and back into the mode it was in.
         tokenizer: its tokenizer, with a chat template.
         prompts: one list of chat messages (`{"role", "content"}`) per example.
         batch_size: prompts generated together, at least 1. It changes speed and memory, not the text (up to
@@ -47,6 +48,9 @@ def generate_completions(
     stop_ids = _stop_ids(model, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
     sampling = {"do_sample": temperature > 0, "repetition_penalty": 1.0}
+    reads_apart = model.config.is_encoder_decoder  # then what comes out is the start token and the completion
+    if reads_apart:  # these models often come with beams, and with rules for summaries
+        sampling |= {"num_beams": 1, "no_repeat_ngram_size": 0, "min_length": 0}
     if temperature > 0:
         sampling |= {"temperature": temperature, "top_p": 1.0, "top_k": 0}
 
@@ -56,7 +60,8 @@ def generate_completions(
     with torch.inference_mode(), tqdm(total=len(prompts), desc="generate", disable=not progress) as bar:
         for start in range(0, len(prompts), batch_size):
             chosen = longest_first[start : start + batch_size]
-            input_ids, attention_mask = _pad_left([prompt_ids[index] for index in chosen], pad_id)
+            side = "right" if reads_apart else "left"
+            input_ids, attention_mask = pad([prompt_ids[index] for index in chosen], pad_id, side)
             output = model.generate(
                 input_ids=input_ids.to(model.device),
                 attention_mask=attention_mask.to(model.device),
@@ -66,7 +71,8 @@ def generate_completions(
                 use_cache=True,
                 **sampling,
             )
-            for index, ids in zip(chosen, output[:, input_ids.shape[1] :].tolist(), strict=True):
+            new_ids = output[:, 1 if reads_apart else input_ids.shape[1] :].tolist()
+            for index, ids in zip(chosen, new_ids, strict=True):
                 completions[index] = tokenizer.decode(_until_stop(ids, stop_ids), skip_special_tokens=True)
             bar.update(len(chosen))
     model.train(was_training)
@@ -87,14 +93,6 @@ def _stop_ids(model, tokenizer) -> list[int]:
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
         ids.append(tokenizer.eos_token_id)
     return ids
-
-
-def _pad_left(rows: list[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids and attention mask, both of shape (rows, longest row)."""
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask
 
 
 def _until_stop(ids: list[int], stop_ids: list[int]) -> list[int]:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from empathy_trl.errors import UserError
+from empathy_trl.recipe.encoder_decoders import ENCODER_DECODERS
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
 from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, Data, FromScratch, Reward, Stage
 from empathy_trl.recipe.trainer_options import check_trainer, import_class
 from empathy_trl.recipe.validation import Problem, Slot, check_mapping, check_value, show, slots, suggestion
 
-# of the models that can be made from scratch; t5, an encoder-decoder, is trained by no task of this version
-DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("roberta",)
+DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("roberta",)  # of the models that can be made from scratch
 HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
 
 
@@ -117,7 +117,7 @@ def _check_architecture(task: str, model: Any) -> Iterator[Problem]:
     """Yield whether a model from scratch is of a kind that the task does not train."""
     scratch = model.get("from_scratch") if isinstance(model, dict) else None
     name = scratch.get("architecture") if isinstance(scratch, dict) else None
-    fitting = ENCODERS if task in LABEL_TASKS else DECODERS
+    fitting = ENCODERS if task in LABEL_TASKS else (*DECODERS, *ENCODER_DECODERS)
     if name in get_args(FromScratch.model_fields["architecture"].annotation) and name not in fitting:
         kind = "an encoder" if name in ENCODERS else "a decoder" if name in DECODERS else "an encoder-decoder"
         yield (

@@ -6,6 +6,7 @@ from typing import Any
 
 from empathy_trl.errors import RecipeError
 from empathy_trl.recipe.checks import check_rewards, check_stage, check_top
+from empathy_trl.recipe.encoder_decoders import check_encoder_decoder
 from empathy_trl.recipe.layers import Layers, merge, parse_overrides
 from empathy_trl.recipe.schema import Recipe, Reward, Stage
 from empathy_trl.recipe.validation import show, suggestion
@@ -33,9 +34,9 @@ def load_recipe(path_or_name: str | Path, overrides: list[str], config_classes: 
     for name, content in contents.items():
         before = list(contents)[: list(contents).index(name)]
         earlier = {stage: contents[stage].get("task") for stage in before}
-        errors += [
-            f"{layers.label(name, path)}: {message}" for path, message in check_stage(content, earlier, config_classes)
-        ]
+        problems = [*check_stage(content, earlier, config_classes)]
+        problems += check_encoder_decoder(name, {stage: contents[stage] for stage in (*before, name)}, config_classes)
+        errors += [f"{layers.label(name, path)}: {message}" for path, message in problems]
     errors += check_top(layers, contents, config_classes)
     if errors:
         raise RecipeError(list(dict.fromkeys(errors)))

@@ -57,6 +57,7 @@ class Model(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: str | None = None
     load_in_4bit: bool = False
+    chat_template: Literal["godel"] | None = None  # null: the tokenizer's own
     lora: Lora | None = None
     from_scratch: FromScratch | None = None
 

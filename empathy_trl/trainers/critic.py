@@ -165,10 +165,11 @@ def _from_model(name: str, policy, tokenizer) -> Critic:
 
 
 class ValuesBesideLogProbs:
-    """Hooks that make a policy with a critic return values beside the log-probabilities of its fused head.
+    """Hooks that make a policy with a critic return values beside its log-probabilities.
 
-    While `wanted`, `outputs.log_probs` of shape (rows, tokens) becomes (rows, tokens, 2), the value before a token in the
-    last place. Otherwise the model computes as without a critic.
+    While `wanted`, `outputs.log_probs` of TRL's fused head, of shape (rows, tokens), becomes (rows, tokens, 2), the value
+    before a token in the last place; an encoder-decoder, which has no such head, gets `outputs.values` of shape (rows,
+    tokens). Otherwise the model computes as without a critic.
 
     Attributes:
         wanted: whether values are needed from the next forward passes.
@@ -176,30 +177,33 @@ class ValuesBesideLogProbs:
 
     Args:
         model: the policy as the trainer holds it, whose `critic` is set.
-        trunk: the part of it that gives hidden states.
+        decoder: the part of it that gives hidden states.
     """
 
-    def __init__(self, model, trunk):
+    def __init__(self, model, decoder):
         self.wanted = self.detached = False
         self._critic = model.critic
         self._hidden = None
-        trunk.register_forward_hook(self._keep)
+        decoder.register_forward_hook(self._keep)
         model.register_forward_hook(self._add, with_kwargs=True)
 
-    def _keep(self, trunk, inputs, outputs):
+    def _keep(self, decoder, inputs, outputs):
         if self.wanted:
             self._hidden = outputs.last_hidden_state
 
     def _add(self, model, inputs, kwargs, outputs):
-        hidden, self._hidden = self._hidden, None
-        if not (self.wanted and kwargs.get("fused_lm_head")):  # `generate` calls the model, too
+        if not self.wanted:
             return
+        hidden, self._hidden = self._hidden, None
         if self._critic.backbone is not None:
             read = {
                 key: value for key, value in kwargs.items() if key not in ("labels", "shift_labels", "fused_lm_head")
             }
             hidden = self._critic.backbone(**read | {"use_cache": False}).last_hidden_state
         values = self._critic(hidden.detach() if self.detached else hidden)
+        if "log_probs" not in outputs:
+            outputs["values"] = values
+            return
         # a plain row's last position predicts nothing and has no log-probability
         values = values[:, : outputs.log_probs.shape[1]]
         both = torch.promote_types(values.dtype, outputs.log_probs.dtype)

@@ -5,6 +5,8 @@ reasoning. Four plain forwards would read the long prompt and reasoning four tim
 Their keys and values stay in a cache, which is repeated once per choice, and only the few tokens of the
 choices go through the model again. The first token of every choice needs not even that: the first forward has
 already predicted it.
+
+An encoder-decoder reads the prompt in its encoder, once for all choices, and prefix and choice in its decoder.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +15,13 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from empathy_trl.models import start_token
+from empathy_trl.padding import pad
+
 
 @dataclass
 class PolicyScorer:
-    """Scores choices under a causal language model, at temperature 1 whatever the sampling uses.
+    """Scores choices under a language model, at temperature 1 whatever the sampling uses.
 
     Prompts are tokenized as TRL tokenizes them for generation. Prefix and choices are tokenized on their own,
     so that a choice has the same tokens after every prefix; a tokenizer that would merge across the seam
@@ -43,19 +48,20 @@ class PolicyScorer:
         """
         choice_ids = [self._ids(choice) for choice in choices]
         contexts = [
-            self._prompt_ids(prompt) + self._ids(prefix) for prompt, prefix in zip(prompts, prefixes, strict=True)
+            (self._prompt_ids(prompt), self._ids(prefix)) for prompt, prefix in zip(prompts, prefixes, strict=True)
         ]
         # Neighbours in length share a batch, for less padding.
-        order = sorted(range(len(contexts)), key=lambda row: len(contexts[row]))
+        order = sorted(range(len(contexts)), key=lambda row: sum(map(len, contexts[row])))
         scores: list[list[float]] = [[] for _ in contexts]
         model = self.get_model()
+        score = self._score_decoder if model.config.is_encoder_decoder else self._score
         was_training = model.training
         model.eval()
         try:
             with torch.no_grad():
                 for start in range(0, len(order), self.batch_size):
                     rows = order[start : start + self.batch_size]
-                    batch = self._score(model, [contexts[row] for row in rows], choice_ids)
+                    batch = score(model, [contexts[row] for row in rows], choice_ids)
                     for row, row_scores in zip(rows, batch.tolist(), strict=True):
                         scores[row] = row_scores
         finally:
@@ -70,10 +76,27 @@ class PolicyScorer:
             return self.tokenizer(prompt)["input_ids"]
         return self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
 
-    def _score(self, model, contexts: list[list[int]], choice_ids: list[list[int]]) -> torch.Tensor:
-        """Score one batch; returns float32 of shape (contexts, choices)."""
+    def _score_decoder(self, model, contexts: list[tuple], choice_ids: list[list[int]]) -> torch.Tensor:
+        """Score one batch with an encoder-decoder; returns float32 of shape (contexts, choices)."""
+        ids, mask = pad([prompt for prompt, _ in contexts], self.tokenizer.pad_token_id, "right", model.device)
+        encoded = model.get_encoder()(input_ids=ids, attention_mask=mask)
+        return torch.stack([self._score_choice(model, encoded, mask, contexts, choice) for choice in choice_ids], dim=1)
+
+    def _score_choice(self, model, encoded, mask, contexts: list[tuple], choice: list[int]) -> torch.Tensor:
+        """Score one choice behind all prefixes; returns float32 of shape (contexts,)."""
+        rows = [[start_token(model), *prefix, *choice] for _, prefix in contexts]
+        ids, _ = pad(rows, self.tokenizer.pad_token_id, "right", model.device)
+        # nothing in a decoder looks ahead to the padding
+        outputs = model(encoder_outputs=encoded, attention_mask=mask, decoder_input_ids=ids[:, :-1], use_cache=False)
+        ends = torch.tensor([len(row) for row in rows], device=model.device)[:, None]
+        places = ends - len(choice) + torch.arange(len(choice), device=model.device)  # of the choice's tokens in `ids`
+        log_probabilities = outputs.logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        return log_probabilities.gather(1, places - 1).sum(1)
+
+    def _score(self, model, contexts: list[tuple], choice_ids: list[list[int]]) -> torch.Tensor:
+        """Score one batch with a decoder; returns float32 of shape (contexts, choices)."""
         device = model.device
-        ids, mask = _pad(contexts, self.tokenizer.pad_token_id, "left", device)
+        ids, mask = pad([prompt + prefix for prompt, prefix in contexts], self.tokenizer.pad_token_id, "left", device)
         # One token per choice needs no second forward, so nothing to cache.
         several_tokens = max(map(len, choice_ids)) > 1
         output = model(
@@ -92,7 +115,7 @@ class PolicyScorer:
     def _score_rest(self, model, cache, mask: torch.Tensor, choice_ids: list[list[int]]) -> torch.Tensor:
         """Score the tokens of the choices after their first; returns float32 of shape (contexts, choices)."""
         n_contexts, n_choices = len(mask), len(choice_ids)
-        ids, choice_mask = _pad(choice_ids, self.tokenizer.pad_token_id, "right", mask.device)
+        ids, choice_mask = pad(choice_ids, self.tokenizer.pad_token_id, "right", mask.device)
         # Rows are (context 0, choice 0), (context 0, choice 1), ...: contexts repeat in place, choices as a
         # block.
         cache.batch_repeat_interleave(n_choices)
@@ -111,14 +134,3 @@ class PolicyScorer:
         targets = ids[:, 1:, None]
         log_probabilities = logits.float().log_softmax(-1).gather(-1, targets)[..., 0]
         return (log_probabilities * choice_mask[:, 1:]).sum(1).view(n_contexts, n_choices)
-
-
-def _pad(rows: list[list[int]], pad_id: int, side: str, device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and mask (1 for a token, 0 for padding), both int64 of shape (rows, longest)."""
-    width = max(map(len, rows))
-    ids, mask = [], []
-    for row in rows:
-        padding = width - len(row)
-        ids.append([pad_id] * padding + row if side == "left" else row + [pad_id] * padding)
-        mask.append([0] * padding + [1] * len(row) if side == "left" else [1] * len(row) + [0] * padding)
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

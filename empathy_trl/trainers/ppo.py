@@ -51,8 +51,8 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         policy = self._bare(self.model)
         self.model.critic = build_critic(self.args.critic_kind, self.args.critic_name_or_path, policy, self._tokenizer)
         self._prepare_backbone(self.model.critic.backbone)
-        self._critic_hooks = ValuesBesideLogProbs(self.model, policy.base_model)
-        self._values = self._scores = None
+        self._critic_hooks = ValuesBesideLogProbs(self.model, policy.get_decoder())
+        self._awaits_values, self._values, self._scores = False, None, None
 
     def _prepare_backbone(self, backbone):
         if backbone is None:
@@ -79,16 +79,17 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         return rewards
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        log_probs, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if log_probs.dim() == 2:
-            return log_probs, *rest
-        log_probs, self._values = log_probs.unbind(dim=-1)
-        self._critic_hooks.wanted = False  # what comes next may be the reference, which has no critic
+        if not self._awaits_values:
+            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._awaits_values = False  # what is scored next may be the reference, which has no critic
+        with patched(self._critic_hooks, "wanted", True):
+            both, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        log_probs, self._values = both.unbind(dim=-1)
         return log_probs, *rest
 
     def _generate_and_score_completions(self, inputs):
         aligned = self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations) == 0
-        self._critic_hooks.wanted = self._critic_hooks.detached = True
+        self._awaits_values = self._critic_hooks.detached = True
         # The parent scores its rollout only where a later step needs to know how it was; the values are needed always. This
         # many iterations make it so.
         with patched(self, "num_iterations", self.args.gradient_accumulation_steps + 1):
@@ -122,7 +123,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
 
     def _compute_loss(self, model, inputs):
         warming_up = self.state.global_step < self.args.critic_warmup_steps
-        self._critic_hooks.wanted, self._critic_hooks.detached = True, warming_up
+        self._awaits_values, self._critic_hooks.detached = True, warming_up
         with patched(self, "beta", 0.0):  # the KL is in the reward
             policy_loss = super()._compute_loss(model, inputs)
         values, self._values = self._values, None

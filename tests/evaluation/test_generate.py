@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from empathy_trl.evaluation.generate import generate_completions
+from tests.trainers.tiny_t5 import tiny_t5
 
 SITUATIONS = [
     "I lost my keys.",
@@ -145,6 +146,27 @@ def test_tokenizer_without_pad_token(varied):
     expected = generate(varied)
     varied[1].pad_token = None
     assert generate(varied) == expected
+
+
+def test_an_encoder_decoder_writes_what_its_own_generate_does(recwarn):
+    import torch
+
+    model, tokenizer = tiny_t5()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    model.generation_config.num_beams, model.generation_config.no_repeat_ngram_size = 4, 1  # are not applied
+    expected = []
+    for prompt in PROMPTS:
+        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+        output = model.generate(
+            torch.tensor([ids]), max_new_tokens=12, do_sample=False, num_beams=1, no_repeat_ngram_size=0
+        )
+        expected.append(tokenizer.decode(output[0], skip_special_tokens=True))
+    assert len(set(expected)) > 4, "the test needs completions that differ"
+    for batch_size in (1, 4, 100):
+        assert generate((model, tokenizer), batch_size=batch_size) == expected
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_no_prompts(tiny):

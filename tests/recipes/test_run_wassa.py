@@ -174,7 +174,7 @@ def test_a_judge_may_be_trained_after_the_warm_start(tmp_path):
         (["--stages.reward.model.from_scratch.architecture", "qwen2"],
          r"qwen2 is a decoder, which task regress does not train \(choices: roberta\)"),
         (["--stages.sft.model.from_scratch.architecture", "roberta"],
-         r"roberta is an encoder, which task sft does not train \(choices: qwen2, llama, gemma2\)"),
+         r"roberta is an encoder, which task sft does not train \(choices: qwen2, llama, gemma2, t5\)"),
         (["--stages.reward.model.load_in_4bit", "true"], r"load_in_4bit"),
         (["--stages.reward.trainer.max_length", "65"],
          r"stages.reward.trainer.max_length: 65 tokens are more than the model's 64 positions"),

@@ -46,12 +46,13 @@ def make_trainer(
     eval_dataset=None,
     train_dataset=ROWS,
     peft_config=None,
+    model=None,
     kinds=(EmpathyGRPOTrainer, EmpathyGRPOConfig),
     **settings,
 ):
     trainer_class, config_class = kinds
     return trainer_class(
-        model=AutoModelForCausalLM.from_pretrained(tiny_folder),
+        model=AutoModelForCausalLM.from_pretrained(tiny_folder) if model is None else model,
         processing_class=AutoTokenizer.from_pretrained(tiny_folder, padding_side="left"),
         reward_funcs=reward if isinstance(reward, list) else [reward],
         reward_weights=weights,
@@ -85,7 +86,7 @@ def assert_identical(left, right):
 
 def make_ppo_trainer(tiny_folder, output_dir, **settings):
     """Return `make_trainer`'s trainer with a critic."""
-    return make_trainer(tiny_folder, output_dir, kinds=(EmpathyPPOTrainer, PPOConfig), **settings)
+    return make_trainer(tiny_folder, output_dir, **{"kinds": (EmpathyPPOTrainer, PPOConfig), **settings})
 
 
 class KillAt(TrainerCallback):

@@ -45,17 +45,22 @@ def plain_scores(model, tokenizer, prompts, prefixes, choices):
         rendered = prompt
         if not isinstance(prompt, str):
             rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-        context = tokenizer(rendered)["input_ids"] + tokenizer(prefix)["input_ids"]
+        before, prefix = tokenizer(rendered)["input_ids"], tokenizer(prefix)["input_ids"]
         scores.append([])
         for choice in choices:
             ids = tokenizer(choice)["input_ids"]
             with torch.no_grad():
-                logits = model(input_ids=torch.tensor([context + ids])).logits[0, len(context) - 1 : -1]
+                if model.config.is_encoder_decoder:
+                    output = model(input_ids=torch.tensor([before]), labels=torch.tensor([prefix + ids]))
+                    logits = output.logits[0, len(prefix) :]
+                else:
+                    output = model(input_ids=torch.tensor([before + prefix + ids]))
+                    logits = output.logits[0, len(before + prefix) - 1 : -1]
             scores[-1].append(logits.log_softmax(-1)[range(len(ids)), ids].sum().item())
     return scores
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "llama", "gemma2"])
+@pytest.mark.parametrize("architecture", ["qwen2", "llama", "gemma2", "t5"])
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_equals_plain_forwards_for_ragged_lengths(tokenizer, architecture, batch_size):
     model = tiny(architecture, tokenizer)
@@ -69,6 +74,17 @@ def test_equals_plain_forwards_when_the_context_is_longer_than_the_sliding_windo
     model = tiny("gemma2", tokenizer, max_length=16)
     assert model.config.sliding_window == 8
     scores = PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS)
+    expected = plain_scores(model, tokenizer, PROMPTS, PREFIXES, LABELS)
+    torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_an_encoder_reads_a_prompt_once_for_all_choices(tokenizer):
+    model = tiny("t5", tokenizer)
+    calls = []
+    model.get_encoder().register_forward_hook(lambda *args: calls.append(1))
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q"], task_type="SEQ_2_SEQ_LM"))
+    scores = PolicyScorer(lambda: adapted, tokenizer, 8)(PROMPTS, PREFIXES, LABELS)
+    assert len(calls) == 1
     expected = plain_scores(model, tokenizer, PROMPTS, PREFIXES, LABELS)
     torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-5, rtol=1e-5)
 

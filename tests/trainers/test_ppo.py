@@ -4,12 +4,15 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from empathy_trl.errors import UserError
 from empathy_trl.stages import last_checkpoint
+from empathy_trl.trainers.encoder_decoder import trainer_class
+from empathy_trl.trainers.ppo import EmpathyPPOTrainer
 from empathy_trl.trainers.ppo_config import PPOConfig
 from tests.trainers.settings import assert_identical, kill, make_ppo_trainer, quiet_config, weights_of, without_times
+from tests.trainers.tiny_t5 import save_t5
 
 QUESTIONS = Dataset.from_dict(
     {
@@ -346,3 +349,55 @@ def test_the_config_survives_a_copy(tmp_path):
     config = quiet_config(tmp_path, PPOConfig, kl_coef=0.2, num_generations=2)
     changes = {"generation_batch_size": None, "per_device_train_batch_size": 8}
     assert dataclasses.replace(config, **changes).beta == 0.2
+
+
+@pytest.fixture(scope="module")
+def t5_folder(tmp_path_factory):
+    return save_t5(tmp_path_factory.mktemp("t5"))
+
+
+def make_t5_trainer(folder, output_dir, **settings):
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    return make_ppo_trainer(
+        folder, output_dir, model=model, kinds=(trainer_class(EmpathyPPOTrainer, model), PPOConfig), **settings
+    )
+
+
+@pytest.mark.parametrize("kind", ["head", "model"])
+def test_ppo_raises_a_toy_reward_of_an_encoder_decoder(t5_folder, tmp_path, kind):
+    trainer = make_t5_trainer(
+        t5_folder,
+        tmp_path,
+        reward=even_tokens,
+        train_dataset=QUESTIONS,
+        critic_kind=kind,
+        per_device_train_batch_size=32,
+        num_generations=4,
+        max_completion_length=4,
+        learning_rate=1e-2,
+        critic_learning_rate=2e-2,
+        vf_coef=0.5,
+        cliprange_value=10.0,
+        max_steps=40,
+        kl_coef=0.001,
+    )
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "reward" in row]
+    first, last = (sum(row["reward"] for row in part) / 5 for part in (rows[:5], rows[-5:]))
+    assert last > first + 0.1
+    trainer.save_model(str(tmp_path / "saved"))
+    _, report = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not report["unexpected_keys"]
+
+
+def test_values_of_an_encoder_decoder_are_those_of_its_decoders_states(t5_folder, tmp_path):
+    trainer = make_t5_trainer(t5_folder, tmp_path)
+    torch.nn.init.normal_(trainer.model.critic.value_head.weight)
+    (part,) = rollout_and_parts(trainer, 1)
+    for row in range(2):
+        prompt = part["prompt_ids"][row][part["prompt_mask"][row].bool()]
+        completion = part["completion_ids"][row][part["completion_mask"][row].bool()]
+        with torch.no_grad():
+            outputs = trainer.model(input_ids=prompt[None], labels=completion[None], output_hidden_states=True)
+            expected = trainer.model.critic(outputs.decoder_hidden_states[-1])[0]
+        assert torch.allclose(part["old_values"][row][: len(completion)], expected, atol=1e-5)

@@ -8,7 +8,7 @@ import hashlib
 import inspect
 
 import pytest
-from transformers import Cache, DynamicLayer, Trainer, masking_utils
+from transformers import Cache, DataCollatorForSeq2Seq, DynamicLayer, Trainer, masking_utils
 from transformers.generation import GenerationMixin
 from transformers.integrations import sdpa_attention
 from trl import GRPOTrainer
@@ -22,6 +22,8 @@ PINNED = {
     (GRPOTrainer, "_get_per_token_logps_and_entropies"): "ea73c3909275",
     (utils, "add_fused_lm_head"): "422d009f04b6",
     (utils, "shuffle_sequence_dict"): "bab038755e57",
+    (utils, "selective_log_softmax_and_entropy"): "69b4d4c0971d",
+    (DataCollatorForSeq2Seq, "__call__"): "2837c183bfdd",
     (GRPOTrainer, "_tokenize_prompts"): "d2d27f7c9bfd",
     (GRPOTrainer, "_generate_single_turn"): "e0f02e4fc094",
     (GenerationMixin, "_sample"): "9f5d2e3906df",

@@ -1,0 +1,138 @@
+"""GRPO and PPO for encoder-decoders: the prompt goes to the encoder, the completion comes from the decoder.
+
+TRL's trainers take prompt and completion for one sequence. The mixin overrides two seams of `trl.GRPOTrainer` 1.16:
+
+| seam | what it does instead |
+|---|---|
+| `_generate_single_turn` | lets `generate` put out what TRL expects: the prompt and behind it what the decoder wrote |
+| `_get_per_token_logps_and_entropies` | one teacher-forced pass: prompt into the encoder, completion into the decoder |
+
+Everything else is the parents': rewards, advantages, loss, reference model, adapters, resume. Prompts are padded on the
+right, because encoders with absolute positions (BART) count padding; T5 does not care.
+
+`tests/trainers/test_seams.py` pins the source of the parent's methods.
+"""
+
+from functools import partial
+
+import torch
+from trl.trainer.utils import selective_log_softmax_and_entropy
+
+from empathy_trl.errors import UserError
+from empathy_trl.models import start_token
+from empathy_trl.recipe.encoder_decoders import decoder_settings
+from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
+from empathy_trl.trainers.patching import patched
+
+
+def trainer_class(base: type, model) -> type:
+    """Return the trainer class for a model: `base`, or for an encoder-decoder `base` with the mixin.
+
+    The mixin comes right before `EmpathyGRPOTrainer`, so that a critic on top finds its seams below it in both cases.
+
+    Args:
+        base: `EmpathyGRPOTrainer` or a subclass of it.
+        model: a transformers model, or an adapter on one.
+    """
+    if not model.config.is_encoder_decoder:
+        return base
+    on_top = () if base is EmpathyGRPOTrainer else (base,)
+    bases = (*on_top, EncoderDecoderMixin, EmpathyGRPOTrainer)
+    return type(f"EncoderDecoder{base.__name__}", bases, {"__doc__": EncoderDecoderMixin.__doc__})
+
+
+class EncoderDecoderMixin:
+    """Put before `EmpathyGRPOTrainer`: trains an encoder-decoder such as T5, whose prompts the encoder reads.
+
+    Decoder position t reads completion token t - 1, at first the start token, and predicts token t: the decoder's hidden
+    states line up with the completion one to one. `_forward_teacher` is one call of the model for each chunk of rows, so a
+    forward hook on `model.get_decoder()` sees them, of shape (rows, completion length, hidden size).
+
+    Raises:
+        UserError: a setting that is for decoders only, such as `use_vllm`.
+    """
+
+    def __init__(self, model, reward_funcs=None, args=None, *others, **kwargs):
+        for key, message in decoder_settings(vars(args), type(args)) if args is not None else ():
+            raise UserError(f"trainer.{key}: {message}")  # before the parent starts vLLM
+        super().__init__(model, reward_funcs, args, *others, **kwargs)
+
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+        model = self._bare(self.model)
+        with patched(model, "generate", partial(generate_behind_prompt, model.generate)):
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model,
+        input_ids,
+        attention_mask,
+        logits_to_keep,
+        batch_size=None,
+        compute_entropy=False,
+        compute_aux_loss=False,
+        **multimodal,
+    ):
+        parts = [x.split([x.shape[1] - logits_to_keep, logits_to_keep], dim=1) for x in (input_ids, attention_mask)]
+        (prompts, completions), (prompt_masks, completion_masks) = parts
+        rows = batch_size or len(input_ids)
+        chunks = zip(*(x.split(rows) for x in (prompts, prompt_masks, completions, completion_masks)), strict=True)
+        logps, entropies = zip(*(self._score_completions(model, *chunk) for chunk in chunks), strict=True)
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
+    def _score_completions(self, model, prompt_ids, prompt_mask, completion_ids, completion_mask):
+        """Return log-probabilities at the sampling temperature, and entropies, shape (rows, completion length)."""
+        with self.accelerator.autocast():
+            outputs = self._forward_teacher(model, prompt_ids, prompt_mask, completion_ids, completion_mask)
+        log_probs, entropies = selective_log_softmax_and_entropy(
+            outputs.logits.float(),
+            completion_ids,
+            entropy_requires_grad=self._entropy_bonus_enabled,
+            temperature=self.temperature,
+            row_mask=completion_mask,
+        )
+        # a critic's values travel beside the log-probabilities, see `trainers.critic`
+        return torch.stack([log_probs, outputs["values"]], dim=-1) if "values" in outputs else log_probs, entropies
+
+    def _forward_teacher(self, model, prompt_ids, prompt_mask, completion_ids, completion_mask):
+        """Return the model's outputs for given completions; `logits` has the shape (rows, completion length, vocabulary).
+
+        Args:
+            model: the policy or its reference, with or without wrappers.
+            prompt_ids, prompt_mask: shape (rows, prompt length), padded on either side.
+            completion_ids, completion_mask: shape (rows, completion length), padded on the right. What is padding needs no
+                mask in the decoder, where nothing looks ahead; the mask is for those who override this.
+        """
+        ids, mask = pad_right(prompt_ids, prompt_mask)
+        start = completion_ids.new_full((len(completion_ids), 1), start_token(self._bare(model)))
+        return model(
+            input_ids=ids,
+            attention_mask=mask,
+            decoder_input_ids=torch.cat([start, completion_ids[:, :-1]], dim=1),
+            use_cache=False,
+        )
+
+
+def pad_right(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and mask with each row's padding behind its tokens, without columns that are padding in every row.
+
+    Args:
+        ids, mask: shape (rows, length); the mask is 1 for a token and 0 for padding.
+    """
+    order = mask.argsort(dim=1, descending=True, stable=True)
+    width = int(mask.sum(dim=1).max().clamp(min=1))
+    return ids.gather(1, order)[:, :width], mask.gather(1, order)[:, :width]
+
+
+def generate_behind_prompt(generate, input_ids: torch.Tensor, attention_mask: torch.Tensor, **options) -> torch.Tensor:
+    """Call an encoder-decoder's `generate`; return each prompt as it came in, and behind it what the decoder wrote.
+
+    Args:
+        generate: the model's own method.
+        input_ids, attention_mask: shape (rows, prompt length), padded on either side.
+
+    Returns:
+        Shape (rows, prompt length + new tokens), without the decoder's start token.
+    """
+    ids, mask = pad_right(input_ids, attention_mask)
+    return torch.cat([input_ids, generate(input_ids=ids, attention_mask=mask, **options)[:, 1:]], dim=1)

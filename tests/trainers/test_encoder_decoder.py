@@ -1,0 +1,225 @@
+"""GRPO of encoder-decoders: exact log-probabilities, plain generation, learning, and what is refused."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BartConfig, BartForConditionalGeneration
+
+from empathy_trl.errors import UserError
+from empathy_trl.models import lora_config
+from empathy_trl.trainers.encoder_decoder import EncoderDecoderMixin, pad_right, trainer_class
+from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
+from tests.trainers.settings import ROWS, assert_identical, length_reward, quiet_config, weights_of
+from tests.trainers.tiny_t5 import save_t5, tiny_t5
+
+
+@pytest.fixture(scope="module")
+def t5_folder(tmp_path_factory):
+    return save_t5(tmp_path_factory.mktemp("t5"))
+
+
+@pytest.fixture
+def make(t5_folder, tmp_path):
+    """Return a function that makes a trainer of the tiny T5, or of another model."""
+
+    def make(model=None, reward=length_reward, folder="out", peft_config=None, **settings):
+        model = AutoModelForSeq2SeqLM.from_pretrained(t5_folder) if model is None else model
+        settings = {"num_generations": 4, "max_completion_length": 6, "max_steps": 4, "learning_rate": 0.01} | settings
+        return trainer_class(EmpathyGRPOTrainer, model)(
+            model=model,
+            processing_class=AutoTokenizer.from_pretrained(t5_folder, padding_side="left"),
+            reward_funcs=[reward],
+            args=quiet_config(tmp_path / folder, **settings),
+            train_dataset=ROWS,
+            peft_config=peft_config,
+        )
+
+    return make
+
+
+def random_batch(prompt_lengths, completion_lengths, pad_id=0):
+    """Return ids and mask as TRL concatenates them: prompts padded on the left, completions on the right."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for prompt, completion in zip(prompt_lengths, completion_lengths, strict=True):
+        before, after = max(prompt_lengths) - prompt, max(completion_lengths) - completion
+        ids = torch.randint(5, 260, (prompt + completion,), generator=generator)
+        rows.append((torch.cat([ids.new_full((before,), pad_id), ids, ids.new_full((after,), pad_id)]),
+                     torch.tensor([0] * before + [1] * (prompt + completion) + [0] * after)))  # fmt: skip
+    return [torch.stack(part) for part in zip(*rows, strict=True)]
+
+
+def plain_logps(model, prompt, completion, temperature=1.0):
+    """One forward without any padding, the labels given to the model as its documentation says."""
+    with torch.no_grad():
+        logits = model(input_ids=prompt[None], labels=completion[None]).logits[0] / temperature
+    return logits.log_softmax(-1)[range(len(completion)), completion], logits
+
+
+PROMPTS, COMPLETIONS = (3, 9, 1, 6), (5, 2, 4, 1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("batch_size", [None, 3, 1])
+def test_log_probabilities_and_entropies_equal_a_plain_forward(make, temperature, batch_size):
+    trainer = make(temperature=temperature)
+    ids, mask = random_batch(PROMPTS, COMPLETIONS)
+    with torch.no_grad():
+        logps, entropies, aux_loss = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, 5, batch_size, compute_entropy=True
+        )
+    assert logps.shape == entropies.shape == (4, 5) and aux_loss is None
+    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        expected, logits = plain_logps(
+            trainer.model, ids[row, 9 - prompt : 9], ids[row, 9 : 9 + completion], temperature
+        )
+        torch.testing.assert_close(logps[row, :completion], expected, atol=1e-5, rtol=1e-5)
+        entropy = torch.distributions.Categorical(logits=logits).entropy()
+        torch.testing.assert_close(entropies[row, :completion], entropy, atol=1e-5, rtol=1e-5)
+        assert not logps[row, completion:].any() and not entropies[row, completion:].any()
+
+
+def test_without_being_asked_there_are_no_entropies(make):
+    trainer = make()
+    assert trainer._get_per_token_logps_and_entropies(trainer.model, *random_batch((3,), (2,)), 2)[1:] == (None, None)
+
+
+def test_an_encoder_that_counts_positions_does_not_count_padding(make):
+    config = BartConfig(vocab_size=320, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+                        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, dropout=0.0, init_std=0.5,
+                        pad_token_id=0, bos_token_id=1, eos_token_id=1, decoder_start_token_id=1, forced_eos_token_id=None)  # fmt: skip
+    torch.manual_seed(0)
+    trainer = make(BartForConditionalGeneration(config))
+    ids, mask = random_batch(PROMPTS, COMPLETIONS)
+    logps, *_ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 5)
+    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        expected, _ = plain_logps(trainer.model, ids[row, 9 - prompt : 9], ids[row, 9 : 9 + completion])
+        torch.testing.assert_close(logps[row, :completion], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_hidden_states_line_up_with_the_completion_in_one_pass(make):
+    trainer = make()
+    ids, mask = random_batch(PROMPTS, COMPLETIONS)
+    seen = []
+    decoder = trainer.model.get_decoder()
+    decoder.register_forward_hook(lambda module, inputs, output: seen.append(output.last_hidden_state))
+    logps, *_ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 5)
+    (hidden,) = seen
+    assert hidden.shape == (4, 5, 32)
+    again = (hidden * 32**-0.5) @ trainer.model.get_output_embeddings().weight.T  # as a tied T5 projects them
+    expected = again.log_softmax(-1).gather(-1, ids[:, 9:, None])[..., 0] * mask[:, 9:]
+    torch.testing.assert_close(logps, expected)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_prompts_may_be_padded_on_either_side(make, side):
+    trainer = make()
+    ids, mask = random_batch(PROMPTS, COMPLETIONS)
+    prompts, masks = ids[:, :9], mask[:, :9]
+    if side == "right":
+        prompts, masks = pad_right(prompts, masks)
+        assert masks.tolist() == [[1] * length + [0] * (9 - length) for length in PROMPTS]
+    outputs = trainer._forward_teacher(trainer.model, prompts, masks, ids[:, 9:], mask[:, 9:])
+    usual = trainer._forward_teacher(trainer.model, ids[:, :9], mask[:, :9], ids[:, 9:], mask[:, 9:])
+    torch.testing.assert_close(outputs.logits, usual.logits)
+
+
+def generated(trainer, prompts):
+    return trainer._generate_single_turn(prompts, None, {}, 1)[0]
+
+
+@pytest.mark.parametrize(
+    "settings, plain",
+    [
+        ({"do_sample": False}, {"do_sample": False}),
+        ({"do_sample": False, "num_beams": 3}, {"do_sample": False, "num_beams": 3}),
+    ],
+    ids=["greedy", "beams"],
+)
+def test_generation_equals_generate_prompt_by_prompt(make, settings, plain):
+    trainer = make(generation_kwargs=settings, max_completion_length=12)
+    model = trainer.model.eval()
+    with torch.no_grad():  # large weights: what is generated then depends on the prompt
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    prompts = [[7, 8, 9], list(range(20, 33)), [40], [250, 251, 252, 253]]
+    completions = generated(trainer, prompts)
+    for prompt, completion in zip(prompts, completions, strict=True):
+        output = model.generate(torch.tensor([prompt]), max_new_tokens=12, **plain)[0, 1:].tolist()
+        assert completion == output[: len(completion)] and len(completion) > 0
+        assert len(completion) == len(output) or completion[-1] in trainer.eos_token_ids
+    assert len({tuple(completion) for completion in completions}) > 1, "the test needs completions that differ"
+    assert "generate" not in vars(model)
+
+
+def test_sampling_settings_reach_the_decoder_and_a_seed_repeats_it(make):
+    prompts = [[7, 8, 9]] * 16
+    one = make(top_k=1)
+    assert len({tuple(completion) for completion in generated(one, prompts)}) == 1
+    free = make(temperature=2.0)
+    torch.manual_seed(3)
+    first = generated(free, prompts)
+    torch.manual_seed(3)
+    assert generated(free, prompts) == first and len({tuple(completion) for completion in first}) > 8
+
+
+def test_reward_rises(make):
+    def sevens(completions, **_):
+        return [completion[0]["content"].count("7") / 6 for completion in completions]
+
+    trainer = make(reward=sevens, max_steps=60, per_device_train_batch_size=32, num_generations=8)
+    trainer.train()
+    rewards = [row["reward"] for row in trainer.state.log_history if "reward" in row]
+    assert rewards[0] < 0.2 and sum(rewards[-5:]) / 5 > 0.8
+
+
+def test_the_reference_model_is_an_encoder_decoder_too(make):
+    trainer = make(beta=0.5, max_steps=3, num_iterations=2)
+    trainer.train()
+    kl = [row["kl"] for row in trainer.state.log_history if "kl" in row]
+    assert kl[0] == 0 and kl[-1] > 0
+
+
+def test_an_adapter_learns_and_its_base_does_not(make):
+    adapter = lora_config(
+        type("Lora", (), {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}), "SEQ_2_SEQ_LM"
+    )
+    trainer = make(peft_config=adapter, beta=0.1)
+    before = weights_of(trainer)
+    trainer.train()
+    after = weights_of(trainer)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("lora_" in name for name in changed)
+    assert any("encoder" in name for name in changed) and any("decoder" in name for name in changed)
+
+
+def test_resume_inside_a_rollout_is_bit_identical(make):
+    settings = {"save_strategy": "steps", "save_steps": 3, "num_iterations": 2, "steps_per_generation": 2, "beta": 0.1}
+    whole = make(folder="whole", **settings)
+    whole.train()
+    halves = make(folder="halves", **settings)
+    resumed = f"{whole.args.output_dir}/checkpoint-3"
+    halves.train(resume_from_checkpoint=resumed)
+    assert_identical(weights_of(whole), weights_of(halves))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"use_vllm": True}, "trainer.use_vllm: true, but the model is an encoder-decoder: vLLM would be given"),
+        ({"use_transformers_continuous_batching": True}, "trainer.use_transformers_continuous_batching: .*paged cache"),
+        ({"cast_lm_head_to_fp32": True}, "trainer.cast_lm_head_to_fp32: .*parts of a decoder"),
+        ({"shared_prefix": True}, "trainer.shared_prefix: true, but prompts cannot be shared: the model is an enc"),
+    ],
+)
+def test_what_is_for_decoders_only_is_refused(make, settings, message):
+    with pytest.raises(UserError, match=message):
+        make(**settings)
+
+
+def test_the_class_is_chosen_by_the_model(tiny):
+    assert trainer_class(EmpathyGRPOTrainer, tiny[0]) is EmpathyGRPOTrainer
+    model, _ = tiny_t5()
+    chosen = trainer_class(EmpathyGRPOTrainer, get_peft_model(model, LoraConfig(target_modules=["q"])))
+    assert chosen.__mro__[1:3] == (EncoderDecoderMixin, EmpathyGRPOTrainer)
+    assert chosen.__name__ == "EncoderDecoderEmpathyGRPOTrainer"
