@@ -154,7 +154,7 @@ def test_one_wrong_key_is_one_line(load, key, value, expected):
         ("model.lora", {"r": 8}, "model: has both from_scratch and lora; train all weights of a model from scratch; lora adapts a pretrained one"),
         ("model.revision", "abc", "model: has a revision, which only a model from the Hub has"),
         ("model.load_in_4bit", True, "model: has load_in_4bit, which needs weights to load; expected name_or_path"),
-        ("rewards", {"format": {}}, "rewards: task sft learns from no rewards; tasks that do: grpo"),
+        ("rewards", {"format": {}}, "rewards: task sft learns from no rewards; tasks that do: grpo, ppo"),
         ("trainer.num_generations", 4, "trainer.num_generations: unknown field of SFTConfig"),
     ],
 )  # fmt: skip
@@ -172,7 +172,7 @@ def test_one_wrong_key_of_a_warm_start_is_one_line(load, key, value, expected):
         ("stages.grpo.trainer.num_generations", 4.5, "stages.grpo.trainer.num_generations: 4.5 is not a valid int"),
         ("trainer.learning_rate", "fast", "trainer.learning_rate: 'fast' is not a valid float"),
         ("trainer.num_generations", 8, "trainer.num_generations: unknown field of SFTConfig"),
-        ("stages.sft.rewards", {"format": {}}, "stages.sft.rewards: task sft learns from no rewards; tasks that do: grpo"),
+        ("stages.sft.rewards", {"format": {}}, "stages.sft.rewards: task sft learns from no rewards; tasks that do: grpo, ppo"),
         ("stages.grpo.task", ..., "stages.grpo.task: missing (choices: sft, grpo)"),
         ("stages.grpo.data", {"nam": "x"}, "stages.grpo.data.nam: unknown key; did you mean name? (choices: name, path,"),
         ("data", {}, "stages.sft.data.name: missing; expected str"),
@@ -339,7 +339,7 @@ def test_rewards_at_the_top_level_are_for_the_stages_that_learn_from_them(load):
     recipe = load(content)
     assert recipe.stages["sft"].rewards == {} and list(recipe.stages["grpo"].rewards) == ["format"]
     del content["stages"]["grpo"]
-    assert errors_of(load, content) == ["rewards: no stage learns from rewards; tasks that do: grpo"]
+    assert errors_of(load, content) == ["rewards: no stage learns from rewards; tasks that do: grpo, ppo"]
 
 
 def test_a_recipe_extends_another_once(load, tmp_path):

@@ -23,6 +23,11 @@ def regress():
     return import_class("empathy_trl.trainers.label_config:RegressConfig")
 
 
+@pytest.fixture(scope="module")
+def ppo():
+    return import_class("empathy_trl.trainers.ppo_config:PPOConfig")
+
+
 def lines(trainer, config_class, processes=1):
     return [f"{'.'.join(path)}: {message}" for path, message in check_trainer(trainer, config_class, processes)]
 
@@ -151,9 +156,9 @@ def test_the_same_field_has_the_choices_of_its_own_class(sft, grpo):
     assert lines({"loss_type": "dft"}, grpo) != []
 
 
-def test_every_default_of_the_config_classes_passes(sft, grpo, regress):
+def test_every_default_of_the_config_classes_passes(sft, grpo, ppo, regress):
     """A default that a choice or range refuses would show that a table here is wrong."""
-    for config_class in (sft, grpo, regress):
+    for config_class in (sft, grpo, ppo, regress):
         defaults = {
             field.name: field.default
             for field in dataclasses.fields(config_class)
@@ -163,9 +168,9 @@ def test_every_default_of_the_config_classes_passes(sft, grpo, regress):
         assert lines(defaults, config_class) == []
 
 
-def test_the_tables_name_fields_that_exist(sft, grpo, regress):
+def test_the_tables_name_fields_that_exist(sft, grpo, ppo, regress):
     """Catches misspelt rows, and rows that an upgrade of TRL or transformers has made pointless."""
-    fields = {field.name for config_class in (sft, grpo, regress) for field in dataclasses.fields(config_class)}
+    fields = {field.name for config_class in (sft, grpo, ppo, regress) for field in dataclasses.fields(config_class)}
     assert {*CHOICES, *RANGES, *ELSEWHERE, *TAKES_A_PATH} <= fields
 
 
