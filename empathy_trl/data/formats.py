@@ -9,7 +9,7 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from empathy_trl.data.tables import BadRow, Row, Table, check_columns, quote
 from empathy_trl.errors import DataError
@@ -44,6 +44,11 @@ def read_table(path, columns: Iterable[str] = ()) -> Table:
     return table
 
 
+def read_objects(path) -> Table:
+    """Read JSON Lines as `read_table` does, with the values of the cells as they are: lists, mappings, numbers, None."""
+    return _read_jsonl(path, _decode(path), (), as_cell=lambda value: value)
+
+
 def as_text(value) -> str:
     """Return a value of a JSON object or a Hub row as the text of a cell; None is empty."""
     return "" if value is None else str(value)
@@ -69,29 +74,29 @@ def _read_csv(path, text: str, columns: Iterable[str], separator: str) -> Table:
     return Table(str(path), header, rows)
 
 
-def _read_jsonl(path, text: str, columns: Iterable[str]) -> Table:
+def _read_jsonl(path, text: str, columns: Iterable[str], as_cell: Callable = as_text) -> Table:
     # Not splitlines: a JSON string may hold U+2028 and its like as they are.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise DataError(f"{path}: the file is empty; expected one JSON object a line{_with(columns)}")
-    read = [(number, _json_object(number, line)) for number, line in lines]
+    read = [(number, _json_object(number, line, as_cell)) for number, line in lines]
     if all(isinstance(row, BadRow) for _, row in read):
         first = read[0][1]
         raise DataError(f"{path}: no line is a JSON object; {first.where}: {first.detail}")
     keys = list(dict.fromkeys(key for _, row in read if isinstance(row, dict) for key in row))
-    empty = dict.fromkeys(keys, "")
+    empty = dict.fromkeys(keys, as_cell(None))
     rows = [Row(f"line {number}", empty | row) if isinstance(row, dict) else row for number, row in read]
     return Table(str(path), keys, rows)
 
 
-def _json_object(number: int, line: str) -> dict[str, str] | BadRow:
+def _json_object(number: int, line: str, as_cell: Callable) -> dict | BadRow:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         return BadRow(f"line {number}", "not JSON", f"{error}: {quote(line)}")
     if not isinstance(value, dict):
         return BadRow(f"line {number}", "not a JSON object", quote(line))
-    return {key: as_text(cell) for key, cell in value.items()}
+    return {key: as_cell(cell) for key, cell in value.items()}
 
 
 def _with(columns: Iterable[str]) -> str:
