@@ -27,7 +27,7 @@ BUILDERS = {
 OWN_KEYS = {
     "context_tokens": ("redial",),
     "emotions": ("redial",),
-    "max_words": ("ed4", "emotions", "epitome", "intents", "wassa"),
+    "max_words": tuple(name for name in BUILDERS if name != "redial"),
     "normalize": ("wassa",),
     "ranges": ("wassa",),
     "reply_tokens": ("redial",),

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import replace
 
 from empathy_trl.data import on_hub
-from empathy_trl.data.formats import read_objects
+from empathy_trl.data.formats import JSON_LINES, read_objects
 from empathy_trl.data.hub import as_table, hub_has, hub_split
 from empathy_trl.data.redial_dialogues import conversation_of, dialogue_parser
 from empathy_trl.data.redial_emotions import join_emotions
@@ -33,7 +33,7 @@ SLOTS = {"placeholder": ", with <movie> in place of every film's title.", "title
 # What stands for a seeker who has not spoken yet, or whose words were cut: chat templates want the user to begin.
 UNSAID = "…"
 
-_SUFFIXES = (".jsonl", ".jsonl.gz", "_data.jsonl", "_data.jsonl.gz")
+_SUFFIXES = (*JSON_LINES, *(f"_data{suffix}" for suffix in JSON_LINES))
 _EXPECTED = "a folder with train, valid and test files (train_data.jsonl or train.jsonl …), or a Hub id"
 _CHAT_ROLES = {"seeker": "user", "recommender": "assistant"}
 

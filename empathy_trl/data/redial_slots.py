@@ -1,8 +1,8 @@
 """Films in the texts of ReDial, and texts of a limited length.
 
 A film stands in a text as its id, `@111776`, until the text has its final length: so no limit cuts a title or a
-`<movie>` in two. Lengths are counted in words and punctuation marks, because a data builder knows no tokenizer; a model's
-tokens are a little more.
+`<movie>` in two. Lengths are counted in words and punctuation marks, because a data builder knows no tokenizer; a model
+usually has more tokens.
 """
 
 import re
