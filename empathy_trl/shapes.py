@@ -17,11 +17,25 @@ PUBLISHED = {
             "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
         },
     ),
+    "Qwen/Qwen2.5-1.5B-Instruct": (
+        "qwen2",
+        {
+            "vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+            "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True,
+        },
+    ),
     "Qwen/Qwen2.5-3B-Instruct": (
         "qwen2",
         {
             "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
             "num_attention_heads": 16, "num_key_value_heads": 2, "tie_word_embeddings": True,
+        },
+    ),
+    "meta-llama/Llama-2-7b-chat-hf": (
+        "llama",
+        {
+            "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 32,
         },
     ),
     "meta-llama/Llama-3.1-8B-Instruct": (

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 
 REPLY_TAGS = ("answer", "respond")
-# not what normalisation writes in place of an address: a person's reply may hold these
-_OTHER_TAGS = re.compile(r"</?(?!url>|email>)\w+>")
+# not what stands for an address or a film's title: a person's reply may hold these
+_OTHER_TAGS = re.compile(r"</?(?!url>|email>|movie>)\w+>")
 
 
 def tag_bodies(text: str, tag: str) -> list[str]:

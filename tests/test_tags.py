@@ -33,6 +33,7 @@ def test_text_of_a_completion(completion, expected):
         ("<answer><answer>a</answer></answer>", "", "one inside the other"),
         ("<answer>a <reasoning>b</reasoning></answer>", "a  b", "other tags inside are no words"),
         ("<answer>see <url> or <email></answer>", "see <url> or <email>", "what stands for an address is a word"),
+        ("<answer>I loved <movie>!</answer>", "I loved <movie>!", "and so is what stands for a film"),
         ("<answer></answer>", "", "empty"),
         ("", "", "nothing"),
     ],

@@ -20,12 +20,18 @@ BUILDERS = {
     "emotions": "empathy_trl.data.labelled",
     "epitome": "empathy_trl.data.epitome",
     "intents": "empathy_trl.data.labelled",
+    "redial": "empathy_trl.data.redial",
     "wassa": "empathy_trl.data.wassa",
 }
 # Key of `data` -> the builders that read it; what is not listed here is read by all.
 OWN_KEYS = {
+    "context_tokens": ("redial",),
+    "emotions": ("redial",),
+    "max_words": tuple(name for name in BUILDERS if name != "redial"),
     "normalize": ("wassa",),
     "ranges": ("wassa",),
+    "reply_tokens": ("redial",),
+    "slots": ("redial",),
     "split_by": ("wassa",),
     "text_column": ("wassa",),
 }

@@ -1,5 +1,8 @@
 """Data sets on the Hub, or in its cache: loading, and what EmpatheticDialogues needs beyond that."""
 
+from collections.abc import Callable
+
+from empathy_trl.data.formats import as_text
 from empathy_trl.data.tables import Row, Table, check_columns
 from empathy_trl.errors import DataError, UserError
 
@@ -28,10 +31,15 @@ def load_hub(path: str, revision: str | None):
         ) from error
 
 
+def hub_has(path: str, revision: str | None, split: str) -> bool:
+    """Say whether a Hub id has a split. Raises what `load_hub` raises."""
+    return _split_name(load_hub(path, revision), split) is not None
+
+
 def hub_split(path: str, revision: str | None, split: str):
     """Return `(name for messages, Dataset)` of one split. Raises what `load_hub` raises, or `DataError`."""
     splits = load_hub(path, revision)
-    name = next((name for name in _SPLIT_NAMES[split] if name in splits), None)
+    name = _split_name(splits, split)
     source = hub_source(path, revision, name or split)
     if name is None:
         raise DataError(f"{source}: no such split (splits found: {', '.join(splits)})")
@@ -43,12 +51,14 @@ def hub_source(path: str, revision: str | None, split: str) -> str:
     return f"{path} (revision {revision or HUB_REVISION}, split {split})"
 
 
-def as_table(source: str, dataset) -> Table:
-    """Return a `Dataset` as a `Table`, values as text."""
-    from empathy_trl.data.formats import as_text
+def _split_name(splits, split: str) -> str | None:
+    return next((name for name in _SPLIT_NAMES[split] if name in splits), None)
 
+
+def as_table(source: str, dataset, as_cell: Callable = as_text) -> Table:
+    """Return a `Dataset` as a `Table`, values as text; `as_cell` may make something else of them."""
     rows = [
-        Row(f"row {number}", {column: as_text(value) for column, value in row.items()})
+        Row(f"row {number}", {column: as_cell(value) for column, value in row.items()})
         for number, row in enumerate(dataset, 1)
     ]
     if not rows:

@@ -47,12 +47,18 @@ def local_folder(path: str, sample: str, expected: str):
 def split_file(folder, split: str, suffixes: tuple[str, ...], advice: str = ""):
     """Return the one file of a split in `folder`: one of `STEMS` with one of `suffixes`; `advice` ends the error."""
     names = [stem + suffix for stem in STEMS[split] for suffix in suffixes]
-    found = [name for name in names if folder.joinpath(name).is_file()]
+    found = split_files(folder, split, suffixes)
     if len(found) > 1:
         raise DataError(f"data.path: {folder} has several files for the split {split}: {', '.join(found)}; keep one")
     if not found:
         raise DataError(f"data.path: {folder} has no {' or '.join(names)} (files found: {names_in(folder)}){advice}")
     return folder.joinpath(found[0])
+
+
+def split_files(folder, split: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Return the names of the files in `folder` that may be those of a split."""
+    names = [stem + suffix for stem in STEMS[split] for suffix in suffixes]
+    return [name for name in names if folder.joinpath(name).is_file()]
 
 
 def tables_in(folder) -> list:

@@ -9,8 +9,9 @@ counted. How files are read is in `formats.py`.
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import Any
 
 from empathy_trl.errors import DataError
 
@@ -21,10 +22,13 @@ _SHOWN_ROWS = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One usable row: `where` is how a message names it ("line 12"), `cells` maps column to text."""
+    """One usable row: `where` is how a message names it ("line 12"), `cells` maps column to text.
+
+    Where a reader keeps what stands in JSON (`formats.read_objects`), a cell is whatever stood there.
+    """
 
     where: str
-    cells: dict[str, str]
+    cells: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Table:
 class Report:
     """What became of a split: `used` of `read` rows remain, `shortened` of these lost their beginning.
 
-    `skipped` rows are good ones that belong to another task; `dropped` counts bad rows by reason.
+    `skipped` rows are good ones that belong to another task; `dropped` counts bad rows by reason; `notes` are other
+    things that a builder counts, by name.
     """
 
     source: str
@@ -58,12 +63,14 @@ class Report:
     used: int
     shortened: int
     skipped: int = 0
+    notes: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         reasons = f" ({_counts(self.dropped)})" if self.dropped else ""
         dropped = f"{sum(self.dropped.values())} dropped{reasons}"
         skipped = f", {self.skipped} skipped" if self.skipped else ""
-        return f"{self.source}: {self.read} read, {dropped}{skipped}, {self.used} used, {self.shortened} shortened"
+        used = f"{self.read} read, {dropped}{skipped}, {self.used} used, {self.shortened} shortened"
+        return f"{self.source}: {used}" + (f"; {_counts(self.notes)}" if self.notes else "")
 
 
 def settle_bad_rows(source: str, bad: list[BadRow], read: int, on_bad_rows: str) -> dict[str, int]:

@@ -102,6 +102,10 @@ class Data(_Section):
         split_by: `given` takes the files of a folder; `row` and `conversation` split a single file 90/10.
         ranges: rating -> its lowest and highest value; by default those of the corpus.
         normalize: how rated texts are normalised.
+        slots: what stands for a film in ReDial's dialogues, `<movie>` or its title.
+        context_tokens: words and punctuation marks of a dialogue before the reply; the oldest turns go.
+        reply_tokens: words and punctuation marks of a reply; its end goes.
+        emotions: a table with the emotions of ReDial's seekers, see `empathy_trl.data.redial_emotions`.
     """
 
     name: str
@@ -114,6 +118,10 @@ class Data(_Section):
     split_by: Literal["given", "row", "conversation"] = "given"
     ranges: dict[str, tuple[float, float]] | None = None
     normalize: Normalize = Normalize()
+    slots: Literal["placeholder", "title"] = "placeholder"
+    context_tokens: int = Field(150, ge=1)
+    reply_tokens: int = Field(150, ge=1)
+    emotions: str | None = None
 
     @model_validator(mode="after")
     def _portion_is_a_range(self):

@@ -33,10 +33,12 @@ from empathy_trl.rewards.emotion_confidence import EmotionConfidence
 from empathy_trl.rewards.empathy_model import EmpathyModel
 from empathy_trl.rewards.epitome import Epitome
 from empathy_trl.rewards.format import Format
+from empathy_trl.rewards.format_penalty import FormatPenalty
 from empathy_trl.rewards.length import Length
 from empathy_trl.rewards.llm_judge import LLMJudge
 from empathy_trl.rewards.quality_critic import QualityCritic
 from empathy_trl.rewards.reasoning_length import ReasoningLength
+from empathy_trl.rewards.recommendation import Recommendation
 from empathy_trl.rewards.repetition_penalty import RepetitionPenalty
 from empathy_trl.rewards.safety import Safety
 from empathy_trl.rewards.safety_classifier import SafetyClassifier
@@ -52,10 +54,12 @@ REWARDS = {
     "empathy_model": EmpathyModel,
     "epitome": Epitome,
     "format": Format,
+    "format_penalty": FormatPenalty,
     "length": Length,
     "llm_judge": LLMJudge,
     "quality_critic": QualityCritic,
     "reasoning_length": ReasoningLength,
+    "recommendation": Recommendation,
     "repetition_penalty": RepetitionPenalty,
     "safety": Safety,
     "safety_classifier": SafetyClassifier,

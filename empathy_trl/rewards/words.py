@@ -7,6 +7,7 @@ The rule is Unicode's properties and nothing else, so that it needs no language 
 * In scripts that do not (Chinese characters, kana, Thai, Lao, Khmer, Burmese), every letter is a word, with the marks
   on it. A sentence then has more "words" than a speaker would count, by a factor of about 1.5 for Chinese.
 * An emoji is a word, and one that is joined from several, such as a family, is several.
+* What stands for an address or a film's title, `<url>`, `<email>` or `<movie>`, is a word.
 
 Punctuation is no word; `pieces` has it too.
 """
@@ -17,7 +18,8 @@ import regex
 
 UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 _WORD = rf"""
-    [[\p{{L}}\p{{N}}]&&{UNSPACED}]\p{{M}}*
+    <(?:url|email|movie)>
+  | [[\p{{L}}\p{{N}}]&&{UNSPACED}]\p{{M}}*
   | [[\p{{L}}\p{{N}}\p{{M}}]--{UNSPACED}]+ (?: ['’] [[\p{{L}}\p{{N}}\p{{M}}]--{UNSPACED}]+ )*
   | \p{{Regional_Indicator}}{{2}}
   | \p{{Extended_Pictographic}}\p{{Emoji_Modifier}}?

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from empathy_trl.data.formats import read_table
+from empathy_trl.data.formats import read_objects, read_table
 from empathy_trl.data.tables import BadRow
 from empathy_trl.errors import DataError
 
@@ -77,3 +77,9 @@ def test_files_that_cannot_be_used(tmp_path, name, content, message):
 def test_a_ragged_line_of_a_tsv_file_is_a_bad_row(tmp_path):
     (row,) = read_table(write(tmp_path, "x.tsv", "text\tlabel\nx, 1\n")).rows
     assert (row.reason, row.detail) == ("wrong number of cells", "1 cells, the header has 2: 'x, 1'")
+
+
+def test_objects_keep_their_values(tmp_path):
+    table = read_objects(write(tmp_path, "x.jsonl", '{"a": [1], "b": {"c": null}}\n{"a": null}\n3\n'))
+    assert [row.cells for row in table.rows[:2]] == [{"a": [1], "b": {"c": None}}, {"a": None, "b": None}]
+    assert table.rows[2].reason == "not a JSON object"

@@ -26,6 +26,11 @@ def test_conversations_stay_whole_and_the_shares_are_near():
     assert len(parts["valid"]) == pytest.approx(0.09 * len(groups), abs=6)
 
 
+def test_data_with_a_test_part_gives_up_a_tenth_only_once():
+    parts = split_rows(range(100), held_out=("valid",))
+    assert {part: len(numbers) for part, numbers in parts.items()} == {"train": 90, "valid": 10}
+
+
 def test_a_giant_conversation_does_not_fill_the_test_part():
     groups = [*"abcdefghijklmnopqrst", *["giant"] * 100]
     parts = split_rows(groups)

@@ -20,6 +20,7 @@ CASES = [
     ("!!!", REFERENCE, 0.0, "no word"),
     ("a b c d", "a b c d e f", math.exp(1 - 6 / 4), "all right, but shorter: the brevity penalty alone"),
     ("你好", "你好啊", math.exp(1 - 3 / 2), "the same without spaces"),
+    ("<movie>", "try <movie>", math.exp(1 - 2 / 1), "a film's slot is one word, not three signs"),
     # 1-grams 2/3; 2-grams 1/2; no 3-gram: smoothed 1/(2·1)
     ("a b x", "a b c", (2 / 3 + (2 / 3 * 1 / 2) ** (1 / 2) + 2 * (2 / 3 * 1 / 2 * 1 / 2) ** (1 / 3)) / 4, "by hand"),
 ]

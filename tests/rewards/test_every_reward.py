@@ -30,25 +30,30 @@ COMPLETIONS = {
     "tags inside tags": "<answer>I <respond>am <answer>here</answer></respond></answer>",
     "other markup": "<b>I</b> am <|im_end|> here < 3 > 2",
 }
+COLUMNS = {"reference": "I am so sorry.", "label": "sad", "recommends": False}
 # reward: (lowest, highest)
 RANGES = {
     "bleu": (0, 1),
     "distinct": (0, 1),
     "emotion_accuracy": (0, 1),
     "format": (0, 1),
+    "format_penalty": (-1, 0),
     "length": (0, 1),
     "reasoning_length": (0, 1),
+    "recommendation": (0, 1),
     "repetition_penalty": (-1, 0),
     "safety": (-1, 0),
     "sentence_end": (0, 1),
 }
-LOWEST_WITHOUT_REPLY = ("bleu", "distinct", "length", "repetition_penalty", "safety", "sentence_end")
+LOWEST_WITHOUT_REPLY = (
+    *("bleu", "distinct", "format_penalty", "length", "recommendation", "repetition_penalty", "safety", "sentence_end"),
+)
 
 
 def scores(name, completions):
     n = len(completions)
     prompts = [[{"role": "user", "content": "I lost my dog."}]] * n
-    return REWARDS[name]()(prompts, completions, reference=["I am so sorry."] * n, label=["sad"] * n)
+    return REWARDS[name]()(prompts, completions, **{column: [value] * n for column, value in COLUMNS.items()})
 
 
 @pytest.mark.parametrize("name", RANGES)
@@ -133,9 +138,9 @@ def test_no_reply_earns_the_least(name):
 def test_scores_alone_are_scores_in_a_batch_and_survive_pickling(name):
     reward = pickle.loads(pickle.dumps(REWARDS[name]()))
     completions = list(COMPLETIONS.values())
-    alone = [reward(["p"], [one], reference=["I am so sorry."], label=["sad"])[0] for one in completions]
+    alone = [reward(["p"], [one], **{key: [value] for key, value in COLUMNS.items()})[0] for one in completions]
     assert alone == scores(name, completions)
-    assert reward([], [], reference=[], label=[]) == []
+    assert reward([], [], **{column: [] for column in COLUMNS}) == []
 
 
 @pytest.mark.parametrize("name", LOWEST_WITHOUT_REPLY)

@@ -28,6 +28,7 @@ from empathy_trl.rewards.words import is_visible, ngrams, pieces, plain, words
         ("👍🏽 🇩🇪 👨‍👩‍👧", ["👍🏽", "🇩🇪", "👨", "👩", "👧"], "skin tones and flags are one, families several"),
         ("w\u200bo\u200br\u200bd", ["word"], "what cannot be seen does not split"),
         ("ｗｉｄｅ 𝐛𝐨𝐥𝐝", ["wide", "bold"], "forms of a letter are that letter"),
+        ("see <movie>, <url> or <email>", ["see", "<movie>", "<url>", "or", "<email>"], "slots are words"),
         ("", [], "empty"),
         (" \n\t", [], "white space"),
         ("...!?", [], "punctuation only"),
@@ -38,6 +39,7 @@ def test_words(text, expected, why):
 
 
 def test_pieces_are_words_and_every_other_visible_character():
+    assert pieces("<movie>? <movies>") == ["<movie>", "?", "<", "movies", ">"]
     assert pieces("Well... it's ok，好!!") == ["Well", ".", ".", ".", "it's", "ok", ",", "好", "!", "!"]
 
 

@@ -1,0 +1,212 @@
+"""The builder `redial`: who answers what, prompts, sources, splits, and what is reported."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from empathy_trl.data import build, read_split
+from empathy_trl.data.redial import SLOTS, SYSTEM, UNSAID, make_prompt
+from empathy_trl.errors import DataError, UserError
+from empathy_trl.recipe import Data
+
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "redial"
+S, R = "seeker", "recommender"
+
+
+def dialogue(identity="1", messages=((S, "Hi"), (R, "Hello")), movies=None, liked=None):
+    turns = [{"role": role, "text": text} for role, text in messages]
+    return {"conversation_id": identity, "messages": turns, "movies": movies or {}, "liked": liked or {}}
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Return a function that writes the dialogues of one or several splits, and returns the section of a recipe."""
+
+    def write(train=(), settings=(), **splits):
+        for split, dialogues in {"train": train, **splits}.items():
+            (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in dialogues))
+        return Data(name="redial", path=str(tmp_path), **dict(settings))
+
+    return write
+
+
+FILMS = {"12": "The Salt Line  (2011)", "7": "Halcyon", "8": "Undertow (2014)"}
+TALK = dialogue(
+    messages=[
+        (R, "Welcome!"),
+        (S, "Hi"),
+        (S, "I liked @12"),
+        (R, "Me too."),
+        (R, "Try @7"),
+        (S, "ok, or @8?"),
+        (R, "No."),
+    ],
+    movies=FILMS,
+    liked={"12": 1, "7": 1, "8": 0},
+)
+
+
+def test_every_answer_is_a_row(source):
+    rows = build(source(test=[TALK]), "test", "sft")
+    assert rows.column_names == [
+        *("prompt", "text", "reference", "conversation", "recommends", "movies", "liked", "context_movies", "emotion"),
+        "completion",
+    ]
+    first, second = rows
+    assert first["prompt"] == [
+        {"role": "system", "content": SYSTEM + SLOTS["placeholder"]},
+        {"role": "user", "content": UNSAID},
+        {"role": "assistant", "content": "Welcome!"},
+        {"role": "user", "content": "Hi\nI liked <movie>"},
+    ]
+    assert first["text"] == "Hi\nI liked <movie>"
+    assert first["reference"] == "Me too.\nTry <movie>"
+    assert first["completion"] == [{"role": "assistant", "content": "Me too.\nTry <movie>"}]
+    assert (first["recommends"], first["movies"]) == (True, ["Halcyon"])
+    assert first["context_movies"] == ["The Salt Line (2011)"]
+    assert (second["reference"], second["recommends"], second["movies"]) == ("No.", False, [])
+    assert second["context_movies"] == ["The Salt Line (2011)", "Halcyon", "Undertow (2014)"]
+    assert first["liked"] == second["liked"] == ["The Salt Line (2011)", "Halcyon"]
+    assert first["conversation"] == "1" and first["emotion"] is None
+
+
+def test_titles_stand_in_the_texts_if_asked_for(source):
+    rows = build(source(test=[TALK], settings={"slots": "title"}), "test", "ppo")
+    assert rows[0]["text"] == "Hi\nI liked The Salt Line (2011)"
+    assert rows[0]["reference"] == "Me too.\nTry Halcyon"
+    assert rows[0]["prompt"][0]["content"].endswith(SLOTS["title"])
+
+
+def test_columns_are_the_same_where_all_lists_are_empty(source):
+    bare, full = (build(source(test=[each]), "test", "grpo").features for each in (dialogue(), TALK))
+    assert bare == full
+
+
+def test_roles_alternate_and_the_user_begins():
+    """As the templates of Llama 2, Gemma and others demand."""
+    for turns in ([(S, "a")], [(R, "b"), (S, "c")], [(S, "a"), (R, "b"), (S, "c")]):
+        roles = [message["role"] for message in make_prompt(turns, "placeholder")]
+        assert roles == ["system", *["user", "assistant"] * (len(roles) // 2 - 1), "user"]
+
+
+def test_a_context_loses_its_oldest_turns_and_a_reply_its_end(source):
+    config = source(test=[TALK], settings={"context_tokens": 6, "reply_tokens": 3})
+    rows, report = read_split(config, "test")
+    assert rows[1]["turns"] == [(S, "ok, or <movie>?")]
+    assert rows[0]["turns"] == [(R, "Welcome!"), (S, "Hi\nI liked <movie>")]
+    assert rows[0]["reference"] == "Me too." and not rows[0]["recommends"] and rows[0]["movies"] == []
+    assert rows[1]["context_movies"] == ["The Salt Line (2011)", "Halcyon", "Undertow (2014)"]  # cut turns count too
+    assert report.shortened == 1 and report.notes["shortened answers"] == 1
+
+
+def test_what_is_no_example_is_counted(source):
+    silent = dialogue("2", [(S, "Anyone?"), (S, " ")])
+    opening = dialogue("3", [(R, "Hi"), (S, ""), (R, "there"), (S, "yes")])
+    _, report = read_split(source(test=[TALK, silent, opening]), "test")
+    assert report.notes == {
+        "answers": 2,
+        "openings by the recommender": 2,
+        "dialogues without an answer": 2,
+        "dialogues without likes": 2,
+        "messages without text": 2,
+    }
+    assert "test.jsonl: 3 read, 0 dropped, 3 used, 0 shortened; 2 answers, " in str(report)
+
+
+def test_nobody_answers(source):
+    with pytest.raises(DataError, match=r"test\.jsonl: in none of 1 dialogues does a recommender answer a seeker"):
+        read_split(source(test=[dialogue(messages=[(R, "Hi"), (S, "Hi")])]), "test")
+
+
+def test_an_unknown_film_is_an_error_that_names_it_or_is_dropped(source):
+    bad = dialogue("8", [(S, "I saw @5"), (R, "ok")])
+    config = source(test=[TALK, bad])
+    with pytest.raises(
+        DataError, match=r"test\.jsonl: 1 of 2 rows .*\n  line 2: unknown film id: @5 in conversation 8"
+    ):
+        build(config, "test", "grpo")
+    rows, report = read_split(config.model_copy(update={"on_bad_rows": "drop"}), "test")
+    assert {row["conversation"] for row in rows} == {"1"}
+    assert report.dropped == {"unknown film id": 1}
+
+
+def test_a_line_that_is_no_dialogue(source, tmp_path):
+    config = source(test=[TALK])
+    with (tmp_path / "test.jsonl").open("a") as file:
+        file.write("{\n")
+    with pytest.raises(DataError, match="line 2: not JSON"):
+        build(config, "test", "grpo")
+
+
+MANY = [dialogue(str(number // 2), [(S, f"a{number}"), (R, f"b{number}")]) for number in range(60)]
+
+
+def test_valid_is_split_off_the_training_dialogues_where_it_is_missing(source):
+    config = source(train=MANY, test=[TALK])
+    parts = {
+        split: {row["conversation"] for row in build(config, split, "grpo")} for split in ("train", "valid", "test")
+    }
+    assert not parts["train"] & parts["valid"]
+    assert (len(parts["train"]), len(parts["valid"]), len(parts["test"])) == (27, 3, 1)
+    assert "(valid of a 90/10 split by conversation)" in read_split(config, "valid")[1].source
+
+
+def test_a_valid_part_of_its_own_is_used(source):
+    config = source(train=MANY, valid=[TALK])
+    assert (len(build(config, "train", "grpo")), len(build(config, "valid", "grpo"))) == (60, 2)
+
+
+def test_names_of_the_original_files(source, tmp_path):
+    config = source(train=MANY, test=[TALK])
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").rename(tmp_path / f"{split}_data.jsonl")
+    assert (len(build(config, "train", "grpo")), len(build(config, "test", "grpo"))) == (54, 2)
+
+
+def test_portions_are_of_dialogues(source):
+    config = source(train=MANY, valid=[TALK], settings={"portion": (0.0, 0.5)})
+    assert len(build(config, "train", "grpo")) == 30
+
+
+@pytest.mark.parametrize("with_valid", [False, True])
+def test_hub(monkeypatch, with_valid):
+    from datasets import Dataset, DatasetDict
+
+    from empathy_trl.data import hub
+
+    splits = {"train": Dataset.from_list(MANY), "test": Dataset.from_list([TALK])}
+    splits |= {"validation": Dataset.from_list(MANY[:2])} if with_valid else {}
+    monkeypatch.setattr(hub, "load_hub", lambda path, revision: DatasetDict(splits))
+    config = Data(name="redial", path="someone/films")
+    assert len(build(config, "train", "sft")) == (60 if with_valid else 54)
+    assert len(build(config, "valid", "sft")) == (2 if with_valid else 6)
+    assert build(config, "test", "sft")[0]["movies"] == ["Halcyon"]
+
+
+@pytest.mark.parametrize(
+    "path, split, task, error, message",
+    [
+        ("nowhere", "test", "grpo", DataError, "no folder 'nowhere'.*train_data.jsonl or train.jsonl"),
+        ("sample", "dev", "grpo", UserError, "unknown split 'dev'"),
+        ("sample", "test", "regress", UserError, "the redial data has no columns for task 'regress'"),
+    ],
+)
+def test_what_the_user_can_fix(path, split, task, error, message):
+    with pytest.raises(error, match=message):
+        build(Data(name="redial", path=path), split, task)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real dialogues are not here")
+@pytest.mark.parametrize(
+    "split, dialogues, answers, recommending, openings",
+    [("train", 1542, 8338, 4306, 996), ("valid", 203, 1121, 543, 140), ("test", 197, 1024, 539, 118)],
+)
+def test_the_real_dialogues(split, dialogues, answers, recommending, openings):
+    rows, report = read_split(Data(name="redial", path=str(REAL)), split)
+    assert (report.read, report.used, report.dropped) == (dialogues, dialogues, {})
+    assert report.notes["answers"] == len(rows) == answers
+    assert report.notes["openings by the recommender"] == openings
+    assert report.notes.get("dialogues without likes", 0) == (3 if split == "train" else 0)
+    assert sum(row["recommends"] for row in rows) == recommending
+    assert all(row["recommends"] == ("<movie>" in row["reference"]) for row in rows)
