@@ -3,6 +3,7 @@
 | module | one idea |
 |---|---|
 | `generate` | greedy, batched completions that do not depend on the batch size |
+| `api_model` | completions from a server |
 | `predict` | the outputs of a model with a classification head |
 | `sharing` | rows dealt out to several processes |
 | `emotions`, `replies`, `labels`, `ratings` | one kind of prediction each: how it is made, scored, drawn and shown |

@@ -56,7 +56,8 @@ def evaluate_model(
 
     Args:
         model, tokenizer: the whole model, which is moved to the device of this process, and its tokenizer; for a stage
-            with task regress or classify, a `scorer.Scorer` in place of the model.
+            with task regress or classify, a `scorer.Scorer` in place of the model; for any other, it may be an
+            `api_model.ApiModel`, which has no tokenizer.
         stage: a `recipe.Stage`; gives task, data, seed and the evaluation settings.
         recipe_name, model_name: noted in the artefacts.
         split: train, valid or test.
@@ -81,8 +82,8 @@ def evaluate_model(
     dataset = empathy_trl.data.build(stage.data, split, kind.ROWS_OF)
     index = chosen_rows(len(dataset), limit)
     rows = dataset.select(index)
-    # a scorer and a quantised model were put on their devices when they were loaded
-    if stage.task not in LABEL_TASKS and not getattr(model, "is_quantized", False):
+    # a scorer and a quantised model were put on their devices when they were loaded, and a server has its own
+    if hasattr(model, "to") and not getattr(model, "is_quantized", False):
         model.to(PartialState().device)
     predictions = kind.predict(model, tokenizer, stage, rows, batch_size)
     result = None

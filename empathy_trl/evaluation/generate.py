@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from empathy_trl.evaluation.api_model import ApiModel
 from empathy_trl.evaluation.sharing import shared
 
 
@@ -74,10 +75,14 @@ def generate_completions(
 
 
 def generate_shared(model, tokenizer, prompts: list[list[dict]], batch_size: int, max_new_tokens: int) -> list[str]:
-    """Generate greedily, each process for its share of the prompts; all processes return all completions."""
-    settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    progress = PartialState().is_main_process
-    return shared(prompts, lambda own: generate_completions(model, tokenizer, own, progress=progress, **settings))
+    """Generate greedily, each process for its share of the prompts; all processes return all completions.
+
+    An `ApiModel` needs no tokenizer, and has `batch_size` requests under way in each process.
+    """
+    settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "progress": PartialState().is_main_process}
+    if isinstance(model, ApiModel):
+        return shared(prompts, lambda own: model.complete(own, **settings))
+    return shared(prompts, lambda own: generate_completions(model, tokenizer, own, **settings))
 
 
 def _stop_ids(model, tokenizer) -> list[int]:
