@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from empathy_trl.files import read_rows
 from tests.judge.scripted_server import CUT, ScriptedServer, answer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,7 +184,7 @@ def test_a_model_behind_a_server_is_evaluated_the_same_way(script, workplace, mo
     with ScriptedServer([answer("<reasoning>so it is</reasoning><answer>sad</answer>")]) as server:
         assert run(script, "--model", "openai:org/m", "--base_url", server.base_url, "--batch_size", "2") == 0
     result = evaluation("outputs/small/evaluations/m")
-    rows = [json.loads(line) for line in open("outputs/small/evaluations/m/predictions_test.jsonl")]
+    rows = read_rows(Path("outputs/small/evaluations/m/predictions_test.jsonl"))
     assert (result["model"], result["data"]["n"], len(server.requests)) == ("openai:org/m", 5, 5)
     assert {row["prediction"] for row in rows} == {"sad"}
     assert result["metrics"]["accuracy"]["value"] == sum(row["label"] == "sad" for row in rows) / 5
