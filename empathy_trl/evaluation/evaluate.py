@@ -35,7 +35,7 @@ from empathy_trl.evaluation import artefacts
 from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.stages import versions
 
-TASKS = ("sft", "grpo", "regress", "classify")
+TASKS = ("sft", "grpo", "ppo", "regress", "classify")
 KINDS = ("emotions", "replies", "labels", "ratings")
 
 
