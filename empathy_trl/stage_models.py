@@ -34,9 +34,11 @@ def resolve_classifiers(stage, stage_folders: dict[str, Path]):
 
 def classifiers_of(stage) -> dict[str, str]:
     """Return kind -> model of the classifiers that judge a stage's replies; none for a stage that predicts labels."""
-    if stage.task in LABEL_TASKS or stage.evaluation.classifiers is None:
+    classifiers = stage.evaluation.classifiers
+    if stage.task in LABEL_TASKS or classifiers is None:
         return {}
-    return {kind: model for kind, model in stage.evaluation.classifiers.model_dump().items() if model is not None}
+    named = {"epitome": classifiers.epitome, "emotion": classifiers.emotion, "intent": classifiers.intent}
+    return {kind: model for kind, model in named.items() if model is not None}
 
 
 def judging_rewards(recipe, stage, stage_folders: dict[str, Path]) -> dict:

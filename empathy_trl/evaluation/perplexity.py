@@ -17,6 +17,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation.generate import end_tokens
 from empathy_trl.evaluation.intervals import bootstrap_sums
 from empathy_trl.evaluation.sharing import shared
+from empathy_trl.padding import pad
 from empathy_trl.tags import REPLY_TAGS, completion_text
 
 Likelihood = tuple[float, int]  # minus the log-probability of a reply, in nats, and its tokens
@@ -123,10 +124,10 @@ def _targets(tokenizer, references: list[str]) -> list[list[int]]:
 
 def _causal_losses(model, asked: list[list[int]], answers: list[list[int]]) -> Iterator[float]:
     """Yield the negative log-likelihood of every answer; only logits from the shortest prompt's end on are made."""
-    ids, mask = _pad_right([prompt + answer for prompt, answer in zip(asked, answers, strict=True)], 0)
+    whole = [prompt + answer for prompt, answer in zip(asked, answers, strict=True)]
+    ids, mask = pad(whole, 0, "right", model.device)
     first = min(map(len, asked)) - 1  # this position's logits are those of the first token of an answer
-    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-    logits = model(**inputs, logits_to_keep=ids.shape[1] - first, use_cache=False).logits
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=ids.shape[1] - first, use_cache=False).logits
     for row, (prompt, answer) in enumerate(zip(asked, answers, strict=True)):
         start = len(prompt) - 1 - first
         yield _loss(logits[row, start : start + len(answer)], answer)
@@ -134,10 +135,9 @@ def _causal_losses(model, asked: list[list[int]], answers: list[list[int]]) -> I
 
 def _encoder_decoder_losses(model, asked: list[list[int]], answers: list[list[int]]) -> Iterator[float]:
     """Yield the negative log-likelihood of every answer, which the decoder reads one token late, as in training."""
-    ids, mask = _pad_right(asked, 0)
-    labels, _ = _pad_right(answers, -100)
-    inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    logits = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}, use_cache=False).logits
+    ids, mask = pad(asked, 0, "right", model.device)
+    labels, _ = pad(answers, -100, "right", model.device)
+    logits = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).logits
     for row, answer in enumerate(answers):
         yield _loss(logits[row, : len(answer)], answer)
 
@@ -145,11 +145,3 @@ def _encoder_decoder_losses(model, asked: list[list[int]], answers: list[list[in
 def _loss(logits: torch.Tensor, ids: list[int]) -> float:
     """Return the summed cross-entropy of tokens, in float32; logits of shape (tokens, vocabulary)."""
     return cross_entropy(logits.float(), torch.tensor(ids, device=logits.device), reduction="sum").item()
-
-
-def _pad_right(rows: list[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids and attention mask, both of shape (rows, longest row)."""
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    return ids, mask

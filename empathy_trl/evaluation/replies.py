@@ -17,7 +17,7 @@ from empathy_trl.evaluation.baselines import NAMES
 from empathy_trl.evaluation.generate import generate_shared
 from empathy_trl.evaluation.intervals import mean_figures, with_interval
 from empathy_trl.evaluation.perplexity import Likelihood, perplexity, reference_likelihoods, why_none
-from empathy_trl.evaluation.reply_classifiers import judge_replies, load_classifiers
+from empathy_trl.evaluation.reply_classifiers import check_emotions, judge_replies, load_classifiers
 from empathy_trl.evaluation.reply_metrics import ORDERS, PLACEHOLDER, corpus_metrics, row_metrics
 from empathy_trl.evaluation.tables import markdown
 from empathy_trl.rewards import build_rewards
@@ -95,7 +95,9 @@ def predict(model, tokenizer, stage, rows, batch_size: int) -> list[Prediction]:
     """
     prompts, references = list(rows["prompt"]), list(rows["reference"])
     if PartialState().is_main_process:
-        load_classifiers(classifiers_of(stage))  # now, and not after an hour of generation
+        scorers = load_classifiers(classifiers_of(stage))  # now, and not after an hour of generation
+        if "emotion" in scorers and "emotion" in rows.column_names:
+            check_emotions(scorers["emotion"], rows["emotion"])
     completions = generate_shared(model, tokenizer, prompts, batch_size, stage.evaluation.max_new_tokens)
     if (why := why_none(model, tokenizer, prompts)) is not None:
         return [Prediction(completion, why_none=why) for completion in completions]
@@ -131,7 +133,8 @@ def score(stage, rows, train, predictions: list[Prediction], rewards: dict) -> t
     earned_by_people = breakdown(kept, prompts, references, progress=1.0, **columns).rows
     scorers, emotions = load_classifiers(classifiers_of(stage)), columns.get("emotion")
     judged = judge_replies(scorers, prompts, replies, references, emotions)
-    placeholder = PLACEHOLDER if "recommends" in columns else None
+    slots = "recommends" in columns and any(PLACEHOLDER in reference for reference in references)
+    placeholder = PLACEHOLDER if slots else None
 
     by_row = _rewards_by_row(earned, ["total", *rewards]) | row_metrics(replies, references, placeholder) | judged.rows
     people = _rewards_by_row(earned_by_people, kept) | row_metrics(references, references, placeholder)

@@ -161,18 +161,24 @@ def _judge_levels(judged: Judged, scorer, utterances: list[str], replies: list[s
 
 def _judge_emotions(judged: Judged, scorer, replies: list[str], references: list[str], emotions: list) -> None:
     """Add `emo_acc`: whether the likeliest emotion of the reply is that of the dialogue."""
-    labels = {label.lower() for label in _labels(scorer)}
     gold = [None if emotion is None else emotion.strip().lower() for emotion in emotions]
-    if unknown := sorted(set(gold) - {None} - labels):
-        raise UserError(
-            f"{KEY}.emotion: the data has the emotion {unknown[0]!r}, which {scorer.name} does not know "
-            f"(its labels: {_listed(_labels(scorer))}); {hint('emotion')}"
-        )
+    check_emotions(scorer, gold)
     judged.rows["emo_acc"] = _agreement(_predicted(scorer, replies), gold)
     judged.baselines["reference"] |= mean_figures({"emo_acc": _agreement(_predicted(scorer, references), gold)})
     judged.baselines["majority"] |= mean_figures({"emo_acc": _agreement([_majority(gold)] * len(gold), gold)})
     if not any(gold):
         judged.left_out["emo_acc"] = "the emotion of no dialogue is known"
+
+
+def check_emotions(scorer, emotions: list[str | None]) -> None:
+    """Raise UserError for an emotion of the data that a classifier does not know."""
+    known = {label.lower() for label in _labels(scorer)}
+    unknown = sorted({emotion.strip().lower() for emotion in emotions if emotion is not None} - known)
+    if unknown:
+        raise UserError(
+            f"{KEY}.emotion: the data has the emotion {unknown[0]!r}, which {scorer.name} does not know "
+            f"(its labels: {_listed(_labels(scorer))}); leave the classifier out (null), or train one on such labels"
+        )
 
 
 def _judge_intents(judged: Judged, scorer, replies: list[str], references: list[str]) -> None:
