@@ -1,6 +1,7 @@
 """Kind `replies` with everything that it measures: rows that explain the means, tables that stay readable, reasons."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -135,3 +136,10 @@ def test_only_the_main_process_loads_classifiers(monkeypatch):
     monkeypatch.setattr(replies, "PartialState", lambda: SimpleNamespace(is_main_process=False))
     monkeypatch.setattr(replies, "generate_shared", lambda *_: SAID)
     assert len(replies.predict(None, None, stage({"intent": "./none"}), ROWS, 4)) == 4
+
+
+def test_every_metric_is_documented():
+    page = (Path(__file__).resolve().parents[2] / "recipes" / "README.md").read_text(encoding="utf-8")
+    page = page.split("## Figures of replies")[1].split("\n## ")[0]
+    plain = [name for name in {**replies.WORDS, **replies.MORE_WORDS} if not name.startswith("epitome")]
+    assert not [name for name in (*plain, *MECHANISMS, "epitome_<mechanism>") if f"`{name}`" not in page]
