@@ -64,24 +64,25 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
     from empathy_trl.evaluation.evaluate import check_settings, evaluate_model
     from empathy_trl.processes import join_processes, part_processes
-    from empathy_trl.stage_models import judging_rewards
+    from empathy_trl.stage_models import judging_rewards, resolve_classifiers
     from empathy_trl.tasks import load_trained
 
     check_settings(stage)
     served = served_model(arguments.model, arguments.base_url, stage)
     process = join_processes()
     model, tokenizer = (served, None) if served else load_trained(stage, evaluated_model(stage.model, arguments.model))
+    folders = stage_folders(arguments.model, recipe)
     evaluate_model(
         model=model,
         tokenizer=tokenizer,
-        stage=stage,
+        stage=resolve_classifiers(stage, folders),
         recipe_name=recipe.name,
         split=arguments.split or stage.evaluation.split,
         output_dir=output_dir,
         model_name=arguments.model,
         limit=arguments.limit,
         batch_size=arguments.batch_size,
-        rewards=judging_rewards(recipe, stage, stage_folders(arguments.model, recipe)),
+        rewards=judging_rewards(recipe, stage, folders),
     )
     process.print(f"written to {output_dir}")
     part_processes()

@@ -7,6 +7,7 @@
 | `predict` | the outputs of a model with a classification head |
 | `sharing` | rows dealt out to several processes |
 | `emotions`, `replies`, `labels`, `ratings` | one kind of prediction each: how it is made, scored, drawn and shown |
+| `reply_metrics`, `perplexity`, `reply_classifiers` | what is measured of replies: counts and BLEU, the model's own probabilities, other models' opinions |
 | `score` | labels → metrics, all from one confusion matrix |
 | `correlations` | ratings → MAE, Pearson, Spearman |
 | `intervals` | 95 % bootstrap intervals, single and paired |

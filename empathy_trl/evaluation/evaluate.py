@@ -10,7 +10,7 @@ classify) and `ratings` (task regress). It offers
 | `MAIN`, `MAIN_WORDS` | key of the main metric, and what a reader calls it |
 | `PAIRED` | whether every row has a score of its own, whose mean is the main metric |
 | `NOTE` | what a reader of its table has to know |
-| `predict(model, tokenizer, stage, rows, batch_size)` | one prediction per row, in every process |
+| `predict(model, tokenizer, stage, rows, batch_size)` | one prediction per row, in every process; its type is the kind's own |
 | `score(stage, rows, train, predictions, rewards)` | what `artefacts` describes: metrics and more, and one row each |
 | `draw(folder, split, result, table, title)` | the pictures of one evaluation |
 | `summary(result)` | lines of plain text for the screen |
@@ -35,7 +35,7 @@ from empathy_trl.evaluation import artefacts
 from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.stages import versions
 
-TASKS = ("sft", "grpo", "regress", "classify")
+TASKS = ("sft", "grpo", "ppo", "regress", "classify")
 KINDS = ("emotions", "replies", "labels", "ratings")
 
 
@@ -58,7 +58,8 @@ def evaluate_model(
         model, tokenizer: the whole model, which is moved to the device of this process, and its tokenizer; for a stage
             with task regress or classify, a `scorer.Scorer` in place of the model; for any other, it may be an
             `api_model.ApiModel`, which has no tokenizer.
-        stage: a `recipe.Stage`; gives task, data, seed and the evaluation settings.
+        stage: a `recipe.Stage`; gives task, data, seed and the evaluation settings, in which no classifier is
+            `stage:<name>` any more (`stage_models.resolve_classifiers`).
         recipe_name, model_name: noted in the artefacts.
         split: train, valid or test.
         output_dir: folder for the files; made when missing.

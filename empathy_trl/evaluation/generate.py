@@ -45,7 +45,7 @@ def generate_completions(
     encoded = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
     prompt_ids = encoded["input_ids"]
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompt_ids[index]))
-    stop_ids = _stop_ids(model, tokenizer)
+    stop_ids = end_tokens(model, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
     sampling = {"do_sample": temperature > 0, "repetition_penalty": 1.0}
     if temperature > 0:
@@ -85,8 +85,8 @@ def generate_shared(model, tokenizer, prompts: list[list[dict]], batch_size: int
     return shared(prompts, lambda own: generate_completions(model, tokenizer, own, **settings))
 
 
-def _stop_ids(model, tokenizer) -> list[int]:
-    """All token ids that end a completion: the model's (there may be several) and the tokenizer's."""
+def end_tokens(model, tokenizer) -> list[int]:
+    """Return all token ids that end a completion: the model's (there may be several) and the tokenizer's."""
     model_ids = model.generation_config.eos_token_id
     ids = [model_ids] if isinstance(model_ids, int) else list(model_ids or [])
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
