@@ -8,6 +8,7 @@ classify) and `ratings` (task regress). It offers
 |---|---|
 | `ROWS_OF` | the task whose rows are evaluated |
 | `MAIN`, `MAIN_WORDS` | key of the main metric, and what a reader calls it |
+| `GOLD` | key of a row: what it is held against |
 | `PAIRED` | whether every row has a score of its own, whose mean is the main metric |
 | `NOTE` | what a reader of its table has to know |
 | `predict(model, tokenizer, stage, rows, batch_size)` | one prediction per row, in every process; its type is the kind's own |
@@ -15,6 +16,8 @@ classify) and `ratings` (task regress). It offers
 | `draw(folder, split, result, table, title)` | the pictures of one evaluation |
 | `summary(result)` | lines of plain text for the screen |
 | `columns(evaluation)`, `details(stages)` | of a report: metric -> heading of its table, and heading -> further parts |
+| `row_values(evaluation, rows)` | metric -> one number per row (None: does not apply), of which it is the mean |
+| `statistics(evaluation, rows)` | `bootstrap` or `jackknife` -> the names of other metrics, and a function from row numbers to them |
 | `row_score(row)`, `question(row)`, `answer(row)` | of an example: how good, what was asked, what was said |
 
 Under several processes every process holds the whole model and predicts for its share of the rows; the main process

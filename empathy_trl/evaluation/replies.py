@@ -18,7 +18,14 @@ from empathy_trl.evaluation.generate import generate_shared
 from empathy_trl.evaluation.intervals import mean_figures, with_interval
 from empathy_trl.evaluation.perplexity import Likelihood, perplexity, reference_likelihoods, why_none
 from empathy_trl.evaluation.reply_classifiers import check_emotions, judge_replies, load_classifiers
-from empathy_trl.evaluation.reply_metrics import ORDERS, PLACEHOLDER, corpus_metrics, row_metrics
+from empathy_trl.evaluation.reply_metrics import (
+    ORDERS,
+    PLACEHOLDER,
+    bleu_statistics,
+    corpus_metrics,
+    row_metrics,
+    variety_statistics,
+)
 from empathy_trl.evaluation.tables import markdown
 from empathy_trl.rewards import build_rewards
 from empathy_trl.rewards.breakdown import breakdown
@@ -29,6 +36,7 @@ from empathy_trl.tags import REPLY_TAGS, reply_text
 ROWS_OF = "grpo"
 MAIN = "reward"
 MAIN_WORDS = "mean reward"
+GOLD = "reference"  # what a row is held against
 PAIRED = True  # rows have one score each, whose mean is the main metric
 # metric -> heading: of the main table, where the metric was measured, and of the others
 WORDS = {
@@ -231,6 +239,17 @@ def _reasons(evaluation: dict) -> list[str]:
     """Return a line for every metric that could not be measured."""
     words = WORDS | MORE_WORDS
     return [f"{words[key]}: none, because {reason}" for key, reason in evaluation["left_out"].items()]
+
+
+def row_values(evaluation: dict, rows: list[dict]) -> dict[str, list]:
+    """Return metric -> one value per row, None where it does not apply; the metric is the mean of the others."""
+    return {name: [row["metrics"].get(name) for row in rows] for name in rows[0]["metrics"]}
+
+
+def statistics(evaluation: dict, rows: list[dict]) -> dict[str, tuple]:
+    """Return how to resample -> names and function of the metrics that are no means over rows."""
+    replies, references = ([row[key] for row in rows] for key in ("reply", "reference"))
+    return {"bootstrap": bleu_statistics(replies, references), "jackknife": variety_statistics(replies)}
 
 
 def row_score(row: dict) -> float | None:

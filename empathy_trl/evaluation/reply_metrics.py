@@ -5,11 +5,12 @@ look at all replies at once (`corpus_metrics`).
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
-from empathy_trl.evaluation.intervals import bootstrap_sums
+from empathy_trl.evaluation.intervals import bootstrap_sums, times_drawn
 from empathy_trl.rewards.words import ngrams, words
 
 ORDERS = (1, 2, 3, 4)
@@ -71,6 +72,29 @@ def corpus_metrics(replies: list[str], references: list[str]) -> dict[str, dict]
     return metrics
 
 
+def bleu_statistics(replies: list[str], references: list[str]) -> tuple[list[str], Callable]:
+    """Return the names of the corpus BLEU of `corpus_metrics`, and what they are of any rows, as numbers from 0."""
+    table = _bleu_counts(replies, references)
+    return [f"bleu_{n}" for n in ORDERS], lambda rows: _bleu_of_sums(times_drawn(rows, len(table)) @ table)
+
+
+def variety_statistics(replies: list[str]) -> tuple[list[str], Callable]:
+    """Return the names of the counts of different n-grams of `corpus_metrics`, and what they are of any rows, shape (k,)."""
+    split, said = [words(reply) for reply in replies], [reply.split() for reply in replies]
+    columns = {f"distinct_{n}": [ngrams(tokens, n) for tokens in split] for n in ORDERS}
+    weights = {name: [len(each) for each in grams] for name, grams in columns.items()}
+    columns |= {f"dist_at_{n}": [ngrams(tokens, n) for tokens in said] for n in ORDERS}
+    weights |= {f"dist_at_{n}": [bool(tokens) for tokens in said] for n in ORDERS}
+    different = {name: [set(each) for each in grams] for name, grams in columns.items()}
+
+    def statistic(rows: np.ndarray) -> np.ndarray:
+        found = (set().union(*(sets[row] for row in rows)) for sets in different.values())
+        out_of = (sum(each[row] for row in rows) for each in weights.values())
+        return np.array([len(grams) / max(1, total) for grams, total in zip(found, out_of, strict=True)])
+
+    return list(different), statistic
+
+
 def _bleu_at(reply: list[str], reference: list[str]) -> list[float]:
     """Return bleu@1 to bleu@4 of one reply with at least one word."""
     penalty = 1.0 if len(reply) > len(reference) else np.exp(1 - len(reference) / len(reply))
@@ -82,14 +106,18 @@ def _bleu_at(reply: list[str], reference: list[str]) -> list[float]:
 
 
 def _corpus_bleu(replies: list[str], references: list[str]) -> dict[str, dict]:
-    counter = BLEU(effective_order=True)  # which changes no count, and silences advice about single sentences
-    scores = [counter.sentence_score(*pair) for pair in zip(replies, ([each] for each in references), strict=True)]
-    table = [[score.sys_len, score.ref_len, *score.counts, *score.totals] for score in scores]
-    value, low, high = bootstrap_sums(_bleu_of_sums, table)
+    value, low, high = bootstrap_sums(_bleu_of_sums, _bleu_counts(replies, references))
     return {
         f"bleu_{n}": {"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": len(replies)}
         for i, n in enumerate(ORDERS)
     }
+
+
+def _bleu_counts(replies: list[str], references: list[str]) -> np.ndarray:
+    """Return lengths, matches and numbers of n-grams of each row, shape (rows, 10)."""
+    counter = BLEU(effective_order=True)  # which changes no count, and silences advice about single sentences
+    scores = [counter.sentence_score(*pair) for pair in zip(replies, ([each] for each in references), strict=True)]
+    return np.array([[score.sys_len, score.ref_len, *score.counts, *score.totals] for score in scores], dtype=float)
 
 
 def _bleu_of_sums(sums: np.ndarray) -> np.ndarray:

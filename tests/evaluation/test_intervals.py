@@ -107,7 +107,8 @@ def test_pairing_removes_the_difficulty_of_the_rows():
 )
 def test_paired_bootstrap_of_degenerate_rows(a, b, difference):
     result = paired_bootstrap(a, b)
-    assert result == {"difference": difference, "low": difference, "high": difference, "n": len(a)}
+    assert {key: result[key] for key in ("difference", "low", "high", "n")} == {
+        "difference": difference, "low": difference, "high": difference, "n": len(a)}  # fmt: skip
 
 
 def test_paired_bootstrap_refuses_different_rows():
