@@ -15,6 +15,7 @@
 | `artefacts` | the files of an evaluation, written atomically |
 | `plots`, `tables` | pictures and tables |
 | `evaluate` | all of the above for one model of one stage; says what a kind offers |
+| `compare` | two results on the same rows: changes, intervals, p-values |
 | `report` | `report.md` and `report.png` for a whole run, from its artefacts alone |
 
 Import the module you need; this package imports nothing.
