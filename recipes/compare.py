@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from empathy_trl.command_line import documented_parser
 from empathy_trl.errors import UserError
 
 OUTPUTS = Path("outputs")
@@ -28,13 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def command_line() -> argparse.ArgumentParser:
     """Return the parser."""
-    summary, _, examples = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("a", metavar="A", type=Path, help="folder of a result")
     parser.add_argument("b", metavar="B", type=Path, help="folder of the result that is compared with it")
     parser.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: %(default)s")

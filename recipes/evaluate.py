@@ -15,6 +15,7 @@ import os
 import sys
 from pathlib import Path
 
+from empathy_trl.command_line import documented_parser, positive
 from empathy_trl.errors import UserError
 
 OUTPUTS = Path("outputs")
@@ -22,13 +23,7 @@ OUTPUTS = Path("outputs")
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Return the parsed arguments and the rest, which are overrides of recipe keys."""
-    summary, _, examples = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("--recipe", required=True, help="YAML file, or the name of one in recipes/")
     parser.add_argument("--model", required=True, help="folder of a saved model, a Hub id, or openai:NAME on a server")
     parser.add_argument(
@@ -37,20 +32,14 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     )
     parser.add_argument("--stage", help="stage whose data and settings are used (default: the last)")
     parser.add_argument("--split", choices=("train", "valid", "test"), help="default: the one of the recipe")
-    parser.add_argument("--batch_size", type=_positive, help="prompts generated together (default: the recipe's)")
-    parser.add_argument("--limit", type=_positive, help="evaluate this many rows, drawn once (default: the recipe's)")
+    parser.add_argument("--batch_size", type=positive, help="prompts generated together (default: the recipe's)")
+    parser.add_argument("--limit", type=positive, help="evaluate this many rows, drawn once (default: the recipe's)")
     parser.add_argument(
         "--output_dir",
         type=Path,
         help="default: outputs/<recipe>/evaluations/<model name>",
     )
     return parser.parse_known_args(arguments)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
-    return int(text)
 
 
 def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:

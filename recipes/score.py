@@ -13,6 +13,7 @@ import json
 import sys
 from pathlib import Path
 
+from empathy_trl.command_line import documented_parser, positive
 from empathy_trl.errors import UserError
 
 ASPECTS = ("empathy", "informativeness", "recommendation", "engagement", "overall")
@@ -34,13 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def command_line() -> argparse.ArgumentParser:
     """Return the parser."""
-    summary, _, examples = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("--input", required=True, type=Path, help="file or folder with contexts and responses")
     parser.add_argument(
         "--output", required=True, type=Path, help="file of the scores, JSON Lines; an unfinished one goes on"
@@ -94,12 +89,6 @@ def score(options: argparse.Namespace) -> str:
     if done.missing:
         lines.append(f"{done.missing} without a valid answer were left out; the same command asks about them again")
     return "\n".join([*lines, *(f"{name:<20}{mean:.2f}" for name, mean in done.means.items())])
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
-    return int(text)
 
 
 def optional(text: str) -> str | None:

@@ -9,6 +9,7 @@ beside the reward in every table, with the row of the reference replies. What el
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from accelerate import PartialState
 
 from empathy_trl.data.epitome import MECHANISMS
@@ -17,7 +18,7 @@ from empathy_trl.evaluation.baselines import NAMES
 from empathy_trl.evaluation.generate import generate_shared
 from empathy_trl.evaluation.intervals import mean_figures, with_interval
 from empathy_trl.evaluation.perplexity import Likelihood, perplexity, reference_likelihoods, why_none
-from empathy_trl.evaluation.reply_classifiers import check_emotions, judge_replies, load_classifiers
+from empathy_trl.evaluation.reply_classifiers import check_emotions, judge_replies, level_statistics, load_classifiers
 from empathy_trl.evaluation.reply_metrics import (
     ORDERS,
     PLACEHOLDER,
@@ -243,13 +244,16 @@ def _reasons(evaluation: dict) -> list[str]:
 
 def row_values(evaluation: dict, rows: list[dict]) -> dict[str, list]:
     """Return metric -> one value per row, None where it does not apply; the metric is the mean of the others."""
-    return {name: [row["metrics"].get(name) for row in rows] for name in rows[0]["metrics"]}
+    columns = [row.get("metrics", {}) for row in rows]  # older files have none
+    return {name: [column.get(name) for column in columns] for name in columns[0]}
 
 
 def statistics(evaluation: dict, rows: list[dict]) -> dict[str, tuple]:
     """Return how to resample -> names and function of the metrics that are no means over rows."""
     replies, references = ([row[key] for row in rows] for key in ("reply", "reference"))
-    return {"bootstrap": bleu_statistics(replies, references), "jackknife": variety_statistics(replies)}
+    (bleu, of_bleu), (pearson, of_pearson) = bleu_statistics(replies, references), level_statistics(rows)
+    joined = lambda numbers: np.concatenate([of_bleu(numbers), of_pearson(numbers)], axis=-1)
+    return {"bootstrap": ([*bleu, *pearson], joined), "jackknife": variety_statistics(replies)}
 
 
 def row_score(row: dict) -> float | None:

@@ -6,6 +6,7 @@ beside the same classifier's figure for the reference replies, or beside what a 
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -157,6 +158,27 @@ def _judge_levels(judged: Judged, scorer, utterances: list[str], replies: list[s
         else:
             value, low, high = bootstrap(pearson, ours, theirs)
             judged.metrics[f"{name}_pearson"] = {"value": value, "low": low, "high": high, "n": len(ours)}
+
+
+def level_statistics(rows: list[dict]) -> tuple[list[str], Callable]:
+    """Return the names of the correlations of levels, and what they are of any rows.
+
+    The latter takes row numbers, shape (..., rows), and returns shape (..., correlations).
+
+    Args:
+        rows: with `metrics`; a mechanism without a level in one of them is left out.
+    """
+    columns = {}  # metric -> levels of replies and of references
+    for name in (f"epitome_{mechanism}" for mechanism in MECHANISMS):
+        ours, change = ([row.get("metrics", {}).get(key) for row in rows] for key in (name, f"{name}_difference"))
+        if None not in ours and None not in change:
+            columns[f"{name}_pearson"] = np.array(ours), np.subtract(ours, change)
+
+    def statistic(numbers: np.ndarray) -> np.ndarray:
+        found = [pearson(ours[numbers], theirs[numbers]) for ours, theirs in columns.values()]
+        return np.stack(found, axis=-1) if found else np.empty((*numbers.shape[:-1], 0))
+
+    return list(columns), statistic
 
 
 def _judge_emotions(judged: Judged, scorer, replies: list[str], references: list[str], emotions: list) -> None:

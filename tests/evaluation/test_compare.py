@@ -95,13 +95,17 @@ def replied(folder, seed, length, rewards=None, weight=1.0, n=50):
     said = [" ".join(generator.choice(WORDS, generator.integers(1, length))) for _ in range(n)]
     references = [" ".join(other.choice(WORDS, 8)) for _ in range(n)]
     earned = [None if i % 3 == 0 else float(x) for i, x in enumerate(generator.random(n))]
+    level = "epitome_explorations"
+    ours, theirs = generator.integers(0, 3, n), other.integers(0, 3, n)
     by_row = {"reward": earned, "reward_length": earned} | row_metrics(said, references)
+    by_row |= {level: [float(x) for x in ours], f"{level}_difference": [float(x) for x in ours - theirs]}
     rows = [
         {"completion": reply, "reply": reply, "reference": reference, "rewards": {}, "reward": reward,
          "metrics": {name: replies._plain(values[i]) for name, values in by_row.items()}}
         for i, (reply, reference, reward) in enumerate(zip(said, references, earned, strict=True))
     ]  # fmt: skip
     metrics = mean_figures(by_row) | corpus_metrics(said, references) | {"perplexity": mean_figure([3.0 + seed])}
+    metrics[f"{level}_pearson"] = mean_figure([stats.pearsonr(ours, theirs).statistic])
     judged_by = {"length": {"min": 5, "weight": weight, "import": None} | (rewards or {})}
     return save(folder, "replies", rows, metrics=metrics, judged_by=judged_by, left_out={})
 
@@ -183,7 +187,9 @@ def test_replies_have_a_p_value_for_everything_that_can_have_one(tmp_path):
     assert {name for name, figure in found.items() if figure["p"] is None} == {"perplexity"}
     assert found["perplexity"]["note"] == NOT_IN_ROWS and found["perplexity"]["change"] == 1
     assert {found[name]["method"] for name in ("distinct_1", "dist_at_4")} == {"jackknife"}
-    assert {found[name]["method"] for name in ("bleu_4", "reply_words", "reward")} == {"bootstrap"}
+    assert {found[name]["method"] for name in ("bleu_4", "reply_words", "reward", "epitome_explorations_pearson")} == {
+        "bootstrap"
+    }
     assert found["reward"]["n"] == sum(i % 3 > 0 for i in range(50))
     assert found["reply_words"]["p"] < 0.01 < found["duplicate_share"]["p"]
     for name, figure in found.items():
@@ -265,6 +271,17 @@ def test_different_rewards_are_not_compared(tmp_path, settings, without):
     found = compared(a, b, tmp_path / "out")["metrics"]
     assert [name for name, figure in found.items() if figure["note"] == OTHER_REWARD] == without
     assert all(found[name]["change"] is None for name in without) and found["reply_words"]["p"] is not None
+
+
+def test_replies_of_an_older_version_are_compared_by_their_texts(tmp_path):
+    a, b = replied(tmp_path / "a", 1, 12), replied(tmp_path / "b", 2, 9)
+    rows = [
+        {key: value for key, value in row.items() if key != "metrics"} for row in artefacts.read_predictions(b, "test")
+    ]
+    artefacts.write_predictions(b, "test", rows)
+    found = compared(a, b, tmp_path / "out")["metrics"]
+    assert found["bleu_1"]["p"] is not None and found["distinct_2"]["p"] is not None
+    assert found["reward"]["note"] == NOT_IN_ROWS
 
 
 def test_a_metric_that_was_0_has_no_relative_change(tmp_path):
