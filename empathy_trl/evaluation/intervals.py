@@ -161,17 +161,15 @@ def mean_figures(columns: dict[str, list]) -> dict[str, dict]:
         if not any(there):
             continue
         table = np.array([[value for value in columns[name] if value is not None] for name in names], dtype=float).T
-        centre = table.mean(axis=0)  # of a constant the deviations are 0, and so is the width of its interval
-        figures |= zip(names, _means(centre, table - centre), strict=True)
+        figures |= zip(names, _means(table), strict=True)
     return {name: figures[name] for name in columns if name in figures}
 
 
-def _means(centre: np.ndarray, deviations: np.ndarray) -> list[dict]:
-    n = len(deviations)
-    value, low, high = bootstrap_sums(lambda sums: centre + sums / n, deviations)
-    return [
-        {"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": n} for i in range(len(centre))
-    ]
+def _means(table: np.ndarray) -> list[dict]:
+    n = len(table)
+    # sums of one constant differ by rounding, and 0 is not to be shown as -0.000
+    value, low, high = (np.round(part, 12) + 0.0 for part in bootstrap_sums(lambda sums: sums / n, table))
+    return [{"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": n} for i in range(len(value))]
 
 
 def with_interval(figure: dict) -> str:

@@ -143,5 +143,10 @@ def test_means_of_many_columns_are_those_of_each():
 
 
 def test_the_mean_of_a_constant_has_no_width():
-    figure = mean_figures({"x": [0.1] * 70})["x"]
-    assert figure["value"] == figure["low"] == figure["high"] == pytest.approx(0.1)
+    for constant, shown in ((0.1, "0.100 [0.100, 0.100]"), (-0.0, "0.000 [0.000, 0.000]")):
+        figure = mean_figures({"x": [constant] * 70})["x"]
+        assert figure["value"] == figure["low"] == figure["high"] == constant and with_interval(figure) == shown
+
+
+def test_an_interval_that_ends_at_0_does_not_cross_it():
+    assert with_interval(mean_figures({"x": [1.0, *[0.0] * 30]})["x"]).endswith("[0.000, 0.097]")
