@@ -11,6 +11,7 @@ from pathlib import Path
 from empathy_trl.inputs import local_rows, stage_rows
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.shapes import BYTES, decoder_layers, model_shape
+from empathy_trl.stage_models import classifiers_of
 from empathy_trl.tasks import missing_extras, trainer_config, trainer_options
 
 
@@ -46,7 +47,7 @@ def describe(recipe, folder: Path) -> str:
     pushes = [
         f"{name} -> {s.hub.repo_id}" + (" (private)" * s.hub.private) for name, s in recipe.stages.items() if s.hub
     ]
-    downloads |= _data_downloads(recipe) | _reward_downloads(recipe)
+    downloads |= _data_downloads(recipe) | _reward_downloads(recipe) | _classifier_downloads(recipe)
     lines += ["", f"downloads: {', '.join(sorted(downloads)) or 'nothing'}"]
     lines += [f"pushes:    {', '.join(pushes) or 'nothing'}", f"missing:   {', '.join(needs) or 'nothing'}"]
     lines += [f"machine:   {_machine()}"]
@@ -93,7 +94,17 @@ def _reward_downloads(recipe) -> set[str]:
 
     built = [reward for stage in recipe.stages.values() for reward in build_rewards(stage.rewards)[0]]
     named = {reward.model for reward in built if isinstance(reward, ModelReward)}
-    return {f"reward model {name}" for name in named if stage_of(name) is None and not Path(name).is_dir()}
+    return {f"reward model {name}" for name in _not_here(named)}
+
+
+def _classifier_downloads(recipe) -> set[str]:
+    """Return the classifiers that judge replies and that are neither a stage's nor in a folder."""
+    named = {model for stage in recipe.stages.values() for model in classifiers_of(stage).values()}
+    return {f"classifier {name}" for name in _not_here(named)}
+
+
+def _not_here(models: set[str]) -> set[str]:
+    return {name for name in models if stage_of(name) is None and not Path(name).expanduser().is_dir()}
 
 
 def _stage_lines(stage, rows, shape, options, prompt: float | None, parts: dict):

@@ -29,6 +29,25 @@ def resolve_critic(config, stage_folders: dict[str, Path]) -> None:
         config.critic_name_or_path = str(stage_folders[name])
 
 
+def resolve_classifiers(stage, stage_folders: dict[str, Path]):
+    """Return a stage whose evaluation has folders in place of `stage:<name>` for its classifiers."""
+    named = {kind: stage_of(model) for kind, model in classifiers_of(stage).items()}
+    folders = {kind: str(stage_folders[name]) for kind, name in named.items() if name is not None}
+    if not folders:
+        return stage
+    classifiers = stage.evaluation.classifiers.model_copy(update=folders)
+    return stage.model_copy(update={"evaluation": stage.evaluation.model_copy(update={"classifiers": classifiers})})
+
+
+def classifiers_of(stage) -> dict[str, str]:
+    """Return kind -> model of the classifiers that judge a stage's replies; none for a stage that predicts labels."""
+    classifiers = stage.evaluation.classifiers
+    if stage.task in LABEL_TASKS or classifiers is None:
+        return {}
+    named = {"epitome": classifiers.epitome, "emotion": classifiers.emotion, "intent": classifiers.intent}
+    return {kind: model for kind, model in named.items() if model is not None}
+
+
 def judging_rewards(recipe, stage, stage_folders: dict[str, Path]) -> dict:
     """Return the rewards by which a stage's replies are judged: its own, or those of the next stage that has some.
 
@@ -39,7 +58,10 @@ def judging_rewards(recipe, stage, stage_folders: dict[str, Path]) -> dict:
 
 def judging_stages(recipe, stage) -> set[str]:
     """Return the stages that have to be trained before a stage can be evaluated: those whose models judge its replies."""
-    return set() if stage.task in LABEL_TASKS else set(stages_in(_judging(recipe, stage)))
+    if stage.task in LABEL_TASKS:
+        return set()
+    classifiers = {stage_of(model) for model in classifiers_of(stage).values()} - {None}
+    return classifiers | set(stages_in(_judging(recipe, stage)))
 
 
 def stages_in(rewards: dict) -> list[str]:

@@ -2,6 +2,7 @@
 
     python recipes/evaluate.py --recipe ed4_tiny.yaml --model outputs/ed4_tiny/grpo --split test
     python recipes/evaluate.py --recipe ed4_gemma.yaml --model google/gemma-2-2b-it --limit 200
+    python recipes/evaluate.py --recipe ed4_tiny.yaml --model openai:NAME --base_url http://localhost:8000/v1
     accelerate launch --num_processes 2 recipes/evaluate.py --recipe ed4_gemma.yaml --model USER/ed4-gemma-2b
 
 Any key of the recipe can be overridden, as in `recipes/run.py`: `--data.path ../shared/data/ed_easy_4`.
@@ -14,6 +15,7 @@ import os
 import sys
 from pathlib import Path
 
+from empathy_trl.command_line import documented_parser, positive
 from empathy_trl.errors import UserError
 
 OUTPUTS = Path("outputs")
@@ -21,31 +23,23 @@ OUTPUTS = Path("outputs")
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Return the parsed arguments and the rest, which are overrides of recipe keys."""
-    summary, _, examples = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("--recipe", required=True, help="YAML file, or the name of one in recipes/")
-    parser.add_argument("--model", required=True, help="folder of a saved model, or a Hub id")
+    parser.add_argument("--model", required=True, help="folder of a saved model, a Hub id, or openai:NAME on a server")
+    parser.add_argument(
+        "--base_url",
+        help="of the server of openai:NAME (default: $OPENAI_BASE_URL, or OpenAI's); its key: $OPENAI_API_KEY",
+    )
     parser.add_argument("--stage", help="stage whose data and settings are used (default: the last)")
     parser.add_argument("--split", choices=("train", "valid", "test"), help="default: the one of the recipe")
-    parser.add_argument("--batch_size", type=_positive, help="prompts generated together (default: the recipe's)")
-    parser.add_argument("--limit", type=_positive, help="evaluate this many rows, drawn once (default: the recipe's)")
+    parser.add_argument("--batch_size", type=positive, help="prompts generated together (default: the recipe's)")
+    parser.add_argument("--limit", type=positive, help="evaluate this many rows, drawn once (default: the recipe's)")
     parser.add_argument(
         "--output_dir",
         type=Path,
         help="default: outputs/<recipe>/evaluations/<model name>",
     )
     return parser.parse_known_args(arguments)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
-    return int(text)
 
 
 def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -59,26 +53,49 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
     from empathy_trl.evaluation.evaluate import check_settings, evaluate_model
     from empathy_trl.processes import join_processes, part_processes
-    from empathy_trl.stage_models import judging_rewards
+    from empathy_trl.stage_models import judging_rewards, resolve_classifiers
     from empathy_trl.tasks import load_trained
 
     check_settings(stage)
+    served = served_model(arguments.model, arguments.base_url, stage)
     process = join_processes()
-    model, tokenizer = load_trained(stage, evaluated_model(stage.model, arguments.model))
+    model, tokenizer = (served, None) if served else load_trained(stage, evaluated_model(stage.model, arguments.model))
+    folders = stage_folders(arguments.model, recipe)
     evaluate_model(
         model=model,
         tokenizer=tokenizer,
-        stage=stage,
+        stage=resolve_classifiers(stage, folders),
         recipe_name=recipe.name,
         split=arguments.split or stage.evaluation.split,
         output_dir=output_dir,
         model_name=arguments.model,
         limit=arguments.limit,
         batch_size=arguments.batch_size,
-        rewards=judging_rewards(recipe, stage, stage_folders(arguments.model, recipe)),
+        rewards=judging_rewards(recipe, stage, folders),
     )
     process.print(f"written to {output_dir}")
     part_processes()
+
+
+def served_model(name: str, base_url: str | None, stage):
+    """Return the model that openai:NAME stands for, None for a folder or a Hub id.
+
+    Raises:
+        UserError: a task that needs a head of its own, a flag without a use, or what `ApiModel` raises.
+    """
+    from empathy_trl.evaluation.api_model import PREFIX, ApiModel
+    from empathy_trl.recipe.layers import LABEL_TASKS
+
+    if not name.startswith(PREFIX):
+        if base_url:
+            raise UserError(f"--base_url: is for --model {PREFIX}NAME, got --model {name}")
+        return None
+    if stage.task in LABEL_TASKS:
+        raise UserError(
+            f"--model {name}: stage {stage.name} has task {stage.task}, whose answers come from a head of the model; a server "
+            "gives texts only. Expected a folder or a Hub id"
+        )
+    return ApiModel(name.removeprefix(PREFIX), base_url)
 
 
 def evaluated_model(config, name: str):
@@ -103,7 +120,8 @@ def is_stage_of(recipe, folder: Path) -> bool:
 
 def default_output_dir(model: str, recipe) -> Path:
     """Return outputs/<recipe>/evaluations/<end of the model's name>, never a stage's own folder."""
-    return OUTPUTS / recipe.name / "evaluations" / Path(model).expanduser().absolute().name
+    name = Path(model.removeprefix("openai:")).expanduser().absolute().name
+    return OUTPUTS / recipe.name / "evaluations" / name
 
 
 def main(arguments: list[str] | None = None) -> int:

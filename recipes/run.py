@@ -125,8 +125,10 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
     the rows it is evaluated on.
     """
     from empathy_trl.evaluation.evaluate import kind_of
+    from empathy_trl.evaluation.reply_classifiers import check_configs
     from empathy_trl.inputs import local_rows
-    from empathy_trl.stage_models import judging_rewards
+    from empathy_trl.recipe.layers import stage_of
+    from empathy_trl.stage_models import classifiers_of, judging_rewards
     from empathy_trl.stages import digest
     from empathy_trl.tasks import check_devices, missing_extras, trainer_config
 
@@ -146,6 +148,7 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
                 f"stages.{name}: its replies would be judged by the rewards of a later stage, and none has any"
             )
         check_devices(stage)
+        check_configs({kind: model for kind, model in classifiers_of(stage).items() if stage_of(model) is None})
         rows = local_rows(stage)
         digests[name] = {
             "train": digest(rows["train"][0]) if rows else None,
@@ -200,7 +203,7 @@ def evaluate_stage(recipe, stage, fingerprints: dict[str, str], folders: dict[st
     from accelerate import PartialState
 
     from empathy_trl.evaluation.evaluate import evaluate_model
-    from empathy_trl.stage_models import judging_rewards
+    from empathy_trl.stage_models import classifiers_of, judging_rewards, resolve_classifiers
     from empathy_trl.stages import digest, inspect_stage, judges_in
     from empathy_trl.tasks import load_trained
 
@@ -208,6 +211,8 @@ def evaluate_stage(recipe, stage, fingerprints: dict[str, str], folders: dict[st
     folder = inspect_stage(path, fingerprints[stage.name])
     rewards = judging_rewards(recipe, stage, folders)
     judges = [judges_in(content["rewards"], fingerprints) for content in resolved.values()]
+    classifiers = {kind: {"model": model} for kind, model in classifiers_of(stage).items()}
+    judges.append(judges_in(classifiers, fingerprints))
     judged_by = digest([{name: reward.model_dump(mode="json") for name, reward in rewards.items()}, judges])
     settings = resolved[stage.name]["evaluation"] | {"rows": rows, "judged_by": judged_by}
     if folder.record.get("evaluated") == settings and (path / f"eval_{stage.evaluation.split}.json").is_file():
@@ -217,7 +222,7 @@ def evaluate_stage(recipe, stage, fingerprints: dict[str, str], folders: dict[st
     evaluate_model(
         model=model,
         tokenizer=tokenizer,
-        stage=stage,
+        stage=resolve_classifiers(stage, folders),
         recipe_name=recipe.name,
         split=stage.evaluation.split,
         output_dir=path,

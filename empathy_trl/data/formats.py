@@ -55,6 +55,20 @@ def read_objects(path, columns: Iterable[str] = ()) -> Table:
     return table
 
 
+def read_list(path) -> list:
+    """Read a UTF-8 JSON file that holds one list. Raises `DataError` for anything else, and for an empty list."""
+    text = _decode(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {error}; expected one JSON list") from error
+    if not isinstance(content, list):
+        raise DataError(f"{path}: {quote(text.strip())} is not a JSON list")
+    if not content:
+        raise DataError(f"{path}: the list is empty")
+    return content
+
+
 def as_text(value) -> str:
     """Return a value of a JSON object or a Hub row as the text of a cell; None is empty."""
     return "" if value is None else str(value)

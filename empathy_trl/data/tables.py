@@ -24,7 +24,7 @@ _SHOWN_ROWS = 5
 class Row:
     """One usable row: `where` is how a message names it ("line 12"), `cells` maps column to text.
 
-    Where a reader keeps what stands in JSON (`formats.read_objects`), a cell is whatever stood there.
+    Where a reader keeps what stands in JSON (`formats.read_objects`, `lists.py`), a cell is whatever stood there.
     """
 
     where: str

@@ -3,9 +3,11 @@
 | module | one idea |
 |---|---|
 | `generate` | greedy, batched completions that do not depend on the batch size |
+| `api_model` | completions from a server |
 | `predict` | the outputs of a model with a classification head |
 | `sharing` | rows dealt out to several processes |
 | `emotions`, `replies`, `labels`, `ratings` | one kind of prediction each: how it is made, scored, drawn and shown |
+| `reply_metrics`, `perplexity`, `reply_classifiers` | what is measured of replies: counts and BLEU, the model's own probabilities, other models' opinions |
 | `score` | labels → metrics, all from one confusion matrix |
 | `correlations` | ratings → MAE, Pearson, Spearman |
 | `intervals` | 95 % bootstrap intervals, single and paired |
@@ -13,6 +15,7 @@
 | `artefacts` | the files of an evaluation, written atomically |
 | `plots`, `tables` | pictures and tables |
 | `evaluate` | all of the above for one model of one stage; says what a kind offers |
+| `compare` | two results on the same rows: changes, intervals, p-values |
 | `report` | `report.md` and `report.png` for a whole run, from its artefacts alone |
 
 Import the module you need; this package imports nothing.

@@ -17,6 +17,7 @@ NAMES = {
     "mean": "mean rating",
     "tfidf_ridge": "TF-IDF + ridge regression",
     "reference": "reference replies",
+    "constant_0": "level 0 for every reply",
 }
 
 

@@ -4,6 +4,8 @@ A correlation alone can be high for a model whose every value is too low, and an
 dares nothing: both are always reported, beside the row of a predictor that always says the mean of the training labels.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.stats import rankdata
 
@@ -27,23 +29,29 @@ def score_ratings(predicted: np.ndarray, gold: np.ndarray, names: list[str]) -> 
     Raises:
         ValueError: no rows, or unequal shapes.
     """
-    predicted, gold = np.asarray(predicted, dtype=float), np.asarray(gold, dtype=float)
-    if predicted.shape != gold.shape or predicted.ndim != 2 or not len(gold):
-        raise ValueError(f"expected equal shapes (rows, ratings), got {predicted.shape} and {gold.shape}")
-    width = gold.shape[1]
-
-    def figures(*columns: np.ndarray) -> np.ndarray:
-        """Figures of draws, shape (..., 3 × (ratings + 1)); columns of shape (..., rows), predicted then gold."""
-        a, b = np.stack(columns[:width], axis=-2), np.stack(columns[width:], axis=-2)
-        parts = [np.abs(a - b).mean(axis=-1), pearson(a, b), pearson(rankdata(a, axis=-1), rankdata(b, axis=-1))]
-        return np.concatenate([value for part in parts for value in (part, part.mean(axis=-1, keepdims=True))], axis=-1)
-
-    value, low, high = bootstrap(figures, *predicted.T, *gold.T)
-    keys = [f"{figure}_{name}" for figure in FIGURES for name in (*names, MEAN)]
+    keys, figures = rating_statistics(predicted, gold, names)
+    value, low, high = bootstrap(figures, np.arange(len(gold)))
     return {
         key: {"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": len(gold)}
         for i, key in enumerate(keys)
     }
+
+
+def rating_statistics(predicted: np.ndarray, gold: np.ndarray, names: list[str]) -> tuple[list[str], Callable]:
+    """Return the names of the metrics of `score_ratings`, and what they are of any rows.
+
+    The latter takes row numbers, shape (..., rows), and returns shape (..., metrics). Raises what `score_ratings` raises.
+    """
+    predicted, gold = np.asarray(predicted, dtype=float), np.asarray(gold, dtype=float)
+    if predicted.shape != gold.shape or predicted.ndim != 2 or not len(gold):
+        raise ValueError(f"expected equal shapes (rows, ratings), got {predicted.shape} and {gold.shape}")
+
+    def figures(rows: np.ndarray) -> np.ndarray:
+        a, b = (np.moveaxis(table[rows], -1, -2) for table in (predicted, gold))  # (..., ratings, rows)
+        parts = [np.abs(a - b).mean(axis=-1), pearson(a, b), pearson(rankdata(a, axis=-1), rankdata(b, axis=-1))]
+        return np.concatenate([value for part in parts for value in (part, part.mean(axis=-1, keepdims=True))], axis=-1)
+
+    return [f"{figure}_{name}" for figure in FIGURES for name in (*names, MEAN)], figures
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:

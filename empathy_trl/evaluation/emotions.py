@@ -9,12 +9,13 @@ from empathy_trl.evaluation.baselines import NAMES, score_baselines
 from empathy_trl.evaluation.generate import generate_shared
 from empathy_trl.evaluation.intervals import with_interval
 from empathy_trl.evaluation.plots import draw_confusion
-from empathy_trl.evaluation.score import score_emotions
+from empathy_trl.evaluation.score import reasoning_words, score_emotions, share_statistics
 from empathy_trl.evaluation.tables import markdown
 
 ROWS_OF = "grpo"  # the task whose rows are evaluated
 MAIN = "accuracy"
 MAIN_WORDS = "accuracy"
+GOLD = "label"  # what a row is held against
 PAIRED = True  # rows have one score each, whose mean is the main metric
 COLUMNS = {
     "accuracy": "accuracy",
@@ -86,6 +87,20 @@ def details(stages: list) -> dict[str, str]:
         ]
         rows.append([label, *shares, stages[-1].evaluation["metrics"][f"recall_{label}"]["n"]])
     return {"Per emotion": markdown(rows) + "\n\nn: rows of that emotion."}
+
+
+def row_values(evaluation: dict, rows: list[dict]) -> dict[str, list]:
+    """Return metric -> one value per row, of which it is the mean."""
+    return {
+        "invalid_share": [row["prediction"] is None for row in rows],
+        "mean_reasoning_words": [reasoning_words(row["completion"]) for row in rows],
+    }
+
+
+def statistics(evaluation: dict, rows: list[dict]) -> dict[str, tuple]:
+    """Return how to resample -> names and function of the metrics that are no means over rows."""
+    predictions, gold = ([row[key] for row in rows] for key in ("prediction", "label"))
+    return {"bootstrap": share_statistics(predictions, gold, evaluation["confusion"]["rows"])}
 
 
 def row_score(row: dict) -> float:

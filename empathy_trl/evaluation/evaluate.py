@@ -8,13 +8,16 @@ classify) and `ratings` (task regress). It offers
 |---|---|
 | `ROWS_OF` | the task whose rows are evaluated |
 | `MAIN`, `MAIN_WORDS` | key of the main metric, and what a reader calls it |
+| `GOLD` | key of a row: what it is held against |
 | `PAIRED` | whether every row has a score of its own, whose mean is the main metric |
 | `NOTE` | what a reader of its table has to know |
-| `predict(model, tokenizer, stage, rows, batch_size)` | one prediction per row, in every process |
+| `predict(model, tokenizer, stage, rows, batch_size)` | one prediction per row, in every process; its type is the kind's own |
 | `score(stage, rows, train, predictions, rewards)` | what `artefacts` describes: metrics and more, and one row each |
 | `draw(folder, split, result, table, title)` | the pictures of one evaluation |
 | `summary(result)` | lines of plain text for the screen |
 | `columns(evaluation)`, `details(stages)` | of a report: metric -> heading of its table, and heading -> further parts |
+| `row_values(evaluation, rows)` | metric -> one number per row (None: does not apply), of which it is the mean |
+| `statistics(evaluation, rows)` | `bootstrap` or `jackknife` -> the names of other metrics, and a function from row numbers to them |
 | `row_score(row)`, `question(row)`, `answer(row)` | of an example: how good, what was asked, what was said |
 
 Under several processes every process holds the whole model and predicts for its share of the rows; the main process
@@ -56,8 +59,10 @@ def evaluate_model(
 
     Args:
         model, tokenizer: the whole model, which is moved to the device of this process, and its tokenizer; for a stage
-            with task regress or classify, a `scorer.Scorer` in place of the model.
-        stage: a `recipe.Stage`; gives task, data, seed and the evaluation settings.
+            with task regress or classify, a `scorer.Scorer` in place of the model; for any other, it may be an
+            `api_model.ApiModel`, which has no tokenizer.
+        stage: a `recipe.Stage`; gives task, data, seed and the evaluation settings, in which no classifier is
+            `stage:<name>` any more (`stage_models.resolve_classifiers`).
         recipe_name, model_name: noted in the artefacts.
         split: train, valid or test.
         output_dir: folder for the files; made when missing.
@@ -81,8 +86,8 @@ def evaluate_model(
     dataset = empathy_trl.data.build(stage.data, split, kind.ROWS_OF)
     index = chosen_rows(len(dataset), limit)
     rows = dataset.select(index)
-    # a scorer and a quantised model were put on their devices when they were loaded
-    if stage.task not in LABEL_TASKS and not getattr(model, "is_quantized", False):
+    # a scorer and a quantised model were put on their devices when they were loaded, and a server has its own
+    if hasattr(model, "to") and not getattr(model, "is_quantized", False):
         model.to(PartialState().device)
     predictions = kind.predict(model, tokenizer, stage, rows, batch_size)
     result = None

@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from empathy_trl.evaluation.api_model import ApiModel
 from empathy_trl.evaluation.sharing import shared
 from empathy_trl.padding import pad
 
@@ -45,7 +46,7 @@ def generate_completions(
     encoded = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
     prompt_ids = encoded["input_ids"]
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompt_ids[index]))
-    stop_ids = _stop_ids(model, tokenizer)
+    stop_ids = end_tokens(model, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
     sampling = {"do_sample": temperature > 0, "repetition_penalty": 1.0}
     reads_apart = model.config.is_encoder_decoder  # then what comes out is the start token and the completion
@@ -80,14 +81,18 @@ def generate_completions(
 
 
 def generate_shared(model, tokenizer, prompts: list[list[dict]], batch_size: int, max_new_tokens: int) -> list[str]:
-    """Generate greedily, each process for its share of the prompts; all processes return all completions."""
-    settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    progress = PartialState().is_main_process
-    return shared(prompts, lambda own: generate_completions(model, tokenizer, own, progress=progress, **settings))
+    """Generate greedily, each process for its share of the prompts; all processes return all completions.
+
+    An `ApiModel` needs no tokenizer, and has `batch_size` requests under way in each process.
+    """
+    settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "progress": PartialState().is_main_process}
+    if isinstance(model, ApiModel):
+        return shared(prompts, lambda own: model.complete(own, **settings))
+    return shared(prompts, lambda own: generate_completions(model, tokenizer, own, **settings))
 
 
-def _stop_ids(model, tokenizer) -> list[int]:
-    """All token ids that end a completion: the model's (there may be several) and the tokenizer's."""
+def end_tokens(model, tokenizer) -> list[int]:
+    """Return all token ids that end a completion: the model's (there may be several) and the tokenizer's."""
     model_ids = model.generation_config.eos_token_id
     ids = [model_ids] if isinstance(model_ids, int) else list(model_ids or [])
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:

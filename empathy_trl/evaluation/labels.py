@@ -2,20 +2,24 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from empathy_trl.data import targets
 from empathy_trl.evaluation import artefacts
 from empathy_trl.evaluation.baselines import NAMES, predict_baselines
 from empathy_trl.evaluation.intervals import mean_figure, with_interval
 from empathy_trl.evaluation.plots import draw_confusion
 from empathy_trl.evaluation.predict import predict_outputs
-from empathy_trl.evaluation.score import score_predictions
+from empathy_trl.evaluation.score import score_predictions, share_statistics
 from empathy_trl.evaluation.tables import both_texts, markdown
 from empathy_trl.outputs import Targets, predicted_labels
 
 ROWS_OF = "classify"
 MAIN = "accuracy"
 MAIN_WORDS = "accuracy"
+GOLD = "label"  # what a row is held against
 PAIRED = True  # rows have one score each, whose mean is the main metric
+SEPARATOR = " / "  # between the labels of several groups
 NOTE = "95 % bootstrap intervals. The baselines were fitted on the labels of the whole training split."
 
 
@@ -75,7 +79,7 @@ def _right(given: tuple, wanted: tuple) -> float:
 
 
 def _shown(labels: tuple[str, ...]) -> str:
-    return " / ".join(labels)
+    return SEPARATOR.join(labels)
 
 
 def draw(folder: Path, split: str, result: dict, table: list[dict], title: str) -> None:
@@ -115,6 +119,23 @@ def details(stages: list) -> dict[str, str]:
             name = f"{group}: {label}" if several else label
             rows.append([name, with_interval(precision), with_interval(recall), recall["n"]])
     return {"Per label": markdown(rows) + f"\n\n{stages[-1].name}; n: rows of that label."}
+
+
+def row_values(evaluation: dict, rows: list[dict]) -> dict[str, list]:
+    """Return metric -> one value per row, of which it is the mean."""
+    return {"accuracy": [row["correct"] for row in rows]}
+
+
+def statistics(evaluation: dict, rows: list[dict]) -> dict[str, tuple]:
+    """Return how to resample -> names and function of the metrics that are no means over rows."""
+    groups = evaluation["confusions"]
+    columns = [list(zip(*(row[key].split(SEPARATOR) for row in rows), strict=True)) for key in ("prediction", "label")]
+    names, functions = [], []
+    for given, wanted, (group, confusion) in zip(*columns, groups.items(), strict=True):
+        keys, function = share_statistics(given, wanted, confusion["rows"])
+        names += [f"{key}_{group}" if len(groups) > 1 else key for key in keys]
+        functions.append(function)
+    return {"bootstrap": (names, lambda rows: np.concatenate([function(rows) for function in functions], axis=-1))}
 
 
 def row_score(row: dict) -> float:

@@ -82,6 +82,33 @@ def draw_report(path: Path, *, title: str, panels: list[dict], rewards: dict) ->
     return save(figure, path)
 
 
+def draw_changes(path: Path, metrics: dict, title: str) -> Path:
+    """Draw the relative change of every metric with its interval, one line each; dark where the interval excludes 0.
+
+    Args:
+        path: of the PNG.
+        metrics: name -> `{"a", "change", "relative", "low", "high"}` as from `compare`; those without an interval or a
+            relative change are left out. Beyond 100 % the axis is logarithmic.
+        title: one or two lines.
+    """
+    shown = {name: each for name, each in metrics.items() if each["relative"] is not None and each["low"] is not None}
+    figure, axes = pyplot().subplots(figsize=(8, 1.8 + 0.3 * max(1, len(shown))), layout="constrained")
+    for place, each in enumerate(shown.values()):
+        middle, low, high = (100 * each[key] / abs(each["a"]) for key in ("change", "low", "high"))
+        colour = BLUE if low > 0 or high < 0 else "#999999"
+        axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+        axes.plot(middle, place, "o", color=colour, markersize=6)
+    axes.axvline(0, color=RED, linewidth=1)
+    axes.set_xscale("symlog", linthresh=100)
+    axes.xaxis.set_major_formatter(lambda share, _: f"{share:+g} %")
+    axes.set_yticks(range(len(shown)), list(shown))
+    axes.set_ylim(max(1, len(shown)) - 0.5, -0.5)  # the first metric on top
+    axes.set_xlabel("change from A to B, relative to A, 95 % intervals")
+    axes.grid(axis="x", alpha=0.3)
+    figure.suptitle(title, fontsize=11)
+    return save(figure, path)
+
+
 def _draw_figures(axes, name: str, figures: dict, baselines: dict) -> None:
     stages, figures = list(figures), list(figures.values())
     values = [figure["value"] for figure in figures]

@@ -7,7 +7,7 @@ import numpy as np
 from empathy_trl.data import targets
 from empathy_trl.evaluation import artefacts
 from empathy_trl.evaluation.baselines import NAMES, score_rating_baselines
-from empathy_trl.evaluation.correlations import FIGURES, MEAN, score_ratings
+from empathy_trl.evaluation.correlations import FIGURES, MEAN, rating_statistics, score_ratings
 from empathy_trl.evaluation.intervals import with_interval
 from empathy_trl.evaluation.plots import draw_ratings
 from empathy_trl.evaluation.predict import predict_outputs
@@ -16,6 +16,7 @@ from empathy_trl.evaluation.tables import both_texts, markdown
 ROWS_OF = "regress"
 MAIN = f"pearson_{MEAN}"
 MAIN_WORDS = "mean Pearson"
+GOLD = "label"  # what a row is held against
 PAIRED = False  # a correlation is none of single rows
 WORDS = {"mae": "mean absolute error", "pearson": "Pearson", "spearman": "Spearman"}
 NOTE = (
@@ -79,6 +80,18 @@ def details(stages: list) -> dict[str, str]:
         for name, metrics in named:
             rows.append([rating, name, *(with_interval(metrics[f"{figure}_{rating}"]) for figure in FIGURES)])
     return {"Per rating": markdown(rows)}
+
+
+def row_values(evaluation: dict, rows: list[dict]) -> dict[str, list]:
+    """Return metric -> one value per row, of which it is the mean: none, `statistics` has all."""
+    return {}
+
+
+def statistics(evaluation: dict, rows: list[dict]) -> dict[str, tuple]:
+    """Return how to resample -> names and function of the metrics that are no means over rows."""
+    names = evaluation["ratings"]
+    predicted, gold = ([[row[key][name] for name in names] for row in rows] for key in ("prediction", "label"))
+    return {"bootstrap": rating_statistics(predicted, gold, names)}
 
 
 def row_score(row: dict) -> float:

@@ -2,86 +2,185 @@
 
 A policy that learned to please a reward model and nothing else shows it: its replies grow longer or shorter, use the same
 words (distinct-2), say the same to everybody (duplicates), and leave what people really answered (similarity). These stand
-beside the reward in every table, with the row of the reference replies.
+beside the reward in every table, with the row of the reference replies. What else is measured (`reply_metrics`,
+`perplexity`, `reply_classifiers`) has its main figures there too, and the rest in a table of its own.
 """
 
-from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 
+from empathy_trl.data.epitome import MECHANISMS
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.baselines import NAMES
 from empathy_trl.evaluation.generate import generate_shared
-from empathy_trl.evaluation.intervals import mean_figure, with_interval
+from empathy_trl.evaluation.intervals import mean_figures, with_interval
+from empathy_trl.evaluation.perplexity import Likelihood, perplexity, reference_likelihoods, why_none
+from empathy_trl.evaluation.reply_classifiers import check_emotions, judge_replies, level_statistics, load_classifiers
+from empathy_trl.evaluation.reply_metrics import (
+    ORDERS,
+    PLACEHOLDER,
+    bleu_statistics,
+    corpus_metrics,
+    row_metrics,
+    variety_statistics,
+)
+from empathy_trl.evaluation.tables import markdown
 from empathy_trl.rewards import build_rewards
 from empathy_trl.rewards.breakdown import breakdown
-from empathy_trl.rewards.words import ngrams, words
 from empathy_trl.schedules import weight_at
+from empathy_trl.stage_models import classifiers_of
 from empathy_trl.tags import REPLY_TAGS, reply_text
 
 ROWS_OF = "grpo"
 MAIN = "reward"
 MAIN_WORDS = "mean reward"
+GOLD = "reference"  # what a row is held against
 PAIRED = True  # rows have one score each, whose mean is the main metric
+# metric -> heading: of the main table, where the metric was measured, and of the others
 WORDS = {
+    "bleu_4": "BLEU-4",
+    "perplexity": "perplexity of the reference",
+    "emo_acc": "EMO-ACC",
+    "intent_acc": "INTENT-ACC",
     "reply_words": "words per reply",
     "distinct_2": "distinct-2",
     "duplicate_share": "duplicate replies",
     "reference_similarity": "similarity to the reference (chrF)",
     "empty_share": "no reply",
 }
+MORE_WORDS = {
+    **{f"bleu_{n}": f"BLEU-{n}" for n in ORDERS[:-1]},
+    **{f"distinct_{n}": f"distinct-{n}" for n in ORDERS if n != 2},
+    **{f"bleu_at_{n}": f"bleu@{n}, published" for n in ORDERS},
+    **{f"dist_at_{n}": f"dist@{n}, published" for n in ORDERS},
+    "item_ratio": "item ratio, published",
+    **{
+        f"epitome_{mechanism}{ending}": f"{mechanism.replace('_', ' ')}{words}"
+        for mechanism in MECHANISMS
+        for ending, words in {
+            "": ", level 0 to 2",
+            "_difference": ", difference to the reference",
+            "_mse": ", squared difference",
+            "_pearson": ", Pearson with the reference",
+        }.items()
+    },
+}
 NOTE = (
-    "greedy decoding, 95 % intervals (bootstrap; of distinct-2, jackknife). `reward` is the weighted total with the weights of "
+    "greedy decoding, 95 % intervals (bootstrap; of counts of different n-grams, jackknife). `reward` is the weighted total with the weights of "
     "the end of training. Duplicates are replies that other rows get too. A reward that rises while the other columns move "
     "away from those of the reference replies is being hacked."
 )
 
+MORE_NOTE = (
+    "Published: as the systems UniCRS and ECR count. A squared difference (diff-EPITOME) is often lowest for a reply that "
+    "shows no empathy at all: read it beside the row of level 0 and the correlation. `recipes/README.md` says what each "
+    "figure is and how it misleads."
+)
 
-def predict(model, tokenizer, stage, rows, batch_size: int) -> list[str]:
-    """Return one completion per row."""
-    return generate_shared(model, tokenizer, list(rows["prompt"]), batch_size, stage.evaluation.max_new_tokens)
+
+@dataclass
+class Prediction:
+    """What a model makes of a row.
+
+    Attributes:
+        completion: its text.
+        likelihood: of the reference, see `perplexity`; None where there is none.
+        why_none: the reason then.
+    """
+
+    completion: str
+    likelihood: Likelihood | None = None
+    why_none: str | None = None
 
 
-def score(stage, rows, train, completions: list[str], rewards: dict) -> tuple[dict, list[dict]]:
-    """Return `metrics`, `baselines` and `judged_by`, and one row per example.
-
-    Metrics: `reward`, `reward_<name>` for every reward, and those of `WORDS`. The only baseline are the reference replies;
-    a reward that reads more than the reply (a format, a length of reasoning) has no value for them. `judged_by` says by
-    which rewards: name -> parameters, and the weight at the end of training.
+def predict(model, tokenizer, stage, rows, batch_size: int) -> list[Prediction]:
+    """Return one completion per row, and how likely the model finds the reference.
 
     Raises:
-        UserError: no reward applies to any row; and what rewards raise.
+        UserError: a classifier that is to judge the replies cannot be used.
+    """
+    prompts, references = list(rows["prompt"]), list(rows["reference"])
+    if PartialState().is_main_process:
+        scorers = load_classifiers(classifiers_of(stage))  # now, and not after an hour of generation
+        if "emotion" in scorers and "emotion" in rows.column_names:
+            check_emotions(scorers["emotion"], rows["emotion"])
+    completions = generate_shared(model, tokenizer, prompts, batch_size, stage.evaluation.max_new_tokens)
+    if (why := why_none(model, tokenizer, prompts)) is not None:
+        return [Prediction(completion, why_none=why) for completion in completions]
+    likelihoods = reference_likelihoods(model, tokenizer, prompts, references, batch_size)
+    return [Prediction(*each) for each in zip(completions, likelihoods, strict=True)]
+
+
+def score(stage, rows, train, predictions: list[Prediction], rewards: dict) -> tuple[dict, list[dict]]:
+    """Return `metrics`, `baselines`, `judged_by` and `left_out`, and one row per example.
+
+    Metrics: `reward`, `reward_<name>` for every reward, and those of `WORDS` and `MORE_WORDS` that could be measured;
+    `left_out` says of others why not. The baselines are the reference replies, and for what classifiers say also the
+    majority class and the constant level 0; a reward that reads more than the reply (a format, a length of reasoning) has
+    no value for the references. `judged_by` says by which rewards: name -> parameters, and the weight at the end of
+    training.
+
+    Raises:
+        UserError: no reward applies to any row; a classifier does not fit the data; and what rewards raise.
     """
     columns = {name: list(rows[name]) for name in rows.column_names if name != "prompt"}
-    prompts, references = list(rows["prompt"]), list(rows["reference"])
-    built = {name: build_rewards({name: reward})[0][0] for name, reward in rewards.items()}
-    reading = {name: rewards[name] for name, reward in built.items() if hasattr(reward, "reply_tags")}
-    tags = next((built[name].reply_tags for name in reading), REPLY_TAGS)  # a reply is what the rewards take for it
+    prompts, references = list(rows["prompt"]), columns["reference"]
+    completions = [prediction.completion for prediction in predictions]
+    reading = _reading(rewards)
+    tags = next(iter(reading.values()), REPLY_TAGS)  # a reply is what the rewards take for it
     replies = [reply_text(completion, tags) for completion in completions]
-    judged = breakdown(rewards, prompts, completions, progress=1.0, **columns)
-    if all(row["total"] is None for row in judged.rows):
+    earned = breakdown(rewards, prompts, completions, progress=1.0, **columns).rows
+    if all(row["total"] is None for row in earned):
         raise UserError(
             f"rewards: none ({', '.join(rewards) or 'there are none'}) applies to any of the {len(prompts)} rows"
         )
-    metrics = _reward_metrics(judged.rows, ["total", *rewards]) | _text_metrics(replies, references)
     # What reads the reply alone can read a person's reply too; without tags, so that the whole text is the reply.
-    whole = breakdown(reading, prompts, references, progress=1.0, **columns)
-    baselines = {"reference": _reward_metrics(whole.rows, reading) | _text_metrics(references, references)}
-    table = [
-        {
-            "text": text,
-            "completion": completion,
-            "reply": reply,
-            "reference": reference,
-            "rewards": {name: row[name] for name in rewards},
-            "reward": row["total"],
-        }
-        for text, completion, reply, reference, row in zip(
-            rows["text"], completions, replies, references, judged.rows, strict=True
-        )
+    kept = {name: rewards[name] for name in reading}
+    earned_by_people = breakdown(kept, prompts, references, progress=1.0, **columns).rows
+    scorers, emotions = load_classifiers(classifiers_of(stage)), columns.get("emotion")
+    judged = judge_replies(scorers, prompts, replies, references, emotions)
+    slots = "recommends" in columns and any(PLACEHOLDER in reference for reference in references)
+    placeholder = PLACEHOLDER if slots else None
+
+    by_row = _rewards_by_row(earned, ["total", *rewards]) | row_metrics(replies, references, placeholder) | judged.rows
+    people = _rewards_by_row(earned_by_people, kept) | row_metrics(references, references, placeholder)
+    metrics = mean_figures(by_row) | corpus_metrics(replies, references) | judged.metrics
+    likelihoods = [each.likelihood for each in predictions if each.likelihood is not None]
+    if likelihoods:
+        metrics["perplexity"] = perplexity(likelihoods)
+    judged.baselines["reference"] |= mean_figures(people) | corpus_metrics(references, references)
+    result = {
+        "metrics": metrics,
+        "baselines": {name: figures for name, figures in judged.baselines.items() if figures},
+        "judged_by": _judged_by(rewards),
+        "left_out": judged.left_out | ({} if likelihoods else {"perplexity": predictions[0].why_none}),
+    }
+    texts = {"text": columns["text"], "completion": completions, "reply": replies, "reference": references}
+    return result, _table(texts, earned, by_row, rewards)
+
+
+def _reading(rewards: dict) -> dict[str, list[str]]:
+    """Return reward -> the tags it looks for, of those that read the reply alone."""
+    built = {name: build_rewards({name: reward})[0][0] for name, reward in rewards.items()}
+    return {name: reward.reply_tags for name, reward in built.items() if hasattr(reward, "reply_tags")}
+
+
+def _table(texts: dict[str, list], earned: list[dict], by_row: dict[str, list], rewards) -> list[dict]:
+    """Return one row per example: its texts, what they earned, and its value of every metric that is a mean."""
+    return [
+        {name: column[number] for name, column in texts.items()}
+        | {"rewards": {name: row[name] for name in rewards}, "reward": row["total"]}
+        | {"metrics": {name: _plain(values[number]) for name, values in by_row.items()}}
+        for number, row in enumerate(earned)
     ]
-    return {"metrics": metrics, "baselines": baselines, "judged_by": _judged_by(rewards)}, table
+
+
+def _plain(value: float | bool | None) -> float | None:
+    """Return a row's value as a number: whether something holds is 1 or 0."""
+    return None if value is None else float(value)
 
 
 def _judged_by(rewards: dict) -> dict[str, dict]:
@@ -92,56 +191,9 @@ def _judged_by(rewards: dict) -> dict[str, dict]:
     }
 
 
-def _reward_metrics(judged: list[dict], names) -> dict[str, dict]:
-    """Return `reward` (of "total") and `reward_<name>`: means over the rows to which the reward applies."""
-    metrics = {}
-    for name in names:
-        values = [row[name] for row in judged if row[name] is not None]
-        if values:
-            metrics["reward" if name == "total" else f"reward_{name}"] = mean_figure(values)
-    return metrics
-
-
-def _text_metrics(replies: list[str], references: list[str]) -> dict[str, dict]:
-    """Return what `WORDS` lists: lengths, variety, duplicates, likeness to the references and missing replies."""
-    from sacrebleu.metrics import CHRF
-
-    chrf, split = CHRF(), [words(reply) for reply in replies]
-    seen = Counter(tuple(tokens) for tokens in split)
-    return {
-        "reply_words": mean_figure([len(tokens) for tokens in split]),
-        "distinct_2": _distinct([ngrams(tokens, 2) for tokens in split]),
-        "duplicate_share": mean_figure([seen[tuple(tokens)] > 1 for tokens in split]),
-        "reference_similarity": mean_figure(
-            [
-                chrf.sentence_score(reply, [reference]).score / 100
-                for reply, reference in zip(replies, references, strict=True)
-            ]
-        ),
-        "empty_share": mean_figure([not reply for reply in replies]),
-    }
-
-
-def _distinct(grams: list[list[tuple]]) -> dict:
-    """Return how many different n-grams all rows have together, as a share (Li et al. 2016), with a jackknife interval.
-
-    A bootstrap draws rows twice, which makes any text look repetitive. The jackknife leaves rows out instead (Efron &
-    Tibshirani 1993, chapter 11): one of ten parts each time, the rows dealt out in turn.
-    """
-
-    def share(parts: list[list[tuple]]) -> float:
-        every = [gram for part in parts for gram in part]
-        return len(set(every)) / max(1, len(every))
-
-    value, folds = share(grams), min(10, len(grams))
-    left = np.array([share([part for i, part in enumerate(grams) if i % folds != fold]) for fold in range(folds)])
-    error = np.sqrt((folds - 1) / folds * ((left - left.mean()) ** 2).sum())
-    return {
-        "value": value,
-        "low": max(0.0, value - 1.96 * error),
-        "high": min(1.0, value + 1.96 * error),
-        "n": len(grams),
-    }
+def _rewards_by_row(judged: list[dict], names) -> dict[str, list]:
+    """Return `reward` (of "total") and `reward_<name>`: one value per row, None where the reward does not apply."""
+    return {"reward" if name == "total" else f"reward_{name}": [row[name] for row in judged] for name in names}
 
 
 def draw(folder: Path, split: str, result: dict, table: list[dict], title: str) -> None:
@@ -149,26 +201,59 @@ def draw(folder: Path, split: str, result: dict, table: list[dict], title: str) 
 
 
 def summary(result: dict) -> list[str]:
-    """Return the lines of a plain-text table: a line per metric, the model beside the reference replies."""
-    metrics, reference = result["metrics"], result["baselines"]["reference"]
-    lines = [f"{'':<38}{result['stage']:<26}{NAMES['reference']}"]
-    for key, heading in columns(result).items():
-        lines.append(
-            f"{heading:<38}{with_interval(metrics[key]):<26}"
-            + (with_interval(reference[key]) if key in reference else "")
-        )
-    return lines
+    """Return the lines of a plain-text table: a line per metric, the model beside its baselines."""
+    named = [result["metrics"], *result["baselines"].values()]
+    heads = [result["stage"], *(NAMES[name] for name in result["baselines"])]
+    lines = [f"{'':<56}" + "".join(f"{head:<28}" for head in heads).rstrip()]
+    for key, heading in (columns(result) | _more(result)).items():
+        cells = "".join(f"{with_interval(metrics[key]) if key in metrics else '':<28}" for metrics in named)
+        lines.append(f"{heading:<56}{cells}".rstrip())
+    return [*lines, *_reasons(result)]
 
 
 def columns(evaluation: dict) -> dict[str, str]:
     """Return metric -> heading of the table in which a report sets stages side by side."""
-    rewards = {key: key.removeprefix("reward_") for key in evaluation["metrics"] if key.startswith("reward_")}
-    return {"reward": "reward"} | rewards | WORDS
+    metrics = evaluation["metrics"]
+    rewards = {key: key.removeprefix("reward_") for key in metrics if key.startswith("reward_")}
+    return {"reward": "reward"} | rewards | {key: heading for key, heading in WORDS.items() if key in metrics}
 
 
 def details(stages: list) -> dict[str, str]:
-    """Return heading -> text of what a report says beyond that table: nothing."""
-    return {}
+    """Return heading -> text of what a report says beyond that table: all other figures, a row for each."""
+    last = stages[-1].evaluation
+    named = {stage.name: stage.evaluation["metrics"] for stage in stages}
+    named |= {NAMES[name]: metrics for name, metrics in last["baselines"].items()}
+    rows = [["", *named, "n"]]
+    for key, heading in _more(last).items():
+        cells = [with_interval(metrics[key]) if key in metrics else "" for metrics in named.values()]
+        rows.append([heading, *cells, last["metrics"][key]["n"]])
+    parts = [markdown(rows), "n: rows of the last stage that have a value. " + MORE_NOTE]
+    return {"More figures": "\n\n".join([*parts, *(f"- {line}" for line in _reasons(last))])}
+
+
+def _more(evaluation: dict) -> dict[str, str]:
+    """Return metric -> heading of what the main table leaves out."""
+    return {key: heading for key, heading in MORE_WORDS.items() if key in evaluation["metrics"]}
+
+
+def _reasons(evaluation: dict) -> list[str]:
+    """Return a line for every metric that could not be measured."""
+    words = WORDS | MORE_WORDS
+    return [f"{words[key]}: none, because {reason}" for key, reason in evaluation["left_out"].items()]
+
+
+def row_values(evaluation: dict, rows: list[dict]) -> dict[str, list]:
+    """Return metric -> one value per row, None where it does not apply; the metric is the mean of the others."""
+    columns = [row.get("metrics", {}) for row in rows]  # older files have none
+    return {name: [column.get(name) for column in columns] for name in columns[0]}
+
+
+def statistics(evaluation: dict, rows: list[dict]) -> dict[str, tuple]:
+    """Return how to resample -> names and function of the metrics that are no means over rows."""
+    replies, references = ([row[key] for row in rows] for key in ("reply", "reference"))
+    (bleu, of_bleu), (pearson, of_pearson) = bleu_statistics(replies, references), level_statistics(rows)
+    joined = lambda numbers: np.concatenate([of_bleu(numbers), of_pearson(numbers)], axis=-1)
+    return {"bootstrap": ([*bleu, *pearson], joined), "jackknife": variety_statistics(replies)}
 
 
 def row_score(row: dict) -> float | None:

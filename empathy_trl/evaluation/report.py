@@ -187,7 +187,8 @@ def _stage_table(stages: list[EvaluatedStage]) -> str:
     for stage in owners:
         of = f", rows of {stage.name}" if len(owners) > 1 else ""
         for key, metrics in stage.evaluation["baselines"].items():
-            rows.append(row(NAMES[key] + of, metrics, stage.evaluation["data"]["n"]))
+            if columns.keys() & metrics.keys():
+                rows.append(row(NAMES[key] + of, metrics, stage.evaluation["data"]["n"]))
     return markdown(rows) + f"\n\nSplit `{data['split']}` of `{data['source']}`, {stages[-1].kind.NOTE}"
 
 

@@ -6,6 +6,8 @@ matrix. Baselines go through `score_predictions` too, so their figures are compu
 model's.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from empathy_trl.evaluation.intervals import bootstrap, mean_figure
@@ -58,6 +60,34 @@ def score_predictions(predictions: list[str | None], gold: list[str], labels) ->
         ValueError: no rows, unequal lengths, or a gold label that is not one of `labels`.
     """
     labels = list(labels)
+    cells = _cells(predictions, gold, labels)
+    # One draw of rows serves all metrics: each is a function of the confusion counts of the draw.
+    value, low, high = bootstrap(lambda draw: _shares(_count(draw, len(labels))), cells)
+    counts, names = _count(cells, len(labels)), _names(labels)
+    rows = [len(gold), len(gold), *counts[:, :-1].sum(axis=0), *counts.sum(axis=1)]
+    metrics = {
+        name: {"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": int(rows[i])}
+        for i, name in enumerate(names)
+    }
+    return metrics, {"rows": labels, "columns": [*labels, INVALID], "counts": counts.tolist()}
+
+
+def share_statistics(predictions: list[str | None], gold: list[str], labels) -> tuple[list[str], Callable]:
+    """Return the names of the metrics of `score_predictions`, and what they are of any rows.
+
+    The latter takes row numbers, shape (..., rows), and returns shape (..., metrics).
+    """
+    labels = list(labels)
+    cells = _cells(predictions, gold, labels)
+    return _names(labels), lambda rows: _shares(_count(cells[rows], len(labels)))
+
+
+def _names(labels: list[str]) -> list[str]:
+    return ["accuracy", "macro_f1", *(f"{share}_{label}" for share in ("precision", "recall") for label in labels)]
+
+
+def _cells(predictions: list[str | None], gold: list[str], labels: list[str]) -> np.ndarray:
+    """Return the cell of the confusion matrix that each row counts in, shape (rows,)."""
     if not gold or len(predictions) != len(gold):
         raise ValueError(f"expected as many predictions as gold labels; got {len(predictions)} and {len(gold)}")
     for row, label in enumerate(gold):
@@ -65,22 +95,7 @@ def score_predictions(predictions: list[str | None], gold: list[str], labels) ->
             raise ValueError(f"row {row}: gold label {label!r} is not one of {labels}")
     column, invalid = {label: number for number, label in enumerate(labels)}, len(labels)
     pairs = zip(gold, predictions, strict=True)
-    cells = np.array([column[label] * (invalid + 1) + column.get(answer, invalid) for label, answer in pairs])
-
-    # One draw of rows serves all metrics: each is a function of the confusion counts of the draw.
-    value, low, high = bootstrap(lambda draw: _shares(_count(draw, len(labels))), cells)
-    counts = _count(cells, len(labels))
-    names = [
-        "accuracy",
-        "macro_f1",
-        *(f"{share}_{label}" for share in ("precision", "recall") for label in labels),
-    ]
-    rows = [len(gold), len(gold), *counts[:, :-1].sum(axis=0), *counts.sum(axis=1)]
-    metrics = {
-        name: {"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": int(rows[i])}
-        for i, name in enumerate(names)
-    }
-    return metrics, {"rows": labels, "columns": [*labels, INVALID], "counts": counts.tolist()}
+    return np.array([column[label] * (invalid + 1) + column.get(answer, invalid) for label, answer in pairs])
 
 
 def _count(cells: np.ndarray, n_labels: int) -> np.ndarray:

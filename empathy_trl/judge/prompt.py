@@ -26,6 +26,8 @@ RUBRICS = {
     "expressed, and says why it suits.",
     "engagement": "The reply makes the other person want to go on talking, by taking up what they said or asking what "
     "matters to them, without interrogating.",
+    "overall": "All things considered, the reply is what a kind and competent person would want to have said at this point of "
+    "the conversation.",
 }
 
 INSTRUCTIONS = """\

@@ -51,6 +51,8 @@ def check_stage(content: dict, earlier: dict[str, Any], config_classes: dict[str
     yield from _under("model", _check_origin(sections.get("model", {}), earlier, fitting))
     yield from _under("data", _check_source(sections.get("data", {})))
     yield from _under("rewards", check_rewards(sections.get("rewards", {}), earlier))
+    if not labels:  # replies are judged, not labels
+        yield from _under("evaluation", _check_classifiers(sections.get("evaluation", {}), earlier))
     if "task" not in content:
         yield ("task",), f"missing{suggestion('', config_classes)}"
     elif isinstance(content["task"], str):
@@ -235,6 +237,23 @@ def check_rewards(rewards: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
                 build_rewards({name: Reward.from_yaml(entry)})
             except UserError as error:
                 yield _problem(name, error)
+
+
+def _check_classifiers(evaluation: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
+    """Yield whether the classifiers of an evaluation are where the recipe says; `earlier` are the stages before."""
+    classifiers = evaluation.get("classifiers")
+    if not isinstance(classifiers, dict):
+        return
+    from empathy_trl.evaluation.reply_classifiers import RECIPES, hint
+
+    for kind, origin in classifiers.items():
+        path = ("classifiers", kind)
+        if kind not in RECIPES or not isinstance(origin, str):
+            continue  # `check_mapping` says what is wrong
+        if (stage := stage_of(origin)) is not None:
+            yield from ((path, message) for _, message in _check_stage_model(stage, earlier, ("classify",)))
+        elif not _may_exist(origin, HUB_MODEL):
+            yield path, f"no folder {origin!r}; expected stage:<name>, a folder, or a Hub id; {hint(kind)}"
 
 
 def _asks_model(kind) -> bool:

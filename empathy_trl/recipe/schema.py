@@ -167,6 +167,14 @@ class Reward(_Section):
         return content | copy.deepcopy(self.params)
 
 
+class Classifiers(_Section):
+    """Models that judge replies in an evaluation: folders, Hub ids, or `stage:<name>`."""
+
+    epitome: str | None = None
+    emotion: str | None = None
+    intent: str | None = None
+
+
 class Evaluation(_Section):
     """How the stage's model is evaluated when it is trained; `limit` is a number of rows."""
 
@@ -174,6 +182,7 @@ class Evaluation(_Section):
     batch_size: int = Field(32, ge=1)
     max_new_tokens: int = Field(300, ge=1)
     limit: int | None = Field(None, ge=1)
+    classifiers: Classifiers | None = None
 
 
 class Hub(_Section):

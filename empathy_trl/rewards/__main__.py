@@ -13,6 +13,7 @@ import logging
 import sys
 from pathlib import Path
 
+from empathy_trl.command_line import documented_parser
 from empathy_trl.errors import UserError
 from empathy_trl.files import parse_json, write_atomically
 from empathy_trl.rewards.breakdown import Breakdown, breakdown
@@ -39,14 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def command_line() -> argparse.ArgumentParser:
     """Return the parser; flags it does not know are overrides of recipe keys."""
-    summary, _, examples = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m empathy_trl.rewards",
-        description=summary,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = documented_parser(__doc__, prog="python -m empathy_trl.rewards")
     parser.add_argument("--recipe", required=True, help="YAML file, or the name of one in recipes/")
     parser.add_argument("--completions", required=True, type=Path, help="file with one JSON object per line")
     parser.add_argument("--stage", help="stage whose rewards are shown (default: the last)")

@@ -8,7 +8,8 @@ import json
 import logging
 import math
 import re
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 
@@ -42,7 +43,7 @@ class LLMJudge(ReadsReply):
         base_url: of the server, up to and without `/chat/completions`.
         model: its name there.
         aspects: what is graded: names of `rubric` or of `empathy_trl.judge.prompt.RUBRICS` (empathy, informativeness,
-            recommendation, engagement). By default the names of `rubric`, or `[empathy]` without one.
+            recommendation, engagement, overall). By default the names of `rubric`, or `[empathy]` without one.
         rubric: your own aspects: name -> a sentence that says what deserves the highest score.
         scale: lowest and highest score.
         api_key_env: NAME of the environment variable that holds the API key. It is read when the judge is asked. A
@@ -146,21 +147,56 @@ class LLMJudge(ReadsReply):
             JudgeFailed: too many questions stay without an answer, or none can be answered.
             UserError: the cache cannot be used.
         """
-        keys, requests = [], {}  # of each row's question, None for an empty reply; key -> request
-        for prompt, completion in zip(prompts, completions, strict=True):
+        try:
+            keys, scores, kept = await self._answers(prompts, completions)
+        except JudgeFailed as error:
+            raise JudgeFailed(f"rewards.{self.__name__}: {error}") from error
+        if keys and "log_metric" in columns:
+            asked = [key for key in keys if key]
+            hit_share = sum(key in kept for key in asked) / max(1, len(asked))
+            self._log(columns["log_metric"], [scores[key] for key in asked], hit_share, len(keys))
+        return [self._reward(scores[key]) for key in keys]
+
+    async def grade(
+        self, prompts, completions, each: Callable[[int, dict[str, float]], object] | None = None
+    ) -> list[dict[str, float] | None]:
+        """Return aspect -> score on the judge's own scale for every completion, None where no valid answer comes.
+
+        An empty reply gets the lowest score for every aspect, unasked.
+
+        Args:
+            prompts, completions: each a text or chat messages, as rewards get them.
+            each: called with the number of a completion and its scores, as soon as these are known.
+
+        Raises:
+            JudgeFailed, UserError: as `__call__`; what `each` was called with until then is valid.
+        """
+        keys, scores, _ = await self._answers(prompts, completions, each)
+        return [scores[key] for key in keys]
+
+    async def _answers(self, prompts, completions, each: Callable | None = None) -> tuple[list, dict, set]:
+        """Return the key of each row's question (None for an empty reply), key -> scores, and the keys known before."""
+        keys, requests, rows = [], {}, defaultdict(list)
+        for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             reply = self.reply(completion)
             request = self._request(prompt, reply) if reply else None
             keys.append(question_key(request) if request else None)
-            requests[keys[-1]] = request
-        times = Counter(key for key in keys if key)
-        scores = {key: self._kept(key) for key in times}
-        unknown = {key: requests[key] for key in times if scores[key] is None}
+            requests[keys[row]] = request
+            rows[keys[row]].append(row)
+
+        def tell(key: str | None, found: dict[str, float]) -> dict[str, float]:
+            for row in rows[key] if each else ():
+                each(row, found)
+            return found
+
+        scores = {key: tell(key, found) for key in rows if (found := self._kept(key))}
+        kept = set(scores)
+        unknown = {key: requests[key] for key in rows if key not in kept}
         if unknown:
-            scores |= await self._ask(unknown, times, len(keys))
-        if keys and "log_metric" in columns:
-            hit_share = sum(key not in unknown for key in times.elements()) / max(1, times.total())
-            self._log(columns["log_metric"], [scores[key] for key in times.elements()], hit_share, len(keys))
-        return [self._reward(scores[key]) if key else 0.0 for key in keys]
+            times = {key: len(rows[key]) for key in unknown}
+            read = lambda key, answer: tell(key, self._read(key, answer))
+            scores |= await self._ask(unknown, times, read, len(keys))
+        return keys, scores, kept
 
     def _request(self, prompt: str | list[dict], reply: str) -> dict:
         """Return the body of the request that asks about one reply; system messages are the policy's business."""
@@ -174,8 +210,10 @@ class LLMJudge(ReadsReply):
             asked["response_format"] = response_format(self.aspects, self.scale)
         return asked | {name: value for name, value in (SAMPLING | self.sampling).items() if value is not None}
 
-    def _kept(self, key: str) -> dict[str, float] | None:
-        """Return the scores of a question that was answered before, None otherwise."""
+    def _kept(self, key: str | None) -> dict[str, float] | None:
+        """Return the scores of a question that was answered before, None otherwise; the lowest ones for no question."""
+        if key is None:
+            return dict.fromkeys(self.aspects, float(self.scale[0]))
         answer = Cache(self.cache_dir).get(key)
         try:
             return None if answer is None else parse_scores(answer, self.aspects, self.scale)
@@ -188,18 +226,15 @@ class LLMJudge(ReadsReply):
         Cache(self.cache_dir).put(key, json.dumps(scores))
         return scores
 
-    async def _ask(self, requests: dict, times: dict, total: int) -> dict:
+    async def _ask(self, requests: dict, times: dict, read: Callable, total: int) -> dict:
         """Return key -> scores, None for a question that stays without; see `ask_all`."""
         from empathy_trl.judge.batch import Failures, ask_all  # they import httpx, which takes a while
         from empathy_trl.judge.client import Client
 
         failures = Failures(total, self.max_failure_share, f"{self.model} at {self.base_url}")
         settings = (self.base_url, self.api_key_env, self.timeout, self.retries, self.wait, self.concurrency)
-        try:
-            async with Client(*settings) as client:
-                scores = await ask_all(client, requests, times, self._read, failures)
-        except JudgeFailed as error:
-            raise JudgeFailed(f"rewards.{self.__name__}: {error}") from error
+        async with Client(*settings) as client:
+            scores = await ask_all(client, requests, times, read, failures)
         if failures.found:
             logger.warning("rewards.%s: %s", self.__name__, failures.summary())
         return scores

@@ -163,7 +163,7 @@ def test_a_limit_draws_the_same_rows_each_time_and_not_the_first_ones():
 @pytest.mark.parametrize(
     ("stage", "settings", "message"),
     [
-        (make_stage("dpo"), {}, r"stages\.stage1\.task: .*'dpo' .*evaluated tasks: sft, grpo, ppo, regress, classify"),
+        (make_stage("dpo"), {}, r"stages\.stage1\.task: .*'dpo' .*tasks: sft, grpo, ppo, regress, classify"),
         (make_stage(), {"limit": 0}, "limit: got 0, expected a whole number above 0"),
         (make_stage("sft"), {"batch_size": -2}, "batch_size: got -2, expected"),
     ],

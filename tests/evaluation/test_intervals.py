@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from empathy_trl.evaluation.intervals import bootstrap, paired_bootstrap, with_interval
+from empathy_trl.evaluation.intervals import (
+    bootstrap,
+    bootstrap_sums,
+    mean_figure,
+    mean_figures,
+    paired_bootstrap,
+    with_interval,
+)
 
 
 def mean(rows):
@@ -100,7 +107,8 @@ def test_pairing_removes_the_difficulty_of_the_rows():
 )
 def test_paired_bootstrap_of_degenerate_rows(a, b, difference):
     result = paired_bootstrap(a, b)
-    assert result == {"difference": difference, "low": difference, "high": difference, "n": len(a)}
+    assert {key: result[key] for key in ("difference", "low", "high", "n")} == {
+        "difference": difference, "low": difference, "high": difference, "n": len(a)}  # fmt: skip
 
 
 def test_paired_bootstrap_refuses_different_rows():
@@ -110,3 +118,35 @@ def test_paired_bootstrap_refuses_different_rows():
 
 def test_with_interval():
     assert with_interval({"value": 0.61, "low": 0.5567, "high": 1}) == "0.610 [0.557, 1.000]"
+
+
+@pytest.mark.parametrize("n", [1, 7, 3000])
+def test_a_statistic_of_sums_has_the_interval_of_its_rows(n):
+    generator = np.random.default_rng(2)
+    a, b = generator.normal(5, 1, n), generator.uniform(1, 2, n)
+    expected = bootstrap(lambda x, y: x.sum(axis=-1) / y.sum(axis=-1), a, b)
+    assert bootstrap_sums(lambda sums: sums[..., 0] / sums[..., 1], np.stack([a, b], axis=1)) == pytest.approx(expected)
+
+
+def test_means_of_many_columns_are_those_of_each():
+    generator = np.random.default_rng(3)
+    numbers, shares = generator.normal(2, 1, 50).tolist(), (generator.uniform(size=50) < 0.3).tolist()
+    gaps = [None if i % 3 == 0 else value for i, value in enumerate(numbers)]
+    figures = mean_figures({"gaps": gaps, "numbers": numbers, "shares": shares, "none": [None] * 50})
+    assert list(figures) == ["gaps", "numbers", "shares"]
+    for name, column in (
+        ("numbers", numbers),
+        ("shares", shares),
+        ("gaps", [each for each in gaps if each is not None]),
+    ):
+        assert figures[name] == pytest.approx(mean_figure(column))
+
+
+def test_the_mean_of_a_constant_has_no_width():
+    for constant, shown in ((0.1, "0.100 [0.100, 0.100]"), (-0.0, "0.000 [0.000, 0.000]")):
+        figure = mean_figures({"x": [constant] * 70})["x"]
+        assert figure["value"] == figure["low"] == figure["high"] == constant and with_interval(figure) == shown
+
+
+def test_an_interval_that_ends_at_0_does_not_cross_it():
+    assert with_interval(mean_figures({"x": [1.0, *[0.0] * 30]})["x"]).endswith("[0.000, 0.097]")

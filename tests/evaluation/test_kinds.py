@@ -116,7 +116,8 @@ class Unsure(Length):
 def judged(completions, rewards=REWARDS):
     """The result for the sample's first test rows, with chosen completions."""
     rows = build(Data(name="wassa", split_by="conversation"), "test", "grpo").select(range(len(completions)))
-    return replies.score(None, rows, None, completions, read_rewards(rewards))
+    predictions = [replies.Prediction(completion, why_none="of a test") for completion in completions]
+    return replies.score(stage("grpo", "wassa"), rows, None, predictions, read_rewards(rewards))
 
 
 def test_replies_show_what_a_hacked_reward_would_move():

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from empathy_trl.files import read_rows
+from tests.judge.scripted_server import CUT, ScriptedServer, answer
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "recipes" / "evaluate.py"
 
+KEY = "s3cret-0123456789-key"
 RECIPE = """\
 # A recipe for tests.
 data: {name: ed4}
@@ -40,6 +44,8 @@ def script():
 def workplace(tmp_path, tiny_folder, monkeypatch):
     """A folder with a recipe, and a model below outputs/."""
     monkeypatch.chdir(tmp_path)
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
     Path("small.yaml").write_text(RECIPE)
     Path("outputs/small").mkdir(parents=True)
     Path("outputs/small/second").symlink_to(tiny_folder)
@@ -63,7 +69,16 @@ def test_help_is_fast_and_complete():
     )
     assert time.perf_counter() - start < 2
     assert result.returncode == 0
-    for option in ("--recipe", "--model", "--stage", "--split", "--batch_size", "--limit", "--output_dir"):
+    for option in (
+        "--recipe",
+        "--model",
+        "--stage",
+        "--split",
+        "--batch_size",
+        "--limit",
+        "--output_dir",
+        "--base_url",
+    ):
         assert option in result.stdout
 
 
@@ -95,6 +110,8 @@ def test_defaults_come_from_the_stage_and_overrides_reach_it(script, workplace):
         ("elsewhere/mine/", "outputs/small/evaluations/mine"),
         ("USER/NAME-2b", "outputs/small/evaluations/NAME-2b"),
         ("gpt2", "outputs/small/evaluations/gpt2"),
+        ("openai:gpt-4o", "outputs/small/evaluations/gpt-4o"),
+        ("openai:Qwen/Qwen3-8B", "outputs/small/evaluations/Qwen3-8B"),
     ],
 )
 def test_default_output_folder_is_never_that_of_a_stage(script, model, folder):
@@ -128,6 +145,16 @@ def test_the_evaluated_model_replaces_origin_and_revision_only(script):
         (["--model", "model", "--data.path", "missing"], "missing"),
         (["--model", "model", "--evaluation.batch_size", "0"], "evaluation.batch_size"),
         (["--model", "model", "--recipe", "other.yaml"], "other.yaml: no such recipe"),
+        (
+            ["--model", "model", "--base_url", "http://localhost/v1"],
+            "--base_url: is for --model openai:NAME, got --model model",
+        ),
+        (["--model", "openai:"], "--model openai:: expected the model's name"),
+        (["--model", "openai:m", "--base_url", "nowhere"], "base_url: expected the address of a server"),
+        (
+            ["--model", "openai:m", "--base_url", "http://judge.invalid/v1"],
+            "the environment variable OPENAI_API_KEY is not set",
+        ),
     ],
 )
 def test_what_the_user_can_fix_is_one_error_without_a_traceback(script, workplace, capsys, arguments, message):
@@ -150,6 +177,38 @@ def test_wrong_arguments_end_with_status_2(script, capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         run(script, *arguments)
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_model_behind_a_server_is_evaluated_the_same_way(script, workplace, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with ScriptedServer([answer("<reasoning>so it is</reasoning><answer>sad</answer>")]) as server:
+        assert run(script, "--model", "openai:org/m", "--base_url", server.base_url, "--batch_size", "2") == 0
+    result = evaluation("outputs/small/evaluations/m")
+    rows = read_rows(Path("outputs/small/evaluations/m/predictions_test.jsonl"))
+    assert (result["model"], result["data"]["n"], len(server.requests)) == ("openai:org/m", 5, 5)
+    assert {row["prediction"] for row in rows} == {"sad"}
+    assert result["metrics"]["accuracy"]["value"] == sum(row["label"] == "sad" for row in rows) / 5
+    assert {headers["authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
+    request = server.requests[0]
+    assert (request["model"], request["temperature"], request["max_tokens"]) == ("org/m", 0, 3)
+    assert server.most_at_once <= 2
+    assert not [path for path in Path("outputs").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+
+def test_a_server_that_fails_ends_the_evaluation(script, workplace, monkeypatch, capsys):
+    with ScriptedServer([answer("<answer>sad</answer>"), CUT]) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        monkeypatch.setattr("empathy_trl.evaluation.api_model.ApiModel.__init__.__defaults__", (None, 5.0, 0, 0.0))
+        assert run(script, "--model", "openai:m", "--batch_size", "1") == 2
+    error = capsys.readouterr().err
+    assert f"error: --model openai:m: {server.base_url} left a prompt without an answer (broken connection: " in error
+    assert not Path("outputs/small/evaluations/m").exists(), "no figures of a part of the rows"
+
+
+@pytest.mark.parametrize("recipe", ["intent9_tiny", "wassa_reward_tiny"])
+def test_heads_cannot_be_asked_over_a_server(script, workplace, capsys, recipe):
+    assert script.main(["--recipe", str(ROOT / "recipes" / f"{recipe}.yaml"), "--model", "openai:m"]) == 2
+    assert "whose answers come from a head of the model; a server gives texts only" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -117,6 +117,7 @@ SECTIONS = {
     schema.Data: {"data", "config"},
     schema.WeightSchedule: {"weight"},
     schema.Reward: {"reward"},
+    schema.Classifiers: {"classifiers"},
     schema.Evaluation: {"evaluation", "settings"},
     schema.Hub: {"hub"},
     schema.Stage: {"stage", "s"},
@@ -146,7 +147,7 @@ def test_every_key_of_a_recipe_is_documented():
     documented = set(re.findall(r"`([\w.]+)", page))
     keys = {f"{name}.{field}" for name, section in (
         ("model", schema.Model), ("model.lora", schema.Lora), ("model.from_scratch", schema.FromScratch),
-        ("data", schema.Data), ("evaluation", schema.Evaluation), ("hub", schema.Hub),
+        ("data", schema.Data), ("evaluation", schema.Evaluation), ("evaluation.classifiers", schema.Classifiers), ("hub", schema.Hub),
     ) for field in section.model_fields}  # fmt: skip
     keys |= {*STAGE_KEYS, "stages", "extends", "seed", "name"}
     assert not keys - documented

@@ -328,6 +328,24 @@ def test_scores_in_a_reply_are_not_read_from_an_answer_that_repeats_it(repeated)
         assert score(make(server.base_url, max_failure_share=1.0), [repeated]) == [None]
 
 
+def test_grades_are_told_one_by_one_on_the_scale_of_the_judge():
+    table = {"a": GOOD, "b": answer('{"empathy": 2}'), "c": CUT}
+    told = []
+    with ScriptedServer(by_reply(table)) as server:
+        judge = make(server.base_url, max_failure_share=0.5, concurrency=1)
+        replies = ["a", "", "b", "c", "a"]
+        grades = asyncio.run(judge.grade(["p"] * 5, replies, lambda row, scores: told.append((row, scores))))
+    assert grades == [{"empathy": 4}, {"empathy": 1}, {"empathy": 2}, None, {"empathy": 4}]
+    assert sorted(told, key=lambda each: each[0]) == [(row, grade) for row, grade in enumerate(grades) if grade]
+
+
+def test_what_was_told_before_the_judge_failed_stands():
+    told = {}
+    with ScriptedServer([GOOD, GOOD, answer(b"", 401)]) as server, pytest.raises(JudgeFailed, match="^api_key_env: "):
+        asyncio.run(make(server.base_url, concurrency=1).grade(["p"] * 9, list("abcdefghi"), told.__setitem__))
+    assert told == {0: {"empathy": 4}, 1: {"empathy": 4}}
+
+
 KEY = "s3cret-0123456789-key"
 
 

@@ -1,0 +1,222 @@
+"""Two results on the same rows: every metric, how it changed, and whether that may be chance.
+
+Made from the artefacts of two evaluations and nothing else. Rows are drawn again for both results at once, so that how hard
+they are cancels out (`intervals`). What a metric is on the drawn rows comes from the predictions, and is trusted only
+where all rows together give the figure that the evaluation reports.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from empathy_trl.errors import UserError
+from empathy_trl.evaluation import artefacts
+from empathy_trl.evaluation.comparison_page import page
+from empathy_trl.evaluation.evaluate import KINDS, kind_module
+from empathy_trl.evaluation.intervals import paired_bootstrap, paired_jackknife, paired_statistics
+from empathy_trl.evaluation.plots import draw_changes
+from empathy_trl.files import write_text
+
+RESAMPLING = {"bootstrap": paired_statistics, "jackknife": paired_jackknife}
+NOT_IN_ROWS = "the predictions file does not hold what it is made of"
+OTHER_REWARD = "the two results were judged by different rewards, or with different weights"
+
+
+@dataclass
+class Result:
+    """What the artefacts of one evaluation say; `rows` are in the order of their index."""
+
+    folder: Path
+    evaluation: dict
+    rows: list[dict]
+
+    @property
+    def kind(self):
+        """The module that knows how it was evaluated."""
+        return kind_module(self.evaluation["kind"])
+
+    def values(self) -> dict[str, list]:
+        """Metric -> one number per row, None where it does not apply."""
+        return self.kind.row_values(self.evaluation, self.rows)
+
+    def statistics(self) -> dict[str, tuple]:
+        """How to resample -> names of metrics, and a function from row numbers to them."""
+        return self.kind.statistics(self.evaluation, self.rows)
+
+    def reports(self, name: str, value: float) -> bool:
+        """Whether the evaluation reports this value of a metric, up to rounding."""
+        return math.isclose(self.evaluation["metrics"][name]["value"], value, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def write_comparison(a: str | Path, b: str | Path, split: str, output_dir: str | Path) -> Path:
+    """Write `compare.json`, `compare.png` and `compare.md`, and return the path of the last.
+
+    Args:
+        a, b: folders with `eval_<split>.json` and `predictions_<split>.jsonl`; a change is that from a to b.
+        split: train, valid or test.
+        output_dir: made when missing.
+
+    Raises:
+        UserError: an artefact is missing or broken, or the two are of different kinds, rows or references.
+    """
+    results = read_result(Path(a), split), read_result(Path(b), split)
+    check_same_rows(*results)
+    content = compare(*results)
+    folder = Path(output_dir)
+    write_text(folder / "compare.json", json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    draw_changes(
+        folder / "compare.png",
+        content["metrics"],
+        f"{content['b']['model'][-60:]}\nagainst {content['a']['model'][-60:]}",
+    )
+    return write_text(folder / "compare.md", page(content))
+
+
+def read_result(folder: Path, split: str) -> Result:
+    """Read the artefacts of an evaluation. UserError names the file that is missing, broken or something else."""
+    evaluation, rows = artefacts.read_eval(folder, split), artefacts.read_predictions(folder, split)
+    path = artefacts.eval_path(folder, split)
+    needed = ("kind", "model", "recipe", "stage", "data", "metrics")
+    if not isinstance(evaluation, dict) or not set(needed) <= evaluation.keys() or evaluation["kind"] not in KINDS:
+        raise UserError(
+            f"{path}: is no evaluation; expected {', '.join(needed)}, and as kind one of {', '.join(KINDS)}"
+        )
+    path, gold = artefacts.predictions_path(folder, split), kind_module(evaluation["kind"]).GOLD
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or not {"index", "text", gold} <= row.keys():
+            raise UserError(f"{path}, row {number}: expected an object with index, text and {gold}")
+    if not rows or len({row["index"] for row in rows}) < len(rows):
+        raise UserError(f"{path}: expected rows, each with an index of its own")
+    return Result(folder, evaluation, sorted(rows, key=lambda row: row["index"]))
+
+
+def check_same_rows(a: Result, b: Result) -> None:
+    """Raise UserError, which names what differs, unless both results are of one kind and on the same rows."""
+    kinds = a.evaluation["kind"], b.evaluation["kind"]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            f"{a.folder} is an evaluation of {kinds[0]}, {b.folder} one of {kinds[1]}; expected two of one kind"
+        )
+    left, right = ([row["index"] for row in result.rows] for result in (a, b))
+    if left != right:
+        lacking, missing = (b, set(left) - set(right)) if set(left) - set(right) else (a, set(right) - set(left))
+        raise UserError(
+            f"{a.folder} has {len(left)} rows, {b.folder} has {len(right)}, and {lacking.folder} lacks {len(missing)} of the "
+            f"other's, such as index {min(missing)}; evaluate both on the same rows (--limit, --data.path)"
+        )
+    for key in ("text", a.kind.GOLD):
+        for one, other in zip(a.rows, b.rows, strict=True):
+            if one[key] != other[key]:
+                raise UserError(
+                    f"the row with index {one['index']} has the {key} {_shown(one[key])} in {a.folder}, {_shown(other[key])} in "
+                    f"{b.folder}; evaluate both on the same data"
+                )
+
+
+def compare(a: Result, b: Result) -> dict:
+    """Return the content of `compare.json`.
+
+    `{"a", "b": {"folder", "recipe", "stage", "model"}, "kind", "data", "metrics": {name: figure}}`. A figure is `{"a", "b",
+    "change", "relative", "low", "high", "p", "n", "method", "note"}`: the change b - a with its 95 % interval and two-sided p,
+    the same as a share of |a|, the number of rows, and how it was resampled. What there is not is null, and `note` says why.
+    """
+    tested = dict(_of_rows(a, b))
+    tested = dict(_of_corpus(a, b)) | tested
+    reasons = _other_rewards(a.evaluation, b.evaluation)
+    metrics = {}
+    for name in a.evaluation["metrics"] | b.evaluation["metrics"]:
+        given = [result.evaluation["metrics"].get(name, {}).get("value") for result in (a, b)]
+        if None in given:
+            metrics[name] = _figure(*given, note=f"only {'B' if given[0] is None else 'A'} has it")
+        elif name in reasons:
+            metrics[name] = _figure(*given, note=reasons[name])
+        else:
+            metrics[name] = tested.get(name) or _figure(*given, given[1] - given[0], note=NOT_IN_ROWS)
+    about = {
+        side: {"folder": str(result.folder)} | {key: result.evaluation[key] for key in ("recipe", "stage", "model")}
+        for side, result in (("a", a), ("b", b))
+    }
+    return about | {"kind": a.evaluation["kind"], "data": b.evaluation["data"], "metrics": metrics}
+
+
+def _of_rows(a: Result, b: Result) -> Iterator[tuple[str, dict]]:
+    """Yield name and figure of the metrics that are means over rows, on the rows that have a value in both."""
+    left, right = a.values(), b.values()
+    for name in left.keys() & right.keys() & a.evaluation["metrics"].keys() & b.evaluation["metrics"].keys():
+        if not all(_adds_up(result, name, values[name]) for result, values in ((a, left), (b, right))):
+            continue
+        pairs = [pair for pair in zip(left[name], right[name], strict=True) if None not in pair]
+        if not pairs:
+            yield name, _figure(None, None, note="no row has a value in both")
+            continue
+        ones, others = zip(*pairs, strict=True)
+        fewer = any(len(pairs) < sum(value is not None for value in values[name]) for values in (left, right))
+        note = f"on the {len(pairs)} rows that have a value in both" if fewer else None
+        yield (
+            name,
+            _tested(
+                sum(ones) / len(ones), sum(others) / len(others), paired_bootstrap(ones, others), "bootstrap", note
+            ),
+        )
+
+
+def _adds_up(result: Result, name: str, values: list) -> bool:
+    """Whether the mean over the rows is what the evaluation reports."""
+    there = [value for value in values if value is not None]
+    return bool(there) and result.reports(name, sum(there) / len(there))
+
+
+def _of_corpus(a: Result, b: Result) -> Iterator[tuple[str, dict]]:
+    """Yield name and figure of the metrics that are computed from all rows together."""
+    every = np.arange(len(a.rows))
+    left, right = a.statistics(), b.statistics()
+    for method in left.keys() & right.keys():
+        (names, ours), (others, theirs) = left[method], right[method]
+        before, after = (dict(zip(keys, of(every), strict=True)) for keys, of in ((names, ours), (others, theirs)))
+        shared = [
+            name
+            for name in names
+            if all(
+                name in values and name in result.evaluation["metrics"] and result.reports(name, float(values[name]))
+                for result, values in ((a, before), (b, after))
+            )
+        ]
+        if shared:
+            change = _change(
+                ours, [names.index(name) for name in shared], theirs, [others.index(name) for name in shared]
+            )
+            for name, test in zip(shared, RESAMPLING[method](change, len(every)), strict=True):
+                yield name, _tested(float(before[name]), float(after[name]), test, method)
+
+
+def _change(ours: Callable, our_places: list[int], theirs: Callable, their_places: list[int]) -> Callable:
+    """Return a function from row numbers to the statistics of one result minus those of the other."""
+    return lambda rows: theirs(rows)[..., their_places] - ours(rows)[..., our_places]
+
+
+def _tested(a: float, b: float, test: dict, method: str, note: str | None = None) -> dict:
+    ends = {key: test[key] for key in ("low", "high", "p", "n")}
+    return _figure(a, b, test["difference"], note=note) | ends | {"method": method}
+
+
+def _figure(a: float | None, b: float | None, change: float | None = None, note: str | None = None) -> dict:
+    relative = None if change is None or not a else change / abs(a)
+    nothing = dict.fromkeys(("low", "high", "p", "n", "method"))
+    return {"a": a, "b": b, "change": change, "relative": relative} | nothing | {"note": note}
+
+
+def _other_rewards(a: dict, b: dict) -> dict[str, str]:
+    """Return metric -> reason of the rewards that are not the same in both evaluations."""
+    one, other = a.get("judged_by") or {}, b.get("judged_by") or {}
+    without_weight = lambda reward: {key: value for key, value in (reward or {}).items() if key != "weight"}
+    names = [name for name in one | other if without_weight(one.get(name)) != without_weight(other.get(name))]
+    reasons = {f"reward_{name}": OTHER_REWARD for name in names}
+    return reasons | ({"reward": OTHER_REWARD} if one != other else {})
+
+
+def _shown(value) -> str:
+    return repr(value)[:80]

@@ -1,0 +1,147 @@
+"""How likely a model finds the reference replies: the perplexity of what people answered, given what it was asked.
+
+One teacher-forced pass. A causal model reads the conversation with the reply as its chat template writes it, up to the
+token that ends the reply; an encoder-decoder reads the prompt in its encoder, and its decoder the reply and the end token.
+The tokens of the reply and the end token count, those of the prompt do not.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+
+from empathy_trl.errors import UserError
+from empathy_trl.evaluation.generate import end_tokens
+from empathy_trl.evaluation.intervals import bootstrap_sums
+from empathy_trl.evaluation.sharing import shared
+from empathy_trl.padding import pad
+from empathy_trl.tags import REPLY_TAGS, completion_text
+
+Likelihood = tuple[float, int]  # minus the log-probability of a reply, in nats, and its tokens
+
+
+def why_none(model, tokenizer, prompts: list[list[dict]]) -> str | None:
+    """Return why the references have no meaningful perplexity under a model, None where they have one."""
+    if getattr(model, "config", None) is None:
+        return "the model does not tell the probabilities of given texts"
+    systems = [completion_text([turn for turn in prompt if turn["role"] == "system"]) for prompt in prompts]
+    if any(f"<{tag}>" in text for text in systems for tag in REPLY_TAGS):
+        # it has learned to begin with a tag, and would be blamed for what it was asked to do
+        return "the prompt asks for tags around the reply, and the references have none"
+    if not model.config.is_encoder_decoder and not all(_answers(tokenizer, prompts[:1], [""])):
+        return "the chat template writes a prompt in another way when it is answered"
+    return None
+
+
+def reference_likelihoods(
+    model, tokenizer, prompts: list[list[dict]], references: list[str], batch_size: int
+) -> list[Likelihood]:
+    """Return (negative log-likelihood in nats, tokens) of every reference; each process does its share.
+
+    Args:
+        model: a language model with a `config`, see `why_none`.
+        tokenizer: its tokenizer, with a chat template.
+        prompts: one list of chat messages per row.
+        references: one reply per row.
+        batch_size: rows per pass.
+
+    Raises:
+        UserError: the model gives nan or infinity.
+    """
+    progress = PartialState().is_main_process
+    rows = list(zip(prompts, references, strict=True))
+    return shared(rows, lambda own: _likelihoods(model, tokenizer, own, batch_size, progress))
+
+
+def perplexity(likelihoods: list[Likelihood]) -> dict:
+    """Return exp of the mean negative log-likelihood of a token: `{"value", "low", "high", "n", "tokens"}`.
+
+    Every token weighs the same, so long replies count for more; the interval is a bootstrap over the rows. A token is the
+    model's own: models with different tokenizers cannot be compared by it.
+    """
+    told = [each for each in likelihoods if each[1]]  # an answer that its prompt's tokens do not begin has none
+    value, low, high = bootstrap_sums(lambda sums: np.exp(sums[..., 0] / sums[..., 1]), told)
+    return {"value": value, "low": low, "high": high, "n": len(told), "tokens": sum(tokens for _, tokens in told)}
+
+
+def _likelihoods(model, tokenizer, rows: list[tuple], batch_size: int, progress: bool) -> list[Likelihood]:
+    if not rows:
+        return []
+    prompts, references = (list(column) for column in zip(*rows, strict=True))
+    encoded = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
+    asked = encoded["input_ids"]
+    if model.config.is_encoder_decoder:
+        losses, answers = _encoder_decoder_losses, _targets(tokenizer, references)
+    else:
+        stops = end_tokens(model, tokenizer)
+        losses = _causal_losses
+        answers = [_until_end(ids, stops) for ids in _answers(tokenizer, prompts, references)]
+    found = [(0.0, 0)] * len(rows)
+    was_training = model.training
+    model.eval()
+    # by the length of the prompts: what is alike needs little padding, and memory runs out at once or never
+    order = sorted(range(len(rows)), key=lambda row: -len(asked[row]))
+    with torch.inference_mode(), tqdm(total=len(rows), desc="perplexity", disable=not progress) as bar:
+        for start in range(0, len(rows), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = losses(model, [asked[row] for row in chosen], [answers[row] for row in chosen])
+            for row, loss in zip(chosen, batch, strict=True):
+                found[row] = (loss, len(answers[row]))
+            bar.update(len(chosen))
+    model.train(was_training)
+    if not np.isfinite([loss for loss, _ in found]).all():
+        raise UserError(
+            f"perplexity: the model gives nan or infinity for a reference; its weights are broken, or overflow in {model.dtype}"
+        )
+    return found
+
+
+def _answers(tokenizer, prompts: list[list[dict]], references: list[str]) -> list[list[int]]:
+    """Return the tokens that the chat template adds for an answer; none where it changes the prompt for it."""
+    answered = [
+        [*prompt, {"role": "assistant", "content": reply}] for prompt, reply in zip(prompts, references, strict=True)
+    ]
+    asked = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
+    whole = tokenizer.apply_chat_template(answered, tokenize=True, return_dict=True)
+    pairs = zip(asked["input_ids"], whole["input_ids"], strict=True)
+    return [ids[len(prompt) :] if ids[: len(prompt)] == prompt else [] for prompt, ids in pairs]
+
+
+def _until_end(ids: list[int], stops: list[int]) -> list[int]:
+    """Cut after the token that ends the reply: a template may go on with a line break that nobody generates."""
+    end = next((position for position, token in enumerate(ids) if token in stops), len(ids))
+    return ids[: end + 1]
+
+
+def _targets(tokenizer, references: list[str]) -> list[list[int]]:
+    """Return what the decoder of an encoder-decoder says for each reference: its tokens and the end token."""
+    encoded = tokenizer(references, add_special_tokens=False)["input_ids"]
+    return [[*ids, tokenizer.eos_token_id] for ids in encoded]
+
+
+def _causal_losses(model, asked: list[list[int]], answers: list[list[int]]) -> Iterator[float]:
+    """Yield the negative log-likelihood of every answer; only logits from the shortest prompt's end on are made."""
+    whole = [prompt + answer for prompt, answer in zip(asked, answers, strict=True)]
+    ids, mask = pad(whole, 0, "right", model.device)
+    first = min(map(len, asked)) - 1  # this position's logits are those of the first token of an answer
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=ids.shape[1] - first, use_cache=False).logits
+    for row, (prompt, answer) in enumerate(zip(asked, answers, strict=True)):
+        start = len(prompt) - 1 - first
+        yield _loss(logits[row, start : start + len(answer)], answer)
+
+
+def _encoder_decoder_losses(model, asked: list[list[int]], answers: list[list[int]]) -> Iterator[float]:
+    """Yield the negative log-likelihood of every answer, which the decoder reads one token late, as in training."""
+    ids, mask = pad(asked, 0, "right", model.device)
+    labels, _ = pad(answers, -100, "right", model.device)
+    logits = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).logits
+    for row, answer in enumerate(answers):
+        yield _loss(logits[row, : len(answer)], answer)
+
+
+def _loss(logits: torch.Tensor, ids: list[int]) -> float:
+    """Return the summed cross-entropy of tokens, in float32; logits of shape (tokens, vocabulary)."""
+    return cross_entropy(logits.float(), torch.tensor(ids, device=logits.device), reduction="sum").item()

@@ -1,0 +1,165 @@
+"""What can be counted in replies: their length and variety, and what they share with the reference replies.
+
+Most figures are means over the rows (`row_metrics`). Corpus BLEU and the two counts of different n-grams are not: they
+look at all replies at once (`corpus_metrics`).
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+from sacrebleu.metrics import BLEU, CHRF
+
+from empathy_trl.evaluation.intervals import bootstrap_sums, times_drawn
+from empathy_trl.rewards.words import ngrams, words
+
+ORDERS = (1, 2, 3, 4)
+PLACEHOLDER = "<movie>"  # where a reply recommends a film whose title is left open
+
+
+def row_metrics(replies: list[str], references: list[str], placeholder: str | None = None) -> dict[str, list]:
+    """Return metric -> one value per row; None where it does not apply.
+
+    * `reply_words`: words (`rewards.words`).
+    * `duplicate_share`: whether another row gets a reply of the same words.
+    * `reference_similarity`: chrF by sacrebleu, in [0, 1].
+    * `empty_share`: whether the reply is empty.
+    * `bleu_at_1` … `bleu_at_4`: bleu@k of UniCRS (Wang et al. 2022) and ECR (Zhang et al. 2024): the clipped precision of
+      the k-grams alone, times BLEU's penalty for short replies; no smoothing, and words are what white space separates.
+      None for an empty reply, because they divide by the number of the others. In [0, 1].
+    * `item_ratio`, with a placeholder: how often it occurs in the reply, by the same two; None for an empty one.
+
+    Args:
+        replies, references: of the same rows.
+        placeholder: of a film, such as `PLACEHOLDER`.
+    """
+    chrf, split = CHRF(), [words(reply) for reply in replies]
+    seen = Counter(map(tuple, split))
+    pairs = list(zip(replies, references, strict=True))
+    bleu_at = [_bleu_at(reply.split(), reference.split()) if reply.strip() else None for reply, reference in pairs]
+    metrics = {
+        "reply_words": [len(tokens) for tokens in split],
+        "duplicate_share": [seen[tuple(tokens)] > 1 for tokens in split],
+        "reference_similarity": [chrf.sentence_score(reply, [reference]).score / 100 for reply, reference in pairs],
+        "empty_share": [not reply for reply in replies],
+    }
+    metrics |= {f"bleu_at_{k}": [each and each[k - 1] for each in bleu_at] for k in ORDERS}
+    if placeholder is not None:
+        metrics["item_ratio"] = [reply.count(placeholder) if reply.strip() else None for reply in replies]
+    return metrics
+
+
+def corpus_metrics(replies: list[str], references: list[str]) -> dict[str, dict]:
+    """Return metric -> `{"value", "low", "high", "n"}`, a value of all replies together with its 95 % interval.
+
+    * `bleu_1` … `bleu_4`: corpus BLEU up to n-grams of that length (Papineni et al. 2002), as `sacrebleu` computes it: its
+      tokenizer 13a, with case, exponential smoothing. In [0, 1], where sacrebleu says per cent. Bootstrap over the rows.
+    * `distinct_1` … `distinct_4`: how many different n-grams there are, as a share of all n-grams (Li et al. 2016).
+    * `dist_at_1` … `dist_at_4`: dist@k of UniCRS and ECR: how many different k-grams there are, divided by the number of
+      replies that are not empty. Words are what white space separates. It may be far above 1.
+
+    The latter two fall when there are more rows: compare equally many only. Their intervals are of the jackknife.
+    """
+    metrics = _corpus_bleu(replies, references)
+    split = [words(reply) for reply in replies]
+    for n in ORDERS:
+        grams = [ngrams(tokens, n) for tokens in split]
+        metrics[f"distinct_{n}"] = _different(grams, [len(each) for each in grams], highest=1.0) | {"n": len(grams)}
+    said = [reply.split() for reply in replies if reply.strip()]
+    for n in ORDERS:
+        metrics[f"dist_at_{n}"] = _different([ngrams(tokens, n) for tokens in said], [1] * len(said))
+        metrics[f"dist_at_{n}"]["n"] = len(said)
+    return metrics
+
+
+def bleu_statistics(replies: list[str], references: list[str]) -> tuple[list[str], Callable]:
+    """Return the names of the corpus BLEU of `corpus_metrics`, and what they are of any rows, as numbers from 0."""
+    table = _bleu_counts(replies, references)
+    return [f"bleu_{n}" for n in ORDERS], lambda rows: _bleu_of_sums(times_drawn(rows, len(table)) @ table)
+
+
+def variety_statistics(replies: list[str]) -> tuple[list[str], Callable]:
+    """Return the names of the counts of different n-grams of `corpus_metrics`, and what they are of any rows, shape (k,)."""
+    split, said = [words(reply) for reply in replies], [reply.split() for reply in replies]
+    columns = {f"distinct_{n}": [ngrams(tokens, n) for tokens in split] for n in ORDERS}
+    weights = {name: [len(each) for each in grams] for name, grams in columns.items()}
+    columns |= {f"dist_at_{n}": [ngrams(tokens, n) for tokens in said] for n in ORDERS}
+    weights |= {f"dist_at_{n}": [bool(tokens) for tokens in said] for n in ORDERS}
+    different = {name: [set(each) for each in grams] for name, grams in columns.items()}
+
+    def statistic(rows: np.ndarray) -> np.ndarray:
+        found = (set().union(*(sets[row] for row in rows)) for sets in different.values())
+        out_of = (sum(each[row] for row in rows) for each in weights.values())
+        return np.array([len(grams) / max(1, total) for grams, total in zip(found, out_of, strict=True)])
+
+    return list(different), statistic
+
+
+def _bleu_at(reply: list[str], reference: list[str]) -> list[float]:
+    """Return bleu@1 to bleu@4 of one reply with at least one word."""
+    penalty = 1.0 if len(reply) > len(reference) else np.exp(1 - len(reference) / len(reply))
+    shares = []
+    for n in ORDERS:
+        given, wanted = (Counter(ngrams(tokens, n)) for tokens in (reply, reference))
+        shares.append(float(penalty * (given & wanted).total() / max(1, given.total())))
+    return shares
+
+
+def _corpus_bleu(replies: list[str], references: list[str]) -> dict[str, dict]:
+    value, low, high = bootstrap_sums(_bleu_of_sums, _bleu_counts(replies, references))
+    return {
+        f"bleu_{n}": {"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": len(replies)}
+        for i, n in enumerate(ORDERS)
+    }
+
+
+def _bleu_counts(replies: list[str], references: list[str]) -> np.ndarray:
+    """Return lengths, matches and numbers of n-grams of each row, shape (rows, 10)."""
+    counter = BLEU(effective_order=True)  # which changes no count, and silences advice about single sentences
+    scores = [counter.sentence_score(*pair) for pair in zip(replies, ([each] for each in references), strict=True)]
+    return np.array([[score.sys_len, score.ref_len, *score.counts, *score.totals] for score in scores], dtype=float)
+
+
+def _bleu_of_sums(sums: np.ndarray) -> np.ndarray:
+    """Return BLEU-1 to BLEU-4, shape (..., 4), from summed lengths, matches and numbers of n-grams, shape (..., 10).
+
+    The k-th order without any match counts as a match of 1/2^k (`exp`, method 3 of Chen & Cherry 2014).
+    """
+    length, wanted, matches, totals = sums[..., :1], sums[..., 1:2], sums[..., 2:6], sums[..., 6:]
+    missed = matches == 0
+    matches = np.where(missed, 0.5 ** missed.cumsum(axis=-1), matches)
+    with np.errstate(divide="ignore"):
+        logs = np.log(np.where(totals > 0, matches / np.maximum(totals, 1), 0.0))
+    means = logs.cumsum(axis=-1) / np.array(ORDERS)
+    penalty = np.exp(np.minimum(0.0, 1 - wanted / np.maximum(length, 1)))
+    return np.where(missed[..., :1], 0.0, penalty * np.exp(means))
+
+
+def _different(grams: list[list[tuple]], weights: list[int], highest: float = np.inf) -> dict[str, float]:
+    """Return the number of different n-grams in all rows, divided by the sum of the rows' weights; with its interval.
+
+    A bootstrap draws rows twice, which makes any text look repetitive. The jackknife leaves rows out instead (Efron &
+    Tibshirani 1993, chapter 11): one of ten parts each time, the rows dealt out in turn.
+
+    Args:
+        grams: of each row.
+        weights: one per row.
+        highest: possible value.
+    """
+    folds = max(1, min(10, len(grams)))
+    home = {}  # n-gram -> the only part that has it, None for several
+    for row, each in enumerate(grams):
+        for gram in each:
+            if home.setdefault(gram, row % folds) != row % folds:
+                home[gram] = None
+    alone = Counter(home.values())
+    left = np.array(
+        [(len(home) - alone[fold]) / max(1, sum(weights) - sum(weights[fold::folds])) for fold in range(folds)]
+    )
+    value = len(home) / max(1, sum(weights))
+    error = np.sqrt((folds - 1) / folds * ((left - left.mean()) ** 2).sum())
+    return {
+        "value": value,
+        "low": max(0.0, value - 1.96 * error),
+        "high": min(highest, value + 1.96 * error),
+    }

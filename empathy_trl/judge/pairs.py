@@ -1,0 +1,111 @@
+"""Contexts and responses to be scored: three layouts, one schema.
+
+| source | a row is |
+|---|---|
+| JSON Lines, also gzipped | `{"context", "response"}` |
+| a folder with `contexts.json` and `responses.json` | the entries of one place of the two lists |
+| `predictions_<split>.jsonl` of an evaluation of replies | `{"text", "reply"}` and more, which is ignored |
+
+A context is a text, a list of texts, or a list of chat messages `{"role", "content"}`. Texts are turns that two people
+take: the last is by the one who is replied to, the one before it by the other, and so on. A response is a text, which
+may be empty.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from empathy_trl.data.formats import JSON_LINES, read_list, read_objects
+from empathy_trl.data.tables import BadRow
+from empathy_trl.errors import DataError, UserError
+
+COLUMNS = (("context", "response"), ("text", "reply"))
+LISTS = ("contexts.json", "responses.json")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A context, as it stands in its file, and a response to it."""
+
+    context: Any
+    response: str
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The context as chat messages."""
+        turns = [self.context] if isinstance(self.context, str) else self.context
+        if isinstance(turns[0], dict):
+            return turns
+        roles = [("user", "assistant")[place % 2] for place in range(len(turns))][::-1]
+        return [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=True)]
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Read the rows of a source, at least one, in its order.
+
+    Raises:
+        UserError: there is no such file or folder, or it is none of the three layouts.
+        DataError: a file cannot be read, one list is longer than the other, or a row is none; names file and line or row.
+    """
+    if path.is_dir():
+        return [_pair(f"{path}, row {number}", LISTS, row) for number, row in enumerate(_parallel_lists(path), 1)]
+    if not path.is_file():
+        raise UserError(f"--input: {path}: no such file or folder")
+    if not path.name.lower().endswith(JSON_LINES):
+        raise UserError(
+            f"--input: {path}: expected a name that ends in {' or '.join(JSON_LINES)}, or a folder with {' and '.join(LISTS)}"
+        )
+    table = read_objects(path)
+    names = next((names for names in COLUMNS if set(names) <= set(table.columns)), None)
+    if names is None:
+        choices = " or ".join(f"{context} and {response}" for context, response in COLUMNS)
+        raise DataError(f"{path}: expected rows with {choices}; found {', '.join(table.columns) or 'no keys'}")
+    pairs = []
+    for row in table.rows:
+        if isinstance(row, BadRow):
+            raise DataError(f"{path}, {row.where}: {row.reason}: {row.detail}")
+        pairs.append(_pair(f"{path}, {row.where}", names, [row.cells[name] for name in names]))
+    return pairs
+
+
+def _parallel_lists(folder: Path) -> list[tuple]:
+    """Return the entries of the two lists of a folder side by side."""
+    for name in LISTS:
+        if not (folder / name).is_file():
+            raise UserError(f"--input: {folder} has no {name}; expected {' and '.join(LISTS)}")
+    contexts, responses = (read_list(folder / name) for name in LISTS)
+    if len(contexts) != len(responses):
+        raise DataError(
+            f"{folder}: {LISTS[0]} has {len(contexts)} entries, {LISTS[1]} has {len(responses)}; the entries of one place "
+            "belong together, so both lists have to be equally long"
+        )
+    return list(zip(contexts, responses, strict=True))
+
+
+def _pair(where: str, names: tuple[str, str], values) -> Pair:
+    """Return a row; DataError, with its place and the name of the culprit, if it is none."""
+    context, response = values
+    if not isinstance(response, str):
+        raise DataError(f"{where}: {names[1]} is {_shown(response)}; expected a text, an empty one for no response")
+    turns = [context] if isinstance(context, str) else context
+    if not isinstance(turns, list) or not (_all_texts(turns) or _all_messages(turns)):
+        raise DataError(
+            f"{where}: {names[0]} is {_shown(context)}; expected a text, a list of texts, or a list of messages with role "
+            "and content"
+        )
+    if not any((turn if isinstance(turn, str) else turn["content"]).strip() for turn in turns):
+        raise DataError(f"{where}: {names[0]} is empty; a response can only be graded as an answer to something")
+    return Pair(context, response)
+
+
+def _all_texts(turns: list) -> bool:
+    return all(isinstance(turn, str) for turn in turns)
+
+
+def _all_messages(turns: list) -> bool:
+    return all(isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+               for turn in turns)  # fmt: skip
+
+
+def _shown(value) -> str:
+    return "missing" if value is None else repr(value)[:60]

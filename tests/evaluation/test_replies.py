@@ -1,0 +1,145 @@
+"""Kind `replies` with everything that it measures: rows that explain the means, tables that stay readable, reasons."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from datasets import Dataset
+
+from empathy_trl.data.epitome import MECHANISMS
+from empathy_trl.errors import UserError
+from empathy_trl.evaluation import artefacts, replies
+from empathy_trl.evaluation.report import write_report
+from empathy_trl.recipe import Data, Evaluation, Model, Stage
+from empathy_trl.recipe.load import read_rewards
+
+TURNS = ["my dog died", "i won", "my dog died", "hello"]
+SAID, REFERENCES = ["so sorry <movie>", "great", "so sorry <movie>", ""], ["so sorry", "great <movie>", "how", "great"]
+ROWS = Dataset.from_dict(
+    {
+        "prompt": [[{"role": "user", "content": turn}] for turn in TURNS],
+        "text": TURNS,
+        "reference": REFERENCES,
+        "emotion": ["sad", "joyful", "sad", None],
+        "recommends": [False, True, False, False],
+    }
+)
+REWARDS = read_rewards({"length": {"min": 1, "max": 8}})
+
+
+@pytest.fixture
+def classifiers(make_classifier):
+    groups = {"label_groups": [[mechanism, ["0", "1", "2"]] for mechanism in MECHANISMS]}
+    texts = sorted({*SAID, *REFERENCES} - {""})
+    levels = {(turn, text): [4.0 * (i == place % 3) for i in range(3)] * 3 for turn in set(TURNS)
+              for place, text in enumerate(texts)}  # fmt: skip
+    two = {text: [4.0 * (text[0] == "s"), 4.0 * (text[0] != "s")] for text in texts}
+    return {
+        "epitome": make_classifier(levels, "epitome", **groups),
+        "emotion": make_classifier(two, "emotion", id2label={0: "sad", 1: "joyful"}),
+        "intent": make_classifier(two, "intent", id2label={0: "consoling", 1: "agreeing"}),
+    }
+
+
+def stage(classifiers=None):
+    evaluation = Evaluation(max_new_tokens=3, classifiers=classifiers)
+    return Stage(
+        name="ppo", task="ppo", model=Model(name_or_path="unused"), data=Data(name="wassa"), evaluation=evaluation
+    )
+
+
+def scored(classifiers=None, likelihoods=((6.0, 3), (4.0, 2), (2.0, 1), (2.0, 2))):
+    predictions = [replies.Prediction(*each) for each in zip(SAID, likelihoods, strict=True)]
+    result, table = replies.score(stage(classifiers), ROWS, None, predictions, REWARDS)
+    about = {"recipe": "r", "stage": "ppo", "model": "m", "kind": "replies", "seed": 0, "versions": {}}
+    return about | {"data": {"source": "sample", "split": "test", "n": 4}} | result, table
+
+
+def test_every_metric_has_n_and_an_interval_and_a_heading(classifiers):
+    result, _ = scored(classifiers)
+    headings = {"reward", "reward_length", *replies.WORDS, *replies.MORE_WORDS}
+    assert result["metrics"].keys() | result["left_out"].keys() == headings
+    for metrics in (result["metrics"], *result["baselines"].values()):
+        for name, figure in metrics.items():
+            assert figure["low"] <= figure["value"] <= figure["high"] and 1 <= figure["n"] <= 4, name
+
+
+def test_a_mean_is_the_mean_of_its_rows(classifiers):
+    result, table = scored(classifiers)
+    assert json.loads(json.dumps(table)) == table
+    names = table[0]["metrics"].keys()
+    assert {"reward", "reward_length", "emo_acc", "intent_acc", "bleu_at_2", "item_ratio", "reply_words"} <= names
+    assert not {"bleu_4", "distinct_2", "dist_at_1", "perplexity"} & names
+    for name in names:
+        values = [row["metrics"][name] for row in table if row["metrics"][name] is not None]
+        figure = result["metrics"][name]
+        assert figure["value"] == pytest.approx(sum(values) / len(values)) and figure["n"] == len(values)
+
+
+def test_the_main_table_holds_the_main_figures_and_a_second_one_the_rest(classifiers, tmp_path):
+    result, table = scored(classifiers)
+    folder = tmp_path / "ppo"
+    artefacts.write_eval(folder, "test", result)
+    artefacts.write_predictions(folder, "test", [{"index": i} | row for i, row in enumerate(table)])
+    report = write_report(tmp_path).read_text()
+    main, rest = report.split("## More figures")
+    assert "| BLEU-4 | perplexity of the reference | EMO-ACC | INTENT-ACC |" in main and "BLEU-1" not in main
+    assert "| reference replies |" in main and "| majority class |" in main and "level 0 for every reply" not in main
+    assert (
+        "| BLEU-1 |" in rest and "level 0 for every reply" in rest and "| emotional reactions, level 0 to 2 |" in rest
+    )
+
+
+def test_what_was_not_measured_is_in_no_table_and_has_its_reason():
+    result, _ = scored(likelihoods=[None] * 4)
+    result["left_out"] = {"perplexity": "of a test"}
+    assert "perplexity" not in replies.columns(result) and "emo_acc" not in replies.columns(result)
+    lines = replies.summary(result)
+    assert lines[-1] == "perplexity of the reference: none, because of a test"
+    assert result["baselines"].keys() == {"reference"} and "item_ratio" in result["metrics"]
+
+
+def test_a_ratio_of_items_needs_data_that_recommend():
+    predictions = [replies.Prediction(text, why_none="") for text in SAID]
+    result, _ = replies.score(stage(), ROWS.remove_columns("recommends"), None, predictions, REWARDS)
+    assert "item_ratio" not in result["metrics"]
+
+
+def test_perplexity_is_that_of_the_model_that_replied(tiny):
+    predictions = replies.predict(*tiny, stage(), ROWS, batch_size=2)
+    assert len(predictions) == 4 and all(each.likelihood[1] > 1 and each.why_none is None for each in predictions)
+    result, _ = replies.score(stage(), ROWS, None, predictions, REWARDS)
+    assert result["metrics"]["perplexity"]["value"] == pytest.approx(320, rel=0.5)  # of 320 tokens, none learned
+
+
+def test_a_policy_that_was_asked_for_tags_has_no_perplexity(tiny):
+    asked = [[{"role": "system", "content": "Write <answer>reply</answer>."}, *prompt] for prompt in ROWS["prompt"]]
+    rows = ROWS.remove_columns("prompt").add_column("prompt", asked)
+    predictions = replies.predict(*tiny, stage(), rows, batch_size=4)
+    result, _ = replies.score(stage(), rows, None, predictions, REWARDS)
+    assert result["left_out"]["perplexity"].startswith("the prompt asks for tags")
+
+
+def test_a_classifier_that_cannot_judge_stops_before_anything_is_generated(monkeypatch, classifiers):
+    monkeypatch.setattr(replies, "generate_shared", lambda *_: pytest.fail("generated"))
+    with pytest.raises(UserError, match=r"evaluation\.classifiers\.intent: ./none: no such folder"):
+        replies.predict(None, None, stage({"intent": "./none"}), ROWS, 4)
+    unknown = ROWS.remove_columns("emotion").add_column("emotion", ["sad", "angry", None, "sad"])
+    with pytest.raises(
+        UserError, match=r"evaluation\.classifiers\.emotion: the data has the emotion 'angry'.*sad, joy"
+    ):
+        replies.predict(None, None, stage({"emotion": classifiers["emotion"]}), unknown, 4)
+
+
+def test_only_the_main_process_loads_classifiers(monkeypatch):
+    monkeypatch.setattr(replies, "PartialState", lambda: SimpleNamespace(is_main_process=False))
+    monkeypatch.setattr(replies, "generate_shared", lambda *_: SAID)
+    assert len(replies.predict(None, None, stage({"intent": "./none"}), ROWS, 4)) == 4
+
+
+def test_every_metric_is_documented():
+    page = (Path(__file__).resolve().parents[2] / "recipes" / "README.md").read_text(encoding="utf-8")
+    page = page.split("## Figures of replies")[1].split("\n## ")[0]
+    plain = [name for name in {**replies.WORDS, **replies.MORE_WORDS} if not name.startswith("epitome")]
+    assert not [name for name in (*plain, *MECHANISMS, "epitome_<mechanism>") if f"`{name}`" not in page]
