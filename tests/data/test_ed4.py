@@ -200,7 +200,7 @@ def test_portion_without_rows(folder):
         (lambda config: build(config, "tests", "grpo"), r"unknown split 'tests'; did you mean 'test'\?"),
         (
             lambda config: build(config, "train", "gpro"),
-            r"task 'gpro'; did you mean 'grpo'\? \(choices: 'sft', 'grpo'\)",
+            r"task 'gpro'; did you mean 'grpo'\? \(choices: 'sft', 'grpo', 'ppo'\)",
         ),
         (
             lambda config: build(SimpleNamespace(name="ed5"), "train", "sft"),
