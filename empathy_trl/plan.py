@@ -8,7 +8,7 @@ import math
 import os
 from pathlib import Path
 
-from empathy_trl.inputs import local_rows, stage_rows
+from empathy_trl.inputs import count_examples, is_pairwise, local_rows, stage_rows
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.shapes import BYTES, model_shape
 from empathy_trl.tasks import missing_extras, trainer_config, trainer_options
@@ -34,7 +34,7 @@ def describe(recipe, folder: Path) -> str:
         train = stage_rows(stage, "train") if rows else None
         options, prompt = trainer_options(stage), _prompt_tokens(stage, train, models[name])
         # of the rows as built, because a builder may make fewer examples than it has rows
-        options["examples"] = None if train is None else len(train)
+        options["examples"] = None if train is None else count_examples(stage, train)
         options["rows_per_prompt"] = _rows_per_prompt(name, options, models[name])
         parts = memory(stage, options, models[name], prompt or 512) if models[name] else {}
         needed = max(needed, sum(parts.values()))
@@ -156,7 +156,10 @@ def _batch_line(options) -> str:
 def _token_line(stage, options, prompt: float | None) -> str:
     if stage.task in LABEL_TASKS:
         text = f"{min(prompt, options['max_length']):.0f}" if prompt else f"up to {options['max_length']}"
-        return f"{options['sequences']} × {text} tokens per step; longer texts than {options['max_length']} are cut"
+        both = "2 × " * is_pairwise(stage)
+        return (
+            f"{options['sequences']} × {both}{text} tokens per step; longer texts than {options['max_length']} are cut"
+        )
     new = options.get("max_completion_length")
     known = f"{prompt:.0f} prompt" if prompt else "prompt"
     if new:
@@ -214,7 +217,7 @@ def memory(stage, options, shape, prompt: float) -> dict[str, float]:
     trained = 4 if model.lora or model.from_scratch else size
     width = 1 if options.get("bf16") or options.get("fp16") else 2
     if stage.task in LABEL_TASKS:
-        text = options["max_length"]
+        text = options["max_length"] * (1 + is_pairwise(stage))
     else:
         text = prompt / options.get("rows_per_prompt", 1) + (options.get("max_completion_length") or 64)
     tokens = options["per_device_train_batch_size"] * text

@@ -9,12 +9,13 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from empathy_trl.data.tables import BadRow, Row, Table, check_columns, quote
 from empathy_trl.errors import DataError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz")
+JSON_LINES = (".jsonl", ".jsonl.gz")
+SUFFIXES = (".csv", ".tsv", *JSON_LINES)
 
 
 def read_table(path, columns: Iterable[str] = ()) -> Table:
@@ -34,14 +35,38 @@ def read_table(path, columns: Iterable[str] = ()) -> Table:
     if suffix is None:
         raise DataError(f"{path}: unknown kind of file; expected a name that ends in {', '.join(SUFFIXES)}")
     text = _decode(path)
-    if suffix.startswith(".jsonl"):
-        table = _read_jsonl(path, text, columns)
+    if suffix in JSON_LINES:
+        table = _read_jsonl(path, text, columns, as_text)
     else:
         table = _read_csv(path, text, columns, "\t" if suffix == ".tsv" else ",")
     check_columns(path, table.columns, columns)
     if not table.rows:
         raise DataError(f"{path}: the file has a header but no rows")
     return table
+
+
+def read_objects(path, columns: Iterable[str] = ()) -> Table:
+    """Read JSON Lines as `read_table` does, but keep the values as they are: lists, mappings, numbers; missing keys: None.
+
+    Raises `DataError` when the file as a whole cannot be used.
+    """
+    table = _read_jsonl(path, _decode(path), columns, lambda value: value)
+    check_columns(path, table.columns, columns)
+    return table
+
+
+def read_list(path) -> list:
+    """Read a UTF-8 JSON file that holds one list. Raises `DataError` for anything else, and for an empty list."""
+    text = _decode(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {error}; expected one JSON list") from error
+    if not isinstance(content, list):
+        raise DataError(f"{path}: {quote(text.strip())} is not a JSON list")
+    if not content:
+        raise DataError(f"{path}: the list is empty")
+    return content
 
 
 def as_text(value) -> str:
@@ -69,29 +94,30 @@ def _read_csv(path, text: str, columns: Iterable[str], separator: str) -> Table:
     return Table(str(path), header, rows)
 
 
-def _read_jsonl(path, text: str, columns: Iterable[str]) -> Table:
+def _read_jsonl(path, text: str, columns: Iterable[str], cell: Callable) -> Table:
+    """Read JSON Lines; `cell` makes the value of a cell from one in the file, or from None where a row lacks the key."""
     # Not splitlines: a JSON string may hold U+2028 and its like as they are.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise DataError(f"{path}: the file is empty; expected one JSON object a line{_with(columns)}")
-    read = [(number, _json_object(number, line)) for number, line in lines]
+    read = [(number, _json_object(number, line, cell)) for number, line in lines]
     if all(isinstance(row, BadRow) for _, row in read):
         first = read[0][1]
         raise DataError(f"{path}: no line is a JSON object; {first.where}: {first.detail}")
     keys = list(dict.fromkeys(key for _, row in read if isinstance(row, dict) for key in row))
-    empty = dict.fromkeys(keys, "")
+    empty = dict.fromkeys(keys, cell(None))
     rows = [Row(f"line {number}", empty | row) if isinstance(row, dict) else row for number, row in read]
     return Table(str(path), keys, rows)
 
 
-def _json_object(number: int, line: str) -> dict[str, str] | BadRow:
+def _json_object(number: int, line: str, cell: Callable) -> dict | BadRow:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         return BadRow(f"line {number}", "not JSON", f"{error}: {quote(line)}")
     if not isinstance(value, dict):
         return BadRow(f"line {number}", "not a JSON object", quote(line))
-    return {key: as_text(cell) for key, cell in value.items()}
+    return {key: cell(content) for key, content in value.items()}
 
 
 def _with(columns: Iterable[str]) -> str:

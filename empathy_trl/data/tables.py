@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from empathy_trl.errors import DataError
 
@@ -21,10 +22,13 @@ _SHOWN_ROWS = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One usable row: `where` is how a message names it ("line 12"), `cells` maps column to text."""
+    """One usable row: `where` is how a message names it ("line 12"), `cells` maps column to text.
+
+    Where a reader keeps what stands in JSON (`formats.read_objects`, `lists.py`), a cell is whatever stood there.
+    """
 
     where: str
-    cells: dict[str, str]
+    cells: dict[str, Any]
 
 
 @dataclass(frozen=True)

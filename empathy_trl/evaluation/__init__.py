@@ -5,9 +5,10 @@
 | `generate` | greedy, batched completions that do not depend on the batch size |
 | `predict` | the outputs of a model with a classification head |
 | `sharing` | rows dealt out to several processes |
-| `emotions`, `replies`, `labels`, `ratings` | one kind of prediction each: how it is made, scored, drawn and shown |
+| `emotions`, `replies`, `labels`, `ratings`, `pairs` | one kind of prediction each: how it is made, scored, drawn and shown |
 | `score` | labels → metrics, all from one confusion matrix |
 | `correlations` | ratings → MAE, Pearson, Spearman |
+| `ordering` | pairs of replies → the share in the right order |
 | `intervals` | 95 % bootstrap intervals, single and paired |
 | `baselines` | the rows a reader needs to judge a figure: majority class or mean, TF-IDF + a linear model |
 | `artefacts` | the files of an evaluation, written atomically |

@@ -100,6 +100,7 @@ class Data(_Section):
         text_column: of rated texts; by default found among the usual names.
         split_by: `given` takes the files of a folder; `row` and `conversation` split a single file 90/10.
         ranges: rating -> its lowest and highest value; by default those of the corpus.
+        instruction: of dialogues: what the system message asks for.
         normalize: how rated texts are normalised.
     """
 
@@ -112,6 +113,7 @@ class Data(_Section):
     text_column: str | None = None
     split_by: Literal["given", "row", "conversation"] = "given"
     ranges: dict[str, tuple[float, float]] | None = None
+    instruction: str | None = None
     normalize: Normalize = Normalize()
 
     @model_validator(mode="after")

@@ -38,6 +38,7 @@ from empathy_trl.rewards.llm_judge import LLMJudge
 from empathy_trl.rewards.quality_critic import QualityCritic
 from empathy_trl.rewards.reasoning_length import ReasoningLength
 from empathy_trl.rewards.repetition_penalty import RepetitionPenalty
+from empathy_trl.rewards.reward_model import RewardModel
 from empathy_trl.rewards.safety import Safety
 from empathy_trl.rewards.safety_classifier import SafetyClassifier
 from empathy_trl.rewards.semantic_similarity import SemanticSimilarity
@@ -57,6 +58,7 @@ REWARDS = {
     "quality_critic": QualityCritic,
     "reasoning_length": ReasoningLength,
     "repetition_penalty": RepetitionPenalty,
+    "reward_model": RewardModel,
     "safety": Safety,
     "safety_classifier": SafetyClassifier,
     "semantic_similarity": SemanticSimilarity,
