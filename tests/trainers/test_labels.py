@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional
-from transformers import DataCollatorWithPadding, Trainer
+from transformers import DataCollatorWithPadding, Trainer, set_seed
 
 from empathy_trl.encoders import new_classifier
 from empathy_trl.errors import UserError
@@ -103,6 +103,7 @@ def train(folder, lora=None, **settings):
     scratch = SimpleNamespace(architecture="roberta", hidden_size=16, layers=1, heads=2, vocab_size=320, max_length=32)
     section = SimpleNamespace(from_scratch=scratch)
     model, tokenizer = new_classifier(section, RATINGS, seed=0, texts=WARM + COLD)
+    set_seed(0)  # of the adapter's weights
     model = get_peft_model(model, lora) if lora else model
     options = {
         "per_device_train_batch_size": 8,
