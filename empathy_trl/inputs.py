@@ -2,6 +2,7 @@
 
 import re
 
+from empathy_trl.errors import UserError
 from empathy_trl.recipe.layers import LABEL_TASKS
 
 
@@ -10,9 +11,12 @@ def local_rows(stage) -> dict[str, tuple]:
 
     Raises:
         DataError: a file or a row cannot be used.
+        UserError: from `label_targets`.
     """
     from empathy_trl.data import on_hub, read_split
 
+    if stage.task in LABEL_TASKS:
+        label_targets(stage)
     if on_hub(stage.data.path):
         return {}
     chosen_by = ("valid",) if stage.task in LABEL_TASKS else ()  # the split by which the best checkpoint is chosen
@@ -28,12 +32,39 @@ def stage_rows(stage, split: str):
     return build(stage.data, split, stage.task)
 
 
+def is_pairwise(stage) -> bool:
+    """Say whether a stage learns which of two replies is better, instead of how good each is."""
+    return stage.task == "regress" and stage.trainer.get("objective") == "pairwise"
+
+
 def label_targets(stage):
-    """Return the `Targets` of a stage with task regress or classify."""
-    from empathy_trl.data import targets
+    """Return the `Targets` of a stage with task regress or classify.
+
+    Raises:
+        UserError: pairs are to be learned from data without contexts, or from several ratings at once.
+    """
+    from empathy_trl.data import BUILDERS, comparable, targets
     from empathy_trl.outputs import Targets
 
-    return Targets(stage.task, targets(stage.data))
+    found = targets(stage.data)
+    if not is_pairwise(stage):
+        return Targets(stage.task, found)
+    key = f"stages.{stage.name}.trainer.objective: pairwise"
+    if not comparable(stage.data.name):
+        fitting = ", ".join(filter(comparable, BUILDERS))
+        raise UserError(
+            f"{key} compares replies to one context, and {stage.data.name} has none (data that do: {fitting})"
+        )
+    if len(found) != 1:
+        raise UserError(f"{key} compares by one rating, not by {', '.join(found)}; name it with data.ranges")
+    return Targets("compare", found)
+
+
+def count_examples(stage, train) -> int:
+    """Return how many examples a stage learns from: rows as built, or pairs of them."""
+    from empathy_trl.evaluation.ordering import pairs_of
+
+    return len(pairs_of(train["context"], train["labels"])) if is_pairwise(stage) else len(train)
 
 
 def describe_input(config, stage, max_length: int) -> None:

@@ -4,9 +4,13 @@ A model made by this package explains itself (`Targets.write`), so that no rewar
 
 * `id2label`: the names of the outputs, in order;
 * `problem_type`: `regression` or `single_label_classification`;
-* `label_ranges` (regression): `{"Empathy": [0, 5], ...}`, the scale of the training labels;
+* `label_ranges` (regression): `{"Empathy": [0, 5], ...}`, the scale of the training labels; missing in a model that
+  learned only which of two replies is better: its score has no scale, but `score_moments`, `{"mean", "std"}` of it over
+  the held-out replies;
 * `label_groups` (classification): `[["intent", ["agreeing", ...]]]`, or several groups whose logits stand side by side
-  in this order, each with a softmax of its own: EPITOME's three mechanisms with the levels `["0", "1", "2"]`.
+  in this order, each with a softmax of its own: EPITOME's three mechanisms with the levels `["0", "1", "2"]`;
+* `held_out`: `{"figure": "pearson_mean", "value": 0.63, "n": 120, "split": "valid"}`, how good this very model is on rows
+  that it did not learn from: `pearson_mean`, `accuracy_mean`, or the `pair_accuracy` of n pairs.
 
 A model from elsewhere has `id2label`, and perhaps the activation function of a sentence-transformers cross-encoder.
 What it leaves open is asked of the user, never guessed: all functions that read take any transformers config.
@@ -21,7 +25,10 @@ import numpy as np
 from empathy_trl.errors import UserError
 
 # what a config may say of outputs that it no longer has
-OTHERS = ("label_ranges", "label_groups", "sentence_transformers", "sbert_ce_default_activation_function")
+OTHERS = (
+    *("label_ranges", "score_moments", "label_groups", "held_out"),
+    *("sentence_transformers", "sbert_ce_default_activation_function"),
+)
 REGRESSION, CLASSIFICATION = "regression", "single_label_classification"
 
 
@@ -30,8 +37,8 @@ class Targets:
     """The outputs of a model, in order.
 
     Attributes:
-        task: "regress" or "classify".
-        outputs: for regress, rating -> (lowest, highest value); for classify, group -> names of its labels.
+        task: "regress", "classify", or "compare": one rating, of which only the order is learned.
+        outputs: rating -> (lowest, highest value); for classify, group -> names of its labels.
     """
 
     task: str
@@ -40,7 +47,7 @@ class Targets:
     @property
     def names(self) -> list[str]:
         """One name per output: the rating, the label, or with several groups `group:label`."""
-        if self.task == "regress":
+        if self.task != "classify":
             return list(self.outputs)
         if len(self.outputs) == 1:
             return [str(name) for labels in self.outputs.values() for name in labels]
@@ -50,7 +57,7 @@ class Targets:
         """Return where the outputs of every rating or group stand."""
         slices, start = {}, 0
         for name, values in self.outputs.items():
-            size = 1 if self.task == "regress" else len(values)
+            size = len(values) if self.task == "classify" else 1
             slices[name] = slice(start, start + size)
             start += size
         return slices
@@ -65,10 +72,11 @@ class Targets:
                 delattr(config, name)
         config.id2label = dict(enumerate(self.names))
         config.label2id = {name: number for number, name in enumerate(self.names)}
-        if self.task == "regress":
+        if self.task != "classify":
             config.problem_type = REGRESSION
+        if self.task == "regress":
             config.label_ranges = {name: [float(low), float(high)] for name, (low, high) in self.outputs.items()}
-        else:
+        if self.task == "classify":
             config.problem_type = CLASSIFICATION
             # pairs: a config is saved with the keys of its mappings sorted, and the order says which logits are whose
             config.label_groups = [[group, list(labels)] for group, labels in self.outputs.items()]
@@ -84,6 +92,21 @@ def predicted_labels(logits: np.ndarray, targets: Targets) -> np.ndarray:
     Returns int64 of shape (rows, groups): positions in the group.
     """
     return np.stack([logits[:, part].argmax(axis=1) for part in targets.slices().values()], axis=1)
+
+
+def check_held_out(config, lowest: float) -> None:
+    """Raise UserError unless a model's figure on held-out rows is there and at least `lowest`."""
+    held_out = getattr(config, "held_out", None)
+    if not held_out:
+        raise UserError(
+            f"min_held_out: asks for {lowest}, but the model's config.json has no held_out, so nobody knows how good it is; "
+            "train one with `task: regress` or `task: classify`, or leave min_held_out out"
+        )
+    if not held_out["value"] >= lowest:
+        raise UserError(
+            "min_held_out: the model's {figure} is {value:.3f} on {n} held-out rows ({split})".format(**held_out)
+            + f", below {lowest}; a policy would learn its mistakes: train it longer or on more data, or lower min_held_out"
+        )
 
 
 def require(config, problem_type: str) -> None:

@@ -8,7 +8,7 @@ import math
 import os
 from pathlib import Path
 
-from empathy_trl.inputs import local_rows, stage_rows
+from empathy_trl.inputs import count_examples, is_pairwise, local_rows, stage_rows
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.shapes import BYTES, decoder_layers, model_shape
 from empathy_trl.stage_models import classifiers_of
@@ -35,7 +35,7 @@ def describe(recipe, folder: Path) -> str:
         train = stage_rows(stage, "train") if rows else None
         options, prompt = trainer_options(stage), _prompt_tokens(stage, train, models[name])
         # of the rows as built, because a builder may make fewer examples than it has rows
-        options["examples"] = None if train is None else len(train)
+        options["examples"] = None if train is None else count_examples(stage, train)
         options["rows_per_prompt"] = _rows_per_prompt(name, options, models[name])
         parts = memory(stage, options, models[name], prompt or 512) if models[name] else {}
         needed = max(needed, sum(parts.values()))
@@ -167,7 +167,10 @@ def _batch_line(options) -> str:
 def _token_line(stage, options, prompt: float | None) -> str:
     if stage.task in LABEL_TASKS:
         text = f"{min(prompt, options['max_length']):.0f}" if prompt else f"up to {options['max_length']}"
-        return f"{options['sequences']} × {text} tokens per step; longer texts than {options['max_length']} are cut"
+        both = "2 × " * is_pairwise(stage)
+        return (
+            f"{options['sequences']} × {both}{text} tokens per step; longer texts than {options['max_length']} are cut"
+        )
     new = options.get("max_completion_length")
     known = f"{prompt:.0f} prompt" if prompt else "prompt"
     if new:
@@ -226,7 +229,7 @@ def memory(stage, options, shape, prompt: float) -> dict[str, float]:
     width = 1 if options.get("bf16") or options.get("fp16") else 2
     rows, new = options["per_device_train_batch_size"], options.get("max_completion_length") or 64
     if stage.task in LABEL_TASKS:
-        stacks = [(options["max_length"], config.num_hidden_layers)]
+        stacks = [(options["max_length"] * (1 + is_pairwise(stage)), config.num_hidden_layers)]
     elif config.is_encoder_decoder:
         stacks = [(prompt, config.num_hidden_layers), (new, decoder_layers(config))]
     else:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from empathy_trl.errors import UserError
-from empathy_trl.inputs import describe_input, label_targets, label_texts, scratch_texts, stage_rows
+from empathy_trl.inputs import describe_input, is_pairwise, label_targets, label_texts, scratch_texts, stage_rows
 from empathy_trl.processes import several_on_cpu
 from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.recipe.trainer_options import import_class
@@ -130,14 +130,15 @@ def _reward_trainer(base, stage, folder: Path, stage_folders: dict[str, Path]):
 
 
 def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
-    """Regression or classification of texts: an encoder with a head, trained by `transformers.Trainer`."""
+    """Regression, comparison or classification of texts: an encoder with a head, trained by `transformers.Trainer`."""
     from peft import get_peft_model
-    from transformers import DataCollatorWithPadding, Trainer, set_seed
+    from transformers import Trainer, set_seed
 
     from empathy_trl.encoders import new_classifier
     from empathy_trl.models import lora_config
     from empathy_trl.trainers.artefacts import MetricsLog, show_progress
-    from empathy_trl.trainers.labels import LabelLoss, MergeAdapter, encode, label_metrics
+    from empathy_trl.trainers.labels import HeldOut, MergeAdapter, held_out_labels, label_parts
+    from empathy_trl.trainers.pairs import held_out_pairs, pair_parts
 
     config, targets = trainer_config(stage, folder), label_targets(stage)
     _refuse_data_parallel(config)
@@ -148,19 +149,16 @@ def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
     if stage.model.lora is not None:
         set_seed(stage.seed)  # the adapter's weights are drawn here, before the trainer sets its seed
         model = get_peft_model(model, lora_config(stage.model.lora, "SEQ_CLS"))
-    options = {"loss": config.loss, "huber_delta": config.huber_delta} if stage.task == "regress" else {}
+    parts, note = (pair_parts, held_out_pairs) if is_pairwise(stage) else (label_parts, held_out_labels)
     trainer = Trainer(
         model=model,
         args=config,
-        train_dataset=encode(train, tokenizer, config.max_length),
-        eval_dataset=encode(valid, tokenizer, config.max_length),
         processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_loss_func=LabelLoss(targets, label_smoothing=config.label_smoothing_factor, **options),
-        compute_metrics=label_metrics(targets),
         callbacks=[MetricsLog(folder)],
+        **parts(config, targets, train, valid, tokenizer),
     )
     trainer.add_callback(MergeAdapter(trainer))
+    trainer.add_callback(HeldOut(trainer, note))
     show_progress(trainer)
     return trainer
 

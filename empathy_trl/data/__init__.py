@@ -1,9 +1,9 @@
 """Data builders: from a source of rows to the `datasets.Dataset` a trainer takes.
 
 One module per corpus, named in `BUILDERS`; each offers `TASKS`, `build` and `read_split`, as below. With task "regress"
-or "classify" it also offers `targets`; with "sft" or "grpo" `EVALUATION`, the kind by which completions are evaluated,
-and for the kind "emotions" `LABELS`. A builder finds its source (`sources.py`, `hub.py`), reads it strictly
-(`formats.py`, `tables.py`, `columns.py`), splits it where it comes without splits (`splits.py`), cleans the text
+or "classify" it also offers `targets`, and `COMPARABLE` where the rows of regress have a column `context`; with "sft" or
+"grpo" `EVALUATION`, the kind by which completions are evaluated, and for the kind "emotions" `LABELS`. A builder finds its source (`sources.py`, `hub.py`), reads it strictly
+(`formats.py`, `lists.py`, `tables.py`, `columns.py`), splits it where it comes without splits (`splits.py`), cleans the text
 (`text.py`, `normalize.py`) and writes the prompt. It knows no reward and no trainer.
 """
 
@@ -16,10 +16,12 @@ from empathy_trl.errors import UserError
 
 # Builder name (the recipe's `data.name`) -> module, which is imported only when used.
 BUILDERS = {
+    "dialogues": "empathy_trl.data.dialogues",
     "ed4": "empathy_trl.data.ed4",
     "emotions": "empathy_trl.data.labelled",
     "epitome": "empathy_trl.data.epitome",
     "intents": "empathy_trl.data.labelled",
+    "rated_replies": "empathy_trl.data.rated_replies",
     "redial": "empathy_trl.data.redial",
     "wassa": "empathy_trl.data.wassa",
 }
@@ -27,9 +29,10 @@ BUILDERS = {
 OWN_KEYS = {
     "context_tokens": ("redial",),
     "emotions": ("redial",),
+    "instruction": ("dialogues",),
     "max_words": tuple(name for name in BUILDERS if name != "redial"),
     "normalize": ("wassa",),
-    "ranges": ("wassa",),
+    "ranges": ("wassa", "rated_replies"),
     "reply_tokens": ("redial",),
     "slots": ("redial",),
     "split_by": ("wassa",),
@@ -73,6 +76,11 @@ def targets(config) -> dict[str, tuple]:
 def tasks_of(name: str) -> tuple[str, ...]:
     """Return the tasks that a builder, a key of `BUILDERS`, has rows for."""
     return _builder(name).TASKS
+
+
+def comparable(name: str) -> bool:
+    """Say whether the rows of a builder have a `context`, so that replies to the same one can be compared."""
+    return getattr(_builder(name), "COMPARABLE", False)
 
 
 def normalization(config) -> dict[str, bool] | None:

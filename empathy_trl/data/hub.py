@@ -82,3 +82,28 @@ def situations(source: str, dataset) -> Table:
             text = (situation or "").replace("_comma_", ",")
             rows.append(Row(f"row {number}", {"text": text, "label": emotion or ""}))
     return Table(source, ["text", "label"], rows)
+
+
+def conversations(source: str, dataset) -> Table:
+    """Return one row (`emotion`, `utterances`) per conversation of EmpatheticDialogues, as the local copies have them.
+
+    `utterances` is a list of `{"speaker": "speaker" or "listener", "text"}` in order; who speaks first is the speaker. See
+    `situations` for the data set.
+    """
+    columns = ("conv_id", "utterance_idx", "context", "speaker_idx", "utterance")
+    check_columns(source, dataset.column_names, columns)
+    said = {}
+    for number, cells in enumerate(zip(*(dataset[column] for column in columns), strict=True), 1):
+        said.setdefault(cells[0], []).append((cells[1], number, *cells[2:]))
+    rows = []
+    for turns in said.values():
+        turns.sort(key=lambda turn: turn[:2])
+        _, first, emotion, speaker, _ = turns[0]
+        utterances = [
+            {"speaker": "speaker" if who == speaker else "listener", "text": (text or "").replace("_comma_", ",")}
+            for *_, who, text in turns
+        ]
+        rows.append(Row(f"conversation from row {first}", {"emotion": emotion, "utterances": utterances}))
+    if not rows:
+        raise DataError(f"{source}: the split has no rows")
+    return Table(source, ["emotion", "utterances"], rows)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from empathy_trl.data.formats import is_table
 from empathy_trl.data.tables import BadRow, Report, Row, Table, did_you_mean, quote, settle_bad_rows
-from empathy_trl.data.text import truncate_start
+from empathy_trl.data.text import truncate_start, truncate_turns
 from empathy_trl.errors import DataError, UserError
 
 # Split -> how the names of its files begin.
 STEMS = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
+# Split -> what its folder may be called.
+FOLDERS = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
 
 
 def check_split(split: str) -> None:
@@ -61,6 +63,18 @@ def split_files(folder, split: str, suffixes: tuple[str, ...]) -> list[str]:
     return [name for name in names if folder.joinpath(name).is_file()]
 
 
+def split_folder(folder, split: str):
+    """Return the one sub-folder of a split, by one of the names of `FOLDERS`."""
+    found = [name for name in FOLDERS[split] if folder.joinpath(name).is_dir()]
+    if len(found) > 1:
+        raise DataError(f"data.path: {folder} has several folders for the split {split}: {', '.join(found)}; keep one")
+    if not found:
+        raise DataError(
+            f"data.path: {folder} has no folder {' or '.join(FOLDERS[split])} (files found: {names_in(folder)})"
+        )
+    return folder.joinpath(found[0])
+
+
 def tables_in(folder) -> list:
     """Return the table files of a folder, by name."""
     return sorted((entry for entry in folder.iterdir() if entry.is_file() and is_table(entry)), key=lambda e: e.name)
@@ -82,7 +96,8 @@ def usable_rows(
     Args:
         config: a recipe's `data`; read are `on_bad_rows`, `portion` and `max_words`.
         parse: turns a row into a dict, a `BadRow`, or None for a good row that is none of this task's.
-        texts: the keys of a parsed row that are cut to their last `max_words` words.
+        texts: the keys of a parsed row that are cut to their last `max_words` words; a list is one of turns, which
+            have so many words together.
 
     Raises `DataError` when bad rows are errors, or when no row is left.
     """
@@ -98,6 +113,10 @@ def usable_rows(
         total, good = len(good), good[int(low * len(good)) : int(high * len(good))]
         if not good:
             raise DataError(f"{table.source}: data.portion [{low}, {high}] of {total} rows leaves no row")
-    rows = [row | {text: truncate_start(row[text], config.max_words) for text in texts} for row in good]
+    rows = [row | {text: _shorten(row[text], config.max_words) for text in texts} for row in good]
     shortened = sum(row != whole for row, whole in zip(rows, good, strict=True))
     return rows, Report(table.source, len(parsed), dropped, len(rows), shortened, skipped)
+
+
+def _shorten(text: str | list[str], max_words: int) -> str | list[str]:
+    return truncate_start(text, max_words) if isinstance(text, str) else truncate_turns(text, max_words)

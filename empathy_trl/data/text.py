@@ -33,11 +33,30 @@ def clean(text: str) -> str:
     return " ".join(text.split()).strip(" " + JOINERS)
 
 
+def truncate_turns(turns: list[str], max_words: int) -> list[str]:
+    """Return the last turns of a dialogue that have `max_words` words together; of the last turn at least its end.
+
+    The oldest turns go first, whole; only where the last one alone is too long does it lose its own beginning.
+    """
+    kept, left = [truncate_start(turns[-1], max_words)], max_words - len(_words(turns[-1]))
+    for turn in reversed(turns[:-1]):
+        left -= len(_words(turn))
+        if left < 0:
+            break
+        kept.insert(0, turn)
+    return kept
+
+
 def truncate_start(text: str, max_words: int) -> str:
     """Return the last `max_words` words of `text`: in a dialogue or a story the oldest words go first.
 
     Words are separated by white space; a longer run of characters counts as one word per 20 characters begun.
     A text within the limit is returned unchanged.
     """
-    starts = [match.start() for match in re.finditer(rf"\S{{1,{_LONGEST_WORD}}}", text)]
+    starts = _words(text)
     return text if len(starts) <= max_words else text[starts[-max_words] :]
+
+
+def _words(text: str) -> list[int]:
+    """Return where the words of a text begin."""
+    return [match.start() for match in re.finditer(rf"\S{{1,{_LONGEST_WORD}}}", text)]

@@ -6,10 +6,11 @@
 | `api_model` | completions from a server |
 | `predict` | the outputs of a model with a classification head |
 | `sharing` | rows dealt out to several processes |
-| `emotions`, `replies`, `labels`, `ratings` | one kind of prediction each: how it is made, scored, drawn and shown |
+| `emotions`, `replies`, `labels`, `ratings`, `pairs` | one kind of prediction each: how it is made, scored, drawn and shown |
 | `reply_metrics`, `perplexity`, `reply_classifiers` | what is measured of replies: counts and BLEU, the model's own probabilities, other models' opinions |
 | `score` | labels → metrics, all from one confusion matrix |
 | `correlations` | ratings → MAE, Pearson, Spearman |
+| `ordering` | pairs of replies → the share in the right order |
 | `intervals` | 95 % bootstrap intervals, single and paired |
 | `baselines` | the rows a reader needs to judge a figure: majority class or mean, TF-IDF + a linear model |
 | `artefacts` | the files of an evaluation, written atomically |

@@ -2,14 +2,15 @@
 
 * `eval_<split>.json`: `{"recipe", "stage", "model", "kind", "data": {"source", "split", "n"}, "metrics": {name:
   {"value", "low", "high", "n"}}, "baselines": {name: metrics}, "seed", "versions"}`, and after the baselines what the
-  kind adds: emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions` (group -> the same), ratings
-  `ratings` (their names), replies `judged_by` (reward -> its parameters, and its weight at the end of training) and
+  kind adds: emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions` (group -> the same), ratings and
+  pairs `ratings` (their names), replies `judged_by` (reward -> its parameters, and its weight at the end of training) and
   `left_out` (metric -> why it has no value). A perplexity also has `tokens`.
 * `predictions_<split>.jsonl`: one row per example. `index` is the row in the whole split, `text` what was asked; the
   rest depends on the kind:
   emotions `{"label", "prediction", "correct", "completion"}`, `prediction` being null when the answer is invalid;
   labels `{"label", "prediction", "correct"}`, the labels of several groups separated by " / ", `correct` a share;
   ratings `{"label", "prediction", "error"}`, the first two rating -> number, `error` their mean absolute difference;
+  pairs `{"label", "prediction", "right_share"}`, the first two rating -> number, the last null for a reply without a pair;
   replies `{"completion", "reply", "reference", "rewards", "reward", "metrics"}`, `rewards` reward -> number or null,
   `reward` null where no reward applies, and `metrics` name -> number or null for every metric that is a mean over rows.
 * `confusion_<split>.png` (emotions, labels; with several groups `confusion_<group>_<split>.png`), `ratings_<split>.png`

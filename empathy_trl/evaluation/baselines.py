@@ -16,6 +16,8 @@ NAMES = {
     "tfidf_logreg": "TF-IDF + logistic regression",
     "mean": "mean rating",
     "tfidf_ridge": "TF-IDF + ridge regression",
+    "chance": "chance",
+    "longer": "the longer reply",
     "reference": "reference replies",
     "constant_0": "level 0 for every reply",
 }
@@ -71,15 +73,20 @@ def score_rating_baselines(train_texts, train_labels, test_texts, gold, names: l
 
     Returns `{"mean": metrics, "tfidf_ridge": metrics}`.
     """
-    from sklearn.linear_model import Ridge
-
     train_labels, gold = np.asarray(train_labels, dtype=float), np.asarray(gold, dtype=float)
-    ridge = _on_tfidf(Ridge(alpha=1.0)).fit(list(train_texts), train_labels)
     predictions = {
         "mean": np.broadcast_to(train_labels.mean(axis=0), gold.shape),
-        "tfidf_ridge": ridge.predict(list(test_texts)).reshape(gold.shape),
+        "tfidf_ridge": tfidf_ridge(train_texts, train_labels, test_texts),
     }
     return {name: score_ratings(predicted, gold, names) for name, predicted in predictions.items()}
+
+
+def tfidf_ridge(train_texts, train_labels: np.ndarray, test_texts) -> np.ndarray:
+    """Predict ratings, shape (test texts, ratings), by ridge regression on TF-IDF weights of words and word pairs."""
+    from sklearn.linear_model import Ridge
+
+    ridge = _on_tfidf(Ridge(alpha=1.0)).fit(list(train_texts), train_labels)
+    return ridge.predict(list(test_texts)).reshape(len(test_texts), -1)
 
 
 def _on_tfidf(model):

@@ -2,7 +2,7 @@
 
 What a prediction is and how it is scored depends on the kind of the stage. Each kind is one module of its name:
 `emotions` (completions that answer with a label), `replies` (completions that reply to somebody), `labels` (task
-classify) and `ratings` (task regress). It offers
+classify), `ratings` (task regress) and `pairs` (task regress with objective pairwise). It offers
 
 | name | what it is |
 |---|---|
@@ -35,11 +35,12 @@ from accelerate.utils import broadcast_object_list
 import empathy_trl.data
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import artefacts
+from empathy_trl.inputs import is_pairwise
 from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.stages import versions
 
 TASKS = ("sft", "grpo", "ppo", "regress", "classify")
-KINDS = ("emotions", "replies", "labels", "ratings")
+KINDS = ("emotions", "replies", "labels", "ratings", "pairs")
 
 
 def evaluate_model(
@@ -118,7 +119,7 @@ def check_settings(stage, limit: int | None = None, batch_size: int | None = Non
 def kind_of(stage) -> str:
     """Return how a stage's model is evaluated: by its task or, for completions, by its data."""
     if stage.task in LABEL_TASKS:
-        return {"regress": "ratings", "classify": "labels"}[stage.task]
+        return "pairs" if is_pairwise(stage) else {"regress": "ratings", "classify": "labels"}[stage.task]
     return importlib.import_module(empathy_trl.data.BUILDERS[stage.data.name]).EVALUATION
 
 

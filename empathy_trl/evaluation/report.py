@@ -203,6 +203,7 @@ def _training_table(stages: list[EvaluatedStage]) -> str:
         "loss": "loss",
         "eval_pearson_mean": "mean Pearson on valid",
         "eval_accuracy_mean": "accuracy on valid",
+        "eval_pair_accuracy": "pair accuracy on valid",
         "reward": "reward",
         "rewards/emotion_accuracy/mean": "reward for the emotion",
         "kl": "KL",

@@ -196,7 +196,8 @@ def _check_source(data: dict) -> Iterator[Problem]:
         # a resolved recipe says all defaults
         if name in BUILDERS and name not in readers and key in data and data[key] != defaults[key]:
             yield (key,), f"{name} does not read it; builders that do: {', '.join(readers)}"
-    if isinstance(path, str) and path != SAMPLE and not _may_exist(path, HUB_DATASET):
+    is_file = isinstance(path, str) and os.path.isfile(os.path.expanduser(path))  # a single table
+    if isinstance(path, str) and path != SAMPLE and not is_file and not _may_exist(path, HUB_DATASET):
         yield ("path",), f"no folder {path!r}; expected {SAMPLE}, a folder, or a Hub id such as user/name"
 
 

@@ -40,6 +40,7 @@ from empathy_trl.rewards.quality_critic import QualityCritic
 from empathy_trl.rewards.reasoning_length import ReasoningLength
 from empathy_trl.rewards.recommendation import Recommendation
 from empathy_trl.rewards.repetition_penalty import RepetitionPenalty
+from empathy_trl.rewards.reward_model import RewardModel
 from empathy_trl.rewards.safety import Safety
 from empathy_trl.rewards.safety_classifier import SafetyClassifier
 from empathy_trl.rewards.semantic_similarity import SemanticSimilarity
@@ -61,6 +62,7 @@ REWARDS = {
     "reasoning_length": ReasoningLength,
     "recommendation": Recommendation,
     "repetition_penalty": RepetitionPenalty,
+    "reward_model": RewardModel,
     "safety": Safety,
     "safety_classifier": SafetyClassifier,
     "semantic_similarity": SemanticSimilarity,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from empathy_trl.errors import UserError
+from empathy_trl.outputs import check_held_out
 from empathy_trl.rewards.reply import ReadsReply
 from empathy_trl.rewards.words import is_visible
 from empathy_trl.tags import user_text
@@ -31,11 +32,14 @@ class ModelReward(ReadsReply, ABC):
         revision: branch, tag or commit on the Hub.
         device: `cpu`, `cuda` or `cuda:1`; by default the GPU of the process, or the CPU where there is none.
         reply_tags: tags that hold the reply; empty reads the whole completion.
+        min_held_out: refuse a model whose figure on held-out rows (`held_out` in its config.json, see `outputs.py`) is below,
+            or that has none.
     """
 
     model: str
     revision: str | None = None
     device: str | None = None
+    min_held_out: float | None = None
 
     lowest = 0.0  # not annotated, so that it is no parameter
 
@@ -44,6 +48,8 @@ class ModelReward(ReadsReply, ABC):
             raise UserError("model: is empty; expected a Hub id, a folder, or stage:<name>")
         if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise UserError(f"device: {self.device!r} is none (choices: cpu, cuda, cuda:0, cuda:1 …)")
+        if self.min_held_out is not None and not -1 <= self.min_held_out <= 1:
+            raise UserError(f"min_held_out: expected an accuracy or a correlation, at most 1, got {self.min_held_out}")
 
     async def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
         """Return what `score` returns, without blocking the other rewards of a step."""
@@ -83,6 +89,8 @@ class ModelReward(ReadsReply, ABC):
         try:
             scorer = shared_scorer(self.model, self.revision, self.device)
             self.check(scorer.config)
+            if self.min_held_out is not None:
+                check_held_out(scorer.config, self.min_held_out)
         except UserError as error:
             raise UserError(f"rewards.{self.__name__}: {error}") from error
         return scorer

@@ -36,12 +36,20 @@ class LabelConfig(TrainingArguments):
 
 @dataclasses.dataclass
 class RegressConfig(LabelConfig):
-    """`LabelConfig` for ratings: a choice of loss, and the best checkpoint by mean Pearson correlation.
+    """`LabelConfig` for ratings: what is learned of them, a choice of loss, and the best checkpoint.
+
+    It is the best by mean Pearson correlation, or for the objective "pairwise" by the share of pairs in the right order.
 
     Raises:
-        ValueError: an unknown loss, a delta that is not above 0, or label smoothing.
+        ValueError: an unknown objective or loss, a delta that is not above 0, or label smoothing.
     """
 
+    objective: Literal["regression", "pairwise"] = dataclasses.field(
+        default="regression",
+        metadata={
+            "help": "The ratings themselves, or which of two replies to one context has the higher one (Bradley & Terry 1952)."
+        },
+    )
     loss: Literal["huber", "mse"] = dataclasses.field(
         default="huber", metadata={"help": "Squared error, or Huber's (1964), which grows linearly beyond its delta."}
     )
@@ -52,6 +60,10 @@ class RegressConfig(LabelConfig):
     best_by = "pearson_mean"
 
     def __post_init__(self):
+        if self.objective not in ("regression", "pairwise"):
+            raise ValueError(f"objective: {self.objective!r} should be 'regression' or 'pairwise'")
+        if self.objective == "pairwise":
+            self.best_by = "pair_accuracy"
         if self.loss not in ("huber", "mse"):
             raise ValueError(f"loss: {self.loss!r} should be 'huber' or 'mse'")
         if self.label_smoothing_factor:

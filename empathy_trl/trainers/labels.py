@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch.nn import functional
-from transformers import TrainerCallback
+from transformers import DataCollatorWithPadding, TrainerCallback
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.correlations import pearson
@@ -60,6 +60,33 @@ class LabelLoss:
         )
 
 
+def label_parts(config, targets: Targets, train, valid, tokenizer) -> dict:
+    """Return the arguments of `transformers.Trainer` that say what is learned: data, batches, loss and figures.
+
+    Args:
+        config: a `LabelConfig`.
+        targets: what the model puts out.
+        train, valid: a `datasets.Dataset` each, see `encode`.
+    """
+    options = {"loss": config.loss, "huber_delta": config.huber_delta} if targets.task == "regress" else {}
+    return {
+        "train_dataset": encode(train, tokenizer, config.max_length),
+        "eval_dataset": encode(valid, tokenizer, config.max_length),
+        "data_collator": DataCollatorWithPadding(tokenizer),
+        "compute_loss_func": LabelLoss(targets, label_smoothing=config.label_smoothing_factor, **options),
+        "compute_metrics": label_metrics(targets),
+    }
+
+
+def check_finite(logits: np.ndarray) -> None:
+    """Raise UserError for the outputs of a training that has gone astray."""
+    if not np.isfinite(logits).all():
+        raise UserError(
+            "the model in training gives nan or infinity; lower trainer.learning_rate or trainer.max_grad_norm, or raise "
+            "trainer.warmup_steps"
+        )
+
+
 def label_metrics(targets: Targets) -> Callable[..., dict[str, float]]:
     """Return the function that computes the figures by which the best checkpoint is chosen.
 
@@ -69,11 +96,7 @@ def label_metrics(targets: Targets) -> Callable[..., dict[str, float]]:
 
     def metrics(prediction) -> dict[str, float]:
         logits, labels = prediction.predictions, prediction.label_ids
-        if not np.isfinite(logits).all():
-            raise UserError(
-                "the model in training gives nan or infinity; lower trainer.learning_rate or trainer.max_grad_norm, or raise "
-                "trainer.warmup_steps"
-            )
+        check_finite(logits)
         if targets.task == "regress":
             figure, values = "pearson", pearson(logits.T, labels.T)
         else:
@@ -114,3 +137,25 @@ class MergeAdapter(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if isinstance(self.trainer.model, PeftModel):
             self.trainer.model = self.trainer.model.merge_and_unload()
+
+
+class HeldOut(TrainerCallback):
+    """At the end of training, notes in the model's config how good it is on `valid`: see `held_out` in `outputs.py`.
+
+    Measured anew, because the best checkpoint may be another one than the last that was evaluated, or none was.
+    """
+
+    def __init__(self, trainer, note: Callable[..., dict]):
+        """`note`: what a prediction makes of the config, such as `held_out_labels` or `pairs.held_out_pairs`."""
+        self.trainer, self.note = trainer, note
+
+    def on_train_end(self, args, state, control, **kwargs):
+        prediction = self.trainer.predict(self.trainer.eval_dataset)
+        config = self.trainer.accelerator.unwrap_model(self.trainer.model).config
+        for key, value in self.note(prediction, self.trainer.compute_metrics(prediction), args.best_by).items():
+            setattr(config, key, value)
+
+
+def held_out_labels(prediction, metrics: dict[str, float], figure: str) -> dict:
+    """Return what a config says about a model of ratings or labels, measured on `valid`."""
+    return {"held_out": {"figure": figure, "value": metrics[figure], "n": len(prediction.label_ids), "split": "valid"}}

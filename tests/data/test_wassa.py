@@ -183,8 +183,8 @@ def test_the_hub(monkeypatch):
 
 
 def test_unknown_names():
-    with pytest.raises(UserError, match=r"wassa data has no columns for task 'ppo' \(choices: 'regress'"):
-        build(section("sample"), "train", "ppo")
+    with pytest.raises(UserError, match=r"wassa data has no columns for task 'dpo' \(choices: 'regress'"):
+        build(section("sample"), "train", "dpo")
     with pytest.raises(UserError, match="unknown split 'dev'"):
         read_split(section("sample"), "dev")
     with pytest.raises(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from empathy_trl.data import build
-from empathy_trl.errors import UserError
-from empathy_trl.evaluation import artefacts, labels, ratings, replies
+from empathy_trl.errors import DataError, UserError
+from empathy_trl.evaluation import artefacts, labels, pairs, ratings, replies
 from empathy_trl.evaluation.evaluate import KINDS, evaluate_model, kind_module, kind_of
 from empathy_trl.evaluation.report import write_report
 from empathy_trl.recipe import Data, Model, Stage
@@ -50,6 +50,8 @@ def test_every_kind_offers_what_evaluation_and_reports_ask_for(name):
         ("sft", "wassa", "replies"),
         ("regress", "wassa", "ratings"),
         ("classify", "epitome", "labels"),
+        ("regress", "rated_replies", "ratings"),
+        ("grpo", "dialogues", "replies"),
     ],
 )
 def test_the_kind_follows_from_task_and_data(task, name, expected):
@@ -101,6 +103,48 @@ def test_ratings_stand_beside_both_baselines_and_in_a_report(tmp_path, capsys):
     assert row["error"] == pytest.approx(0.5 / 3, abs=1e-5) and ratings.answer(row).endswith("(off by 0.17 on average)")
     report = write_report(tmp_path).read_text()
     assert "stage1: test mean Pearson 1.000 [1.000, 1.000]" in report and "## Per rating" in report
+
+
+def pairwise(**data):
+    section = {"ranges": {"overall": (1, 5)}} | data
+    return stage("regress", "rated_replies", **section).model_copy(update={"trainer": {"objective": "pairwise"}})
+
+
+def test_a_score_of_pairs_stands_beside_chance_and_length(tmp_path, capsys):
+    own = pairwise()
+    assert kind_of(own) == "pairs"
+    rows = build(own.data, "test", "regress")
+    scores = {(row["text"], row["pair"]): [10 - 100 * row["labels"][0]] for row in rows}  # the order turned round
+    result = evaluate(own, OutputsOf(scores), tmp_path / "stage1")
+    assert result["kind"] == "pairs" and result["data"]["n"] == len(rows)
+    figures = {name: row["pair_accuracy"]["value"] for name, row in result["baselines"].items()}
+    assert result["metrics"]["pair_accuracy"]["value"] == 0 and figures["chance"] == 0.5
+    assert 0.6 < figures["longer"] < 0.85 and 0.5 < figures["tfidf_ridge"] < 1
+    said = capsys.readouterr().out
+    assert "pair accuracy [95 %], " in said and "the longer reply" in said
+    table = [json.loads(line) for line in (tmp_path / "stage1" / "predictions_test.jsonl").read_text().splitlines()]
+    assert {row["right_share"] for row in table} == {0.0} and table[0]["label"].keys() == {"overall"}
+    report = write_report(tmp_path).read_text()
+    assert "stage1: test pair accuracy 0.000 [0.000, 0.000]" in report and "chance 0.500; the longer reply" in report
+    assert "(0% of its pairs right)" in report
+
+
+def test_replies_that_cannot_be_compared_have_no_pair_accuracy(tmp_path):
+    own = pairwise()
+    rows = build(own.data, "test", "regress").select([0, 5])
+    with pytest.raises(
+        DataError, match="no two of the 2 evaluated replies have the same context and different ratings"
+    ):
+        pairs.score(own, rows, rows, [1.0, 2.0], {})
+
+
+def test_five_ratings_of_replies_are_scored_side_by_side(tmp_path):
+    rows = build(Data(name="rated_replies"), "test", "regress")
+    perfect = {(row["text"], row["pair"]): row["labels"] for row in rows}
+    result = evaluate(stage("regress", "rated_replies"), OutputsOf(perfect), tmp_path)
+    assert result["ratings"] == ["empathy", "informativeness", "recommendation", "engagement", "overall"]
+    assert result["metrics"]["pearson_mean"]["value"] == pytest.approx(1)
+    assert result["baselines"]["tfidf_ridge"]["pearson_mean"]["value"] > 0.3
 
 
 REWARDS = {"length": {"min": 3, "max": 8}, "format": {"weight": {"start": 0.0, "end": 0.5, "until": 1.0}}}

@@ -97,7 +97,7 @@ def errors_of(load, content, overrides=()):
         ("model.lora.r", 0, "model.lora.r: 0 should be greater than or equal to 1"),
         ("model.load_in_4bit", True, "model.load_in_4bit: needs model.lora; 4-bit weights cannot be trained themselves"),
         ("data", ..., "data: missing; expected mapping of name, path,"),
-        ("data.name", "ed5", "data.name: unknown data builder 'ed5'; did you mean ed4? (choices: ed4"),
+        ("data.name", "ed5", "data.name: unknown data builder 'ed5'; did you mean ed4? (choices: dialogues, ed4"),
         ("data.name", ..., "data.name: missing; expected str"),
         ("data.path", "./nowhere", "data.path: no folder './nowhere'; expected sample, a folder, or a Hub id such as user/name"),
         ("data.path", "samples", "data.path: no folder 'samples'; expected sample, a folder"),

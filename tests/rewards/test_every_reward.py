@@ -8,7 +8,7 @@ import pytest
 
 from empathy_trl.rewards import REWARDS, is_async
 from tests.judge.scripted_server import ScriptedServer, answer
-from tests.rewards.test_model_reward import KINDS, SCORES
+from tests.rewards.test_model_reward import KINDS, SCORES, SCORES_OF
 
 TAGGED = "<reasoning>She is alone, it is late.</reasoning><answer>I am here for you.</answer>"
 COMPLETIONS = {
@@ -73,6 +73,7 @@ ASKING = {
     "epitome": (0, 1),
     "llm_judge": (0, 1),
     "quality_critic": (0, 1),
+    "reward_model": (0, 1),
     "safety_classifier": (-1, 0),
     "semantic_similarity": (0, 1),
 }
@@ -96,7 +97,7 @@ def asking(request, make_classifier, tmp_path):
         ]
         return reward
     kind, settings, parameters, _ = KINDS[name]
-    return kind(model=make_classifier(SCORES, **settings), **parameters)
+    return kind(model=make_classifier(SCORES_OF.get(name, SCORES), **settings), **parameters)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from empathy_trl.rewards.emotion_alignment import EmotionAlignment
 from empathy_trl.rewards.empathy_model import EmpathyModel
 from empathy_trl.rewards.epitome import Epitome
 from empathy_trl.rewards.quality_critic import QualityCritic
+from empathy_trl.rewards.reward_model import RewardModel
 from empathy_trl.rewards.safety_classifier import SafetyClassifier
 from empathy_trl.rewards.semantic_similarity import SemanticSimilarity
 from empathy_trl.scorer import Scorer, shared_scorer
@@ -33,6 +34,7 @@ REGRESSOR = {
     "problem_type": "regression",
 }
 CLASSIFIER = {"id2label": {0: "kind", 1: "toxic"}, "problem_type": "single_label_classification"}
+SCALAR = {"id2label": {0: "overall"}, "problem_type": "regression"}
 CHAT = [{"role": "user", "content": "my dog died"}]
 
 KINDS = {
@@ -44,15 +46,19 @@ KINDS = {
     "epitome": (Epitome, CLASSIFIER, {"mechanism": "label"}, (0, 1)),
     "quality_critic": (QualityCritic, REGRESSOR, {}, (0, 1)),
     "quality_critic of pairs": (QualityCritic, REGRESSOR, {"pair": True}, (0, 1)),
+    "reward_model": (RewardModel, SCALAR | {"label_ranges": {"overall": [0, 5]}}, {}, (0, 1)),
+    "reward_model of pairs": (RewardModel, SCALAR | {"score_moments": {"mean": 2.0, "std": 1.0}}, {}, (0, 1)),
     "safety_classifier": (SafetyClassifier, CLASSIFIER, {"labels": ["toxic"]}, (-1, 0)),
 }
+# what the model of a kind says, where it is not SCORES
+SCORES_OF = {name: {"i am sorry": [4.0], "ok": [1.0]} for name in ("reward_model", "reward_model of pairs")}
 
 
 @pytest.fixture(params=KINDS)
 def kind(request, make_classifier):
     """One reward of every kind, its parameters, and its range."""
     reward, settings, parameters, span = KINDS[request.param]
-    return reward(model=make_classifier(SCORES, **settings), **parameters), span
+    return reward(model=make_classifier(SCORES_OF.get(request.param, SCORES), **settings), **parameters), span
 
 
 @pytest.fixture
@@ -213,6 +219,34 @@ def test_a_model_that_does_not_fit_is_refused_when_it_is_loaded(make_classifier)
         reward.load()
 
 
+HELD_OUT = {"figure": "pearson_mean", "value": 0.63, "n": 120, "split": "valid"}
+
+
+@pytest.mark.parametrize(
+    ("held_out", "lowest", "message"),
+    [
+        (HELD_OUT, 0.63, None),
+        (None, None, None),
+        (HELD_OUT | {"value": -0.2}, None, None),
+        (
+            HELD_OUT,
+            0.7,
+            r"the model's pearson_mean is 0\.630 on 120 held-out rows \(valid\), below 0\.7; .* or lower min_held",
+        ),
+        (HELD_OUT | {"figure": "pair_accuracy", "value": 0.5}, 0.6, r"the model's pair_accuracy is 0\.500 on 120"),
+        (None, 0.1, r"asks for 0\.1, but the model's config\.json has no held_out, .* leave min_held_out out"),
+    ],
+)
+def test_a_model_that_is_not_good_enough_is_refused_when_it_is_loaded(make_classifier, held_out, lowest, message):
+    settings = REGRESSOR | ({"held_out": held_out} if held_out else {})
+    reward = EmpathyModel(model=make_classifier(SCORES, **settings), min_held_out=lowest)
+    if message is None:
+        assert reward.load()
+        return
+    with pytest.raises(UserError, match=f"^rewards.empathy_model: min_held_out: {message}"):
+        reward.load()
+
+
 def test_a_broken_model_raises_in_the_step(empathy):
     file = f"{empathy.model}/model.safetensors"
     weights = load_file(file)
@@ -232,6 +266,8 @@ def test_a_broken_model_raises_in_the_step(empathy):
         (lambda: EmpathyModel(model="m", label_range=[5]), "^label_range: expected"),
         (lambda: SemanticSimilarity(model="m", label_range=[1, 1]), "^label_range: expected"),
         (lambda: QualityCritic(model="m", label_range=[]), "^label_range: expected"),
+        (lambda: RewardModel(model="m", label_range=[2]), "^label_range: expected"),
+        (lambda: RewardModel(model="m", min_held_out=60), "^min_held_out: expected an accuracy .*, at most 1, got 60"),
     ],
 )
 def test_parameters(make, message):

@@ -1,5 +1,6 @@
 """Losses of ratings and labels, the figures that choose a checkpoint, and a training that learns."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,13 +9,13 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional
-from transformers import DataCollatorWithPadding, Trainer
+from transformers import DataCollatorWithPadding, Trainer, set_seed
 
 from empathy_trl.encoders import new_classifier
 from empathy_trl.errors import UserError
 from empathy_trl.outputs import Targets
 from empathy_trl.trainers.label_config import LabelConfig, RegressConfig
-from empathy_trl.trainers.labels import LabelLoss, MergeAdapter, encode, label_metrics
+from empathy_trl.trainers.labels import HeldOut, LabelLoss, MergeAdapter, encode, held_out_labels, label_metrics
 
 RATINGS = Targets("regress", {"Emotion": (0, 5), "Empathy": (0, 5)})
 LEVELS = Targets("classify", {"reactions": ("0", "1"), "explorations": ("0", "1", "2")})
@@ -102,6 +103,7 @@ def train(folder, lora=None, **settings):
     scratch = SimpleNamespace(architecture="roberta", hidden_size=16, layers=1, heads=2, vocab_size=320, max_length=32)
     section = SimpleNamespace(from_scratch=scratch)
     model, tokenizer = new_classifier(section, RATINGS, seed=0, texts=WARM + COLD)
+    set_seed(0)  # of the adapter's weights
     model = get_peft_model(model, lora) if lora else model
     options = {
         "per_device_train_batch_size": 8,
@@ -123,6 +125,7 @@ def train(folder, lora=None, **settings):
         compute_metrics=label_metrics(RATINGS),
     )
     trainer.add_callback(MergeAdapter(trainer))
+    trainer.add_callback(HeldOut(trainer, held_out_labels))
     trainer.train()
     return trainer
 
@@ -132,6 +135,15 @@ def test_it_learns_and_keeps_the_best_checkpoint(tmp_path):
     history = [row["eval_pearson_mean"] for row in trainer.state.log_history if "eval_pearson_mean" in row]
     assert trainer.state.best_metric == max(history) > 0.95
     assert trainer.evaluate()["eval_pearson_mean"] == pytest.approx(max(history), abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"save_strategy": "no", "max_steps": 4}], ids=["the best", "the last"])
+def test_the_config_says_how_good_the_model_is_that_is_kept(tmp_path, settings):
+    trainer = train(tmp_path, **settings)
+    trainer.save_model(tmp_path / "saved")
+    noted = json.loads((tmp_path / "saved" / "config.json").read_text())["held_out"]
+    measured = trainer.evaluate()["eval_pearson_mean"]
+    assert noted == {"figure": "pearson_mean", "value": pytest.approx(measured, abs=1e-6), "n": 32, "split": "valid"}
 
 
 def test_accumulation_gives_the_weights_of_the_whole_batch(tmp_path):
@@ -154,3 +166,4 @@ def test_an_adapter_is_merged_at_the_end(tmp_path):
     assert not isinstance(trainer.model, PeftModel)
     assert not any("lora" in key for key in trainer.model.state_dict())
     assert trainer.evaluate()["eval_pearson_mean"] == pytest.approx(trainer.state.best_metric, abs=1e-5)
+    assert trainer.model.config.held_out["value"] == pytest.approx(trainer.state.best_metric, abs=1e-5)
