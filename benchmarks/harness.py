@@ -131,13 +131,17 @@ def compare_steps(name: str, rounds: int, **changes) -> dict[str, dict[str, floa
         return in_turns(steps, rounds, warm_up=2, label=name)
 
 
-def command_line(description: str, rounds: int = 3, shapes: Iterable[str] = SHAPES) -> argparse.Namespace:
-    """Read the arguments that most benchmarks take: shapes, and how many rounds count."""
+def command_line(
+    description: str, rounds: int = 3, shapes: Iterable[str] = SHAPES, flags: dict[str, str] | None = None
+) -> argparse.Namespace:
+    """Read the arguments that most benchmarks take: shapes, and how many rounds count; `flags` are further ones, off."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "shapes", nargs="*", metavar="SHAPE", help=f"some of {', '.join(SHAPES)}; default {', '.join(shapes)}"
     )
     parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds that count (default {rounds})")
+    for flag, words in (flags or {}).items():
+        parser.add_argument(flag, action="store_true", help=words)
     args = parser.parse_args()
     args.shapes = args.shapes or list(shapes)
     if unknown := [name for name in args.shapes if name not in SHAPES]:

@@ -49,8 +49,9 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         policy = self._bare(self.model)
-        self.model.critic = build_critic(self.args.critic_kind, self.args.critic_name_or_path, policy, self._tokenizer)
-        self._prepare_backbone(self.model.critic.backbone)
+        self.critic = build_critic(self.args.critic_kind, self.args.critic_name_or_path, policy, self._tokenizer)
+        self.model.critic = self.critic  # what FSDP wraps around the model later does not hide this one
+        self._prepare_backbone(self.critic.backbone)
         self._critic_hooks = ValuesBesideLogProbs(self.model, policy.get_decoder())
         self._awaits_values, self._values, self._scores = False, None, None
 
@@ -67,7 +68,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
                 install(backbone)
 
     def _readers(self, model):
-        backbone = self.model.critic.backbone
+        backbone = self.critic.backbone
         return super()._readers(model) + ([] if backbone is None else [backbone])
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
@@ -177,12 +178,15 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         logged.extend(everyone)
 
     def _generate_single_turn(self, *args, **kwargs):
-        with without_critic(self.model):
+        with self._without_critic():
             return super()._generate_single_turn(*args, **kwargs)
+
+    def _without_critic(self):
+        return without_critic(self.accelerator.unwrap_model(self.model))
 
     def create_optimizer(self, *args, **kwargs):
         optimizer = super().create_optimizer(*args, **kwargs)
-        critic = set(self.model.critic.parameters())
+        critic = set(self.critic.parameters())
         for group in list(optimizer.param_groups):
             own = [parameter for parameter in group["params"] if parameter in critic]
             if own:
@@ -196,13 +200,12 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         prefix = f"{FOLDER}."
         own = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
         policy = {name: weight for name, weight in weights.items() if not name.startswith(prefix)}
-        with without_critic(self.model):
+        with self._without_critic():
             super()._save(output_dir, policy)
-        self.model.critic.save(folder / FOLDER, own)
+        self.critic.save(folder / FOLDER, own)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        critic = (model or self.model).critic
-        with without_critic(model or self.model):
+        with self._without_critic():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         if (folder := saved_critic(resume_from_checkpoint)) is not None:  # FSDP and DeepSpeed have it among their own
-            critic.load(folder)
+            self.critic.load(folder)

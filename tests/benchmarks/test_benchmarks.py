@@ -56,6 +56,17 @@ def test_the_scorer_gives_the_same_scores_as_a_loop(main, capsys, tmp_path, with
     assert re.fullmatch(r"cold (\d+\.\d\d) × · warm \d+\.\d ×\nratio: \1", "\n".join(lines[-2:]))
 
 
+def test_the_plain_loop_estimates_the_advantages_that_ours_does(main):
+    import torch
+
+    from empathy_trl.trainers.advantages import advantages_and_returns
+
+    plain = importlib.import_module("plain_ppo")
+    rewards, values = torch.randn(2, 3, 5, generator=torch.manual_seed(0)).unbind()
+    ours, _ = advantages_and_returns(rewards, values, torch.ones(3, 5), plain.GAMMA, plain.LAM)
+    assert torch.allclose(plain.PlainPPO.advantages(rewards, values), ours, atol=1e-6)
+
+
 def test_other_scores_are_no_speed(main, monkeypatch, tmp_path):
     benchmark = importlib.import_module("scorer")
     usual = benchmark.plain_loop

@@ -401,3 +401,30 @@ def test_values_of_an_encoder_decoder_are_those_of_its_decoders_states(t5_folder
             outputs = trainer.model(input_ids=prompt[None], labels=completion[None], output_hidden_states=True)
             expected = trainer.model.critic(outputs.decoder_hidden_states[-1])[0]
         assert torch.allclose(part["old_values"][row][: len(completion)], expected, atol=1e-5)
+
+
+def test_a_push_uploads_the_policy_and_the_critic_in_a_folder_of_its_own(tiny_folder, tmp_path, monkeypatch):
+    from fnmatch import fnmatch
+    from pathlib import Path
+    from types import SimpleNamespace
+
+    import transformers.trainer
+
+    calls = []
+    monkeypatch.setattr(
+        transformers.trainer, "hf_api", lambda: SimpleNamespace(upload_folder=lambda **c: calls.append(c))
+    )
+    trainer = make_ppo_trainer(tiny_folder, tmp_path)
+    trainer.hub_model_id = "user/policy"
+    monkeypatch.setattr(trainer, "create_model_card", lambda *args, **kwargs: None)
+    trainer.push_to_hub()
+    (call,) = calls
+    folder = Path(call["folder_path"])
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    uploaded = {name for name in files if not any(fnmatch(name, pattern) for pattern in call["ignore_patterns"])}
+    assert {
+        "model.safetensors",
+        "config.json",
+        "critic/value_head.safetensors",
+        "critic/critic_config.json",
+    } <= uploaded
