@@ -116,6 +116,8 @@ def _stage_lines(stage, rows, shape, options, prompt: float | None, parts: dict)
     if stage.rewards:
         build_rewards(stage.rewards)  # raises now what would stop the run later
         yield "rewards", ", ".join(f"{name} × {_weight(reward.weight)}" for name, reward in stage.rewards.items())
+    if "critic_kind" in options:
+        yield "critic", _critic_line(options)
     yield "batch", _batch_line(options)
     yield "tokens", _token_line(stage, options, prompt)
     if shape is None:
@@ -142,6 +144,13 @@ def _weight(weight) -> str:
     return (
         f"{weight:g}" if isinstance(weight, (int, float)) else f"{weight.start:g}→{weight.end:g} by {weight.until:.0%}"
     )
+
+
+def _critic_line(options) -> str:
+    kinds = {"head": "a head on the policy's own hidden states", "model": "a backbone of its own"}
+    start = f" from {options['critic_name_or_path']}" if options["critic_name_or_path"] else ""
+    alone = f", alone for {options['critic_warmup_steps']} steps" if options["critic_warmup_steps"] else ""
+    return f"{kinds[options['critic_kind']]}{start}, learning rate {options['critic_learning_rate']:g}{alone}"
 
 
 def _steps(options) -> int | None:

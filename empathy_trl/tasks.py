@@ -94,11 +94,8 @@ def build_grpo(stage, folder: Path, stage_folders: dict[str, Path]):
 def build_ppo(stage, folder: Path, stage_folders: dict[str, Path]):
     """Proximal policy optimisation: the same rewards, and a critic that learns what to expect."""
     from empathy_trl.trainers.ppo import EmpathyPPOTrainer
-    from empathy_trl.trainers.ppo_advice import PPOAdvice
 
-    trainer = _reward_trainer(EmpathyPPOTrainer, stage, folder, stage_folders)
-    trainer.add_callback(PPOAdvice())
-    return trainer
+    return _reward_trainer(EmpathyPPOTrainer, stage, folder, stage_folders)
 
 
 def _reward_trainer(base, stage, folder: Path, stage_folders: dict[str, Path]):

@@ -29,10 +29,13 @@ from empathy_trl.trainers import advantages as gae
 from empathy_trl.trainers.critic import FOLDER, ValuesBesideLogProbs, build_critic, saved_critic, without_critic
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.patching import patched
+from empathy_trl.trainers.ppo_advice import PPOAdvice
 
 
 class EmpathyPPOTrainer(EmpathyGRPOTrainer):
     """`EmpathyGRPOTrainer` with advantages per token from a learned critic instead of from a prompt's group.
+
+    Warns, with advice, when the critic explains nothing, the KL runs away or the reward is hacked: see `PPOAdvice`.
 
     Args:
         **kwargs: everything `EmpathyGRPOTrainer` takes; `args` is a `PPOConfig`.
@@ -54,6 +57,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         self._prepare_backbone(self.critic.backbone)
         self._critic_hooks = ValuesBesideLogProbs(self.model, policy.get_decoder())
         self._awaits_values, self._values, self._scores = False, None, None
+        self.add_callback(PPOAdvice())
 
     def _prepare_backbone(self, backbone):
         if backbone is None:

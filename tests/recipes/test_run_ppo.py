@@ -61,7 +61,8 @@ def test_a_run_leaves_a_policy_a_critic_and_pictures_of_both(finished):
 def test_the_plan_counts_a_critic_with_a_backbone(finished, capsys):
     arguments = ["--recipe", str(finished[0]), "--check", "--output_dir", "unused"]
     assert script("run")([*arguments, "--stages.ppo.trainer.critic_kind", "model"]) == 0
-    assert "critic 0." in capsys.readouterr().out
+    plan = capsys.readouterr().out
+    assert "critic     a backbone of its own, learning rate 0.01\n" in plan and "critic 0." in plan
 
 
 MISTAKES = {

@@ -180,7 +180,7 @@ def test_a_judge_may_be_trained_after_the_warm_start(tmp_path):
         (["--stages.reward.trainer.max_length", "65"],
          r"stages.reward.trainer.max_length: 65 tokens are more than the model's 64 positions"),
         (["--stages.reward.trainer.loss", "l1"], r"stages.reward.trainer.loss: unknown choice 'l1' \(choices: huber, mse\)"),
-        (["--stages.reward.task", "classify"], r"data.name: wassa has rows for regress, sft, grpo, not for classify"),
+        (["--stages.reward.task", "classify"], r"data.name: wassa has rows for regress, sft, grpo, ppo, not for classify"),
         (["--data.ranges", "{Empathy: [5, 0]}"], r"ranges.Empathy \[5.0, 0.0\] is not a range with low < high"),
         (["--data.split_by", "turn"], r"data.split_by: unknown choice 'turn'"),
         (["--data.name", "ed4"], r"data.split_by: ed4 does not read it; builders that do: wassa"),
