@@ -80,29 +80,28 @@ def _check_task(task: str, content: dict, config_classes: dict[str, str], earlie
     trainer = content.get("trainer", {})
     if isinstance(trainer, dict):
         yield from _under("trainer", check_trainer(trainer, import_class(config_classes[task]), processes))
-        yield from _under("trainer", _check_critic(trainer.get("critic_name_or_path"), earlier))
-        if task == "ppo" and trainer.get("critic_kind", "head") == "head":
-            yield from _check_quantised(content.get("model"))
+        if task == "ppo":
+            yield from _under("trainer", _check_critic(trainer, content.get("model"), earlier))
 
 
-def _check_critic(origin: Any, earlier: dict[str, Any]) -> Iterator[Problem]:
-    """Yield whether a critic starts from what is not there: another stage than an earlier one, or no model."""
+def _check_critic(trainer: dict, model: Any, earlier: dict[str, Any]) -> Iterator[Problem]:
+    """Yield whether a critic starts from what is not there or does not fit, or reads a policy that it cannot train."""
+    kind, origin = trainer.get("critic_kind", "head"), trainer.get("critic_name_or_path")
+    if kind == "head" and isinstance(model, dict) and model.get("load_in_4bit") is True:
+        yield (
+            ("critic_kind",),
+            "a head needs a policy whose weights are not quantised; expected model, or model.load_in_4bit: false",
+        )
     if not isinstance(origin, str):
         return
     path = ("critic_name_or_path",)
     if (stage := stage_of(origin)) is not None:
         if stage not in earlier:
             yield path, f"unknown stage {stage!r}{suggestion(stage, earlier)}"
+        elif kind == "head" and earlier[stage] != "ppo":
+            yield path, f"stage {stage} has task {earlier[stage]}, which leaves no head; expected one with task ppo"
     elif not _may_exist(origin, HUB_MODEL):
         yield path, f"no folder {origin!r}; expected stage:<name>, a folder, or a Hub id such as user/name"
-
-
-def _check_quantised(model: Any) -> Iterator[Problem]:
-    if isinstance(model, dict) and model.get("load_in_4bit") is True:
-        message = (
-            "the critic's head needs a policy whose weights are not quantised; expected model, or load_in_4bit: false"
-        )
-        yield ("trainer", "critic_kind"), message
 
 
 def _check_weights(rewards: Any) -> Iterator[Problem]:
