@@ -76,7 +76,7 @@ NOTE = (
 
 MORE_NOTE = (
     "Published: as the systems UniCRS and ECR count. A squared difference (diff-EPITOME) is often lowest for a reply that "
-    "shows no empathy at all: read it beside the row of level 0 and the correlation. `recipes/README.md` says what each "
+    "shows no empathy at all: read it beside the row of level 0 and the correlation. `docs/figures.md` says what each "
     "figure is and how it misleads."
 )
 

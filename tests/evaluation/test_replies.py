@@ -139,7 +139,7 @@ def test_only_the_main_process_loads_classifiers(monkeypatch):
 
 
 def test_every_metric_is_documented():
-    page = (Path(__file__).resolve().parents[2] / "recipes" / "README.md").read_text(encoding="utf-8")
-    page = page.split("## Figures of replies")[1].split("\n## ")[0]
+    page = (Path(__file__).resolve().parents[2] / "docs" / "figures.md").read_text(encoding="utf-8")
+    page = page.split("## Replies")[1].split("\n## ")[0]
     plain = [name for name in {**replies.WORDS, **replies.MORE_WORDS} if not name.startswith("epitome")]
     assert not [name for name in (*plain, *MECHANISMS, "epitome_<mechanism>") if f"`{name}`" not in page]

@@ -1,4 +1,4 @@
-"""The curriculum of recipes/README.md is a recipe that loads and trains."""
+"""The curriculum of docs/rewards.md is a recipe that loads and trains."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import yaml
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tasks import CONFIG_CLASSES, build_grpo
 
-README = Path(__file__).resolve().parents[2] / "recipes" / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "rewards.md"
 TRAINER = {
     "per_device_train_batch_size": 8,
     "num_generations": 4,
@@ -27,7 +27,7 @@ TRAINER = {
 def test_the_example_trains(tiny_folder, tmp_path):
     (example,) = [
         block
-        for block in re.findall(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+        for block in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
         if "multi_objective_aggregation" in block
     ]
     content = yaml.safe_load(example)
