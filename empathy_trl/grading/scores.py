@@ -15,7 +15,7 @@ from pathlib import Path
 
 from empathy_trl.errors import UserError
 from empathy_trl.files import parse_json, read_rows, write_rows, write_text
-from empathy_trl.judge.pairs import Pair
+from empathy_trl.grading.pairs import Pair
 from empathy_trl.judge.prompt import RUBRICS
 from empathy_trl.rewards.llm_judge import LLMJudge
 
