@@ -16,16 +16,13 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation.correlations import pearson
 from empathy_trl.evaluation.intervals import bootstrap, mean_figures
 from empathy_trl.outputs import CLASSIFICATION, label_groups, probabilities, require
+from empathy_trl.recipe.classifiers import KEY, hint
 from empathy_trl.rewards.words import is_visible
 from empathy_trl.tags import user_text
 
-KEY = "evaluation.classifiers"
-# key -> the recipe that trains such a classifier; with `_tiny` one that needs two CPU cores
-RECIPES = {"epitome": "epitome", "emotion": "emotion32", "intent": "intent9"}
-
 
 def check_outputs(kind: str, config) -> None:
-    """Raise UserError unless a model with this config is a classifier of a kind, a key of `RECIPES`."""
+    """Raise UserError unless a model with this config is a classifier of a kind, a key of `recipe.classifiers.RECIPES`."""
     where = f"{KEY}.{kind}"
     try:
         require(config, CLASSIFICATION)
@@ -65,15 +62,6 @@ def check_configs(classifiers: dict[str, str]) -> None:
 
 def _unusable(kind: str, error: UserError) -> UserError:
     return UserError(f"{KEY}.{kind}: {error}; {hint(kind)}")
-
-
-def hint(kind: str) -> str:
-    """Return how somebody gets a classifier of a kind."""
-    recipe = RECIPES[kind]
-    return (
-        f"`accelerate launch recipes/run.py --recipe {recipe}_tiny.yaml` trains one in outputs/{recipe}_tiny/classify, "
-        f"and {recipe}.yaml a larger one"
-    )
 
 
 def load_classifiers(classifiers: dict[str, str]) -> dict:
