@@ -112,24 +112,34 @@ def paired_statistics(change: Callable, n: int, n_resamples: int = 2000, seed: i
     return _changes(value, low, high, p, n)
 
 
-def paired_jackknife(change: Callable, n: int) -> list[dict]:
-    """Compare statistics that a bootstrap distorts, such as the number of different words: it draws rows twice.
+def jackknife(statistic: Callable, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return statistics of all rows, and their standard errors, both of shape (m,).
 
-    The jackknife leaves out one of ten parts each time, the rows dealt out in turn (Efron & Tibshirani 1993, chapter 11).
-    Interval and two-sided p-value are those of a normal distribution with its standard error.
+    For what a bootstrap distorts, such as the number of different words, because it draws rows twice. The jackknife leaves
+    out one of ten parts each time, the rows dealt out in turn (Efron & Tibshirani 1993, chapter 11). Of one row the error is 0.
+
+    Args:
+        statistic: takes row numbers, shape (k,), also none, and returns shape (m,).
+        n: number of rows.
+    """
+    rows, folds = np.arange(n), min(10, n)
+    left = np.array([statistic(rows[rows % folds != fold]) for fold in range(folds)])
+    error = np.sqrt((folds - 1) / folds * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
+    return np.asarray(statistic(rows), dtype=float), error
+
+
+def paired_jackknife(change: Callable, n: int) -> list[dict]:
+    """Compare statistics of two models on the same rows by the `jackknife`.
+
+    Interval and two-sided p-value are those of a normal distribution with its standard error. Of one row p is 1.
 
     Args:
         change: as for `paired_statistics`, but only ever called with rows of shape (k,).
         n: number of rows.
     """
-    rows, folds = np.arange(n), min(10, n)
-    value = np.asarray(change(rows), dtype=float)
-    if n == 1:
-        return _changes(value, value, value, np.ones_like(value), n)
-    left = np.array([change(rows[rows % folds != fold]) for fold in range(folds)])
-    error = np.sqrt((folds - 1) / folds * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
+    value, error = jackknife(change, n)
     z = np.divide(np.abs(value), error, out=np.where(value == 0, 0.0, np.inf), where=error > 0)
-    p = np.array([math.erfc(each / math.sqrt(2)) for each in z])
+    p = np.array([math.erfc(each / math.sqrt(2)) for each in z]) if n > 1 else np.ones_like(value)
     return _changes(value, value - 1.96 * error, value + 1.96 * error, p, n)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
-from empathy_trl.evaluation.intervals import bootstrap_sums, times_drawn
+from empathy_trl.evaluation.intervals import bootstrap_sums, jackknife, times_drawn
 from empathy_trl.rewards.words import ngrams, words
 
 ORDERS = (1, 2, 3, 4)
@@ -60,15 +60,14 @@ def corpus_metrics(replies: list[str], references: list[str]) -> dict[str, dict]
 
     The latter two fall when there are more rows: compare equally many only. Their intervals are of the jackknife.
     """
+    names, statistic = variety_statistics(replies)
+    values, errors = jackknife(statistic, len(replies))
+    said = sum(bool(reply.strip()) for reply in replies)
     metrics = _corpus_bleu(replies, references)
-    split = [words(reply) for reply in replies]
-    for n in ORDERS:
-        grams = [ngrams(tokens, n) for tokens in split]
-        metrics[f"distinct_{n}"] = _different(grams, [len(each) for each in grams], highest=1.0) | {"n": len(grams)}
-    said = [reply.split() for reply in replies if reply.strip()]
-    for n in ORDERS:
-        metrics[f"dist_at_{n}"] = _different([ngrams(tokens, n) for tokens in said], [1] * len(said))
-        metrics[f"dist_at_{n}"]["n"] = len(said)
+    for name, value, error in zip(names, values.tolist(), errors.tolist(), strict=True):
+        highest, n = (1.0, len(replies)) if name.startswith("distinct_") else (np.inf, said)
+        low, high = max(0.0, value - 1.96 * error), min(highest, value + 1.96 * error)
+        metrics[name] = {"value": value, "low": low, "high": high, "n": n}
     return metrics
 
 
@@ -133,33 +132,3 @@ def _bleu_of_sums(sums: np.ndarray) -> np.ndarray:
     means = logs.cumsum(axis=-1) / np.array(ORDERS)
     penalty = np.exp(np.minimum(0.0, 1 - wanted / np.maximum(length, 1)))
     return np.where(missed[..., :1], 0.0, penalty * np.exp(means))
-
-
-def _different(grams: list[list[tuple]], weights: list[int], highest: float = np.inf) -> dict[str, float]:
-    """Return the number of different n-grams in all rows, divided by the sum of the rows' weights; with its interval.
-
-    A bootstrap draws rows twice, which makes any text look repetitive. The jackknife leaves rows out instead (Efron &
-    Tibshirani 1993, chapter 11): one of ten parts each time, the rows dealt out in turn.
-
-    Args:
-        grams: of each row.
-        weights: one per row.
-        highest: possible value.
-    """
-    folds = max(1, min(10, len(grams)))
-    home = {}  # n-gram -> the only part that has it, None for several
-    for row, each in enumerate(grams):
-        for gram in each:
-            if home.setdefault(gram, row % folds) != row % folds:
-                home[gram] = None
-    alone = Counter(home.values())
-    left = np.array(
-        [(len(home) - alone[fold]) / max(1, sum(weights) - sum(weights[fold::folds])) for fold in range(folds)]
-    )
-    value = len(home) / max(1, sum(weights))
-    error = np.sqrt((folds - 1) / folds * ((left - left.mean()) ** 2).sum())
-    return {
-        "value": value,
-        "low": max(0.0, value - 1.96 * error),
-        "high": min(highest, value + 1.96 * error),
-    }
