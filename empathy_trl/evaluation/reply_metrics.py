@@ -14,7 +14,6 @@ from empathy_trl.evaluation.intervals import bootstrap_sums, jackknife, times_dr
 from empathy_trl.rewards.words import ngrams, words
 
 ORDERS = (1, 2, 3, 4)
-PLACEHOLDER = "<movie>"  # where a reply recommends a film whose title is left open
 
 
 def row_metrics(replies: list[str], references: list[str], placeholder: str | None = None) -> dict[str, list]:
@@ -31,7 +30,7 @@ def row_metrics(replies: list[str], references: list[str], placeholder: str | No
 
     Args:
         replies, references: of the same rows.
-        placeholder: of a film, such as `PLACEHOLDER`.
+        placeholder: of a film, such as `redial_slots.PLACEHOLDER`.
     """
     chrf, split = CHRF(), [words(reply) for reply in replies]
     seen = Counter(map(tuple, split))
