@@ -150,6 +150,20 @@ def _changes(value, low, high, p, n: int) -> list[dict]:
     ]
 
 
+def figures(names: list[str], value, low, high, n) -> dict[str, dict]:
+    """Return name -> metric, `{"value", "low", "high", "n"}`, for the arrays that `bootstrap` returns.
+
+    Args:
+        value, low, high: shape (names,).
+        n: number of rows, one for all or shape (names,).
+    """
+    table = np.stack([value, low, high], axis=-1).tolist()
+    rows = np.broadcast_to(n, len(names)).tolist()
+    return {
+        name: {"value": v, "low": l, "high": h, "n": k} for name, (v, l, h), k in zip(names, table, rows, strict=True)
+    }
+
+
 def mean_figure(values: list) -> dict:
     """Return the mean of numbers or booleans as a metric: `{"value", "low", "high", "n"}`."""
     value, low, high = bootstrap(lambda draw: draw.mean(axis=-1), np.asarray(values, dtype=float))
@@ -164,22 +178,23 @@ def mean_figures(columns: dict[str, list]) -> dict[str, dict]:
     Args:
         columns: name -> one number, boolean or None per row, all of equal length.
     """
-    groups, figures = {}, {}
+    groups, found = {}, {}
     for name, values in columns.items():
         groups.setdefault(tuple(value is not None for value in values), []).append(name)
     for there, names in groups.items():
         if not any(there):
             continue
         table = np.array([[value for value in columns[name] if value is not None] for name in names], dtype=float).T
-        figures |= zip(names, _means(table), strict=True)
-    return {name: figures[name] for name in columns if name in figures}
+        found |= figures(names, *_means(table), len(table))
+    return {name: found[name] for name in columns if name in found}
 
 
-def _means(table: np.ndarray) -> list[dict]:
-    n = len(table)
-    # sums of one constant differ by rounding, and 0 is not to be shown as -0.000
-    value, low, high = (np.round(part, 12) + 0.0 for part in bootstrap_sums(lambda sums: sums / n, table))
-    return [{"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": n} for i in range(len(value))]
+def _means(table: np.ndarray) -> list[np.ndarray]:
+    """Return the means of the columns and the ends of their intervals, each of shape (columns,)."""
+    parts = bootstrap_sums(lambda sums: sums / len(table), table)
+    return [
+        np.round(part, 12) + 0.0 for part in parts
+    ]  # sums of a constant differ by rounding, and -0.000 is no figure
 
 
 def with_interval(figure: dict) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
-from empathy_trl.evaluation.intervals import bootstrap_sums, jackknife, times_drawn
+from empathy_trl.evaluation.intervals import bootstrap_sums, figures, jackknife, times_drawn
 from empathy_trl.rewards.words import ngrams, words
 
 ORDERS = (1, 2, 3, 4)
@@ -59,15 +59,14 @@ def corpus_metrics(replies: list[str], references: list[str]) -> dict[str, dict]
 
     The latter two fall when there are more rows: compare equally many only. Their intervals are of the jackknife.
     """
+    bleu = bootstrap_sums(_bleu_of_sums, _bleu_counts(replies, references))
     names, statistic = variety_statistics(replies)
     values, errors = jackknife(statistic, len(replies))
-    said = sum(bool(reply.strip()) for reply in replies)
-    metrics = _corpus_bleu(replies, references)
-    for name, value, error in zip(names, values.tolist(), errors.tolist(), strict=True):
-        highest, n = (1.0, len(replies)) if name.startswith("distinct_") else (np.inf, said)
-        low, high = max(0.0, value - 1.96 * error), min(highest, value + 1.96 * error)
-        metrics[name] = {"value": value, "low": low, "high": high, "n": n}
-    return metrics
+    are_shares = [name.startswith("distinct_") for name in names]
+    low = np.maximum(0.0, values - 1.96 * errors)
+    high = np.minimum(np.where(are_shares, 1.0, np.inf), values + 1.96 * errors)
+    rows = np.where(are_shares, len(replies), sum(bool(reply.strip()) for reply in replies))
+    return figures([f"bleu_{n}" for n in ORDERS], *bleu, len(replies)) | figures(names, values, low, high, rows)
 
 
 def bleu_statistics(replies: list[str], references: list[str]) -> tuple[list[str], Callable]:
@@ -101,14 +100,6 @@ def _bleu_at(reply: list[str], reference: list[str]) -> list[float]:
         given, wanted = (Counter(ngrams(tokens, n)) for tokens in (reply, reference))
         shares.append(float(penalty * (given & wanted).total() / max(1, given.total())))
     return shares
-
-
-def _corpus_bleu(replies: list[str], references: list[str]) -> dict[str, dict]:
-    value, low, high = bootstrap_sums(_bleu_of_sums, _bleu_counts(replies, references))
-    return {
-        f"bleu_{n}": {"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": len(replies)}
-        for i, n in enumerate(ORDERS)
-    }
 
 
 def _bleu_counts(replies: list[str], references: list[str]) -> np.ndarray:
