@@ -50,21 +50,17 @@ def _resample(statistic: Callable, arrays, n_resamples: int, seed: int) -> tuple
     return np.asarray(statistic(*arrays), dtype=float), np.concatenate(draws)
 
 
-def bootstrap_sums(statistic: Callable, table, n_resamples: int = 2000, seed: int = 0):
+def bootstrap_sums(statistic: Callable, table):
     """Return `bootstrap` of a statistic of column sums, without a copy of the table for every draw.
 
     Args:
         statistic: takes sums of shape (columns,) or (resamples, columns) and returns what one of `bootstrap` does.
         table: shape (rows, columns).
-        n_resamples, seed: as for `bootstrap`, and with the same draws.
+
+    The draws are those of `bootstrap`.
     """
     table = np.asarray(table, dtype=float)
-    return bootstrap(
-        lambda rows: statistic(times_drawn(rows, len(table)) @ table),
-        np.arange(len(table)),
-        n_resamples=n_resamples,
-        seed=seed,
-    )
+    return bootstrap(lambda rows: statistic(times_drawn(rows, len(table)) @ table), np.arange(len(table)))
 
 
 def times_drawn(rows: np.ndarray, n: int) -> np.ndarray:
