@@ -60,13 +60,6 @@ def label_targets(stage):
     return Targets("compare", found)
 
 
-def count_examples(stage, train) -> int:
-    """Return how many examples a stage learns from: rows as built, or pairs of them."""
-    from empathy_trl.evaluation.ordering import pairs_of
-
-    return len(pairs_of(train["context"], train["labels"])) if is_pairwise(stage) else len(train)
-
-
 def describe_input(config, stage, max_length: int) -> None:
     """Note in a model's config how texts were prepared, so that they are prepared alike wherever the model is used."""
     from empathy_trl.data import normalization

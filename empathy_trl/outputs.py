@@ -109,6 +109,12 @@ def check_held_out(config, lowest: float) -> None:
         )
 
 
+def listed(names) -> str:
+    """Return the names of outputs as a message shows them: at most nine, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:9]) + (f" and {len(names) - 9} more" if len(names) > 9 else "")
+
+
 def require(config, problem_type: str) -> None:
     """Raise UserError if a model says that it was trained for something else than `problem_type`."""
     if config.problem_type not in (None, problem_type):

@@ -8,7 +8,7 @@ import math
 import os
 from pathlib import Path
 
-from empathy_trl.inputs import count_examples, is_pairwise, local_rows, stage_rows
+from empathy_trl.inputs import is_pairwise, local_rows, stage_rows
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.shapes import BYTES, decoder_layers, model_shape
 from empathy_trl.stage_models import classifiers_of
@@ -34,8 +34,7 @@ def describe(recipe, folder: Path) -> str:
         trainer_config(stage, folder / name, bf16=False, fp16=False)
         train = stage_rows(stage, "train") if rows else None
         options, prompt = trainer_options(stage), _prompt_tokens(stage, train, models[name])
-        # of the rows as built, because a builder may make fewer examples than it has rows
-        options["examples"] = None if train is None else count_examples(stage, train)
+        options["examples"] = None if train is None else _examples(stage, train)
         options["rows_per_prompt"] = _rows_per_prompt(name, options, models[name])
         parts = memory(stage, options, models[name], prompt or 512) if models[name] else {}
         needed = max(needed, sum(parts.values()))
@@ -105,6 +104,13 @@ def _classifier_downloads(recipe) -> set[str]:
 
 def _not_here(models: set[str]) -> set[str]:
     return {name for name in models if stage_of(name) is None and not Path(name).expanduser().is_dir()}
+
+
+def _examples(stage, train) -> int:
+    """Return how many examples a stage learns from: rows as built, which may be fewer than were read, or pairs of them."""
+    from empathy_trl.evaluation.ordering import pairs_of
+
+    return len(pairs_of(train["context"], train["labels"])) if is_pairwise(stage) else len(train)
 
 
 def _stage_lines(stage, rows, shape, options, prompt: float | None, parts: dict):

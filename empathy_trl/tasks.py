@@ -63,16 +63,13 @@ def build_sft(stage, folder: Path, stage_folders: dict[str, Path]):
 
 def _seq2seq_trainer(stage, model, args, train_dataset, processing_class, peft_config, callbacks):
     """Return the trainer of an encoder-decoder, for the arguments of `SFTTrainer`."""
-    from peft import get_peft_model
-    from transformers import Seq2SeqTrainer, set_seed
+    from transformers import Seq2SeqTrainer
 
     from empathy_trl.trainers.seq2seq import CompletionLoss, collator, encode
 
     config = trainer_config(stage, Path(args.output_dir), "empathy_trl.trainers.seq2seq:Seq2SeqConfig")
     _refuse_data_parallel(config)
-    if peft_config is not None:
-        set_seed(stage.seed)  # the adapter's weights are drawn here, before the trainer sets its seed
-        model = get_peft_model(model, peft_config)
+    model = _with_adapter(model, peft_config, stage.seed)
     return Seq2SeqTrainer(
         model=model,
         args=config,
@@ -128,8 +125,7 @@ def _reward_trainer(base, stage, folder: Path, stage_folders: dict[str, Path]):
 
 def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
     """Regression, comparison or classification of texts: an encoder with a head, trained by `transformers.Trainer`."""
-    from peft import get_peft_model
-    from transformers import Trainer, set_seed
+    from transformers import Trainer
 
     from empathy_trl.encoders import new_classifier
     from empathy_trl.models import lora_config
@@ -143,9 +139,7 @@ def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
     section = resolve_model(stage.model, stage_folders)
     model, tokenizer = new_classifier(section, targets, seed=stage.seed, texts=label_texts(train))
     describe_input(model.config, stage, config.max_length)
-    if stage.model.lora is not None:
-        set_seed(stage.seed)  # the adapter's weights are drawn here, before the trainer sets its seed
-        model = get_peft_model(model, lora_config(stage.model.lora, "SEQ_CLS"))
+    model = _with_adapter(model, lora_config(stage.model.lora, "SEQ_CLS"), stage.seed)
     parts, note = (pair_parts, held_out_pairs) if is_pairwise(stage) else (label_parts, held_out_labels)
     trainer = Trainer(
         model=model,
@@ -247,18 +241,14 @@ def _refuse_data_parallel(config):
 
 def _check_outputs(config, stage, name: str):
     """Raise UserError unless a model's outputs are the stage's, in order; LABEL_0, LABEL_1 … are taken to be."""
-    from empathy_trl.outputs import label_names
+    from empathy_trl.outputs import label_names, listed
 
     found, expected = label_names(config), label_targets(stage).names
     unnamed = all(re.fullmatch(r"LABEL_\d+", each) for each in found)
     if found != expected and not (unnamed and len(found) == len(expected)):
         raise UserError(
-            f"{name}: its outputs are {_listed(found)}; those of stage {stage.name} ({stage.task}) are {_listed(expected)}"
+            f"{name}: its outputs are {listed(found)}; those of stage {stage.name} ({stage.task}) are {listed(expected)}"
         )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:9]) + (f" and {len(names) - 9} more" if len(names) > 9 else "")
 
 
 def _policy(stage, train, stage_folders: dict[str, Path]):
@@ -274,6 +264,17 @@ def _policy(stage, train, stage_folders: dict[str, Path]):
     needs_adapter = stage.model.lora is not None and not isinstance(model, PeftModel)
     _, kind = generator_class(model.config)
     return model, tokenizer, lora_config(stage.model.lora, kind) if needs_adapter else None
+
+
+def _with_adapter(model, config, seed: int):
+    """Return a model with a new LoRA adapter, or as it is where there is no config, for trainers that take no config."""
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    if config is None:
+        return model
+    set_seed(seed)  # the adapter's weights are drawn here, before the trainer sets its seed
+    return get_peft_model(model, config)
 
 
 def trainer_options(stage) -> dict:

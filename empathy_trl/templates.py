@@ -11,7 +11,7 @@ moves behind the turns; a model with another template reads it where it stands. 
 
 from empathy_trl.errors import UserError
 
-KNOWLEDGE = "[KNOWLEDGE]"
+KNOWLEDGE = "[KNOWLEDGE]"  # begins the last line of the system message, where there is knowledge
 CHAT_TEMPLATES = {
     "godel": (
         "{%- set system = messages | selectattr('role', 'equalto', 'system') | map(attribute='content') | join('\n') -%}"

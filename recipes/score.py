@@ -77,7 +77,7 @@ def command_line() -> argparse.ArgumentParser:
 
 def score(options: argparse.Namespace) -> str:
     """Score what is not scored yet; returns what was done, for the screen."""
-    from empathy_trl.judge.scoring import score_file
+    from empathy_trl.grading.scoring import score_file
     from empathy_trl.rewards.llm_judge import LLMJudge
 
     settings = dict(vars(options), structured=options.structured == "true", reply_tags=[])  # the whole response

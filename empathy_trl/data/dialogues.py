@@ -9,7 +9,7 @@ sample, with all turns before it.
 from empathy_trl.data import on_hub
 from empathy_trl.data.formats import JSON_LINES, read_objects
 from empathy_trl.data.hub import conversations, hub_split
-from empathy_trl.data.lists import read_lists, shown, text_of, turns_of
+from empathy_trl.data.lists import read_lists
 from empathy_trl.data.sources import (
     FOLDERS,
     check_split,
@@ -19,13 +19,14 @@ from empathy_trl.data.sources import (
     split_folder,
     usable_rows,
 )
-from empathy_trl.data.tables import BadRow, Report, Row, Table
+from empathy_trl.data.tables import BadRow, Report, Row, Table, shown
 from empathy_trl.data.text import clean
+from empathy_trl.data.turns import as_messages, text_of, turns_of
+from empathy_trl.templates import KNOWLEDGE
 
 TASKS = ("sft", "grpo", "ppo")
 EVALUATION = "replies"  # how completions are evaluated
 INSTRUCTION = "Answer the other person with empathy, in one or two sentences."
-KNOWLEDGE = "[KNOWLEDGE]"  # begins the last line of the instruction, where there is knowledge
 
 # What a sample has -> the file of a folder of parallel lists that has it.
 _FILES = {
@@ -41,9 +42,7 @@ _EXPECTED = (
 
 
 def make_prompt(turns: list[str], instruction: str, knowledge: str = "") -> list[dict[str, str]]:
-    """Return the conversational prompt of a dialogue: the instruction, and the turns by two people who take turns.
-
-    The last turn is the user's, the one before it the assistant's, and so on back to the first.
+    """Return the conversational prompt of a dialogue: the instruction, and the turns (see `as_messages`).
 
     Args:
         turns: at least one, the oldest first.
@@ -51,9 +50,7 @@ def make_prompt(turns: list[str], instruction: str, knowledge: str = "") -> list
         knowledge: what the answer may draw on; it becomes the last line of the system message. Empty: none.
     """
     system = f"{instruction}\n{KNOWLEDGE} {knowledge}" if knowledge else instruction
-    roles = [("user", "assistant")[place % 2] for place in range(len(turns))][::-1]
-    said = [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=True)]
-    return [{"role": "system", "content": system}, *said]
+    return [{"role": "system", "content": system}, *as_messages(turns)]
 
 
 def build(config, split: str, task: str):

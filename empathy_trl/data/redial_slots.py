@@ -7,6 +7,8 @@ usually has more tokens.
 
 import re
 
+from empathy_trl.data.text import newest_turns
+
 PLACEHOLDER = "<movie>"
 
 _FILM = re.compile(r"@(\d+)")
@@ -52,15 +54,10 @@ def keep_end(text: str, limit: int, titles: dict[str, str] | None) -> str:
 
 
 def keep_turns(turns: list[str], limit: int, titles: dict[str, str] | None) -> list[str]:
-    """Return the newest of `turns` up to a length of `limit` together: whole turns, and of the last one at least its end."""
-    kept = [keep_end(turns[-1], limit, titles)]
-    left = limit - length(kept[0], titles)
-    for turn in reversed(turns[:-1]):
-        left -= length(turn, titles)
-        if left < 0:
-            break
-        kept.append(turn)
-    return kept[::-1]
+    """Return the newest of `turns` up to a length of `limit` together, see `text.newest_turns`."""
+    return newest_turns(
+        turns, limit, lambda turn: length(turn, titles), lambda turn, left: keep_end(turn, left, titles)
+    )
 
 
 def _pieces(text: str, titles: dict[str, str] | None) -> list[tuple[int, int, int]]:

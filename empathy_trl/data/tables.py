@@ -120,5 +120,10 @@ def quote(value: str) -> str:
     return repr(value if len(value) <= 60 else value[:60] + "…")
 
 
+def shown(value) -> str:
+    """Return any value as a message shows it, cut after 60 characters."""
+    return quote(value) if isinstance(value, str) else repr(value)[:60]
+
+
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.items())

@@ -9,6 +9,7 @@ own output or of the conversation.
 
 import html
 import re
+from collections.abc import Callable
 
 # Control characters that are not white space, lone surrogates, and invisible formatting: soft hyphen,
 # zero-width space, direction marks and overrides, word joiner, byte order mark. Kept are the joiners U+200C
@@ -34,13 +35,25 @@ def clean(text: str) -> str:
 
 
 def truncate_turns(turns: list[str], max_words: int) -> list[str]:
-    """Return the last turns of a dialogue that have `max_words` words together; of the last turn at least its end.
+    """Return the newest turns of a dialogue that have `max_words` words together, see `newest_turns`."""
+    return newest_turns(turns, max_words, lambda turn: len(_words(turn)), truncate_start)
+
+
+def newest_turns(
+    turns: list[str], limit: int, length: Callable[[str], int], end: Callable[[str, int], str]
+) -> list[str]:
+    """Return the last turns of a dialogue that are no longer than `limit` together; of the last turn at least its end.
 
     The oldest turns go first, whole; only where the last one alone is too long does it lose its own beginning.
+
+    Args:
+        turns: at least one, the oldest first.
+        length: of a turn.
+        end: takes a turn and a limit, and returns the end of the turn.
     """
-    kept, left = [truncate_start(turns[-1], max_words)], max_words - len(_words(turns[-1]))
+    kept, left = [end(turns[-1], limit)], limit - length(turns[-1])
     for turn in reversed(turns[:-1]):
-        left -= len(_words(turn))
+        left -= length(turn)
         if left < 0:
             break
         kept.insert(0, turn)

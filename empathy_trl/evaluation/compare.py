@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from empathy_trl.data.tables import shown
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import artefacts
 from empathy_trl.evaluation.comparison_page import page
@@ -112,7 +113,7 @@ def check_same_rows(a: Result, b: Result) -> None:
         for one, other in zip(a.rows, b.rows, strict=True):
             if one[key] != other[key]:
                 raise UserError(
-                    f"the row with index {one['index']} has the {key} {_shown(one[key])} in {a.folder}, {_shown(other[key])} in "
+                    f"the row with index {one['index']} has the {key} {shown(one[key])} in {a.folder}, {shown(other[key])} in "
                     f"{b.folder}; evaluate both on the same data"
                 )
 
@@ -216,7 +217,3 @@ def _other_rewards(a: dict, b: dict) -> dict[str, str]:
     names = [name for name in one | other if without_weight(one.get(name)) != without_weight(other.get(name))]
     reasons = {f"reward_{name}": OTHER_REWARD for name in names}
     return reasons | ({"reward": OTHER_REWARD} if one != other else {})
-
-
-def _shown(value) -> str:
-    return repr(value)[:80]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import rankdata
 
-from empathy_trl.evaluation.intervals import bootstrap
+from empathy_trl.evaluation.intervals import bootstrap, figures
 
 FIGURES = ("mae", "pearson", "spearman")
 MEAN = "mean"  # over the ratings
@@ -29,12 +29,8 @@ def score_ratings(predicted: np.ndarray, gold: np.ndarray, names: list[str]) -> 
     Raises:
         ValueError: no rows, or unequal shapes.
     """
-    keys, figures = rating_statistics(predicted, gold, names)
-    value, low, high = bootstrap(figures, np.arange(len(gold)))
-    return {
-        key: {"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": len(gold)}
-        for i, key in enumerate(keys)
-    }
+    keys, statistic = rating_statistics(predicted, gold, names)
+    return figures(keys, *bootstrap(statistic, np.arange(len(gold))), len(gold))
 
 
 def rating_statistics(predicted: np.ndarray, gold: np.ndarray, names: list[str]) -> tuple[list[str], Callable]:
@@ -46,12 +42,12 @@ def rating_statistics(predicted: np.ndarray, gold: np.ndarray, names: list[str])
     if predicted.shape != gold.shape or predicted.ndim != 2 or not len(gold):
         raise ValueError(f"expected equal shapes (rows, ratings), got {predicted.shape} and {gold.shape}")
 
-    def figures(rows: np.ndarray) -> np.ndarray:
+    def statistic(rows: np.ndarray) -> np.ndarray:
         a, b = (np.moveaxis(table[rows], -1, -2) for table in (predicted, gold))  # (..., ratings, rows)
         parts = [np.abs(a - b).mean(axis=-1), pearson(a, b), pearson(rankdata(a, axis=-1), rankdata(b, axis=-1))]
         return np.concatenate([value for part in parts for value in (part, part.mean(axis=-1, keepdims=True))], axis=-1)
 
-    return [f"{figure}_{name}" for figure in FIGURES for name in (*names, MEAN)], figures
+    return [f"{figure}_{name}" for figure in FIGURES for name in (*names, MEAN)], statistic
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:

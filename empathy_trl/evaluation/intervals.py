@@ -50,21 +50,17 @@ def _resample(statistic: Callable, arrays, n_resamples: int, seed: int) -> tuple
     return np.asarray(statistic(*arrays), dtype=float), np.concatenate(draws)
 
 
-def bootstrap_sums(statistic: Callable, table, n_resamples: int = 2000, seed: int = 0):
+def bootstrap_sums(statistic: Callable, table):
     """Return `bootstrap` of a statistic of column sums, without a copy of the table for every draw.
 
     Args:
         statistic: takes sums of shape (columns,) or (resamples, columns) and returns what one of `bootstrap` does.
         table: shape (rows, columns).
-        n_resamples, seed: as for `bootstrap`, and with the same draws.
+
+    The draws are those of `bootstrap`.
     """
     table = np.asarray(table, dtype=float)
-    return bootstrap(
-        lambda rows: statistic(times_drawn(rows, len(table)) @ table),
-        np.arange(len(table)),
-        n_resamples=n_resamples,
-        seed=seed,
-    )
+    return bootstrap(lambda rows: statistic(times_drawn(rows, len(table)) @ table), np.arange(len(table)))
 
 
 def times_drawn(rows: np.ndarray, n: int) -> np.ndarray:
@@ -112,24 +108,34 @@ def paired_statistics(change: Callable, n: int, n_resamples: int = 2000, seed: i
     return _changes(value, low, high, p, n)
 
 
-def paired_jackknife(change: Callable, n: int) -> list[dict]:
-    """Compare statistics that a bootstrap distorts, such as the number of different words: it draws rows twice.
+def jackknife(statistic: Callable, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return statistics of all rows, and their standard errors, both of shape (m,).
 
-    The jackknife leaves out one of ten parts each time, the rows dealt out in turn (Efron & Tibshirani 1993, chapter 11).
-    Interval and two-sided p-value are those of a normal distribution with its standard error.
+    For what a bootstrap distorts, such as the number of different words, because it draws rows twice. The jackknife leaves
+    out one of ten parts each time, the rows dealt out in turn (Efron & Tibshirani 1993, chapter 11). Of one row the error is 0.
+
+    Args:
+        statistic: takes row numbers, shape (k,), also none, and returns shape (m,).
+        n: number of rows.
+    """
+    rows, folds = np.arange(n), min(10, n)
+    left = np.array([statistic(rows[rows % folds != fold]) for fold in range(folds)])
+    error = np.sqrt((folds - 1) / folds * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
+    return np.asarray(statistic(rows), dtype=float), error
+
+
+def paired_jackknife(change: Callable, n: int) -> list[dict]:
+    """Compare statistics of two models on the same rows by the `jackknife`.
+
+    Interval and two-sided p-value are those of a normal distribution with its standard error. Of one row p is 1.
 
     Args:
         change: as for `paired_statistics`, but only ever called with rows of shape (k,).
         n: number of rows.
     """
-    rows, folds = np.arange(n), min(10, n)
-    value = np.asarray(change(rows), dtype=float)
-    if n == 1:
-        return _changes(value, value, value, np.ones_like(value), n)
-    left = np.array([change(rows[rows % folds != fold]) for fold in range(folds)])
-    error = np.sqrt((folds - 1) / folds * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
+    value, error = jackknife(change, n)
     z = np.divide(np.abs(value), error, out=np.where(value == 0, 0.0, np.inf), where=error > 0)
-    p = np.array([math.erfc(each / math.sqrt(2)) for each in z])
+    p = np.array([math.erfc(each / math.sqrt(2)) for each in z]) if n > 1 else np.ones_like(value)
     return _changes(value, value - 1.96 * error, value + 1.96 * error, p, n)
 
 
@@ -138,6 +144,20 @@ def _changes(value, low, high, p, n: int) -> list[dict]:
         {"difference": float(d), "low": float(l), "high": float(h), "p": float(q), "n": n}
         for d, l, h, q in zip(value, low, high, p, strict=True)
     ]
+
+
+def figures(names: list[str], value, low, high, n) -> dict[str, dict]:
+    """Return name -> metric, `{"value", "low", "high", "n"}`, for the arrays that `bootstrap` returns.
+
+    Args:
+        value, low, high: shape (names,).
+        n: number of rows, one for all or shape (names,).
+    """
+    table = np.stack([value, low, high], axis=-1).tolist()
+    rows = np.broadcast_to(n, len(names)).tolist()
+    return {
+        name: {"value": v, "low": l, "high": h, "n": k} for name, (v, l, h), k in zip(names, table, rows, strict=True)
+    }
 
 
 def mean_figure(values: list) -> dict:
@@ -154,22 +174,23 @@ def mean_figures(columns: dict[str, list]) -> dict[str, dict]:
     Args:
         columns: name -> one number, boolean or None per row, all of equal length.
     """
-    groups, figures = {}, {}
+    groups, found = {}, {}
     for name, values in columns.items():
         groups.setdefault(tuple(value is not None for value in values), []).append(name)
     for there, names in groups.items():
         if not any(there):
             continue
         table = np.array([[value for value in columns[name] if value is not None] for name in names], dtype=float).T
-        figures |= zip(names, _means(table), strict=True)
-    return {name: figures[name] for name in columns if name in figures}
+        found |= figures(names, *_means(table), len(table))
+    return {name: found[name] for name in columns if name in found}
 
 
-def _means(table: np.ndarray) -> list[dict]:
-    n = len(table)
-    # sums of one constant differ by rounding, and 0 is not to be shown as -0.000
-    value, low, high = (np.round(part, 12) + 0.0 for part in bootstrap_sums(lambda sums: sums / n, table))
-    return [{"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": n} for i in range(len(value))]
+def _means(table: np.ndarray) -> list[np.ndarray]:
+    """Return the means of the columns and the ends of their intervals, each of shape (columns,)."""
+    parts = bootstrap_sums(lambda sums: sums / len(table), table)
+    return [
+        np.round(part, 12) + 0.0 for part in parts
+    ]  # sums of a constant differ by rounding, and -0.000 is no figure
 
 
 def with_interval(figure: dict) -> str:

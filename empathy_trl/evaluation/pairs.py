@@ -16,6 +16,7 @@ from empathy_trl.rewards.words import words
 ROWS_OF = "regress"
 MAIN = "pair_accuracy"
 MAIN_WORDS = "pair accuracy"
+GOLD = "label"  # what a row is held against
 PAIRED = False  # of pairs, not of rows
 NOTE = (
     "n replies. Pair accuracy is the share of all pairs of replies to one context with different ratings in which the better "
@@ -84,6 +85,16 @@ def columns(evaluation: dict) -> dict[str, str]:
 
 def details(stages: list) -> dict[str, str]:
     """Return heading -> text of what a report says beyond that table: nothing."""
+    return {}
+
+
+def row_values(evaluation: dict, rows: list[dict]) -> dict[str, list]:
+    """Return metric -> one value per row, of which it is the mean: none, the accuracy is one of pairs."""
+    return {}
+
+
+def statistics(evaluation: dict, rows: list[dict]) -> dict[str, tuple]:
+    """Return how to resample -> names and function of other metrics: none, the rows do not say which make a pair."""
     return {}
 
 

@@ -31,7 +31,7 @@ def why_none(model, tokenizer, prompts: list[list[dict]]) -> str | None:
     if any(f"<{tag}>" in text for text in systems for tag in REPLY_TAGS):
         # it has learned to begin with a tag, and would be blamed for what it was asked to do
         return "the prompt asks for tags around the reply, and the references have none"
-    if not model.config.is_encoder_decoder and not all(_answers(tokenizer, prompts[:1], [""])):
+    if not all(_encoded(model, tokenizer, prompts[:1], [""])[1]):
         return "the chat template writes a prompt in another way when it is answered"
     return None
 
@@ -71,14 +71,8 @@ def _likelihoods(model, tokenizer, rows: list[tuple], batch_size: int, progress:
     if not rows:
         return []
     prompts, references = (list(column) for column in zip(*rows, strict=True))
-    encoded = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
-    asked = encoded["input_ids"]
-    if model.config.is_encoder_decoder:
-        losses, answers = _encoder_decoder_losses, _targets(tokenizer, references)
-    else:
-        stops = end_tokens(model, tokenizer)
-        losses = _causal_losses
-        answers = [_until_end(ids, stops) for ids in _answers(tokenizer, prompts, references)]
+    asked, answers = _encoded(model, tokenizer, prompts, references)
+    losses = _encoder_decoder_losses if model.config.is_encoder_decoder else _causal_losses
     found = [(0.0, 0)] * len(rows)
     was_training = model.training
     model.eval()
@@ -99,27 +93,25 @@ def _likelihoods(model, tokenizer, rows: list[tuple], batch_size: int, progress:
     return found
 
 
-def _answers(tokenizer, prompts: list[list[dict]], references: list[str]) -> list[list[int]]:
-    """Return the tokens that the chat template adds for an answer; none where it changes the prompt for it."""
-    answered = [
-        [*prompt, {"role": "assistant", "content": reply}] for prompt, reply in zip(prompts, references, strict=True)
-    ]
-    asked = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
-    whole = tokenizer.apply_chat_template(answered, tokenize=True, return_dict=True)
-    pairs = zip(asked["input_ids"], whole["input_ids"], strict=True)
-    return [ids[len(prompt) :] if ids[: len(prompt)] == prompt else [] for prompt, ids in pairs]
+def _encoded(model, tokenizer, prompts: list[list[dict]], references: list[str]) -> tuple[list, list]:
+    """Return the tokens of the prompts and of the answers; of an answer none where the template changes the prompt for it."""
+    asked = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
+    if model.config.is_encoder_decoder:
+        replies = tokenizer(references, add_special_tokens=False)["input_ids"]
+        return asked, [[*ids, tokenizer.eos_token_id] for ids in replies]
+    said = [[{"role": "assistant", "content": reply}] for reply in references]
+    answered = [prompt + reply for prompt, reply in zip(prompts, said, strict=True)]
+    whole = tokenizer.apply_chat_template(answered, return_dict=True)["input_ids"]
+    stops = end_tokens(model, tokenizer)
+    pairs = zip(asked, whole, strict=True)
+    answers = [ids[len(prompt) :] if ids[: len(prompt)] == prompt else [] for prompt, ids in pairs]
+    return asked, [_until_end(ids, stops) for ids in answers]
 
 
 def _until_end(ids: list[int], stops: list[int]) -> list[int]:
     """Cut after the token that ends the reply: a template may go on with a line break that nobody generates."""
     end = next((position for position, token in enumerate(ids) if token in stops), len(ids))
     return ids[: end + 1]
-
-
-def _targets(tokenizer, references: list[str]) -> list[list[int]]:
-    """Return what the decoder of an encoder-decoder says for each reference: its tokens and the end token."""
-    encoded = tokenizer(references, add_special_tokens=False)["input_ids"]
-    return [[*ids, tokenizer.eos_token_id] for ids in encoded]
 
 
 def _causal_losses(model, asked: list[list[int]], answers: list[list[int]]) -> Iterator[float]:

@@ -13,6 +13,7 @@ import numpy as np
 from accelerate import PartialState
 
 from empathy_trl.data.epitome import MECHANISMS
+from empathy_trl.data.redial_slots import PLACEHOLDER
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.baselines import NAMES
 from empathy_trl.evaluation.generate import generate_shared
@@ -21,7 +22,6 @@ from empathy_trl.evaluation.perplexity import Likelihood, perplexity, reference_
 from empathy_trl.evaluation.reply_classifiers import check_emotions, judge_replies, level_statistics, load_classifiers
 from empathy_trl.evaluation.reply_metrics import (
     ORDERS,
-    PLACEHOLDER,
     bleu_statistics,
     corpus_metrics,
     row_metrics,

@@ -15,17 +15,14 @@ from empathy_trl.data.epitome import LEVELS, MECHANISMS
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.correlations import pearson
 from empathy_trl.evaluation.intervals import bootstrap, mean_figures
-from empathy_trl.outputs import CLASSIFICATION, label_groups, probabilities, require
+from empathy_trl.outputs import CLASSIFICATION, label_groups, listed, probabilities, require
+from empathy_trl.recipe.classifiers import KEY, hint
 from empathy_trl.rewards.words import is_visible
 from empathy_trl.tags import user_text
 
-KEY = "evaluation.classifiers"
-# key -> the recipe that trains such a classifier; with `_tiny` one that needs two CPU cores
-RECIPES = {"epitome": "epitome", "emotion": "emotion32", "intent": "intent9"}
-
 
 def check_outputs(kind: str, config) -> None:
-    """Raise UserError unless a model with this config is a classifier of a kind, a key of `RECIPES`."""
+    """Raise UserError unless a model with this config is a classifier of a kind, a key of `recipe.classifiers.RECIPES`."""
     where = f"{KEY}.{kind}"
     try:
         require(config, CLASSIFICATION)
@@ -35,12 +32,12 @@ def check_outputs(kind: str, config) -> None:
     if kind == "epitome":
         if {name: tuple(map(str, labels)) for name, labels in groups.items()} != dict.fromkeys(MECHANISMS, LEVELS):
             raise UserError(
-                f"{where}: the model's groups of labels are {_listed(groups)}; expected {_listed(MECHANISMS)} with the "
+                f"{where}: the model's groups of labels are {listed(groups)}; expected {listed(MECHANISMS)} with the "
                 f"levels {', '.join(LEVELS)} each; {hint(kind)}"
             )
     elif len(groups) != 1 or len(next(iter(groups.values()))) < 2:
         raise UserError(
-            f"{where}: the model's groups of labels are {_listed(groups)}; expected one group of two labels or more; "
+            f"{where}: the model's groups of labels are {listed(groups)}; expected one group of two labels or more; "
             f"{hint(kind)}"
         )
 
@@ -65,15 +62,6 @@ def check_configs(classifiers: dict[str, str]) -> None:
 
 def _unusable(kind: str, error: UserError) -> UserError:
     return UserError(f"{KEY}.{kind}: {error}; {hint(kind)}")
-
-
-def hint(kind: str) -> str:
-    """Return how somebody gets a classifier of a kind."""
-    recipe = RECIPES[kind]
-    return (
-        f"`accelerate launch recipes/run.py --recipe {recipe}_tiny.yaml` trains one in outputs/{recipe}_tiny/classify, "
-        f"and {recipe}.yaml a larger one"
-    )
 
 
 def load_classifiers(classifiers: dict[str, str]) -> dict:
@@ -199,7 +187,7 @@ def check_emotions(scorer, emotions: list[str | None]) -> None:
     if unknown:
         raise UserError(
             f"{KEY}.emotion: the data has the emotion {unknown[0]!r}, which {scorer.name} does not know "
-            f"(its labels: {_listed(_labels(scorer))}); leave the classifier out (null), or train one on such labels"
+            f"(its labels: {listed(_labels(scorer))}); leave the classifier out (null), or train one on such labels"
         )
 
 
@@ -248,8 +236,3 @@ def _spread(values: np.ndarray, there: list[bool]) -> list[float | None]:
     """Return values at the rows where there are some, None at the others."""
     values = iter(values.tolist())
     return [next(values) if each else None for each in there]
-
-
-def _listed(names) -> str:
-    names = list(names)
-    return ", ".join(names[:9]) + (f" and {len(names) - 9} more" if len(names) > 9 else "")

@@ -10,11 +10,10 @@ from collections.abc import Callable
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
-from empathy_trl.evaluation.intervals import bootstrap_sums, times_drawn
+from empathy_trl.evaluation.intervals import bootstrap_sums, figures, jackknife, times_drawn
 from empathy_trl.rewards.words import ngrams, words
 
 ORDERS = (1, 2, 3, 4)
-PLACEHOLDER = "<movie>"  # where a reply recommends a film whose title is left open
 
 
 def row_metrics(replies: list[str], references: list[str], placeholder: str | None = None) -> dict[str, list]:
@@ -31,7 +30,7 @@ def row_metrics(replies: list[str], references: list[str], placeholder: str | No
 
     Args:
         replies, references: of the same rows.
-        placeholder: of a film, such as `PLACEHOLDER`.
+        placeholder: of a film, such as `redial_slots.PLACEHOLDER`.
     """
     chrf, split = CHRF(), [words(reply) for reply in replies]
     seen = Counter(map(tuple, split))
@@ -60,16 +59,14 @@ def corpus_metrics(replies: list[str], references: list[str]) -> dict[str, dict]
 
     The latter two fall when there are more rows: compare equally many only. Their intervals are of the jackknife.
     """
-    metrics = _corpus_bleu(replies, references)
-    split = [words(reply) for reply in replies]
-    for n in ORDERS:
-        grams = [ngrams(tokens, n) for tokens in split]
-        metrics[f"distinct_{n}"] = _different(grams, [len(each) for each in grams], highest=1.0) | {"n": len(grams)}
-    said = [reply.split() for reply in replies if reply.strip()]
-    for n in ORDERS:
-        metrics[f"dist_at_{n}"] = _different([ngrams(tokens, n) for tokens in said], [1] * len(said))
-        metrics[f"dist_at_{n}"]["n"] = len(said)
-    return metrics
+    bleu = bootstrap_sums(_bleu_of_sums, _bleu_counts(replies, references))
+    names, statistic = variety_statistics(replies)
+    values, errors = jackknife(statistic, len(replies))
+    are_shares = [name.startswith("distinct_") for name in names]
+    low = np.maximum(0.0, values - 1.96 * errors)
+    high = np.minimum(np.where(are_shares, 1.0, np.inf), values + 1.96 * errors)
+    rows = np.where(are_shares, len(replies), sum(bool(reply.strip()) for reply in replies))
+    return figures([f"bleu_{n}" for n in ORDERS], *bleu, len(replies)) | figures(names, values, low, high, rows)
 
 
 def bleu_statistics(replies: list[str], references: list[str]) -> tuple[list[str], Callable]:
@@ -105,14 +102,6 @@ def _bleu_at(reply: list[str], reference: list[str]) -> list[float]:
     return shares
 
 
-def _corpus_bleu(replies: list[str], references: list[str]) -> dict[str, dict]:
-    value, low, high = bootstrap_sums(_bleu_of_sums, _bleu_counts(replies, references))
-    return {
-        f"bleu_{n}": {"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": len(replies)}
-        for i, n in enumerate(ORDERS)
-    }
-
-
 def _bleu_counts(replies: list[str], references: list[str]) -> np.ndarray:
     """Return lengths, matches and numbers of n-grams of each row, shape (rows, 10)."""
     counter = BLEU(effective_order=True)  # which changes no count, and silences advice about single sentences
@@ -133,33 +122,3 @@ def _bleu_of_sums(sums: np.ndarray) -> np.ndarray:
     means = logs.cumsum(axis=-1) / np.array(ORDERS)
     penalty = np.exp(np.minimum(0.0, 1 - wanted / np.maximum(length, 1)))
     return np.where(missed[..., :1], 0.0, penalty * np.exp(means))
-
-
-def _different(grams: list[list[tuple]], weights: list[int], highest: float = np.inf) -> dict[str, float]:
-    """Return the number of different n-grams in all rows, divided by the sum of the rows' weights; with its interval.
-
-    A bootstrap draws rows twice, which makes any text look repetitive. The jackknife leaves rows out instead (Efron &
-    Tibshirani 1993, chapter 11): one of ten parts each time, the rows dealt out in turn.
-
-    Args:
-        grams: of each row.
-        weights: one per row.
-        highest: possible value.
-    """
-    folds = max(1, min(10, len(grams)))
-    home = {}  # n-gram -> the only part that has it, None for several
-    for row, each in enumerate(grams):
-        for gram in each:
-            if home.setdefault(gram, row % folds) != row % folds:
-                home[gram] = None
-    alone = Counter(home.values())
-    left = np.array(
-        [(len(home) - alone[fold]) / max(1, sum(weights) - sum(weights[fold::folds])) for fold in range(folds)]
-    )
-    value = len(home) / max(1, sum(weights))
-    error = np.sqrt((folds - 1) / folds * ((left - left.mean()) ** 2).sum())
-    return {
-        "value": value,
-        "low": max(0.0, value - 1.96 * error),
-        "high": min(highest, value + 1.96 * error),
-    }

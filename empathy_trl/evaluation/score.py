@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from empathy_trl.evaluation.intervals import bootstrap, mean_figure
+from empathy_trl.evaluation.intervals import bootstrap, figures, mean_figure
 from empathy_trl.tags import tag_bodies
 
 INVALID = "invalid"
@@ -62,13 +62,10 @@ def score_predictions(predictions: list[str | None], gold: list[str], labels) ->
     labels = list(labels)
     cells = _cells(predictions, gold, labels)
     # One draw of rows serves all metrics: each is a function of the confusion counts of the draw.
-    value, low, high = bootstrap(lambda draw: _shares(_count(draw, len(labels))), cells)
-    counts, names = _count(cells, len(labels)), _names(labels)
+    intervals = bootstrap(lambda draw: _shares(_count(draw, len(labels))), cells)
+    counts = _count(cells, len(labels))
     rows = [len(gold), len(gold), *counts[:, :-1].sum(axis=0), *counts.sum(axis=1)]
-    metrics = {
-        name: {"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": int(rows[i])}
-        for i, name in enumerate(names)
-    }
+    metrics = figures(_names(labels), *intervals, rows)
     return metrics, {"rows": labels, "columns": [*labels, INVALID], "counts": counts.tolist()}
 
 

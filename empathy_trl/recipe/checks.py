@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from empathy_trl.errors import UserError
+from empathy_trl.recipe.classifiers import RECIPES, hint
 from empathy_trl.recipe.encoder_decoders import ENCODER_DECODERS
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
 from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, Data, FromScratch, Reward, Stage
@@ -244,8 +245,6 @@ def _check_classifiers(evaluation: dict, earlier: dict[str, Any]) -> Iterator[Pr
     classifiers = evaluation.get("classifiers")
     if not isinstance(classifiers, dict):
         return
-    from empathy_trl.evaluation.reply_classifiers import RECIPES, hint
-
     for kind, origin in classifiers.items():
         path = ("classifiers", kind)
         if kind not in RECIPES or not isinstance(origin, str):

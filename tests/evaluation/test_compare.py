@@ -181,6 +181,16 @@ def test_labels_of_several_groups(tmp_path):
     assert all(figure["p"] is not None and figure["note"] is None for figure in found.values())
 
 
+def test_pair_accuracies_are_compared_without_an_interval(tmp_path):
+    rows = [{"label": {"x": rating}, "prediction": {"x": 0.0}, "right_share": 0.5} for rating in (1.0, 2.0)]
+    a, b = (
+        save(tmp_path / name, "pairs", rows, metrics={"pair_accuracy": mean_figure([value])}, ratings=["x"])
+        for name, value in (("a", 0.5), ("b", 0.75))
+    )
+    found = compared(a, b, tmp_path / "out")["metrics"]["pair_accuracy"]
+    assert (found["change"], found["p"], found["note"]) == (0.25, None, NOT_IN_ROWS)
+
+
 def test_replies_have_a_p_value_for_everything_that_can_have_one(tmp_path):
     a, b = replied(tmp_path / "a", 1, 15), replied(tmp_path / "b", 2, 9)
     found = compared(a, b, tmp_path / "out")["metrics"]

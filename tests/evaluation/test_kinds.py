@@ -15,8 +15,8 @@ from empathy_trl.recipe.load import read_rewards
 from empathy_trl.rewards import REWARDS as KNOWN
 from empathy_trl.rewards.length import Length
 
-OFFERED = ("ROWS_OF", "MAIN", "MAIN_WORDS", "PAIRED", "NOTE", "predict", "score", "draw", "summary", "columns", "details",
-           "row_score", "question", "answer")  # fmt: skip
+OFFERED = ("ROWS_OF", "MAIN", "MAIN_WORDS", "GOLD", "PAIRED", "NOTE", "predict", "score", "draw", "summary", "columns",
+           "details", "row_values", "statistics", "row_score", "question", "answer")  # fmt: skip
 
 
 def stage(task, name, **data):
@@ -39,7 +39,7 @@ def evaluate(stage, model, folder, **settings):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_offers_what_evaluation_and_reports_ask_for(name):
+def test_every_kind_offers_what_evaluation_reports_and_comparisons_ask_for(name):
     assert not [what for what in OFFERED if not hasattr(kind_module(name), what)]
 
 

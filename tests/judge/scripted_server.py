@@ -20,6 +20,11 @@ def answer(content, status: int = 200, **headers: str) -> tuple:
     return status, headers, content if isinstance(content, bytes) else chat(content)
 
 
+def reply_of(request: dict) -> str:
+    """Return the reply that a request asks a judge about."""
+    return json.loads(request["messages"][1]["content"])["reply"]
+
+
 class ScriptedServer:
     """Answers with the steps of a script, the last one for ever; or with what a function of the request returns.
 

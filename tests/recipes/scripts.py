@@ -12,3 +12,11 @@ def script(name: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.main
+
+
+def finished_run(content: str, folder: Path) -> tuple[Path, Path]:
+    """Run a recipe of this content in a folder; return the recipe and its output folder."""
+    recipe, output = folder / "small.yaml", folder / "out"
+    recipe.write_text(content)
+    assert script("run")(["--recipe", str(recipe), "--output_dir", str(output)]) == 0
+    return recipe, output

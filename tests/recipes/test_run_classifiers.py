@@ -8,7 +8,7 @@ import pytest
 from empathy_trl.plan import describe
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tasks import CONFIG_CLASSES
-from tests.recipes.scripts import script
+from tests.recipes.scripts import finished_run, script
 
 SMALL = """
 # A recipe for tests.
@@ -35,10 +35,7 @@ stages:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run: its recipe and its output folder."""
-    folder = tmp_path_factory.mktemp("classifiers")
-    (folder / "small.yaml").write_text(SMALL)
-    assert script("run")(["--recipe", str(folder / "small.yaml"), "--output_dir", str(folder / "out")]) == 0
-    return folder / "small.yaml", folder / "out"
+    return finished_run(SMALL, tmp_path_factory.mktemp("classifiers"))
 
 
 def evaluation(folder):

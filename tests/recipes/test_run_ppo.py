@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tasks import CONFIG_CLASSES
-from tests.recipes.scripts import ROOT, script
+from tests.recipes.scripts import ROOT, finished_run, script
 
 SMALL = """
 # A recipe for tests.
@@ -33,11 +33,7 @@ stages:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run: its recipe and its output folder."""
-    folder = tmp_path_factory.mktemp("ppo")
-    recipe = folder / "small.yaml"
-    recipe.write_text(SMALL)
-    assert script("run")(["--recipe", str(recipe), "--output_dir", str(folder / "out")]) == 0
-    return recipe, folder / "out"
+    return finished_run(SMALL, tmp_path_factory.mktemp("ppo"))
 
 
 def test_a_run_leaves_a_policy_a_critic_and_pictures_of_both(finished):

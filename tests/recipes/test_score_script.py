@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.judge.scripted_server import CUT, HANG, ScriptedServer, answer, unused_address
+from tests.judge.scripted_server import CUT, HANG, ScriptedServer, answer, reply_of, unused_address
 from tests.recipes.scripts import ROOT, script
 
 ASPECTS = ["empathy", "informativeness", "recommendation", "engagement", "overall"]
@@ -32,10 +32,6 @@ def pairs(n, different=None):
 
 def write_input(rows):
     Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def reply_of(request):
-    return json.loads(request["messages"][1]["content"])["reply"]
 
 
 def grades(request):

@@ -12,7 +12,7 @@ from trl.trainer.utils import is_async_callable
 from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.judge.errors import JudgeFailed
 from empathy_trl.rewards.llm_judge import LLMJudge
-from tests.judge.scripted_server import CUT, HANG, ScriptedServer, answer, unused_address
+from tests.judge.scripted_server import CUT, HANG, ScriptedServer, answer, reply_of, unused_address
 from tests.judge.test_judge_prompt import INJECTIONS
 
 GOOD = answer('{"empathy": 4}')
@@ -30,10 +30,6 @@ def make(base_url, **settings):
 
 def score(judge, replies, prompts=None, **columns):
     return asyncio.run(judge(prompts=prompts or ["p"] * len(replies), completions=replies, **columns))
-
-
-def reply_of(request):
-    return json.loads(request["messages"][1]["content"])["reply"]
 
 
 def by_reply(table):

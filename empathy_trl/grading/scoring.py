@@ -9,8 +9,8 @@ from statistics import fmean
 
 from tqdm.auto import tqdm
 
-from empathy_trl.judge.pairs import Pair, read_pairs
-from empathy_trl.judge.scores import ScoreFile, open_scores
+from empathy_trl.grading.pairs import Pair, read_pairs
+from empathy_trl.grading.scores import ScoreFile, open_scores
 from empathy_trl.rewards.llm_judge import LLMJudge
 
 # Pairs asked about together, per request under way: so many that the end of a batch, where some wait for the last, costs

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from empathy_trl.data.formats import JSON_LINES, read_list, read_objects
-from empathy_trl.data.tables import BadRow
+from empathy_trl.data.tables import BadRow, shown
+from empathy_trl.data.turns import as_messages
 from empathy_trl.errors import DataError, UserError
 
 COLUMNS = (("context", "response"), ("text", "reply"))
@@ -36,8 +37,7 @@ class Pair:
         turns = [self.context] if isinstance(self.context, str) else self.context
         if isinstance(turns[0], dict):
             return turns
-        roles = [("user", "assistant")[place % 2] for place in range(len(turns))][::-1]
-        return [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=True)]
+        return as_messages(turns)
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -86,11 +86,11 @@ def _pair(where: str, names: tuple[str, str], values) -> Pair:
     """Return a row; DataError, with its place and the name of the culprit, if it is none."""
     context, response = values
     if not isinstance(response, str):
-        raise DataError(f"{where}: {names[1]} is {_shown(response)}; expected a text, an empty one for no response")
+        raise DataError(f"{where}: {names[1]} is {_given(response)}; expected a text, an empty one for no response")
     turns = [context] if isinstance(context, str) else context
     if not isinstance(turns, list) or not (_all_texts(turns) or _all_messages(turns)):
         raise DataError(
-            f"{where}: {names[0]} is {_shown(context)}; expected a text, a list of texts, or a list of messages with role "
+            f"{where}: {names[0]} is {_given(context)}; expected a text, a list of texts, or a list of messages with role "
             "and content"
         )
     if not any((turn if isinstance(turn, str) else turn["content"]).strip() for turn in turns):
@@ -107,5 +107,5 @@ def _all_messages(turns: list) -> bool:
                for turn in turns)  # fmt: skip
 
 
-def _shown(value) -> str:
-    return "missing" if value is None else repr(value)[:60]
+def _given(value) -> str:
+    return "missing" if value is None else shown(value)

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from empathy_trl.data.tables import shown
 from empathy_trl.errors import UserError
 from empathy_trl.files import parse_json, read_rows, write_rows, write_text
-from empathy_trl.judge.pairs import Pair
+from empathy_trl.grading.pairs import Pair
 from empathy_trl.judge.prompt import RUBRICS
 from empathy_trl.rewards.llm_judge import LLMJudge
 
@@ -99,7 +100,7 @@ class ScoreFile:
         for name, value in self.settings.items():
             if before.get(name) != value:
                 raise UserError(
-                    f"--output: {self.path} was scored with {name} {_shown(before.get(name))}, this run has {_shown(value)}; "
+                    f"--output: {self.path} was scored with {name} {shown(before.get(name))}, this run has {shown(value)}; "
                     f"{ANOTHER}"
                 )
 
@@ -121,7 +122,7 @@ class ScoreFile:
             for name, value in (("context", pair.context), ("response", pair.response)):
                 if row[name] != value:
                     raise UserError(
-                        f"{where}: its {name} {_shown(row[name])} is not that of the input's row {index}, {_shown(value)}; "
+                        f"{where}: its {name} {shown(row[name])} is not that of the input's row {index}, {shown(value)}; "
                         f"{ANOTHER}"
                     )
             if not isinstance(row["ratings"], dict) or list(row["ratings"]) != self.aspects:
@@ -134,7 +135,3 @@ def deciding_settings(judge: LLMJudge) -> dict:
     """Return what decides a judge's scores, without where and how patiently it is asked; the rubric with its words."""
     settings = {name: value for name, value in asdict(judge).items() if name not in (*judge.operational, "reply_tags")}
     return settings | {"rubric": {name: (RUBRICS | judge.rubric)[name] for name in judge.aspects}}
-
-
-def _shown(value) -> str:
-    return repr(value if not isinstance(value, str) or len(value) <= 60 else f"{value[:60]}…")
