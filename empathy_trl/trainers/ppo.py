@@ -11,18 +11,20 @@ overridden, each calls `super()`:
 | `_generate_and_score_completions` | values, token rewards with the KL in them, advantages and returns of the rollout |
 | `_get_per_token_logps_and_entropies` | values from the same forward pass |
 | `_compute_loss` | the clipped value loss; no KL in the loss |
-| `_generate_single_turn` | keeps the critic out of what is sent to vLLM |
+| `_generate_single_turn` | keeps the critic out of what is sent to vLLM, or cast for continuous batching |
 | `create_optimizer` | a learning rate of its own for the critic |
-| `_save`, `_load_from_checkpoint` | the critic in a folder of its own, beside a policy that knows nothing of it |
+| `_save`, `_load_from_checkpoint`, `_load_best_model` | the critic in a folder of its own, beside a policy that knows nothing of it |
 
 Old values, returns and their mask travel with the rollout through TRL's shuffle and split. The objective is that of Schulman
 et al. 2017 (arXiv 1707.06347), with the KL penalty per token of Ziegler et al. 2019 (arXiv 1909.08593).
 """
 
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
 import torch
+from trl.trainer.callbacks import SyncRefModelCallback
 
 from empathy_trl.shared_prefix.attention import install, unsupported
 from empathy_trl.trainers import advantages as gae
@@ -57,6 +59,9 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         self._prepare_backbone(self.critic.backbone)
         self._critic_hooks = ValuesBesideLogProbs(self.model, policy.get_decoder())
         self._awaits_values, self._values, self._scores = False, None, None
+        if self.args.sync_ref_model:
+            self.remove_callback(SyncRefModelCallback)
+            self.add_callback(SyncReference(self.ref_model, self.accelerator))
         self.add_callback(PPOAdvice())
 
     def _prepare_backbone(self, backbone):
@@ -182,7 +187,10 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         logged.extend(everyone)
 
     def _generate_single_turn(self, *args, **kwargs):
-        with self._without_critic():
+        # `generate` does not call the critic, and DeepSpeed's ZeRO-3, which walks over the modules to put its hooks back
+        # after it, has to find it
+        walks_over_weights = self.use_vllm or self.use_transformers_continuous_batching
+        with self._without_critic() if walks_over_weights else nullcontext():
             return super()._generate_single_turn(*args, **kwargs)
 
     def _without_critic(self):
@@ -209,7 +217,27 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         self.critic.save(folder / FOLDER, own)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if self.is_fsdp_enabled:  # like DeepSpeed it saves and loads the model with the critic in it
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
         with self._without_critic():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if (folder := saved_critic(resume_from_checkpoint)) is not None:  # FSDP and DeepSpeed have it among their own
+        self._load_critic(resume_from_checkpoint)
+
+    def _load_best_model(self):
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_best_model()
+        with self._without_critic():
+            super()._load_best_model()
+        self._load_critic(self.state.best_model_checkpoint)
+
+    def _load_critic(self, checkpoint: str):
+        if (folder := saved_critic(checkpoint)) is not None:
             self.critic.load(folder)
+
+
+class SyncReference(SyncRefModelCallback):
+    """`SyncRefModelCallback` for a policy with a critic, of which the reference has none."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        with without_critic(self.accelerator.unwrap_model(kwargs["model"])):
+            super().on_step_end(args, state, control, **kwargs)

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from empathy_trl.errors import UserError
 from empathy_trl.stages import last_checkpoint
 from empathy_trl.trainers.encoder_decoder import trainer_class
+from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer
 from empathy_trl.trainers.ppo_config import PPOConfig
 from tests.trainers.settings import assert_identical, kill, make_ppo_trainer, quiet_config, weights_of, without_times
@@ -265,17 +266,53 @@ def test_an_adapter_is_saved_without_the_critic_and_both_learn(tiny_folder, tmp_
     assert resumed.state.global_step == 3
 
 
-def test_generation_sees_no_critic(tiny_folder, tmp_path, monkeypatch):
-    """What is synchronised with vLLM are the named parameters at that moment."""
+@pytest.mark.parametrize("walks", [{"use_vllm": True}, {"use_transformers_continuous_batching": True}, {}], ids=str)
+def test_the_critic_is_kept_from_what_walks_over_all_weights_only(tiny_folder, tmp_path, monkeypatch, walks):
+    """vLLM is sent the named parameters; `generate` with ZeRO-3 has to put its hooks back into every module."""
     trainer = make_ppo_trainer(tiny_folder, tmp_path)
     seen = []
-    generate = trainer.model.generate
-    trainer.model.generate = lambda *args, **kwargs: (
-        seen.append([name for name, _ in trainer.model.named_parameters()]) or generate(*args, **kwargs)
+    monkeypatch.setattr(
+        EmpathyGRPOTrainer,
+        "_generate_single_turn",
+        lambda self, *args: seen.extend(name for name, _ in self.model.named_parameters()),
     )
-    rollout_and_parts(trainer, 1)
-    assert seen and not any("critic" in name for names in seen for name in names)
+    for name, value in walks.items():
+        monkeypatch.setattr(trainer, name, value)
+    trainer._generate_single_turn([[5]], None, {}, 2)
+    assert seen and any("critic" in name for name in seen) == (not walks)
     assert any("critic" in name for name, _ in trainer.model.named_parameters())
+
+
+def test_the_reference_follows_a_policy_with_a_critic(tiny_folder, tmp_path):
+    settings = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 1.0}
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, kl_coef=0.1, max_steps=1, **settings)
+    trainer.train()
+    own = {name: weight for name, weight in weights_of(trainer).items() if not name.startswith("critic.")}
+    assert_identical(own, dict(trainer.ref_model.state_dict()))
+
+
+def test_fsdp_loads_the_policy_with_its_critic_in_it(tiny_folder, tmp_path, monkeypatch):
+    trainer = make_ppo_trainer(tiny_folder, tmp_path)
+    trainer.save_model(str(tmp_path / "checkpoint"))  # FSDP leaves such a folder beside its own file
+    seen = []
+    monkeypatch.setattr(EmpathyGRPOTrainer, "_load_from_checkpoint", lambda self, *_: seen.extend(self.model._modules))
+    monkeypatch.setattr(trainer.critic, "load", lambda folder: pytest.fail("whole weights into sharded ones"))
+    trainer.is_fsdp_enabled = True
+    trainer._load_from_checkpoint(str(tmp_path / "checkpoint"))
+    assert "critic" in seen
+
+
+def test_the_best_policy_comes_with_the_critic_it_had(tiny_folder, tmp_path, caplog):
+    trainer = make_ppo_trainer(
+        tiny_folder, tmp_path, max_steps=2, save_strategy="steps", save_steps=1, critic_learning_rate=0.1
+    )
+    trainer.train()
+    assert trainer.critic.value_head.weight.abs().sum() > 0
+    first = make_ppo_trainer(tiny_folder, tmp_path / "again", critic_name_or_path=str(tmp_path / "checkpoint-1"))
+    trainer.state.best_model_checkpoint = str(tmp_path / "checkpoint-1")
+    trainer._load_best_model()
+    assert_identical(dict(first.critic.state_dict()), dict(trainer.critic.state_dict()))
+    assert "critic" not in caplog.text
 
 
 def test_a_critic_of_another_kind_is_refused(tiny_folder, tmp_path):
