@@ -29,6 +29,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 from empathy_trl.shared_prefix.attention import install, unsupported
 from empathy_trl.trainers import advantages as gae
 from empathy_trl.trainers.critic import FOLDER, ValuesBesideLogProbs, build_critic, saved_critic, without_critic
+from empathy_trl.trainers.dropout import switch_off_dropout
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.patching import patched
 from empathy_trl.trainers.ppo_advice import PPOAdvice
@@ -57,6 +58,8 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         self.critic = build_critic(self.args.critic_kind, self.args.critic_name_or_path, policy, self._tokenizer)
         self.model.critic = self.critic  # what FSDP wraps around the model later does not hide this one
         self._prepare_backbone(self.critic.backbone)
+        if self.args.disable_dropout:
+            switch_off_dropout(self.model)
         self._critic_hooks = ValuesBesideLogProbs(self.model, policy.get_decoder())
         self._awaits_values, self._values, self._scores = False, None, None
         if self.args.sync_ref_model:

@@ -440,6 +440,22 @@ def test_values_of_an_encoder_decoder_are_those_of_its_decoders_states(t5_folder
         assert torch.allclose(part["old_values"][row][: len(completion)], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("off", [True, False])
+def test_without_dropout_the_same_text_has_the_same_probability_and_value(t5_folder, tmp_path, off):
+    settings = {"disable_dropout": off, "critic_kind": "model", "num_iterations": 2}
+    model = AutoModelForSeq2SeqLM.from_pretrained(t5_folder, dropout_rate=0.3)
+    trainer = make_ppo_trainer(
+        t5_folder, tmp_path, model=model, kinds=(trainer_class(EmpathyPPOTrainer, model), PPOConfig), **settings
+    )
+    torch.nn.init.normal_(trainer.critic.value_head.weight)
+    (part,) = rollout_and_parts(trainer, 1)
+    assert trainer.model.training
+    trainer._awaits_values = True
+    same = torch.allclose(log_probs_of(trainer, part), part["old_per_token_logps"], atol=1e-6)
+    same_values = torch.allclose(trainer._values, part["old_values"], atol=1e-6)
+    assert (same, same_values) == (off, off)
+
+
 def test_a_push_uploads_the_policy_and_the_critic_in_a_folder_of_its_own(tiny_folder, tmp_path, monkeypatch):
     from fnmatch import fnmatch
     from pathlib import Path
