@@ -24,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from transformers import TrainerCallback
 from trl.trainer.callbacks import SyncRefModelCallback
 
 from empathy_trl.shared_prefix.attention import install, unsupported
@@ -62,6 +63,10 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
             switch_off_dropout(self.model)
         self._critic_hooks = ValuesBesideLogProbs(self.model, policy.get_decoder())
         self._awaits_values, self._values, self._scores = False, None, None
+        if not (
+            self.is_deepspeed_enabled or self.is_fsdp_enabled
+        ):  # which keep gradients or states in ways of their own
+            self.add_callback(CriticFirst(self.critic))
         if self.args.sync_ref_model:
             self.remove_callback(SyncRefModelCallback)
             self.add_callback(SyncReference(self.ref_model, self.accelerator))
@@ -236,6 +241,24 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
     def _load_critic(self, checkpoint: str):
         if (folder := saved_critic(checkpoint)) is not None:
             self.critic.load(folder)
+
+
+class CriticFirst(TrainerCallback):
+    """Keeps the optimizer from the policy while only the critic learns.
+
+    A gradient of 0 would not: weight decay would shrink the policy, and Adam, which corrects its averages for their age, would
+    take the first real steps several times too long.
+    """
+
+    def __init__(self, critic):
+        self.critic = critic
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        if state.global_step < args.critic_warmup_steps:
+            own = set(self.critic.parameters())
+            for weight in model.parameters():
+                if weight not in own:
+                    weight.grad = None
 
 
 class SyncReference(SyncRefModelCallback):

@@ -190,7 +190,7 @@ def test_a_completion_without_an_end_loses_the_penalty(tiny_folder, tmp_path):
 
 
 def test_the_critic_learns_alone_first(tiny_folder, tmp_path):
-    trainer = make_ppo_trainer(tiny_folder, tmp_path, critic_warmup_steps=2, max_steps=2)
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, critic_warmup_steps=2, max_steps=2, weight_decay=0.1)
     before = weights_of(trainer)
     trainer.train()
     moved = {name for name, weight in weights_of(trainer).items() if not torch.equal(weight, before[name])}
@@ -198,6 +198,11 @@ def test_the_critic_learns_alone_first(tiny_folder, tmp_path):
     trainer = make_ppo_trainer(tiny_folder, tmp_path, critic_warmup_steps=2, max_steps=3)
     trainer.train()
     assert not torch.equal(trainer.model.model.norm.weight, before["model.norm.weight"])
+    # Adam starts to count when it starts to learn
+    ages = {weight: state["step"].item() for weight, state in trainer.optimizer.optimizer.state.items()}
+    critic = set(trainer.critic.parameters())
+    assert {age for weight, age in ages.items() if weight in critic} == {3.0}
+    assert {age for weight, age in ages.items() if weight not in critic} == {1.0}
 
 
 def test_the_critic_has_a_learning_rate_of_its_own(tiny_folder, tmp_path):
