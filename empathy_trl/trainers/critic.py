@@ -25,7 +25,7 @@ CONFIG_FILE, HEAD_FILE = "critic_config.json", "value_head.safetensors"
 
 
 class Critic(nn.Module):
-    """Values of hidden states, shape (rows, tokens, hidden) to (rows, tokens), in float32.
+    """Values of hidden states, shape (rows, tokens, hidden) to (rows, tokens), in float32 whatever the weights are kept in.
 
     The head starts at 0: before it has learned anything it expects nothing, and moves nothing.
 
@@ -43,7 +43,8 @@ class Critic(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
+            values = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
+        return values.to(torch.promote_types(values.dtype, torch.float32))  # DeepSpeed keeps all weights in bfloat16
 
     def save(self, folder: Path, state: dict[str, torch.Tensor]):
         """Write the critic into a folder.

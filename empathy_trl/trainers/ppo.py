@@ -46,8 +46,8 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
 
     Logged beside what GRPO logs: `policy_loss`, `value_loss`, `explained_variance` (of the returns, by the values at the
     time of the rollout), `returns/mean`, `returns/std`, `advantages/mean`, `advantages/std` (before whitening), `values/mean`,
-    `value_clip_ratio`, `kl` (per token, against the reference), `kl_penalty` (per completion, in units of reward) and
-    `distinct_2` (of the rollout's tokens).
+    `values/std`, `value_clip_ratio`, `distinct_2` (of the rollout's tokens), and with a reference `kl` (per token) and
+    `kl_penalty` (per completion, in units of reward).
 
     Raises:
         UserError: the policy cannot have a critic of this kind.
@@ -86,7 +86,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
 
     def _readers(self, model):
         backbone = self.critic.backbone
-        return super()._readers(model) + ([] if backbone is None else [backbone])
+        return super()._readers(model) + ([backbone] if backbone is not None and self._critic_hooks.wanted else [])
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -136,8 +136,10 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         if self.args.missing_eos_penalty is None:
             return scores
         ends = torch.tensor(self.eos_token_ids, device=scores.device)
-        ended = torch.isin(output["completion_ids"], ends) & output["completion_mask"].bool()
-        return scores - self.args.missing_eos_penalty * ~ended.any(dim=1)
+        # the last token only: with tools every turn before it has an end of its own
+        last = output["completion_mask"].sum(dim=1, keepdim=True).sub(1).clamp(min=0)
+        ended = torch.isin(output["completion_ids"].gather(1, last)[:, 0], ends)
+        return scores - self.args.missing_eos_penalty * ~ended
 
     def _compute_loss(self, model, inputs):
         warming_up = self.state.global_step < self.args.critic_warmup_steps
@@ -178,8 +180,9 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         explained = gae.explained_variance(values, returns, scored, self._total)
         if explained is not None:
             metrics["explained_variance"].append(explained)
-        metrics["kl"].append(gae.moments(kl, mask, self._total)[0].item())
-        metrics["kl_penalty"].append(self.accelerator.gather(self.args.kl_coef * kl.sum(dim=1)).mean().item())
+        if self.args.kl_coef:  # otherwise there is no reference to measure it against
+            metrics["kl"].append(gae.moments(kl, mask, self._total)[0].item())
+            metrics["kl_penalty"].append(self.accelerator.gather(self.args.kl_coef * kl.sum(dim=1)).mean().item())
         pairs = [
             pair for row, kept in zip(completion_ids, mask.bool(), strict=True) for pair in pairwise(row[kept].tolist())
         ]
@@ -205,6 +208,8 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         return without_critic(self.accelerator.unwrap_model(self.model))
 
     def create_optimizer(self, *args, **kwargs):
+        if self.optimizer is not None:  # DeepSpeed's own from its config file, or that of an earlier `train()`
+            return super().create_optimizer(*args, **kwargs)
         optimizer = super().create_optimizer(*args, **kwargs)
         critic = set(self.critic.parameters())
         for group in list(optimizer.param_groups):

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from empathy_trl.errors import UserError
 from empathy_trl.stages import last_checkpoint
+from empathy_trl.trainers.critic import Critic
 from empathy_trl.trainers.encoder_decoder import trainer_class
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer
@@ -76,11 +77,11 @@ def test_ppo_learns_a_verifiable_task_and_its_critic_knows_what_to_expect(tiny_f
         "returns/mean",
         "advantages/std",
         "clip_ratio/region_mean",
-        "kl",
         "distinct_2",
     ):
         assert isinstance(last[name], float), name
     assert "rewards/even_tokens/mean" in last
+    assert "kl" not in last  # there is no reference
 
 
 GRADIENTS = {
@@ -187,6 +188,42 @@ def test_a_completion_without_an_end_loses_the_penalty(tiny_folder, tmp_path):
     ended = ((part["completion_ids"] == ends) & part["completion_mask"].bool()).any(dim=1)
     assert part["returns"][:, 0].tolist() == [1.0 if done else -2.0 for done in ended]
     assert not ended.all()
+
+
+def test_with_tools_only_the_last_turn_has_to_end(tiny_folder, tmp_path):
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, missing_eos_penalty=3.0)
+    end = trainer.processing_class.eos_token_id
+    trainer._scores = torch.tensor([1.0, 1.0, 1.0])
+    rollout = {
+        "completion_ids": torch.tensor(
+            [[5, end, 7, 8], [5, end, 7, end], [5, end, end, end]]
+        ),  # the padding is the end, too
+        "completion_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]]),
+    }
+    assert trainer._final_scores(rollout).tolist() == [-2.0, 1.0, -2.0]
+
+
+def test_a_first_rollout_without_tokens_leaves_sharing_on(tiny_folder, tmp_path):
+    """The critic's backbone has no part in the reference's pass, which then comes first to be compared."""
+    settings = {"critic_kind": "model", "mask_truncated_completions": True, "num_generations": 4}
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, kl_coef=0.1, max_completion_length=2, **settings)
+    (part,) = rollout_and_parts(trainer, 1)
+    assert not part["completion_mask"].any()
+    assert trainer._shares["log-probabilities"]
+
+
+def test_training_again_keeps_the_optimizer(tiny_folder, tmp_path):
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, max_steps=1)
+    trainer.train()
+    groups = len(trainer.optimizer.param_groups)
+    trainer.train()
+    assert len(trainer.optimizer.param_groups) == groups
+
+
+def test_values_are_in_float32_whatever_the_weights_are_in():
+    critic = Critic(4).to(torch.bfloat16)
+    assert critic(torch.ones(1, 3, 4)).dtype == torch.float32
+    assert critic.double()(torch.ones(1, 3, 4)).dtype == torch.float64
 
 
 def test_the_critic_learns_alone_first(tiny_folder, tmp_path):
