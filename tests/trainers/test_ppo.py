@@ -4,11 +4,11 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from empathy_trl.errors import UserError
 from empathy_trl.stages import last_checkpoint
-from empathy_trl.trainers.critic import Critic
+from empathy_trl.trainers.critic import Critic, build_critic
 from empathy_trl.trainers.encoder_decoder import trainer_class
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer
@@ -365,6 +365,47 @@ def test_a_critic_of_another_kind_is_refused(tiny_folder, tmp_path):
         )
 
 
+def save_other(tiny_folder, folder, **sizes):
+    """Save a model like the tiny one, of other sizes, with its tokenizer; return the folder."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    config = AutoConfig.from_pretrained(tiny_folder, **sizes)
+    for part in (AutoModelForCausalLM.from_config(config), tokenizer):
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_a_saved_backbone_with_another_vocabulary_is_refused(tiny_folder, tmp_path):
+    wider = save_other(tiny_folder, tmp_path / "wider", vocab_size=400)
+    make_ppo_trainer(wider, tmp_path, critic_kind="model").save_model(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match="holds a critic that reads 400 tokens; the policy writes"):
+        make_ppo_trainer(tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=str(tmp_path / "saved"))
+
+
+def test_a_saved_backbone_serves_an_adapter_and_a_policy_of_another_size(tiny_folder, tmp_path):
+    larger = save_other(tiny_folder, tmp_path / "larger", hidden_size=32)
+    first = make_ppo_trainer(larger, tmp_path, critic_kind="model")
+    torch.nn.init.normal_(first.critic.value_head.weight)
+    first.save_model(str(tmp_path / "saved"))
+    for name in ("saved", "saved/critic"):
+        trainer = make_ppo_trainer(
+            tiny_folder,
+            tmp_path / "out",
+            peft_config=LoraConfig(r=2, target_modules="all-linear"),
+            critic_kind="model",
+            critic_name_or_path=str(tmp_path / name),
+        )
+        assert_identical(dict(first.critic.state_dict()), dict(trainer.critic.state_dict()))
+
+
+def test_a_policy_in_pieces_is_not_copied(tiny_folder, tmp_path, monkeypatch):
+    from transformers import integrations
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    monkeypatch.setattr(integrations, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(UserError, match="with ZeRO-3 no process has the policy's weights to copy"):
+        build_critic("model", None, model, None)
+
+
 def test_a_head_that_is_not_there_is_refused(tiny_folder, tmp_path):
     with pytest.raises(UserError, match="critic_name_or_path: .* holds no critic"):
         make_ppo_trainer(tiny_folder, tmp_path, critic_name_or_path=str(tiny_folder))
@@ -391,8 +432,6 @@ def test_a_reward_model_of_the_family_brings_its_head_along(tiny_folder, tmp_pat
 
 
 def test_a_head_on_quantised_weights_is_refused(tiny_folder, tmp_path, monkeypatch):
-    from empathy_trl.trainers.critic import build_critic
-
     model = AutoModelForCausalLM.from_pretrained(tiny_folder)
     model.is_quantized = True
     for kind, message in (
