@@ -9,6 +9,7 @@ Where the files are, and what can be wrong with them, is in `hub.py`.
 
 import importlib.util
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType
@@ -17,6 +18,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -35,8 +37,18 @@ from empathy_trl.hub import (
 )
 from empathy_trl.scratch import build_model, build_tokenizer
 from empathy_trl.templates import set_template
+from empathy_trl.trainers.patching import patched
 
-__all__ = ["build_model", "build_tokenizer", "check_tags", "load_model", "lora_config", "start_token"]
+__all__ = [
+    "build_model",
+    "build_tokenizer",
+    "check_tags",
+    "load_model",
+    "lora_config",
+    "start_token",
+    "without_generation_defaults",
+]
+SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
 def load_model(
@@ -129,6 +141,22 @@ def start_token(model) -> int:
     """Return the id that a decoder reads first."""
     start = model.generation_config.decoder_start_token_id
     return model.config.decoder_start_token_id if start is None else start
+
+
+def without_generation_defaults(model) -> AbstractContextManager:
+    """Let `generate` take nothing from the settings a model came with but its special tokens, inside a `with` block.
+
+    transformers fills what a caller leaves open from `model.generation_config`. BART, BlenderBot and their like bring beams,
+    a shortest length, forbidden repetitions and forced tokens there.
+
+    Args:
+        model: a transformers model, or an adapter on one.
+    """
+    bare = model.get_base_model() if isinstance(model, PeftModel) else model
+    usual = bare.generation_config
+    return patched(
+        bare, "generation_config", GenerationConfig(**{name: getattr(usual, name) for name in SPECIAL_TOKENS})
+    )
 
 
 def check_tags(tags_of_rewards: dict[str, Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> None:

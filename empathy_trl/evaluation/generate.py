@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from empathy_trl.evaluation.api_model import ApiModel
 from empathy_trl.evaluation.sharing import shared
+from empathy_trl.models import without_generation_defaults
 from empathy_trl.padding import pad
 
 
@@ -38,7 +39,7 @@ def generate_completions(
             temperature.
         progress: show a progress bar on stderr.
 
-    The model's own generation defaults (top-k, repetition penalty, …) are not applied: what is evaluated is
+    The model's own generation defaults (top-k, repetition penalty, beams, forced tokens, …) are not applied: what is evaluated is
     the distribution that was trained. A completion ends at any `eos_token_id` of the model or its tokenizer.
     """
     if not prompts:
@@ -48,17 +49,16 @@ def generate_completions(
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompt_ids[index]))
     stop_ids = end_tokens(model, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
-    sampling = {"do_sample": temperature > 0, "repetition_penalty": 1.0}
+    sampling = {"do_sample": temperature > 0}
     reads_apart = model.config.is_encoder_decoder  # then what comes out is the start token and the completion
-    if reads_apart:  # these models often come with beams, and with rules for summaries
-        sampling |= {"num_beams": 1, "no_repeat_ngram_size": 0, "min_length": 0}
     if temperature > 0:
         sampling |= {"temperature": temperature, "top_p": 1.0, "top_k": 0}
 
     completions = [""] * len(prompts)
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), tqdm(total=len(prompts), desc="generate", disable=not progress) as bar:
+    bar = tqdm(total=len(prompts), desc="generate", disable=not progress)
+    with torch.inference_mode(), without_generation_defaults(model), bar:
         for start in range(0, len(prompts), batch_size):
             chosen = longest_first[start : start + batch_size]
             side = "right" if reads_apart else "left"

@@ -25,7 +25,7 @@ CONFIG_FILE, HEAD_FILE = "critic_config.json", "value_head.safetensors"
 
 
 class Critic(nn.Module):
-    """Values of hidden states, shape (rows, tokens, hidden) to (rows, tokens), in float32.
+    """Values of hidden states, shape (rows, tokens, hidden) to (rows, tokens), in float32 whatever the weights are kept in.
 
     The head starts at 0: before it has learned anything it expects nothing, and moves nothing.
 
@@ -43,7 +43,8 @@ class Critic(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
+            values = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
+        return values.to(torch.promote_types(values.dtype, torch.float32))  # DeepSpeed keeps all weights in bfloat16
 
     def save(self, folder: Path, state: dict[str, torch.Tensor]):
         """Write the critic into a folder.
@@ -68,10 +69,7 @@ class Critic(nn.Module):
         Raises:
             UserError: it is of another kind or size.
         """
-        found = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        expected = {"kind": "head" if self.backbone is None else "model", "hidden_size": self.value_head.in_features}
-        if found != expected:
-            raise UserError(f"{folder}: holds a critic with {found}; this policy needs one with {expected}")
+        _check_saved(folder, kind="head" if self.backbone is None else "model", hidden_size=self.value_head.in_features)
         self.value_head.load_state_dict(load_file(folder / HEAD_FILE))
         if self.backbone is not None:
             weights = type(self.backbone).from_pretrained(folder, dtype=torch.float32).state_dict()
@@ -84,6 +82,13 @@ def saved_critic(name: str | None) -> Path | None:
         if (folder / CONFIG_FILE).is_file():
             return folder
     return None
+
+
+def _check_saved(folder: Path, **expected):
+    """Raise UserError unless a saved critic is what is expected of it."""
+    found = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    if found | expected != found:
+        raise UserError(f"{folder}: holds a critic with {found}; this policy needs one with {expected}")
 
 
 def build_critic(kind: str, name: str | None, policy, tokenizer) -> Critic:
@@ -112,19 +117,43 @@ def build_critic(kind: str, name: str | None, policy, tokenizer) -> Critic:
                 "it out, or set critic_kind: model"
             )
         critic = Critic(policy.config.get_text_config().hidden_size)
-    elif name is None or saved is not None:
+        if saved is not None:
+            critic.load(saved)
+    elif saved is not None:
+        critic = _from_saved(saved, policy)
+    elif name is None:
         critic = Critic(policy.config.get_text_config().hidden_size, _copy_of(policy))
     else:
         critic = _from_model(name, policy, tokenizer)
-    if saved is not None:
-        critic.load(saved)
     return critic.to(policy.device)
+
+
+def _from_saved(folder: Path, policy) -> Critic:
+    """Return a critic of kind model that `Critic.save` wrote; it may be larger or smaller than the policy."""
+    from transformers import AutoModel
+
+    _check_saved(folder, kind="model")
+    backbone = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    config, vocabulary = backbone.config.get_text_config(), policy.config.get_text_config().vocab_size
+    if config.vocab_size != vocabulary:
+        raise UserError(
+            f"{folder}: holds a critic that reads {config.vocab_size} tokens; the policy writes {vocabulary}"
+        )
+    critic = Critic(config.hidden_size, backbone)
+    critic.value_head.load_state_dict(load_file(folder / HEAD_FILE))
+    return critic
 
 
 def _copy_of(policy):
     """Return the policy without its vocabulary head, as a model of its own in float32."""
     from transformers import AutoModel
+    from transformers.integrations import is_deepspeed_zero3_enabled
 
+    if is_deepspeed_zero3_enabled():
+        raise UserError(
+            "trainer.critic_name_or_path: missing; with ZeRO-3 no process has the policy's weights to copy: name a model with "
+            "the same tokenizer, such as the policy's own"
+        )
     copied = AutoModel.from_config(policy.config, dtype=torch.float32)
     weights = policy.base_model.state_dict()
     if getattr(policy, "is_quantized", False) or copied.state_dict().keys() - weights.keys():

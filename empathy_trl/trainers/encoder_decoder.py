@@ -4,7 +4,7 @@ TRL's trainers take prompt and completion for one sequence. The mixin overrides 
 
 | seam | what it does instead |
 |---|---|
-| `_generate_single_turn` | lets `generate` put out what TRL expects: the prompt and behind it what the decoder wrote |
+| `_generate_single_turn` | lets `generate` put out what TRL expects: the prompt and behind it what the decoder wrote; by the trainer's settings alone, whatever beams and rules the model came with |
 | `_get_per_token_logps_and_entropies` | one teacher-forced pass: prompt into the encoder, completion into the decoder |
 
 Everything else is the parents': rewards, advantages, loss, reference model, adapters, resume. Prompts are padded on the
@@ -19,7 +19,7 @@ import torch
 from trl.trainer.utils import selective_log_softmax_and_entropy
 
 from empathy_trl.errors import UserError
-from empathy_trl.models import start_token
+from empathy_trl.models import start_token, without_generation_defaults
 from empathy_trl.recipe.encoder_decoders import decoder_settings
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.patching import patched
@@ -59,7 +59,9 @@ class EncoderDecoderMixin:
 
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
         model = self._bare(self.model)
-        with patched(model, "generate", partial(generate_behind_prompt, model.generate)):
+        generate = partial(generate_behind_prompt, model.generate)
+        # the log-probabilities of the loss know nothing of beams or of tokens that were forced
+        with patched(model, "generate", generate), without_generation_defaults(model):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
 
     def _get_per_token_logps_and_entropies(

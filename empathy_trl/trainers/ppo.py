@@ -11,22 +11,26 @@ overridden, each calls `super()`:
 | `_generate_and_score_completions` | values, token rewards with the KL in them, advantages and returns of the rollout |
 | `_get_per_token_logps_and_entropies` | values from the same forward pass |
 | `_compute_loss` | the clipped value loss; no KL in the loss |
-| `_generate_single_turn` | keeps the critic out of what is sent to vLLM |
+| `_generate_single_turn` | keeps the critic out of what is sent to vLLM, or cast for continuous batching |
 | `create_optimizer` | a learning rate of its own for the critic |
-| `_save`, `_load_from_checkpoint` | the critic in a folder of its own, beside a policy that knows nothing of it |
+| `_save`, `_load_from_checkpoint`, `_load_best_model` | the critic in a folder of its own, beside a policy that knows nothing of it |
 
 Old values, returns and their mask travel with the rollout through TRL's shuffle and split. The objective is that of Schulman
 et al. 2017 (arXiv 1707.06347), with the KL penalty per token of Ziegler et al. 2019 (arXiv 1909.08593).
 """
 
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
 import torch
+from transformers import TrainerCallback
+from trl.trainer.callbacks import SyncRefModelCallback
 
 from empathy_trl.shared_prefix.attention import install, unsupported
 from empathy_trl.trainers import advantages as gae
 from empathy_trl.trainers.critic import FOLDER, ValuesBesideLogProbs, build_critic, saved_critic, without_critic
+from empathy_trl.trainers.dropout import switch_off_dropout
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.patching import patched
 from empathy_trl.trainers.ppo_advice import PPOAdvice
@@ -42,8 +46,8 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
 
     Logged beside what GRPO logs: `policy_loss`, `value_loss`, `explained_variance` (of the returns, by the values at the
     time of the rollout), `returns/mean`, `returns/std`, `advantages/mean`, `advantages/std` (before whitening), `values/mean`,
-    `value_clip_ratio`, `kl` (per token, against the reference), `kl_penalty` (per completion, in units of reward) and
-    `distinct_2` (of the rollout's tokens).
+    `values/std`, `value_clip_ratio`, `distinct_2` (of the rollout's tokens), and with a reference `kl` (per token) and
+    `kl_penalty` (per completion, in units of reward).
 
     Raises:
         UserError: the policy cannot have a critic of this kind.
@@ -55,8 +59,17 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         self.critic = build_critic(self.args.critic_kind, self.args.critic_name_or_path, policy, self._tokenizer)
         self.model.critic = self.critic  # what FSDP wraps around the model later does not hide this one
         self._prepare_backbone(self.critic.backbone)
+        if self.args.disable_dropout:
+            switch_off_dropout(self.model)
         self._critic_hooks = ValuesBesideLogProbs(self.model, policy.get_decoder())
         self._awaits_values, self._values, self._scores = False, None, None
+        if not (
+            self.is_deepspeed_enabled or self.is_fsdp_enabled
+        ):  # which keep gradients or states in ways of their own
+            self.add_callback(CriticFirst(self.critic))
+        if self.args.sync_ref_model:
+            self.remove_callback(SyncRefModelCallback)
+            self.add_callback(SyncReference(self.ref_model, self.accelerator))
         self.add_callback(PPOAdvice())
 
     def _prepare_backbone(self, backbone):
@@ -73,7 +86,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
 
     def _readers(self, model):
         backbone = self.critic.backbone
-        return super()._readers(model) + ([] if backbone is None else [backbone])
+        return super()._readers(model) + ([backbone] if backbone is not None and self._critic_hooks.wanted else [])
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -123,8 +136,10 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         if self.args.missing_eos_penalty is None:
             return scores
         ends = torch.tensor(self.eos_token_ids, device=scores.device)
-        ended = torch.isin(output["completion_ids"], ends) & output["completion_mask"].bool()
-        return scores - self.args.missing_eos_penalty * ~ended.any(dim=1)
+        # the last token only: with tools every turn before it has an end of its own
+        last = output["completion_mask"].sum(dim=1, keepdim=True).sub(1).clamp(min=0)
+        ended = torch.isin(output["completion_ids"].gather(1, last)[:, 0], ends)
+        return scores - self.args.missing_eos_penalty * ~ended
 
     def _compute_loss(self, model, inputs):
         warming_up = self.state.global_step < self.args.critic_warmup_steps
@@ -165,8 +180,9 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         explained = gae.explained_variance(values, returns, scored, self._total)
         if explained is not None:
             metrics["explained_variance"].append(explained)
-        metrics["kl"].append(gae.moments(kl, mask, self._total)[0].item())
-        metrics["kl_penalty"].append(self.accelerator.gather(self.args.kl_coef * kl.sum(dim=1)).mean().item())
+        if self.args.kl_coef:  # otherwise there is no reference to measure it against
+            metrics["kl"].append(gae.moments(kl, mask, self._total)[0].item())
+            metrics["kl_penalty"].append(self.accelerator.gather(self.args.kl_coef * kl.sum(dim=1)).mean().item())
         pairs = [
             pair for row, kept in zip(completion_ids, mask.bool(), strict=True) for pair in pairwise(row[kept].tolist())
         ]
@@ -182,13 +198,18 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         logged.extend(everyone)
 
     def _generate_single_turn(self, *args, **kwargs):
-        with self._without_critic():
+        # `generate` does not call the critic, and DeepSpeed's ZeRO-3, which walks over the modules to put its hooks back
+        # after it, has to find it
+        walks_over_weights = self.use_vllm or self.use_transformers_continuous_batching
+        with self._without_critic() if walks_over_weights else nullcontext():
             return super()._generate_single_turn(*args, **kwargs)
 
     def _without_critic(self):
         return without_critic(self.accelerator.unwrap_model(self.model))
 
     def create_optimizer(self, *args, **kwargs):
+        if self.optimizer is not None:  # DeepSpeed's own from its config file, or that of an earlier `train()`
+            return super().create_optimizer(*args, **kwargs)
         optimizer = super().create_optimizer(*args, **kwargs)
         critic = set(self.critic.parameters())
         for group in list(optimizer.param_groups):
@@ -209,7 +230,45 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         self.critic.save(folder / FOLDER, own)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if self.is_fsdp_enabled:  # like DeepSpeed it saves and loads the model with the critic in it
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
         with self._without_critic():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if (folder := saved_critic(resume_from_checkpoint)) is not None:  # FSDP and DeepSpeed have it among their own
+        self._load_critic(resume_from_checkpoint)
+
+    def _load_best_model(self):
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_best_model()
+        with self._without_critic():
+            super()._load_best_model()
+        self._load_critic(self.state.best_model_checkpoint)
+
+    def _load_critic(self, checkpoint: str):
+        if (folder := saved_critic(checkpoint)) is not None:
             self.critic.load(folder)
+
+
+class CriticFirst(TrainerCallback):
+    """Keeps the optimizer from the policy while only the critic learns.
+
+    A gradient of 0 would not: weight decay would shrink the policy, and Adam, which corrects its averages for their age, would
+    take the first real steps several times too long.
+    """
+
+    def __init__(self, critic):
+        self.critic = critic
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        if state.global_step < args.critic_warmup_steps:
+            own = set(self.critic.parameters())
+            for weight in model.parameters():
+                if weight not in own:
+                    weight.grad = None
+
+
+class SyncReference(SyncRefModelCallback):
+    """`SyncRefModelCallback` for a policy with a critic, of which the reference has none."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        with without_critic(self.accelerator.unwrap_model(kwargs["model"])):
+            super().on_step_end(args, state, control, **kwargs)

@@ -21,17 +21,20 @@ class PPOAdvice(TrainerCallback):
     """
 
     def __init__(self):
-        self.rows, self.said = [], set()
+        self.rows, self.said = [], set()  # the first and the last ones
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or "reward" not in (logs or {}):
             return
-        self.rows.append(logs)
+        row = {name: value for name, value in logs.items() if value is not None}  # TRL's word for: nothing was measured
+        if state.global_step <= args.critic_warmup_steps:
+            row.pop("explained_variance", None)
+        self.rows.append(row)
+        del self.rows[WINDOW:-WINDOW]
         if len(self.rows) < WINDOW:
             return
         last = self.rows[-WINDOW:]
-        if state.global_step > args.critic_warmup_steps:
-            self._critic(last, args)
+        self._critic(last, args)
         self._kl(last, args)
         if len(self.rows) >= 2 * WINDOW:
             self._hacking(self.rows[:WINDOW], last)

@@ -17,7 +17,7 @@ class PPOConfig(EmpathyGRPOConfig):
     """`EmpathyGRPOConfig` with a critic: what TRL's own `PPOConfig` had until 1.12, on top of GRPO's settings.
 
     `num_iterations` are the PPO epochs over a rollout, `epsilon` clips the policy's ratio. The KL to the reference is part
-    of the reward (`kl_coef`), so `beta` stays 0. `scale_rewards` and `multi_objective_aggregation` belong to GRPO's
+    of the reward (`kl_coef`), so `beta` stays 0. Dropout is off (`disable_dropout`), as it always was in TRL's PPO trainer. `scale_rewards` and `multi_objective_aggregation` belong to GRPO's
     advantages and change nothing here.
 
     Raises:
@@ -33,6 +33,11 @@ class PPOConfig(EmpathyGRPOConfig):
         "k1", "How the KL is estimated: k1 is log p - log q; k3 is never negative and varies less."
     )
     whiten_advantages: bool = _field(True, "Bring the advantages of a rollout to mean 0 and variance 1.")
+    disable_dropout: bool = _field(
+        True,
+        "Train policy and critic without dropout, that of an adapter included: the ratio to the policy of the rollout, the "
+        "KL and the values would otherwise measure its noise.",
+    )
     missing_eos_penalty: float | None = _field(None, "What a completion loses that does not end by itself.")
     critic_kind: Literal["head", "model"] = _field(
         "head",

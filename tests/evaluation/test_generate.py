@@ -155,7 +155,6 @@ def test_an_encoder_decoder_writes_what_its_own_generate_does(recwarn):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2)
-    model.generation_config.num_beams, model.generation_config.no_repeat_ngram_size = 4, 1  # are not applied
     expected = []
     for prompt in PROMPTS:
         ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
@@ -164,8 +163,12 @@ def test_an_encoder_decoder_writes_what_its_own_generate_does(recwarn):
         )
         expected.append(tokenizer.decode(output[0], skip_special_tokens=True))
     assert len(set(expected)) > 4, "the test needs completions that differ"
+    usual = model.generation_config
+    usual.num_beams, usual.no_repeat_ngram_size, usual.encoder_no_repeat_ngram_size = 4, 1, 1  # are not applied
+    usual.forced_bos_token_id, usual.forced_eos_token_id, usual.min_length = 7, 1, 10
     for batch_size in (1, 4, 100):
         assert generate((model, tokenizer), batch_size=batch_size) == expected
+    assert model.generation_config is usual
     assert [str(warning.message) for warning in recwarn] == []
 
 

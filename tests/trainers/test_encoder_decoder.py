@@ -152,6 +152,18 @@ def test_generation_equals_generate_prompt_by_prompt(make, settings, plain):
     assert "generate" not in vars(model)
 
 
+@pytest.mark.parametrize("adapted", [False, True], ids=["plain", "adapter"])
+def test_beams_and_rules_that_a_model_came_with_do_not_steer_a_rollout(make, adapted):
+    trainer = make(generation_kwargs={"do_sample": False}, peft_config=LoraConfig(r=2) if adapted else None)
+    prompts = [[7, 8, 9], [40]]
+    expected = generated(trainer, prompts)
+    usual = trainer._bare(trainer.model).generation_config
+    usual.num_beams, usual.no_repeat_ngram_size, usual.min_length = 4, 1, 6
+    usual.forced_bos_token_id, usual.forced_eos_token_id = 7, 1
+    assert generated(trainer, prompts) == expected
+    assert trainer._bare(trainer.model).generation_config is usual
+
+
 def test_sampling_settings_reach_the_decoder_and_a_seed_repeats_it(make):
     prompts = [[7, 8, 9]] * 16
     one = make(top_k=1)

@@ -4,11 +4,13 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from empathy_trl.errors import UserError
 from empathy_trl.stages import last_checkpoint
+from empathy_trl.trainers.critic import Critic, build_critic
 from empathy_trl.trainers.encoder_decoder import trainer_class
+from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer
 from empathy_trl.trainers.ppo_config import PPOConfig
 from tests.trainers.settings import assert_identical, kill, make_ppo_trainer, quiet_config, weights_of, without_times
@@ -75,11 +77,11 @@ def test_ppo_learns_a_verifiable_task_and_its_critic_knows_what_to_expect(tiny_f
         "returns/mean",
         "advantages/std",
         "clip_ratio/region_mean",
-        "kl",
         "distinct_2",
     ):
         assert isinstance(last[name], float), name
     assert "rewards/even_tokens/mean" in last
+    assert "kl" not in last  # there is no reference
 
 
 GRADIENTS = {
@@ -188,8 +190,44 @@ def test_a_completion_without_an_end_loses_the_penalty(tiny_folder, tmp_path):
     assert not ended.all()
 
 
+def test_with_tools_only_the_last_turn_has_to_end(tiny_folder, tmp_path):
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, missing_eos_penalty=3.0)
+    end = trainer.processing_class.eos_token_id
+    trainer._scores = torch.tensor([1.0, 1.0, 1.0])
+    rollout = {
+        "completion_ids": torch.tensor(
+            [[5, end, 7, 8], [5, end, 7, end], [5, end, end, end]]
+        ),  # the padding is the end, too
+        "completion_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]]),
+    }
+    assert trainer._final_scores(rollout).tolist() == [-2.0, 1.0, -2.0]
+
+
+def test_a_first_rollout_without_tokens_leaves_sharing_on(tiny_folder, tmp_path):
+    """The critic's backbone has no part in the reference's pass, which then comes first to be compared."""
+    settings = {"critic_kind": "model", "mask_truncated_completions": True, "num_generations": 4}
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, kl_coef=0.1, max_completion_length=2, **settings)
+    (part,) = rollout_and_parts(trainer, 1)
+    assert not part["completion_mask"].any()
+    assert trainer._shares["log-probabilities"]
+
+
+def test_training_again_keeps_the_optimizer(tiny_folder, tmp_path):
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, max_steps=1)
+    trainer.train()
+    groups = len(trainer.optimizer.param_groups)
+    trainer.train()
+    assert len(trainer.optimizer.param_groups) == groups
+
+
+def test_values_are_in_float32_whatever_the_weights_are_in():
+    critic = Critic(4).to(torch.bfloat16)
+    assert critic(torch.ones(1, 3, 4)).dtype == torch.float32
+    assert critic.double()(torch.ones(1, 3, 4)).dtype == torch.float64
+
+
 def test_the_critic_learns_alone_first(tiny_folder, tmp_path):
-    trainer = make_ppo_trainer(tiny_folder, tmp_path, critic_warmup_steps=2, max_steps=2)
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, critic_warmup_steps=2, max_steps=2, weight_decay=0.1)
     before = weights_of(trainer)
     trainer.train()
     moved = {name for name, weight in weights_of(trainer).items() if not torch.equal(weight, before[name])}
@@ -197,6 +235,11 @@ def test_the_critic_learns_alone_first(tiny_folder, tmp_path):
     trainer = make_ppo_trainer(tiny_folder, tmp_path, critic_warmup_steps=2, max_steps=3)
     trainer.train()
     assert not torch.equal(trainer.model.model.norm.weight, before["model.norm.weight"])
+    # Adam starts to count when it starts to learn
+    ages = {weight: state["step"].item() for weight, state in trainer.optimizer.optimizer.state.items()}
+    critic = set(trainer.critic.parameters())
+    assert {age for weight, age in ages.items() if weight in critic} == {3.0}
+    assert {age for weight, age in ages.items() if weight not in critic} == {1.0}
 
 
 def test_the_critic_has_a_learning_rate_of_its_own(tiny_folder, tmp_path):
@@ -265,17 +308,53 @@ def test_an_adapter_is_saved_without_the_critic_and_both_learn(tiny_folder, tmp_
     assert resumed.state.global_step == 3
 
 
-def test_generation_sees_no_critic(tiny_folder, tmp_path, monkeypatch):
-    """What is synchronised with vLLM are the named parameters at that moment."""
+@pytest.mark.parametrize("walks", [{"use_vllm": True}, {"use_transformers_continuous_batching": True}, {}], ids=str)
+def test_the_critic_is_kept_from_what_walks_over_all_weights_only(tiny_folder, tmp_path, monkeypatch, walks):
+    """vLLM is sent the named parameters; `generate` with ZeRO-3 has to put its hooks back into every module."""
     trainer = make_ppo_trainer(tiny_folder, tmp_path)
     seen = []
-    generate = trainer.model.generate
-    trainer.model.generate = lambda *args, **kwargs: (
-        seen.append([name for name, _ in trainer.model.named_parameters()]) or generate(*args, **kwargs)
+    monkeypatch.setattr(
+        EmpathyGRPOTrainer,
+        "_generate_single_turn",
+        lambda self, *args: seen.extend(name for name, _ in self.model.named_parameters()),
     )
-    rollout_and_parts(trainer, 1)
-    assert seen and not any("critic" in name for names in seen for name in names)
+    for name, value in walks.items():
+        monkeypatch.setattr(trainer, name, value)
+    trainer._generate_single_turn([[5]], None, {}, 2)
+    assert seen and any("critic" in name for name in seen) == (not walks)
     assert any("critic" in name for name, _ in trainer.model.named_parameters())
+
+
+def test_the_reference_follows_a_policy_with_a_critic(tiny_folder, tmp_path):
+    settings = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 1.0}
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, kl_coef=0.1, max_steps=1, **settings)
+    trainer.train()
+    own = {name: weight for name, weight in weights_of(trainer).items() if not name.startswith("critic.")}
+    assert_identical(own, dict(trainer.ref_model.state_dict()))
+
+
+def test_fsdp_loads_the_policy_with_its_critic_in_it(tiny_folder, tmp_path, monkeypatch):
+    trainer = make_ppo_trainer(tiny_folder, tmp_path)
+    trainer.save_model(str(tmp_path / "checkpoint"))  # FSDP leaves such a folder beside its own file
+    seen = []
+    monkeypatch.setattr(EmpathyGRPOTrainer, "_load_from_checkpoint", lambda self, *_: seen.extend(self.model._modules))
+    monkeypatch.setattr(trainer.critic, "load", lambda folder: pytest.fail("whole weights into sharded ones"))
+    trainer.is_fsdp_enabled = True
+    trainer._load_from_checkpoint(str(tmp_path / "checkpoint"))
+    assert "critic" in seen
+
+
+def test_the_best_policy_comes_with_the_critic_it_had(tiny_folder, tmp_path, caplog):
+    trainer = make_ppo_trainer(
+        tiny_folder, tmp_path, max_steps=2, save_strategy="steps", save_steps=1, critic_learning_rate=0.1
+    )
+    trainer.train()
+    assert trainer.critic.value_head.weight.abs().sum() > 0
+    first = make_ppo_trainer(tiny_folder, tmp_path / "again", critic_name_or_path=str(tmp_path / "checkpoint-1"))
+    trainer.state.best_model_checkpoint = str(tmp_path / "checkpoint-1")
+    trainer._load_best_model()
+    assert_identical(dict(first.critic.state_dict()), dict(trainer.critic.state_dict()))
+    assert "critic" not in caplog.text
 
 
 def test_a_critic_of_another_kind_is_refused(tiny_folder, tmp_path):
@@ -284,6 +363,47 @@ def test_a_critic_of_another_kind_is_refused(tiny_folder, tmp_path):
         make_ppo_trainer(
             tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=str(tmp_path / "saved" / "critic")
         )
+
+
+def save_other(tiny_folder, folder, **sizes):
+    """Save a model like the tiny one, of other sizes, with its tokenizer; return the folder."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    config = AutoConfig.from_pretrained(tiny_folder, **sizes)
+    for part in (AutoModelForCausalLM.from_config(config), tokenizer):
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_a_saved_backbone_with_another_vocabulary_is_refused(tiny_folder, tmp_path):
+    wider = save_other(tiny_folder, tmp_path / "wider", vocab_size=400)
+    make_ppo_trainer(wider, tmp_path, critic_kind="model").save_model(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match="holds a critic that reads 400 tokens; the policy writes"):
+        make_ppo_trainer(tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=str(tmp_path / "saved"))
+
+
+def test_a_saved_backbone_serves_an_adapter_and_a_policy_of_another_size(tiny_folder, tmp_path):
+    larger = save_other(tiny_folder, tmp_path / "larger", hidden_size=32)
+    first = make_ppo_trainer(larger, tmp_path, critic_kind="model")
+    torch.nn.init.normal_(first.critic.value_head.weight)
+    first.save_model(str(tmp_path / "saved"))
+    for name in ("saved", "saved/critic"):
+        trainer = make_ppo_trainer(
+            tiny_folder,
+            tmp_path / "out",
+            peft_config=LoraConfig(r=2, target_modules="all-linear"),
+            critic_kind="model",
+            critic_name_or_path=str(tmp_path / name),
+        )
+        assert_identical(dict(first.critic.state_dict()), dict(trainer.critic.state_dict()))
+
+
+def test_a_policy_in_pieces_is_not_copied(tiny_folder, tmp_path, monkeypatch):
+    from transformers import integrations
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    monkeypatch.setattr(integrations, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(UserError, match="with ZeRO-3 no process has the policy's weights to copy"):
+        build_critic("model", None, model, None)
 
 
 def test_a_head_that_is_not_there_is_refused(tiny_folder, tmp_path):
@@ -312,8 +432,6 @@ def test_a_reward_model_of_the_family_brings_its_head_along(tiny_folder, tmp_pat
 
 
 def test_a_head_on_quantised_weights_is_refused(tiny_folder, tmp_path, monkeypatch):
-    from empathy_trl.trainers.critic import build_critic
-
     model = AutoModelForCausalLM.from_pretrained(tiny_folder)
     model.is_quantized = True
     for kind, message in (
@@ -401,6 +519,22 @@ def test_values_of_an_encoder_decoder_are_those_of_its_decoders_states(t5_folder
             outputs = trainer.model(input_ids=prompt[None], labels=completion[None], output_hidden_states=True)
             expected = trainer.model.critic(outputs.decoder_hidden_states[-1])[0]
         assert torch.allclose(part["old_values"][row][: len(completion)], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("off", [True, False])
+def test_without_dropout_the_same_text_has_the_same_probability_and_value(t5_folder, tmp_path, off):
+    settings = {"disable_dropout": off, "critic_kind": "model", "num_iterations": 2}
+    model = AutoModelForSeq2SeqLM.from_pretrained(t5_folder, dropout_rate=0.3)
+    trainer = make_ppo_trainer(
+        t5_folder, tmp_path, model=model, kinds=(trainer_class(EmpathyPPOTrainer, model), PPOConfig), **settings
+    )
+    torch.nn.init.normal_(trainer.critic.value_head.weight)
+    (part,) = rollout_and_parts(trainer, 1)
+    assert trainer.model.training
+    trainer._awaits_values = True
+    same = torch.allclose(log_probs_of(trainer, part), part["old_per_token_logps"], atol=1e-6)
+    same_values = torch.allclose(trainer._values, part["old_values"], atol=1e-6)
+    assert (same, same_values) == (off, off)
 
 
 def test_a_push_uploads_the_policy_and_the_critic_in_a_folder_of_its_own(tiny_folder, tmp_path, monkeypatch):

@@ -62,3 +62,11 @@ def test_no_trouble_is_invented(logged, caplog):
 
 def test_a_critic_that_warms_up_is_left_alone(caplog):
     assert warnings_of(rows(30, explained_variance=-0.3), caplog, critic_warmup_steps=30) == []
+    # its last rows do not count later on
+    logged = rows(12, explained_variance=-0.3) + rows(20)
+    assert warnings_of(logged, caplog, critic_warmup_steps=3) == []
+
+
+def test_rows_in_which_no_reward_applied_stop_nothing(caplog):
+    nothing = {"reward": None, "kl": None, "completions/mean_length": None}
+    assert warnings_of(rows(15) + rows(1, **nothing) + rows(15), caplog) == []

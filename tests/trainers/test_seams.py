@@ -13,6 +13,7 @@ from transformers.generation import GenerationMixin
 from transformers.integrations import sdpa_attention
 from trl import GRPOTrainer
 from trl.trainer import utils
+from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler
 
 PINNED = {
@@ -39,6 +40,8 @@ PINNED = {
     (Trainer, "create_optimizer"): "daff86cde6cc",
     (Trainer, "_save"): "bf720120f407",
     (Trainer, "_load_from_checkpoint"): "4711d0506786",
+    (Trainer, "_load_best_model"): "0e183d55a9db",
+    (SyncRefModelCallback, "on_step_end"): "5addb1299b67",
     (GRPOTrainer, "_save_checkpoint"): "ec91bde12364",
     (Trainer, "_run_epoch"): "ebe374933064",
     (Trainer, "compute_loss"): "784a390428b9",
