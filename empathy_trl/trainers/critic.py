@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from empathy_trl.errors import UserError
+from empathy_trl.files import read_json
 
 FOLDER = "critic"  # beside the policy's own files
 CONFIG_FILE, HEAD_FILE = "critic_config.json", "value_head.safetensors"
@@ -66,13 +68,16 @@ class Critic(nn.Module):
         """Take over the weights of a critic that `save` wrote.
 
         Raises:
-            UserError: it is of another kind or size.
+            UserError: it is of another kind or size, or a file cannot be read.
         """
-        found = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        found = read_json(folder / CONFIG_FILE)
         expected = {"kind": "head" if self.backbone is None else "model", "hidden_size": self.value_head.in_features}
         if found != expected:
             raise UserError(f"{folder}: holds a critic with {found}; this policy needs one with {expected}")
-        self.value_head.load_state_dict(load_file(folder / HEAD_FILE))
+        try:
+            self.value_head.load_state_dict(load_file(folder / HEAD_FILE))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise UserError(f"{folder / HEAD_FILE}: holds no value head that can be read: {error}") from error
         if self.backbone is not None:
             weights = type(self.backbone).from_pretrained(folder, dtype=torch.float32).state_dict()
             self.backbone.load_state_dict(weights)

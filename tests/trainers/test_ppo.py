@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from empathy_trl.errors import UserError
 from empathy_trl.stages import last_checkpoint
+from empathy_trl.trainers.critic import Critic
 from empathy_trl.trainers.encoder_decoder import trainer_class
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer
 from empathy_trl.trainers.ppo_config import PPOConfig
@@ -284,6 +285,24 @@ def test_a_critic_of_another_kind_is_refused(tiny_folder, tmp_path):
         make_ppo_trainer(
             tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=str(tmp_path / "saved" / "critic")
         )
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("critic_config.json", "{", "critic_config.json, line 1: not valid JSON"),
+        ("value_head.safetensors", "x", "value_head.safetensors: holds no value head that can be read"),
+        ("value_head.safetensors", None, "value_head.safetensors: holds no value head that can be read: No such file"),
+    ],
+)
+def test_a_critic_with_a_broken_file_is_refused(tmp_path, name, content, message):
+    critic = Critic(4)
+    critic.save(tmp_path, critic.state_dict())
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        critic.load(tmp_path)
 
 
 def test_a_head_that_is_not_there_is_refused(tiny_folder, tmp_path):
