@@ -1,6 +1,10 @@
 """What the command lines have in common."""
 
 import argparse
+import tempfile
+from pathlib import Path
+
+from empathy_trl.errors import UserError
 
 
 def documented_parser(documentation: str, **settings) -> argparse.ArgumentParser:
@@ -13,6 +17,16 @@ def documented_parser(documentation: str, **settings) -> argparse.ArgumentParser
         allow_abbrev=False,
         **settings,
     )
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError if a folder, made or not, cannot be written to: to be known now, and not after an hour of work."""
+    try:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"--output_dir: cannot write to {folder}: {error.strerror}") from error
 
 
 def positive(text: str) -> int:

@@ -37,10 +37,10 @@ def read_rows(path: Path, last_may_be_cut: bool = False) -> list[dict]:
         last_may_be_cut: leave out a last line that a crash cut short.
 
     Raises:
-        UserError: names file and line of what is not JSON.
+        UserError: names file and line of what is not JSON, or the byte that is not UTF-8.
     """
     # not str.splitlines: it also splits at characters such as U+2028, which JSON leaves as they are
-    lines = [line for line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1) if line[1].strip()]
+    lines = [line for line in enumerate(_read_text(path).split("\n"), start=1) if line[1].strip()]
     rows = []
     for number, line in lines:
         try:
@@ -51,9 +51,28 @@ def read_rows(path: Path, last_may_be_cut: bool = False) -> list[dict]:
     return rows
 
 
-def parse_json(path: Path, line: int, text: str):
-    """Return parsed JSON that begins in `line` of `path`. UserError names file and line."""
+def read_json(path: Path):
+    """Return the content of a file that is one JSON value, without NaN and infinity. Raises what `read_rows` raises."""
+    return parse_json(path, 1, _read_text(path), parse_constant=_refuse_constant)
+
+
+def parse_json(path: Path, line: int, text: str, **settings):
+    """Return parsed JSON that begins in `line` of `path`; settings are those of `json.loads`. UserError names file and line."""
     try:
-        return json.loads(text)
+        return json.loads(text, **settings)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {line + error.lineno - 1}: not valid JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # a constant, endless digits, endless brackets
+        raise UserError(f"{path}, line {line}: not valid JSON ({error})") from error
+
+
+def _refuse_constant(name: str):
+    raise ValueError(f"{name} is no number there")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{error.object[error.start]:02x} at offset {error.start}"
+        raise UserError(f"{path}: {byte} is not UTF-8") from error

@@ -102,6 +102,14 @@ def check_held_out(config, lowest: float) -> None:
             f"min_held_out: asks for {lowest}, but the model's config.json has no held_out, so nobody knows how good it is; "
             "train one with `task: regress` or `task: classify`, or leave min_held_out out"
         )
+    if not (isinstance(held_out, dict) and {"figure", "value", "n", "split"} <= held_out.keys()):
+        raise UserError(
+            f"min_held_out: held_out in the model's config.json is {held_out!r}; expected figure, value, n, split"
+        )
+    if isinstance(held_out["value"], bool) or not isinstance(held_out["value"], (int, float)):
+        raise UserError(
+            f"min_held_out: held_out.value in the model's config.json is {held_out['value']!r}; expected a number"
+        )
     if not held_out["value"] >= lowest:
         raise UserError(
             "min_held_out: the model's {figure} is {value:.3f} on {n} held-out rows ({split})".format(**held_out)

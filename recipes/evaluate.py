@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from empathy_trl.command_line import documented_parser, positive
+from empathy_trl.command_line import check_writable, documented_parser, positive
 from empathy_trl.errors import UserError
 
 OUTPUTS = Path("outputs")
@@ -57,6 +57,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from empathy_trl.tasks import load_trained
 
     check_settings(stage)
+    check_writable(output_dir)
     served = served_model(arguments.model, arguments.base_url, stage)
     process = join_processes()
     model, tokenizer = (served, None) if served else load_trained(stage, evaluated_model(stage.model, arguments.model))
@@ -114,8 +115,11 @@ def stage_folders(model: str, recipe) -> dict[str, Path]:
 
 def is_stage_of(recipe, folder: Path) -> bool:
     """Say whether a run of this recipe made the folder."""
-    record = folder / "run.json"
-    return record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("recipe") == recipe.name
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or one that a crash cut short
+        return False
+    return isinstance(record, dict) and record.get("recipe") == recipe.name
 
 
 def default_output_dir(model: str, recipe) -> Path:
@@ -125,7 +129,7 @@ def default_output_dir(model: str, recipe) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 for what the user can fix."""
+    """Run the command line; returns the exit status: 0, 2 for what the user can fix, or 130 after Ctrl-C."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that no recipe here uses
     try:
         evaluate(*parse(arguments))
@@ -133,6 +137,10 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":  # once, not once per process
             print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print("\ninterrupted; figures are only of all rows, so none were written", file=sys.stderr)
+        return 130  # as shells say it
     return 0
 
 

@@ -13,7 +13,6 @@ import gc
 import logging
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -124,6 +123,7 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
     Returns stage name -> `{"train", "all"}`: digests of its training rows (None for data on the Hub), and of those with
     the rows it is evaluated on.
     """
+    from empathy_trl.command_line import check_writable
     from empathy_trl.evaluation.evaluate import kind_of
     from empathy_trl.evaluation.reply_classifiers import check_configs
     from empathy_trl.inputs import local_rows
@@ -134,12 +134,7 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
 
     if missing := [line for stage in recipe.stages.values() for line in missing_extras(stage)]:
         raise UserError(f"this recipe needs packages that are not installed: {', '.join(missing)}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"--output_dir: cannot write to {folder}: {error.strerror}") from error
+    check_writable(folder)
     digests = {}
     for name, stage in recipe.stages.items():
         trainer_config(stage, folder / name)

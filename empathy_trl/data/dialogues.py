@@ -22,11 +22,13 @@ from empathy_trl.data.sources import (
 from empathy_trl.data.tables import BadRow, Report, Row, Table, shown
 from empathy_trl.data.text import clean
 from empathy_trl.data.turns import as_messages, text_of, turns_of
+from empathy_trl.errors import DataError
 from empathy_trl.templates import KNOWLEDGE
 
 TASKS = ("sft", "grpo", "ppo")
 EVALUATION = "replies"  # how completions are evaluated
 INSTRUCTION = "Answer the other person with empathy, in one or two sentences."
+SPEAKERS = ("speaker", "listener")
 
 # What a sample has -> the file of a folder of parallel lists that has it.
 _FILES = {
@@ -101,11 +103,11 @@ def _parse(row: Row, columns: dict[str, str], instruction: str) -> dict | BadRow
         "reference": text_of(row, columns["target"], "target"),
         "instruction": _optional(row, columns["instruction"]),
         "knowledge": _optional(row, columns["knowledge"]),
+        "emotion": _optional(row, "emotion"),
     }
     if (bad := next((value for value in found.values() if isinstance(value, BadRow)), None)) is not None:
         return bad
-    emotion = row.cells.get("emotion")
-    return found | {"instruction": found["instruction"] or instruction, "emotion": str(emotion) if emotion else None}
+    return found | {"instruction": found["instruction"] or instruction, "emotion": found["emotion"] or None}
 
 
 def _optional(row: Row, column: str) -> str | BadRow:
@@ -130,9 +132,15 @@ def _read_source(config, split: str) -> Table:
 
 
 def _samples(table: Table) -> Table:
-    """Return one row per utterance of a listener, with all utterances before it; a broken conversation is one bad row."""
+    """Return one row per utterance of a listener, with all utterances before it; a broken conversation is one bad row.
+
+    Raises `DataError` when there is no listener in any of them.
+    """
     columns = ["context", "target", "emotion"]
-    return Table(table.source, columns, [sample for row in table.rows for sample in _samples_of(row)])
+    samples = [sample for row in table.rows for sample in _samples_of(row)]
+    if not samples:
+        raise DataError(f"{table.source}: in none of {len(table.rows)} conversations does a listener answer")
+    return Table(table.source, columns, samples)
 
 
 def _samples_of(row: Row | BadRow) -> list[Row | BadRow]:
@@ -145,6 +153,10 @@ def _samples_of(row: Row | BadRow) -> list[Row | BadRow]:
     if not fits:
         detail = f"utterances has {shown(said)}; expected a list of {{speaker, text}}"
         return [BadRow(row.where, "no conversation", detail)]
+    for number, each in enumerate(said, 1):
+        if each["speaker"] not in SPEAKERS:
+            detail = f"{shown(each['speaker'])} in utterance {number}; expected {' or '.join(SPEAKERS)}"
+            return [BadRow(row.where, "unknown speaker", detail)]
     texts, emotion = [each["text"] for each in said], row.cells.get("emotion")
     return [
         Row(

@@ -92,13 +92,17 @@ def _parse(row: Row, columns: dict[str, str], ranges: dict[str, tuple[float, flo
 def _label(row: Row, ratings: dict, name: str, low: float, high: float) -> float | BadRow:
     """Return one rating; true and false are no numbers."""
     expected, value = f"expected a number from {low:g} to {high:g}", ratings.get(name)
+    if value is None and name in ratings:
+        return BadRow(row.where, "missing rating", f"{name} is null; {expected}")
     if value is None:
         there = did_you_mean(name, ratings, "ratings found")
         return BadRow(row.where, "missing rating", f"no {name}{there}; say with data.ranges which ratings are meant")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    # isfinite is for floats: it cannot read a whole number of 400 digits
+    is_number = isinstance(value, int) or isinstance(value, float) and math.isfinite(value)
+    if isinstance(value, bool) or not is_number:
         return BadRow(row.where, "rating is no number", f"{name} is {shown(value)}; {expected}")
     if not low <= value <= high:
-        return BadRow(row.where, "rating out of range", f"{name} is {value}; {expected}")
+        return BadRow(row.where, "rating out of range", f"{name} is {shown(value)}; {expected}")
     return float(value)
 
 

@@ -8,7 +8,7 @@ have mappings. The other layout names roles. Film ids stay in the texts (`@11177
 from collections.abc import Callable
 
 from empathy_trl.data.redial_slots import film_ids
-from empathy_trl.data.tables import BadRow, Row, Table, check_columns, quote
+from empathy_trl.data.tables import BadRow, Row, Table, check_columns, quote, shown
 from empathy_trl.data.text import clean
 
 ROLES = ("seeker", "recommender")
@@ -52,11 +52,14 @@ def conversation_of(row: Row | BadRow) -> str | None:
     """Return the id of a row's conversation in either layout; None for a row that has none."""
     cells = row.cells if isinstance(row, Row) else {}
     found = cells.get("conversation_id", cells.get("conversationId"))
-    return None if found is None else str(found).strip() or None
+    return clean(str(found)) or None if _is_id(found) else None
 
 
 def _read_original(cells: dict) -> dict:
     workers = cells["initiatorWorkerId"], cells["respondentWorkerId"]
+    for column, worker in zip(("initiatorWorkerId", "respondentWorkerId"), workers, strict=True):
+        if not _is_id(worker):
+            raise _Unusable("unknown sender", f"{column} is {shown(worker)}; expected the id of a worker")
     if workers[0] == workers[1]:
         raise _Unusable("unknown sender", f"initiator and respondent are both worker {workers[0]!r}")
     likes = _by_id(cells, "respondentQuestions", "liked") | _by_id(cells, "initiatorQuestions", "liked")
@@ -72,19 +75,35 @@ def _dialogue(cells: dict, identity: str, films: str, likes: dict, sender: str, 
     messages = cells["messages"]
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise _Unusable("no messages", f"messages is {quote(str(messages))}; expected a list of mappings")
+    if not _is_id(cells[identity]):
+        raise _Unusable("no conversation", f"{identity} is {shown(cells[identity])}; expected a number or a text")
     role_of = dict(zip(senders, ROLES, strict=True))
     for number, message in enumerate(messages):
         if message.get(sender) not in senders:
             expected = " or ".join(repr(each) for each in senders)
             detail = f"{sender} of message {number} is {message.get(sender)!r}; expected {expected}"
             raise _Unusable("unknown sender", detail)
-    titles = {film: " ".join(str(title or "").split()) for film, title in _by_id(cells, films, "movieName").items()}
+    titles = {film: _text(title, f"the title of @{film}") for film, title in _by_id(cells, films, "movieName").items()}
     return {
-        "conversation": "" if cells[identity] is None else str(cells[identity]).strip(),
-        "messages": [(role_of[message[sender]], clean(str(message.get("text") or ""))) for message in messages],
+        "conversation": clean(str(cells[identity])),
+        "messages": [
+            (role_of[message[sender]], _text(message.get("text"), f"text of message {number}"))
+            for number, message in enumerate(messages)
+        ],
         "films": {film: title for film, title in titles.items() if title},
         "likes": {film: like for film, like in likes.items() if like is not None},
     }
+
+
+def _is_id(value) -> bool:
+    return isinstance(value, (str, int)) and not isinstance(value, bool)
+
+
+def _text(value, name: str) -> str:
+    """Return a clean text, "" for null."""
+    if value is not None and not isinstance(value, str):
+        raise _Unusable("no text", f"{name} is {shown(value)}; expected a text")
+    return clean(value or "")
 
 
 def _by_id(cells: dict, column: str, key: str) -> dict:
@@ -120,5 +139,5 @@ def _check(dialogue: dict) -> None:
         )
         raise _Unusable("unknown film id", detail)
     for film, like in dialogue["likes"].items():
-        if like not in LIKES:
+        if isinstance(like, bool) or like not in LIKES:
             raise _Unusable("unknown like", f"{like!r} for @{film}; expected {', '.join(map(str, LIKES))}")

@@ -12,6 +12,7 @@ from empathy_trl.data.text import clean
 from empathy_trl.errors import DataError
 
 _COLUMNS = ("conversation_id", "turn", "emotion")
+_DIGITS = 9  # no dialogue has more messages, and Python refuses to read endless numbers
 
 
 def join_emotions(config, dialogues: list[dict], source: str) -> tuple[dict[str, dict[int, str]], dict[str, int]]:
@@ -25,8 +26,8 @@ def join_emotions(config, dialogues: list[dict], source: str) -> tuple[dict[str,
     The notes count rows about dialogues that are not among these, rows about the recommender, and bad rows that were
     dropped.
 
-    Raises `DataError` when the table cannot be used, when a row is bad (no emotion, no such message, a second row for
-    one message) and `on_bad_rows` is "error", or when no row is about any of the dialogues.
+    Raises `DataError` when the table cannot be used, when two dialogues have one id, when a row is bad (no emotion, no such
+    message, a second row for one message) and `on_bad_rows` is "error", or when no row is about any of the dialogues.
     """
     if config.emotions is None:
         return {}, {}
@@ -35,6 +36,14 @@ def join_emotions(config, dialogues: list[dict], source: str) -> tuple[dict[str,
         raise DataError(f"data.emotions: no file {config.emotions!r}; expected a table ({', '.join(SUFFIXES)})")
     table = read_table(path, _COLUMNS)
     roles = {dialogue["conversation"]: [role for role, _ in dialogue["messages"]] for dialogue in dialogues}
+    first = {}
+    for dialogue in dialogues:
+        conversation, where = dialogue["conversation"], dialogue["where"]
+        if (other := first.setdefault(conversation, where)) != where:
+            raise DataError(
+                f"{source}, {where}: conversation {conversation} is also in {other}, so data.emotions cannot tell which of "
+                "them is meant; expected an id of its own for each dialogue"
+            )
     seen, emotions, bad = {}, {}, []
     notes = {"emotions of other dialogues": 0, "emotions of the recommender": 0}
     for row in table.rows:
@@ -61,7 +70,7 @@ def _parse(row: Row, roles: dict[str, list[str]], seen: dict) -> tuple[str, int,
     emotion = clean(row.cells["emotion"])
     if not emotion:
         return BadRow(row.where, "no emotion", f"emotion is {quote(row.cells['emotion'])}")
-    if not turn.isdecimal():
+    if not turn.isdecimal() or len(turn) > _DIGITS:
         return BadRow(row.where, "turn is no number", f"{quote(turn)}; expected the number of a message, from 0")
     key = conversation, int(turn)
     if (first := seen.setdefault(key, row.where)) != row.where:

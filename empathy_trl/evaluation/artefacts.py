@@ -22,7 +22,7 @@ import json
 from pathlib import Path
 
 from empathy_trl.errors import UserError
-from empathy_trl.files import parse_json, read_rows, write_rows, write_text
+from empathy_trl.files import read_json, read_rows, write_rows, write_text
 
 
 def eval_path(folder: str | Path, split: str) -> Path:
@@ -49,8 +49,7 @@ def write_eval(folder: str | Path, split: str, result: dict) -> Path:
 
 def read_eval(folder: str | Path, split: str) -> dict:
     """Read `eval_<split>.json`. UserError names the file when it is missing or broken."""
-    path = _existing(eval_path(folder, split))
-    return parse_json(path, 1, path.read_text(encoding="utf-8"))
+    return read_json(_existing(eval_path(folder, split)))
 
 
 def write_predictions(folder: str | Path, split: str, rows: list[dict]) -> Path:

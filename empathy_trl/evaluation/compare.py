@@ -42,11 +42,26 @@ class Result:
 
     def values(self) -> dict[str, list]:
         """Metric -> one number per row, None where it does not apply."""
-        return self.kind.row_values(self.evaluation, self.rows)
+        found = self._made_by(self.kind.row_values)
+        for name, values in found.items():
+            for row, value in zip(self.rows, values, strict=True):
+                if not (value is None or isinstance(value, (int, float))):
+                    raise UserError(f"{self.folder}: the row with index {row['index']} has {shown(value)} as {name}")
+        return found
 
     def statistics(self) -> dict[str, tuple]:
         """How to resample -> names of metrics, and a function from row numbers to them."""
-        return self.kind.statistics(self.evaluation, self.rows)
+        return self._made_by(self.kind.statistics)
+
+    def _made_by(self, function: Callable) -> dict:
+        """Return what a kind makes of its own artefacts. UserError where these are not as it writes them."""
+        try:
+            return function(self.evaluation, self.rows)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(
+                f"{self.folder}: its files are not as an evaluation of {self.evaluation['kind']} writes them "
+                f"({type(error).__name__}: {error}); evaluate the model again"
+            ) from error
 
     def reports(self, name: str, value: float) -> bool:
         """Whether the evaluation reports this value of a metric, up to rounding."""
@@ -86,13 +101,41 @@ def read_result(folder: Path, split: str) -> Result:
         raise UserError(
             f"{path}: is no evaluation; expected {', '.join(needed)}, and as kind one of {', '.join(KINDS)}"
         )
+    _check_evaluation(path, evaluation)
     path, gold = artefacts.predictions_path(folder, split), kind_module(evaluation["kind"]).GOLD
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or not {"index", "text", gold} <= row.keys():
             raise UserError(f"{path}, row {number}: expected an object with index, text and {gold}")
+        if type(row["index"]) is not int:
+            raise UserError(f"{path}, row {number}: index is {shown(row['index'])}; expected a whole number")
     if not rows or len({row["index"] for row in rows}) < len(rows):
         raise UserError(f"{path}: expected rows, each with an index of its own")
     return Result(folder, evaluation, sorted(rows, key=lambda row: row["index"]))
+
+
+def _check_evaluation(path: Path, evaluation: dict) -> None:
+    """Raise UserError, which names key and value, unless the parts that every kind has are what they should be."""
+    data, metrics, judged_by = evaluation["data"], evaluation["metrics"], evaluation.get("judged_by", {})
+    wrong = [(key, evaluation[key], "a text") for key in ("model", "recipe", "stage") if not _is(str, evaluation[key])]
+    if not (_is(dict, data) and {"source", "split"} <= data.keys()):
+        wrong.append(("data", data, "a mapping with source and split"))
+    if not (_is(dict, judged_by) and all(_is(dict, reward) for reward in judged_by.values())):
+        wrong.append(("judged_by", judged_by, "a mapping of mappings"))
+    if not (_is(dict, metrics) and metrics):
+        wrong.append(("metrics", metrics, "a mapping of metrics, at least one"))
+    else:
+        figures = {f"metrics.{name}": each for name, each in metrics.items()}
+        wrong += [
+            (key, each, "a mapping with a number as value")
+            for key, each in figures.items()
+            if not (_is(dict, each) and _is((int, float), each.get("value")))
+        ]
+    for key, value, expected in wrong:
+        raise UserError(f"{path}: {key} is {shown(value)}; expected {expected}")
+
+
+def _is(kind, value) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def check_same_rows(a: Result, b: Result) -> None:

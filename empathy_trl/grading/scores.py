@@ -15,7 +15,7 @@ from pathlib import Path
 
 from empathy_trl.data.tables import shown
 from empathy_trl.errors import UserError
-from empathy_trl.files import parse_json, read_rows, write_rows, write_text
+from empathy_trl.files import read_json, read_rows, write_rows, write_text
 from empathy_trl.grading.pairs import Pair
 from empathy_trl.judge.prompt import RUBRICS
 from empathy_trl.rewards.llm_judge import LLMJudge
@@ -36,8 +36,10 @@ def open_scores(path: Path, pairs: list[Pair], judge: LLMJudge):
         UserError: the file holds scores of other rows or by another judge, another run writes to it, or it cannot be
             written.
     """
-    lock = path.with_name(f".{path.name}.lock")
     try:
+        if path.is_dir():
+            raise UserError(f"--output: {path} is a folder; expected a file, such as {path / 'scores.jsonl'}")
+        lock = path.with_name(f".{path.name}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(lock, "a") as held:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,7 +98,11 @@ class ScoreFile:
             raise UserError(
                 f"--output: {self.path} has rows, and no {self.settings_path.name} says who scored them; {ANOTHER}"
             )
-        before = parse_json(self.settings_path, 1, self.settings_path.read_text(encoding="utf-8"))
+        before = read_json(self.settings_path)
+        if not isinstance(before, dict):
+            raise UserError(
+                f"--output: {self.settings_path} is {shown(before)}; expected a judge's settings; {ANOTHER}"
+            )
         for name, value in self.settings.items():
             if before.get(name) != value:
                 raise UserError(
@@ -112,7 +118,7 @@ class ScoreFile:
             if not isinstance(row, dict) or row.keys() != {"index", "context", "response", "ratings"}:
                 raise UserError(f"{where}: expected index, context, response and ratings; {ANOTHER}")
             index = row["index"]
-            if not isinstance(index, int) or not 0 <= index < len(self.pairs):
+            if type(index) is not int or not 0 <= index < len(self.pairs):
                 raise UserError(
                     f"{where}: its index is {index!r}, the input has the rows 0 to {len(self.pairs) - 1}; {ANOTHER}"
                 )
@@ -127,6 +133,13 @@ class ScoreFile:
                     )
             if not isinstance(row["ratings"], dict) or list(row["ratings"]) != self.aspects:
                 raise UserError(f"{where}: expected ratings of {', '.join(self.aspects)}; {ANOTHER}")
+            low, high = self.settings["scale"]
+            for name, value in row["ratings"].items():
+                # type: true and false are no numbers; the comparison: neither is NaN
+                if type(value) not in (int, float) or not low <= value <= high:
+                    raise UserError(
+                        f"{where}: {name} is {shown(value)}; expected a number from {low:g} to {high:g}; {ANOTHER}"
+                    )
             ratings[index] = row["ratings"]
         return ratings
 

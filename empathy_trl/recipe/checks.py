@@ -20,6 +20,7 @@ from empathy_trl.recipe.trainer_options import check_trainer, import_class
 from empathy_trl.recipe.validation import Problem, Slot, check_mapping, check_value, show, slots, suggestion
 
 DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("roberta",)  # of the models that can be made from scratch
+CRITIC_FILE = "critic_config.json"  # as in `trainers.critic`, which loads torch
 HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
 
 
@@ -71,6 +72,7 @@ def _check_task(task: str, content: dict, config_classes: dict[str, str], earlie
         yield ("rewards",), f"task {task} learns from no rewards; tasks that do: {', '.join(REWARD_TASKS)}"
     if task in REWARD_TASKS:
         yield from _under("rewards", _check_weights(content.get("rewards")))
+        yield from _check_slots(content)
     yield from _under("model", _check_architecture(task, content.get("model")))
     if task in LABEL_TASKS and isinstance(content.get("model"), dict) and content["model"].get("load_in_4bit") is True:
         yield ("model", "load_in_4bit"), f"task {task} trains encoders, which need no quantisation; expected false"
@@ -103,16 +105,44 @@ def _check_critic(trainer: dict, model: Any, earlier: dict[str, Any]) -> Iterato
             yield path, f"stage {stage} has task {earlier[stage]}, which leaves no head; expected one with task ppo"
     elif not _may_exist(origin, HUB_MODEL):
         yield path, f"no folder {origin!r}; expected stage:<name>, a folder, or a Hub id such as user/name"
+    elif kind == "head" and not any(
+        os.path.isfile(os.path.join(place, CRITIC_FILE)) for place in _critic_places(origin)
+    ):
+        yield (
+            path,
+            f"{origin} holds no critic ({CRITIC_FILE}) that a head could start from; expected a folder that does",
+        )
+
+
+def _critic_places(origin: str) -> list[str]:
+    """Return the folders in which a saved critic is looked for, as `trainers.critic.saved_critic` does."""
+    folder = os.path.expanduser(origin)
+    return [folder, os.path.join(folder, "critic")]
 
 
 def _check_weights(rewards: Any) -> Iterator[Problem]:
     """Yield whether there are rewards and all of them have the weight 0, now and at the end of a schedule."""
     if not (isinstance(rewards, dict) and rewards and all(isinstance(entry, dict) for entry in rewards.values())):
         return
-    weights = [entry.get("weight", 1.0) for entry in rewards.values()]
-    ends = [(weight.get("start"), weight.get("end")) if isinstance(weight, dict) else (weight,) for weight in weights]
-    if all(end == 0 for pair in ends for end in pair):
+    if all(end == 0 for entry in rewards.values() for end in _ends(entry)):
         yield (), "all weights are 0, so nothing would be learned; expected at least one that is not"
+
+
+def _ends(entry: dict) -> tuple:
+    """Return the weight of a reward, or the two ends of its schedule."""
+    weight = entry.get("weight", 1.0)
+    return (weight.get("start"), weight.get("end")) if isinstance(weight, dict) else (weight,)
+
+
+def _check_slots(content: dict) -> Iterator[Problem]:
+    """Yield whether a reward looks for films in another way than the data writes them: it would find none."""
+    data, rewards = content.get("data"), content.get("rewards")
+    entry = rewards.get("recommendation") if isinstance(rewards, dict) else None
+    if not (isinstance(entry, dict) and isinstance(data, dict) and data.get("name") == "redial"):
+        return
+    written, read = data.get("slots", "placeholder"), entry.get("slots", "placeholder")
+    if written != read and {written, read} <= {"placeholder", "title"}:
+        yield ("rewards", "recommendation", "slots"), f"{read}, but data.slots is {written}; expected the same in both"
 
 
 def _check_architecture(task: str, model: Any) -> Iterator[Problem]:
@@ -226,6 +256,9 @@ def check_rewards(rewards: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
         own = {"weight": slots(Reward)["weight"], "import": Slot(str)}
         typed = slots(kind) if dataclasses.is_dataclass(kind) else {key: Slot(Any) for key in entry}
         problems = list(check_mapping(entry, typed | own, f"parameter of {name}"))
+        if getattr(kind, "penalty", False) and any(end < 0 for end in _ends(entry) if isinstance(end, (int, float))):
+            message = f"{name} is never above 0, so a weight below 0 pays for what it should cost; expected one above 0"
+            problems.append((("weight",), message))
         model = entry.get("model")
         if (stage := stage_of(model)) is not None:
             problems += [(("model",), message) for _, message in _check_stage_model(stage, earlier, LABEL_TASKS)]

@@ -37,6 +37,7 @@ class FormatPenalty(ReplyReward):
     placeholder: str = "<movie>"
 
     __name__ = "format_penalty"
+    penalty = True
 
     def __post_init__(self):
         if not regex.fullmatch(r"<\w+>", self.placeholder):

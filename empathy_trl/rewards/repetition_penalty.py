@@ -27,6 +27,7 @@ class RepetitionPenalty(ReplyReward):
     n: int = 3
 
     __name__ = "repetition_penalty"
+    penalty = True
 
     def __post_init__(self):
         if self.n < 1:

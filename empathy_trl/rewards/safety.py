@@ -76,6 +76,7 @@ class Safety(ReplyReward):
     file: str | None = None
 
     __name__ = "safety"
+    penalty = True
 
     def __post_init__(self):
         if self.words is not None and self.file is not None:

@@ -24,6 +24,7 @@ class SafetyClassifier(ModelReward):
     labels: list[str]
 
     __name__ = "safety_classifier"
+    penalty = True
     lowest = -1.0
 
     def __post_init__(self):

@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from empathy_trl.errors import UserError
+from empathy_trl.files import read_json
 
 FOLDER = "critic"  # beside the policy's own files
 CONFIG_FILE, HEAD_FILE = "critic_config.json", "value_head.safetensors"
@@ -67,13 +69,24 @@ class Critic(nn.Module):
         """Take over the weights of a critic that `save` wrote.
 
         Raises:
-            UserError: it is of another kind or size.
+            UserError: it is of another kind or size, or a file cannot be read.
         """
         _check_saved(folder, kind="head" if self.backbone is None else "model", hidden_size=self.value_head.in_features)
-        self.value_head.load_state_dict(load_file(folder / HEAD_FILE))
+        self.load_head(folder)
         if self.backbone is not None:
             weights = type(self.backbone).from_pretrained(folder, dtype=torch.float32).state_dict()
             self.backbone.load_state_dict(weights)
+
+    def load_head(self, folder: Path):
+        """Take over the value head that `save` wrote.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        try:
+            self.value_head.load_state_dict(load_file(folder / HEAD_FILE))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise UserError(f"{folder / HEAD_FILE}: holds no value head that can be read: {error}") from error
 
 
 def saved_critic(name: str | None) -> Path | None:
@@ -86,7 +99,7 @@ def saved_critic(name: str | None) -> Path | None:
 
 def _check_saved(folder: Path, **expected):
     """Raise UserError unless a saved critic is what is expected of it."""
-    found = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    found = read_json(folder / CONFIG_FILE)
     if found | expected != found:
         raise UserError(f"{folder}: holds a critic with {found}; this policy needs one with {expected}")
 
@@ -140,7 +153,7 @@ def _from_saved(folder: Path, policy) -> Critic:
             f"{folder}: holds a critic that reads {config.vocab_size} tokens; the policy writes {vocabulary}"
         )
     critic = Critic(config.hidden_size, backbone)
-    critic.value_head.load_state_dict(load_file(folder / HEAD_FILE))
+    critic.load_head(folder)
     return critic
 
 

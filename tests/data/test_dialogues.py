@@ -206,6 +206,15 @@ def test_files_that_cannot_be_used(tmp_path, lists, message):
             r"line 2, utterance 2: empty target: nothing is left of '' in target",
         ),
         ({"utterances": [{"speaker": "listener", "text": "a"}]}, r"line 2, utterance 1: empty context"),
+        (
+            {"utterances": [{"speaker": "speaker", "text": "a"}, {"speaker": "Listener", "text": "b"}]},
+            r"line 2: unknown speaker: 'Listener' in utterance 2; expected speaker or listener",
+        ),
+        ({"utterances": [{"speaker": ["speaker"], "text": "a"}]}, r"unknown speaker: \['speaker'\] in utterance 1"),
+        (
+            {"emotion": ["sad"], "utterances": CONVERSATION["utterances"][:2]},
+            r"line 2, utterance 2: no text: emotion has \['sad'\]",
+        ),
     ],
 )
 def test_bad_conversations(tmp_path, row, message):
@@ -213,6 +222,17 @@ def test_bad_conversations(tmp_path, row, message):
     with pytest.raises(DataError, match=message):
         read_split(section(tmp_path), "train")
     assert len(read_split(section(tmp_path, on_bad_rows="drop"), "train")[0]) == 2
+
+
+def test_nobody_listens(tmp_path):
+    write_conversations(tmp_path, [CONVERSATION | {"utterances": CONVERSATION["utterances"][:1]}])
+    with pytest.raises(DataError, match=r"train\.jsonl: in none of 1 conversations does a listener answer"):
+        read_split(section(tmp_path), "train")
+
+
+def test_half_a_character_in_the_name_of_an_emotion_is_left_out(tmp_path):
+    write_conversations(tmp_path, [CONVERSATION | {"emotion": "\ud800sad"}])
+    assert set(build(section(tmp_path), "train", "grpo")["emotion"]) == {"sad"}
 
 
 def test_places_that_hold_no_dialogues(tmp_path):

@@ -138,6 +138,12 @@ def test_long_texts_lose_their_beginning(tmp_path):
             r"rating out of range: empathy is 5\.5; expected a number from 1 to 5",
         ),
         ({"ratings": {"empathy": 0, "overall": 1}}, r"rating out of range: empathy is 0"),
+        ({"ratings": {"empathy": float("inf"), "overall": 1}}, r"rating is no number: empathy is inf"),
+        (
+            {"ratings": {"empathy": None, "overall": 1}},
+            r"missing rating: empathy is null; expected a number from 1 to 5",
+        ),
+        ({"ratings": {"empathy": 10**400, "overall": 1}}, r"rating out of range: empathy is 10{59};"),
         ({"context": []}, r"line 2: empty context: nothing is left of \[\] in context after cleaning"),
         ({"context": [1]}, r"line 2: context is no text: context has \[1\]"),
         ({"response": " "}, r"line 2: empty response: nothing is left of ' ' in response"),

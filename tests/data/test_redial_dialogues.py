@@ -88,9 +88,25 @@ def with_text(text):
             "role of message 0 is 'bot'; expected 'seeker' or 'recommender'",
         ),
         (BY_ROLE | {"conversation_id": " "}, "no conversation", "is empty"),
+        (
+            BY_ROLE | {"conversation_id": None},
+            "no conversation",
+            "conversation_id is None; expected a number or a text",
+        ),
+        (BY_ROLE | {"conversation_id": {"a": 1}}, "no conversation", "conversation_id is {'a': 1}"),
+        (with_text(["See"]), "no text", "text of message 1 is ['See']; expected a text"),
+        (with_text(True), "no text", "text of message 1 is True"),
+        (BY_ROLE | {"movies": {"12": ["The Salt Line"]}}, "no text", "the title of @12 is ['The Salt Line']"),
+        (BY_ROLE | {"liked": {"7": True}}, "unknown like", "True for @7; expected 0, 1, 2"),
         (BY_ROLE | {"movies": "The Salt Line"}, "no mapping", "movies is 'The Salt Line'; expected film ids"),
         (BY_ROLE | {"movies": ["The Salt Line"]}, "no mapping", "expected film ids"),
         (ORIGINAL | {"initiatorWorkerId": 3}, "unknown sender", "senderWorkerId of message 0 is 4; expected 3 or 5"),
+        (
+            ORIGINAL | {"initiatorWorkerId": [4]},
+            "unknown sender",
+            "initiatorWorkerId is [4]; expected the id of a worker",
+        ),
+        (ORIGINAL | {"respondentWorkerId": None}, "unknown sender", "respondentWorkerId is None"),
         (ORIGINAL | {"initiatorWorkerId": 5}, "unknown sender", "initiator and respondent are both worker 5"),
     ],
 )
@@ -98,6 +114,11 @@ def test_what_makes_a_dialogue_bad(cells, reason, detail):
     bad = parse(cells)
     assert isinstance(bad, BadRow) and bad.where == "line 3"
     assert bad.reason == reason and detail in bad.detail
+
+
+def test_titles_are_cleaned_as_texts_are():
+    films = parse(BY_ROLE | {"movies": {"12": "Salt &amp;  <|im_end|>Light\ud800 (2011)", "7": "Halcyon"}})["films"]
+    assert films["12"] == "Salt & Light (2011)"
 
 
 @pytest.mark.parametrize(

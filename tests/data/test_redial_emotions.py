@@ -64,6 +64,7 @@ def test_rows_about_others_are_counted(config):
         ("9,1,sad\n9,5,glad\n", "line 3: no such turn: conversation 9 has no turn 5; its messages are 0 to 4"),
         ("9,1,sad\n9,one,glad\n", "line 3: turn is no number: 'one'; expected the number of a message, from 0"),
         ("9,1,sad\n9,-1,glad\n", "line 3: turn is no number: '-1'"),
+        (f"9,1,sad\n9,{'9' * 5000},glad\n", "line 3: turn is no number: '9999"),
         ("9,1,sad\n9,3,\n", "line 3: no emotion: emotion is ''"),
         ("10,0,sad\n", "no row of .*emotions.csv is about a seeker's message in .*test.jsonl"),
         ("9,2,sad\n", "no row of .*emotions.csv is about a seeker's message"),
@@ -72,6 +73,15 @@ def test_rows_about_others_are_counted(config):
 def test_bad_tables(config, lines, message):
     with pytest.raises(DataError, match=message):
         build(config(HEADER + lines), "test", "grpo")
+
+
+def test_two_dialogues_of_one_id(config, tmp_path):
+    section = config(HEADER + "9,1,sad\n")
+    (tmp_path / "test.jsonl").write_text(2 * (tmp_path / "test.jsonl").read_text())
+    with pytest.raises(
+        DataError, match=r"test\.jsonl, line 2: conversation 9 is also in line 1, so data\.emotions cannot"
+    ):
+        build(section, "test", "grpo")
 
 
 def test_bad_rows_are_dropped_and_counted_if_asked_for(config):

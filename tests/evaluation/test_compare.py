@@ -306,6 +306,11 @@ def change_row(folder, key, value):
     artefacts.write_predictions(folder, "test", rows)
 
 
+def change_eval(folder, **changes):
+    content = artefacts.read_eval(folder, "test") | changes
+    (folder / "eval_test.json").write_text(json.dumps(content))
+
+
 def drop_rows(folder):
     artefacts.write_predictions(folder, "test", artefacts.read_predictions(folder, "test")[:-2])
 
@@ -324,6 +329,19 @@ def drop_rows(folder):
         (lambda b: artefacts.write_predictions(b, "test", []), "expected rows, each with an index"),
         (lambda b: (b / "predictions_test.jsonl").unlink(), "predictions_test.jsonl: no such file; evaluate the model first"),
         (lambda b: (b / "eval_test.json").write_text("{"), "eval_test.json, line 1: not valid JSON"),
+        (lambda b: (b / "eval_test.json").write_text("[" * 100_000), "eval_test.json, line 1: not valid JSON"),
+        (lambda b: (b / "eval_test.json").write_bytes(b"{\xff"), "eval_test.json: byte 0xff at offset 1 is not UTF-8"),
+        (lambda b: (b / "predictions_test.jsonl").write_bytes(b"\xff"), "predictions_test.jsonl: byte 0xff at offset 0"),
+        (lambda b: change_eval(b, metrics={"accuracy": {"value": math.nan}}), r"eval_test.json, line 1: .*NaN is no number"),
+        (lambda b: change_eval(b, metrics={"accuracy": {"value": None}}), r"metrics.accuracy is \{'value': None\}; expected a"),
+        (lambda b: change_eval(b, metrics={"accuracy": 0.5}), "metrics.accuracy is 0.5; expected a mapping with a number"),
+        (lambda b: change_eval(b, metrics=[]), r"eval_test.json: metrics is \[\]; expected a mapping of metrics, at least"),
+        (lambda b: change_eval(b, model=None), "eval_test.json: model is None; expected a text"),
+        (lambda b: change_eval(b, data="sample"), "eval_test.json: data is 'sample'; expected a mapping with source"),
+        (lambda b: change_eval(b, judged_by=["bleu"]), r"eval_test.json: judged_by is \['bleu'\]; expected"),
+        (lambda b: change_eval(b, confusion={}), "b: its files are not as an evaluation of emotions writes them"),
+        (lambda b: change_row(b, "index", "6"), "predictions_test.jsonl, row 3: index is '6'; expected a whole number"),
+        (lambda b: change_row(b, "index", [6]), r"row 3: index is \[6\]; expected a whole number"),
     ],
 )  # fmt: skip
 def test_what_is_not_the_same_is_refused_by_name(tmp_path, change, message):
@@ -332,6 +350,21 @@ def test_what_is_not_the_same_is_refused_by_name(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         write_comparison(a, b, "test", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("reply", None, "b: its files are not as an evaluation of replies writes them"),
+        ("metrics", "x", "b: its files are not as an evaluation of replies writes them"),
+        ("metrics", {"reply_words": "3"}, "b: the row with index 6 has '3' as reply_words"),
+    ],
+)
+def test_rows_of_replies_that_are_none(tmp_path, key, value, message):
+    a, b = replied(tmp_path / "a", 1, 9), replied(tmp_path / "b", 2, 9)
+    change_row(b, key, value)
+    with pytest.raises(UserError, match=message):
+        write_comparison(a, b, "test", tmp_path / "out")
 
 
 def test_rows_are_matched_by_index_whatever_their_order(tmp_path):

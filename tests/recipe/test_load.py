@@ -115,6 +115,8 @@ def errors_of(load, content, overrides=()):
         ("rewards.format.tag", ["a"], "rewards.format.tag: unknown parameter of format; did you mean tags? (choices: "),
         ("rewards.format.tags", [1], "rewards.format.tags: [1] is not a valid list of str"),
         ("rewards", {"format": {"weight": 0}, "emotion_accuracy": {"weight": {"start": 0, "end": 0, "until": 1}}}, "rewards: all weights are 0, so nothing would be learned; expected at least one that is not"),
+        ("rewards", {"format": {}, "repetition_penalty": {"weight": -0.1}}, "rewards.repetition_penalty.weight: repetition_penalty is never above 0, so a weight below 0 pays for what it should cost; expected one above 0"),
+        ("rewards", {"format": {}, "format_penalty": {"weight": {"start": 0, "end": -1, "until": 1}}}, "rewards.format_penalty.weight: format_penalty is never above 0"),
         ("rewards.format.weight", "high", "rewards.format.weight: 'high' is not a valid float or mapping of start, end, until"),
         ("rewards.format.weight", float("nan"), "rewards.format.weight: nan is not finite"),
         ("rewards.format.weight", {"start": 1, "end": 2, "until": 0}, "rewards.format.weight.until: 0 should be greater than 0"),
@@ -195,6 +197,15 @@ def test_errors_name_the_key_where_it_was_written(load, key, value, expected):
         "data",
         "stages.sft",
     )  # in both stages; grpo's model then names no stage
+
+
+@pytest.mark.parametrize(("written", "read"), [("title", {}), ("placeholder", {"slots": "title"})])
+def test_films_are_looked_for_as_the_data_writes_them(load, written, read):
+    content = changed(GRPO, "data", {"name": "redial", "slots": written})
+    (line,) = errors_of(load, changed(content, "rewards", {"recommendation": {"mode": "any", **read}}))
+    looked_for = read.get("slots", "placeholder")
+    assert line == f"rewards.recommendation.slots: {looked_for}, but data.slots is {written}; expected the same in both"
+    load(changed(content, "rewards", {"recommendation": {"mode": "any", "slots": written}}), [])
 
 
 def test_all_errors_come_at_once(load):

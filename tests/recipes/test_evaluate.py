@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -149,6 +150,10 @@ def test_the_evaluated_model_replaces_origin_and_revision_only(script):
             ["--model", "model", "--base_url", "http://localhost/v1"],
             "--base_url: is for --model openai:NAME, got --model model",
         ),
+        (
+            ["--model", "model", "--output_dir", "small.yaml/x"],
+            "--output_dir: cannot write to small.yaml/x: Not a directory",
+        ),
         (["--model", "openai:"], "--model openai:: expected the model's name"),
         (["--model", "openai:m", "--base_url", "nowhere"], "base_url: expected the address of a server"),
         (
@@ -203,6 +208,23 @@ def test_a_server_that_fails_ends_the_evaluation(script, workplace, monkeypatch,
     error = capsys.readouterr().err
     assert f"error: --model openai:m: {server.base_url} left a prompt without an answer (broken connection: " in error
     assert not Path("outputs/small/evaluations/m").exists(), "no figures of a part of the rows"
+
+
+def test_ctrl_c_ends_with_130(script, workplace, monkeypatch, capsys):
+    def stop(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("empathy_trl.evaluation.evaluate.evaluate_model", stop)
+    assert run(script, "--model", "model") == 130
+    assert "interrupted; figures are only of all rows, so none were written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"recipe": "other"}'])
+def test_a_folder_with_a_broken_record_is_no_stage(script, workplace, content):
+    Path("elsewhere/first").mkdir(parents=True)
+    Path("elsewhere/first/run.json").write_text(content)
+    recipe = SimpleNamespace(name="small", stages={"first": None})
+    assert script.stage_folders("elsewhere/second", recipe) == {"first": Path("outputs/small/first")}
 
 
 @pytest.mark.parametrize("recipe", ["intent9_tiny", "wassa_reward_tiny"])

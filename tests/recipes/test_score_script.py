@@ -52,6 +52,12 @@ def scores():
     return [json.loads(line) for line in Path("out/scores.jsonl").read_text().split("\n") if line]
 
 
+def change_rating(value):
+    rows = scores()
+    rows[1]["ratings"]["overall"] = value
+    Path("out/scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def asked(*servers):
     return sorted(reply_of(request) for server in servers for request in server.requests)
 
@@ -188,6 +194,11 @@ def test_a_judge_that_dies_stops_the_run_after_everything_is_saved(capsys):
         (lambda: write_input(pairs(2)), "row 3: its index is 2, the input has the rows 0 to 1"),
         (lambda: Path("out/scores.jsonl.judge.json").unlink(), "no scores.jsonl.judge.json says who scored them"),
         (lambda: Path("out/scores.jsonl.judge.json").write_text("{"), "judge.json, line 1: not valid JSON"),
+        (lambda: Path("out/scores.jsonl.judge.json").write_text("[]"), "judge.json is \\[\\]; expected a judge's settings"),
+        (lambda: change_rating(None), "row 2: overall is None; expected a number from 1 to 5"),
+        (lambda: change_rating(True), "row 2: overall is True"),
+        (lambda: change_rating(float("nan")), "row 2: overall is nan"),
+        (lambda: change_rating(6), "row 2: overall is 6; expected a number from 1 to 5"),
         (lambda: Path("out/scores.jsonl").write_text("x\n{}\n"), "scores.jsonl, line 1: not valid JSON"),
         (lambda: Path("out/scores.jsonl").write_text("{}\n"), "row 1: expected index, context, response and ratings"),
     ],
@@ -240,6 +251,7 @@ def test_two_runs_never_write_to_one_file(capsys):
         (["--base_url", "nowhere"], "base_url: expected the address of a server"),
         (["--base_url", "https://judge.invalid/v1"], "api_key_env: the environment variable OPENAI_API_KEY is not set"),
         (["--api_key_env", "sk-proj-abcdefghijklmnopqrst"], "api_key_env: holds what looks like an API key"),
+        (["--output", "."], "--output: . is a folder; expected a file, such as scores.jsonl"),
         (["--output", "in.jsonl/scores.jsonl"], "--output: cannot write in.jsonl/scores.jsonl"),
         (["--max_failure_share", "20"], "max_failure_share: 20.0 must be between 0 and 1"),
         ([], "Is the server running at base_url?"),

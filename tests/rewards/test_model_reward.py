@@ -234,6 +234,8 @@ HELD_OUT = {"figure": "pearson_mean", "value": 0.63, "n": 120, "split": "valid"}
             r"the model's pearson_mean is 0\.630 on 120 held-out rows \(valid\), below 0\.7; .* or lower min_held",
         ),
         (HELD_OUT | {"figure": "pair_accuracy", "value": 0.5}, 0.6, r"the model's pair_accuracy is 0\.500 on 120"),
+        (0.9, 0.6, r"held_out in the model's config\.json is 0\.9; expected figure, value, n, split"),
+        (HELD_OUT | {"value": "0.9"}, 0.6, r"held_out\.value in the model's config\.json is '0\.9'; expected a number"),
         (None, 0.1, r"asks for 0\.1, but the model's config\.json has no held_out, .* leave min_held_out out"),
     ],
 )

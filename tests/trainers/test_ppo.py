@@ -406,6 +406,24 @@ def test_a_policy_in_pieces_is_not_copied(tiny_folder, tmp_path, monkeypatch):
         build_critic("model", None, model, None)
 
 
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("critic_config.json", "{", "critic_config.json, line 1: not valid JSON"),
+        ("value_head.safetensors", "x", "value_head.safetensors: holds no value head that can be read"),
+        ("value_head.safetensors", None, "value_head.safetensors: holds no value head that can be read: No such file"),
+    ],
+)
+def test_a_critic_with_a_broken_file_is_refused(tmp_path, name, content, message):
+    critic = Critic(4)
+    critic.save(tmp_path, critic.state_dict())
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        critic.load(tmp_path)
+
+
 def test_a_head_that_is_not_there_is_refused(tiny_folder, tmp_path):
     with pytest.raises(UserError, match="critic_name_or_path: .* holds no critic"):
         make_ppo_trainer(tiny_folder, tmp_path, critic_name_or_path=str(tiny_folder))
