@@ -26,12 +26,12 @@ class PlainPPO:
     def __init__(self, model, shape: Shape, rows: list, tokenizer):
         self.policy, self.reference = model, copy.deepcopy(model).requires_grad_(False)
         self.trunk = copy.deepcopy(model.model)
-        self.head = torch.nn.Linear(model.config.hidden_size, 1)
+        self.head = torch.nn.Linear(model.config.hidden_size, 1, device=model.device)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
         self.shape, self.rows, self.tokenizer, self.done = shape, rows, tokenizer, 0
         self.optimizers = [
-            torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0)
+            torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=True)  # as transformers does
             for parameters in (self.policy.parameters(), [*self.trunk.parameters(), *self.head.parameters()])
         ]
 

@@ -89,7 +89,10 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         return super()._readers(model) + ([backbone] if backbone is not None and self._critic_hooks.wanted else [])
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        with patched(
+            self, "num_iterations", self.args.num_iterations
+        ):  # a reward may stop the run, which saves a checkpoint
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         scores = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
         scores[rewards.isnan().all(dim=1)] = torch.nan  # no reward applies
         start = self.accelerator.process_index * len(prompts)
@@ -149,6 +152,8 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         values, self._values = self._values, None
         value_loss = self._value_loss(values, inputs)
         mode = "train" if self.model.training else "eval"
+        if self._entropy_bonus_enabled:  # then the parent logs a policy loss, too, of another scale
+            self._metrics[mode]["policy_loss"].pop()
         parts = self.current_gradient_accumulation_steps if mode == "train" else 1  # both losses are of one part
         for name, loss in (("policy_loss", policy_loss), ("value_loss", value_loss)):
             self._metrics[mode][name].append(self.accelerator.gather(loss.detach() * parts).mean().item())

@@ -67,6 +67,14 @@ def test_the_plain_loop_estimates_the_advantages_that_ours_does(main):
     assert torch.allclose(plain.PlainPPO.advantages(rewards, values), ours, atol=1e-6)
 
 
+def test_the_plain_loop_is_on_one_device(main):
+    shapes, plain = importlib.import_module("shapes"), importlib.import_module("plain_ppo")
+    shape = shapes.SHAPES["ed4_tiny"]
+    loop = plain.PlainPPO(shapes.make_model(shape).to("meta"), shape, [], None)
+    parts = (loop.policy, loop.reference, loop.trunk, loop.head)
+    assert {weight.device.type for part in parts for weight in part.parameters()} == {"meta"}
+
+
 def test_other_scores_are_no_speed(main, monkeypatch, tmp_path):
     benchmark = importlib.import_module("scorer")
     usual = benchmark.plain_loop

@@ -212,6 +212,26 @@ def test_a_first_rollout_without_tokens_leaves_sharing_on(tiny_folder, tmp_path)
     assert trainer._shares["log-probabilities"]
 
 
+def test_the_policy_loss_is_logged_once_also_with_an_entropy_bonus(tiny_folder, tmp_path):
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, entropy_coef=0.1)
+    (part,) = rollout_and_parts(trainer, 1)
+    loss = trainer._compute_loss(trainer.model, part)
+    (policy,), (value,) = (trainer._metrics["train"][name] for name in ("policy_loss", "value_loss"))
+    assert loss.item() == pytest.approx(policy + trainer.args.vf_coef * value, abs=1e-6)
+
+
+def test_rewards_and_what_they_stop_see_the_settings_as_they_are(tiny_folder, tmp_path):
+    seen = []
+    trainer = make_ppo_trainer(
+        tiny_folder,
+        tmp_path,
+        reward=lambda completions, **_: seen.append(trainer.num_iterations) or [0.0] * len(completions),
+        num_iterations=3,
+    )
+    rollout_and_parts(trainer, 1)
+    assert seen == [3] and trainer.num_iterations == 3
+
+
 def test_training_again_keeps_the_optimizer(tiny_folder, tmp_path):
     trainer = make_ppo_trainer(tiny_folder, tmp_path, max_steps=1)
     trainer.train()
