@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -86,6 +87,8 @@ def adapter_base(adapter_file: Path, name: str) -> tuple[str, str | None]:
         adapter = json.loads(adapter_file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{name}: {ADAPTER_FILE} is not valid JSON: {error}") from error
+    if not isinstance(adapter, dict):
+        raise UserError(f"{name}: {ADAPTER_FILE} is {str(adapter)[:60]}; expected a mapping")
     base = adapter.get("base_model_name_or_path")
     if not base:
         raise UserError(f"{name}: {ADAPTER_FILE} names no base model (base_model_name_or_path is empty)")
@@ -153,7 +156,7 @@ def hub_errors(name: str, revision: str | None) -> Iterator[None]:
         raise
     except (OSError, EntryNotFoundError, HFValidationError, httpx.HTTPError, SafetensorError) as error:
         raise UserError(_explain(name, revision, error)) from error
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError, StrictDataclassError) as error:
         raise UserError(f"{name}: cannot be read: {type(error).__name__}: {error}") from error
 
 

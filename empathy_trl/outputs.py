@@ -130,7 +130,15 @@ def require(config, problem_type: str) -> None:
 
 
 def label_names(config) -> list[str]:
-    """Return the names of the outputs in order; `LABEL_0`, `LABEL_1` … where a model has none."""
+    """Return the names of the outputs in order; `LABEL_0`, `LABEL_1` … where a model has none.
+
+    Raises:
+        UserError: some have a name, and others have none.
+    """
+    if missing := [index for index in range(config.num_labels) if index not in config.id2label]:
+        raise UserError(
+            f"model: id2label in its config.json has {config.num_labels} names, and none for output {missing[0]}"
+        )
     return [config.id2label[index] for index in range(config.num_labels)]
 
 
@@ -186,9 +194,15 @@ def label_groups(config) -> dict[str, list[str]]:
     A model that names no groups has one, `label`.
 
     Raises:
-        UserError: the groups together do not have as many labels as the model has outputs.
+        UserError: the groups together do not have as many labels as the model has outputs, or are none.
     """
-    groups = dict(getattr(config, "label_groups", None) or [["label", label_names(config)]])
+    pairs = getattr(config, "label_groups", None) or [["label", label_names(config)]]
+    try:
+        groups = {str(group): list(map(str, labels)) for group, labels in pairs}
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"model: label_groups in its config.json is {str(pairs)[:60]}; expected [[group, [label, ...]], ...]"
+        ) from error
     total = sum(map(len, groups.values()))
     if total != config.num_labels:
         raise UserError(f"model: has {config.num_labels} outputs, but label_groups in its config.json name {total}")

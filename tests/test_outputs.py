@@ -93,6 +93,18 @@ def test_ranges(ranges, given, expected, why):
             "label_range: .*has no label_ranges for Empathy; give .lowest, highest. label",
         ),
         (lambda: label_range(config(label_ranges={"Emotion": [0, 1]}), 1), "has no label_ranges for Empathy"),
+        (
+            lambda: label_groups(config(label_groups=3)),
+            r"model: label_groups in its config\.json is 3; expected \[\[group",
+        ),
+        (
+            lambda: label_groups(config(label_groups=[["a"]])),
+            r"label_groups in its config\.json is \[\['a'\]\]; expected",
+        ),
+        (
+            lambda: label_names(PreTrainedConfig(id2label={0: "a", 2: "b"})),
+            "id2label in its config.json has 2 names, and none for output 1",
+        ),
         (lambda: label_groups(config(label_groups=[["a", ["x"]]])), "model: has 2 outputs, but label_groups .* name 1"),
         (
             lambda: require(config(problem_type="multi_label_classification"), "regression"),

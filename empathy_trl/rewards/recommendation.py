@@ -73,7 +73,7 @@ class Recommendation(ReadsReply):
         named = self._name_films(replies, columns)
         if self.mode == "any":
             return [float(names) for names in named]
-        expected = needed_column(self, columns, "recommends")
+        expected = self._typed_column(columns, "recommends", int, "true, false or null")
         self._check_slots(expected, columns)
         return [
             None if wanted is None else float(bool(reply) and names == wanted)
@@ -84,9 +84,7 @@ class Recommendation(ReadsReply):
         """Return for each text, one per row, whether it names a film."""
         if self.slots == "placeholder":
             return [self.placeholder in text for text in texts]
-        titles = zip(
-            *(needed_column(self, columns, name) for name in ("movies", "liked", "context_movies")), strict=True
-        )
+        titles = zip(*(self._titles(columns, name) for name in ("movies", "liked", "context_movies")), strict=True)
         return [
             bool(_TITLE_WITH_YEAR.search(text))
             or any(names_title(text, title) for part in parts for title in part or [])
@@ -95,8 +93,19 @@ class Recommendation(ReadsReply):
 
     def _likable(self, columns: dict) -> list[list[str]]:
         """Return for each row the titles that a recommendation could please with."""
-        pairs = zip(*(needed_column(self, columns, name) for name in ("liked", "context_movies")), strict=True)
+        pairs = zip(*(self._titles(columns, name) for name in ("liked", "context_movies")), strict=True)
         return [[title for title in liked or [] if title not in (named or [])] for liked, named in pairs]
+
+    def _titles(self, columns: dict, name: str) -> list[list[str] | None]:
+        return self._typed_column(columns, name, list, "a list of titles or null")
+
+    def _typed_column(self, columns: dict, name: str, kind: type, words: str) -> list:
+        """Return a column. Raises UserError where it is missing, or a value is neither of a kind nor None."""
+        values = needed_column(self, columns, name)
+        for value in values:
+            if value is not None and not isinstance(value, kind):
+                raise UserError(f"rewards.{self.__name__}: the column `{name}` holds {value!r}; expected {words}")
+        return values
 
     def _check_slots(self, expected: list[bool | None], columns: dict) -> None:
         """Raise UserError where a reference that recommends names no film: then films are written in another way."""

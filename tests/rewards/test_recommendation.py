@@ -119,6 +119,27 @@ def test_missing_columns(mode, slots, column):
 
 
 @pytest.mark.parametrize(
+    "settings, columns, message",
+    [
+        (
+            ("match", "placeholder"),
+            {"recommends": "yes"},
+            "the column `recommends` holds 'yes'; expected true, false or",
+        ),
+        (
+            ("liked", "title"),
+            {"liked": "Jaws", "context_movies": []},
+            "the column `liked` holds 'Jaws'; expected a list",
+        ),
+        (("any", "title"), {"movies": 3, "liked": [], "context_movies": []}, "the column `movies` holds 3; expected a"),
+    ],
+)
+def test_columns_of_another_kind(settings, columns, message):
+    with pytest.raises(UserError, match=message):
+        reward("Hi", *settings, **columns)
+
+
+@pytest.mark.parametrize(
     "parameters, message",
     [
         ({"mode": "some"}, "mode: 'some' is not any, match or liked"),
