@@ -63,8 +63,8 @@ def load_model(
 
     Args:
         config: has the attributes of `recipe.Model`; a `stage:` name is already replaced by the folder of
-            that stage. `config.chat_template` takes the place of the tokenizer's own. `config.lora` is not applied here: trainers take `lora_config(config.lora)` beside the
-            model.
+            that stage. `config.chat_template` takes the place of the tokenizer's own. `config.lora` is not applied
+            here: trainers take `lora_config(config.lora)` beside the model.
         seed: of the initial weights of a model from scratch.
         texts: training texts for the tokenizer of a model from scratch.
         tags: names of the tags that a model from scratch gets as tokens; for a pretrained model they are

@@ -2,9 +2,11 @@
 
 One module per corpus, named in `BUILDERS`; each offers `TASKS`, `build` and `read_split`, as below. With task "regress"
 or "classify" it also offers `targets`, and `COMPARABLE` where the rows of regress have a column `context`; with "sft" or
-"grpo" `EVALUATION`, the kind by which completions are evaluated, and for the kind "emotions" `LABELS`. A builder finds its source (`sources.py`, `hub.py`), reads it strictly
-(`formats.py`, `lists.py`, `tables.py`, `columns.py`), splits it where it comes without splits (`splits.py`), cleans the text
-(`text.py`, `normalize.py`, `turns.py`) and writes the prompt. It knows no reward and no trainer.
+"grpo" `EVALUATION`, the kind by which completions are evaluated, and for the kind "emotions" `LABELS`.
+
+A builder finds its source (`sources.py`, `hub.py`), reads it strictly (`formats.py`, `lists.py`, `tables.py`, `columns.py`),
+splits it where it comes without splits (`splits.py`), cleans the text (`text.py`, `normalize.py`, `turns.py`) and writes the
+prompt. It knows no reward and no trainer.
 """
 
 import re

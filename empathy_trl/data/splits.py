@@ -23,7 +23,8 @@ def split_rows(
 
     10 % of the rows are `test` (the 90/10 split), 10 % of the rest are `valid`, by which a checkpoint may be chosen;
     `train` keeps 81 %, or 90 % where only one part is `held_out`. Groups are shuffled and never divided; with large groups
-    the shares are as near as they get. The result depends on `groups` and `seed` only (Python's own generator, whose sequence is stable).
+    the shares are as near as they get. The result depends on `groups` and `seed` only (Python's own generator, whose
+    sequence is stable).
 
     Args:
         groups: the group of each row, such as its conversation; `range(n)` splits by row.

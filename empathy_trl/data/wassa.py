@@ -2,8 +2,8 @@
 
 The schema is that of the WASSA 2023/2024 shared task, track CONV-turn (Barriere et al., 2023; Giorgi et al., 2024): one
 row per turn with a text and a number per dimension. These are the rows of task regress; for sft and grpo the same turns are
-prompts, and what the other person answered is the reference (see `wassa_replies.py`). Sources are the embedded corpus ("sample"), a table, a folder, or a
-Hub id. A source that comes in three files or splits is used so (`split_by: given`); one table is split 90/10, by row or
+prompts, and what the other person answered is the reference (see `wassa_replies.py`). Sources are the
+embedded corpus ("sample"), a table, a folder, or a Hub id. A source that comes in three files or splits is used so (`split_by: given`); one table is split 90/10, by row or
 by conversation (see `splits.py`).
 """
 

@@ -69,8 +69,8 @@ MORE_WORDS = {
     },
 }
 NOTE = (
-    "greedy decoding, 95 % intervals (bootstrap; of counts of different n-grams, jackknife). `reward` is the weighted total with the weights of "
-    "the end of training. Duplicates are replies that other rows get too. A reward that rises while the other columns move "
+    "greedy decoding, 95 % intervals (bootstrap; of counts of different n-grams, jackknife). `reward` is the "
+    "weighted total with the weights of the end of training. Duplicates are replies that other rows get too. A reward that rises while the other columns move "
     "away from those of the reference replies is being hacked."
 )
 

@@ -1,28 +1,24 @@
 """The launcher: exit statuses and messages, and one tiny recipe from end to end."""
 
-import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.recipes.scripts import ROOT, finished_run, script
+
 RUN = ROOT / "recipes" / "run.py"
 
 
 @pytest.fixture(scope="module")
 def run():
-    spec = importlib.util.spec_from_file_location("run", RUN)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return script("run")
 
 
 SMALL = """
@@ -44,13 +40,9 @@ stages:
 
 
 @pytest.fixture(scope="module")
-def finished(run, tmp_path_factory):
+def finished(tmp_path_factory):
     """A finished run of the small recipe: its file and its output folder."""
-    folder = tmp_path_factory.mktemp("run")
-    recipe, output = folder / "small.yaml", folder / "out"
-    recipe.write_text(SMALL)
-    assert run(["--recipe", str(recipe), "--output_dir", str(output)]) == 0
-    return recipe, output
+    return finished_run(SMALL, tmp_path_factory.mktemp("run"))
 
 
 def test_a_run_leaves_everything_a_person_would_look_for(finished):

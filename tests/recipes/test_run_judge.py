@@ -1,13 +1,12 @@
 """The launcher with a judge: it stops with status 2 and a checkpoint, goes on from there, and writes the key nowhere."""
 
-import importlib.util
 import json
 import zlib
-from pathlib import Path
 
 import pytest
 
 from tests.judge.scripted_server import CUT, ScriptedServer, answer
+from tests.recipes.scripts import script
 
 KEY = "s3cret-0123456789-key"
 RECIPE = """
@@ -24,10 +23,7 @@ trainer: {max_steps: 3, per_device_train_batch_size: 4, num_generations: 2, max_
 
 @pytest.fixture(scope="module")
 def run():
-    spec = importlib.util.spec_from_file_location("run", Path(__file__).resolve().parents[2] / "recipes" / "run.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return script("run")
 
 
 @pytest.fixture
