@@ -4,8 +4,8 @@ python benchmarks/ppo_update.py                  # all four shapes; about 15 min
 python benchmarks/ppo_update.py ed4_tiny --rounds 10
 
 Same policy, prompts, lengths, rewards and settings: a reference, one step per rollout. The critic of ours is the head on
-the policy's own hidden states, and prompts are shared as in every run; `--no_sharing` leaves that out and shows what the head
-alone saves. Memory is what torch counts: weights, gradients and optimizer states between two updates, and how far an update
+the policy's own hidden states, and prompts are shared as in every run; `--no_sharing` leaves that out and shows what is saved
+without it. Memory is what torch counts: weights, gradients and optimizer states between two updates, and how far an update
 goes beyond. The ratio is the geometric mean of those of the times.
 """
 

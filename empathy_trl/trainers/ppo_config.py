@@ -17,7 +17,8 @@ class PPOConfig(EmpathyGRPOConfig):
     """`EmpathyGRPOConfig` with a critic: what TRL's own `PPOConfig` had until 1.12, on top of GRPO's settings.
 
     `num_iterations` are the PPO epochs over a rollout, `epsilon` clips the policy's ratio. The KL to the reference is part
-    of the reward (`kl_coef`), so `beta` stays 0. Dropout is off (`disable_dropout`), as it always was in TRL's PPO trainer. `scale_rewards` and `multi_objective_aggregation` belong to GRPO's
+    of the reward (`kl_coef`), so `beta` stays 0. Dropout is off (`disable_dropout`), as it always was in TRL's PPO trainer.
+    `scale_rewards` and `multi_objective_aggregation` belong to GRPO's
     advantages and change nothing here.
 
     Raises:
@@ -66,6 +67,7 @@ class PPOConfig(EmpathyGRPOConfig):
             ("kl_estimator", ("k1", "k3")),
             ("critic_kind", ("head", "model")),
             ("loss_type", LOSSES),
+            ("importance_sampling_level", ("token",)),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is none of PPO's (choices: {', '.join(choices)})")

@@ -488,6 +488,7 @@ REFUSED = {
     "estimator": ({"kl_estimator": "k2"}, r"kl_estimator: 'k2' is none of PPO's \(choices: k1, k3\)"),
     "kind": ({"critic_kind": "tail"}, r"critic_kind: 'tail' .*choices: head, model"),
     "loss": ({"loss_type": "cispo"}, "loss_type: 'cispo' is none of PPO's"),
+    "level": ({"importance_sampling_level": "sequence"}, "importance_sampling_level: 'sequence' is none of PPO's"),
     "beta": ({"beta": 0.1}, "beta: 0.1 puts a KL into the loss; .* set kl_coef"),
     "liger": ({"use_liger_kernel": True}, "use_liger_kernel: true has no loss for advantages of single tokens"),
 }
