@@ -183,7 +183,7 @@ def test_the_hub(monkeypatch):
 
 
 def test_unknown_names():
-    with pytest.raises(UserError, match=r"wassa data has no columns for task 'dpo' \(choices: 'regress'"):
+    with pytest.raises(UserError, match=r"wassa data has no columns for task 'dpo'.*'regress'"):
         build(section("sample"), "train", "dpo")
     with pytest.raises(UserError, match="unknown split 'dev'"):
         read_split(section("sample"), "dev")
