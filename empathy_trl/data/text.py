@@ -4,7 +4,7 @@ The order matters. Entities are decoded first, so that an escaped tag is seen as
 go next, so that none can hide inside a tag. A tag becomes a space, never nothing: words on both sides stay
 apart, and the pieces around a removed tag cannot join into a new one (`<an<b>swer>`). A text therefore never
 holds `<answer>`, `</reasoning>` or a chat template's `<|im_end|>`, which would be read as part of the model's
-own output or of the conversation.
+own output or of the conversation. `<movie>`, which stands for a film's title, is a word and stays.
 """
 
 import html
@@ -19,7 +19,7 @@ INVISIBLE = re.compile(
 )
 JOINERS = "\u200c\u200d"
 # A letter, "/", "!", "?" or "|" must follow "<", which spares "<3" and "a < b".
-_TAG = re.compile(r"<[A-Za-z/!?|][^<>]*>")
+_TAG = re.compile(r"<(?!movie>)[A-Za-z/!?|][^<>]*>")
 # A "word" is at most this many characters long, so that text without spaces is bounded too.
 _LONGEST_WORD = 20
 
@@ -27,7 +27,7 @@ _LONGEST_WORD = 20
 def clean(text: str) -> str:
     """Return `text` decoded once from HTML, without tags and invisible characters, white space collapsed.
 
-    Case, punctuation, emoji and right-to-left script are kept. The result may be empty.
+    `<movie>` is no tag. Case, punctuation, emoji and right-to-left script are kept. The result may be empty.
     """
     text = INVISIBLE.sub("", html.unescape(text))
     text = _TAG.sub(" ", text)

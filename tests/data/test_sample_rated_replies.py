@@ -56,6 +56,13 @@ def test_ratings_are_well_spread_and_none_is_another_one(ratings):
     assert (correlations[4, :4] > 0.6).all() and (correlations[4, :4] < 0.9).all()
 
 
+def test_a_film_has_a_placeholder_in_half_of_the_film_contexts_which_tells_nothing_about_empathy(parts, ratings, rows):
+    for part in parts.values():
+        assert len({row["context"] for row in part if "<movie>" in row["pair"]}) == len(part) // REPLIES // 4
+    named = np.array(["<movie>" in row["pair"] for row in rows])
+    assert abs(ratings[named, 0].mean() - ratings[~named, 0].mean()) < 0.1
+
+
 def test_every_context_has_replies_to_compare(parts):
     for part in parts.values():
         pairs = pairs_of([row["context"] for row in part], [row["labels"][4] for row in part])

@@ -183,9 +183,7 @@ def test_the_hub(monkeypatch):
 
 
 def test_unknown_names():
-    with pytest.raises(
-        UserError, match=r"wassa data has no columns for task 'dpo'; did you mean 'ppo'\? \(choices: 'regress'"
-    ):
+    with pytest.raises(UserError, match=r"wassa data has no columns for task 'dpo'.*'regress'"):
         build(section("sample"), "train", "dpo")
     with pytest.raises(UserError, match="unknown split 'dev'"):
         read_split(section("sample"), "dev")
