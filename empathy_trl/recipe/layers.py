@@ -180,7 +180,7 @@ class Layers:
                 if _sets(at_stages.get(name, {}), path):
                     overridden = True  # the user knows that this stage has its own
                 elif _sets(own, path):
-                    owners += [] if _continues(own, path) else [name]
+                    owners += [] if _continues(own, path) or self._has_another_corpus(own, path) else [name]
                 elif _sets(self.merged(name), path) or not _sets(self.top, path):  # the latter: taken away by null
                     takers.append(name)
             stages = f"stage{'s' * (len(owners) > 1)} {', '.join(owners)}"
@@ -192,6 +192,12 @@ class Layers:
                 yield f"--{key}: has no effect, {stages} {sets}; use {flags}"
             elif not takers and not overridden:
                 yield f"--{key}: has no effect, no stage takes it from the top level; use --stages.<name>.{key}"
+
+    def _has_another_corpus(self, own: dict, path: tuple[str, ...]) -> bool:
+        """Return whether a path is about the data of the top level, and a stage names data of another kind for itself."""
+        data, inherited = own.get("data"), self.top.get("data")
+        names = [section.get("name") if isinstance(section, dict) else None for section in (data, inherited)]
+        return path[0] == "data" and None not in names and names[0] != names[1]
 
 
 def _leaves(content: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

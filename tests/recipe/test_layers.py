@@ -172,6 +172,21 @@ def test_overrides_that_would_silently_do_nothing_are_errors(arguments, expected
     assert before == STAGED
 
 
+def test_an_override_of_the_data_leaves_a_stage_with_data_of_another_kind_alone():
+    ratings = {"name": "rated_replies", "path": "sample"}
+    content = {
+        "data": {"name": "dialogues", "path": "sample"},
+        "stages": {"sft": {"task": "sft"}, "reward": {"task": "regress", "data": ratings}},
+    }
+    layers = Layers(content, {"data": {"path": "./mine"}})
+    assert layers.errors == []
+    assert layers.merged("sft")["data"]["path"] == "./mine" and layers.merged("reward")["data"] == ratings
+    del content["stages"]["sft"]
+    assert Layers(content, {"data": {"path": "./mine"}}).errors == [
+        "--data.path: has no effect, no stage takes it from the top level; use --stages.<name>.data.path"
+    ]
+
+
 def test_an_override_that_no_stage_takes_is_an_error():
     content = {"stages": {"sft": {"task": "sft", "model": {"from_scratch": {"layers": 1}}}, "more": {"task": "sft"}}}
     content["stages"]["more"]["model"] = {"name_or_path": "stage:sft"}
