@@ -116,16 +116,16 @@ class Layers:
         """Return the keys that hold for a stage: its own, laid over the top level's; null sections are left out.
 
         A task without rewards does not inherit any, and only the last stage inherits `hub`: two models cannot share one
-        repository. A stage that names a builder of its own inherits no `data`, which is about another corpus.
+        repository. What the top level says of its data holds for no data of another kind.
         """
         own = self.stages[stage]
         defaults = {key: self.top[key] for key in STAGE_KEYS if key in self.top}
+        if self._has_another_corpus(own, ("data",)):
+            defaults.pop("data")
         if own.get("task", self.top.get("task")) not in REWARD_TASKS:
             defaults.pop("rewards", None)
         if stage != list(self.stages)[-1]:
             defaults.pop("hub", None)
-        if self._has_another_corpus(own):
-            defaults.pop("data")
         return {key: value for key, value in merge(defaults, own).items() if value is not None}
 
     def label(self, stage: str, path: tuple[str, ...]) -> str:
@@ -181,10 +181,8 @@ class Layers:
             for name, own in self.stages.items():
                 if _sets(at_stages.get(name, {}), path):
                     overridden = True  # the user knows that this stage has its own
-                elif path[0] == "data" and self._has_another_corpus(own):
-                    continue  # it is not about this stage
                 elif _sets(own, path):
-                    owners += [] if _continues(own, path) else [name]
+                    owners += [] if _continues(own, path) or self._has_another_corpus(own, path) else [name]
                 elif _sets(self.merged(name), path) or not _sets(self.top, path):  # the latter: taken away by null
                     takers.append(name)
             stages = f"stage{'s' * (len(owners) > 1)} {', '.join(owners)}"
@@ -197,11 +195,11 @@ class Layers:
             elif not takers and not overridden:
                 yield f"--{key}: has no effect, no stage takes it from the top level; use --stages.<name>.{key}"
 
-    def _has_another_corpus(self, own: dict) -> bool:
-        """Return whether a stage names another builder of data than the top level."""
-        sections = [content.get("data") for content in (self.top, own)]
-        names = [section.get("name") if isinstance(section, dict) else None for section in sections]
-        return None not in names and names[0] != names[1]
+    def _has_another_corpus(self, own: dict, path: tuple[str, ...]) -> bool:
+        """Return whether a path is about the data of the top level, and a stage names data of another kind for itself."""
+        data, inherited = own.get("data"), self.top.get("data")
+        names = [section.get("name") if isinstance(section, dict) else None for section in (data, inherited)]
+        return path[0] == "data" and None not in names and names[0] != names[1]
 
 
 def _leaves(content: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

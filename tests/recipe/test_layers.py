@@ -172,16 +172,15 @@ def test_overrides_that_would_silently_do_nothing_are_errors(arguments, expected
     assert before == STAGED
 
 
-def test_a_stage_with_a_corpus_of_its_own_has_nothing_to_do_with_the_data_of_the_top_level():
+def test_an_override_of_the_data_leaves_a_stage_with_data_of_another_kind_alone():
     ratings = {"name": "rated_replies", "path": "sample"}
     content = {
-        "data": {"name": "dialogues", "path": "sample", "instruction": "Be kind."},
+        "data": {"name": "dialogues", "path": "sample", "instruction": "Answer."},
         "stages": {"sft": {"task": "sft"}, "reward": {"task": "regress", "data": ratings}},
     }
-    layers = Layers(content, {"data": {"path": "./mine", "max_words": 20}})
+    layers = Layers(content, {"data": {"path": "./mine"}})
     assert layers.errors == []
-    assert layers.merged("sft")["data"] == content["data"] | {"path": "./mine", "max_words": 20}
-    assert layers.merged("reward")["data"] == ratings
+    assert layers.merged("sft")["data"]["path"] == "./mine" and layers.merged("reward")["data"] == ratings
     del content["stages"]["sft"]
     assert Layers(content, {"data": {"path": "./mine"}}).errors == [
         "--data.path: has no effect, no stage takes it from the top level; use --stages.<name>.data.path"
