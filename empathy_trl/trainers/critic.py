@@ -26,10 +26,28 @@ FOLDER = "critic"  # beside the policy's own files
 CONFIG_FILE, HEAD_FILE = "critic_config.json", "value_head.safetensors"
 
 
+class ValueHead(nn.Linear):
+    """A linear layer from `hidden_size` to one number, of weights 0, around `centre`: what is expected of any completion.
+
+    With a mean far from 0 the weights would first learn that mean, along the hidden states' own mean, and then for long not
+    get rid of what else this does to single tokens: the bias moves no faster than one of the many weights. The centre is no
+    parameter, because optimizers that keep their own copies of these would undo what is set from outside.
+    """
+
+    def __init__(self, hidden_size: int):
+        super().__init__(hidden_size, 1, dtype=torch.float32)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+        self.register_buffer("centre", torch.zeros(1))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden) + self.centre
+
+
 class Critic(nn.Module):
     """Values of hidden states, shape (rows, tokens, hidden) to (rows, tokens), in float32 whatever the weights are kept in.
 
-    The head starts at 0: before it has learned anything it expects nothing, and moves nothing.
+    The head's weights start at 0: before it has learned anything it expects the same of every token, and moves nothing.
 
     Args:
         hidden_size: of the policy or, where there is one, of the backbone.
@@ -39,9 +57,7 @@ class Critic(nn.Module):
     def __init__(self, hidden_size: int, backbone: nn.Module | None = None):
         super().__init__()
         self.backbone = backbone
-        self.value_head = nn.Linear(hidden_size, 1, dtype=torch.float32)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        self.value_head = ValueHead(hidden_size)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
@@ -214,6 +230,7 @@ class ValuesBesideLogProbs:
     tokens). Otherwise the model computes as without a critic.
 
     Attributes:
+        critic: of the policy.
         wanted: whether values are needed from the next forward passes.
         detached: keep the critic's gradient from the policy's hidden states.
 
@@ -224,7 +241,7 @@ class ValuesBesideLogProbs:
 
     def __init__(self, model, decoder):
         self.wanted = self.detached = False
-        self._critic = model.critic
+        self.critic = model.critic
         self._hidden = None
         decoder.register_forward_hook(self._keep)
         model.register_forward_hook(self._add, with_kwargs=True)
@@ -237,12 +254,12 @@ class ValuesBesideLogProbs:
         if not self.wanted:
             return
         hidden, self._hidden = self._hidden, None
-        if self._critic.backbone is not None:
+        if self.critic.backbone is not None:
             read = {
                 key: value for key, value in kwargs.items() if key not in ("labels", "shift_labels", "fused_lm_head")
             }
-            hidden = self._critic.backbone(**read | {"use_cache": False}).last_hidden_state
-        values = self._critic(hidden.detach() if self.detached else hidden)
+            hidden = self.critic.backbone(**read | {"use_cache": False}).last_hidden_state
+        values = self.critic(hidden.detach() if self.detached else hidden)
         if "log_probs" not in outputs:
             outputs["values"] = values
             return

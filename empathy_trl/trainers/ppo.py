@@ -122,16 +122,27 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
 
         mask = output["completion_mask"] * output.get("tool_mask", 1)
         scored = mask * ~self._scores.isnan()[:, None]
+        scores = self._final_scores(output)
+        values = self._centred(values, scores, scored)
         kl = torch.zeros_like(values)
         if "ref_per_token_logps" in output:
             kl = mask * gae.per_token_kl(log_probs, output["ref_per_token_logps"], self.args.kl_estimator)
-        rewards = gae.token_rewards(self._final_scores(output), self.args.kl_coef * kl, scored)
+        rewards = gae.token_rewards(scores, self.args.kl_coef * kl, scored)
         advantages, returns = gae.advantages_and_returns(rewards, values, scored, self.args.gamma, self.args.lam)
         self._log_rollout(output["completion_ids"], mask, scored, kl, values, returns, advantages)
         if self.args.whiten_advantages:
             advantages = gae.whitened(advantages, scored, self._total)
         self._log_advantages((advantages * scored).sum(1) / scored.sum(1).clamp(min=1))
         return output | {"advantages": advantages, "returns": returns, "old_values": values, "value_mask": scored}
+
+    def _centred(self, values, scores, scored) -> torch.Tensor:
+        """Return a rollout's values; from the first one a new critic takes what a completion earns on average."""
+        centre = self._critic_hooks.critic.value_head.centre
+        if centre.item():
+            return values
+        error, _ = gae.moments(scores[:, None] - values, scored, self._total)
+        centre.add_(error)
+        return values + error
 
     def _final_scores(self, output: dict) -> torch.Tensor:
         """Return what each completion earns at its end, shape (rows,): its rewards, less if it was cut off."""

@@ -148,6 +148,23 @@ def test_values_and_gradients_are_the_same_with_and_without_shared_prompts(tiny_
         assert torch.allclose(ours, plain, atol=1e-4)
 
 
+def test_a_new_critic_begins_with_what_the_first_rollout_earns_on_average(tiny_folder, tmp_path):
+    scores = iter([5.0, -1.0])
+    trainer = make_ppo_trainer(
+        tiny_folder,
+        tmp_path,
+        reward=lambda completions, **_: [next(scores)] * len(completions),
+        kl_coef=0.0,
+        lam=1.0,
+        whiten_advantages=False,
+    )
+    for advantage in (0.0, -6.0):  # later ones are for the weights to learn
+        (part,) = rollout_and_parts(trainer, 1)
+        assert torch.allclose(part["old_values"], torch.tensor(5.0))
+        assert torch.allclose(part["advantages"][part["value_mask"]], torch.tensor(advantage))
+    assert trainer.model.critic.value_head.centre.item() == pytest.approx(5.0)
+
+
 def test_values_are_those_of_the_policys_hidden_states(tiny_folder, tmp_path):
     trainer = make_ppo_trainer(tiny_folder, tmp_path)
     torch.nn.init.normal_(trainer.model.critic.value_head.weight)
@@ -163,7 +180,7 @@ def test_values_are_those_of_the_policys_hidden_states(tiny_folder, tmp_path):
 
 def test_advantages_of_a_completion_that_no_reward_rates_are_zero(tiny_folder, tmp_path):
     trainer = make_ppo_trainer(
-        tiny_folder, tmp_path, reward=lambda completions, **_: [None, 1.0] * (len(completions) // 2), kl_coef=0.1
+        tiny_folder, tmp_path, reward=lambda completions, **_: [None, 1.0, None, 2.0] * (len(completions) // 4), kl_coef=0.1
     )
     trainer.args.shuffle_dataset = False
     (part,) = rollout_and_parts(trainer, 1)
@@ -251,7 +268,7 @@ def test_the_critic_learns_alone_first(tiny_folder, tmp_path):
     before = weights_of(trainer)
     trainer.train()
     moved = {name for name, weight in weights_of(trainer).items() if not torch.equal(weight, before[name])}
-    assert moved == {"critic.value_head.weight", "critic.value_head.bias"}
+    assert moved == {"critic.value_head.weight", "critic.value_head.bias", "critic.value_head.centre"}
     trainer = make_ppo_trainer(tiny_folder, tmp_path, critic_warmup_steps=2, max_steps=3)
     trainer.train()
     assert not torch.equal(trainer.model.model.norm.weight, before["model.norm.weight"])
