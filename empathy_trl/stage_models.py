@@ -44,7 +44,8 @@ def classifiers_of(stage) -> dict[str, str]:
     classifiers = stage.evaluation.classifiers
     if stage.task in LABEL_TASKS or classifiers is None:
         return {}
-    return classifiers.model_dump(exclude_none=True)
+    named = {"epitome": classifiers.epitome, "emotion": classifiers.emotion, "intent": classifiers.intent}
+    return {kind: model for kind, model in named.items() if model is not None}
 
 
 def judging_rewards(recipe, stage, stage_folders: dict[str, Path]) -> dict:

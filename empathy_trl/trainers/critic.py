@@ -230,7 +230,6 @@ class ValuesBesideLogProbs:
     tokens). Otherwise the model computes as without a critic.
 
     Attributes:
-        critic: of the policy.
         wanted: whether values are needed from the next forward passes.
         detached: keep the critic's gradient from the policy's hidden states.
 
@@ -241,7 +240,7 @@ class ValuesBesideLogProbs:
 
     def __init__(self, model, decoder):
         self.wanted = self.detached = False
-        self.critic = model.critic
+        self._critic = model.critic
         self._hidden = None
         decoder.register_forward_hook(self._keep)
         model.register_forward_hook(self._add, with_kwargs=True)
@@ -254,12 +253,12 @@ class ValuesBesideLogProbs:
         if not self.wanted:
             return
         hidden, self._hidden = self._hidden, None
-        if self.critic.backbone is not None:
+        if self._critic.backbone is not None:
             read = {
                 key: value for key, value in kwargs.items() if key not in ("labels", "shift_labels", "fused_lm_head")
             }
-            hidden = self.critic.backbone(**read | {"use_cache": False}).last_hidden_state
-        values = self.critic(hidden.detach() if self.detached else hidden)
+            hidden = self._critic.backbone(**read | {"use_cache": False}).last_hidden_state
+        values = self._critic(hidden.detach() if self.detached else hidden)
         if "log_probs" not in outputs:
             outputs["values"] = values
             return

@@ -137,7 +137,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
 
     def _centred(self, values, scores, scored) -> torch.Tensor:
         """Return a rollout's values; from the first one a new critic takes what a completion earns on average."""
-        centre = self._critic_hooks.critic.value_head.centre
+        centre = self.critic.value_head.centre
         if centre.item():
             return values
         error, _ = gae.moments(scores[:, None] - values, scored, self._total)

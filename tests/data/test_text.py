@@ -18,7 +18,11 @@ FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
         ("a <a href='x'>link</a> <!-- hidden --> <?php ?>", "a link", "attributes, comments, instructions"),
         ("i <3 you, 2 < 3 > 1, <- that", "i <3 you, 2 < 3 > 1, <- that", "no tags"),
         ("5 <", "5 <", "a lone bracket"),
-        ("try <movie> <i>or</i><movie>!</movie>", "try <movie> or <movie>!", "what stands for a film's title is a word"),
+        (
+            "try <movie> <i>or</i><movie>!</movie>",
+            "try <movie> or <movie>!",
+            "what stands for a film's title is a word",
+        ),
         ("<b>", "", "nothing but a tag"),
         ("bad\x00bell\x07esc\x1b[0m\x7f", "badbellesc[0m", "control characters"),
         ("zero\u200bwidth\ufeff \u202eevil\u202c so\u00adft", "zerowidth evil soft", "invisible formatting"),

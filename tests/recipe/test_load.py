@@ -445,7 +445,7 @@ def test_recipes_are_found_by_path_and_by_name(tmp_path, monkeypatch):
     for shipped, _ in list_recipes(SHIPPED):
         assert find_recipe(Path(shipped).stem) == SHIPPED / shipped
     with pytest.raises(
-        RecipeError, match=r"^ed4_tny.yaml: no such recipe; did you mean ed4_tiny\? \(choices: .*ed4_tiny"
+        RecipeError, match=r"^ed4_tny.yaml: no such recipe; did you mean ed4_tiny\? \(nearest: ed4_tiny"
     ):
         find_recipe("ed4_tny.yaml")
     with pytest.raises(RecipeError, match="^nowhere/mine.yaml: no such recipe"):
