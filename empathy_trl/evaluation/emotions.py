@@ -24,14 +24,14 @@ COLUMNS = {
     "mean_reasoning_words": "words of reasoning",
 }
 NOTE = (
-    "greedy decoding, 95 % bootstrap intervals. An invalid answer (no single `<answer>` tag, or no known emotion in it) "
+    "95 % bootstrap intervals. An invalid answer (no single `<answer>` tag, or no known emotion in it) "
     "counts as wrong. The baselines were fitted on the labels of the whole training split."
 )
 
 
 def predict(model, tokenizer, stage, rows, batch_size: int) -> list[str]:
     """Return one completion per row."""
-    return generate_shared(model, tokenizer, list(rows["prompt"]), batch_size, stage.evaluation.max_new_tokens)
+    return generate_shared(model, tokenizer, list(rows["prompt"]), batch_size, stage)
 
 
 def score(stage, rows, train, completions: list[str], rewards) -> tuple[dict, list[dict]]:

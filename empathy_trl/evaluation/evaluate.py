@@ -35,6 +35,7 @@ from accelerate.utils import broadcast_object_list
 import empathy_trl.data
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import artefacts
+from empathy_trl.evaluation.generate import decoding
 from empathy_trl.inputs import is_pairwise
 from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.stages import versions
@@ -98,6 +99,8 @@ def evaluate_model(
         scored, table = kind.score(stage, rows, train, predictions, stage.rewards if rewards is None else rewards)
         about = {"recipe": recipe_name, "stage": stage.name, "model": model_name, "kind": name}
         data = {"source": stage.data.path, "split": split, "n": len(index)}
+        if stage.task not in LABEL_TASKS:
+            data["decoding"] = decoding(stage)
         result = about | {"data": data} | scored | {"seed": stage.seed, "versions": versions()}
         table = [{"index": number} | row for number, row in zip(index, table, strict=True)]
         _write(kind, Path(output_dir), split, result, table)

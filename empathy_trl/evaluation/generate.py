@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from empathy_trl.errors import UserError
 from empathy_trl.evaluation.api_model import ApiModel
 from empathy_trl.evaluation.sharing import shared
 from empathy_trl.models import without_generation_defaults
@@ -24,6 +25,9 @@ def generate_completions(
     batch_size: int,
     max_new_tokens: int,
     temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
     progress: bool = True,
 ) -> list[str]:
     """Return one completion per prompt, as text without special tokens.
@@ -35,8 +39,11 @@ def generate_completions(
         batch_size: prompts generated together, at least 1. It changes speed and memory, not the text (up to
             rounding in low precision).
         max_new_tokens: a completion that has not ended by then is cut off.
-        temperature: 0 takes the likeliest token; above 0 samples from the whole distribution at that
-            temperature.
+        temperature: 0 takes the likeliest token; above 0 samples at that temperature, which makes the text depend on
+            the batch size.
+        top_p, top_k: sample from the likeliest tokens only: those that have this probability together, and this many
+            (0 for any number).
+        seed: of the sampling; the state of the random generators is left as it was.
         progress: show a progress bar on stderr.
 
     The model's own generation defaults (top-k, repetition penalty, beams, forced tokens, …) are not applied: what is evaluated is
@@ -52,13 +59,14 @@ def generate_completions(
     sampling = {"do_sample": temperature > 0}
     reads_apart = model.config.is_encoder_decoder  # then what comes out is the start token and the completion
     if temperature > 0:
-        sampling |= {"temperature": temperature, "top_p": 1.0, "top_k": 0}
+        sampling |= {"temperature": temperature, "top_p": top_p, "top_k": top_k}
 
     completions = [""] * len(prompts)
     was_training = model.training
     model.eval()
     bar = tqdm(total=len(prompts), desc="generate", disable=not progress)
-    with torch.inference_mode(), without_generation_defaults(model), bar:
+    with torch.inference_mode(), without_generation_defaults(model), torch.random.fork_rng(), bar:
+        torch.manual_seed(seed)
         for start in range(0, len(prompts), batch_size):
             chosen = longest_first[start : start + batch_size]
             side = "right" if reads_apart else "left"
@@ -80,15 +88,41 @@ def generate_completions(
     return completions
 
 
-def generate_shared(model, tokenizer, prompts: list[list[dict]], batch_size: int, max_new_tokens: int) -> list[str]:
-    """Generate greedily, each process for its share of the prompts; all processes return all completions.
+def generate_shared(model, tokenizer, prompts: list[list[dict]], batch_size: int, stage) -> list[str]:
+    """Generate as a stage says, each process for its share of the prompts; all processes return all completions.
 
     An `ApiModel` needs no tokenizer, and has `batch_size` requests under way in each process.
+
+    Raises:
+        UserError: an `ApiModel` is to sample.
     """
-    settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "progress": PartialState().is_main_process}
+    state, evaluation = PartialState(), stage.evaluation
+    settings = {
+        "batch_size": batch_size,
+        "max_new_tokens": evaluation.max_new_tokens,
+        "progress": state.is_main_process,
+    }
     if isinstance(model, ApiModel):
+        if evaluation.temperature > 0:
+            raise UserError(
+                f"evaluation.temperature: {evaluation.temperature:g}, but a model behind an API is asked for its likeliest "
+                "answer; expected 0"
+            )
         return shared(prompts, lambda own: model.complete(own, **settings))
-    return shared(prompts, lambda own: generate_completions(model, tokenizer, own, **settings))
+    sampling = {"temperature": evaluation.temperature, "top_p": evaluation.top_p, "top_k": evaluation.top_k}
+    seed = stage.seed + state.process_index
+    return shared(prompts, lambda own: generate_completions(model, tokenizer, own, **settings, **sampling, seed=seed))
+
+
+def decoding(stage) -> str:
+    """Return in words how `generate_shared` chooses tokens."""
+    evaluation = stage.evaluation
+    if not evaluation.temperature:
+        return "greedy decoding"
+    limits = [f"top-p {evaluation.top_p:g}"] * (evaluation.top_p < 1) + [f"top-k {evaluation.top_k}"] * (
+        evaluation.top_k > 0
+    )
+    return ", ".join([f"sampled at temperature {evaluation.temperature:g}", *limits, f"seed {stage.seed}"])
 
 
 def end_tokens(model, tokenizer) -> list[int]:

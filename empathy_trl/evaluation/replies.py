@@ -69,7 +69,7 @@ MORE_WORDS = {
     },
 }
 NOTE = (
-    "greedy decoding, 95 % intervals (bootstrap; of counts of different n-grams, jackknife). `reward` is the "
+    "95 % intervals (bootstrap; of counts of different n-grams, jackknife). `reward` is the "
     "weighted total with the weights of the end of training. Duplicates are replies that other rows get too. A reward that rises while the other columns move "
     "away from those of the reference replies is being hacked."
 )
@@ -107,7 +107,7 @@ def predict(model, tokenizer, stage, rows, batch_size: int) -> list[Prediction]:
         scorers = load_classifiers(classifiers_of(stage))  # now, and not after an hour of generation
         if "emotion" in scorers and "emotion" in rows.column_names:
             check_emotions(scorers["emotion"], rows["emotion"])
-    completions = generate_shared(model, tokenizer, prompts, batch_size, stage.evaluation.max_new_tokens)
+    completions = generate_shared(model, tokenizer, prompts, batch_size, stage)
     if (why := why_none(model, tokenizer, prompts)) is not None:
         return [Prediction(completion, why_none=why) for completion in completions]
     likelihoods = reference_likelihoods(model, tokenizer, prompts, references, batch_size)

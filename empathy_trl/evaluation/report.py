@@ -189,7 +189,8 @@ def _stage_table(stages: list[EvaluatedStage]) -> str:
         for key, metrics in stage.evaluation["baselines"].items():
             if columns.keys() & metrics.keys():
                 rows.append(row(NAMES[key] + of, metrics, stage.evaluation["data"]["n"]))
-    return markdown(rows) + f"\n\nSplit `{data['split']}` of `{data['source']}`, {stages[-1].kind.NOTE}"
+    decoded = f"{data['decoding']}, " if "decoding" in data else ""
+    return markdown(rows) + f"\n\nSplit `{data['split']}` of `{data['source']}`, {decoded}{stages[-1].kind.NOTE}"
 
 
 def _one_per_rows(stages: list[EvaluatedStage]) -> list[EvaluatedStage]:

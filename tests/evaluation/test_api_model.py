@@ -1,10 +1,13 @@
 """A model behind a server: every prompt gets its completion, or the evaluation stops with a reason."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.api_model import OPENAI, ApiModel
 from empathy_trl.evaluation.generate import generate_shared
+from empathy_trl.recipe.schema import Evaluation
 from tests.judge.scripted_server import CUT, HANG, ScriptedServer, answer, unused_address
 
 KEY = "s3cret-0123456789-key"
@@ -42,8 +45,9 @@ def test_completions_belong_to_their_prompts_and_equal_prompts_are_sent_once():
 
 
 def test_generation_asks_it_in_place_of_a_loaded_model():
+    stage = SimpleNamespace(evaluation=Evaluation(max_new_tokens=5), seed=0)
     with ScriptedServer(echo) as server:
-        assert generate_shared(model(server.base_url), None, prompts("a", "b"), 2, 5) == ["re: a", "re: b"]
+        assert generate_shared(model(server.base_url), None, prompts("a", "b"), 2, stage) == ["re: a", "re: b"]
 
 
 def test_what_the_model_says_is_kept_as_it_is_even_nothing():

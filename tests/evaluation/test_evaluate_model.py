@@ -66,7 +66,7 @@ def test_artefacts_have_exactly_the_public_format(tiny, tmp_path, scripted, caps
         "USER/model",
         7,
     ]
-    assert content["data"] == {"source": "sample", "split": "test", "n": 12}
+    assert content["data"] == {"source": "sample", "split": "test", "n": 12, "decoding": "greedy decoding"}
     shares = [f"{share}_{label}" for share in ("precision", "recall") for label in LABELS]
     plain = ["accuracy", "macro_f1", *shares]
     assert list(content["metrics"]) == [*plain, "invalid_share", "mean_reasoning_words"]
@@ -136,7 +136,7 @@ def test_processes_share_the_prompts_and_all_get_all_completions(monkeypatch, ra
     monkeypatch.setattr(sharing, "gather_object", gather)
     monkeypatch.setattr(generate, "PartialState", lambda: state)
     monkeypatch.setattr(generate, "generate_completions", lambda model, tokenizer, prompts, **_: prompts)
-    assert generate.generate_shared(None, None, list("abcde"), 1, 1) == list("abcde")
+    assert generate.generate_shared(None, None, list("abcde"), 1, make_stage()) == list("abcde")
 
 
 def test_settings_come_from_the_stage_unless_given(tiny, tmp_path, scripted):

@@ -1,10 +1,15 @@
 """Generation: independent of the batch size, in the order of the prompts, ended by every stop token, silent."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from empathy_trl.evaluation.generate import generate_completions
+from empathy_trl.errors import UserError
+from empathy_trl.evaluation.api_model import ApiModel
+from empathy_trl.evaluation.generate import decoding, generate_completions, generate_shared
+from empathy_trl.recipe.schema import Evaluation
 from tests.trainers.tiny_t5 import tiny_t5
 
 SITUATIONS = [
@@ -122,15 +127,6 @@ def test_generation_defaults_of_the_model_change_nothing_and_give_no_warning(var
     assert [str(warning.message) for warning in recwarn] == []
 
 
-def test_temperature_samples(tiny):
-    import torch
-
-    torch.manual_seed(0)
-    first, second = (generate(tiny, temperature=1.0) for _ in range(2))
-    assert first != second
-    assert generate(tiny) == generate(tiny)
-
-
 def test_model_and_tokenizer_are_left_as_they_were(tiny):
     model, tokenizer = tiny
     model.train()
@@ -174,3 +170,35 @@ def test_an_encoder_decoder_writes_what_its_own_generate_does(recwarn):
 
 def test_no_prompts(tiny):
     assert generate(tiny, []) == []
+
+
+def test_sampling_is_repeated_by_its_seed_and_leaves_the_random_state_alone(tiny):
+    prompts = [[{"role": "user", "content": f"prompt {i}"}] for i in range(6)]
+    settings = {"batch_size": 6, "max_new_tokens": 8, "temperature": 1.0, "progress": False}
+    before = torch.get_rng_state()
+    first = generate_completions(*tiny, prompts, **settings, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert generate_completions(*tiny, prompts, **settings, seed=1) == first
+    assert generate_completions(*tiny, prompts, **settings, seed=2) != first
+    greedy = generate_completions(*tiny, prompts, **{**settings, "temperature": 0.0})
+    assert generate_completions(*tiny, prompts, **settings, top_k=1, seed=1) == greedy
+    assert generate_completions(*tiny, prompts, **settings, top_p=1e-6, seed=1) == greedy
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({}, "greedy decoding"),
+        ({"temperature": 0.7}, "sampled at temperature 0.7, seed 42"),
+        ({"temperature": 1.0, "top_p": 0.9, "top_k": 50}, "sampled at temperature 1, top-p 0.9, top-k 50, seed 42"),
+    ],
+)
+def test_how_tokens_were_chosen_is_said_in_words(settings, words):
+    assert decoding(SimpleNamespace(evaluation=Evaluation(**settings), seed=42)) == words
+
+
+def test_a_model_behind_an_api_does_not_sample():
+    stage = SimpleNamespace(evaluation=Evaluation(temperature=0.5), seed=0)
+    model = ApiModel.__new__(ApiModel)
+    with pytest.raises(UserError, match=r"evaluation.temperature: 0.5, but a model behind an API .* expected 0"):
+        generate_shared(model, None, [], 1, stage)
