@@ -178,7 +178,10 @@ def test_values_are_those_of_the_policys_hidden_states(tiny_folder, tmp_path):
 
 def test_advantages_of_a_completion_that_no_reward_rates_are_zero(tiny_folder, tmp_path):
     trainer = make_ppo_trainer(
-        tiny_folder, tmp_path, reward=lambda completions, **_: [None, 1.0, None, 2.0] * (len(completions) // 4), kl_coef=0.1
+        tiny_folder,
+        tmp_path,
+        reward=lambda completions, **_: [None, 1.0, None, 2.0] * (len(completions) // 4),
+        kl_coef=0.1,
     )
     trainer.args.shuffle_dataset = False
     (part,) = rollout_and_parts(trainer, 1)
