@@ -5,6 +5,7 @@ import json
 import pytest
 
 from empathy_trl.recipe import load_recipe
+from empathy_trl.recipe.layers import REWARD_TASKS
 from empathy_trl.tasks import CONFIG_CLASSES
 from tests.recipes.scripts import ROOT, script
 
@@ -19,8 +20,11 @@ def test_a_tiny_recipe_trains_from_end_to_end(name, tmp_path):
         # a single stage has its keys at the top level of the file
         prefix = "--trainer" if len(stages) == 1 else f"--stages.{stage.name}.trainer"
         overrides += [f"{prefix}.max_steps", "2", f"{prefix}.disable_tqdm", "true"]
-        if stage.task == "grpo":
+        if stage.task in REWARD_TASKS:
             overrides += [f"{prefix}.max_completion_length", "8"]
+        for reward, section in stage.rewards.items():
+            if "min_held_out" in section.params:  # more than a model of two steps reaches
+                overrides += [f"--stages.{stage.name}.rewards.{reward}.min_held_out", "0"]
     assert script("run")(["--recipe", name, "--output_dir", str(tmp_path), *overrides]) == 0
     for stage in stages:
         result = json.loads((tmp_path / stage / "eval_test.json").read_text())
