@@ -9,7 +9,7 @@ Where the files are, and what can be wrong with them, is in `hub.py`.
 
 import importlib.util
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType
@@ -43,6 +43,7 @@ __all__ = [
     "build_model",
     "build_tokenizer",
     "check_tags",
+    "evaluating",
     "load_model",
     "lora_config",
     "start_token",
@@ -141,6 +142,18 @@ def start_token(model) -> int:
     """Return the id that a decoder reads first."""
     start = model.generation_config.decoder_start_token_id
     return model.config.decoder_start_token_id if start is None else start
+
+
+@contextmanager
+def evaluating(model):
+    """Switch dropout off for a while."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def without_generation_defaults(model) -> AbstractContextManager:

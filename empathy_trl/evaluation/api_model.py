@@ -75,8 +75,9 @@ class ApiModel:
             UserError: a prompt stays without an answer after all retries, or none can be answered. Nothing stands in for
                 an answer that is missing.
         """
-        keys = [question_key(self._request(prompt, max_new_tokens)) for prompt in prompts]
-        requests = {key: self._request(prompt, max_new_tokens) for key, prompt in zip(keys, prompts, strict=True)}
+        asked = [self._request(prompt, max_new_tokens) for prompt in prompts]
+        keys = list(map(question_key, asked))
+        requests = dict(zip(keys, asked, strict=True))
         with tqdm(total=len(prompts), desc="generate", disable=not progress) as bar:
             try:
                 completions = asyncio.run(self._ask(requests, Counter(keys), batch_size, bar))

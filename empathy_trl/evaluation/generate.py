@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.api_model import ApiModel
 from empathy_trl.evaluation.sharing import shared
-from empathy_trl.models import without_generation_defaults
+from empathy_trl.models import evaluating, without_generation_defaults
 from empathy_trl.padding import pad
 
 
@@ -62,10 +62,8 @@ def generate_completions(
         sampling |= {"temperature": temperature, "top_p": top_p, "top_k": top_k}
 
     completions = [""] * len(prompts)
-    was_training = model.training
-    model.eval()
     bar = tqdm(total=len(prompts), desc="generate", disable=not progress)
-    with torch.inference_mode(), without_generation_defaults(model), torch.random.fork_rng(), bar:
+    with torch.inference_mode(), evaluating(model), without_generation_defaults(model), torch.random.fork_rng(), bar:
         torch.manual_seed(seed)
         for start in range(0, len(prompts), batch_size):
             chosen = longest_first[start : start + batch_size]
@@ -82,9 +80,8 @@ def generate_completions(
             )
             new_ids = output[:, 1 if reads_apart else input_ids.shape[1] :].tolist()
             for index, ids in zip(chosen, new_ids, strict=True):
-                completions[index] = tokenizer.decode(_until_stop(ids, stop_ids), skip_special_tokens=True)
+                completions[index] = tokenizer.decode(ids[: first_stop(ids, stop_ids)], skip_special_tokens=True)
             bar.update(len(chosen))
-    model.train(was_training)
     return completions
 
 
@@ -134,7 +131,6 @@ def end_tokens(model, tokenizer) -> list[int]:
     return ids
 
 
-def _until_stop(ids: list[int], stop_ids: list[int]) -> list[int]:
-    """Cut at the first stop id: what follows is padding, and not every stop token is a special one."""
-    end = next((position for position, token in enumerate(ids) if token in stop_ids), len(ids))
-    return ids[:end]
+def first_stop(ids: list[int], stop_ids: list[int]) -> int:
+    """Return where the first stop id is, or the length: what follows is padding, and not every stop token is special."""
+    return next((position for position, token in enumerate(ids) if token in stop_ids), len(ids))

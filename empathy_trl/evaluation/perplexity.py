@@ -14,9 +14,10 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.generate import end_tokens
+from empathy_trl.evaluation.generate import end_tokens, first_stop
 from empathy_trl.evaluation.intervals import bootstrap_sums
 from empathy_trl.evaluation.sharing import shared
+from empathy_trl.models import evaluating
 from empathy_trl.padding import pad
 from empathy_trl.tags import REPLY_TAGS, completion_text
 
@@ -74,18 +75,19 @@ def _likelihoods(model, tokenizer, rows: list[tuple], batch_size: int, progress:
     asked, answers = _encoded(model, tokenizer, prompts, references)
     losses = _encoder_decoder_losses if model.config.is_encoder_decoder else _causal_losses
     found = [(0.0, 0)] * len(rows)
-    was_training = model.training
-    model.eval()
     # by the length of the prompts: what is alike needs little padding, and memory runs out at once or never
     order = sorted(range(len(rows)), key=lambda row: -len(asked[row]))
-    with torch.inference_mode(), tqdm(total=len(rows), desc="perplexity", disable=not progress) as bar:
+    with (
+        torch.inference_mode(),
+        evaluating(model),
+        tqdm(total=len(rows), desc="perplexity", disable=not progress) as bar,
+    ):
         for start in range(0, len(rows), batch_size):
             chosen = order[start : start + batch_size]
             batch = losses(model, [asked[row] for row in chosen], [answers[row] for row in chosen])
             for row, loss in zip(chosen, batch, strict=True):
                 found[row] = (loss, len(answers[row]))
             bar.update(len(chosen))
-    model.train(was_training)
     if not np.isfinite([loss for loss, _ in found]).all():
         raise UserError(
             f"perplexity: the model gives nan or infinity for a reference; its weights are broken, or overflow in {model.dtype}"
@@ -105,13 +107,8 @@ def _encoded(model, tokenizer, prompts: list[list[dict]], references: list[str])
     stops = end_tokens(model, tokenizer)
     pairs = zip(asked, whole, strict=True)
     answers = [ids[len(prompt) :] if ids[: len(prompt)] == prompt else [] for prompt, ids in pairs]
-    return asked, [_until_end(ids, stops) for ids in answers]
-
-
-def _until_end(ids: list[int], stops: list[int]) -> list[int]:
-    """Cut after the token that ends the reply: a template may go on with a line break that nobody generates."""
-    end = next((position for position, token in enumerate(ids) if token in stops), len(ids))
-    return ids[: end + 1]
+    # up to the token that ends the reply: a template may go on with a line break that nobody generates
+    return asked, [ids[: first_stop(ids, stops) + 1] for ids in answers]
 
 
 def _causal_losses(model, asked: list[list[int]], answers: list[list[int]]) -> Iterator[float]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from empathy_trl.data.formats import JSON_LINES, read_list, read_objects
-from empathy_trl.data.tables import BadRow, shown
+from empathy_trl.data.formats import JSON_LINES, read_objects
+from empathy_trl.data.lists import read_lists
+from empathy_trl.data.tables import BadRow, Table, shown
 from empathy_trl.data.turns import as_messages
 from empathy_trl.errors import DataError, UserError
 
@@ -47,8 +48,17 @@ def read_pairs(path: Path) -> list[Pair]:
         UserError: there is no such file or folder, or it is none of the three layouts.
         DataError: a file cannot be read, one list is longer than the other, or a row is none; names file and line or row.
     """
-    if path.is_dir():
-        return [_pair(f"{path}, row {number}", LISTS, row) for number, row in enumerate(_parallel_lists(path), 1)]
+    table, names = _parallel_lists(path) if path.is_dir() else _json_lines(path)
+    pairs = []
+    for row in table.rows:
+        if isinstance(row, BadRow):
+            raise DataError(f"{path}, {row.where}: {row.reason}: {row.detail}")
+        pairs.append(_pair(f"{path}, {row.where}", names, [row.cells[name] for name in names]))
+    return pairs
+
+
+def _json_lines(path: Path) -> tuple[Table, tuple[str, str]]:
+    """Return the rows of a file, and what context and response are called in it."""
     if not path.is_file():
         raise UserError(f"--input: {path}: no such file or folder")
     if not path.name.lower().endswith(JSON_LINES):
@@ -60,26 +70,15 @@ def read_pairs(path: Path) -> list[Pair]:
     if names is None:
         choices = " or ".join(f"{context} and {response}" for context, response in COLUMNS)
         raise DataError(f"{path}: expected rows with {choices}; found {', '.join(table.columns) or 'no keys'}")
-    pairs = []
-    for row in table.rows:
-        if isinstance(row, BadRow):
-            raise DataError(f"{path}, {row.where}: {row.reason}: {row.detail}")
-        pairs.append(_pair(f"{path}, {row.where}", names, [row.cells[name] for name in names]))
-    return pairs
+    return table, names
 
 
-def _parallel_lists(folder: Path) -> list[tuple]:
-    """Return the entries of the two lists of a folder side by side."""
+def _parallel_lists(folder: Path) -> tuple[Table, tuple[str, str]]:
+    """Return the entries of the two lists of a folder side by side, and the names of the lists."""
     for name in LISTS:
         if not (folder / name).is_file():
             raise UserError(f"--input: {folder} has no {name}; expected {' and '.join(LISTS)}")
-    contexts, responses = (read_list(folder / name) for name in LISTS)
-    if len(contexts) != len(responses):
-        raise DataError(
-            f"{folder}: {LISTS[0]} has {len(contexts)} entries, {LISTS[1]} has {len(responses)}; the entries of one place "
-            "belong together, so both lists have to be equally long"
-        )
-    return list(zip(contexts, responses, strict=True))
+    return read_lists(folder, LISTS), LISTS
 
 
 def _pair(where: str, names: tuple[str, str], values) -> Pair:

@@ -18,9 +18,9 @@ from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_o
 from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, Data, FromScratch, Reward, Stage
 from empathy_trl.recipe.trainer_options import check_trainer, import_class
 from empathy_trl.recipe.validation import Problem, Slot, check_mapping, check_value, show, slots, suggestion
+from empathy_trl.trainers.critic_files import CONFIG_FILE, saved_critic
 
 DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("roberta",)  # of the models that can be made from scratch
-CRITIC_FILE = "critic_config.json"  # as in `trainers.critic`, which loads torch
 HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
 
 
@@ -105,19 +105,11 @@ def _check_critic(trainer: dict, model: Any, earlier: dict[str, Any]) -> Iterato
             yield path, f"stage {stage} has task {earlier[stage]}, which leaves no head; expected one with task ppo"
     elif not _may_exist(origin, HUB_MODEL):
         yield path, f"no folder {origin!r}; expected stage:<name>, a folder, or a Hub id such as user/name"
-    elif kind == "head" and not any(
-        os.path.isfile(os.path.join(place, CRITIC_FILE)) for place in _critic_places(origin)
-    ):
+    elif kind == "head" and saved_critic(origin) is None:
         yield (
             path,
-            f"{origin} holds no critic ({CRITIC_FILE}) that a head could start from; expected a folder that does",
+            f"{origin} holds no critic ({CONFIG_FILE}) that a head could start from; expected a folder that does",
         )
-
-
-def _critic_places(origin: str) -> list[str]:
-    """Return the folders in which a saved critic is looked for, as `trainers.critic.saved_critic` does."""
-    folder = os.path.expanduser(origin)
-    return [folder, os.path.join(folder, "critic")]
 
 
 def _check_weights(rewards: Any) -> Iterator[Problem]:

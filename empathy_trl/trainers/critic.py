@@ -21,9 +21,7 @@ from torch import nn
 
 from empathy_trl.errors import UserError
 from empathy_trl.files import read_json
-
-FOLDER = "critic"  # beside the policy's own files
-CONFIG_FILE, HEAD_FILE = "critic_config.json", "value_head.safetensors"
+from empathy_trl.trainers.critic_files import CONFIG_FILE, FOLDER, HEAD_FILE, saved_critic
 
 
 class ValueHead(nn.Linear):
@@ -64,6 +62,11 @@ class Critic(nn.Module):
             values = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
         return values.to(torch.promote_types(values.dtype, torch.float32))  # DeepSpeed keeps all weights in bfloat16
 
+    @property
+    def _description(self) -> dict:
+        """What its folder says of it, and another has to be to take its place."""
+        return {"kind": "head" if self.backbone is None else "model", "hidden_size": self.value_head.in_features}
+
     def save(self, folder: Path, state: dict[str, torch.Tensor]):
         """Write the critic into a folder.
 
@@ -78,8 +81,7 @@ class Critic(nn.Module):
         save_file(parts["value_head"], folder / HEAD_FILE)
         if self.backbone is not None:
             self.backbone.save_pretrained(folder, state_dict=parts["backbone"])
-        config = {"kind": "head" if self.backbone is None else "model", "hidden_size": self.value_head.in_features}
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / CONFIG_FILE).write_text(json.dumps(self._description, indent=2) + "\n", encoding="utf-8")
 
     def load(self, folder: Path):
         """Take over the weights of a critic that `save` wrote.
@@ -87,7 +89,7 @@ class Critic(nn.Module):
         Raises:
             UserError: it is of another kind or size, or a file cannot be read.
         """
-        _check_saved(folder, kind="head" if self.backbone is None else "model", hidden_size=self.value_head.in_features)
+        _check_saved(folder, **self._description)
         self.load_head(folder)
         if self.backbone is not None:
             weights = type(self.backbone).from_pretrained(folder, dtype=torch.float32).state_dict()
@@ -103,14 +105,6 @@ class Critic(nn.Module):
             self.value_head.load_state_dict(load_file(folder / HEAD_FILE))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise UserError(f"{folder / HEAD_FILE}: holds no value head that can be read: {error}") from error
-
-
-def saved_critic(name: str | None) -> Path | None:
-    """Return the folder of a saved critic that a name means: itself, or the one inside a policy's folder."""
-    for folder in (Path(name).expanduser(), Path(name).expanduser() / FOLDER) if name else ():
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    return None
 
 
 def _check_saved(folder: Path, **expected):

@@ -92,6 +92,11 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
                     self._scoring_model, self._tokenizer, self.args.per_device_train_batch_size
                 )
 
+    @property
+    def _mode(self) -> str:
+        """Under which name TRL keeps the metrics of what is done now."""
+        return "train" if self.model.training else "eval"
+
     def _scoring_model(self):
         return self.accelerator.unwrap_model(self.model)
 
@@ -110,7 +115,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
         progress = self.state.global_step / max(1, self.state.max_steps)
         weights = [weight_at(schedule, progress) for schedule in self.weight_schedules]
         self.reward_weights = torch.tensor(weights, dtype=torch.float32)
-        mode = "train" if self.model.training else "eval"
+        mode = self._mode
         for name, schedule, weight in zip(self.reward_func_names, self.weight_schedules, weights, strict=True):
             if not isinstance(schedule, (int, float)):
                 self._metrics[mode][f"reward_weight/{name}"].append(weight)
@@ -122,7 +127,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if stop := first_stop(held):
             self._stop_with_checkpoint(stop)
-        mode = "train" if self.model.training else "eval"
+        mode = self._mode
         groups = self.num_generations if mode == "train" else self.num_generations_eval
         self._metrics[mode]["zero_spread_share"].append(zero_spread_share(rewards, self.reward_weights, groups))
         return rewards

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from empathy_trl.models import start_token
+from empathy_trl.models import evaluating, start_token
 from empathy_trl.padding import pad
 
 
@@ -55,17 +55,12 @@ class PolicyScorer:
         scores: list[list[float]] = [[] for _ in contexts]
         model = self.get_model()
         score = self._score_decoder if model.config.is_encoder_decoder else self._score
-        was_training = model.training
-        model.eval()
-        try:
-            with torch.no_grad():
-                for start in range(0, len(order), self.batch_size):
-                    rows = order[start : start + self.batch_size]
-                    batch = score(model, [contexts[row] for row in rows], choice_ids)
-                    for row, row_scores in zip(rows, batch.tolist(), strict=True):
-                        scores[row] = row_scores
-        finally:
-            model.train(was_training)
+        with torch.no_grad(), evaluating(model):
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                batch = score(model, [contexts[row] for row in rows], choice_ids)
+                for row, row_scores in zip(rows, batch.tolist(), strict=True):
+                    scores[row] = row_scores
         return scores
 
     def _ids(self, text: str) -> list[int]:

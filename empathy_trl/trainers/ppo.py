@@ -29,7 +29,8 @@ from trl.trainer.callbacks import SyncRefModelCallback
 
 from empathy_trl.shared_prefix.attention import install, unsupported
 from empathy_trl.trainers import advantages as gae
-from empathy_trl.trainers.critic import FOLDER, ValuesBesideLogProbs, build_critic, saved_critic, without_critic
+from empathy_trl.trainers.critic import ValuesBesideLogProbs, build_critic, without_critic
+from empathy_trl.trainers.critic_files import FOLDER, saved_critic
 from empathy_trl.trainers.dropout import switch_off_dropout
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.patching import patched
@@ -63,9 +64,10 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
             switch_off_dropout(self.model)
         self._critic_hooks = ValuesBesideLogProbs(self.model, policy.get_decoder())
         self._awaits_values, self._values, self._scores = False, None, None
-        if not (
+        sharded = (
             self.is_deepspeed_enabled or self.is_fsdp_enabled
-        ):  # which keep gradients or states in ways of their own
+        )  # they keep gradients and states in ways of their own
+        if not sharded:
             self.add_callback(CriticFirst(self.critic))
         if self.args.sync_ref_model:
             self.remove_callback(SyncRefModelCallback)
@@ -89,9 +91,8 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         return super()._readers(model) + ([backbone] if backbone is not None and self._critic_hooks.wanted else [])
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        with patched(
-            self, "num_iterations", self.args.num_iterations
-        ):  # a reward may stop the run, which saves a checkpoint
+        # as it is, and not as for the rollout: a reward may stop the run, which saves a checkpoint
+        with patched(self, "num_iterations", self.args.num_iterations):
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         scores = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
         scores[rewards.isnan().all(dim=1)] = torch.nan  # no reward applies
@@ -162,7 +163,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
             policy_loss = super()._compute_loss(model, inputs)
         values, self._values = self._values, None
         value_loss = self._value_loss(values, inputs)
-        mode = "train" if self.model.training else "eval"
+        mode = self._mode
         if self._entropy_bonus_enabled:  # then the parent logs a policy loss, too, of another scale
             self._metrics[mode]["policy_loss"].pop()
         parts = self.current_gradient_accumulation_steps if mode == "train" else 1  # both losses are of one part
@@ -177,7 +178,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         loss, clipped = gae.clipped_value_loss(
             values, inputs["old_values"], inputs["returns"], self.args.cliprange_value
         )
-        mode = "train" if self.model.training else "eval"
+        mode = self._mode
         self._metrics[mode]["value_clip_ratio"].append(gae.moments(clipped.float(), mask, self._total)[0].item())
         tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
         if mode == "train":  # it counts the whole rollout
@@ -188,7 +189,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         return self.accelerator.reduce(sums, reduction="sum")
 
     def _log_rollout(self, completion_ids, mask, scored, kl, values, returns, advantages):
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics = self._metrics[self._mode]
         for name, tensor in (("returns", returns), ("advantages", advantages), ("values", values)):
             mean, variance = gae.moments(tensor, scored, self._total)
             metrics[f"{name}/mean"].append(mean.item())

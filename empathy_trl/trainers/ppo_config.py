@@ -18,8 +18,7 @@ class PPOConfig(EmpathyGRPOConfig):
 
     `num_iterations` are the PPO epochs over a rollout, `epsilon` clips the policy's ratio. The KL to the reference is part
     of the reward (`kl_coef`), so `beta` stays 0. Dropout is off (`disable_dropout`), as it always was in TRL's PPO trainer.
-    `scale_rewards` and `multi_objective_aggregation` belong to GRPO's
-    advantages and change nothing here.
+    `scale_rewards` and `multi_objective_aggregation` belong to GRPO's advantages and change nothing here.
 
     Raises:
         ValueError: a value out of its range, a loss that is not PPO's, or a setting that belongs to GRPO alone.

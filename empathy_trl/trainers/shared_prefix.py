@@ -20,7 +20,6 @@ differ.
 import logging
 import math
 from collections.abc import Callable
-from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 
@@ -31,6 +30,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.extras.profiling import profiling_context
 from trl.trainer import grpo_trainer
 
+from empathy_trl.models import evaluating
 from empathy_trl.shared_prefix.attention import COMPILED, decide, install, require_all_layers, unsupported
 from empathy_trl.shared_prefix.generation import sample, shared_log_probs, usual_log_probs
 from empathy_trl.shared_prefix.packing import PackedBatch, pack, trim
@@ -239,18 +239,6 @@ class SharedPrefixMixin:
 def pad_tokens(values: torch.Tensor, missing: int) -> torch.Tensor:
     """Append zeros for missing tokens to values of shape (rows, tokens, ...)."""
     return F.pad(values, (0, 0) * (values.dim() - 2) + (0, missing))
-
-
-@contextmanager
-def evaluating(model):
-    """Switch dropout off for a while."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def shuffle_between_steps(sequences: dict, rows: int) -> dict:

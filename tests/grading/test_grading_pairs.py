@@ -102,7 +102,7 @@ def test_bad_rows_are_named_by_their_line(write, content, message):
     [
         (
             {"contexts_json": '["a", "b"]', "responses_json": '["x"]'},
-            "contexts.json has 2 entries, responses.json has 1",
+            "responses.json has 1 entries, contexts.json has 2",
         ),
         ({"contexts_json": '["a", []]', "responses_json": '["x", "y"]'}, "row 2: contexts.json is empty"),
         ({"contexts_json": '["a"]', "responses_json": "[null]"}, "row 1: responses.json is missing"),
