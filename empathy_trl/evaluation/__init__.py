@@ -6,7 +6,7 @@
 | `api_model` | completions from a server |
 | `predict` | the outputs of a model with a classification head |
 | `sharing` | rows dealt out to several processes |
-| `emotions`, `replies`, `labels`, `ratings`, `pairs` | one kind of prediction each: how it is made, scored, drawn and shown |
+| `emotions`, `replies`, `staged`, `labels`, `ratings`, `pairs` | one kind of prediction each: how it is made, scored, drawn and shown |
 | `reply_metrics`, `perplexity`, `reply_classifiers` | what is measured of replies: counts and BLEU, the model's own probabilities, other models' opinions |
 | `score` | labels → metrics, all from one confusion matrix |
 | `correlations` | ratings → MAE, Pearson, Spearman |

@@ -1,8 +1,9 @@
 """Evaluation of one model: predict, score, compare with baselines, write the artefacts.
 
 What a prediction is and how it is scored depends on the kind of the stage. Each kind is one module of its name:
-`emotions` (completions that answer with a label), `replies` (completions that reply to somebody), `labels` (task
-classify), `ratings` (task regress) and `pairs` (task regress with objective pairwise). It offers
+`emotions` (completions that answer with a label), `replies` (completions that reply to somebody), `staged` (replies that
+react, respond and reflect), `labels` (task classify), `ratings` (task regress) and `pairs` (task regress with objective
+pairwise). It offers
 
 | name | what it is |
 |---|---|
@@ -41,7 +42,7 @@ from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.stages import versions
 
 TASKS = ("sft", "grpo", "ppo", "regress", "classify")
-KINDS = ("emotions", "replies", "labels", "ratings", "pairs")
+KINDS = ("emotions", "replies", "staged", "labels", "ratings", "pairs")
 
 
 def evaluate_model(

@@ -24,12 +24,17 @@ from empathy_trl.tags import REPLY_TAGS, completion_text
 Likelihood = tuple[float, int]  # minus the log-probability of a reply, in nats, and its tokens
 
 
-def why_none(model, tokenizer, prompts: list[list[dict]]) -> str | None:
+def why_none(model, tokenizer, prompts: list[list[dict]], references: list[str]) -> str | None:
     """Return why the references have no meaningful perplexity under a model, None where they have one."""
     if getattr(model, "config", None) is None:
         return "the model does not tell the probabilities of given texts"
     systems = [completion_text([turn for turn in prompt if turn["role"] == "system"]) for prompt in prompts]
-    if any(f"<{tag}>" in text for text in systems for tag in REPLY_TAGS):
+    opening = [f"<{tag}>" for tag in REPLY_TAGS]
+    if any(
+        tag in text and tag not in reference
+        for text, reference in zip(systems, references, strict=True)
+        for tag in opening
+    ):
         # it has learned to begin with a tag, and would be blamed for what it was asked to do
         return "the prompt asks for tags around the reply, and the references have none"
     if not all(_encoded(model, tokenizer, prompts[:1], [""])[1]):

@@ -6,6 +6,7 @@ beside the reward in every table, with the row of the reference replies. What el
 `perplexity`, `reply_classifiers`) has its main figures there too, and the rest in a table of its own.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,7 @@ GOLD = "reference"  # what a row is held against
 PAIRED = True  # rows have one score each, whose mean is the main metric
 # metric -> heading: of the main table, where the metric was measured, and of the others
 WORDS = {
+    "format_adherence": "in the format",
     "bleu_4": "BLEU-4",
     "perplexity": "perplexity of the reference",
     "emo_acc": "EMO-ACC",
@@ -108,7 +110,7 @@ def predict(model, tokenizer, stage, rows, batch_size: int) -> list[Prediction]:
         if "emotion" in scorers and "emotion" in rows.column_names:
             check_emotions(scorers["emotion"], rows["emotion"])
     completions = generate_shared(model, tokenizer, prompts, batch_size, stage)
-    if (why := why_none(model, tokenizer, prompts)) is not None:
+    if (why := why_none(model, tokenizer, prompts, references)) is not None:
         return [Prediction(completion, why_none=why) for completion in completions]
     likelihoods = reference_likelihoods(model, tokenizer, prompts, references, batch_size)
     return [Prediction(*each) for each in zip(completions, likelihoods, strict=True)]
@@ -126,32 +128,66 @@ def score(stage, rows, train, predictions: list[Prediction], rewards: dict) -> t
     Raises:
         UserError: no reward applies to any row; a classifier does not fit the data; and what rewards raise.
     """
+    # What reads the reply alone can read a person's reply too; without tags, so that the whole text is the reply.
+    reading = _reading(rewards)
+    tags = next(iter(reading.values()), REPLY_TAGS)  # a reply is what the rewards take for it
+    return judge(stage, rows, predictions, rewards, tags, People(list(rows["reference"]), list(reading)))
+
+
+@dataclass
+class People:
+    """What people wrote, to be judged like completions.
+
+    Attributes:
+        completions: one per row.
+        rewards: the names of the rewards that can read them.
+    """
+
+    completions: list[str]
+    rewards: list[str]
+
+
+def judge(
+    stage,
+    rows,
+    predictions: list[Prediction],
+    rewards: dict,
+    tags: Sequence[str],
+    people: People,
+    more: Callable = lambda completions: {},
+) -> tuple[dict, list[dict]]:
+    """Return what `score` does, for completions whose reply stands in one of `tags`.
+
+    Args:
+        stage, rows, predictions, rewards: as for `score`.
+        tags: see `tags.reply_text`.
+        people: gives the rewards of the references; what is counted of replies is the column `reference`.
+        more: from completions to further metrics, one value per row.
+    """
     columns = {name: list(rows[name]) for name in rows.column_names if name != "prompt"}
     prompts, references = list(rows["prompt"]), columns["reference"]
     completions = [prediction.completion for prediction in predictions]
-    reading = _reading(rewards)
-    tags = next(iter(reading.values()), REPLY_TAGS)  # a reply is what the rewards take for it
     replies = [reply_text(completion, tags) for completion in completions]
     earned = breakdown(rewards, prompts, completions, progress=1.0, **columns).rows
     if all(row["total"] is None for row in earned):
         raise UserError(
             f"rewards: none ({', '.join(rewards) or 'there are none'}) applies to any of the {len(prompts)} rows"
         )
-    # What reads the reply alone can read a person's reply too; without tags, so that the whole text is the reply.
-    kept = {name: rewards[name] for name in reading}
-    earned_by_people = breakdown(kept, prompts, references, progress=1.0, **columns).rows
+    kept = {name: rewards[name] for name in people.rewards}
+    earned_by_people = breakdown(kept, prompts, people.completions, progress=1.0, **columns).rows
     scorers, emotions = load_classifiers(classifiers_of(stage)), columns.get("emotion")
     judged = judge_replies(scorers, prompts, replies, references, emotions)
     slots = "recommends" in columns and any(PLACEHOLDER in reference for reference in references)
     placeholder = PLACEHOLDER if slots else None
 
     by_row = _rewards_by_row(earned, ["total", *rewards]) | row_metrics(replies, references, placeholder) | judged.rows
-    people = _rewards_by_row(earned_by_people, kept) | row_metrics(references, references, placeholder)
+    of_people = _rewards_by_row(earned_by_people, kept) | row_metrics(references, references, placeholder)
+    by_row, of_people = by_row | more(completions), of_people | more(people.completions)
     metrics = mean_figures(by_row) | corpus_metrics(replies, references) | judged.metrics
     likelihoods = [each.likelihood for each in predictions if each.likelihood is not None]
     if likelihoods:
         metrics["perplexity"] = perplexity(likelihoods)
-    judged.baselines["reference"] |= mean_figures(people) | corpus_metrics(references, references)
+    judged.baselines["reference"] |= mean_figures(of_people) | corpus_metrics(references, references)
     result = {
         "metrics": metrics,
         "baselines": {name: figures for name, figures in judged.baselines.items() if figures},

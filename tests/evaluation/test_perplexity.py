@@ -79,23 +79,29 @@ def test_what_a_template_writes_after_the_end_of_a_reply_does_not_count(tiny):
 
 
 @pytest.mark.parametrize(
-    ("prompts", "template", "reason"),
+    ("prompts", "reference", "template", "reason"),
     [
-        (PROMPTS, None, None),
-        ([[TAGS, *PROMPTS[0]]], None, "the prompt asks for tags around the reply, and the references have none"),
-        ([[{"role": "user", "content": "What does <answer> mean?"}]], None, None),  # nobody asks for it
-        (PROMPTS, "{{ messages | length }}", "the chat template writes a prompt in another way when it is answered"),
+        (PROMPTS, "yes", None, None),
+        ([[TAGS, *PROMPTS[0]]], "yes", None, "the prompt asks for tags around the reply, and the references have none"),
+        ([[TAGS, *PROMPTS[0]]], "<reasoning>so</reasoning><answer>yes</answer>", None, None),
+        ([[{"role": "user", "content": "What does <answer> mean?"}]], "yes", None, None),  # nobody asks for it
+        (
+            PROMPTS,
+            "yes",
+            "{{ messages | length }}",
+            "the chat template writes a prompt in another way when it is answered",
+        ),
     ],
 )
-def test_why_there_is_none(tiny, prompts, template, reason):
+def test_why_there_is_none(tiny, prompts, reference, template, reason):
     model, tokenizer = tiny
     if template:
         tokenizer.chat_template = template
-    assert why_none(model, tokenizer, prompts) == reason
+    assert why_none(model, tokenizer, prompts, [reference] * len(prompts)) == reason
 
 
 def test_a_model_behind_an_api_has_none():
-    assert why_none(object(), None, PROMPTS) == "the model does not tell the probabilities of given texts"
+    assert why_none(object(), None, PROMPTS, REFERENCES) == "the model does not tell the probabilities of given texts"
 
 
 def test_broken_weights_are_no_perplexity(tiny):

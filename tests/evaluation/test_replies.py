@@ -58,7 +58,7 @@ def scored(classifiers=None, likelihoods=((6.0, 3), (4.0, 2), (2.0, 1), (2.0, 2)
 
 def test_every_metric_has_n_and_an_interval_and_a_heading(classifiers):
     result, _ = scored(classifiers)
-    headings = {"reward", "reward_length", *replies.WORDS, *replies.MORE_WORDS}
+    headings = {"reward", "reward_length", *replies.WORDS, *replies.MORE_WORDS} - {"format_adherence"}  # of staged ones
     assert result["metrics"].keys() | result["left_out"].keys() == headings
     for metrics in (result["metrics"], *result["baselines"].values()):
         for name, figure in metrics.items():
