@@ -23,8 +23,9 @@ def read_parts(text: str) -> dict[str, str] | None:
     Well-formed is: every tag once, in order, only white space outside of them, nothing empty. These are the replies to which
     the reward `stage_format` gives 1.
     """
-    found = _WHOLE.fullmatch(text)
-    if found is None or len(_MARK.findall(text)) != 2 * len(PARTS):
+    # counted first: with any number of tags, the pattern would try all ways to match them
+    found = _WHOLE.fullmatch(text) if len(_MARK.findall(text)) == 2 * len(PARTS) else None
+    if found is None:
         return None
     bodies = [body.strip() for body in found.groups()]
     return dict(zip(PARTS, bodies, strict=True)) if all(bodies) else None

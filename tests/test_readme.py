@@ -24,6 +24,7 @@ COMMANDS = {
     "Measure: evaluate.py": (["recipes/evaluate.py"], 8),
     "Set side by side: compare.py": (["recipes/compare.py"], 2),
     "Have responses graded: score.py": (["recipes/score.py"], 14),
+    "Check dialogues: check_dialogues.py": (["recipes/check_dialogues.py"], 3),
     "Show what replies earn: empathy_trl.rewards": (["-m", "empathy_trl.rewards"], 5),
 }
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -114,7 +115,8 @@ def test_every_reward_is_documented_with_its_parameters():
 
 
 def test_every_builder_is_documented_with_its_tasks():
-    lines = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \|", (DOCS / "data.md").read_text(), flags=re.MULTILINE)
+    section = (DOCS / "data.md").read_text().split("\n## Builders\n")[1].split("\n## ")[0]
+    lines = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \|", section, flags=re.MULTILINE)
     documented = {
         name: {task for other, tasks in lines if other == name for task in tasks.split(", ")} for name, _ in lines
     }

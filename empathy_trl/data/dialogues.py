@@ -20,8 +20,7 @@ from empathy_trl.data.sources import (
     usable_rows,
 )
 from empathy_trl.data.tables import BadRow, Report, Row, Table, shown
-from empathy_trl.data.text import clean
-from empathy_trl.data.turns import as_messages, text_of, turns_of
+from empathy_trl.data.turns import as_messages, optional_text, text_of, turns_of
 from empathy_trl.errors import DataError
 from empathy_trl.templates import KNOWLEDGE
 
@@ -101,23 +100,13 @@ def _parse(row: Row, columns: dict[str, str], instruction: str) -> dict | BadRow
     found = {
         "turns": turns_of(row, columns["context"]),
         "reference": text_of(row, columns["target"], "target"),
-        "instruction": _optional(row, columns["instruction"]),
-        "knowledge": _optional(row, columns["knowledge"]),
-        "emotion": _optional(row, "emotion"),
+        "instruction": optional_text(row, columns["instruction"]),
+        "knowledge": optional_text(row, columns["knowledge"]),
+        "emotion": optional_text(row, "emotion"),
     }
     if (bad := next((value for value in found.values() if isinstance(value, BadRow)), None)) is not None:
         return bad
     return found | {"instruction": found["instruction"] or instruction, "emotion": found["emotion"] or None}
-
-
-def _optional(row: Row, column: str) -> str | BadRow:
-    """Return a clean text that may be missing, then ""."""
-    value = row.cells.get(column)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        return BadRow(row.where, "no text", f"{column} has {shown(value)}; expected a text, or an empty one for none")
-    return clean(value)
 
 
 def _read_source(config, split: str) -> Table:

@@ -34,7 +34,7 @@ def read_table(path, columns: Iterable[str] = ()) -> Table:
     suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
     if suffix is None:
         raise DataError(f"{path}: unknown kind of file; expected a name that ends in {', '.join(SUFFIXES)}")
-    text = _decode(path)
+    text = read_text(path)
     if suffix in JSON_LINES:
         table = _read_jsonl(path, text, columns, as_text)
     else:
@@ -50,14 +50,14 @@ def read_objects(path, columns: Iterable[str] = ()) -> Table:
 
     Raises `DataError` when the file as a whole cannot be used.
     """
-    table = _read_jsonl(path, _decode(path), columns, lambda value: value)
+    table = _read_jsonl(path, read_text(path), columns, lambda value: value)
     check_columns(path, table.columns, columns)
     return table
 
 
 def read_list(path) -> list:
     """Read a UTF-8 JSON file that holds one list. Raises `DataError` for anything else, and for an empty list."""
-    text = _decode(path)
+    text = read_text(path)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -67,6 +67,33 @@ def read_list(path) -> list:
     if not content:
         raise DataError(f"{path}: the list is empty")
     return content
+
+
+def read_text(path) -> str:
+    """Read a whole file, gzipped or not, as UTF-8 text; a byte order mark at its start is dropped.
+
+    Raises `DataError` when it cannot be read, is not UTF-8, or holds NUL bytes.
+    """
+    try:
+        data = path.read_bytes()
+        if path.name.lower().endswith(".gz"):
+            data = gzip.decompress(data)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not a whole gzip file: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = _line_at(data, error.start)
+        byte = f"byte 0x{data[error.start]:02x} at offset {error.start}"
+        raise DataError(f"{path}, line {line}: {byte} is not UTF-8; save the file as UTF-8") from error
+    if "\0" in text:
+        # A text file has none: this is a binary file, or UTF-16 without its mark, or a damaged disk block.
+        offset = data.index(b"\0")
+        line = _line_at(data, offset)
+        raise DataError(f"{path}, line {line}: NUL byte at offset {offset}; save the file as UTF-8")
+    return text.removeprefix("\ufeff")
 
 
 def as_text(value) -> str:
@@ -96,56 +123,49 @@ def _read_csv(path, text: str, columns: Iterable[str], separator: str) -> Table:
 
 def _read_jsonl(path, text: str, columns: Iterable[str], cell: Callable) -> Table:
     """Read JSON Lines; `cell` makes the value of a cell from one in the file, or from None where a row lacks the key."""
-    # Not splitlines: a JSON string may hold U+2028 and its like as they are.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise DataError(f"{path}: the file is empty; expected one JSON object a line{_with(columns)}")
-    read = [(number, _json_object(number, line, cell)) for number, line in lines]
-    if all(isinstance(row, BadRow) for _, row in read):
-        first = read[0][1]
-        raise DataError(f"{path}: no line is a JSON object; {first.where}: {first.detail}")
-    keys = list(dict.fromkeys(key for _, row in read if isinstance(row, dict) for key in row))
-    empty = dict.fromkeys(keys, cell(None))
-    rows = [Row(f"line {number}", empty | row) if isinstance(row, dict) else row for number, row in read]
+    read = json_objects(path, text, columns)
+    objects = [row for row in read.values() if isinstance(row, dict)]
+    keys = list(dict.fromkeys(key for row in objects for key in row))
+    rows = [
+        Row(f"line {number}", {key: cell(row.get(key)) for key in keys}) if isinstance(row, dict) else row
+        for number, row in read.items()
+    ]
     return Table(str(path), keys, rows)
 
 
-def _json_object(number: int, line: str, cell: Callable) -> dict | BadRow:
+def json_objects(path, text: str, columns: Iterable[str] = ()) -> dict[int, dict | BadRow]:
+    """Return number -> object for the lines of the text of a JSON Lines file, blank ones left out.
+
+    Args:
+        path: for messages.
+        text: as `read_text` returns it.
+        columns: for messages, what an object should have.
+
+    Raises `DataError` when no line is an object.
+    """
+    # Not splitlines: a JSON string may hold U+2028 and its like as they are.
+    lines = {number: line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
+    if not lines:
+        raise DataError(f"{path}: the file is empty; expected one JSON object a line{_with(columns)}")
+    read = {number: _json_object(number, line) for number, line in lines.items()}
+    if all(isinstance(row, BadRow) for row in read.values()):
+        first = next(iter(read.values()))
+        raise DataError(f"{path}: no line is a JSON object; {first.where}: {first.detail}")
+    return read
+
+
+def _json_object(number: int, line: str) -> dict | BadRow:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         return BadRow(f"line {number}", "not JSON", f"{error}: {quote(line)}")
     if not isinstance(value, dict):
         return BadRow(f"line {number}", "not a JSON object", quote(line))
-    return {key: cell(content) for key, content in value.items()}
+    return value
 
 
 def _with(columns: Iterable[str]) -> str:
     return f" with the columns {', '.join(columns)}" if columns else ""
-
-
-def _decode(path) -> str:
-    """Read a whole file as UTF-8 text. A byte order mark at its start is dropped."""
-    try:
-        data = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            data = gzip.decompress(data)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: not a whole gzip file: {error}") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = _line_at(data, error.start)
-        byte = f"byte 0x{data[error.start]:02x} at offset {error.start}"
-        raise DataError(f"{path}, line {line}: {byte} is not UTF-8; save the file as UTF-8") from error
-    if "\0" in text:
-        # A text file has none: this is a binary file, or UTF-16 without its mark, or a damaged disk block.
-        offset = data.index(b"\0")
-        line = _line_at(data, offset)
-        raise DataError(f"{path}, line {line}: NUL byte at offset {offset}; save the file as UTF-8")
-    return text.removeprefix("\ufeff")
 
 
 def _line_at(data: bytes, offset: int) -> int:

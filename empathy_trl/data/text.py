@@ -10,6 +10,7 @@ own output or of the conversation. `<movie>`, which stands for a film's title, i
 import html
 import re
 from collections.abc import Callable
+from typing import TypeVar
 
 # Control characters that are not white space, lone surrogates, and invisible formatting: soft hyphen,
 # zero-width space, direction marks and overrides, word joiner, byte order mark. Kept are the joiners U+200C
@@ -20,6 +21,7 @@ INVISIBLE = re.compile(
 JOINERS = "\u200c\u200d"
 # A letter, "/", "!", "?" or "|" must follow "<", which spares "<3" and "a < b".
 _TAG = re.compile(r"<(?!movie>)[A-Za-z/!?|][^<>]*>")
+_Turn = TypeVar("_Turn")
 # A "word" is at most this many characters long, so that text without spaces is bounded too.
 _LONGEST_WORD = 20
 
@@ -36,18 +38,18 @@ def clean(text: str) -> str:
 
 def truncate_turns(turns: list[str], max_words: int) -> list[str]:
     """Return the newest turns of a dialogue that have `max_words` words together, see `newest_turns`."""
-    return newest_turns(turns, max_words, lambda turn: len(_words(turn)), truncate_start)
+    return newest_turns(turns, max_words, count_words, truncate_start)
 
 
 def newest_turns(
-    turns: list[str], limit: int, length: Callable[[str], int], end: Callable[[str, int], str]
-) -> list[str]:
+    turns: list[_Turn], limit: int, length: Callable[[_Turn], int], end: Callable[[_Turn, int], _Turn]
+) -> list[_Turn]:
     """Return the last turns of a dialogue that are no longer than `limit` together; of the last turn at least its end.
 
     The oldest turns go first, whole; only where the last one alone is too long does it lose its own beginning.
 
     Args:
-        turns: at least one, the oldest first.
+        turns: at least one, the oldest first; texts, or whatever is to stay together.
         length: of a turn.
         end: takes a turn and a limit, and returns the end of the turn.
     """
@@ -68,6 +70,11 @@ def truncate_start(text: str, max_words: int) -> str:
     """
     starts = _words(text)
     return text if len(starts) <= max_words else text[starts[-max_words] :]
+
+
+def count_words(text: str) -> int:
+    """Return the number of words of a text, as `truncate_start` counts them."""
+    return len(_words(text))
 
 
 def _words(text: str) -> list[int]:

@@ -27,6 +27,16 @@ def text_of(row: Row, column: str, name: str) -> str | BadRow:
     return clean(value) or BadRow(row.where, f"empty {name}", detail)
 
 
+def optional_text(row: Row, column: str) -> str | BadRow:
+    """Return a clean text that may be missing, then ""."""
+    value = row.cells.get(column)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return BadRow(row.where, "no text", f"{column} has {shown(value)}; expected a text, or an empty one for none")
+    return clean(value)
+
+
 def as_messages(turns: list[str]) -> list[dict[str, str]]:
     """Return the turns of two people who take turns, the oldest first, as chat messages.
 

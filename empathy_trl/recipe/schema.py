@@ -102,6 +102,7 @@ class Data(_Section):
         split_by: `given` takes the files of a folder; `row` and `conversation` split a single file 90/10.
         ranges: rating -> its lowest and highest value; by default those of the corpus.
         instruction: of dialogues: what the system message asks for.
+        reflections: whether the assistant's earlier reflections stand in a prompt of EMPATH.
         normalize: how rated texts are normalised.
         slots: what stands for a film in ReDial's dialogues, `<movie>` or its title.
         context_tokens: words and punctuation marks of a dialogue before the reply; the oldest turns go.
@@ -119,6 +120,7 @@ class Data(_Section):
     split_by: Literal["given", "row", "conversation"] = "given"
     ranges: dict[str, tuple[float, float]] | None = None
     instruction: str | None = None
+    reflections: Literal["keep", "drop"] = "keep"
     normalize: Normalize = Normalize()
     slots: Literal["placeholder", "title"] = "placeholder"
     context_tokens: int = Field(150, ge=1)

@@ -52,6 +52,7 @@ def test_every_kind_offers_what_evaluation_reports_and_comparisons_ask_for(name)
         ("classify", "epitome", "labels"),
         ("regress", "rated_replies", "ratings"),
         ("grpo", "dialogues", "replies"),
+        ("grpo", "empath", "staged"),
     ],
 )
 def test_the_kind_follows_from_task_and_data(task, name, expected):
