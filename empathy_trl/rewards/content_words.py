@@ -3,7 +3,7 @@
 * A word that everybody uses in every talk is no content word: the closed list `STOP_WORDS`, English, and single letters.
 * A word counts by its stem, so that `worry`, `worries` and `worried` are one: one English ending is taken off, a doubled
   letter made single, a final y made i, and five letters are kept. Fewer letters take different words for one, as five do
-  with `interest` and `internet`; more tell `decide` from `decision`.
+  with `interest` and `internet`; more tell `decorate` from `decoration`.
 
 Words are those of `words.words`, so every character counts in a script without spaces.
 """

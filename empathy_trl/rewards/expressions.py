@@ -6,11 +6,11 @@ Three closed lists, in which `griev*` stands for every word that begins so:
   without any is `neutral`.
 * `EXPRESSIONS`: what the words of a reaction express.
 * `FITTING` and `CLASHING`: which expressions fit which emotion, and which contradict it. Whatever is in neither, such as a
-  surprised look at grief, is no evidence.
+  surprised look at grief, is no evidence. Warmth fits every emotion, so it is safe where the words do not tell which.
 
 A word after a negation ("not happy", "without judgment") does not count. A list knows neither irony nor context, and finds
-only what is on it: a user who tells a sad story in plain words is `neutral`, with whom warmth fits and joy does neither. A
-classifier sees more: `emotion_alignment` with `reply_tags: [react]`.
+only what is on it: most turns tell a story in plain words and are `neutral`. A classifier sees more: `emotion_alignment`
+with `reply_tags: [react]`.
 """
 
 import re
@@ -39,9 +39,11 @@ EXPRESSIONS = {
     "calm": """calm* relax* steady steadi* slow* breath* exhal* settl* still quiet* grounded peace* serene compos* rest*
         unhurried even patient* ease* soft* gentl*""",
     "curious": """curious* curiosity attenti* listen* lean* tilt* nod* thoughtful* interest* focus* ponder* consider* wonder*
-        intent* engaged contemplat* pensive* think* watch* alert observ* intrigu* knowing* straighten* upright brow* eyebrow* "sits up" """,
+        intent* engaged contemplat* pensive* think* watch* alert observ* intrigu* knowing* straighten* upright
+        brow* eyebrow* "sits up" """,
     "joyful": """joy* grin* beam* laugh* chuckl* giggl* cheer* celebrat* excit* delight* thrill* bright* enthusias* clap*
-        bounc* jump* danc* sparkl* twinkl* playful* radian* gleeful* happy happily glad* merr* amus* glow* shin* marvel* applau* wink* "fist pump" "lights up" "lighting up" """,
+        bounc* jump* danc* sparkl* twinkl* playful* radian* gleeful* happy happily glad* merr* amus* glow*
+        shin* marvel* applau* wink* "fist pump" "lights up" "lighting up" """,
     "surprised": "surpris* amaz* astonish* startl* wide widen* gasp* shock* stunned blink* awe disbelief",
     "hostile": """angr* anger glar* scowl* sneer* smirk* mock* disgust* cold* indifferen* bored boredom yawn* dismiss*
         contempt* impatien* hostil* scoff* annoy* irritat* shrug* aggressi* threaten* disinterest* uninterested

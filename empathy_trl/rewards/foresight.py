@@ -4,13 +4,15 @@ A reflection is written before the user goes on, and the data know how the user 
 with turns of users in other talks takes away what fits everybody.
 
 Those turns are a column of the data, drawn once for each row, and not the other rows of the batch: else the same completion
-would earn another reward among other neighbours, and one prompt's group would be judged against another's.
+would earn another reward among other neighbours, and the rewards of one prompt's group would depend on other prompts.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
+from empathy_trl.errors import UserError
 from empathy_trl.parts import REFLECT
 from empathy_trl.rewards.columns import needed_column
 from empathy_trl.rewards.content_words import content_words, cosine, lower_words
@@ -55,6 +57,10 @@ class Foresight:
     def __post_init__(self):
         if self.model is not None:
             self._judge()
+            return
+        for name in ("revision", "device", "dimension", "label_range"):
+            if getattr(self, name) is not None:
+                raise UserError(f"{name}: {getattr(self, name)!r} says something of a model, and `model` is not given")
 
     async def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
         """Return what `score` returns, without blocking the other rewards of a step."""
@@ -73,11 +79,14 @@ class Foresight:
         """Return one reward per completion.
 
         Raises:
-            UserError: the data lacks a column, or the model cannot be used.
+            UserError: the data lacks a column or has something else in it, or the model cannot be used.
             RuntimeError: the model fails.
         """
-        following = visible_or_none(needed_column(self, columns, "next_user"))
-        others = [list(filter(is_visible, turns or [])) for turns in needed_column(self, columns, "other_users")]
+        following = visible_or_none(self._column(columns, "next_user", "a text", lambda value: isinstance(value, str)))
+        others = [
+            [turn for turn in turns or [] if is_visible(turn)]
+            for turns in self._column(columns, "other_users", "a list of texts", _are_texts)
+        ]
         reflections = [part_text(completion, REFLECT) for completion in completions]
         rewards = [None if turn is None or not rest else 0.0 for turn, rest in zip(following, others, strict=True)]
         asked = [row for row, reward in enumerate(rewards) if reward is not None and is_visible(reflections[row])]
@@ -96,6 +105,14 @@ class Foresight:
             columns["log_metric"](f"{self.__name__}/next", fmean(near))
             columns["log_metric"](f"{self.__name__}/others", fmean(far))
         return rewards
+
+    def _column(self, columns: dict, name: str, expected: str, is_right: Callable) -> list:
+        """Return a column whose values are None or right."""
+        values = needed_column(self, columns, name)
+        for value in values:
+            if value is not None and not is_right(value):
+                raise UserError(f"rewards.{self.__name__}: `{name}` holds {value!r}; expected {expected} or null")
+        return values
 
     def _judge(self) -> SemanticSimilarity:
         """Return the reward that compares a text with the column `turn`; its model is shared and loaded once."""
@@ -116,6 +133,10 @@ class Foresight:
         log = {"log_metric": columns.get("log_metric")}
         _, reflections, turns = zip(*triples, strict=True) if triples else ((), (), ())
         return self._judge().score([""] * len(triples), list(reflections), turn=list(turns), **log)
+
+
+def _are_texts(value) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _lexical(triples: list[tuple[str, str, str]]) -> list[float]:

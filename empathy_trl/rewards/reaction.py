@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from empathy_trl.errors import UserError
 from empathy_trl.parts import REACT
 from empathy_trl.rewards.band import band, check_band
 from empathy_trl.rewards.expressions import fit
@@ -40,6 +41,8 @@ class Reaction:
     tags = (REACT,)
 
     def __post_init__(self):
+        if self.max_words < 1:
+            raise UserError(f"max_words: expected 1 or more, got {self.max_words}")
         check_band(1, self.max_words, self.softness)
 
     def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
