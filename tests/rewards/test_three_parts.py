@@ -6,10 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from empathy_trl.parts import PARTS, read_parts, write_parts
+from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.breakdown import breakdown
 from tests.rewards.three_parts import NEXT, OTHERS, PROMPT, REPLY, TURN, real_turns
+from tests.trainers.settings import make_trainer
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "react_respond_reflect" / "dialogues.jsonl"
 NAMES = ["stage_format", "reaction", "response", "reflection", "foresight"]
@@ -87,6 +90,20 @@ def test_long_texts_take_a_moment(kind):
         values = earned(completion, prompt, following=text, others=[text, NEXT])
         assert all(math.isfinite(value) and 0 <= value <= 1 for value in values.values())
     assert time.process_time() - start < 3  # five rewards, three times; quadratic would be minutes
+
+
+def test_a_trainer_hands_them_their_columns_and_logs_their_metrics(tiny_folder, tmp_path, monkeypatch):
+    rows = Dataset.from_dict({"prompt": [PROMPT] * 2, "next_user": [NEXT, None], "other_users": [OTHERS, OTHERS]})
+    rewards = [REWARDS[name]() for name in NAMES]
+    trainer = make_trainer(tiny_folder, tmp_path, reward=rewards, train_dataset=rows, max_steps=1)
+    said = [trainer.processing_class(text).input_ids for text in (REPLY, "Hello.")]
+    monkeypatch.setattr(trainer, "_generate_single_turn", lambda prompts, *_: (said * (len(prompts) // 2), None))
+    trainer.train()
+    row = next(row for row in trainer.state.log_history if "rewards/foresight/mean" in row)
+    assert {name: row[f"rewards/{name}/mean"] for name in NAMES[:4]} == dict.fromkeys(NAMES[:4], 0.5)
+    assert row["rewards/foresight/mean"] == pytest.approx(0.33, abs=0.01)  # of the row that has a next turn
+    assert row["response/speaking_seconds"] == pytest.approx(18.7)
+    assert row["foresight/next"] > row["foresight/others"] == 0.0
 
 
 # The dialogues of react-respond-reflect
