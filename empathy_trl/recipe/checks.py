@@ -281,9 +281,10 @@ def _check_classifiers(evaluation: dict, earlier: dict[str, Any]) -> Iterator[Pr
 
 
 def _asks_model(kind) -> bool:
+    from empathy_trl.rewards.foresight import Foresight
     from empathy_trl.rewards.model_reward import ModelReward
 
-    return isinstance(kind, type) and issubclass(kind, ModelReward)
+    return isinstance(kind, type) and issubclass(kind, (ModelReward, Foresight))
 
 
 def _problem(name: str, error: UserError) -> Problem:

@@ -32,19 +32,24 @@ from empathy_trl.rewards.emotion_alignment import EmotionAlignment
 from empathy_trl.rewards.emotion_confidence import EmotionConfidence
 from empathy_trl.rewards.empathy_model import EmpathyModel
 from empathy_trl.rewards.epitome import Epitome
+from empathy_trl.rewards.foresight import Foresight
 from empathy_trl.rewards.format import Format
 from empathy_trl.rewards.format_penalty import FormatPenalty
 from empathy_trl.rewards.length import Length
 from empathy_trl.rewards.llm_judge import LLMJudge
 from empathy_trl.rewards.quality_critic import QualityCritic
+from empathy_trl.rewards.reaction import Reaction
 from empathy_trl.rewards.reasoning_length import ReasoningLength
 from empathy_trl.rewards.recommendation import Recommendation
+from empathy_trl.rewards.reflection import Reflection
 from empathy_trl.rewards.repetition_penalty import RepetitionPenalty
+from empathy_trl.rewards.response import Response
 from empathy_trl.rewards.reward_model import RewardModel
 from empathy_trl.rewards.safety import Safety
 from empathy_trl.rewards.safety_classifier import SafetyClassifier
 from empathy_trl.rewards.semantic_similarity import SemanticSimilarity
 from empathy_trl.rewards.sentence_end import SentenceEnd
+from empathy_trl.rewards.stage_format import StageFormat
 
 REWARDS = {
     "bleu": Bleu,
@@ -54,19 +59,24 @@ REWARDS = {
     "emotion_confidence": EmotionConfidence,
     "empathy_model": EmpathyModel,
     "epitome": Epitome,
+    "foresight": Foresight,
     "format": Format,
     "format_penalty": FormatPenalty,
     "length": Length,
     "llm_judge": LLMJudge,
     "quality_critic": QualityCritic,
+    "reaction": Reaction,
     "reasoning_length": ReasoningLength,
     "recommendation": Recommendation,
+    "reflection": Reflection,
     "repetition_penalty": RepetitionPenalty,
+    "response": Response,
     "reward_model": RewardModel,
     "safety": Safety,
     "safety_classifier": SafetyClassifier,
     "semantic_similarity": SemanticSimilarity,
     "sentence_end": SentenceEnd,
+    "stage_format": StageFormat,
 }
 
 

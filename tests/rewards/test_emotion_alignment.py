@@ -54,6 +54,22 @@ def test_rows_have_their_own_labels_and_column(folder):
 
 
 @pytest.mark.parametrize(
+    ("completion", "expected", "why"),
+    [
+        ("<react>*There* + *there*</react><respond>Well done!</respond>", 0.75, "the reaction, not the response"),
+        ("<react>*Well* + *done*</react><respond>There, there.</respond>", 0.2, "one that does not fit"),
+        ("<react></react><respond>There, there.</respond>", 0.0, "no reaction"),
+        ("<react>there there<respond>There, there.</respond>", 0.0, "a broken reaction"),
+    ],
+)
+def test_the_reaction_of_a_reply_in_three_parts(make_classifier, completion, expected, why):
+    seen = {"* there * + * there *": SCORES["there there"], "* well * + * done *": SCORES["well done"]}
+    reward = EmotionAlignment(model=make_classifier(seen, **LABELS), mapping=MAPPING, reply_tags=["react"])
+    assert reward.score(["p"], [completion], emotion=["sad"]) == [pytest.approx(expected, abs=1e-4)], why
+    assert reward.tags == ["react"]
+
+
+@pytest.mark.parametrize(
     ("parameters", "columns", "message"),
     [
         ({}, {}, "needs a column `emotion` in the data"),

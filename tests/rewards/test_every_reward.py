@@ -9,11 +9,13 @@ import pytest
 from empathy_trl.rewards import REWARDS, is_async
 from tests.judge.scripted_server import ScriptedServer, answer
 from tests.rewards.test_model_reward import KINDS, SCORES, SCORES_OF
+from tests.rewards.three_parts import REPLY
 
 TAGGED = "<reasoning>She is alone, it is late.</reasoning><answer>I am here for you.</answer>"
 COMPLETIONS = {
     "text": "I am so sorry to hear that.",
     "tags": TAGGED,
+    "three parts": REPLY,
     "messages": [{"role": "assistant", "content": TAGGED}],
     "parts": [{"role": "assistant", "content": [{"type": "text", "text": "I see."}]}],
     "no messages": [],
@@ -30,20 +32,31 @@ COMPLETIONS = {
     "tags inside tags": "<answer>I <respond>am <answer>here</answer></respond></answer>",
     "other markup": "<b>I</b> am <|im_end|> here < 3 > 2",
 }
-COLUMNS = {"reference": "I am so sorry.", "label": "sad", "recommends": False}
+COLUMNS = {
+    "reference": "I am so sorry.",
+    "label": "sad",
+    "recommends": False,
+    "next_user": "I visit her grave in the garden.",
+    "other_users": ["I won!", "The bus is late again."],
+}
 # reward: (lowest, highest)
 RANGES = {
     "bleu": (0, 1),
     "distinct": (0, 1),
     "emotion_accuracy": (0, 1),
     "format": (0, 1),
+    "foresight": (0, 1),
     "format_penalty": (-1, 0),
     "length": (0, 1),
+    "reaction": (0, 1),
     "reasoning_length": (0, 1),
     "recommendation": (0, 1),
+    "reflection": (0, 1),
     "repetition_penalty": (-1, 0),
+    "response": (0, 1),
     "safety": (-1, 0),
     "sentence_end": (0, 1),
+    "stage_format": (0, 1),
 }
 LOWEST_WITHOUT_REPLY = (
     *("bleu", "distinct", "format_penalty", "length", "recommendation", "repetition_penalty", "safety", "sentence_end"),
@@ -53,7 +66,13 @@ LOWEST_WITHOUT_REPLY = (
 def scores(name, completions):
     n = len(completions)
     prompts = [[{"role": "user", "content": "I lost my dog."}]] * n
-    return REWARDS[name]()(prompts, completions, **{column: [value] * n for column, value in COLUMNS.items()})
+    return called(REWARDS[name](), prompts, completions, **{column: [value] * n for column, value in COLUMNS.items()})
+
+
+def called(reward, *args, **columns):
+    """Return what a reward returns, waiting for one that is asynchronous."""
+    values = reward(*args, **columns)
+    return asyncio.run(values) if is_async(reward) else values
 
 
 @pytest.mark.parametrize("name", RANGES)
@@ -112,9 +131,7 @@ def test_a_reward_that_asks_gives_a_number_in_its_range_too(asking, name):
     completions = list(COMPLETIONS.values())
     columns = {"label": ["sad"] * len(completions), "emotion": ["sad"] * len(completions)}
     prompts = [[{"role": "user", "content": "I lost my dog."}]] * len(completions)
-    values = asking(prompts, completions, **columns)
-    if is_async(asking):
-        values = asyncio.run(values)
+    values = called(asking, prompts, completions, **columns)
     assert len(values) == len(completions)
     for kind, value in zip(COMPLETIONS, values, strict=True):
         assert math.isfinite(value) and low <= value <= high, kind
@@ -139,9 +156,12 @@ def test_no_reply_earns_the_least(name):
 def test_scores_alone_are_scores_in_a_batch_and_survive_pickling(name):
     reward = pickle.loads(pickle.dumps(REWARDS[name]()))
     completions = list(COMPLETIONS.values())
-    alone = [reward(["p"], [one], **{key: [value] for key, value in COLUMNS.items()})[0] for one in completions]
+    prompt = [{"role": "user", "content": "I lost my dog."}]
+    alone = [
+        called(reward, [prompt], [one], **{key: [value] for key, value in COLUMNS.items()})[0] for one in completions
+    ]
     assert alone == scores(name, completions)
-    assert reward([], [], **{column: [] for column in COLUMNS}) == []
+    assert called(reward, [], [], **{column: [] for column in COLUMNS}) == []
 
 
 @pytest.mark.parametrize("name", LOWEST_WITHOUT_REPLY)
