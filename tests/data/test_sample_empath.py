@@ -8,8 +8,11 @@ from importlib.resources import files
 
 import pytest
 
+from empathy_trl.data import build
 from empathy_trl.data.labelled import EMOTIONS
 from empathy_trl.parts import read_parts
+from empathy_trl.recipe import Data
+from empathy_trl.rewards.breakdown import breakdown
 
 SIZES = {"train": (48, 250), "valid": (16, 86), "test": (16, 84)}  # dialogues, the assistant's turns
 BOUNDS = {"user": (5, 32), "react": (4, 16), "respond": (30, 55), "reflect": (20, 36)}  # words
@@ -76,3 +79,11 @@ def test_no_text_is_there_twice_and_no_two_share_most_of_their_words(texts):
     assert not [
         pair for pair in itertools.combinations(bags, 2) if len(pair[0] & pair[1]) > 0.6 * len(pair[0] | pair[1])
     ]
+
+
+def test_gold_turns_are_at_or_near_the_top_of_the_rewards_for_three_parts():
+    rows = build(Data(name="empath"), "train", "grpo")
+    columns = {name: list(rows[name]) for name in ("next_user", "other_users")}
+    floors = {"stage_format": 1.0, "reaction": 0.93, "response": 0.97, "reflection": 0.86, "foresight": 0.57}
+    means = breakdown({name: {} for name in floors}, list(rows["prompt"]), list(rows["turn"]), **columns).means
+    assert not {name: means[name] for name, floor in floors.items() if means[name] < floor}
