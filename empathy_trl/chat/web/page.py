@@ -13,6 +13,8 @@ LONGEST_MESSAGE = 4000  # characters
 AT_ONCE = 8  # replies; more of them wait in the queue
 LONGEST_QUEUE = 64
 FORGOTTEN = "What was said before was left alone for too long and is forgotten; this message begins a new conversation."
+# browsers cut a paste without a word
+FULL = f"text => text.length < {LONGEST_MESSAGE} ? '' : 'The message is full: {LONGEST_MESSAGE} characters.'"
 # of every event: no route of its own, and no spinner over what is being read
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -20,7 +22,9 @@ QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 def theme() -> gr.themes.Base:
     """Return a theme whose fonts are the reader's own, so that none is fetched."""
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    return gr.themes.Default(primary_hue="teal", neutral_hue="slate", **fonts)
+    return gr.themes.Default(primary_hue="teal", neutral_hue="slate", **fonts).set(
+        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_600"
+    )
 
 
 def build_page(visitors: Visitors, title: str) -> gr.Blocks:
@@ -36,7 +40,7 @@ class _Page:
 
     def __init__(self, visitors: Visitors, title: str):
         self.visitors = visitors
-        with gr.Blocks(title=title, analytics_enabled=False) as self.blocks:
+        with gr.Blocks(title=title, analytics_enabled=False, fill_height=True) as self.blocks:
             gr.HTML(f"<h1>{html.escape(title)}</h1>", elem_id="title")
             self.past = gr.HTML(elem_id="past")
             # apart from the past, which need not be sent again with every word
@@ -52,7 +56,7 @@ class _Page:
     def _build_bar(self):
         self.box = gr.Textbox(
             label="Message",
-            placeholder=f"Your message, at most {LONGEST_MESSAGE} characters. Enter sends it.",
+            placeholder="Your message",
             max_length=LONGEST_MESSAGE,
             max_lines=8,
             show_label=False,
@@ -60,15 +64,16 @@ class _Page:
             autofocus=True,
             scale=8,
         )
-        self.send = gr.Button("Send", variant="primary", scale=0, min_width=90)
-        self.stop = gr.Button("Stop", variant="stop", scale=0, min_width=90, visible=False)
-        self.reset = gr.Button("Reset", scale=0, min_width=90)
+        self.send = gr.Button("Send", variant="primary", scale=0, min_width=72)
+        self.stop = gr.Button("Stop", variant="stop", scale=0, min_width=72, visible=False)
+        self.reset = gr.Button("Reset", scale=0, min_width=72)
 
     def _connect(self):
         shown = [self.box, self.past, self.live, self.problem, self.send, self.stop, self.talked]
         said = [self.box, self.talked]
         gr.on([self.box.submit, self.send.click], self._reply, said, shown, concurrency_limit=AT_ONCE, **QUIET)
         unlimited = {"concurrency_limit": None, **QUIET}
+        self.box.input(None, self.box, self.problem, js=FULL, api_visibility="private")
         self.stop.click(self._stop, **unlimited)
         # shown by an event of its own: that of a reply which was stopped sends its last state again when it ends
         self.reset.click(self._forget, **unlimited).then(self._empty, None, shown, **unlimited)
