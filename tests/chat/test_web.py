@@ -76,6 +76,7 @@ def visit(browser, site):
         page.requested, page.wrong = [], []
         page.on("request", lambda request: page.requested.append(request.url))
         page.on("pageerror", lambda error: page.wrong.append(str(error)))
+        page.on("console", lambda message: page.wrong.append(message.text) if message.type == "error" else None)
         page.goto(site.url)
         expect(box(page)).to_be_visible(timeout=30_000)
         return page
@@ -237,8 +238,12 @@ def test_what_was_dropped_is_said(site, visit):
 
 def test_browser_takes_no_more_than_the_longest_message(visit):
     page = visit()
-    box(page).press_sequentially("x")
     expect(box(page)).to_have_attribute("maxlength", str(LONGEST_MESSAGE))
+    box(page).fill("x" * (LONGEST_MESSAGE - 1))
+    expect(page.locator("#problem")).to_have_text("")
+    page.keyboard.type("yz")
+    expect(box(page)).to_have_value("x" * (LONGEST_MESSAGE - 1) + "y")
+    expect(page.locator("#problem")).to_have_text(f"The message is full: {LONGEST_MESSAGE} characters.")
 
 
 @pytest.mark.parametrize(
