@@ -8,15 +8,16 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
 from transformers import StoppingCriteria
 from transformers.generation import BaseStreamer
 
+from empathy_trl.chat.counts import Counts
 from empathy_trl.chat.decoding import TokenDecoder
-from empathy_trl.chat.turns import Counts, Turns, common_prefix
+from empathy_trl.chat.sampling import Sampling
+from empathy_trl.chat.turns import Turns, common_prefix
 from empathy_trl.chat.worker import Either, streamed
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.generate import end_tokens, first_stop
@@ -25,23 +26,6 @@ from empathy_trl.models import without_generation_defaults
 CHUNK = 512  # tokens computed at a time: in between, a reply can be stopped
 USUAL_POSITIONS = 4096  # of a model that does not say how many it has
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_source_positions")
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How replies are written.
-
-    Attributes:
-        temperature: 0 takes the likeliest token, above 0 samples.
-        top_p, top_k: sample from the likeliest tokens only: those that have this probability together, and this many (0 for
-            any number).
-        seed: of the sampling; None for another one each time.
-    """
-
-    temperature: float = 0.7
-    top_p: float = 0.9
-    top_k: int = 0
-    seed: int | None = None
 
 
 class LocalModel:

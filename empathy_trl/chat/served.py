@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from empathy_trl.chat.turns import Counts
+from empathy_trl.chat.counts import Counts
 from empathy_trl.chat.worker import Either, streamed
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.api_model import KEY, PREFIX, ApiModel

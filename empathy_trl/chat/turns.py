@@ -5,14 +5,7 @@ from dataclasses import dataclass, field
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
-
-@dataclass
-class Counts:
-    """Tokens of one turn: computed before the first new one, taken from earlier turns, and written."""
-
-    prefilled: int = 0
-    cached: int = 0
-    written: int = 0
+from empathy_trl.chat.counts import Counts
 
 
 @dataclass
