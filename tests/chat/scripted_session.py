@@ -49,8 +49,9 @@ class ScriptedSession:
                 break
         yield from reader.close()
         self.well_formed = reader.well_formed
-        self.history.append({"role": "assistant", "content": "".join(said)})
-        self.stats = Stats(reaction=0.21, first_word=0.35, whole=0.96, tokens=40)
+        if said:
+            self.history.append({"role": "assistant", "content": "".join(said)})
+            self.stats = Stats(reaction=0.21, first_word=0.35, whole=0.96, tokens=40)
         if self._stop.is_set():
             yield Notice("stopped")
 

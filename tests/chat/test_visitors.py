@@ -2,7 +2,10 @@ import threading
 
 import pytest
 
-from empathy_trl.chat.session import Notice
+from empathy_trl.chat.local import LocalModel
+from empathy_trl.chat.prompts import Prompts
+from empathy_trl.chat.sampling import Sampling
+from empathy_trl.chat.session import Notice, Session, Settings
 from empathy_trl.chat.web.visitors import Conversation, Visitors
 from empathy_trl.errors import UserError
 from tests.chat.scripted_session import ScriptedSession, Wait
@@ -153,7 +156,7 @@ def test_works_ahead_after_each_whole_reply():
     reply = conversation.reply("long")
     next(reply)
     conversation.stop()
-    [*reply]
+    assert [*reply][-1].done
     assert talk(conversation, "bad").error == "no"
     conversation.reset()  # after all else that its thread had to do
     assert session.prepared == 1
@@ -198,3 +201,16 @@ def test_figures_are_those_of_this_reply():
     assert talk(conversation, "hello").stats
     assert talk(conversation, "silent").stats == ""
     conversation.close()
+
+
+def test_with_a_real_session(tiny):
+    model, tokenizer = tiny
+    local = LocalModel(model, tokenizer, Sampling(temperature=1.0, seed=1))
+    visitors = Visitors(lambda: Session(local, Prompts(), Settings(max_new_tokens=8)))
+    conversation = visitors.open("a")
+    turns = [talk(conversation, message) for message in ("I was so scared.", "And lost.", "x" * 400)]
+    assert all(turn.texts["text"] and "tokens/s" in turn.stats for turn in turns[:2])
+    assert "the message is too long" in turns[2].error
+    conversation.reset()
+    assert talk(conversation, "I was so scared.").done
+    visitors.close()

@@ -42,7 +42,7 @@ def site():
     """The server: `url`, its `visitors`, and the `scripts` of all their sessions."""
     scripts: dict[str, list] = {}
     visitors = Visitors(lambda: ScriptedSession(scripts))
-    server, listening = make_server(build_app(visitors, "A model <1>")), listen("127.0.0.1", 0)
+    server, listening = make_server(build_app(visitors, "A model <1>"), visitors), listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     visitors.url, visitors.scripts = f"http://127.0.0.1:{listening.getsockname()[1]}", scripts
@@ -129,11 +129,13 @@ def test_reply_comes_in_stages(site, visit):
     live = page.locator("#live")
     expect(live.locator(".reaction")).to_have_text("soft eyes + leans in")
     expect(live.locator(".spoken")).to_have_count(0)
+    expect(live.locator(".waiting")).to_have_text("…")
     expect(box(page)).to_have_value("")
     reacted.set()
     expect(live.locator(".spoken")).to_have_text("That sounds")
     begun.set()
     expect(live.locator(".spoken")).to_have_text("That sounds hard.")
+    expect(live.locator(".waiting")).to_have_text("reflecting …")
     expect(live.locator(".stats")).to_have_count(0)
     reflected.set()
     expect(live.locator(".stats")).to_have_text("reaction after 0.21 s · first word after 0.35 s · 41.7 tokens/s")
@@ -187,6 +189,8 @@ def test_stop_keeps_what_there_is(site, visit):
     page = visit()
     say(page, "endless")
     expect(page.locator("#live .spoken")).to_have_text("And so on")
+    say(page, "wait")  # is not sent meanwhile
+    expect(box(page)).to_have_value("wait")
     button(page, "Stop").click()
     expect(page.locator("#live .notice")).to_have_text("stopped")
     expect(page.locator("#live .spoken")).to_have_text("And so on")
@@ -354,6 +358,23 @@ def test_large_bodies_are_refused(site):
     assert post(content=b"x" * 200_000) == 413
     assert post(content=iter([b"x"])) == 411  # no length is said
     assert post(json={"data": ["x"]}) == 400 or post(json={"data": ["x"]}) == 422  # passes the gate, has no session
+
+
+def test_server_ends_while_a_reply_is_written(browser, capfd):
+    visitors = Visitors(lambda: ScriptedSession({"endless": ["And so on", Wait()]}))
+    server, listening = make_server(build_app(visitors, "a model"), visitors), listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{listening.getsockname()[1]}")
+    say(page, "endless")
+    expect(page.locator("#live .spoken")).to_have_text("And so on")
+    server.should_exit = True
+    thread.join(timeout=20)
+    page.close()
+    assert not thread.is_alive()
+    printed = capfd.readouterr().err
+    assert "Traceback" not in printed and "ERROR" not in printed
 
 
 def session_key(page) -> str:

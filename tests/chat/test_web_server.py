@@ -19,7 +19,7 @@ def no_server(monkeypatch):
             addresses.extend(each.getsockname() for each in sockets)
 
     monkeypatch.setattr("empathy_trl.chat.web.server.build_app", lambda visitors, title: None)
-    monkeypatch.setattr("empathy_trl.chat.web.server.make_server", lambda app: Server())
+    monkeypatch.setattr("empathy_trl.chat.web.server.make_server", lambda app, visitors: Server())
     return addresses
 
 

@@ -84,19 +84,18 @@ class _Page:
             message = checked(message)
             conversation = self.visitors.open(request.session_hash)
             past = conversation.turns
-            for count, turn in enumerate(conversation.reply(message)):
-                if count == 0:
-                    if talked and not past:
-                        turn.before.append(FORGOTTEN)
-                    yield {
-                        self.box: "",
-                        self.past: "".join(turn_html(earlier) for earlier in past),
-                        self.problem: "",
-                        self.talked: True,
-                        self.live: turn_html(turn),
-                        **self._buttons(replying=True),
-                    }
-                yield {self.live: turn_html(turn), **(self._buttons(replying=False) if turn.done else {})}
+            changes = {
+                self.box: "",
+                self.past: "".join(turn_html(turn) for turn in past),
+                self.problem: "",
+                self.talked: True,
+                **self._buttons(replying=True),
+            }
+            for turn in conversation.reply(message, [FORGOTTEN] if talked and not past else []):
+                if turn.done:
+                    changes |= self._buttons(replying=False)
+                yield {self.live: turn_html(turn), **changes}
+                changes = {}
         except UserError as error:
             yield {self.problem: problem_html(str(error))}
 

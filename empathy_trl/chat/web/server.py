@@ -1,5 +1,6 @@
 """The web server of the chat."""
 
+import contextlib
 import os
 import socket
 import sys
@@ -32,10 +33,8 @@ def serve(make_session: Callable, title: str, host: str = "127.0.0.1", port: int
     if not on_this_machine(_address(host, port)):
         print(f"warning: listening on {host}: anybody who reaches this port can use the model", file=sys.stderr)
     print(f"{title}: {_address(host, listening.getsockname()[1])} (Ctrl-C ends it)", flush=True)
-    try:
-        make_server(app).run(sockets=[listening])
-    finally:
-        visitors.close()
+    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+        make_server(app, visitors).run(sockets=[listening])
 
 
 def build_app(visitors: Visitors, title: str):
@@ -72,11 +71,21 @@ def build_app(visitors: Visitors, title: str):
     )
 
 
-def make_server(app):
-    """Return a uvicorn server for an ASGI application; `run(sockets=[…])` starts it."""
+def make_server(app, visitors: Visitors):
+    """Return a uvicorn server of what `build_app` made; `run(sockets=[…])` starts it."""
     import uvicorn
 
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SECONDS_TO_CLOSE))
+    class Server(uvicorn.Server):
+        """Ends what pages hold open before it waits for them in `shutdown`: their replies, and the signs of life."""
+
+        async def shutdown(self, sockets=None):
+            visitors.close()
+            for route in app.routes:
+                if (stop := getattr(getattr(route, "app", None), "stop_event", None)) is not None:
+                    stop.set()
+            await super().shutdown(sockets)
+
+    return Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SECONDS_TO_CLOSE))
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -93,10 +93,10 @@ def _spoken(turn: Turn) -> list[str]:
 
 
 def _waiting(turn: Turn) -> str:
-    if turn.done:
+    """That there is more to come, where nothing can be seen to come."""
+    if turn.done or "respond" not in turn.complete and any(turn.texts.get(part, "").strip() for part in _SPOKEN):
         return ""
-    words = "reflecting" if "respond" in turn.complete else "" if any(turn.texts.get(part) for part in _SPOKEN) else "…"
-    return _element("p", "waiting", words, role="status")
+    return _element("p", "waiting", "reflecting …" if "respond" in turn.complete else "…", role="status")
 
 
 def _reflection(turn: Turn) -> str:

@@ -8,7 +8,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from empathy_trl.chat.session import Notice
@@ -44,15 +44,19 @@ class Conversation:
         """Whether a reply is being written."""
         return self._taken.locked()
 
-    def reply(self, message: str) -> Iterator[Turn]:
+    def reply(self, message: str, notices: Sequence[str] = ()) -> Iterator[Turn]:
         """Yield the turn whenever there is more of it to show; the last time when it is done.
+
+        Args:
+            message: from the user.
+            notices: to be shown with it.
 
         Raises:
             UserError: a reply is being written.
         """
         if not self._taken.acquire(blocking=False):
             raise UserError("a reply is being written; wait for its end, or stop it")
-        turn, pieces = Turn(message), queue.SimpleQueue()
+        turn, pieces = Turn(message, before=[*notices]), queue.SimpleQueue()
         try:
             self._stopped.clear()
             self.turns = [*self.turns, turn][-LONGEST_SHOWN:]
