@@ -225,11 +225,11 @@ def test_a_pipe_needs_no_terminal():
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A folder with models: base, other (as large), deeper, adapter (of base), t5."""
+    """A folder with models: base, other (as large), shallower, adapter (of base), t5."""
     from peft import LoraConfig, get_peft_model
 
     root = tmp_path_factory.mktemp("models")
-    sizes = {"base": {"seed": 0}, "other": {"seed": 1}, "deeper": {"layers": 3}, "moved": {"seed": 0}}
+    sizes = {"base": {"seed": 0}, "other": {"seed": 1}, "shallower": {"layers": 1}, "moved": {"seed": 0}}
     for name, settings in sizes.items():
         for part in sharpened(**settings):
             part.save_pretrained(root / name)
@@ -291,7 +291,7 @@ def test_every_kind_of_model_talks(run, models, arguments):
         (["--model", "base", "--adapter", "./nowhere"], "--adapter ./nowhere: no such folder"),
         (["--model", "base", "--adapter", "other"], "--adapter other: cannot be read: expected adapter_config.json"),
         (["--model", "other", "--adapter", "adapter"], "/base, and --model is other; expected that base"),
-        (["--model", "deeper", "--adapter", "stale"], "was trained on /gone/base, and --model is deeper"),
+        (["--model", "shallower", "--adapter", "stale"], "was trained on /gone/base, and --model is shallower"),
         (["--model", "t5", "--adapter", "stale"], "was trained on /gone/base, and --model is t5"),
         (["--model", "base", "--adapter", "hub2"], "was trained on USER/x, and --model is base"),
         (["--model", "adapter", "--adapter", "stale"], "--model adapter is an adapter itself"),
