@@ -22,6 +22,7 @@ PAGES = [ROOT / "README.md", INDEX, *sorted(DOCS.glob("*.md"))]
 COMMANDS = {
     "Train: run.py": (["recipes/run.py"], 5),
     "Measure: evaluate.py": (["recipes/evaluate.py"], 8),
+    "Talk to it: chat.py": (["recipes/chat.py"], 16),
     "Set side by side: compare.py": (["recipes/compare.py"], 2),
     "Have responses graded: score.py": (["recipes/score.py"], 14),
     "Show what replies earn: empathy_trl.rewards": (["-m", "empathy_trl.rewards"], 5),
