@@ -22,6 +22,7 @@ PAGES = [ROOT / "README.md", INDEX, *sorted(DOCS.glob("*.md"))]
 COMMANDS = {
     "Train: run.py": (["recipes/run.py"], 5),
     "Measure: evaluate.py": (["recipes/evaluate.py"], 8),
+    "Talk to it: chat.py": (["recipes/chat.py"], 16),
     "Set side by side: compare.py": (["recipes/compare.py"], 2),
     "Have responses graded: score.py": (["recipes/score.py"], 14),
     "Check dialogues: check_dialogues.py": (["recipes/check_dialogues.py"], 3),

@@ -1,0 +1,122 @@
+"""Loading what is talked to: a model, or a base model and a LoRA adapter that was trained on it.
+
+An adapter on another base than its own loads without a word as long as the shapes fit, and talks nonsense. So it is refused
+by the name of its base; only where that is a folder that is gone do the shapes have to do.
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+
+from empathy_trl.errors import UserError
+from empathy_trl.hub import (
+    ADAPTER_FILE,
+    adapter_base,
+    check_exists,
+    expand,
+    first_file,
+    hub_errors,
+    load_tokenizer,
+    tokenizer_of_adapter,
+)
+from empathy_trl.models import load_model
+from empathy_trl.recipe import Model
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def load_for_chat(name: str, adapter: str | None = None, revision: str | None = None, load_in_4bit: bool = False):
+    """Return model and tokenizer, the model on the GPU where there is one.
+
+    Args:
+        name: folder or Hub id of a model, or without `adapter` of an adapter, which names its base.
+        adapter: folder or Hub id of a LoRA adapter for the model.
+        revision: of `name`.
+        load_in_4bit: quantise the weights; needs the extra `quantization`.
+
+    Raises:
+        UserError: something is missing or cannot be read, or the adapter was trained on another base; names both then.
+    """
+    base = check_adapter(adapter, name) if adapter else None
+    config = Model(name_or_path=name, revision=revision, load_in_4bit=load_in_4bit)
+    model, tokenizer = load_model(config, seed=0, is_trainable=False)
+    if adapter:
+        if isinstance(model, PeftModel):
+            raise UserError(f"--adapter: --model {name} is an adapter itself; expected its base, or no --adapter")
+        model = _adapted(model, adapter, base, name)
+        tokenizer = load_tokenizer(
+            *tokenizer_of_adapter(expand(adapter), None, expand(name), revision), padding_side="left"
+        )
+        tokenizer.chat_template = tokenizer.chat_template or load_tokenizer(expand(name), revision).chat_template
+    if torch.cuda.is_available() and not load_in_4bit:
+        model.to("cuda")
+    return model, tokenizer
+
+
+def check_adapter(adapter: str, model: str) -> str:
+    """Return the base that an adapter names.
+
+    Raises:
+        UserError: there is no such adapter, or its base is another one than `model`.
+    """
+    path = expand(adapter)
+    try:
+        check_exists(path)
+        with hub_errors(path, None):
+            base, _ = adapter_base(first_file(path, None, [ADAPTER_FILE]), path)
+    except UserError as error:
+        raise UserError(f"--adapter {error}") from error
+    if is_same(base, expand(model)) is False:
+        raise _other_base(adapter, base, model)
+    return base
+
+
+def is_same(base: str, model: str) -> bool | None:
+    """Whether two names mean the same model; None where that cannot be told, because a folder is gone.
+
+    Args:
+        base: folder or Hub id that an adapter names.
+        model: folder or Hub id that the user named.
+    """
+    if base == model:
+        return True
+    if Path(base).is_dir() and Path(model).is_dir():
+        return Path(base).resolve() == Path(model).resolve()
+    if Path(base).is_dir() or Path(model).is_dir():
+        folder, other = (base, model) if Path(base).is_dir() else (model, base)
+        if not _is_hub_id(other):
+            return None
+        # a copy of what the id means is called like it, in the Hub's cache too
+        return Path(folder).name == other.rpartition("/")[2] or f"models--{other.replace('/', '--')}" in folder
+    return False if _is_hub_id(base) else None
+
+
+def _is_hub_id(name: str) -> bool:
+    return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) is not None and not name.startswith("outputs/")
+
+
+def _adapted(model, adapter: str, base: str, name: str):
+    """Return the model with the adapter on it; UserError if its weights are not for this model."""
+    path = expand(adapter)
+    with hub_errors(path, None):
+        weights = first_file(path, None, [WEIGHTS, "adapter_model.bin"])
+        try:
+            adapted = PeftModel.from_pretrained(model, path, is_trainable=False)
+        except (RuntimeError, ValueError, KeyError) as error:  # other shapes, or none of its layers
+            raise _other_base(adapter, base, name) from error
+    if weights.name == WEIGHTS:
+        with hub_errors(path, None), safe_open(weights, framework="pt") as file:
+            stored = {key for key in file.keys() if "lora_" in key}  # noqa: SIM118 - it is no mapping
+        loaded = get_peft_model_state_dict(adapted, save_embedding_layers=False)  # else it asks the Hub for the base
+        if stored != {key for key in loaded if "lora_" in key}:  # peft leaves out what finds no place
+            raise _other_base(adapter, base, name)
+    return adapted
+
+
+def _other_base(adapter: str, base: str, model: str) -> UserError:
+    return UserError(
+        f"--adapter {adapter}: was trained on {base}, and --model is {model}; expected that base, or an adapter for this model"
+    )

@@ -1,0 +1,229 @@
+"""A model in this process: replies as a stream of text, with what was computed kept from turn to turn.
+
+A decoder's prompt begins with the prompt before it and its reply. So each session keeps keys and values of what it has read
+and written (`turns.Turns`), and a turn computes only what is new. An encoder-decoder reads its prompt anew.
+"""
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import PeftModel
+from transformers import StoppingCriteria
+from transformers.generation import BaseStreamer
+
+from empathy_trl.chat.counts import Counts
+from empathy_trl.chat.decoding import TokenDecoder
+from empathy_trl.chat.sampling import Sampling
+from empathy_trl.chat.turns import Turns, common_prefix
+from empathy_trl.chat.worker import Either, streamed
+from empathy_trl.errors import UserError
+from empathy_trl.evaluation.generate import end_tokens, first_stop
+from empathy_trl.models import without_generation_defaults
+
+CHUNK = 512  # tokens computed at a time: in between, a reply can be stopped
+USUAL_POSITIONS = 4096  # of a model that does not say how many it has
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_source_positions")
+
+
+class LocalModel:
+    """A causal or encoder-decoder language model that one or several sessions talk to, one reply at a time.
+
+    Args:
+        model: a transformers model, or an adapter on one; put into eval mode.
+        tokenizer: its tokenizer, with a chat template.
+        sampling: how replies are written.
+
+    Attributes:
+        positions: tokens the model can read; of a decoder, prompt and reply together.
+        is_decoder: whether they share them.
+    """
+
+    def __init__(self, model, tokenizer, sampling: Sampling):
+        self.tokenizer, self.sampling = tokenizer, sampling
+        self.model = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.model.eval()
+        self.is_decoder = not self.model.config.is_encoder_decoder
+        self.positions = positions_of(self.model.config, tokenizer)
+        self._ends = end_tokens(self.model, tokenizer)
+        self._marks = tuple(token.content for token in tokenizer.added_tokens_decoder.values())
+        self._lock = threading.Lock()
+
+    def new_cache(self) -> Turns:
+        """Return what a new session keeps."""
+        return Turns()
+
+    def count(self, messages: list[dict], cache: Turns) -> int:
+        """Return the number of tokens of a prompt, beginning of the reply included."""
+        return len(self._encode(messages, cache)[1])
+
+    def prefill(self, prompts: tuple[list[dict], list[dict]], cache: Turns) -> None:
+        """Compute ahead of time what two prompts share, to be there when the next one begins the same way."""
+        if not self.is_decoder:
+            return
+        one, other = (self._encode(messages, cache)[1] for messages in prompts)
+        shared = one[: common_prefix(one, other)]
+        if len(shared) > 1:
+            never = threading.Event()
+            with self._turn(never, cache):
+                cache.fit(shared, self._config())
+                self._compute(shared, len(shared), cache, never)
+
+    def stream(self, messages: list[dict], cache: Turns, stop: threading.Event, max_new_tokens: int) -> Iterator[str]:
+        """Yield a reply as it is written, without special tokens, but with its tags; `cache.counts` is filled in meanwhile.
+
+        Args:
+            messages: of the prompt, the last one the user's.
+            cache: of the session.
+            stop: ends the reply; so does leaving the iterator.
+            max_new_tokens: a reply that has not ended by then is cut off.
+
+        Raises:
+            UserError: there is not enough memory.
+        """
+
+        def write(put: Callable[[str], None], stopped: Either):
+            with self._turn(stopped, cache) as held:
+                if held:
+                    self._write(messages, cache, put, stopped, max_new_tokens)
+
+        return streamed(write, stop)
+
+    def _write(self, messages: list[dict], cache: Turns, put: Callable[[str], None], stopped: Either, limit: int):
+        text, ids = self._encode(messages, cache)
+        cache.counts, cache.replies = Counts(prefilled=len(ids)), cache.replies + 1
+        if self.is_decoder:
+            cached = cache.fit(ids, self._config())
+            cache.counts = Counts(prefilled=len(ids) - cached, cached=cached)
+            self._compute(ids, len(ids) - 1, cache, stopped, keep=CHUNK)
+        if stopped.is_set():
+            return
+        decoder, said = TokenDecoder(self.tokenizer, self._ends), []
+
+        def take(token: int):
+            cache.counts.written += 1
+            said.append(decoder.feed(token))
+            put(said[-1])
+
+        output = self._generate(ids, cache, take, stopped, limit)
+        said.append(decoder.close())
+        put(said[-1])
+        if self.is_decoder:
+            cache.note(output)
+            written = output[len(ids) :]
+            written = written[: first_stop(written, self._ends)]
+            if self.tokenizer.decode(written, skip_special_tokens=False) == "".join(said):
+                cache.text, cache.text_ids = text + "".join(said), [*ids, *written]
+
+    def _generate(
+        self, ids: list[int], cache: Turns, take: Callable[[int], None], stopped: Either, limit: int
+    ) -> list[int]:
+        """Let the model write; returns the tokens of prompt (or start) and reply."""
+        sampling = {"do_sample": self.sampling.temperature > 0}
+        if self.sampling.temperature > 0:
+            sampling |= {name: getattr(self.sampling, name) for name in ("temperature", "top_p", "top_k")}
+        if self.is_decoder:
+            sampling["past_key_values"] = cache.states
+        input_ids = torch.tensor([ids], device=self.model.device)
+        pad = self.tokenizer.pad_token_id
+        with without_generation_defaults(self.model), seeded(self.sampling.seed, cache.replies, self.model.device):
+            output = self.model.generate(
+                input_ids=input_ids,
+                attention_mask=torch.ones_like(input_ids),
+                max_new_tokens=limit,
+                eos_token_id=self._ends,
+                pad_token_id=self._ends[0] if pad is None else pad,
+                use_cache=True,
+                streamer=_Tokens(take),
+                stopping_criteria=[_Stopped(stopped)],
+                **sampling,
+            )
+        return output[0].tolist()
+
+    def _compute(self, ids: list[int], end: int, cache: Turns, stopped, keep: int = 0):
+        """Read tokens into the cache up to `end`, but for the last `keep` and a stop, in chunks."""
+        reader = self.model.get_decoder()
+        while end - len(cache.ids) > keep and not stopped.is_set():
+            reached = min(len(cache.ids) + CHUNK, end)
+            chunk = torch.tensor([ids[len(cache.ids) : reached]], device=self.model.device)
+            reader(input_ids=chunk, past_key_values=cache.states, use_cache=True)
+            cache.ids = ids[:reached]
+
+    def _encode(self, messages: list[dict], cache: Turns) -> tuple[str, list[int]]:
+        """Return a prompt as rendered and its tokens, those of the last turn as they are in the cache."""
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        known, rest = len(cache.text), text[len(cache.text) :]
+        # where a token of its own begins, both sides are cut into tokens alone
+        if known and text.startswith(cache.text) and rest.startswith(self._marks):
+            return text, [*cache.text_ids, *self._tokens(rest)]
+        return text, self._tokens(text)
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _config(self):
+        return self.model.config.get_text_config(decoder=True)
+
+    @contextmanager
+    def _turn(self, stopped: Either | threading.Event, cache: Turns) -> Iterator[bool]:
+        """Wait until the model is free, and hold it; False after a stop. If anything goes wrong, the cache holds nothing then."""
+        held = False
+        while not (held or stopped.is_set()):
+            held = self._lock.acquire(timeout=0.05)
+        try:
+            with torch.inference_mode():
+                yield held
+        except torch.OutOfMemoryError as error:
+            cache.forget()
+            raise UserError(
+                "not enough memory for this conversation; reset, or start with a smaller --context"
+            ) from error
+        except BaseException:
+            cache.forget()
+            raise
+        finally:
+            if held:
+                self._lock.release()
+
+
+class _Tokens(BaseStreamer):
+    """Hands on each new token; what `generate` puts first is the prompt."""
+
+    def __init__(self, take: Callable[[int], None]):
+        self._take, self._begun = take, False
+
+    def put(self, value):
+        if self._begun:
+            for token in value.flatten().tolist():
+                self._take(token)
+        self._begun = True
+
+    def end(self):
+        pass
+
+
+class _Stopped(StoppingCriteria):
+    """Ends a generation between two tokens."""
+
+    def __init__(self, stopped: Either):
+        self._stopped = stopped
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return torch.full((len(input_ids),), self._stopped.is_set(), device=input_ids.device, dtype=torch.bool)
+
+
+@contextmanager
+def seeded(seed: int | None, replies: int, device: torch.device):
+    """Draw by a seed, another one for each reply; the state of the random generators is as before afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(secrets.randbits(63) if seed is None else seed + replies)
+        yield
+
+
+def positions_of(config, tokenizer) -> int:
+    """Return how many tokens a model can read: as its config says, else its tokenizer, else `USUAL_POSITIONS`."""
+    text = config.get_text_config()
+    said = [getattr(text, name, None) for name in _POSITIONS] + [tokenizer.model_max_length]
+    return next((int(number) for number in said if number and number < 1e9), USUAL_POSITIONS)

@@ -1,0 +1,227 @@
+"""From what was said to the messages a model was trained on.
+
+Which those are says the recipe that trained it: `recipe.yaml` in the model's folder, or `--recipe`. A model without one is
+talked to plainly, with the system message the user gives, or none.
+
+What a user types is text and stays text: tokens that steer a chat template, such as `<|im_end|>`, and the tags of our formats
+are broken up by a space in all that is said; in a reply only the tokens, because its tags are the model's own.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from empathy_trl.chat.reply import TAGS
+from empathy_trl.data.text import clean
+from empathy_trl.errors import UserError
+from empathy_trl.parts import without_reflection
+from empathy_trl.tags import reply_text
+
+Messages = list[dict[str, str]]
+
+RECIPE_FILE = "recipe.yaml"
+# words that some chat templates, and no tokenizer, treat as control
+TEMPLATE_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[CONTEXT]", "[KNOWLEDGE]", "EOS")
+_TAGS = re.compile(rf"<(?=/?\s*(?:{'|'.join(TAGS)})\s*>)", flags=re.IGNORECASE)
+
+
+def _empath(data: dict, history: Messages) -> Messages:
+    from empathy_trl.data.empath import SYSTEM  # not at the top: each system is loaded when it is talked to
+
+    keeps = data.get("reflections", "keep") == "keep"
+    said = history if keeps else _with_replies(history, without_reflection)
+    return [{"role": "system", "content": data.get("instruction") or SYSTEM}, *said]
+
+
+def _dialogues(data: dict, history: Messages) -> Messages:
+    from empathy_trl.data.dialogues import INSTRUCTION, make_prompt
+
+    return make_prompt([message["content"] for message in _visible(history)], data.get("instruction") or INSTRUCTION)
+
+
+def _redial(data: dict, history: Messages) -> Messages:
+    from empathy_trl.data.redial import make_prompt
+
+    roles = {"user": "seeker", "assistant": "recommender"}
+    turns = [(roles[message["role"]], message["content"]) for message in _visible(history)]
+    return make_prompt(turns, data.get("slots", "placeholder"))
+
+
+def _wassa(data: dict, history: Messages) -> Messages:
+    from empathy_trl.data.wassa_replies import make_prompt
+
+    return make_prompt(_cleaned(history[-1]["content"]))
+
+
+def _ed4(data: dict, history: Messages) -> Messages:
+    from empathy_trl.data.ed4 import make_prompt
+
+    return make_prompt(_cleaned(history[-1]["content"]))
+
+
+# `data.name` -> (data section, history that ends with the user) -> messages
+SYSTEMS: dict[str, Callable[[dict, Messages], Messages]] = {
+    "empath": _empath,
+    "dialogues": _dialogues,
+    "redial": _redial,
+    "wassa": _wassa,
+    "ed4": _ed4,
+}
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Makes prompts for one model.
+
+    Attributes:
+        name: a key of `SYSTEMS`, or "chat" for a plain one.
+        data: the `data` section of the recipe.
+        system: message of a plain chat; None for none.
+        control: texts that must not come from anybody's words, see `control_texts`.
+    """
+
+    name: str = "chat"
+    data: dict = field(default_factory=dict)
+    system: str | None = None
+    control: tuple[str, ...] = ()
+
+    def messages(self, history: Messages) -> Messages:
+        """Return the messages of a prompt.
+
+        Args:
+            history: `{"role", "content"}`, user and assistant in turn, the last one the user's; replies as the model wrote them.
+        """
+        said = [message | {"content": self._harmless(**message)} for message in history]
+        if self.name in SYSTEMS:
+            return SYSTEMS[self.name](self.data, said)
+        return [{"role": "system", "content": self.system}] * (self.system is not None) + said
+
+    def _harmless(self, role: str, content: str) -> str:
+        return break_up(_TAGS.sub("< ", content) if role == "user" else content, self.control)
+
+
+def break_up(text: str, control: Iterable[str]) -> str:
+    """Return a text in which none of the control texts occurs: a space stands behind the first character of each."""
+    pattern = re.compile("|".join(re.escape(each) for each in sorted(control, key=len, reverse=True)) or r"(?!)")
+    while pattern.search(text):  # one may begin inside another
+        text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+    return text
+
+
+def control_texts(tokenizer) -> tuple[str, ...]:
+    """Return what steers a model when it stands in a rendered prompt: its special tokens, and marks of its template.
+
+    Args:
+        tokenizer: of the model; None for one behind a server, which has its own.
+    """
+    if tokenizer is None:
+        return ("<|", *TEMPLATE_MARKS[:4], "<start_of_turn>", "<end_of_turn>")
+    added = tokenizer.added_tokens_decoder.values()
+    # some templates use tokens that are not marked as special
+    tokens = {token.content for token in added if token.special or re.fullmatch(r"[<\[]\S+[>\]]", token.content)}
+    tokens |= set(tokenizer.all_special_tokens)
+    tokens -= {mark for tag in TAGS for mark in (f"<{tag}>", f"</{tag}>")} | {"<movie>"}  # tags are broken up anyway
+    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+    marks = [mark for mark in TEMPLATE_MARKS if re.search(rf"(?<!\w){re.escape(mark)}(?!\w)", template)]
+    return tuple(sorted(token for token in [*tokens, *marks] if len(token) > 1 and " " not in token))
+
+
+def choose_prompts(
+    models: list[tuple[str, str | None]], recipe: str | None, system: str | None, control: tuple[str, ...] = ()
+) -> Prompts:
+    """Return the prompts for a model.
+
+    Args:
+        models: (folder or Hub id, revision) where its recipe may lie, the first one first; none for a model behind a server.
+        recipe: path or name, see `find_recipe`; goes before that of the model.
+        system: message of a plain chat; goes before all recipes.
+        control: see `Prompts`.
+
+    Raises:
+        UserError: both a recipe and a system message; a recipe that cannot be read, or whose data is nothing to talk about.
+    """
+    if recipe and system is not None:
+        raise UserError("--recipe, --system: a recipe has its own system message; expected one of them")
+    if system is not None:
+        return Prompts(system=system, control=control)
+    data = _data_of_recipe(recipe, models) if recipe else _data_beside(models)
+    if data is None:
+        return Prompts(control=control)
+    return Prompts(name=data["name"], data=data, control=control)
+
+
+def _data_of_recipe(name: str, models: list[tuple[str, str | None]]) -> dict:
+    """Return the data section of a recipe: of the stage that is called like the model's folder, else of the last to talk to."""
+    from empathy_trl.recipe import load_recipe
+    from empathy_trl.tasks import CONFIG_CLASSES
+
+    stages = load_recipe(name, [], CONFIG_CLASSES).resolved()["stages"]
+    return _choose(f"--recipe {name}", stages, Path(models[0][0]).name if models else None)
+
+
+def _data_beside(models: list[tuple[str, str | None]]) -> dict | None:
+    """Return the data section of the recipe that a training left in the model's folder; None where there is none."""
+    from empathy_trl.recipe.yaml_io import read_yaml
+
+    for name, revision in models:
+        path = _recipe_file(name, revision)
+        if path is None:
+            continue
+        stages = read_yaml(path).get("stages")
+        if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
+            raise UserError(f"{path}: has no stages; expected the recipe of a training, or another one by --recipe")
+        return _choose(str(path), stages, path.absolute().parent.name)
+    return None
+
+
+def _recipe_file(name: str, revision: str | None) -> Path | None:
+    """Return `recipe.yaml` of a folder (of a checkpoint: of the folder above) or a Hub repository, if it has one."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    from empathy_trl.hub import expand, first_file, hub_errors
+
+    folder = Path(expand(name))
+    if folder.is_dir():
+        places = [folder, folder.absolute().parent] if folder.name.startswith("checkpoint-") else [folder]
+        return next((place / RECIPE_FILE for place in places if (place / RECIPE_FILE).is_file()), None)
+    try:
+        with hub_errors(name, revision):
+            try:
+                return first_file(name, revision, [RECIPE_FILE])
+            except EntryNotFoundError:
+                return None
+    except UserError:  # whoever loads the model says it better
+        return None
+
+
+def _choose(source: str, stages: dict, name: str | None) -> dict:
+    talking = {key: stage["data"] for key, stage in stages.items() if _talks(stage)}
+    if not talking:
+        raise UserError(
+            f"{source}: no stage of it trains a model to talk to (data.name: {', '.join(SYSTEMS)}); choose another recipe with "
+            "--recipe, or chat plainly with --system TEXT"
+        )
+    return talking.get(name) or list(talking.values())[-1]
+
+
+def _talks(stage: dict) -> bool:
+    data = stage.get("data")
+    return isinstance(data, dict) and data.get("name") in SYSTEMS and stage.get("task") in ("sft", "grpo", "ppo")
+
+
+def _with_replies(history: Messages, change: Callable[[str], str]) -> Messages:
+    return [
+        message | {"content": change(message["content"])} if message["role"] == "assistant" else message
+        for message in history
+    ]
+
+
+def _visible(history: Messages) -> Messages:
+    """Return a history as data builders clean it, in which a reply is what the user saw of it."""
+    seen = _with_replies(history, lambda reply: reply_text(reply) or reply)
+    return [message | {"content": _cleaned(message["content"])} for message in seen]
+
+
+def _cleaned(text: str) -> str:
+    return clean(text) or text

@@ -1,0 +1,108 @@
+"""Reading a reply while it is written: which part of it does what is new belong to?
+
+A whole reply is read by `empathy_trl.parts` and `empathy_trl.tags`; what they make of it when it is complete is what this
+reader makes of it, however it was cut into pieces on its way.
+"""
+
+import re
+from dataclasses import dataclass
+
+from empathy_trl.parts import PARTS, read_parts
+from empathy_trl.rewards.format import Format
+
+REASONED = ("reasoning", "answer")
+TAGS = (*PARTS, *REASONED)
+TEXT = "text"  # what stands outside of all tags
+
+_MARK = re.compile(rf"</?({'|'.join(TAGS)})>")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Something new in a reply.
+
+    Attributes:
+        part: one of `TAGS`, or `TEXT`.
+        text: what is new, without tags, as the model wrote it: not safe for a terminal or a page. May be empty.
+        complete: whether the part ends here, by its closing tag.
+    """
+
+    part: str
+    text: str
+    complete: bool = False
+
+
+class ReplyReader:
+    """Takes a reply in pieces of any size and says of each which part it belongs to, as soon as that is certain.
+
+    Only what may still become a tag is held back: a `<` and what follows it. Inside a part nothing ends it but its own
+    closing tag. White space between parts comes out as `TEXT`; whoever shows a reply in parts leaves it away.
+
+    Attributes:
+        well_formed: None before `close`, then whether the reply is written as its format asks: all of react, respond and
+            reflect (`parts.read_parts`), or reasoning and answer (the reward `format`); a reply without any tag is well-formed.
+    """
+
+    def __init__(self):
+        self.well_formed: bool | None = None
+        self._part = TEXT
+        self._read: list[str] = []
+        self._held = ""
+
+    def feed(self, text: str) -> list[Piece]:
+        """Return what is certain now, in order; neighbours of one part are one piece."""
+        self._read.append(text)
+        self._held += text
+        pieces: list[Piece] = []
+        while self._held:
+            start = self._held.find("<")
+            if start != 0:
+                self._emit(pieces, len(self._held) if start < 0 else start)
+                continue
+            marks = [f"<{tag}>" for tag in TAGS] if self._part == TEXT else [f"</{self._part}>"]
+            mark = next((mark for mark in marks if self._held.startswith(mark)), None)
+            if mark is not None:
+                self._held = self._held[len(mark) :]
+                self._pass(mark, pieces)
+            elif any(mark.startswith(self._held) for mark in marks):
+                break
+            else:
+                self._emit(pieces, 1)
+        return pieces
+
+    def close(self) -> list[Piece]:
+        """Return what was held back, and judge the reply; nothing can be fed afterwards."""
+        pieces: list[Piece] = []
+        if self._held:
+            self._emit(pieces, len(self._held))
+        self.well_formed = is_well_formed("".join(self._read))
+        return pieces
+
+    def _emit(self, pieces: list[Piece], length: int):
+        """Move the first characters that are held back to the pieces."""
+        text, self._held = self._held[:length], self._held[length:]
+        if pieces and pieces[-1].part == self._part and not pieces[-1].complete:
+            pieces[-1] = Piece(self._part, pieces[-1].text + text)
+        else:
+            pieces.append(Piece(self._part, text))
+
+    def _pass(self, mark: str, pieces: list[Piece]):
+        """Go into a part, or out of it."""
+        if self._part == TEXT:
+            self._part = mark.strip("</>")
+            return
+        if pieces and pieces[-1].part == self._part and not pieces[-1].complete:
+            pieces[-1] = Piece(self._part, pieces[-1].text, complete=True)
+        else:
+            pieces.append(Piece(self._part, "", complete=True))
+        self._part = TEXT
+
+
+def is_well_formed(text: str) -> bool:
+    """Whether a whole reply is written as the format of its tags asks; one without tags is."""
+    found = set(_MARK.findall(text))
+    if not found:
+        return True
+    if found <= set(REASONED):
+        return Format(tags=list(REASONED))(None, [text]) == [1.0]
+    return found <= set(PARTS) and read_parts(text) is not None

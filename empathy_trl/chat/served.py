@@ -1,0 +1,193 @@
+"""A model behind a server that speaks OpenAI's chat completions, its reply streamed as server-sent events.
+
+The server has the tokenizer, and keeps what it computed of earlier turns in its own way. So the length of a prompt is
+estimated here, and what a turn counts as tokens are the pieces the server sends.
+"""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+
+import httpx
+
+from empathy_trl.chat.counts import Counts
+from empathy_trl.chat.worker import Either, streamed
+from empathy_trl.errors import UserError
+from empathy_trl.evaluation.api_model import KEY, PREFIX, ApiModel
+from empathy_trl.judge.client import KEY_REFUSED, NOT_THERE
+from empathy_trl.judge.secret import on_this_machine, read_key
+
+POSITIONS = 1 << 20  # nobody says how many the server has; --context does
+USUAL_CONTEXT = 4096
+CHARACTERS_PER_TOKEN = 3  # on the safe side for English
+DATA = "data:"
+DONE = "[DONE]"
+
+
+@dataclass
+class Requests:
+    """What a session with a server keeps: the counts of its last turn."""
+
+    counts: Counts = field(default_factory=Counts)
+
+
+class ServedModel:
+    """Talks to a model over the network, in place of a `LocalModel`.
+
+    Args:
+        name: of the model on the server.
+        base_url: up to and without `/chat/completions`; None takes `$OPENAI_BASE_URL`, or OpenAI's own. The key is in
+            `$OPENAI_API_KEY`; a server on this machine may do without.
+        sampling: how replies are written; top_k is not sent, as OpenAI's interface has none.
+        timeout: seconds without a byte from the server.
+
+    Raises:
+        UserError: no name, no possible address, or no key for a server elsewhere.
+    """
+
+    is_decoder = True
+    positions = POSITIONS
+
+    def __init__(self, name: str, base_url: str | None, sampling, timeout: float = 120.0):
+        address = ApiModel(name, base_url)  # checks and completes them
+        self.name, self.base_url = name, address.base_url
+        self.sampling, self.timeout = sampling, timeout
+        self._key = read_key(KEY, self.base_url)
+
+    def new_cache(self) -> Requests:
+        """Return what a new session keeps."""
+        return Requests()
+
+    def count(self, messages: list[dict], cache: Requests) -> int:
+        """Return an estimate of a prompt's tokens."""
+        return sum(4 + len(message["content"]) // CHARACTERS_PER_TOKEN for message in messages)
+
+    def prefill(self, prompts, cache: Requests) -> None:
+        """Do nothing: a server is asked when there is something to ask."""
+
+    def stream(
+        self, messages: list[dict], cache: Requests, stop: threading.Event, max_new_tokens: int
+    ) -> Iterator[str]:
+        """Yield a reply as it is written; a stop, and leaving the iterator, close the connection.
+
+        Raises:
+            UserError: no connection, an answer that is no reply, or one that ends in the middle.
+        """
+        cache.counts = Counts(prefilled=self.count(messages, cache))
+        request = {"model": self.name, "messages": messages, "stream": True, "max_tokens": max_new_tokens}
+        request |= {"temperature": self.sampling.temperature, "top_p": self.sampling.top_p}
+        if self.sampling.seed is not None:
+            request["seed"] = self.sampling.seed
+
+        def write(put: Callable[[str], None], stopped: Either):
+            def take(text: str):
+                cache.counts.written += 1
+                put(text)
+
+            asyncio.run(self._until_stopped(request, take, stopped))
+
+        return streamed(write, stop)
+
+    async def _until_stopped(self, request: dict, put: Callable[[str], None], stopped: Either):
+        reading = asyncio.create_task(self._read(request, put))
+        while not (await asyncio.wait({reading}, timeout=0.05))[0]:
+            if stopped.is_set():
+                reading.cancel()  # closes the connection
+        if not reading.cancelled():
+            reading.result()
+
+    async def _read(self, request: dict, put: Callable[[str], None]):
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        try:
+            async with (
+                httpx.AsyncClient(
+                    headers=headers, timeout=self.timeout, trust_env=not on_this_machine(self.base_url)
+                ) as client,
+                client.stream("POST", f"{self.base_url}/chat/completions", json=request) as response,
+            ):
+                if response.status_code != 200:
+                    self._refuse(response.status_code, await _beginning(response))
+                await self._read_events(response, put)
+        except httpx.ConnectError as error:
+            raise self._error(f"no connection ({error}). Is the server running at {self.base_url}?") from error
+        except httpx.TimeoutException as error:
+            raise self._error(f"{self.base_url} was silent for {self.timeout:g} s") from error
+        except httpx.RequestError as error:
+            raise self._error(f"broken connection ({type(error).__name__}: {error})") from error
+
+    async def _read_events(self, response: httpx.Response, put: Callable[[str], None]):
+        """Put the text of every event; UserError where one is malformed, or the last one is missing."""
+        ended = False
+        async for line in response.aiter_lines():
+            if not line.startswith(
+                DATA
+            ):  # a comment, a blank line between events, a field that says nothing about text
+                if line.startswith("{"):
+                    raise self._error(f"{self.base_url} sends no event stream, but {self._words(line)}")
+                continue
+            data = line.removeprefix(DATA).strip()
+            if data == DONE:
+                return
+            text, last = self._event(data)
+            ended = ended or last
+            if text:
+                put(text)
+        if not ended:
+            raise self._error(f"{self.base_url} ended the reply in the middle")
+
+    def _event(self, data: str) -> tuple[str, bool]:
+        """Return the text of an event, and whether it is the last one with text."""
+        try:
+            content = json.loads(data)
+            if isinstance(content, dict) and content.get("error"):
+                raise self._error(f"{self.base_url} reports {self._words(json.dumps(content['error']))}")
+            choices = content["choices"]
+            if not choices:  # such as an event with the usage only
+                return "", False
+            text, reason = choices[0]["delta"].get("content"), choices[0].get("finish_reason")
+        except UserError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise self._error(f"{self.base_url} sends a malformed event: {self._words(data)}") from error
+        if not isinstance(text, str | None):
+            raise self._error(f"{self.base_url} sends a malformed event: {self._words(data)}")
+        return text or "", reason is not None
+
+    def _refuse(self, status: int, words: str):
+        says = f"{self.base_url} answers HTTP {status}: {self._words(words)}"
+        if status in KEY_REFUSED:
+            problem = "refuses the key in" if self._key else "wants a key, and none is set in"
+            raise self._error(f"the server {problem} ${KEY}. {says}")
+        if status in NOT_THERE:
+            raise self._error(
+                f"no {self.name!r} at {self.base_url}/chat/completions; expected a model that the server lists under "
+                f"{self.base_url}/models. {says}"
+            )
+        raise self._error(says)
+
+    def _error(self, message: str) -> UserError:
+        return UserError(f"--model {PREFIX}{self.name}: {message}")
+
+    def _words(self, text: str) -> str:
+        """Return the beginning of what a server says, on one line; some repeat the key they were sent."""
+        text = " ".join((text.replace(self._key, "[key]") if self._key else text).split())
+        return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+async def _beginning(response: httpx.Response) -> str:
+    """Return up to 2000 bytes of an answer as text."""
+    body, chunks = b"", response.aiter_bytes()
+    async for chunk in _bounded(chunks):
+        body += chunk
+    return body[:2000].decode(errors="replace")
+
+
+async def _bounded(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    size = 0
+    async for chunk in chunks:
+        yield chunk
+        size += len(chunk)
+        if size >= 2000:
+            return

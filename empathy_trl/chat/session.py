@@ -1,0 +1,291 @@
+"""One conversation with one model: what was said, what of it the model still sees, and how long it took.
+
+A session is the same for a terminal and a page: `send` a message, show what comes, `prepare` the next turn while the user
+reads. It keeps the whole conversation; of that, the model sees what fits into its context. When that is full, the oldest
+exchanges go until a quarter of it is free again: what was computed of the rest is lost each time, so it has to be seldom, and it
+is done by `prepare`, when nobody waits.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from empathy_trl.chat.reply import TEXT, Piece, ReplyReader
+from empathy_trl.errors import UserError
+from empathy_trl.files import write_rows
+from empathy_trl.parts import REACT, REFLECT, RESPOND, read_parts
+
+LARGEST_CONTEXT = 8192  # tokens, unless the user asks for more
+LONGEST_MESSAGE = 1_000_000  # characters that are worth counting in tokens
+SPOKEN = (TEXT, RESPOND, "answer")  # the parts whose first word a user waits for
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user has to know, to be shown apart from the reply."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a session may take.
+
+    Attributes:
+        context: tokens that the model sees, reply included; None for all it can read, at most `LARGEST_CONTEXT`.
+        max_new_tokens: of a reply; of a decoder's context at most half.
+    """
+
+    context: int | None = None
+    max_new_tokens: int = 400
+
+
+@dataclass
+class Stats:
+    """Figures of one reply; times in seconds from `send` on, None for what did not come.
+
+    Attributes:
+        reaction: until the reaction was complete.
+        first_word: until the first word of the response, the answer or a plain reply.
+        whole: until the end.
+        tokens: written; of a model behind a server, pieces it sent.
+        prefilled: tokens of the prompt that were computed now.
+        cached: tokens of the prompt that had been computed before.
+    """
+
+    reaction: float | None = None
+    first_word: float | None = None
+    whole: float | None = None
+    tokens: int = 0
+    prefilled: int = 0
+    cached: int = 0
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens of the reply by its whole time, waiting for the first one included."""
+        return self.tokens / self.whole if self.whole else None
+
+
+@dataclass
+class _Talk:
+    """What is said between two resets. A reply belongs to the talk it was begun in: after a reset it leaves no trace."""
+
+    cache: object
+    history: list[dict[str, str]] = field(default_factory=list)
+    all_stats: list[Stats] = field(default_factory=list)
+    well_formed: bool | None = None
+    seen_from: int = 0  # index in the history of what the model still sees
+    forgotten: int = 0  # turns that went since the user was told
+    working: threading.Lock = field(default_factory=threading.Lock)  # held while a reply or the next turn is computed
+    writing: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Session:
+    """Talks to a model.
+
+    Args:
+        model: a `LocalModel` or `ServedModel`; sessions may share it.
+        prompts: see `prompts.Prompts`.
+        settings: what it may take.
+
+    Raises:
+        UserError: a context that the model has no positions for.
+    """
+
+    def __init__(self, model, prompts, settings: Settings):
+        self.model, self.prompts = model, prompts
+        self.context = settings.context or min(model.positions, LARGEST_CONTEXT)
+        if self.context > model.positions:
+            raise UserError(f"--context: {self.context} tokens; the model reads at most {model.positions}")
+        self.max_new_tokens = settings.max_new_tokens
+        if model.is_decoder:
+            self.max_new_tokens = min(self.max_new_tokens, max(1, self.context // 2))
+        self._room = self.max_new_tokens if model.is_decoder else 0
+        self._talk = _Talk(model.new_cache())
+
+    @property
+    def history(self) -> list[dict[str, str]]:
+        """All that was said, `{"role", "content"}`, replies as the model wrote them; one that was stopped as far as it came."""
+        return self._talk.history
+
+    @property
+    def well_formed(self) -> bool | None:
+        """Whether the last reply is written as its format asks; None before the first."""
+        return self._talk.well_formed
+
+    @property
+    def all_stats(self) -> list[Stats]:
+        """Figures of every reply."""
+        return self._talk.all_stats
+
+    @property
+    def stats(self) -> Stats | None:
+        """Figures of the last reply; None before the first."""
+        return self.all_stats[-1] if self.all_stats else None
+
+    @property
+    def reflection(self) -> str | None:
+        """What the model thought in its last reply, if that is well-formed and has such a part."""
+        parts = read_parts(self.history[-1]["content"]) if self.history else None
+        return parts and parts[REFLECT]
+
+    def send(self, message: str) -> Iterator[Piece | Notice]:
+        """Say something, and yield the reply as it comes.
+
+        When the iterator ends, or is left, `history`, `well_formed` and `stats` are those of this reply. A message that gets
+        no word in reply, and one whose reply fails, does not stay in the history.
+
+        Raises:
+            UserError: the message is empty, or longer than the context. While the reply comes: what the model raises, or
+                another reply of this session is being written.
+        """
+        if not message.strip():
+            raise UserError("the message is empty")
+        self._check_length(message)
+        return self._reply(self._talk, message)
+
+    def stop(self):
+        """End the reply that is being written; what was said stays. May be called from any thread, at any time."""
+        self._talk.stop.set()
+
+    def reset(self):
+        """Forget all that was said; ends a reply that is being written."""
+        self.stop()
+        self._talk = _Talk(self.model.new_cache())
+
+    def prepare(self):
+        """Do what the next turn needs and does not depend on its message: cut the history, compute what comes before it."""
+        talk = self._talk
+        if not talk.history or talk.writing or not talk.working.acquire(blocking=False):
+            return
+        one, other = ([*talk.history, {"role": "user", "content": word}] for word in "ab")
+        try:
+            self._cut(
+                talk, one, margin=self.context // 8
+            )  # room for a message as well, so that `send` has nothing to cut
+            self.model.prefill((self._prompt(talk, one), self._prompt(talk, other)), talk.cache)
+        except UserError:
+            pass  # nobody waits for this; `send` meets it again, and says so
+        finally:
+            talk.working.release()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the conversation as one row of training data, `{"conversation_id", "messages"}`, and return where.
+
+        Raises:
+            UserError: nothing was said yet, the file exists, or it cannot be written.
+        """
+        path = Path(path).expanduser()
+        if not self.history:
+            raise UserError("nothing was said yet")
+        if path.exists():
+            raise UserError(f"{path}: exists; choose another name")
+        try:
+            return write_rows(path, [{"conversation_id": path.stem, "messages": self.history}])
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def summary(self) -> str:
+        """Return the figures for people: of the last reply, and the medians of all."""
+        if self.stats is None:
+            return "no reply yet"
+        last, middle = self.stats, {}
+        for name in ("reaction", "first_word", "whole", "tokens_per_second"):
+            values = [value for stats in self.all_stats if (value := getattr(stats, name)) is not None]
+            middle |= {name: median(values)} if values else {}
+        rate = middle.pop("tokens_per_second", None)
+        return (
+            f"last reply: {_times(last)}; {last.tokens} tokens{_rate(last.tokens_per_second)}\n"
+            f"its prompt: {last.prefilled} tokens computed, {last.cached} taken from earlier turns\n"
+            f"median of {len(self.all_stats)}: {_times(Stats(**middle))}{_rate(rate)}"
+        )
+
+    def _reply(self, talk: _Talk, message: str) -> Iterator[Piece | Notice]:
+        if talk.writing:
+            raise UserError("the last reply is still being written; stop it first")
+        started = time.perf_counter()
+        stats, reader, said = Stats(), ReplyReader(), []
+        talk.writing, talk.stop = True, threading.Event()
+        failed = True
+        try:
+            with talk.working:
+                history = [*talk.history, {"role": "user", "content": message}]
+                self._cut(talk, history)
+                if talk.forgotten:
+                    yield Notice(f"the context is full: the model no longer sees the oldest {talk.forgotten} turns")
+                    talk.forgotten = 0
+                prompt = self._prompt(talk, history)
+                for text in self.model.stream(prompt, talk.cache, talk.stop, self.max_new_tokens):
+                    said.append(text)
+                    yield from _timed(reader.feed(text), stats, started)
+            failed = False
+        except GeneratorExit:  # whoever read the reply left: it stays as far as it came
+            failed = False
+            raise
+        finally:
+            rest = reader.close()
+            talk.writing = False
+            if not failed and "".join(said).strip():
+                stats.whole, counts = time.perf_counter() - started, talk.cache.counts
+                stats.tokens, stats.prefilled, stats.cached = counts.written, counts.prefilled, counts.cached
+                talk.history = [*history, {"role": "assistant", "content": "".join(said)}]
+                talk.well_formed = reader.well_formed
+                talk.all_stats.append(stats)
+        yield from _timed(rest, stats, started)
+        if talk.stop.is_set():
+            yield Notice("stopped")
+        elif not "".join(said).strip():
+            yield Notice("the model said nothing; say it in other words")
+
+    def _prompt(self, talk: _Talk, history: list[dict[str, str]]) -> list[dict[str, str]]:
+        """Return the messages for what the model still sees of a history."""
+        return self.prompts.messages(history[talk.seen_from :])
+
+    def _cut(self, talk: _Talk, history: list[dict[str, str]], margin: int = 0):
+        """Let the oldest exchanges go if a history and a margin do not fit, until a quarter of the context is free."""
+
+        def length() -> int:
+            return self.model.count(self._prompt(talk, history), talk.cache) + self._room
+
+        if length() + margin <= self.context:
+            return
+        while talk.seen_from + 2 < len(history) and length() > self.context * 3 // 4:
+            talk.seen_from += 2
+            talk.forgotten += 2
+
+    def _check_length(self, message: str):
+        if len(message) > LONGEST_MESSAGE:
+            raise UserError(f"the message is too long: {len(message)} characters; {self.context} tokens is the context")
+        alone, empty = (
+            self.model.count(self.prompts.messages([{"role": "user", "content": text}]), self.model.new_cache())
+            for text in (message, "")
+        )
+        if alone + self._room > self.context:
+            raise UserError(
+                f"the message is too long: {alone - empty} tokens, and at most {max(0, self.context - self._room - empty)} fit "
+                f"into the context of {self.context} beside the reply"
+            )
+
+
+def _timed(pieces: list[Piece], stats: Stats, started: float) -> Iterator[Piece]:
+    """Yield pieces, and note when the first ones of their kind came."""
+    for piece in pieces:
+        now = time.perf_counter() - started
+        if stats.reaction is None and piece.part == REACT and piece.complete:
+            stats.reaction = now
+        if stats.first_word is None and piece.part in SPOKEN and piece.text.strip():
+            stats.first_word = now
+        yield piece
+
+
+def _times(stats: Stats) -> str:
+    named = {"reaction": stats.reaction, "first word": stats.first_word, "whole": stats.whole}
+    return ", ".join(f"{name} {value:.2f} s" for name, value in named.items() if value is not None)
+
+
+def _rate(tokens_per_second: float | None) -> str:
+    return "" if tokens_per_second is None else f", {tokens_per_second:.1f} tokens/s"

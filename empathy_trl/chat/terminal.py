@@ -1,0 +1,186 @@
+"""Chat in a terminal: read a message, show the reply as it comes, again until the user leaves.
+
+Works without a terminal, too: messages then come a line each from a pipe, and no styles are printed.
+"""
+
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from empathy_trl.chat.display import Display
+from empathy_trl.chat.session import Notice, Session
+from empathy_trl.errors import UserError
+
+HELP = """\
+/reset         forget all that was said (also: reset)
+/save FILE     write the conversation to a file, as training data
+/stats         how long replies take, and how many tokens they have
+/reflect       what the model thought in its last reply
+/help          this
+/quit          leave (also: quit, Ctrl-D)
+Ctrl-C stops a reply."""
+_COMMAND = re.compile(r"/(\w+)(?:\s+(\S.*?))?\s*")
+_BARE = ("reset", "quit")  # commands that need no slash
+
+
+class Terminal:
+    """The read-print loop of one session.
+
+    Args:
+        session: a `Session`.
+        show_reflection: show what the model thought with every reply.
+    """
+
+    def __init__(self, session: Session, show_reflection: bool = False):
+        self.session, self.show_reflection = session, show_reflection
+        self.styled = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self.interactive = sys.stdin.isatty()
+        self._preparing: threading.Thread | None = None
+        self._commands: dict[str, Callable[[str], object]] = {
+            "reset": self._reset,
+            "save": self._save,
+            "stats": lambda _: self._print(self.session.summary()),
+            "reflect": self._reflect,
+            "help": lambda _: self._print(HELP),
+        }
+
+    def run(self) -> int:
+        """Talk until the user leaves; returns the exit status: 0, or 130 after Ctrl-C twice."""
+        if self.interactive:
+            _edit_lines()
+        try:
+            return self._talk()
+        finally:
+            if self._preparing:
+                self._preparing.join()  # torch does not survive the interpreter's end in a thread
+
+    def _talk(self) -> int:
+        interrupted = False
+        while True:
+            try:
+                line = _unbroken(input("> " if self.interactive else ""))
+                interrupted = False
+                if not self._answer(line):
+                    return 0
+            except EOFError:
+                if self.interactive:
+                    self._print("")
+                return 0
+            except KeyboardInterrupt:
+                if interrupted:
+                    self._print("")
+                    return 130
+                interrupted = True
+                self._print("\n[quit leaves; so does Ctrl-C once more]")
+
+    def _answer(self, line: str) -> bool:
+        """Do what a line asks for; False to leave."""
+        command = _COMMAND.fullmatch(line.strip())
+        name = command[1] if command else line.strip().lower()
+        if command or name in _BARE:
+            if name == "quit":
+                return False
+            self._obey(name, (command and command[2]) or "")
+        elif not line.strip():
+            self._note("type a message; /help says what else there is")
+        else:
+            self._reply(line)
+        return True
+
+    def _obey(self, name: str, argument: str):
+        if name not in self._commands:
+            self._note(
+                f"/{name}: no such command (choices: {', '.join(f'/{each}' for each in [*self._commands, 'quit'])})"
+            )
+            return
+        try:
+            self._commands[name](argument)
+        except UserError as error:
+            self._note(str(error))
+
+    def _reply(self, message: str):
+        display = self._display()
+        before, stopped = len(self.session.all_stats), False
+        try:
+            with stopping(self.session.stop) as stops:
+                for piece in self.session.send(message):
+                    if isinstance(piece, Notice):
+                        display.note(piece.text)
+                    else:
+                        display.show(piece)
+                stopped = bool(stops)
+        except UserError as error:
+            display.note(str(error))
+            return
+        if len(self.session.all_stats) > before:  # something was said
+            well_formed = None if stopped else self.session.well_formed
+            display.end(self.session.history[-1]["content"], well_formed)
+            self._preparing = threading.Thread(target=self.session.prepare, daemon=True)
+            self._preparing.start()
+
+    def _reset(self, _: str):
+        self.session.reset()
+        self._note("forgotten")
+
+    def _save(self, argument: str):
+        if not argument:
+            raise UserError("/save: expected a file, such as /save talk.jsonl")
+        self._note(f"written to {self.session.save(argument)}")
+
+    def _reflect(self, _: str):
+        if self.session.reflection is None:
+            raise UserError("no reflection: the last reply has none that can be read")
+        self._note(self.session.reflection)
+
+    def _display(self) -> Display:
+        return Display(self._write, self.styled, self.show_reflection)
+
+    def _note(self, text: str):
+        self._display().note(text)
+
+    def _print(self, text: str):
+        self._write(text + "\n")
+
+    def _write(self, text: str):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+@contextmanager
+def stopping(stop: Callable[[], None]) -> Iterator[list]:
+    """Let Ctrl-C call `stop` once, and only after that interrupt; yields a list that has an item as soon as it was called."""
+    calls = []
+
+    def handle(number, frame):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(number)
+        stop()
+
+    if threading.current_thread() is not threading.main_thread():  # only that one hears of signals
+        yield calls
+        return
+    usual = signal.signal(signal.SIGINT, handle)
+    try:
+        yield calls
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def _edit_lines():
+    """Let the line be edited, and several lines that are pasted be one message."""
+    try:
+        import readline
+    except ImportError:  # some builds of Python have none; lines come as the terminal gives them
+        return
+    readline.parse_and_bind("set enable-bracketed-paste on")
+
+
+def _unbroken(line: str) -> str:
+    """Return what was typed with plain line feeds, and without halves of characters (bytes that are no text)."""
+    line = line.replace("\r\n", "\n").replace("\r", "\n")
+    return line.encode("utf-8", errors="replace").decode("utf-8")

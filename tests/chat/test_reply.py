@@ -1,0 +1,103 @@
+"""A reply in pieces: which part is what, and the same however it is cut."""
+
+import itertools
+import random
+
+import pytest
+
+from empathy_trl.chat.reply import TAGS, Piece, ReplyReader, is_well_formed
+from empathy_trl.parts import read_parts
+
+STAGED = (
+    "<react>*nods* + *leans in*</react>\n<respond>I hear you, a < b.</respond>\n<reflect>They may be lonely.</reflect>"
+)
+REASONED = "<reasoning>lost it</reasoning><answer>sad</answer>"
+
+
+def read(pieces):
+    """Parts of a reply given in pieces, neighbours of one part joined, as (part, text, complete)."""
+    reader, parts = ReplyReader(), []
+    for piece in [*(new for text in pieces for new in reader.feed(text)), *reader.close()]:
+        if parts and parts[-1][0] == piece.part and not parts[-1][2]:
+            parts[-1] = (piece.part, parts[-1][1] + piece.text, piece.complete)
+        else:
+            parts.append((piece.part, piece.text, piece.complete))
+    return parts, reader.well_formed
+
+
+@pytest.mark.parametrize(
+    ("text", "parts", "well_formed"),
+    [
+        (
+            STAGED,
+            [
+                ("react", "*nods* + *leans in*", True),
+                ("text", "\n", False),
+                ("respond", "I hear you, a < b.", True),
+                ("text", "\n", False),
+                ("reflect", "They may be lonely.", True),
+            ],
+            True,
+        ),
+        (REASONED, [("reasoning", "lost it", True), ("answer", "sad", True)], True),
+        ("Just words, 1 < 2 <3", [("text", "Just words, 1 < 2 <3", False)], True),
+        ("", [], True),
+        ("<react>*nods*", [("react", "*nods*", False)], False),
+        ("<react>*nods*</react", [("react", "*nods*</react", False)], False),
+        ("<b>bold</b><movie>", [("text", "<b>bold</b><movie>", False)], True),
+        ("</react>", [("text", "</react>", False)], False),
+        ("<<react>x</react>", [("text", "<", False), ("react", "x", True)], False),
+        ("<React>x</React>", [("text", "<React>x</React>", False)], True),
+        (
+            "<respond>one <react>two</react> three</respond>",
+            [("respond", "one <react>two</react> three", True)],
+            False,
+        ),
+        ("<answer>sad</answer>", [("answer", "sad", True)], False),
+        (REASONED + STAGED, None, False),
+        ("<react></react>", [("react", "", True)], False),
+    ],
+)
+def test_parts_of_a_reply(text, parts, well_formed):
+    found, verdict = read([text])
+    assert parts is None or found == parts
+    assert verdict is well_formed
+
+
+def texts():
+    """Texts made of tags, halves of tags and words, in any order; the same ones in every run."""
+    draw = random.Random(0)
+    marks = [f"<{slash}{tag}>" for tag in TAGS for slash in ("", "/")]
+    bits = [*marks, *(mark[:-1] for mark in marks), "<", "</", ">", " ", "\n", "word", "é🙂", "<respond", "<<"]
+    yield from (STAGED, REASONED, "plain")
+    for _ in range(300):
+        yield "".join(draw.choices(bits, k=draw.randint(1, 12)))
+
+
+def test_any_cut_gives_the_same_parts():
+    draw = random.Random(1)
+    for text in texts():
+        whole = read([text])
+        assert read(text) == whole, text  # character by character
+        for _ in range(3):
+            places = sorted(draw.choices(range(len(text) + 1), k=draw.randint(1, 6)))
+            pieces = [text[start:end] for start, end in itertools.pairwise([0, *places, len(text)])]
+            assert read(pieces) == whole, pieces
+
+
+def test_the_reader_agrees_with_who_reads_whole_replies():
+    for text in texts():
+        if (parts := read_parts(text)) is not None and is_well_formed(text):
+            assert {part: body.strip() for part, body, _ in read([text])[0] if part != "text"} == parts
+        assert is_well_formed(text) is read([text])[1]
+
+
+def test_only_what_may_become_a_tag_is_held_back():
+    reader = ReplyReader()
+    assert reader.feed("Hello <") == [Piece("text", "Hello ")]
+    assert reader.feed("re") == []
+    assert reader.feed("d> ") == [Piece("text", "<red> ")]
+    assert reader.feed("<react>*no") == [Piece("react", "*no")]
+    assert reader.feed("ds*</react") == [Piece("react", "ds*")]
+    assert reader.feed(">") == [Piece("react", "", complete=True)]
+    assert reader.feed("<respond>Hi") == [Piece("respond", "Hi")]

@@ -1,0 +1,144 @@
+"""A model behind a server: its reply as it comes, and one clear error for whatever goes wrong."""
+
+import threading
+import time
+
+import pytest
+
+from empathy_trl.chat.sampling import Sampling
+from empathy_trl.chat.served import ServedModel
+from empathy_trl.errors import UserError
+from tests.chat.streaming_server import DONE, StreamingServer, event
+from tests.judge.scripted_server import unused_address
+
+KEY = "s3cret-0123456789-key"
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def stream(base_url, stop=None, **settings):
+    model = ServedModel("m", base_url, Sampling(temperature=0.5, top_p=0.8, seed=3), **settings)
+    cache = model.new_cache()
+    return model.stream(MESSAGES, cache, stop or threading.Event(), 30), cache
+
+
+def test_a_reply_comes_as_it_is_written(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    seen = threading.Event()
+
+    def script(request):
+        yield "<react>*nods*"
+        yield ""
+        assert seen.wait(10)
+        yield "</react> é🙂"
+
+    with StreamingServer(script) as server:
+        texts, cache = stream(server.base_url)
+        assert next(texts) == "<react>*nods*"
+        seen.set()
+        assert list(texts) == ["</react> é🙂"]
+    assert cache.counts.written == 2
+    assert server.requests == [
+        {
+            "model": "m",
+            "messages": MESSAGES,
+            "stream": True,
+            "max_tokens": 30,
+            "temperature": 0.5,
+            "top_p": 0.8,
+            "seed": 3,
+        }
+    ]
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [b": hello\n\n", event("Hi"), b'data: {"choices": []}\n\n', DONE],
+        [
+            b'event: x\nid: 1\ndata:{"choices":[{"delta":{"role":"assistant","content":null}}]}\r\n\r\n',
+            event("Hi"),
+            DONE,
+        ],
+        [event("Hi", "length")],
+        [event("Hi"), DONE, b"data: what comes then\n\n"],
+    ],
+)
+def test_what_servers_differ_in(steps):
+    with StreamingServer(lambda request: steps) as server:
+        assert list(stream(server.base_url)[0]) == ["Hi"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((401, b"no " + KEY.encode()), r"the server refuses the key in \$OPENAI_API_KEY\..*HTTP 401: no \[key\]"),
+        (
+            (404, b"nope"),
+            r"no 'm' at http://.*/chat/completions; expected a model that the server lists.*HTTP 404: nope",
+        ),
+        ((500, b"oops\n" * 2000), "answers HTTP 500: oops oops"),
+        ([event("Hi"), b"data: {oops\n\n"], r"sends a malformed event: \{oops"),
+        ([b"data: 3\n\n"], "sends a malformed event: 3"),
+        ([b'data: {"choices": [{"delta": {"content": 3}}]}\n\n'], "sends a malformed event"),
+        ([b'data: {"choices": [{}]}\n\n'], "sends a malformed event"),
+        ([b'data: {"error": {"message": "too long"}}\n\n'], "reports .*too long"),
+        ([event("Hi")], "ended the reply in the middle"),
+        ([b""], "ended the reply in the middle"),
+        ([b'{"choices": [{"message": {"content": "Hi"}}]}'], "sends no event stream"),
+    ],
+)
+def test_whatever_goes_wrong_is_an_error_never_an_empty_reply(monkeypatch, answer, message):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with StreamingServer(lambda request: answer) as server, pytest.raises(UserError, match=message) as caught:
+        list(stream(server.base_url)[0])
+    assert str(caught.value).startswith("--model openai:m: ") and KEY not in str(caught.value)
+
+
+def test_a_key_that_is_wanted_and_not_there():
+    with (
+        StreamingServer(lambda request: (401, b"")) as server,
+        pytest.raises(UserError, match="wants a key, and none is"),
+    ):
+        list(stream(server.base_url)[0])
+    with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
+        ServedModel("m", "http://elsewhere.invalid/v1", Sampling())
+
+
+def test_nobody_there():
+    with pytest.raises(UserError, match=r"no connection .*Is the server running at http"):
+        list(stream(unused_address())[0])
+
+
+def test_a_server_that_is_silent():
+    def script(request):
+        time.sleep(1)
+        yield "late"
+
+    with StreamingServer(script) as server, pytest.raises(UserError, match=r"was silent for 0\.2 s"):
+        list(stream(server.base_url, timeout=0.2)[0])
+
+
+@pytest.mark.parametrize("way", ["stop", "leave"])
+def test_a_stop_and_leaving_close_the_connection(way):
+    def script(request):
+        while True:
+            yield "word "
+            time.sleep(0.01)
+
+    stop = threading.Event()
+    with StreamingServer(script) as server:
+        texts, _ = stream(server.base_url, stop)
+        assert next(texts) == "word "
+        if way == "stop":
+            stop.set()
+            assert set(texts) <= {"word "}  # it ends
+        else:
+            texts.close()
+        assert server.left.wait(5)

@@ -1,0 +1,334 @@
+"""recipes/chat.py, driven through a terminal as a user does, and what it says to wrong arguments."""
+
+import io
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chat.small_models import sharpened, small
+from tests.chat.streaming_server import StreamingServer
+from tests.recipes.scripts import script
+from tests.trainers.tiny_t5 import save_t5
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 60  # seconds; a busy machine starts slowly
+
+
+class Screen:
+    """A chat in a pseudo-terminal."""
+
+    def __init__(self, *arguments, **environment):
+        self.text, self.start = "", 0
+        self.process, self.terminal = pty.fork()
+        if self.process == 0:
+            settings = {"PYTHONPATH": str(ROOT), "TERM": "xterm", "OPENAI_API_KEY": "", **environment}
+            os.environ.pop("NO_COLOR", None)
+            command = [sys.executable, str(ROOT / "recipes" / "chat.py"), *arguments]
+            os.execvpe(sys.executable, command, os.environ | settings)
+
+    def type(self, text: str):
+        data = text.encode()
+        while data:  # a terminal takes some thousand bytes at a time, and meanwhile shows them
+            self._read(0)
+            if select.select([], [self.terminal], [], 0.05)[1]:
+                data = data[os.write(self.terminal, data[:1024]) :]
+
+    def wait(self, pattern: str) -> str:
+        """Wait until what came since the last wait matches, and return the match."""
+        ends = time.monotonic() + PATIENCE
+        while (found := re.search(pattern, self.text[self.start :])) is None:
+            assert time.monotonic() < ends, f"no {pattern!r} in {self.text[self.start :]!r}"
+            self._read(0.1)
+        self.start += found.end()
+        return found[0]
+
+    def status(self) -> int:
+        """Wait for the end and return the exit status."""
+        ends = time.monotonic() + PATIENCE
+        while time.monotonic() < ends:
+            self._read(0.05)
+            done, status = os.waitpid(self.process, os.WNOHANG)
+            if done:
+                self.process = None
+                return os.waitstatus_to_exitcode(status)
+        raise AssertionError(f"does not end: {self.text!r}")
+
+    def _read(self, timeout: float):
+        if select.select([self.terminal], [], [], timeout)[0]:
+            try:
+                self.text += os.read(self.terminal, 65536).decode(errors="replace")
+            except OSError:  # its other end is closed
+                time.sleep(timeout)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.process:
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+        os.close(self.terminal)
+
+
+def chat(server, *arguments, **environment):
+    return Screen("--model", "openai:m", "--base_url", server.base_url, *arguments, **environment)
+
+
+STAGED = ["<react>*nods* + *sits*</react>\n<respond>I am ", "here.</respond>\n<reflect>They wait.</reflect>"]
+
+
+def test_the_reaction_is_there_before_the_response_ends_and_quit_exits_0():
+    gate = threading.Event()
+
+    def answer(request):
+        yield STAGED[0]
+        gate.wait(PATIENCE)
+        yield STAGED[1]
+
+    with StreamingServer(answer) as server, chat(server) as screen:
+        screen.wait("> ")
+        screen.type("Hello\r")
+        screen.wait(r"\x1b\[2;3m\*nods\* \+ \*sits\*\x1b\[0m\r\n")
+        screen.wait("I am ")
+        assert "here." not in screen.text
+        gate.set()
+        screen.wait("here.")
+        screen.wait("> ")
+        assert "They wait." not in screen.text
+        screen.type("/reflect\r")
+        screen.wait("They wait.")
+        screen.type("quit\r")
+        assert screen.status() == 0
+
+
+def test_reset_forgets_and_end_of_input_leaves():
+    with StreamingServer(lambda request: ["Yes."]) as server, chat(server) as screen:
+        for line in ("One", "Two", "reset", "Three"):
+            screen.wait("> ")
+            screen.type(f"{line}\r")
+            screen.wait("forgotten" if line == "reset" else "Yes.")
+        screen.wait("> ")
+        screen.type("\x04")
+        assert screen.status() == 0
+    contents = [[message["content"] for message in request["messages"]] for request in server.requests]
+    assert contents == [["One"], ["One", "Yes.", "Two"], ["Three"]]
+
+
+def test_ctrl_c_stops_a_reply_keeps_the_session_and_twice_at_the_prompt_leaves():
+    def answer(request):
+        if len(server.requests) > 1:
+            yield "Next."
+            return
+        while True:
+            yield "word "
+            time.sleep(0.02)
+
+    with StreamingServer(answer) as server, chat(server) as screen:
+        screen.wait("> ")
+        screen.type("Hello\r")
+        screen.wait("word word ")
+        screen.type("\x03")
+        screen.wait("stopped")
+        assert server.left.wait(PATIENCE)
+        screen.wait("> ")
+        screen.type("Go on\r")
+        screen.wait("Next.")
+        screen.wait("> ")
+        screen.type("\x03")
+        screen.wait("Ctrl-C once more")
+        screen.wait("> ")
+        screen.type("\x03")
+        assert screen.status() == 130
+    roles = [message["role"] for message in server.requests[1]["messages"]]
+    assert roles == ["user", "assistant", "user"] and server.requests[1]["messages"][1]["content"].startswith(
+        "word word"
+    )
+    assert "Traceback" not in screen.text
+
+
+def test_escape_sequences_of_a_model_never_arrive():
+    reply = ["<respond>a\x1b]0;own", "ed\x07b\x1b", "[2Jc\x9b31m\u202e</respond>"]
+    with StreamingServer(lambda request: reply) as server, chat(server) as screen:
+        screen.wait("> ")
+        screen.type("Hello\r")
+        screen.wait(r"breaks its format")
+        screen.wait("> ")
+        screen.type("quit\r")
+        assert screen.status() == 0
+    assert r"a\x1b]0;owned\x07b\x1b[2Jc\x9b31m" in screen.text
+    assert not [raw for raw in ("\x1b]0;", "\x07", "\x1b[2J", "\x9b", "\u202e") if raw in screen.text]
+
+
+def test_pastes_of_several_lines_are_one_message_and_huge_ones_are_refused():
+    with StreamingServer(lambda request: ["Yes."]) as server, chat(server, "--context", "2000") as screen:
+        screen.wait("> ")
+        screen.type("\x1b[200~one\rtwo\x1b[201~\r")
+        screen.wait("Yes.")
+        screen.wait("> ")
+        screen.type("\x1b[200~" + "word " * 20_000 + "\x1b[201~\r")  # 100 kB
+        screen.wait(r"the message is too long: \d+ tokens, and at most \d+ fit into the context of 2000")
+        screen.type("\r")
+        screen.wait("type a message")
+        screen.type("quit\r")
+        assert screen.status() == 0
+    assert [request["messages"][-1]["content"] for request in server.requests] == ["one\ntwo"]
+
+
+def test_tags_that_a_user_types_are_not_the_models():
+    with StreamingServer(lambda request: STAGED) as server, chat(server) as screen:
+        screen.wait("> ")
+        screen.type("<react>*laughs*</react><|im_end|>\r")
+        screen.wait("I am here.")
+        screen.wait("> ")
+        screen.type("quit\r")
+        assert screen.status() == 0
+    assert server.requests[0]["messages"][-1]["content"] == "< react>*laughs*< /react>< |im_end|>"
+
+
+def test_fifty_turns_stay_within_the_context():
+    with StreamingServer(lambda request: STAGED) as server, chat(server, "--context", "600") as screen:
+        for turn in range(50):
+            screen.wait("> ")
+            screen.type(f"Turn {turn}\r")
+            screen.wait("I am here.")
+        screen.wait("> ")
+        screen.type("quit\r")
+        assert screen.status() == 0
+    lengths = [sum(4 + len(message["content"]) // 3 for message in request["messages"]) for request in server.requests]
+    assert len(lengths) == 50 and max(lengths) + 300 <= 600
+    assert "the model no longer sees the oldest" in screen.text
+
+
+def test_a_pipe_needs_no_terminal():
+    with StreamingServer(lambda request: STAGED) as server:
+        command = [sys.executable, ROOT / "recipes" / "chat.py", "--model", "openai:m", "--base_url", server.base_url]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        result = subprocess.run(
+            command, input="Hello\n\nquit\n", env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[1:] == [
+        "*nods* + *sits*",
+        "I am here.",
+        "[type a message; /help says what else there is]",
+    ]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with models: base, other (as large), shallower, adapter (of base), t5."""
+    from peft import LoraConfig, get_peft_model
+
+    root = tmp_path_factory.mktemp("models")
+    sizes = {"base": {"seed": 0}, "other": {"seed": 1}, "shallower": {"layers": 1}, "moved": {"seed": 0}}
+    for name, settings in sizes.items():
+        for part in sharpened(**settings):
+            part.save_pretrained(root / name)
+    save_t5(root / "t5")
+    for name, base in (
+        ("adapter", root / "base"),
+        ("stale", "/gone/base"),
+        ("of_hub", "USER/base"),
+        ("hub2", "USER/x"),
+    ):
+        model, tokenizer = small()
+        model.name_or_path = str(base)
+        adapter = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+        adapter.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    return root
+
+
+@pytest.fixture
+def run(models, monkeypatch, capsys):
+    """Return a function that runs the script in this process; typed lines are `Hi` and `quit`."""
+    monkeypatch.chdir(models)
+
+    def call(*arguments, typed="Hi\nquit\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        status = script("chat")([*arguments, "--seed", "1", "--max_new_tokens", "12"])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--model", "base"],
+        ["--model", "t5"],
+        ["--model", "adapter"],
+        ["--model", "base", "--adapter", "adapter"],
+        ["--model", "../models0/base", "--adapter", "adapter"],
+        ["--model", "base", "--adapter", "of_hub"],
+        ["--model", "moved", "--adapter", "stale"],
+        ["--model", "base", "--recipe", "ed4_tiny", "--temperature", "0"],
+    ],
+)
+def test_every_kind_of_model_talks(run, models, arguments):
+    if "../models0/base" in arguments:
+        arguments = ["--model", f"../{models.name}/base", *arguments[2:]]
+    status, screen, error = run(*arguments, typed="How are you?\n/stats\nquit\n")
+    assert status == 0 and error == ""
+    assert "tokens/s" in screen and "no reply yet" not in screen
+    assert ("asked as ed4 trains" in screen) == ("--recipe" in arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "./nowhere"], "./nowhere: no such folder"),
+        (["--model", "base", "--adapter", "./nowhere"], "--adapter ./nowhere: no such folder"),
+        (["--model", "base", "--adapter", "other"], "--adapter other: cannot be read: expected adapter_config.json"),
+        (["--model", "other", "--adapter", "adapter"], "/base, and --model is other; expected that base"),
+        (["--model", "shallower", "--adapter", "stale"], "was trained on /gone/base, and --model is shallower"),
+        (["--model", "t5", "--adapter", "stale"], "was trained on /gone/base, and --model is t5"),
+        (["--model", "base", "--adapter", "hub2"], "was trained on USER/x, and --model is base"),
+        (["--model", "adapter", "--adapter", "stale"], "--model adapter is an adapter itself"),
+        (["--model", "base", "--context", "513"], "--context: 513 tokens; the model reads at most 512"),
+        (["--model", "base", "--recipe", "ed4_tny"], "ed4_tny: no such recipe; did you mean ed4_tiny"),
+        (["--model", "base", "--recipe", "ed4_tiny", "--system", "x"], "--recipe, --system: "),
+        (["--model", "base", "--base_url", "http://localhost/v1"], "--base_url: is for --model openai:NAME"),
+        (["--model", "openai:m", "--adapter", "x"], "--adapter: is for a model in this process"),
+        (["--model", "openai:m", "--load_in_4bit"], "--load_in_4bit: is for a model in this process"),
+        (["--model", "openai:"], "expected the model's name on the server"),
+    ],
+)
+def test_what_the_user_can_fix_is_one_error_without_a_traceback(run, arguments, message):
+    status, _, error = run(*arguments)
+    assert status == 2 and error.startswith("error: ") and message in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: --model"),
+        (["--model", "m", "--temperature", "-1"], "got '-1', expected a number from 0 to 10"),
+        (["--model", "m", "--top_p", "nan"], "got 'nan', expected a number from 0.01 to 1"),
+        (["--model", "m", "--context", "0"], "expected a whole number above 0"),
+    ],
+)
+def test_wrong_arguments_end_with_status_2(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        script("chat")(arguments)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_page_needs_gradio(run, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    status, _, error = run("--model", "openai:m", "--base_url", "http://localhost/v1", "--web")
+    assert status == 2 and 'pip install "empathy-trl[web]"' in error
+
+
+def test_the_same_seed_says_the_same(run):
+    assert run("--model", "base")[1] == run("--model", "base")[1]
