@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from jinja2.exceptions import TemplateError
 from peft import PeftModel
 from transformers import StoppingCriteria
 from transformers.generation import BaseStreamer
@@ -48,7 +49,12 @@ class LocalModel:
         self.is_decoder = not self.model.config.is_encoder_decoder
         self.positions = positions_of(self.model.config, tokenizer)
         self._ends = end_tokens(self.model, tokenizer)
-        self._marks = tuple(token.content for token in tokenizer.added_tokens_decoder.values())
+        # not those that take the space before them along, nor runs of white space, which what precedes may lengthen
+        self._marks = tuple(
+            token.content
+            for token in tokenizer.added_tokens_decoder.values()
+            if not token.lstrip and not token.content[:1].isspace()
+        )
         self._lock = threading.Lock()
 
     def new_cache(self) -> Turns:
@@ -110,12 +116,13 @@ class LocalModel:
         output = self._generate(ids, cache, take, stopped, limit)
         said.append(decoder.close())
         put(said[-1])
+        written = output[len(ids) if self.is_decoder else 1 :]
+        length = first_stop(written, self._ends)
+        cache.counts.cut_off = length == len(written) and not stopped.is_set()
         if self.is_decoder:
             cache.note(output)
-            written = output[len(ids) :]
-            written = written[: first_stop(written, self._ends)]
-            if self.tokenizer.decode(written, skip_special_tokens=False) == "".join(said):
-                cache.text, cache.text_ids = text + "".join(said), [*ids, *written]
+            if self.tokenizer.decode(written[:length], skip_special_tokens=False) == "".join(said):
+                cache.text, cache.text_ids = text + "".join(said), [*ids, *written[:length]]
 
     def _generate(
         self, ids: list[int], cache: Turns, take: Callable[[int], None], stopped: Either, limit: int
@@ -153,7 +160,10 @@ class LocalModel:
 
     def _encode(self, messages: list[dict], cache: Turns) -> tuple[str, list[int]]:
         """Return a prompt as rendered and its tokens, those of the last turn as they are in the cache."""
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        try:
+            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:  # some know no system message
+            raise UserError(f"the model's chat template refuses the messages: {error}") from error
         known, rest = len(cache.text), text[len(cache.text) :]
         # where a token of its own begins, both sides are cut into tokens alone
         if known and text.startswith(cache.text) and rest.startswith(self._marks):

@@ -30,8 +30,8 @@ def _empath(data: dict, history: Messages) -> Messages:
     from empathy_trl.data.empath import SYSTEM  # not at the top: each system is loaded when it is talked to
 
     keeps = data.get("reflections", "keep") == "keep"
-    said = history if keeps else _with_replies(history, without_reflection)
-    return [{"role": "system", "content": data.get("instruction") or SYSTEM}, *said]
+    said = history if keeps else _with(history, "assistant", without_reflection)
+    return [{"role": "system", "content": data.get("instruction") or SYSTEM}, *_with(said, "user", _cleaned)]
 
 
 def _dialogues(data: dict, history: Messages) -> Messages:
@@ -210,18 +210,19 @@ def _talks(stage: dict) -> bool:
     return isinstance(data, dict) and data.get("name") in SYSTEMS and stage.get("task") in ("sft", "grpo", "ppo")
 
 
-def _with_replies(history: Messages, change: Callable[[str], str]) -> Messages:
+def _with(history: Messages, role: str, change: Callable[[str], str]) -> Messages:
+    """Return a history with what one side said changed."""
     return [
-        message | {"content": change(message["content"])} if message["role"] == "assistant" else message
-        for message in history
+        message | {"content": change(message["content"])} if message["role"] == role else message for message in history
     ]
 
 
 def _visible(history: Messages) -> Messages:
     """Return a history as data builders clean it, in which a reply is what the user saw of it."""
-    seen = _with_replies(history, lambda reply: reply_text(reply) or reply)
+    seen = _with(history, "assistant", lambda reply: reply_text(reply) or reply)
     return [message | {"content": _cleaned(message["content"])} for message in seen]
 
 
 def _cleaned(text: str) -> str:
+    """Return a text as data builders clean it, unless nothing would be left."""
     return clean(text) or text
