@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import threading
 import time
 from statistics import median
@@ -220,6 +221,28 @@ def test_prepare_cuts_ahead_of_time_and_computes_what_comes_before_the_message()
         session.prepare()
 
 
+def test_a_reply_that_is_cut_off_is_told():
+    session = local_session(context=200)
+    assert said(session)[-1] == Notice("the reply was cut off at 10 tokens (--max_new_tokens)")
+
+
+def test_a_context_that_leaves_no_room_is_refused():
+    with pytest.raises(
+        UserError, match="--context: 20 tokens leave no room .* system message takes 12, a reply up to 10"
+    ):
+        Session(ScriptedModel(STAGED), Prompts(system="word " * 10), Settings(20))
+
+
+def test_a_template_without_a_system_message_is_told_at_the_start():
+    model, tokenizer = sharpened()
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    with pytest.raises(UserError, match="chat template refuses the messages: System role not supported"):
+        local_session(200, parts=(model, tokenizer))
+
+
 def test_a_context_beyond_the_model_is_refused():
     with pytest.raises(UserError, match="--context: 2000 tokens; the model reads at most 1000"):
         talk(STAGED, context=2000)
@@ -242,7 +265,7 @@ def test_fifty_turns_stay_within_the_context_and_compute_only_what_is_new():
     for turn in range(50):
         lengths.clear()
         notices = [each for each in said(session, f"How are you {turn % 10}?") if isinstance(each, Notice)]
-        assert all("no longer sees" in notice.text for notice in notices)
+        assert all(re.search("no longer sees|cut off at 10 tokens", notice.text) for notice in notices)
         computed.append(lengths[0])
         total.append(session.stats.prefilled + session.stats.cached + session.stats.tokens)
         session.prepare()
