@@ -25,7 +25,6 @@ from empathy_trl.evaluation.generate import end_tokens, first_stop
 from empathy_trl.models import without_generation_defaults
 
 CHUNK = 512  # tokens computed at a time: in between, a reply can be stopped
-USUAL_POSITIONS = 4096  # of a model that does not say how many it has
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_source_positions")
 
 
@@ -38,7 +37,7 @@ class LocalModel:
         sampling: how replies are written.
 
     Attributes:
-        positions: tokens the model can read; of a decoder, prompt and reply together.
+        positions: tokens the model can read, of a decoder prompt and reply together; None where nobody says how many.
         is_decoder: whether they share them.
     """
 
@@ -232,8 +231,8 @@ def seeded(seed: int | None, replies: int, device: torch.device):
         yield
 
 
-def positions_of(config, tokenizer) -> int:
-    """Return how many tokens a model can read: as its config says, else its tokenizer, else `USUAL_POSITIONS`."""
+def positions_of(config, tokenizer) -> int | None:
+    """Return how many tokens a model can read: as its config says, else its tokenizer; None where neither does."""
     text = config.get_text_config()
     said = [getattr(text, name, None) for name in _POSITIONS] + [tokenizer.model_max_length]
-    return next((int(number) for number in said if number and number < 1e9), USUAL_POSITIONS)
+    return next((int(number) for number in said if number and number < 1e9), None)

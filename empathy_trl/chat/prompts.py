@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from empathy_trl.chat.reply import TAGS
+from empathy_trl.chat.reply import REASONED, TAGS
 from empathy_trl.data.text import clean
 from empathy_trl.errors import UserError
-from empathy_trl.parts import without_reflection
+from empathy_trl.parts import PARTS, without_reflection
 from empathy_trl.tags import reply_text
 
 Messages = list[dict[str, str]]
@@ -68,6 +68,8 @@ SYSTEMS: dict[str, Callable[[dict, Messages], Messages]] = {
     "wassa": _wassa,
     "ed4": _ed4,
 }
+# the tags that a system's replies have to have
+EXPECTS = {"empath": PARTS, "wassa": REASONED, "ed4": REASONED}
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class Prompts:
     data: dict = field(default_factory=dict)
     system: str | None = None
     control: tuple[str, ...] = ()
+
+    @property
+    def expects(self) -> tuple[str, ...]:
+        """Tags that a reply has to have; empty where any reply will do."""
+        return EXPECTS.get(self.name, ())
 
     def messages(self, history: Messages) -> Messages:
         """Return the messages of a prompt.

@@ -19,7 +19,6 @@ from empathy_trl.evaluation.api_model import KEY, PREFIX, ApiModel
 from empathy_trl.judge.client import KEY_REFUSED, NOT_THERE
 from empathy_trl.judge.secret import on_this_machine, read_key
 
-POSITIONS = 1 << 20  # nobody says how many the server has; --context does
 CHARACTERS_PER_TOKEN = 3  # on the safe side for English
 DATA = "data:"
 DONE = "[DONE]"
@@ -48,7 +47,7 @@ class ServedModel:
     """
 
     is_decoder = True
-    positions = POSITIONS
+    positions = None  # no server says how many it has
 
     def __init__(self, name: str, base_url: str | None, sampling, timeout: float = 120.0):
         address = ApiModel(name, base_url)  # checks and completes them

@@ -19,6 +19,7 @@ from empathy_trl.files import write_rows
 from empathy_trl.parts import REACT, REFLECT, RESPOND, read_parts
 
 LARGEST_CONTEXT = 8192  # tokens, unless the user asks for more
+USUAL_CONTEXT = 4096  # of a model that does not say how much it can read
 LONGEST_MESSAGE = 1_000_000  # characters that are worth counting in tokens
 SPOKEN = (TEXT, RESPOND, "answer")  # the parts whose first word a user waits for
 
@@ -35,7 +36,8 @@ class Settings:
     """What a session may take.
 
     Attributes:
-        context: tokens that the model sees, reply included; None for all it can read, at most `LARGEST_CONTEXT`.
+        context: tokens that the model sees, reply included; None for all it can read, at most `LARGEST_CONTEXT`, or `USUAL_CONTEXT`
+            where nobody says how much that is.
         max_new_tokens: of a reply; of a decoder's context at most half.
     """
 
@@ -99,8 +101,8 @@ class Session:
 
     def __init__(self, model, prompts, settings: Settings):
         self.model, self.prompts = model, prompts
-        self.context = settings.context or min(model.positions, LARGEST_CONTEXT)
-        if self.context > model.positions:
+        self.context = settings.context or min(model.positions or USUAL_CONTEXT, LARGEST_CONTEXT)
+        if model.positions and self.context > model.positions:
             raise UserError(f"--context: {self.context} tokens; the model reads at most {model.positions}")
         self.max_new_tokens = settings.max_new_tokens
         if model.is_decoder:
@@ -215,7 +217,7 @@ class Session:
         if talk.writing:
             raise UserError("the last reply is still being written; stop it first")
         started = time.perf_counter()
-        stats, reader, said = Stats(), ReplyReader(), []
+        stats, reader, said = Stats(), ReplyReader(self.prompts.expects), []
         talk.writing, talk.stop = True, threading.Event()
         failed = True
         try:

@@ -246,6 +246,8 @@ def test_a_context_beyond_the_model_is_refused():
     with pytest.raises(UserError, match="--context: 2000 tokens; the model reads at most 1000"):
         talk(STAGED, context=2000)
     assert talk(STAGED, positions=100_000)[0].context == 8192
+    assert talk(STAGED, positions=None)[0].context == 4096
+    assert talk(STAGED, positions=None, context=100_000)[0].context == 100_000
     assert talk(STAGED, positions=100)[0].max_new_tokens == 50
 
 
@@ -329,6 +331,13 @@ def test_prepare_leaves_errors_to_send(monkeypatch):
     monkeypatch.setattr(model, "prefill", lambda *arguments: (_ for _ in ()).throw(UserError("no memory")))
     session.prepare()
     assert said(session) == [Piece("text", "One.")]
+
+
+@pytest.mark.parametrize(("name", "well_formed"), [("chat", True), ("ed4", False), ("dialogues", True)])
+def test_a_plain_reply_is_well_formed_unless_the_system_has_a_format(name, well_formed):
+    session = Session(ScriptedModel(["Plain."]), Prompts(name), Settings())
+    said(session)
+    assert session.well_formed is well_formed
 
 
 def test_tags_of_the_user_are_not_the_models():
