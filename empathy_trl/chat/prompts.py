@@ -108,7 +108,7 @@ class Prompts:
             said = _TAGS.sub("< ", _cleaned(content) if self.name in SYSTEMS else content)
         elif self.name in ("dialogues", "redial"):
             said = _cleaned(reply_text(content) or content)
-        elif self.data.get("reflections") == "drop":
+        elif self.name == "empath" and self.data.get("reflections") == "drop":
             said = without_reflection(content)
         else:
             said = content
