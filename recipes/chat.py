@@ -114,6 +114,8 @@ def open_model(options: argparse.Namespace):
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    if sys.stderr.isatty():
+        print(f"loading {options.model} …", file=sys.stderr)
     from empathy_trl.chat.adapters import load_for_chat
     from empathy_trl.chat.local import LocalModel
     from empathy_trl.chat.sampling import Sampling

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from jinja2.exceptions import TemplateError
 from peft import PeftModel
 from transformers import StoppingCriteria
 from transformers.generation import BaseStreamer
@@ -24,7 +25,6 @@ from empathy_trl.evaluation.generate import end_tokens, first_stop
 from empathy_trl.models import without_generation_defaults
 
 CHUNK = 512  # tokens computed at a time: in between, a reply can be stopped
-USUAL_POSITIONS = 4096  # of a model that does not say how many it has
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_source_positions")
 
 
@@ -37,7 +37,7 @@ class LocalModel:
         sampling: how replies are written.
 
     Attributes:
-        positions: tokens the model can read; of a decoder, prompt and reply together.
+        positions: tokens the model can read, of a decoder prompt and reply together; None where nobody says how many.
         is_decoder: whether they share them.
     """
 
@@ -48,7 +48,12 @@ class LocalModel:
         self.is_decoder = not self.model.config.is_encoder_decoder
         self.positions = positions_of(self.model.config, tokenizer)
         self._ends = end_tokens(self.model, tokenizer)
-        self._marks = tuple(token.content for token in tokenizer.added_tokens_decoder.values())
+        # not those that take the space before them along, nor runs of white space, which what precedes may lengthen
+        self._marks = tuple(
+            token.content
+            for token in tokenizer.added_tokens_decoder.values()
+            if not token.lstrip and not token.content[:1].isspace()
+        )
         self._lock = threading.Lock()
 
     def new_cache(self) -> Turns:
@@ -110,12 +115,13 @@ class LocalModel:
         output = self._generate(ids, cache, take, stopped, limit)
         said.append(decoder.close())
         put(said[-1])
+        written = output[len(ids) if self.is_decoder else 1 :]
+        length = first_stop(written, self._ends)
+        cache.counts.cut_off = length == len(written) and not stopped.is_set()
         if self.is_decoder:
             cache.note(output)
-            written = output[len(ids) :]
-            written = written[: first_stop(written, self._ends)]
-            if self.tokenizer.decode(written, skip_special_tokens=False) == "".join(said):
-                cache.text, cache.text_ids = text + "".join(said), [*ids, *written]
+            if self.tokenizer.decode(written[:length], skip_special_tokens=False) == "".join(said):
+                cache.text, cache.text_ids = text + "".join(said), [*ids, *written[:length]]
 
     def _generate(
         self, ids: list[int], cache: Turns, take: Callable[[int], None], stopped: Either, limit: int
@@ -153,7 +159,10 @@ class LocalModel:
 
     def _encode(self, messages: list[dict], cache: Turns) -> tuple[str, list[int]]:
         """Return a prompt as rendered and its tokens, those of the last turn as they are in the cache."""
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        try:
+            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:  # some know no system message
+            raise UserError(f"the model's chat template refuses the messages: {error}") from error
         known, rest = len(cache.text), text[len(cache.text) :]
         # where a token of its own begins, both sides are cut into tokens alone
         if known and text.startswith(cache.text) and rest.startswith(self._marks):
@@ -222,8 +231,8 @@ def seeded(seed: int | None, replies: int, device: torch.device):
         yield
 
 
-def positions_of(config, tokenizer) -> int:
-    """Return how many tokens a model can read: as its config says, else its tokenizer, else `USUAL_POSITIONS`."""
+def positions_of(config, tokenizer) -> int | None:
+    """Return how many tokens a model can read: as its config says, else its tokenizer; None where neither does."""
     text = config.get_text_config()
     said = [getattr(text, name, None) for name in _POSITIONS] + [tokenizer.model_max_length]
-    return next((int(number) for number in said if number and number < 1e9), USUAL_POSITIONS)
+    return next((int(number) for number in said if number and number < 1e9), None)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from empathy_trl.chat.reply import TAGS
+from empathy_trl.chat.reply import REASONED, TAGS
 from empathy_trl.data.text import clean
 from empathy_trl.errors import UserError
-from empathy_trl.parts import without_reflection
+from empathy_trl.parts import PARTS, without_reflection
 from empathy_trl.tags import reply_text
 
 Messages = list[dict[str, str]]
@@ -29,35 +29,33 @@ _TAGS = re.compile(rf"<(?=/?\s*(?:{'|'.join(TAGS)})\s*>)", flags=re.IGNORECASE)
 def _empath(data: dict, history: Messages) -> Messages:
     from empathy_trl.data.empath import SYSTEM  # not at the top: each system is loaded when it is talked to
 
-    keeps = data.get("reflections", "keep") == "keep"
-    said = history if keeps else _with_replies(history, without_reflection)
-    return [{"role": "system", "content": data.get("instruction") or SYSTEM}, *said]
+    return [{"role": "system", "content": data.get("instruction") or SYSTEM}, *history]
 
 
 def _dialogues(data: dict, history: Messages) -> Messages:
     from empathy_trl.data.dialogues import INSTRUCTION, make_prompt
 
-    return make_prompt([message["content"] for message in _visible(history)], data.get("instruction") or INSTRUCTION)
+    return make_prompt([message["content"] for message in history], data.get("instruction") or INSTRUCTION)
 
 
 def _redial(data: dict, history: Messages) -> Messages:
     from empathy_trl.data.redial import make_prompt
 
     roles = {"user": "seeker", "assistant": "recommender"}
-    turns = [(roles[message["role"]], message["content"]) for message in _visible(history)]
+    turns = [(roles[message["role"]], message["content"]) for message in history]
     return make_prompt(turns, data.get("slots", "placeholder"))
 
 
 def _wassa(data: dict, history: Messages) -> Messages:
     from empathy_trl.data.wassa_replies import make_prompt
 
-    return make_prompt(_cleaned(history[-1]["content"]))
+    return make_prompt(history[-1]["content"])
 
 
 def _ed4(data: dict, history: Messages) -> Messages:
     from empathy_trl.data.ed4 import make_prompt
 
-    return make_prompt(_cleaned(history[-1]["content"]))
+    return make_prompt(history[-1]["content"])
 
 
 # `data.name` -> (data section, history that ends with the user) -> messages
@@ -68,6 +66,8 @@ SYSTEMS: dict[str, Callable[[dict, Messages], Messages]] = {
     "wassa": _wassa,
     "ed4": _ed4,
 }
+# the tags that a system's replies have to have
+EXPECTS = {"empath": PARTS, "wassa": REASONED, "ed4": REASONED}
 
 
 @dataclass(frozen=True)
@@ -86,19 +86,33 @@ class Prompts:
     system: str | None = None
     control: tuple[str, ...] = ()
 
+    @property
+    def expects(self) -> tuple[str, ...]:
+        """Tags that a reply has to have; empty where any reply will do."""
+        return EXPECTS.get(self.name, ())
+
     def messages(self, history: Messages) -> Messages:
         """Return the messages of a prompt.
 
         Args:
             history: `{"role", "content"}`, user and assistant in turn, the last one the user's; replies as the model wrote them.
         """
-        said = [message | {"content": self._harmless(**message)} for message in history]
+        said = [message | {"content": self._as_text(**message)} for message in history]
         if self.name in SYSTEMS:
             return SYSTEMS[self.name](self.data, said)
         return [{"role": "system", "content": self.system}] * (self.system is not None) + said
 
-    def _harmless(self, role: str, content: str) -> str:
-        return break_up(_TAGS.sub("< ", content) if role == "user" else content, self.control)
+    def _as_text(self, role: str, content: str) -> str:
+        """Return what was said as it stands in a prompt; breaking up comes last, as cleaning may put together what was apart."""
+        if role == "user":
+            said = _TAGS.sub("< ", _cleaned(content) if self.name in SYSTEMS else content)
+        elif self.name in ("dialogues", "redial"):
+            said = _cleaned(reply_text(content) or content)
+        elif self.name == "empath" and self.data.get("reflections") == "drop":
+            said = without_reflection(content)
+        else:
+            said = content
+        return break_up(said, self.control)
 
 
 def break_up(text: str, control: Iterable[str]) -> str:
@@ -210,18 +224,6 @@ def _talks(stage: dict) -> bool:
     return isinstance(data, dict) and data.get("name") in SYSTEMS and stage.get("task") in ("sft", "grpo", "ppo")
 
 
-def _with_replies(history: Messages, change: Callable[[str], str]) -> Messages:
-    return [
-        message | {"content": change(message["content"])} if message["role"] == "assistant" else message
-        for message in history
-    ]
-
-
-def _visible(history: Messages) -> Messages:
-    """Return a history as data builders clean it, in which a reply is what the user saw of it."""
-    seen = _with_replies(history, lambda reply: reply_text(reply) or reply)
-    return [message | {"content": _cleaned(message["content"])} for message in seen]
-
-
 def _cleaned(text: str) -> str:
+    """Return a text as data builders clean it, unless nothing would be left."""
     return clean(text) or text

@@ -38,12 +38,15 @@ class ReplyReader:
     Only what may still become a tag is held back: a `<` and what follows it. Inside a part nothing ends it but its own
     closing tag. White space between parts comes out as `TEXT`; whoever shows a reply in parts leaves it away.
 
+    Args:
+        expects: the tags that a reply has to have, `PARTS` or `REASONED`; empty takes any format, and none.
+
     Attributes:
-        well_formed: None before `close`, then whether the reply is written as its format asks: all of react, respond and
-            reflect (`parts.read_parts`), or reasoning and answer (the reward `format`); a reply without any tag is well-formed.
+        well_formed: None before `close`, then whether the reply is written as its format asks, see `is_well_formed`.
     """
 
-    def __init__(self):
+    def __init__(self, expects: tuple[str, ...] = ()):
+        self._expects = expects
         self.well_formed: bool | None = None
         self._part = TEXT
         self._read: list[str] = []
@@ -75,7 +78,7 @@ class ReplyReader:
         pieces: list[Piece] = []
         if self._held:
             self._emit(pieces, len(self._held))
-        self.well_formed = is_well_formed("".join(self._read))
+        self.well_formed = is_well_formed("".join(self._read), self._expects)
         return pieces
 
     def _emit(self, pieces: list[Piece], length: int):
@@ -98,11 +101,17 @@ class ReplyReader:
         self._part = TEXT
 
 
-def is_well_formed(text: str) -> bool:
-    """Whether a whole reply is written as the format of its tags asks; one without tags is."""
+def is_well_formed(text: str, expects: tuple[str, ...] = ()) -> bool:
+    """Whether a whole reply is written as the format of its tags asks, and that is the format that is expected.
+
+    That is all of react, respond and reflect (`parts.read_parts`), or reasoning and answer (the reward `format`). A reply without
+    any tag is well-formed where nothing is expected.
+    """
     found = set(_MARK.findall(text))
     if not found:
-        return True
+        return not expects
+    if expects and not found <= set(expects):
+        return False
     if found <= set(REASONED):
         return Format(tags=list(REASONED))(None, [text]) == [1.0]
     return found <= set(PARTS) and read_parts(text) is not None

@@ -7,7 +7,7 @@ estimated here, and what a turn counts as tokens are the pieces the server sends
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import httpx
@@ -19,11 +19,10 @@ from empathy_trl.evaluation.api_model import KEY, PREFIX, ApiModel
 from empathy_trl.judge.client import KEY_REFUSED, NOT_THERE
 from empathy_trl.judge.secret import on_this_machine, read_key
 
-POSITIONS = 1 << 20  # nobody says how many the server has; --context does
-USUAL_CONTEXT = 4096
 CHARACTERS_PER_TOKEN = 3  # on the safe side for English
 DATA = "data:"
 DONE = "[DONE]"
+CUT_OFF = "length"  # a reply's end, as OpenAI calls it
 
 
 @dataclass
@@ -48,7 +47,7 @@ class ServedModel:
     """
 
     is_decoder = True
-    positions = POSITIONS
+    positions = None  # no server says how many it has
 
     def __init__(self, name: str, base_url: str | None, sampling, timeout: float = 120.0):
         address = ApiModel(name, base_url)  # checks and completes them
@@ -86,19 +85,19 @@ class ServedModel:
                 cache.counts.written += 1
                 put(text)
 
-            asyncio.run(self._until_stopped(request, take, stopped))
+            cache.counts.cut_off = asyncio.run(self._until_stopped(request, take, stopped)) == CUT_OFF
 
         return streamed(write, stop)
 
-    async def _until_stopped(self, request: dict, put: Callable[[str], None], stopped: Either):
+    async def _until_stopped(self, request: dict, put: Callable[[str], None], stopped: Either) -> str | None:
         reading = asyncio.create_task(self._read(request, put))
         while not (await asyncio.wait({reading}, timeout=0.05))[0]:
             if stopped.is_set():
                 reading.cancel()  # closes the connection
-        if not reading.cancelled():
-            reading.result()
+        return None if reading.cancelled() else reading.result()
 
-    async def _read(self, request: dict, put: Callable[[str], None]):
+    async def _read(self, request: dict, put: Callable[[str], None]) -> str | None:
+        """Put what the server writes; returns why it ended."""
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
             async with (
@@ -109,7 +108,7 @@ class ServedModel:
             ):
                 if response.status_code != 200:
                     self._refuse(response.status_code, await _beginning(response))
-                await self._read_events(response, put)
+                return await self._read_events(response, put)
         except httpx.ConnectError as error:
             raise self._error(f"no connection ({error}). Is the server running at {self.base_url}?") from error
         except httpx.TimeoutException as error:
@@ -117,35 +116,36 @@ class ServedModel:
         except httpx.RequestError as error:
             raise self._error(f"broken connection ({type(error).__name__}: {error})") from error
 
-    async def _read_events(self, response: httpx.Response, put: Callable[[str], None]):
+    async def _read_events(self, response: httpx.Response, put: Callable[[str], None]) -> str | None:
         """Put the text of every event; UserError where one is malformed, or the last one is missing."""
-        ended = False
+        reason = None
         async for line in response.aiter_lines():
+            if line.startswith("{"):
+                raise self._error(f"{self.base_url} sends no event stream, but {self._words(line)}")
             if not line.startswith(
                 DATA
             ):  # a comment, a blank line between events, a field that says nothing about text
-                if line.startswith("{"):
-                    raise self._error(f"{self.base_url} sends no event stream, but {self._words(line)}")
                 continue
             data = line.removeprefix(DATA).strip()
             if data == DONE:
-                return
-            text, last = self._event(data)
-            ended = ended or last
+                return reason
+            text, why = self._event(data)
+            reason = why or reason
             if text:
                 put(text)
-        if not ended:
+        if reason is None:
             raise self._error(f"{self.base_url} ended the reply in the middle")
+        return reason
 
-    def _event(self, data: str) -> tuple[str, bool]:
-        """Return the text of an event, and whether it is the last one with text."""
+    def _event(self, data: str) -> tuple[str, str | None]:
+        """Return the text of an event, and why the reply ends with it, if it does."""
         try:
             content = json.loads(data)
             if isinstance(content, dict) and content.get("error"):
                 raise self._error(f"{self.base_url} reports {self._words(json.dumps(content['error']))}")
             choices = content["choices"]
             if not choices:  # such as an event with the usage only
-                return "", False
+                return "", None
             text, reason = choices[0]["delta"].get("content"), choices[0].get("finish_reason")
         except UserError:
             raise
@@ -153,7 +153,7 @@ class ServedModel:
             raise self._error(f"{self.base_url} sends a malformed event: {self._words(data)}") from error
         if not isinstance(text, str | None):
             raise self._error(f"{self.base_url} sends a malformed event: {self._words(data)}")
-        return text or "", reason is not None
+        return text or "", reason
 
     def _refuse(self, status: int, words: str):
         says = f"{self.base_url} answers HTTP {status}: {self._words(words)}"
@@ -178,16 +178,9 @@ class ServedModel:
 
 async def _beginning(response: httpx.Response) -> str:
     """Return up to 2000 bytes of an answer as text."""
-    body, chunks = b"", response.aiter_bytes()
-    async for chunk in _bounded(chunks):
+    body = b""
+    async for chunk in response.aiter_bytes():
         body += chunk
+        if len(body) >= 2000:
+            break
     return body[:2000].decode(errors="replace")
-
-
-async def _bounded(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    size = 0
-    async for chunk in chunks:
-        yield chunk
-        size += len(chunk)
-        if size >= 2000:
-            return

@@ -19,6 +19,7 @@ from empathy_trl.files import write_rows
 from empathy_trl.parts import REACT, REFLECT, RESPOND, read_parts
 
 LARGEST_CONTEXT = 8192  # tokens, unless the user asks for more
+USUAL_CONTEXT = 4096  # of a model that does not say how much it can read
 LONGEST_MESSAGE = 1_000_000  # characters that are worth counting in tokens
 SPOKEN = (TEXT, RESPOND, "answer")  # the parts whose first word a user waits for
 
@@ -35,7 +36,8 @@ class Settings:
     """What a session may take.
 
     Attributes:
-        context: tokens that the model sees, reply included; None for all it can read, at most `LARGEST_CONTEXT`.
+        context: tokens that the model sees, reply included; None for all it can read, at most `LARGEST_CONTEXT`, or `USUAL_CONTEXT`
+            where nobody says how much that is.
         max_new_tokens: of a reply; of a decoder's context at most half.
     """
 
@@ -93,19 +95,26 @@ class Session:
         settings: what it may take.
 
     Raises:
-        UserError: a context that the model has no positions for.
+        UserError: a context that the model has no positions for, or that leaves no room for a message; a system message that
+            the model's chat template does not take.
     """
 
     def __init__(self, model, prompts, settings: Settings):
         self.model, self.prompts = model, prompts
-        self.context = settings.context or min(model.positions, LARGEST_CONTEXT)
-        if self.context > model.positions:
+        self.context = settings.context or min(model.positions or USUAL_CONTEXT, LARGEST_CONTEXT)
+        if model.positions and self.context > model.positions:
             raise UserError(f"--context: {self.context} tokens; the model reads at most {model.positions}")
         self.max_new_tokens = settings.max_new_tokens
         if model.is_decoder:
             self.max_new_tokens = min(self.max_new_tokens, max(1, self.context // 2))
         self._room = self.max_new_tokens if model.is_decoder else 0
         self._talk = _Talk(model.new_cache())
+        self._fixed = self._alone("")  # tokens of a prompt without a word
+        if self._fixed + self._room >= self.context:
+            raise UserError(
+                f"--context: {self.context} tokens leave no room for a message: the system message takes {self._fixed}, a reply "
+                f"up to {self._room} (--max_new_tokens)"
+            )
 
     @property
     def history(self) -> list[dict[str, str]]:
@@ -208,7 +217,7 @@ class Session:
         if talk.writing:
             raise UserError("the last reply is still being written; stop it first")
         started = time.perf_counter()
-        stats, reader, said = Stats(), ReplyReader(), []
+        stats, reader, said = Stats(), ReplyReader(self.prompts.expects), []
         talk.writing, talk.stop = True, threading.Event()
         failed = True
         try:
@@ -240,6 +249,8 @@ class Session:
             yield Notice("stopped")
         elif not "".join(said).strip():
             yield Notice("the model said nothing; say it in other words")
+        elif talk.cache.counts.cut_off:
+            yield Notice(f"the reply was cut off at {self.max_new_tokens} tokens (--max_new_tokens)")
 
     def _prompt(self, talk: _Talk, history: list[dict[str, str]]) -> list[dict[str, str]]:
         """Return the messages for what the model still sees of a history."""
@@ -260,15 +271,16 @@ class Session:
     def _check_length(self, message: str):
         if len(message) > LONGEST_MESSAGE:
             raise UserError(f"the message is too long: {len(message)} characters; {self.context} tokens is the context")
-        alone, empty = (
-            self.model.count(self.prompts.messages([{"role": "user", "content": text}]), self.model.new_cache())
-            for text in (message, "")
-        )
+        alone = self._alone(message)
         if alone + self._room > self.context:
             raise UserError(
-                f"the message is too long: {alone - empty} tokens, and at most {max(0, self.context - self._room - empty)} fit "
-                f"into the context of {self.context} beside the reply"
+                f"the message is too long: {alone - self._fixed} tokens, and at most {self.context - self._room - self._fixed} "
+                f"fit into the context of {self.context} beside the reply"
             )
+
+    def _alone(self, message: str) -> int:
+        """Return the tokens of a prompt that is nothing but one message."""
+        return self.model.count(self.prompts.messages([{"role": "user", "content": message}]), self.model.new_cache())
 
 
 def _timed(pieces: list[Piece], stats: Stats, started: float) -> Iterator[Piece]:

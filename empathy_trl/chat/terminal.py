@@ -50,6 +50,8 @@ class Terminal:
 
     def run(self) -> int:
         """Talk until the user leaves; returns the exit status: 0, or 130 after Ctrl-C twice."""
+        if hasattr(sys.stdin, "reconfigure"):
+            sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text; see `_unbroken`
         if self.interactive:
             _edit_lines()
         try:

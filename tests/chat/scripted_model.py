@@ -5,6 +5,15 @@ from types import SimpleNamespace
 
 from empathy_trl.chat.counts import Counts
 
+# a reply in three parts, cut within its tags
+STAGED = [
+    "<react>*no",
+    "ds* + *sits*</re",
+    "act>\n<respond>I am",
+    " here.</respond>\n<reflect>They",
+    " wait.</reflect>",
+]
+
 
 class ScriptedModel:
     """Replies with the steps of a script, the last one for ever; a word is a token.

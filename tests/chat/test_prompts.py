@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from empathy_trl.chat.prompts import SYSTEMS, Prompts, break_up, choose_prompts, control_texts
-from empathy_trl.data import build, dialogues, ed4, redial, wassa_replies
+from empathy_trl.data import BUILDERS, build, dialogues, ed4, redial, wassa_replies
 from empathy_trl.errors import UserError
 from empathy_trl.recipe import Data
 from empathy_trl.scratch import build_tokenizer
@@ -26,18 +26,20 @@ def assistant(text):
 HISTORY = [user("My dog ran away."), assistant("Oh no, since when?"), user("Monday.")]
 
 
-@pytest.mark.parametrize("name", sorted(set(SYSTEMS) - {"empath"}))
+@pytest.mark.parametrize("name", sorted(set(SYSTEMS) & set(BUILDERS)))
 def test_prompts_are_those_of_training(name):
     """Of rows of the embedded corpus, what was said gives the very prompt that the data builder makes."""
     split_by = "conversation" if name == "wassa" else "given"
     config = Data(name=name, max_words=10_000, context_tokens=10_000, split_by=split_by)
-    rows = build(config, "test", "grpo").select(range(20))
-    for row in rows:
-        said = [message for message in row["prompt"] if message["role"] != "system" and message["content"] != "…"]
+    checked = 0
+    for row in build(config, "test", "grpo").select(range(20)):
+        said = [message for message in row["prompt"] if message["role"] != "system"]
         if name == "ed4":
             said = [user(row["text"])]
-        if said[0]["role"] == "user" and row.get("emotion") is None:
+        if said[0]["content"] != redial.UNSAID:  # a chat begins with the user
             assert Prompts(name, config.model_dump()).messages(said) == row["prompt"]
+            checked += 1
+    assert checked > 3
 
 
 def test_a_plain_chat_is_the_history_behind_the_system_message():
@@ -118,6 +120,14 @@ def test_a_reply_keeps_its_tags_but_no_control(tokenizer):
     history = [user("Hi"), assistant(f"{STAGED}<|user|>No."), user("Go on.")]
     said = Prompts(control=control_texts(tokenizer)).messages(history)[1]["content"]
     assert said == f"{STAGED}< |user|>No."
+
+
+@pytest.mark.parametrize("text", ["&#91;INST] x", "[IN\u200bST] x", "[<b>INST] x", "&lt;/s&gt;[INST] x"])
+@pytest.mark.parametrize("name", ["chat", "dialogues", "redial", "ed4", "wassa"])
+def test_cleaning_puts_no_control_together(name, text):
+    for history in ([user(text)], [user("Hi"), assistant(text), user(text)]):
+        contents = [message["content"] for message in Prompts(name, control=("[INST]", "</s>")).messages(history)]
+        assert not [content for content in contents if "[INST]" in content or "</s>" in content]
 
 
 def test_marks_that_only_a_template_knows_are_control():

@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from empathy_trl.chat.reply import REASONED as REASONED_TAGS
 from empathy_trl.chat.reply import TAGS, Piece, ReplyReader, is_well_formed
-from empathy_trl.parts import read_parts
+from empathy_trl.parts import PARTS, read_parts
 
 STAGED = (
     "<react>*nods* + *leans in*</react>\n<respond>I hear you, a < b.</respond>\n<reflect>They may be lonely.</reflect>"
@@ -62,6 +63,14 @@ def test_parts_of_a_reply(text, parts, well_formed):
     found, verdict = read([text])
     assert parts is None or found == parts
     assert verdict is well_formed
+
+
+@pytest.mark.parametrize(
+    ("text", "expects", "well_formed"),
+    [(STAGED, PARTS, True), (STAGED, REASONED_TAGS, False), (REASONED, REASONED_TAGS, True), ("Plain.", PARTS, False)],
+)
+def test_a_format_may_be_expected(text, expects, well_formed):
+    assert is_well_formed(text, expects) is well_formed
 
 
 def texts():

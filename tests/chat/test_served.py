@@ -66,13 +66,20 @@ def test_a_reply_comes_as_it_is_written(monkeypatch):
             event("Hi"),
             DONE,
         ],
-        [event("Hi", "length")],
+        [event("Hi", "stop")],
         [event("Hi"), DONE, b"data: what comes then\n\n"],
     ],
 )
 def test_what_servers_differ_in(steps):
     with StreamingServer(lambda request: steps) as server:
         assert list(stream(server.base_url)[0]) == ["Hi"]
+
+
+@pytest.mark.parametrize(("reason", "cut_off"), [("length", True), ("stop", False)])
+def test_a_reply_that_was_cut_off_is_noted(reason, cut_off):
+    with StreamingServer(lambda request: [event("Hi", reason), DONE]) as server:
+        texts, cache = stream(server.base_url)
+        assert list(texts) == ["Hi"] and cache.counts.cut_off is cut_off
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 import itertools
 import json
+import re
 import threading
 import time
-from statistics import median
 from types import SimpleNamespace
 
 import pytest
@@ -15,17 +15,9 @@ from empathy_trl.chat.reply import Piece
 from empathy_trl.chat.sampling import Sampling
 from empathy_trl.chat.session import Notice, Session, Settings
 from empathy_trl.errors import UserError
-from tests.chat.scripted_model import ScriptedModel
+from tests.chat.scripted_model import STAGED, ScriptedModel
 from tests.chat.small_models import sharpened
 from tests.trainers.tiny_t5 import tiny_t5
-
-STAGED = [
-    "<react>*no",
-    "ds* + *sits*</re",
-    "act>\n<respond>I am",
-    " here.</respond>\n<reflect>They",
-    " wait.</reflect>",
-]
 
 
 def talk(*replies, positions=1000, **settings):
@@ -220,10 +212,34 @@ def test_prepare_cuts_ahead_of_time_and_computes_what_comes_before_the_message()
         session.prepare()
 
 
+def test_a_reply_that_is_cut_off_is_told():
+    session = local_session(context=200)
+    assert said(session)[-1] == Notice("the reply was cut off at 10 tokens (--max_new_tokens)")
+
+
+def test_a_context_that_leaves_no_room_is_refused():
+    with pytest.raises(
+        UserError, match="--context: 20 tokens leave no room .* system message takes 12, a reply up to 10"
+    ):
+        Session(ScriptedModel(STAGED), Prompts(system="word " * 10), Settings(20))
+
+
+def test_a_template_without_a_system_message_is_told_at_the_start():
+    model, tokenizer = sharpened()
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    with pytest.raises(UserError, match="chat template refuses the messages: System role not supported"):
+        local_session(200, parts=(model, tokenizer))
+
+
 def test_a_context_beyond_the_model_is_refused():
     with pytest.raises(UserError, match="--context: 2000 tokens; the model reads at most 1000"):
         talk(STAGED, context=2000)
     assert talk(STAGED, positions=100_000)[0].context == 8192
+    assert talk(STAGED, positions=None)[0].context == 4096
+    assert talk(STAGED, positions=None, context=100_000)[0].context == 100_000
     assert talk(STAGED, positions=100)[0].max_new_tokens == 50
 
 
@@ -242,7 +258,7 @@ def test_fifty_turns_stay_within_the_context_and_compute_only_what_is_new():
     for turn in range(50):
         lengths.clear()
         notices = [each for each in said(session, f"How are you {turn % 10}?") if isinstance(each, Notice)]
-        assert all("no longer sees" in notice.text for notice in notices)
+        assert all(re.search("no longer sees|cut off at 10 tokens", notice.text) for notice in notices)
         computed.append(lengths[0])
         total.append(session.stats.prefilled + session.stats.cached + session.stats.tokens)
         session.prepare()
@@ -253,13 +269,22 @@ def test_fifty_turns_stay_within_the_context_and_compute_only_what_is_new():
 
 @pytest.mark.slow
 def test_the_fiftieth_reaction_takes_no_longer_than_the_second():
-    session = local_session(context=600, max_new_tokens=20, parts=sharpened(max_length=1024, layers=4))
-    seconds = []
-    for turn in range(50):
-        said(session, f"How are you {turn % 10}?")
-        seconds.append(session.stats.first_word)
+    parts = sharpened(max_length=1024, layers=4)
+
+    def turn(session):
+        said(session, "How are you now?")
         session.prepare()
-    assert median(seconds[-5:]) <= 1.5 * median(seconds[1:6])
+        return session.stats.first_word
+
+    old, old_seconds, new_seconds = local_session(600, 20, parts), [], []
+    for _ in range(40):
+        turn(old)
+    for _ in range(20):  # by turns, because the machine may have other things to do meanwhile
+        old_seconds.append(turn(old))
+        new = local_session(600, 20, parts)
+        turn(new)
+        new_seconds.append(turn(new))
+    assert min(old_seconds) <= 1.5 * min(new_seconds)
 
 
 def test_what_is_said_does_not_depend_on_what_is_kept():
@@ -306,6 +331,13 @@ def test_prepare_leaves_errors_to_send(monkeypatch):
     monkeypatch.setattr(model, "prefill", lambda *arguments: (_ for _ in ()).throw(UserError("no memory")))
     session.prepare()
     assert said(session) == [Piece("text", "One.")]
+
+
+@pytest.mark.parametrize(("name", "well_formed"), [("chat", True), ("ed4", False), ("dialogues", True)])
+def test_a_plain_reply_is_well_formed_unless_the_system_has_a_format(name, well_formed):
+    session = Session(ScriptedModel(["Plain."]), Prompts(name), Settings())
+    said(session)
+    assert session.well_formed is well_formed
 
 
 def test_tags_of_the_user_are_not_the_models():

@@ -9,15 +9,7 @@ from empathy_trl.chat.prompts import Prompts
 from empathy_trl.chat.session import Session, Settings
 from empathy_trl.chat.terminal import HELP, Terminal, stopping
 from empathy_trl.errors import UserError
-from tests.chat.scripted_model import ScriptedModel
-
-STAGED = [
-    "<react>*no",
-    "ds* + *sits*</re",
-    "act>\n<respond>I am",
-    " here.</respond>\n<reflect>They",
-    " wait.</reflect>",
-]
+from tests.chat.scripted_model import STAGED, ScriptedModel
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.chat.small_models import sharpened, small
+from tests.chat.small_models import sharpened, small, trained
 from tests.chat.streaming_server import StreamingServer
 from tests.recipes.scripts import script
 from tests.trainers.tiny_t5 import save_t5
@@ -42,14 +43,21 @@ class Screen:
             if select.select([], [self.terminal], [], 0.05)[1]:
                 data = data[os.write(self.terminal, data[:1024]) :]
 
-    def wait(self, pattern: str) -> str:
-        """Wait until what came since the last wait matches, and return the match."""
-        ends = time.monotonic() + PATIENCE
+    def wait(self, pattern: str, patience: float = PATIENCE):
+        """Wait until what came since the last wait matches."""
+        ends = time.monotonic() + patience
         while (found := re.search(pattern, self.text[self.start :])) is None:
             assert time.monotonic() < ends, f"no {pattern!r} in {self.text[self.start :]!r}"
             self._read(0.1)
         self.start += found.end()
-        return found[0]
+
+    def interrupt(self, pattern: str):
+        """Type Ctrl-C at the prompt, as a person who tries again: Python hears of one between prompt and input only then."""
+        for _ in range(10):
+            self.type("\x03")
+            with suppress(AssertionError):
+                return self.wait(pattern, PATIENCE / 10)
+        raise AssertionError(f"Ctrl-C does nothing: {self.text!r}")
 
     def status(self) -> int:
         """Wait for the end and return the exit status."""
@@ -143,10 +151,9 @@ def test_ctrl_c_stops_a_reply_keeps_the_session_and_twice_at_the_prompt_leaves()
         screen.type("Go on\r")
         screen.wait("Next.")
         screen.wait("> ")
-        screen.type("\x03")
-        screen.wait("Ctrl-C once more")
+        screen.interrupt("Ctrl-C once more")
         screen.wait("> ")
-        screen.type("\x03")
+        screen.interrupt("\r\n")
         assert screen.status() == 130
     roles = [message["role"] for message in server.requests[1]["messages"]]
     assert roles == ["user", "assistant", "user"] and server.requests[1]["messages"][1]["content"].startswith(
@@ -208,19 +215,46 @@ def test_fifty_turns_stay_within_the_context():
     assert "the model no longer sees the oldest" in screen.text
 
 
+def piped(typed: bytes, *arguments):
+    command = [sys.executable, ROOT / "recipes" / "chat.py", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_API_KEY": ""}
+    return subprocess.run(command, input=typed, env=environment, capture_output=True, timeout=PATIENCE, check=False)
+
+
 def test_a_pipe_needs_no_terminal():
     with StreamingServer(lambda request: STAGED) as server:
-        command = [sys.executable, ROOT / "recipes" / "chat.py", "--model", "openai:m", "--base_url", server.base_url]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        result = subprocess.run(
-            command, input="Hello\n\nquit\n", env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.splitlines()[1:] == [
+        result = piped(b"Hello \xff\n\nquit\n", "--model", "openai:m", "--base_url", server.base_url)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert server.requests[0]["messages"][0]["content"] == "Hello ?"
+    assert result.stdout.decode().splitlines()[1:] == [
         "*nods* + *sits*",
         "I am here.",
         "[type a message; /help says what else there is]",
     ]
+
+
+def test_a_model_in_this_process_reacts_and_says_nothing_else(tmp_path):
+    for part in trained("Hello", "".join(STAGED)):
+        part.save_pretrained(tmp_path)
+    result = piped(b"Hello\n/reflect\n", "--model", str(tmp_path), "--temperature", "0")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.decode().splitlines()[1:] == ["*nods* + *sits*", "I am here.", "[They wait.]"]
+
+
+def test_ctrl_c_stops_a_model_in_this_process(tmp_path):
+    for part in sharpened(max_length=16_384):
+        part.save_pretrained(tmp_path)
+    with Screen("--model", str(tmp_path), "--temperature", "0", "--max_new_tokens", "8000") as screen:
+        for _ in range(2):
+            screen.wait("> ")
+            screen.type("Hello\r")
+            screen.wait(r"(?s)2004l\r.{40}")  # behind what readline sends at the end of a line
+            screen.type("\x03")
+            screen.wait(r"\[stopped\]")
+        screen.wait("> ")
+        screen.type("quit\r")
+        assert screen.status() == 0
+    assert "Traceback" not in screen.text
 
 
 @pytest.fixture(scope="module")
