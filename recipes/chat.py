@@ -42,7 +42,9 @@ def command_line() -> argparse.ArgumentParser:
         "--temperature", type=between(0, 10), default=0.7, help="0: the likeliest words (default: %(default)g)"
     )
     parser.add_argument("--top_p", type=between(0.01, 1), default=0.9, help="from 0.01 to 1 (default: %(default)g)")
-    parser.add_argument("--seed", type=int, help="the same replies again (default: others each time)")
+    parser.add_argument(
+        "--seed", type=int, default=42, help="of the sampling: another one, other replies (default: %(default)s)"
+    )
     parser.add_argument("--show_reflection", action="store_true", help="show what the model thinks")
     parser.add_argument("--web", action="store_true", help="on a web page instead")
     parser.add_argument("--host", default="127.0.0.1", help="of the page (default: %(default)s, this machine only)")

@@ -138,7 +138,9 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
     digests = {}
     for name, stage in recipe.stages.items():
         trainer_config(stage, folder / name)
-        if kind_of(stage) in ("replies", "staged") and not judging_rewards(recipe, stage, dict.fromkeys(recipe.stages, folder)):
+        if kind_of(stage) in ("replies", "staged") and not judging_rewards(
+            recipe, stage, dict.fromkeys(recipe.stages, folder)
+        ):
             raise UserError(
                 f"stages.{name}: its replies would be judged by the rewards of a later stage, and none has any"
             )
