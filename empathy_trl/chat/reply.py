@@ -104,14 +104,14 @@ class ReplyReader:
 def is_well_formed(text: str, expects: tuple[str, ...] = ()) -> bool:
     """Whether a whole reply is written as the format of its tags asks, and that is the format that is expected.
 
-    That is all of react, respond and reflect (`parts.read_parts`), or reasoning and answer (the reward `format`). A reply without
-    any tag is well-formed where nothing is expected.
+    That is all of react, respond and reflect (`parts.read_parts`), or reasoning and answer (the reward `format`). What is expected
+    is all that is looked at: tags of the other format are words then, as they are for the rewards and in an evaluation. A reply
+    without any tag is well-formed where nothing is expected.
     """
     found = set(_MARK.findall(text))
     if not found:
         return not expects
-    if expects and not found <= set(expects):
-        return False
-    if found <= set(REASONED):
+    asked = set(expects) or found
+    if asked <= set(REASONED):
         return Format(tags=list(REASONED))(None, [text]) == [1.0]
-    return found <= set(PARTS) and read_parts(text) is not None
+    return asked <= set(PARTS) and read_parts(text) is not None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from empathy_trl.data.empath_dialogues import read_dialogue, turn_parts
-from empathy_trl.data.formats import JSON_LINES, json_objects, read_text
+from empathy_trl.data.formats import BYTE_ORDER_MARK, JSON_LINES, json_objects, read_marked_text
 from empathy_trl.data.sources import names_in
 from empathy_trl.data.tables import BadRow, Row, quote
 from empathy_trl.data.turn_faults import fixed
@@ -64,15 +64,16 @@ def check_file(path: Path, fix: bool = False) -> Checked:
 
     Raises `DataError` when the file cannot be read, or no line of it is a JSON object.
     """
-    text = read_text(path)
-    lines, checked = text.split("\n"), Checked(path.name, text)
+    whole = read_marked_text(path)
+    text = whole.removeprefix(BYTE_ORDER_MARK)
+    lines, checked = text.split("\n"), Checked(path.name, whole)
     for number, row in json_objects(path, text, ["messages"]).items():
         checked.dialogues += 1
         if isinstance(row, BadRow):
             checked.faults.append(row)
         elif _check_dialogue(row, f"line {number}", checked, fix):
             lines[number - 1] = _as_line(row, lines[number - 1])
-    checked.text = "\n".join(lines)
+    checked.text = whole.removesuffix(text) + "\n".join(lines)
     return checked
 
 

@@ -144,13 +144,15 @@ def _turns(dialogue: Dialogue, config, others: "_OtherUsers", notes: Counter) ->
             turn = write_parts(parts)
             before, text = shorten(history, said, config.max_words)
             next_user = dialogue.users[number + 1] if number + 1 < len(dialogue.users) else None
+            other_users = others.draw(dialogue.conversation, number, next_user)
+            notes["turns without other users"] += not other_users
             cells = {
                 "history": before,
                 "text": text,
                 "reference": parts[RESPOND],
                 "turn": turn,
                 "next_user": next_user,
-                "other_users": others.draw(dialogue.conversation, number, next_user),
+                "other_users": other_users,
                 "conversation": dialogue.conversation,
                 "emotion": dialogue.emotion,
                 "shortened": (before, text) != (history, said),

@@ -90,7 +90,7 @@ def _messages(value) -> list[tuple[str, str]]:
 def _identity(value) -> str:
     if value is None or isinstance(value, (str, int)) and not isinstance(value, bool):
         return clean("" if value is None else str(value))
-    raise _Unusable("no id", f"conversation_id is {shown(value)}; expected a text or a number, or nothing")
+    raise _Unusable("no id", f"conversation_id is {shown(value)}; expected a text or a whole number, or nothing")
 
 
 def _check_roles(turns: list[tuple[str, str]], has_system: bool) -> None:

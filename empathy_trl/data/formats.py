@@ -16,6 +16,7 @@ from empathy_trl.errors import DataError
 
 JSON_LINES = (".jsonl", ".jsonl.gz")
 SUFFIXES = (".csv", ".tsv", *JSON_LINES)
+BYTE_ORDER_MARK = "\ufeff"
 
 
 def read_table(path, columns: Iterable[str] = ()) -> Table:
@@ -70,7 +71,12 @@ def read_list(path) -> list:
 
 
 def read_text(path) -> str:
-    """Read a whole file, gzipped or not, as UTF-8 text; a byte order mark at its start is dropped.
+    """Read a whole file as `read_marked_text` does; a byte order mark at its start is dropped."""
+    return read_marked_text(path).removeprefix(BYTE_ORDER_MARK)
+
+
+def read_marked_text(path) -> str:
+    """Read a whole file, gzipped or not, as UTF-8 text, with a byte order mark where it begins with one.
 
     Raises `DataError` when it cannot be read, is not UTF-8, or holds NUL bytes.
     """
@@ -93,7 +99,7 @@ def read_text(path) -> str:
         offset = data.index(b"\0")
         line = _line_at(data, offset)
         raise DataError(f"{path}, line {line}: NUL byte at offset {offset}; save the file as UTF-8")
-    return text.removeprefix("\ufeff")
+    return text
 
 
 def as_text(value) -> str:

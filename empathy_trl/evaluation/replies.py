@@ -192,7 +192,9 @@ def judge(
         "metrics": metrics,
         "baselines": {name: figures for name, figures in judged.baselines.items() if figures},
         "judged_by": _judged_by(rewards),
-        "left_out": judged.left_out | ({} if likelihoods else {"perplexity": predictions[0].why_none}),
+        "left_out": _without_rows(by_row, rewards)
+        | judged.left_out
+        | ({} if likelihoods else {"perplexity": predictions[0].why_none}),
     }
     texts = {"text": columns["text"], "completion": completions, "reply": replies, "reference": references}
     return result, _table(texts, earned, by_row, rewards)
@@ -224,6 +226,16 @@ def _judged_by(rewards: dict) -> dict[str, dict]:
     return {
         name: reward.params | {"weight": weight_at(reward.weight, 1.0), "import": reward.import_path}
         for name, reward in rewards.items()
+    }
+
+
+def _without_rows(by_row: dict[str, list], rewards) -> dict[str, str]:
+    """Return metric -> reason of the rewards that have no value: a figure that is missing should not look forgotten."""
+    values = {f"reward_{name}": by_row[f"reward_{name}"] for name in rewards}
+    return {
+        metric: f"it applies to none of the {len(column)} rows"
+        for metric, column in values.items()
+        if all(value is None for value in column)
     }
 
 
@@ -275,7 +287,7 @@ def _more(evaluation: dict) -> dict[str, str]:
 def _reasons(evaluation: dict) -> list[str]:
     """Return a line for every metric that could not be measured."""
     words = WORDS | MORE_WORDS
-    return [f"{words[key]}: none, because {reason}" for key, reason in evaluation["left_out"].items()]
+    return [f"{words.get(key, key)}: none, because {reason}" for key, reason in evaluation["left_out"].items()]
 
 
 def row_values(evaluation: dict, rows: list[dict]) -> dict[str, list]:

@@ -8,6 +8,8 @@ import pytest
 from empathy_trl.chat.reply import REASONED as REASONED_TAGS
 from empathy_trl.chat.reply import TAGS, Piece, ReplyReader, is_well_formed
 from empathy_trl.parts import PARTS, read_parts
+from empathy_trl.rewards.format import Format
+from empathy_trl.rewards.stage_format import StageFormat
 
 STAGED = (
     "<react>*nods* + *leans in*</react>\n<respond>I hear you, a < b.</respond>\n<reflect>They may be lonely.</reflect>"
@@ -71,6 +73,19 @@ def test_parts_of_a_reply(text, parts, well_formed):
 )
 def test_a_format_may_be_expected(text, expects, well_formed):
     assert is_well_formed(text, expects) is well_formed
+
+
+@pytest.mark.parametrize(
+    ("text", "expects", "reward"),
+    [
+        (STAGED.replace("</respond>", " <answer></respond>"), PARTS, StageFormat()),
+        (REASONED.replace("</answer>", " <react></answer>"), REASONED_TAGS, Format(tags=list(REASONED_TAGS))),
+    ],
+)
+def test_a_tag_of_another_format_is_a_word_as_for_the_rewards(text, expects, reward):
+    assert reward(None, [text]) == [1.0]
+    assert is_well_formed(text, expects)
+    assert not is_well_formed(text)  # which of the two it was meant to be is not known
 
 
 def texts():

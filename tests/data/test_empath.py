@@ -160,8 +160,10 @@ def test_other_users_never_say_what_the_user_says_next(source):
 
 @pytest.mark.parametrize("dialogues, others", [(1, 0), (2, 1), (4, 3), (5, 4)])
 def test_where_there_are_fewer_dialogues_there_are_fewer_other_users(source, dialogues, others):
-    rows = build(source(*(numbered(number) for number in range(dialogues))), "test", "grpo")
-    assert {len(each) for each in rows["other_users"]} == {others}
+    config = source(*(numbered(number) for number in range(dialogues)))
+    assert {len(each) for each in build(config, "test", "grpo")["other_users"]} == {others}
+    alone = read_split(config, "test")[1].notes.get("turns without other users", 0)
+    assert alone == (0 if others else 2)
 
 
 def test_two_rows_of_one_conversation_are_no_others(source):
@@ -212,7 +214,7 @@ def roles(*names):
         (roles("system"), "line 2: no messages: nobody says anything after the system message"),
         (roles("user", "system"), "line 2: system message in the middle: message 2;"),
         (roles("system", "system", "user"), "line 2: system message in the middle: message 2;"),
-        (dialogue("Hi", conversation_id=[1]), r"line 2: no id: conversation_id is \[1\]; expected a text or a number"),
+        (dialogue("Hi", conversation_id=[1]), r"line 2: no id: conversation_id is \[1\]; expected a text or a whole"),
         (dialogue("Hi", emotion=3), "line 2: no text: emotion has 3; expected a text"),
         ("[1, 2]", r"line 2: not a JSON object: '\[1, 2\]'"),
         ("{", "line 2: not JSON: "),

@@ -57,6 +57,16 @@ def test_broken_turns_are_counted_and_have_no_reply_where_the_spoken_part_is_bro
     assert list(staged.columns(result))[:4] == ["reward", "reward_format", "reward_length", "format_adherence"]
 
 
+def test_a_reward_that_applies_to_no_row_is_left_out_with_the_reason():
+    rows = ROWS.add_column("next_user", SPOKEN).add_column("other_users", [[], [], []])
+    predictions = [Prediction(completion, likelihood=(2.0, 1)) for completion in WHOLE]
+    result, _ = staged.score(STAGE, rows, None, predictions, REWARDS | read_rewards({"foresight": {}}))
+    assert "reward_foresight" not in result["metrics"] and "reward_length" in result["metrics"]
+    assert staged.summary(result | {"stage": "grpo"})[-1] == (
+        "reward_foresight: none, because it applies to none of the 3 rows"
+    )
+
+
 def test_perplexity_is_that_of_the_whole_turn(tiny):
     model, tokenizer = tiny
     predictions = staged.predict(model, tokenizer, STAGE, ROWS, 2)

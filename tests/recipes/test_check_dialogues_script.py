@@ -138,7 +138,7 @@ def test_a_system_message_does_not_shift_the_repair(capsys):
     assert json.loads(Path("fixed.jsonl").read_text()) == row
 
 
-def test_line_ends_escapes_and_half_characters_stay(capsys):
+def test_byte_order_mark_line_ends_escapes_and_half_characters_stay(capsys):
     Path("talks.jsonl").write_bytes(
         b"\xef\xbb\xbf"
         + json.dumps(dialogue(SHOUTED)).encode()
@@ -147,7 +147,7 @@ def test_line_ends_escapes_and_half_characters_stay(capsys):
     )
     assert run(capsys, "--input", "talks.jsonl", "--fix", "--output", "fixed.jsonl.gz")[0] == 0
     first, second = gzip.decompress(Path("fixed.jsonl.gz").read_bytes()).split(b"\n")
-    assert first == json.dumps(dialogue(WHOLE)).encode() + b"\r"
+    assert first == b"\xef\xbb\xbf" + json.dumps(dialogue(WHOLE)).encode() + b"\r"
     repaired = dialogue(WHOLE, note="ü")
     repaired["messages"][0]["content"] = "\ud800\0 Hi"
     assert json.loads(second) == repaired
