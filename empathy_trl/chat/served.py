@@ -122,9 +122,7 @@ class ServedModel:
         async for line in response.aiter_lines():
             if line.startswith("{"):
                 raise self._error(f"{self.base_url} sends no event stream, but {self._words(line)}")
-            if not line.startswith(
-                DATA
-            ):  # a comment, a blank line between events, a field that says nothing about text
+            if not line.startswith(DATA):  # a comment, a blank line between events, a field without text
                 continue
             data = line.removeprefix(DATA).strip()
             if data == DONE:

@@ -173,9 +173,8 @@ class Session:
             return
         one, other = ([*talk.history, {"role": "user", "content": word}] for word in "ab")
         try:
-            self._cut(
-                talk, one, margin=self.context // 8
-            )  # room for a message as well, so that `send` has nothing to cut
+            # with room for a message, so that `send` has nothing to cut
+            self._cut(talk, one, margin=self.context // 8)
             self.model.prefill((self._prompt(talk, one), self._prompt(talk, other)), talk.cache)
         except UserError:
             pass  # nobody waits for this; `send` meets it again, and says so

@@ -64,10 +64,8 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
             switch_off_dropout(self.model)
         self._critic_hooks = ValuesBesideLogProbs(self.model, policy.get_decoder())
         self._awaits_values, self._values, self._scores = False, None, None
-        sharded = (
-            self.is_deepspeed_enabled or self.is_fsdp_enabled
-        )  # they keep gradients and states in ways of their own
-        if not sharded:
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if not sharded:  # else gradients and states are kept in other ways
             self.add_callback(CriticFirst(self.critic))
         if self.args.sync_ref_model:
             self.remove_callback(SyncRefModelCallback)
