@@ -35,9 +35,9 @@ from empathy_trl.hub import (
     load_tokenizer,
     tokenizer_of_adapter,
 )
+from empathy_trl.patching import patched
 from empathy_trl.scratch import build_model, build_tokenizer
 from empathy_trl.templates import set_template
-from empathy_trl.trainers.patching import patched
 
 __all__ = [
     "build_model",

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+from empathy_trl.critic_files import CONFIG_FILE, saved_critic
 from empathy_trl.errors import UserError
 from empathy_trl.recipe.classifiers import RECIPES, hint
 from empathy_trl.recipe.encoder_decoders import ENCODER_DECODERS
@@ -18,7 +19,6 @@ from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_o
 from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, Data, FromScratch, Reward, Stage
 from empathy_trl.recipe.trainer_options import check_trainer, import_class
 from empathy_trl.recipe.validation import Problem, Slot, check_mapping, check_value, show, slots, suggestion
-from empathy_trl.trainers.critic_files import CONFIG_FILE, saved_critic
 
 DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("roberta",)  # of the models that can be made from scratch
 HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
