@@ -129,7 +129,7 @@ class LocalModel:
         """Let the model write; returns the tokens of prompt (or start) and reply."""
         sampling = {"do_sample": self.sampling.temperature > 0}
         if self.sampling.temperature > 0:
-            sampling |= {name: getattr(self.sampling, name) for name in ("temperature", "top_p", "top_k")}
+            sampling |= {"temperature": self.sampling.temperature, "top_p": self.sampling.top_p, "top_k": 0}
         if self.is_decoder:
             sampling["past_key_values"] = cache.states
         input_ids = torch.tensor([ids], device=self.model.device)
