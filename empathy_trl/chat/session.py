@@ -21,7 +21,7 @@ from empathy_trl.parts import REACT, REFLECT, RESPOND, read_parts
 LARGEST_CONTEXT = 8192  # tokens, unless the user asks for more
 USUAL_CONTEXT = 4096  # of a model that does not say how much it can read
 LONGEST_MESSAGE = 1_000_000  # characters that are worth counting in tokens
-SPOKEN = (TEXT, RESPOND, "answer")  # the parts whose first word a user waits for
+SPOKEN = (RESPOND, "answer", TEXT)  # the parts whose first word a user waits for
 
 
 @dataclass(frozen=True)
