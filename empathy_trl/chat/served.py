@@ -14,7 +14,7 @@ import httpx
 
 from empathy_trl.chat.counts import Counts
 from empathy_trl.chat.sampling import Sampling
-from empathy_trl.chat.worker import Either, streamed
+from empathy_trl.chat.streaming import Either, streamed
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.api_model import KEY, PREFIX, ApiModel
 from empathy_trl.judge.client import KEY_REFUSED, NOT_THERE
