@@ -35,9 +35,10 @@ from empathy_trl.hub import (
     load_tokenizer,
     tokenizer_of_adapter,
 )
+from empathy_trl.patching import patched
 from empathy_trl.scratch import build_model, build_tokenizer
+from empathy_trl.tags import tag_marks
 from empathy_trl.templates import set_template
-from empathy_trl.trainers.patching import patched
 
 __all__ = [
     "build_model",
@@ -187,7 +188,7 @@ def check_tags(tags_of_rewards: dict[str, Sequence[str]], tokenizer: PreTrainedT
     """
     special = set(tokenizer.all_special_tokens)
     for reward, tags in tags_of_rewards.items():
-        for token in (token for tag in tags for token in (f"<{tag}>", f"</{tag}>")):
+        for token in tag_marks(tags):
             if token in special:
                 raise UserError(
                     f"rewards.{reward}: the tag {token} is a special token of this tokenizer, so it is gone "

@@ -89,10 +89,9 @@ def _data_downloads(recipe) -> set[str]:
 def _reward_downloads(recipe) -> set[str]:
     """Return the models that rewards ask and that are neither a stage's nor in a folder."""
     from empathy_trl.rewards import build_rewards
-    from empathy_trl.rewards.model_reward import ModelReward
 
     built = [reward for stage in recipe.stages.values() for reward in build_rewards(stage.rewards)[0]]
-    named = {reward.model for reward in built if isinstance(reward, ModelReward)}
+    named = {reward.model for reward in built if getattr(reward, "loads_model", False)} - {None}
     return {f"reward model {name}" for name in _not_here(named)}
 
 

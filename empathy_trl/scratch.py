@@ -39,6 +39,7 @@ from transformers import (
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from empathy_trl.errors import UserError
+from empathy_trl.tags import tag_marks
 
 PAD, EOS = "<pad>", "<eos>"
 ROLES = ("system", "user", "assistant")
@@ -67,7 +68,7 @@ def build_tokenizer(
     Raises:
         UserError: `texts` is empty, or `vocab_size` is too small for the bytes, special tokens and tags.
     """
-    tag_tokens = [token for tag in dict.fromkeys(tags) for token in (f"<{tag}>", f"</{tag}>")]
+    tag_tokens = tag_marks(dict.fromkeys(tags))
     smallest = 256 + len(SPECIAL_TOKENS) + len(tag_tokens)
     if vocab_size < smallest:
         raise UserError(

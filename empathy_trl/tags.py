@@ -5,11 +5,16 @@ in an evaluation.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 REPLY_TAGS = ("answer", "respond")
 # not what stands for an address or a film's title: a person's reply may hold these
 _OTHER_TAGS = re.compile(r"</?(?!url>|email>|movie>)\w+>")
+
+
+def tag_marks(tags: Iterable[str]) -> list[str]:
+    """Return `<tag>` and `</tag>` of every tag, in order."""
+    return [mark for tag in tags for mark in (f"<{tag}>", f"</{tag}>")]
 
 
 def tag_bodies(text: str, tag: str) -> list[str]:

@@ -178,11 +178,10 @@ def missing_extras(stage) -> list[str]:
 def check_devices(stage):
     """Raise UserError if a reward's model is to sit on a device that is not here."""
     from empathy_trl.rewards import build_rewards
-    from empathy_trl.rewards.model_reward import ModelReward
     from empathy_trl.scorer import resolve_device
 
     for reward in build_rewards(stage.rewards)[0]:
-        if isinstance(reward, ModelReward):
+        if getattr(reward, "loads_model", False):
             try:
                 resolve_device(reward.device)
             except UserError as error:

@@ -18,8 +18,6 @@ from pathlib import Path
 from empathy_trl.command_line import documented_parser, positive
 from empathy_trl.errors import UserError
 
-PREFIX = "openai:"
-
 
 def command_line() -> argparse.ArgumentParser:
     """Return the parser."""
@@ -48,7 +46,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--show_reflection", action="store_true", help="show what the model thinks")
     parser.add_argument("--web", action="store_true", help="on a web page instead")
     parser.add_argument("--host", default="127.0.0.1", help="of the page (default: %(default)s, this machine only)")
-    parser.add_argument("--port", type=positive, default=7860, help="of the page (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="of the page; 0 takes a free one (default: %(default)s)")
     return parser
 
 
@@ -90,6 +88,8 @@ def chat(options: argparse.Namespace) -> int:
 
 def check_flags(options: argparse.Namespace):
     """Raise UserError for flags that do not go together, before anything is loaded."""
+    from empathy_trl.evaluation.api_model import PREFIX
+
     served = options.model.startswith(PREFIX)
     if options.base_url and not served:
         raise UserError(f"--base_url: is for --model {PREFIX}NAME, got --model {options.model}")
@@ -103,12 +103,13 @@ def check_flags(options: argparse.Namespace):
 def open_model(options: argparse.Namespace):
     """Return the model, loaded or on its server, and what makes prompts for it."""
     from empathy_trl.chat.prompts import choose_prompts, control_texts
+    from empathy_trl.chat.sampling import Sampling
+    from empathy_trl.evaluation.api_model import PREFIX
 
+    sampling = Sampling(options.temperature, options.top_p, options.seed)
     if options.model.startswith(PREFIX):
-        from empathy_trl.chat.sampling import Sampling
         from empathy_trl.chat.served import ServedModel
 
-        sampling = Sampling(options.temperature, options.top_p, seed=options.seed)
         prompts = choose_prompts([], options.recipe, options.system, control_texts(None))
         return ServedModel(options.model.removeprefix(PREFIX), options.base_url, sampling), prompts
 
@@ -120,9 +121,7 @@ def open_model(options: argparse.Namespace):
         print(f"loading {options.model} …", file=sys.stderr)
     from empathy_trl.chat.adapters import load_for_chat
     from empathy_trl.chat.local import LocalModel
-    from empathy_trl.chat.sampling import Sampling
 
-    sampling = Sampling(options.temperature, options.top_p, seed=options.seed)
     model, tokenizer = load_for_chat(options.model, options.adapter, options.revision, options.load_in_4bit)
     places = [(options.adapter, None)] * bool(options.adapter) + [(options.model, options.revision)]
     prompts = choose_prompts(places, options.recipe, options.system, control_texts(tokenizer))

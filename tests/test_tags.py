@@ -2,7 +2,7 @@
 
 import pytest
 
-from empathy_trl.tags import completion_text, reply_text, tag_bodies, user_text
+from empathy_trl.tags import completion_text, reply_text, tag_bodies, tag_marks, user_text
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,7 @@ def test_what_the_user_said_last(prompt, expected):
 
 def test_bodies_of_a_tag():
     assert tag_bodies("<a> 1 </a><a>2</a>", "a") == ["1", "2"]
+
+
+def test_marks_of_tags():
+    assert tag_marks(("react", "answer")) == ["<react>", "</react>", "<answer>", "</answer>"]

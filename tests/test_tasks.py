@@ -10,7 +10,15 @@ from empathy_trl.errors import UserError
 from empathy_trl.outputs import Targets
 from empathy_trl.plan import memory
 from empathy_trl.recipe import load_recipe
-from empathy_trl.tasks import CONFIG_CLASSES, TASKS, load_trained, missing_extras, trainer_config, trainer_options
+from empathy_trl.tasks import (
+    CONFIG_CLASSES,
+    TASKS,
+    check_devices,
+    load_trained,
+    missing_extras,
+    trainer_config,
+    trainer_options,
+)
 
 
 def stage_of(name, stage, *overrides):
@@ -43,6 +51,12 @@ def test_missing_extras_are_named(monkeypatch):
         'deepspeed (pip install "empathy-trl[deepspeed]")',
     ]
     assert missing_extras(stage_of("ed4_tiny", "sft")) == (['deepspeed (pip install "empathy-trl[deepspeed]")'])
+
+
+def test_the_device_of_foresight_has_to_be_here():
+    options = ["--stages.grpo.rewards.foresight.model", "me/it", "--stages.grpo.rewards.foresight.device", "cuda:99"]
+    with pytest.raises(UserError, match="stages.grpo.rewards.foresight.device: 'cuda:99' is not here"):
+        check_devices(stage_of("empath_tiny", "grpo", *options))
 
 
 @pytest.mark.parametrize("processes, sequences", [("1", 24), ("4", 96)])

@@ -1,7 +1,7 @@
 """A model in this process: replies as a stream of text, with what was computed kept from turn to turn.
 
 A decoder's prompt begins with the prompt before it and its reply. So each session keeps keys and values of what it has read
-and written (`turns.Turns`), and a turn computes only what is new. An encoder-decoder reads its prompt anew.
+and written (`KeyValueCache`), and a turn computes only what is new. An encoder-decoder reads its prompt anew.
 """
 
 import secrets
@@ -16,10 +16,10 @@ from transformers import StoppingCriteria
 from transformers.generation import BaseStreamer
 
 from empathy_trl.chat.counts import Counts
-from empathy_trl.chat.decoding import TokenDecoder
+from empathy_trl.chat.key_value_cache import KeyValueCache, common_prefix
 from empathy_trl.chat.sampling import Sampling
-from empathy_trl.chat.turns import Turns, common_prefix
-from empathy_trl.chat.worker import Either, streamed
+from empathy_trl.chat.streaming import Either, streamed
+from empathy_trl.chat.token_decoder import TokenDecoder
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.generate import end_tokens, first_stop
 from empathy_trl.models import without_generation_defaults
@@ -56,15 +56,15 @@ class LocalModel:
         )
         self._lock = threading.Lock()
 
-    def new_cache(self) -> Turns:
+    def new_cache(self) -> KeyValueCache:
         """Return what a new session keeps."""
-        return Turns()
+        return KeyValueCache()
 
-    def count(self, messages: list[dict], cache: Turns) -> int:
+    def count(self, messages: list[dict], cache: KeyValueCache) -> int:
         """Return the number of tokens of a prompt, beginning of the reply included."""
         return len(self._encode(messages, cache)[1])
 
-    def prefill(self, prompts: tuple[list[dict], list[dict]], cache: Turns) -> None:
+    def prefill(self, prompts: tuple[list[dict], list[dict]], cache: KeyValueCache) -> None:
         """Compute ahead of time what two prompts share, to be there when the next one begins the same way."""
         if not self.is_decoder:
             return
@@ -76,7 +76,9 @@ class LocalModel:
                 cache.fit(shared, self._config())
                 self._compute(shared, len(shared), cache, never)
 
-    def stream(self, messages: list[dict], cache: Turns, stop: threading.Event, max_new_tokens: int) -> Iterator[str]:
+    def stream(
+        self, messages: list[dict], cache: KeyValueCache, stop: threading.Event, max_new_tokens: int
+    ) -> Iterator[str]:
         """Yield a reply as it is written, without special tokens, but with its tags; `cache.counts` is filled in meanwhile.
 
         Args:
@@ -96,7 +98,9 @@ class LocalModel:
 
         return streamed(write, stop)
 
-    def _write(self, messages: list[dict], cache: Turns, put: Callable[[str], None], stopped: Either, limit: int):
+    def _write(
+        self, messages: list[dict], cache: KeyValueCache, put: Callable[[str], None], stopped: Either, limit: int
+    ):
         text, ids = self._encode(messages, cache)
         cache.counts, cache.replies = Counts(prefilled=len(ids)), cache.replies + 1
         if self.is_decoder:
@@ -124,12 +128,12 @@ class LocalModel:
                 cache.text, cache.text_ids = text + "".join(said), [*ids, *written[:length]]
 
     def _generate(
-        self, ids: list[int], cache: Turns, take: Callable[[int], None], stopped: Either, limit: int
+        self, ids: list[int], cache: KeyValueCache, take: Callable[[int], None], stopped: Either, limit: int
     ) -> list[int]:
         """Let the model write; returns the tokens of prompt (or start) and reply."""
         sampling = {"do_sample": self.sampling.temperature > 0}
         if self.sampling.temperature > 0:
-            sampling |= {name: getattr(self.sampling, name) for name in ("temperature", "top_p", "top_k")}
+            sampling |= {"temperature": self.sampling.temperature, "top_p": self.sampling.top_p, "top_k": 0}
         if self.is_decoder:
             sampling["past_key_values"] = cache.states
         input_ids = torch.tensor([ids], device=self.model.device)
@@ -148,7 +152,7 @@ class LocalModel:
             )
         return output[0].tolist()
 
-    def _compute(self, ids: list[int], end: int, cache: Turns, stopped, keep: int = 0):
+    def _compute(self, ids: list[int], end: int, cache: KeyValueCache, stopped, keep: int = 0):
         """Read tokens into the cache up to `end`, but for the last `keep` and a stop, in chunks."""
         reader = self.model.get_decoder()
         while end - len(cache.ids) > keep and not stopped.is_set():
@@ -157,7 +161,7 @@ class LocalModel:
             reader(input_ids=chunk, past_key_values=cache.states, use_cache=True)
             cache.ids = ids[:reached]
 
-    def _encode(self, messages: list[dict], cache: Turns) -> tuple[str, list[int]]:
+    def _encode(self, messages: list[dict], cache: KeyValueCache) -> tuple[str, list[int]]:
         """Return a prompt as rendered and its tokens, those of the last turn as they are in the cache."""
         try:
             text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -176,7 +180,7 @@ class LocalModel:
         return self.model.config.get_text_config(decoder=True)
 
     @contextmanager
-    def _turn(self, stopped: Either | threading.Event, cache: Turns) -> Iterator[bool]:
+    def _turn(self, stopped: Either | threading.Event, cache: KeyValueCache) -> Iterator[bool]:
         """Wait until the model is free, and hold it; False after a stop. If anything goes wrong, the cache holds nothing then."""
         held = False
         while not (held or stopped.is_set()):

@@ -16,7 +16,7 @@ from empathy_trl.chat.reply import REASONED, TAGS
 from empathy_trl.data.text import clean
 from empathy_trl.errors import UserError
 from empathy_trl.parts import PARTS, without_reflection
-from empathy_trl.tags import reply_text
+from empathy_trl.tags import reply_text, tag_marks
 
 Messages = list[dict[str, str]]
 
@@ -135,7 +135,7 @@ def control_texts(tokenizer) -> tuple[str, ...]:
     # some templates use tokens that are not marked as special
     tokens = {token.content for token in added if token.special or re.fullmatch(r"[<\[]\S+[>\]]", token.content)}
     tokens |= set(tokenizer.all_special_tokens)
-    tokens -= {mark for tag in TAGS for mark in (f"<{tag}>", f"</{tag}>")} | {"<movie>"}  # tags are broken up anyway
+    tokens -= {*tag_marks(TAGS), "<movie>"}  # tags are broken up anyway
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
     marks = [mark for mark in TEMPLATE_MARKS if re.search(rf"(?<!\w){re.escape(mark)}(?!\w)", template)]
     return tuple(sorted(token for token in [*tokens, *marks] if len(token) > 1 and " " not in token))

@@ -9,12 +9,10 @@ class Sampling:
 
     Attributes:
         temperature: 0 takes the likeliest token, above 0 samples.
-        top_p, top_k: sample from the likeliest tokens only: those that have this probability together, and this many (0 for
-            any number).
+        top_p: sample from the likeliest tokens only, those that have this probability together.
         seed: of the sampling; None for another one each time.
     """
 
     temperature: float = 0.7
     top_p: float = 0.9
-    top_k: int = 0
     seed: int | None = None

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import httpx
 
 from empathy_trl.chat.counts import Counts
-from empathy_trl.chat.worker import Either, streamed
+from empathy_trl.chat.sampling import Sampling
+from empathy_trl.chat.streaming import Either, streamed
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.api_model import KEY, PREFIX, ApiModel
 from empathy_trl.judge.client import KEY_REFUSED, NOT_THERE
@@ -39,7 +40,7 @@ class ServedModel:
         name: of the model on the server.
         base_url: up to and without `/chat/completions`; None takes `$OPENAI_BASE_URL`, or OpenAI's own. The key is in
             `$OPENAI_API_KEY`; a server on this machine may do without.
-        sampling: how replies are written; top_k is not sent, as OpenAI's interface has none.
+        sampling: how replies are written.
         timeout: seconds without a byte from the server.
 
     Raises:
@@ -49,7 +50,7 @@ class ServedModel:
     is_decoder = True
     positions = None  # no server says how many it has
 
-    def __init__(self, name: str, base_url: str | None, sampling, timeout: float = 120.0):
+    def __init__(self, name: str, base_url: str | None, sampling: Sampling, timeout: float = 120.0):
         address = ApiModel(name, base_url)  # checks and completes them
         self.name, self.base_url = name, address.base_url
         self.sampling, self.timeout = sampling, timeout
@@ -122,9 +123,7 @@ class ServedModel:
         async for line in response.aiter_lines():
             if line.startswith("{"):
                 raise self._error(f"{self.base_url} sends no event stream, but {self._words(line)}")
-            if not line.startswith(
-                DATA
-            ):  # a comment, a blank line between events, a field that says nothing about text
+            if not line.startswith(DATA):  # a comment, a blank line between events, a field without text
                 continue
             data = line.removeprefix(DATA).strip()
             if data == DONE:

@@ -21,7 +21,7 @@ from empathy_trl.parts import REACT, REFLECT, RESPOND, read_parts
 LARGEST_CONTEXT = 8192  # tokens, unless the user asks for more
 USUAL_CONTEXT = 4096  # of a model that does not say how much it can read
 LONGEST_MESSAGE = 1_000_000  # characters that are worth counting in tokens
-SPOKEN = (TEXT, RESPOND, "answer")  # the parts whose first word a user waits for
+SPOKEN = (RESPOND, "answer", TEXT)  # the parts whose first word a user waits for
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,8 @@ class Session:
             return
         one, other = ([*talk.history, {"role": "user", "content": word}] for word in "ab")
         try:
-            self._cut(
-                talk, one, margin=self.context // 8
-            )  # room for a message as well, so that `send` has nothing to cut
+            # with room for a message, so that `send` has nothing to cut
+            self._cut(talk, one, margin=self.context // 8)
             self.model.prefill((self._prompt(talk, one), self._prompt(talk, other)), talk.cache)
         except UserError:
             pass  # nobody waits for this; `send` meets it again, and says so

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+from empathy_trl.critic_files import CONFIG_FILE, saved_critic
 from empathy_trl.errors import UserError
 from empathy_trl.recipe.classifiers import RECIPES, hint
 from empathy_trl.recipe.encoder_decoders import ENCODER_DECODERS
@@ -18,7 +19,6 @@ from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_o
 from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, Data, FromScratch, Reward, Stage
 from empathy_trl.recipe.trainer_options import check_trainer, import_class
 from empathy_trl.recipe.validation import Problem, Slot, check_mapping, check_value, show, slots, suggestion
-from empathy_trl.trainers.critic_files import CONFIG_FILE, saved_critic
 
 DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("roberta",)  # of the models that can be made from scratch
 HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
@@ -252,9 +252,10 @@ def check_rewards(rewards: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
             message = f"{name} is never above 0, so a weight below 0 pays for what it should cost; expected one above 0"
             problems.append((("weight",), message))
         model = entry.get("model")
+        is_loaded = getattr(kind, "loads_model", False) and isinstance(model, str) and bool(model)
         if (stage := stage_of(model)) is not None:
             problems += [(("model",), message) for _, message in _check_stage_model(stage, earlier, LABEL_TASKS)]
-        elif isinstance(model, str) and model and _asks_model(kind) and not _may_exist(model, HUB_MODEL):
+        elif is_loaded and not _may_exist(model, HUB_MODEL):
             expected = "stage:<name>, a folder, or a Hub id such as user/name"
             problems.append((("model",), f"no folder {model!r}; expected {expected}"))
         yield from _under(name, problems)
@@ -278,13 +279,6 @@ def _check_classifiers(evaluation: dict, earlier: dict[str, Any]) -> Iterator[Pr
             yield from ((path, message) for _, message in _check_stage_model(stage, earlier, ("classify",)))
         elif not _may_exist(origin, HUB_MODEL):
             yield path, f"no folder {origin!r}; expected stage:<name>, a folder, or a Hub id; {hint(kind)}"
-
-
-def _asks_model(kind) -> bool:
-    from empathy_trl.rewards.foresight import Foresight
-    from empathy_trl.rewards.model_reward import ModelReward
-
-    return isinstance(kind, type) and issubclass(kind, (ModelReward, Foresight))
 
 
 def _problem(name: str, error: UserError) -> Problem:

@@ -14,6 +14,8 @@ A class may offer more, which is looked for by name, and but for the last also i
 | `policy` | None, until the trainer sets it to a function that asks the policy (`trainers.policy_scorer`) |
 | `load()` | loads its model, so that one that cannot be loaded stops the run before the first step |
 | `reply_tags` | it reads the reply alone, so that an evaluation may show it people's replies too |
+| `loads_model` | its `model` is loaded into this process, on `device`, so that both are checked and the plan names the download |
+| `penalty` | it is never above 0, so that a weight below 0 is a mistake |
 | `operational` | parameters (an address, a time limit) that do not make a run another one when they change |
 
 A recipe names a reward of this package by its key in `REWARDS`, or brings its own with

@@ -52,6 +52,7 @@ class Foresight:
     label_range: list[float] | None = None
 
     __name__ = "foresight"
+    loads_model = True  # if it is given one, see `ModelReward`
     tags = (REFLECT,)
 
     def __post_init__(self):

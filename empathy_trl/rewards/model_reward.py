@@ -42,6 +42,7 @@ class ModelReward(ReadsReply, ABC):
     min_held_out: float | None = None
 
     lowest = 0.0  # not annotated, so that it is no parameter
+    loads_model = True  # `model` and `device` say which one and where
 
     def __post_init__(self):
         if not self.model:

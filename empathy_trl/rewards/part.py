@@ -1,9 +1,9 @@
 """One part of a reply that reacts, responds and reflects, for rewards that pay for a part whatever the others look like."""
 
 from empathy_trl.parts import PARTS
-from empathy_trl.tags import completion_text, tag_bodies
+from empathy_trl.tags import completion_text, tag_bodies, tag_marks
 
-_MARKS = [mark for part in PARTS for mark in (f"<{part}>", f"</{part}>")]
+_MARKS = tag_marks(PARTS)
 
 
 def part_text(completion: str | list[dict], part: str) -> str:

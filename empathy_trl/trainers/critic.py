@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from empathy_trl.critic_files import CONFIG_FILE, FOLDER, HEAD_FILE, saved_critic
 from empathy_trl.errors import UserError
 from empathy_trl.files import read_json
-from empathy_trl.trainers.critic_files import CONFIG_FILE, FOLDER, HEAD_FILE, saved_critic
 
 
 class ValueHead(nn.Linear):

@@ -20,9 +20,9 @@ from trl.trainer.utils import selective_log_softmax_and_entropy
 
 from empathy_trl.errors import UserError
 from empathy_trl.models import start_token, without_generation_defaults
+from empathy_trl.patching import patched
 from empathy_trl.recipe.encoder_decoders import decoder_settings
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
-from empathy_trl.trainers.patching import patched
 
 
 def trainer_class(base: type, model) -> type:

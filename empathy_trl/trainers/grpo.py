@@ -28,8 +28,8 @@ from trl.trainer.utils import RepeatSampler
 
 from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.models import check_tags
+from empathy_trl.patching import patched
 from empathy_trl.schedules import weight_at
-from empathy_trl.trainers.patching import patched
 from empathy_trl.trainers.policy_scorer import PolicyScorer
 from empathy_trl.trainers.shared_prefix import SharedPrefixMixin
 from empathy_trl.trainers.stopping import StepStart, first_stop, holding_back

@@ -27,13 +27,13 @@ import torch
 from transformers import TrainerCallback
 from trl.trainer.callbacks import SyncRefModelCallback
 
+from empathy_trl.critic_files import FOLDER, saved_critic
+from empathy_trl.patching import patched
 from empathy_trl.shared_prefix.attention import install, unsupported
 from empathy_trl.trainers import advantages as gae
 from empathy_trl.trainers.critic import ValuesBesideLogProbs, build_critic, without_critic
-from empathy_trl.trainers.critic_files import FOLDER, saved_critic
 from empathy_trl.trainers.dropout import switch_off_dropout
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
-from empathy_trl.trainers.patching import patched
 from empathy_trl.trainers.ppo_advice import PPOAdvice
 
 
@@ -64,10 +64,8 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
             switch_off_dropout(self.model)
         self._critic_hooks = ValuesBesideLogProbs(self.model, policy.get_decoder())
         self._awaits_values, self._values, self._scores = False, None, None
-        sharded = (
-            self.is_deepspeed_enabled or self.is_fsdp_enabled
-        )  # they keep gradients and states in ways of their own
-        if not sharded:
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if not sharded:  # else gradients and states are kept in other ways
             self.add_callback(CriticFirst(self.critic))
         if self.args.sync_ref_model:
             self.remove_callback(SyncRefModelCallback)

@@ -31,10 +31,10 @@ from trl.extras.profiling import profiling_context
 from trl.trainer import grpo_trainer
 
 from empathy_trl.models import evaluating
+from empathy_trl.patching import patched
 from empathy_trl.shared_prefix.attention import COMPILED, decide, install, require_all_layers, unsupported
 from empathy_trl.shared_prefix.generation import sample, shared_log_probs, usual_log_probs
 from empathy_trl.shared_prefix.packing import PackedBatch, pack, trim
-from empathy_trl.trainers.patching import patched
 
 logger = logging.getLogger(__name__)
 

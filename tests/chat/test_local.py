@@ -5,10 +5,10 @@ import threading
 import pytest
 import torch
 
-from empathy_trl.chat.decoding import TokenDecoder, hidden_ids
+from empathy_trl.chat.key_value_cache import KeyValueCache, common_prefix
 from empathy_trl.chat.local import LocalModel, positions_of
 from empathy_trl.chat.sampling import Sampling
-from empathy_trl.chat.turns import Turns, common_prefix
+from empathy_trl.chat.token_decoder import TokenDecoder
 from empathy_trl.errors import UserError
 from tests.chat.small_models import sharpened, small
 from tests.trainers.tiny_t5 import tiny_t5
@@ -89,7 +89,7 @@ def test_what_is_prefilled_is_not_computed_again(lengths):
     cache, messages = model.new_cache(), [user("How are you?")]
     messages += [{"role": "assistant", "content": say(model, messages, cache)}]
     model.prefill(([*messages, user("a")], [*messages, user("b")]), cache)
-    afresh = Turns(text=cache.text, text_ids=cache.text_ids)  # the same tokens, computed anew
+    afresh = KeyValueCache(text=cache.text, text_ids=cache.text_ids)  # the same tokens, computed anew
     expected = say(model, [*messages, user("So scared")], afresh)
     seen.clear()
     assert say(model, [*messages, user("So scared")], cache) == expected
@@ -100,10 +100,12 @@ def test_a_long_prompt_is_computed_in_chunks(monkeypatch, lengths):
     monkeypatch.setattr("empathy_trl.chat.local.CHUNK", 7)
     model = LocalModel(*sharpened(), GREEDY)
     messages = [user("so scared when the lights went out " * 4)]
-    expected = "".join(LocalModel(model.model, model.tokenizer, GREEDY).stream(messages, Turns(), threading.Event(), 5))
+    expected = "".join(
+        LocalModel(model.model, model.tokenizer, GREEDY).stream(messages, KeyValueCache(), threading.Event(), 5)
+    )
     seen = lengths(model.model)
     assert say(model, messages, model.new_cache(), 5) == expected
-    assert max(seen) == 7 and sum(seen) == model.count(messages, Turns()) + 4
+    assert max(seen) == 7 and sum(seen) == model.count(messages, KeyValueCache()) + 4
 
 
 def test_a_stop_ends_the_reply_and_the_next_turn_is_right():
@@ -116,7 +118,7 @@ def test_a_stop_ends_the_reply_and_the_next_turn_is_right():
             stop.set()
     assert cache.counts.written < 300
     messages += [{"role": "assistant", "content": said}, user("And?")]
-    fresh = Turns(text=cache.text, text_ids=cache.text_ids)  # the same tokens, computed anew
+    fresh = KeyValueCache(text=cache.text, text_ids=cache.text_ids)  # the same tokens, computed anew
     assert say(model, messages, cache) == say(model, messages, fresh)
 
 
@@ -169,7 +171,7 @@ def test_what_fails_is_raised_and_nothing_is_kept(monkeypatch):
 def test_sampling_repeats_by_its_seed_and_leaves_the_generator_alone():
     parts = small()
     state = torch.random.get_rng_state()
-    say_with = lambda seed: say(LocalModel(*parts, Sampling(1.0, 1.0, seed=seed)), [user("Hi")], Turns())
+    say_with = lambda seed: say(LocalModel(*parts, Sampling(1.0, 1.0, seed=seed)), [user("Hi")], KeyValueCache())
     assert say_with(1) == say_with(1) != say_with(2)
     assert len({say_with(None) for _ in range(3)}) == 3
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -195,35 +197,6 @@ def test_the_states_of_a_sliding_window_are_not_cut():
     say(model, [user("How are you? " * 8)], cache)
     other = [user("How are you? " * 3)]
     assert say(model, other, cache) == say(model, other, model.new_cache())
-
-
-@pytest.mark.parametrize(
-    ("text", "special"),
-    [("é🙂漢字 <react>*nods*</react> and", []), ("  two  spaces\n\n", []), ("end", ["<eos>"])],
-)
-def test_tokens_become_text_one_by_one(text, special):
-    _, tokenizer = small()
-    decoder = TokenDecoder(tokenizer)
-    ids = tokenizer(text + "".join(special), add_special_tokens=False)["input_ids"]
-    pieces = [decoder.feed(token) for token in ids]
-    assert "".join(pieces) + decoder.close() == text
-    assert not any("\ufffd" in piece for piece in pieces)
-
-
-def test_half_a_character_never_comes_out():
-    _, tokenizer = small()
-    decoder = TokenDecoder(tokenizer)
-    ids = tokenizer("a🙂", add_special_tokens=False)["input_ids"][:-1]
-    assert "".join(map(decoder.feed, ids)) + decoder.close() == "a"
-
-
-def test_tags_are_shown_even_where_they_are_special_tokens():
-    _, tokenizer = small()
-    tokenizer.add_special_tokens({"extra_special_tokens": ["<answer>", "</answer>"]})
-    decoder = TokenDecoder(tokenizer)
-    ids = tokenizer("<answer>so</answer><eos>", add_special_tokens=False)["input_ids"]
-    assert "".join(map(decoder.feed, ids)) == "<answer>so</answer>"
-    assert tokenizer.eos_token_id in hidden_ids(tokenizer)
 
 
 def test_positions():

@@ -366,3 +366,11 @@ def test_a_page_needs_gradio(run, monkeypatch):
 
 def test_the_same_seed_says_the_same(run):
     assert run("--model", "base")[1] == run("--model", "base")[1]
+
+
+def test_a_page_may_take_any_free_port(run, monkeypatch):
+    pytest.importorskip("gradio")
+    asked = []
+    monkeypatch.setattr("empathy_trl.chat.web.serve", lambda make_session, *where: asked.append(where))
+    served = ("--model", "openai:m", "--base_url", "http://localhost/v1")
+    assert run(*served, "--web", "--port", "0")[0] == 0 and asked == [("openai:m", "127.0.0.1", 0)]

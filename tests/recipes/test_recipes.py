@@ -48,6 +48,12 @@ def test_check_finds_what_the_config_class_will_refuse(tmp_path):
         describe(recipe, tmp_path)
 
 
+def test_the_plan_names_the_model_of_foresight(tmp_path):
+    overrides = ["--stages.grpo.rewards.foresight.model", "me/similarity"]
+    plan = describe(load_recipe("empath_tiny", overrides, CONFIG_CLASSES), tmp_path)
+    assert "downloads: reward model me/similarity\n" in plan
+
+
 @each_recipe
 def test_header_says_what_how_and_with_what(path):
     what, command, needs = path.read_text(encoding="utf-8").splitlines()[:3]

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from empathy_trl.chat.printable import printable
 from empathy_trl.chat.reply import Piece
-from empathy_trl.chat.session import Notice, Stats
+from empathy_trl.chat.session import SPOKEN, Notice, Stats
+from empathy_trl.parts import REACT, REFLECT, RESPOND
 
 BREAKS = "This reply breaks its format and is shown as it is."
-_SPOKEN = ("respond", "answer", "text")
 
 
 @dataclass
@@ -78,9 +78,9 @@ def _reply(turn: Turn) -> str:
 
 def _reaction(turn: Turn) -> str:
     """The reaction as soon as it is complete; without the asterisks, for which it stands in italics."""
-    if "react" not in turn.complete and not turn.done:
+    if REACT not in turn.complete and not turn.done:
         return ""
-    return _element("p", "reaction", turn.texts.get("react", "").replace("*", ""))
+    return _element("p", "reaction", turn.texts.get(REACT, "").replace("*", ""))
 
 
 def _reasoning(turn: Turn) -> str:
@@ -89,19 +89,19 @@ def _reasoning(turn: Turn) -> str:
 
 
 def _spoken(turn: Turn) -> list[str]:
-    return [_element("div", f"spoken {part}", turn.texts.get(part, "")) for part in _SPOKEN]
+    return [_element("div", f"spoken {part}", turn.texts.get(part, "")) for part in SPOKEN]
 
 
 def _waiting(turn: Turn) -> str:
     """That there is more to come, where nothing can be seen to come."""
-    if turn.done or "respond" not in turn.complete and any(turn.texts.get(part, "").strip() for part in _SPOKEN):
+    if turn.done or RESPOND not in turn.complete and any(turn.texts.get(part, "").strip() for part in SPOKEN):
         return ""
-    return _element("p", "waiting", "reflecting …" if "respond" in turn.complete else "…", role="status")
+    return _element("p", "waiting", "reflecting …" if RESPOND in turn.complete else "…", role="status")
 
 
 def _reflection(turn: Turn) -> str:
     """A closed drawer, once the reply has ended: a drawer that is still written in would close under the reader."""
-    return _drawer("reflection", "Reflection", turn.texts.get("reflect", "")) if turn.done else ""
+    return _drawer("reflection", "Reflection", turn.texts.get(REFLECT, "")) if turn.done else ""
 
 
 def _drawer(kind: str, title: str, text: str, is_open: bool = False) -> str:

@@ -9,7 +9,7 @@ from empathy_trl.chat.counts import Counts
 
 
 @dataclass
-class Turns:
+class KeyValueCache:
     """Keys and values of the tokens of a session, and the text they stand for.
 
     A reply is kept in the tokens in which it was written: cut into tokens anew, it may become others, and then what was

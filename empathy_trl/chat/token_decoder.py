@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from empathy_trl.chat.reply import TAGS
+from empathy_trl.tags import tag_marks
 
 BROKEN = "\ufffd"  # how bytes are decoded that are no character yet
 _LONGEST = 4  # bytes of a character, and at most as many tokens
@@ -53,7 +54,7 @@ class TokenDecoder:
 
 def hidden_ids(tokenizer) -> set[int]:
     """Return the ids of all special tokens but those that are tags."""
-    tags = {mark for tag in TAGS for mark in (f"<{tag}>", f"</{tag}>")}
     special = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    tags = set(tag_marks(TAGS))
     return {index for index, content in special.items() if content not in tags}
