@@ -6,7 +6,7 @@ beside the reward in every table, with the row of the reference replies. What el
 `perplexity`, `reply_classifiers`) has its main figures there too, and the rest in a table of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,7 +131,8 @@ def score(stage, rows, train, predictions: list[Prediction], rewards: dict) -> t
     # What reads the reply alone can read a person's reply too; without tags, so that the whole text is the reply.
     reading = _reading(rewards)
     tags = next(iter(reading.values()), REPLY_TAGS)  # a reply is what the rewards take for it
-    return judge(stage, rows, predictions, rewards, tags, People(list(rows["reference"]), list(reading)))
+    people = People(list(rows["reference"]), list(reading))
+    return judge(stage, rows, predictions, rewards, lambda completion: reply_text(completion, tags), people)
 
 
 @dataclass
@@ -152,22 +153,22 @@ def judge(
     rows,
     predictions: list[Prediction],
     rewards: dict,
-    tags: Sequence[str],
+    read: Callable[[str], str],
     people: People,
     more: Callable = lambda completions: {},
 ) -> tuple[dict, list[dict]]:
-    """Return what `score` does, for completions whose reply stands in one of `tags`.
+    """Return what `score` does, for completions whose reply is what `read` makes of them.
 
     Args:
         stage, rows, predictions, rewards: as for `score`.
-        tags: see `tags.reply_text`.
+        read: returns the reply of a completion, "" where it has none.
         people: gives the rewards of the references; what is counted of replies is the column `reference`.
         more: from completions to further metrics, one value per row.
     """
     columns = {name: list(rows[name]) for name in rows.column_names if name != "prompt"}
     prompts, references = list(rows["prompt"]), columns["reference"]
     completions = [prediction.completion for prediction in predictions]
-    replies = [reply_text(completion, tags) for completion in completions]
+    replies = [read(completion) for completion in completions]
     earned = breakdown(rewards, prompts, completions, progress=1.0, **columns).rows
     if all(row["total"] is None for row in earned):
         raise UserError(

@@ -26,6 +26,7 @@ from empathy_trl.evaluation.replies import (
     summary,
 )
 from empathy_trl.parts import RESPOND, read_parts
+from empathy_trl.rewards.part import part_text
 
 __all__ = [
     "GOLD",
@@ -57,7 +58,11 @@ def predict(model, tokenizer, stage, rows, batch_size: int) -> list[Prediction]:
 def score(stage, rows, train, predictions: list[Prediction], rewards: dict) -> tuple[dict, list[dict]]:
     """Return what `replies.score` does, with `format_adherence`, and with every reward of the reference turns."""
     people = People(list(rows["turn"]), list(rewards))
-    return replies.judge(stage, rows, predictions, rewards, [RESPOND], people, more=_adherence)
+    return replies.judge(stage, rows, predictions, rewards, _spoken, people, more=_adherence)
+
+
+def _spoken(completion: str) -> str:
+    return part_text(completion, RESPOND)
 
 
 def _adherence(completions: list[str]) -> dict[str, list[bool]]:

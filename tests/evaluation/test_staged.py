@@ -49,8 +49,8 @@ def test_gold_turns_keep_the_format_and_earn_what_they_earn_as_references():
 
 
 def test_broken_turns_are_counted_and_have_no_reply_where_the_spoken_part_is_broken():
-    result, table = scored([WHOLE[0], WHOLE[1].replace("</reflect>", ""), "How are you?</respond>"])
-    assert [row["reply"] for row in table] == [SPOKEN[0], SPOKEN[1], ""]
+    result, table = scored([WHOLE[0], WHOLE[1].replace("</reflect>", ""), "How are you?"])
+    assert [row["reply"] for row in table] == [SPOKEN[0], SPOKEN[1], ""]  # nobody is told what stands in no part
     assert [row["metrics"]["format_adherence"] for row in table] == [1, 0, 0]
     assert result["metrics"]["format_adherence"]["value"] == pytest.approx(1 / 3)
     assert result["metrics"]["empty_share"]["value"] == pytest.approx(1 / 3)
