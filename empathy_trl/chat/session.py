@@ -188,15 +188,15 @@ class Session:
         Raises:
             UserError: nothing was said yet, the file exists, or it cannot be written.
         """
-        path = Path(path).expanduser()
         if not self.history:
             raise UserError("nothing was said yet")
-        if path.exists():
-            raise UserError(f"{path}: exists; choose another name")
         try:
-            return write_rows(path, [{"conversation_id": path.stem, "messages": self.history}])
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+            path = Path(path).expanduser()
+            if not path.exists():
+                return write_rows(path, [{"conversation_id": path.stem, "messages": self.history}])
+        except (OSError, RuntimeError, ValueError) as error:  # the latter two: nobody's home, a zero byte
+            raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(f"{path}: exists; choose another name")
 
     def summary(self) -> str:
         """Return the figures for people: of the last reply, and the medians of all."""

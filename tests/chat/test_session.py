@@ -180,6 +180,14 @@ def test_save_writes_training_data_and_overwrites_nothing(tmp_path):
         session.save(tmp_path / "file" / "talk.jsonl")
 
 
+@pytest.mark.parametrize("name", ["~nobody-is-called-so/talk.jsonl", "a" * 300, "a\0b"])
+def test_a_name_that_no_file_can_have_is_the_users_to_mend(name):
+    session, _ = talk(STAGED)
+    said(session)
+    with pytest.raises(UserError, match="cannot be written: "):
+        session.save(name)
+
+
 def test_the_oldest_exchanges_go_seldom_and_the_user_is_told():
     system = Prompts(system="Be kind now")  # 4 tokens
     model = ScriptedModel(["one two three four"])  # an exchange: 5 + 5 tokens
