@@ -154,8 +154,11 @@ class Session:
         """
         if not message.strip():
             raise UserError("the message is empty")
+        talk = self._talk
+        if not talk.writing:
+            talk.stop = threading.Event()  # heard from here on, while a long message is counted, too
         self._check_length(message)
-        return self._reply(self._talk, message)
+        return self._reply(talk, message)
 
     def stop(self):
         """End the reply that is being written; what was said stays. May be called from any thread, at any time."""
@@ -218,8 +221,7 @@ class Session:
             raise UserError("the last reply is still being written; stop it first")
         started = time.perf_counter()
         stats, reader, said = Stats(), ReplyReader(self.prompts.expects), []
-        talk.writing, talk.stop = True, threading.Event()
-        failed = True
+        talk.writing = failed = True
         try:
             with talk.working:
                 history = [*talk.history, {"role": "user", "content": message}]

@@ -82,6 +82,19 @@ def test_a_stop_keeps_what_was_said():
     assert model.prompts[1][1]["content"] == "One "
 
 
+def test_a_stop_is_heard_while_a_message_is_counted():
+    session, model = talk(["One."], ["Two."])
+    count, once = model.count, iter([session.stop])
+
+    def interrupted(messages, cache):
+        next(once, bool)()
+        return count(messages, cache)
+
+    model.count = interrupted
+    assert said(session) == [Notice("stopped")]
+    assert said(session)[0].text == "Two."
+
+
 def test_a_reader_that_leaves_keeps_what_was_said():
     session, _ = talk(STAGED)
     reply = session.send("Hi")
