@@ -38,7 +38,7 @@ class Settings:
     Attributes:
         context: tokens that the model sees, reply included; None for all it can read, at most `LARGEST_CONTEXT`, or `USUAL_CONTEXT`
             where nobody says how much that is.
-        max_new_tokens: of a reply; of a decoder's context at most half.
+        max_new_tokens: of a reply; of a decoder's context at most half, of an encoder-decoder at most its positions.
     """
 
     context: int | None = None
@@ -107,6 +107,8 @@ class Session:
         self.max_new_tokens = settings.max_new_tokens
         if model.is_decoder:
             self.max_new_tokens = min(self.max_new_tokens, max(1, self.context // 2))
+        elif model.positions:  # as many as it can read it can write
+            self.max_new_tokens = min(self.max_new_tokens, model.positions)
         self._room = self.max_new_tokens if model.is_decoder else 0
         self._talk = _Talk(model.new_cache())
         self._fixed = self._alone("")  # tokens of a prompt without a word

@@ -95,6 +95,12 @@ def test_a_stop_is_heard_while_a_message_is_counted():
     assert said(session)[0].text == "Two."
 
 
+def test_an_encoder_decoder_writes_at_most_what_it_can_read():
+    model = ScriptedModel(["Hi."], positions=50)
+    model.is_decoder = False
+    assert Session(model, Prompts(), Settings()).max_new_tokens == 50
+
+
 def test_a_reader_that_leaves_keeps_what_was_said():
     session, _ = talk(STAGED)
     reply = session.send("Hi")
