@@ -48,7 +48,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--show_reflection", action="store_true", help="show what the model thinks")
     parser.add_argument("--web", action="store_true", help="on a web page instead")
     parser.add_argument("--host", default="127.0.0.1", help="of the page (default: %(default)s, this machine only)")
-    parser.add_argument("--port", type=positive, default=7860, help="of the page (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="of the page; 0 takes a free one (default: %(default)s)")
     return parser
 
 
