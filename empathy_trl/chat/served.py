@@ -64,7 +64,7 @@ class ServedModel:
         """Return an estimate of a prompt's tokens."""
         return sum(4 + len(message["content"]) // CHARACTERS_PER_TOKEN for message in messages)
 
-    def prefill(self, prompts, cache: Requests) -> None:
+    def prefill(self, prompts, cache: Requests, stop) -> None:
         """Do nothing: a server is asked when there is something to ask."""
 
     def stream(

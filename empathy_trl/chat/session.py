@@ -84,6 +84,11 @@ class _Talk:
     working: threading.Lock = field(default_factory=threading.Lock)  # held while a reply or the next turn is computed
     writing: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
+    left: bool = False  # nobody will go on with it
+
+    def is_set(self) -> bool:
+        """Whether `prepare` should end, because the user has left, or stops the reply that waits for it."""
+        return self.left or (self.writing and self.stop.is_set())
 
 
 class Session:
@@ -166,9 +171,14 @@ class Session:
         """End the reply that is being written; what was said stays. May be called from any thread, at any time."""
         self._talk.stop.set()
 
+    def leave(self):
+        """End a reply that is being written, and `prepare`: the user does not go on."""
+        self.stop()
+        self._talk.left = True
+
     def reset(self):
         """Forget all that was said; ends a reply that is being written."""
-        self.stop()
+        self.leave()
         self._talk = _Talk(self.model.new_cache())
 
     def prepare(self):
@@ -181,7 +191,7 @@ class Session:
             self._cut(
                 talk, one, margin=self.context // 8
             )  # room for a message as well, so that `send` has nothing to cut
-            self.model.prefill((self._prompt(talk, one), self._prompt(talk, other)), talk.cache)
+            self.model.prefill((self._prompt(talk, one), self._prompt(talk, other)), talk.cache, talk)
         except UserError:
             pass  # nobody waits for this; `send` meets it again, and says so
         finally:

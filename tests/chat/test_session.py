@@ -352,6 +352,30 @@ def test_an_encoder_decoder_in_a_session():
     assert all(stats.prefilled <= 60 and stats.cached == 0 for stats in session.all_stats)
 
 
+@pytest.mark.parametrize("way", ["leave", "reset", "stop"])
+def test_prepare_ends_when_the_user_does_not_wait_for_it(way):
+    session, model = talk(["One."], ["Two."])
+    said(session)
+    began = threading.Event()
+
+    def endless(prompts, cache, stop):
+        began.set()
+        while not stop.is_set():
+            time.sleep(0.001)
+
+    model.prefill = endless
+    preparing = threading.Thread(target=session.prepare, daemon=True)
+    preparing.start()
+    assert began.wait(5)
+    if way == "stop":  # of a reply that waits for it
+        threading.Timer(0.1, session.stop).start()
+        assert said(session) == [Notice("stopped")]
+    else:
+        getattr(session, way)()
+    preparing.join(5)
+    assert not preparing.is_alive()
+
+
 def test_prepare_leaves_errors_to_send(monkeypatch):
     session, model = talk(["One."])
     said(session)
