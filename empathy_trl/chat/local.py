@@ -64,17 +64,23 @@ class LocalModel:
         """Return the number of tokens of a prompt, beginning of the reply included."""
         return len(self._encode(messages, cache)[1])
 
-    def prefill(self, prompts: tuple[list[dict], list[dict]], cache: KeyValueCache) -> None:
-        """Compute ahead of time what two prompts share, to be there when the next one begins the same way."""
+    def prefill(self, prompts: tuple[list[dict], list[dict]], cache: KeyValueCache, stop) -> None:
+        """Compute ahead of time what two prompts share, to be there when the next one begins the same way.
+
+        Args:
+            prompts: messages of both.
+            cache: of the session.
+            stop: has `is_set()`, which ends it between two chunks.
+        """
         if not self.is_decoder:
             return
         one, other = (self._encode(messages, cache)[1] for messages in prompts)
         shared = one[: common_prefix(one, other)]
         if len(shared) > 1:
-            never = threading.Event()
-            with self._turn(never, cache):
-                cache.fit(shared, self._config())
-                self._compute(shared, len(shared), cache, never)
+            with self._turn(stop, cache) as held:
+                if held:
+                    cache.fit(shared, self._config())
+                    self._compute(shared, len(shared), cache, stop)
 
     def stream(
         self, messages: list[dict], cache: KeyValueCache, stop: threading.Event, max_new_tokens: int

@@ -7,7 +7,7 @@ estimated here, and what a turn counts as tokens are the pieces the server sends
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 import httpx
@@ -23,6 +23,7 @@ from empathy_trl.judge.secret import on_this_machine, read_key
 CHARACTERS_PER_TOKEN = 3  # on the safe side for English
 DATA = "data:"
 DONE = "[DONE]"
+LONGEST_LINE = 1_000_000  # bytes
 CUT_OFF = "length"  # a reply's end, as OpenAI calls it
 
 
@@ -64,7 +65,7 @@ class ServedModel:
         """Return an estimate of a prompt's tokens."""
         return sum(4 + len(message["content"]) // CHARACTERS_PER_TOKEN for message in messages)
 
-    def prefill(self, prompts, cache: Requests) -> None:
+    def prefill(self, prompts, cache: Requests, stop) -> None:
         """Do nothing: a server is asked when there is something to ask."""
 
     def stream(
@@ -120,7 +121,7 @@ class ServedModel:
     async def _read_events(self, response: httpx.Response, put: Callable[[str], None]) -> str | None:
         """Put the text of every event; UserError where one is malformed, or the last one is missing."""
         reason = None
-        async for line in response.aiter_lines():
+        async for line in self._lines(response):
             if line.startswith("{"):
                 raise self._error(f"{self.base_url} sends no event stream, but {self._words(line)}")
             if not line.startswith(DATA):  # a comment, a blank line between events, a field without text
@@ -135,6 +136,17 @@ class ServedModel:
         if reason is None:
             raise self._error(f"{self.base_url} ended the reply in the middle")
         return reason
+
+    async def _lines(self, response: httpx.Response) -> AsyncIterator[str]:
+        """Yield lines; httpx's own also end at characters that JSON leaves as they are, such as U+2028."""
+        rest = b""
+        async for chunk in response.aiter_bytes():
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield line.decode(errors="replace")
+            if len(rest) > LONGEST_LINE:
+                raise self._error(f"{self.base_url} sends a line of more than {LONGEST_LINE} bytes")
+        yield rest.decode(errors="replace")
 
     def _event(self, data: str) -> tuple[str, str | None]:
         """Return the text of an event, and why the reply ends with it, if it does."""
@@ -152,7 +164,8 @@ class ServedModel:
             raise self._error(f"{self.base_url} sends a malformed event: {self._words(data)}") from error
         if not isinstance(text, str | None):
             raise self._error(f"{self.base_url} sends a malformed event: {self._words(data)}")
-        return text or "", reason
+        # no halves of surrogate pairs, which nothing encodes
+        return (text or "").encode(errors="replace").decode(), reason
 
     def _refuse(self, status: int, words: str):
         says = f"{self.base_url} answers HTTP {status}: {self._words(words)}"

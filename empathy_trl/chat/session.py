@@ -38,7 +38,7 @@ class Settings:
     Attributes:
         context: tokens that the model sees, reply included; None for all it can read, at most `LARGEST_CONTEXT`, or `USUAL_CONTEXT`
             where nobody says how much that is.
-        max_new_tokens: of a reply; of a decoder's context at most half.
+        max_new_tokens: of a reply; of a decoder's context at most half, of an encoder-decoder at most its positions.
     """
 
     context: int | None = None
@@ -84,6 +84,11 @@ class _Talk:
     working: threading.Lock = field(default_factory=threading.Lock)  # held while a reply or the next turn is computed
     writing: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
+    left: bool = False  # nobody will go on with it
+
+    def is_set(self) -> bool:
+        """Whether `prepare` should end, because the user has left, or stops the reply that waits for it."""
+        return self.left or (self.writing and self.stop.is_set())
 
 
 class Session:
@@ -107,6 +112,8 @@ class Session:
         self.max_new_tokens = settings.max_new_tokens
         if model.is_decoder:
             self.max_new_tokens = min(self.max_new_tokens, max(1, self.context // 2))
+        elif model.positions:  # as many as it can read it can write
+            self.max_new_tokens = min(self.max_new_tokens, model.positions)
         self._room = self.max_new_tokens if model.is_decoder else 0
         self._talk = _Talk(model.new_cache())
         self._fixed = self._alone("")  # tokens of a prompt without a word
@@ -154,16 +161,24 @@ class Session:
         """
         if not message.strip():
             raise UserError("the message is empty")
+        talk = self._talk
+        if not talk.writing:
+            talk.stop = threading.Event()  # heard from here on, while a long message is counted, too
         self._check_length(message)
-        return self._reply(self._talk, message)
+        return self._reply(talk, message)
 
     def stop(self):
         """End the reply that is being written; what was said stays. May be called from any thread, at any time."""
         self._talk.stop.set()
 
+    def leave(self):
+        """End a reply that is being written, and `prepare`: the user does not go on."""
+        self.stop()
+        self._talk.left = True
+
     def reset(self):
         """Forget all that was said; ends a reply that is being written."""
-        self.stop()
+        self.leave()
         self._talk = _Talk(self.model.new_cache())
 
     def prepare(self):
@@ -175,7 +190,7 @@ class Session:
         try:
             # with room for a message, so that `send` has nothing to cut
             self._cut(talk, one, margin=self.context // 8)
-            self.model.prefill((self._prompt(talk, one), self._prompt(talk, other)), talk.cache)
+            self.model.prefill((self._prompt(talk, one), self._prompt(talk, other)), talk.cache, talk)
         except UserError:
             pass  # nobody waits for this; `send` meets it again, and says so
         finally:
@@ -187,15 +202,15 @@ class Session:
         Raises:
             UserError: nothing was said yet, the file exists, or it cannot be written.
         """
-        path = Path(path).expanduser()
         if not self.history:
             raise UserError("nothing was said yet")
-        if path.exists():
-            raise UserError(f"{path}: exists; choose another name")
         try:
-            return write_rows(path, [{"conversation_id": path.stem, "messages": self.history}])
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+            path = Path(path).expanduser()
+            if not path.exists():
+                return write_rows(path, [{"conversation_id": path.stem, "messages": self.history}])
+        except (OSError, RuntimeError, ValueError) as error:  # the latter two: nobody's home, a zero byte
+            raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(f"{path}: exists; choose another name")
 
     def summary(self) -> str:
         """Return the figures for people: of the last reply, and the medians of all."""
@@ -217,8 +232,7 @@ class Session:
             raise UserError("the last reply is still being written; stop it first")
         started = time.perf_counter()
         stats, reader, said = Stats(), ReplyReader(self.prompts.expects), []
-        talk.writing, talk.stop = True, threading.Event()
-        failed = True
+        talk.writing = failed = True
         try:
             with talk.working:
                 history = [*talk.history, {"role": "user", "content": message}]

@@ -58,6 +58,7 @@ class Terminal:
             return self._talk()
         finally:
             if self._preparing:
+                self.session.leave()
                 self._preparing.join()  # torch does not survive the interpreter's end in a thread
 
     def _talk(self) -> int:

@@ -38,7 +38,7 @@ class ScriptedModel:
     def count(self, messages, cache):
         return sum(1 + len(message["content"].split()) for message in messages)
 
-    def prefill(self, prompts, cache):
+    def prefill(self, prompts, cache, stop):
         self.prefilled.append(prompts)
 
     def stream(self, messages, cache, stop, max_new_tokens):

@@ -24,7 +24,7 @@ class ScriptedSession:
         self.scripts = scripts or {}
         self.history: list[dict] = []
         self.well_formed: bool | None = None
-        self.prepared = 0
+        self.prepared, self.left = 0, False
         self._stop = threading.Event()
         self.stats: Stats | None = None
 
@@ -57,6 +57,10 @@ class ScriptedSession:
 
     def stop(self):
         self._stop.set()
+
+    def leave(self):
+        self.left = True
+        self.stop()
 
     def reset(self):
         self.history = []

@@ -88,7 +88,7 @@ def test_what_is_prefilled_is_not_computed_again(lengths):
     seen = lengths(model.model)
     cache, messages = model.new_cache(), [user("How are you?")]
     messages += [{"role": "assistant", "content": say(model, messages, cache)}]
-    model.prefill(([*messages, user("a")], [*messages, user("b")]), cache)
+    model.prefill(([*messages, user("a")], [*messages, user("b")]), cache, threading.Event())
     afresh = KeyValueCache(text=cache.text, text_ids=cache.text_ids)  # the same tokens, computed anew
     expected = say(model, [*messages, user("So scared")], afresh)
     seen.clear()
@@ -187,7 +187,7 @@ def test_an_encoder_decoder_keeps_nothing_and_says_what_generate_says():
     decoder = TokenDecoder(tokenizer, model._ends)
     expected = "".join(map(decoder.feed, output[1:].tolist())) + decoder.close()
     assert say(model, messages, cache, 9) == expected
-    model.prefill((messages, messages), cache)
+    model.prefill((messages, messages), cache, threading.Event())
     assert not model.is_decoder and cache.states is None and cache.counts.cached == 0
 
 

@@ -75,6 +75,20 @@ def test_what_servers_differ_in(steps):
         assert list(stream(server.base_url)[0]) == ["Hi"]
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("a\u2028b\u0085c".encode(), "a\u2028b\u0085c"),  # lines end there, for Python
+        (b"a\xff\xfeb", "a\ufffd\ufffdb"),
+        (b"a\\ud800b", "a?b"),
+    ],
+)
+def test_characters_that_are_seldom(text, read):
+    event_of_bytes = b'data: {"choices":[{"delta":{"content":"' + text + b'"}}]}\n\n'
+    with StreamingServer(lambda request: [event_of_bytes, DONE]) as server:
+        assert list(stream(server.base_url)[0]) == [read]
+
+
 @pytest.mark.parametrize(("reason", "cut_off"), [("length", True), ("stop", False)])
 def test_a_reply_that_was_cut_off_is_noted(reason, cut_off):
     with StreamingServer(lambda request: [event("Hi", reason), DONE]) as server:
@@ -98,6 +112,7 @@ def test_a_reply_that_was_cut_off_is_noted(reason, cut_off):
         ([b'data: {"error": {"message": "too long"}}\n\n'], "reports .*too long"),
         ([event("Hi")], "ended the reply in the middle"),
         ([b""], "ended the reply in the middle"),
+        ([b"data: ", b"x" * 2_000_000], "sends a line of more than 1000000 bytes"),
         ([b'{"choices": [{"message": {"content": "Hi"}}]}'], "sends no event stream"),
     ],
 )

@@ -82,6 +82,25 @@ def test_a_stop_keeps_what_was_said():
     assert model.prompts[1][1]["content"] == "One "
 
 
+def test_a_stop_is_heard_while_a_message_is_counted():
+    session, model = talk(["One."], ["Two."])
+    count, once = model.count, iter([session.stop])
+
+    def interrupted(messages, cache):
+        next(once, bool)()
+        return count(messages, cache)
+
+    model.count = interrupted
+    assert said(session) == [Notice("stopped")]
+    assert said(session)[0].text == "Two."
+
+
+def test_an_encoder_decoder_writes_at_most_what_it_can_read():
+    model = ScriptedModel(["Hi."], positions=50)
+    model.is_decoder = False
+    assert Session(model, Prompts(), Settings()).max_new_tokens == 50
+
+
 def test_a_reader_that_leaves_keeps_what_was_said():
     session, _ = talk(STAGED)
     reply = session.send("Hi")
@@ -178,6 +197,14 @@ def test_save_writes_training_data_and_overwrites_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written: "):
         session.save(tmp_path / "file" / "talk.jsonl")
+
+
+@pytest.mark.parametrize("name", ["~nobody-is-called-so/talk.jsonl", "a" * 300, "a\0b"])
+def test_a_name_that_no_file_can_have_is_the_users_to_mend(name):
+    session, _ = talk(STAGED)
+    said(session)
+    with pytest.raises(UserError, match="cannot be written: "):
+        session.save(name)
 
 
 def test_the_oldest_exchanges_go_seldom_and_the_user_is_told():
@@ -323,6 +350,30 @@ def test_an_encoder_decoder_in_a_session():
         session.prepare()
     assert session._talk.seen_from > 0
     assert all(stats.prefilled <= 60 and stats.cached == 0 for stats in session.all_stats)
+
+
+@pytest.mark.parametrize("way", ["leave", "reset", "stop"])
+def test_prepare_ends_when_the_user_does_not_wait_for_it(way):
+    session, model = talk(["One."], ["Two."])
+    said(session)
+    began = threading.Event()
+
+    def endless(prompts, cache, stop):
+        began.set()
+        while not stop.is_set():
+            time.sleep(0.001)
+
+    model.prefill = endless
+    preparing = threading.Thread(target=session.prepare, daemon=True)
+    preparing.start()
+    assert began.wait(5)
+    if way == "stop":  # of a reply that waits for it
+        threading.Timer(0.1, session.stop).start()
+        assert said(session) == [Notice("stopped")]
+    else:
+        getattr(session, way)()
+    preparing.join(5)
+    assert not preparing.is_alive()
 
 
 def test_prepare_leaves_errors_to_send(monkeypatch):

@@ -214,3 +214,10 @@ def test_with_a_real_session(tiny):
     conversation.reset()
     assert talk(conversation, "I was so scared.").done
     visitors.close()
+
+
+def test_who_is_dropped_leaves_the_model_to_others(make_visitors):
+    visitors = make_visitors()
+    list(visitors.open("a").reply("Hi"))
+    visitors.drop("a")
+    assert visitors.made[0].left

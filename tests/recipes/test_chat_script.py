@@ -336,6 +336,7 @@ def test_every_kind_of_model_talks(run, models, arguments):
         (["--model", "openai:m", "--adapter", "x"], "--adapter: is for a model in this process"),
         (["--model", "openai:m", "--load_in_4bit"], "--load_in_4bit: is for a model in this process"),
         (["--model", "openai:"], "expected the model's name on the server"),
+        (["--model", "base", "--web", "--port", "70000"], "cannot listen on 127.0.0.1, port 70000"),
     ],
 )
 def test_what_the_user_can_fix_is_one_error_without_a_traceback(run, arguments, message):
@@ -356,6 +357,10 @@ def test_wrong_arguments_end_with_status_2(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         script("chat")(arguments)
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_page_takes_a_free_port():
+    assert script("chat").__globals__["command_line"]().parse_args(["--model", "m", "--port", "0"]).port == 0
 
 
 def test_a_page_needs_gradio(run, monkeypatch):

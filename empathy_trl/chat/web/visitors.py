@@ -89,6 +89,8 @@ class Conversation:
     def close(self):
         """Stop, and let go of the session as soon as the reply has ended."""
         self.stop()
+        if self._session is not None:
+            self._session.leave()  # others wait for the model
         self._worker.submit(self._let_go)
         self._worker.shutdown(wait=False)
 
