@@ -41,13 +41,20 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--top_p", type=between(0.01, 1), default=0.9, help="from 0.01 to 1 (default: %(default)g)")
     parser.add_argument(
-        "--seed", type=int, default=42, help="of the sampling: another one, other replies (default: %(default)s)"
+        "--seed", type=whole, default=42, help="of the sampling: another one, other replies (default: %(default)s)"
     )
     parser.add_argument("--show_reflection", action="store_true", help="show what the model thinks")
     parser.add_argument("--web", action="store_true", help="on a web page instead")
     parser.add_argument("--host", default="127.0.0.1", help="of the page (default: %(default)s, this machine only)")
     parser.add_argument("--port", type=int, default=7860, help="of the page; 0 takes a free one (default: %(default)s)")
     return parser
+
+
+def whole(text: str) -> int:
+    """Read a whole number from 0 that a generator of random numbers takes; as `type` of a flag."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0 to {2**32 - 1}")
+    return int(text)
 
 
 def between(low: float, high: float):
@@ -136,7 +143,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return chat(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from empathy_trl.chat.printable import printable
+
+        print(f"error: {printable(str(error))}", file=sys.stderr)  # what a model's files say may stand in it
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -322,6 +322,7 @@ def test_every_kind_of_model_talks(run, models, arguments):
     ("arguments", "message"),
     [
         (["--model", "./nowhere"], "./nowhere: no such folder"),
+        (["--model", "./now\x1b[31m"], "./now\\x1b[31m: no such folder"),
         (["--model", "base", "--adapter", "./nowhere"], "--adapter ./nowhere: no such folder"),
         (["--model", "base", "--adapter", "other"], "--adapter other: cannot be read: expected adapter_config.json"),
         (["--model", "other", "--adapter", "adapter"], "/base, and --model is other; expected that base"),
@@ -350,6 +351,7 @@ def test_what_the_user_can_fix_is_one_error_without_a_traceback(run, arguments, 
         ([], "the following arguments are required: --model"),
         (["--model", "m", "--temperature", "-1"], "got '-1', expected a number from 0 to 10"),
         (["--model", "m", "--top_p", "nan"], "got 'nan', expected a number from 0.01 to 1"),
+        (["--model", "m", "--seed", "9" * 20], "expected a whole number from 0 to 4294967295"),
         (["--model", "m", "--context", "0"], "expected a whole number above 0"),
     ],
 )
@@ -357,10 +359,6 @@ def test_wrong_arguments_end_with_status_2(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         script("chat")(arguments)
     assert stop.value.code == 2 and message in capsys.readouterr().err
-
-
-def test_a_page_takes_a_free_port():
-    assert script("chat").__globals__["command_line"]().parse_args(["--model", "m", "--port", "0"]).port == 0
 
 
 def test_a_page_needs_gradio(run, monkeypatch):
