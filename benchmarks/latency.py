@@ -1,6 +1,6 @@
 """Does a conversation slow down? The time to the reaction in turn 50 against turn 2, at equally many new tokens.
 
-python benchmarks/latency.py                     # shape ed4; about 4 minutes on two cores
+python benchmarks/latency.py                     # shape ed4; about 6 minutes on two cores
 python benchmarks/latency.py ed4_tiny --rounds 5
 
 A session as `recipes/chat.py` has it, of 50 turns in a context of 1,024 tokens, which is full after about ten: of a shape, only the
@@ -92,7 +92,7 @@ def converse(shape: str, label: str) -> dict[tuple[str, int], float]:
 
 
 def main():
-    args = command_line(__doc__, shapes=["ed4"])
+    args = command_line(__doc__, rounds=2, shapes=["ed4"])
     ratios = []
     for name in args.shapes:
         rounds = [converse(name, f"{name} {number + 1}/{args.rounds}") for number in range(args.rounds)]
