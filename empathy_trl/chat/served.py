@@ -18,7 +18,7 @@ from empathy_trl.chat.streaming import Either, streamed
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.api_model import KEY, PREFIX, ApiModel
 from empathy_trl.judge.client import KEY_REFUSED, NOT_THERE
-from empathy_trl.judge.secret import on_this_machine, read_key
+from empathy_trl.judge.secret import first_words, on_this_machine, read_key
 
 CHARACTERS_PER_TOKEN = 3  # on the safe side for English
 DATA = "data:"
@@ -183,9 +183,7 @@ class ServedModel:
         return UserError(f"--model {PREFIX}{self.name}: {message}")
 
     def _words(self, text: str) -> str:
-        """Return the beginning of what a server says, on one line; some repeat the key they were sent."""
-        text = " ".join((text.replace(self._key, "[key]") if self._key else text).split())
-        return text if len(text) <= 300 else f"{text[:300]}…"
+        return first_words(text, self._key)
 
 
 async def _beginning(response: httpx.Response) -> str:

@@ -18,7 +18,7 @@ from typing import TypeVar
 import httpx
 
 from empathy_trl.judge.errors import JudgeFailed, Unusable
-from empathy_trl.judge.secret import on_this_machine, read_key
+from empathy_trl.judge.secret import first_words, on_this_machine, read_key
 
 LONGEST_WAIT = 60.0  # seconds, whatever a server's Retry-After says
 LARGEST_BODY = 1 << 20  # bytes; scores need some hundred
@@ -130,10 +130,7 @@ class Client:
         raise Unusable(f"HTTP {status}", words, may_pass, retry_after(response.headers))
 
     def _words(self, text: str) -> str:
-        """Return the beginning of what a server says, on one line; some repeat the key they were sent."""
-        text = text.replace(self._key, "[key]") if self._key else text
-        text = " ".join(text[:2000].split())
-        return text if len(text) <= 300 else f"{text[:300]}…"
+        return first_words(text, self._key)
 
 
 async def read_bounded(response: httpx.Response) -> bytes:

@@ -80,3 +80,10 @@ def on_this_machine(base_url: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+def first_words(text: str, key: str | None) -> str:
+    """Return the beginning of what a server says, on one line, for a message; some servers repeat the key they were sent."""
+    text = text.replace(key, "[key]") if key else text
+    text = " ".join(text[:2000].split())
+    return text if len(text) <= 300 else f"{text[:300]}…"
