@@ -1,8 +1,10 @@
 """The files of an evaluation, in public formats: leaderboard, cards and reports read these and nothing else.
 
-* `eval_<split>.json`: `{"recipe", "stage", "model", "kind", "data": {"source", "split", "n", "decoding"}, "metrics": {name:
-  {"value", "low", "high", "n"}}, "baselines": {name: metrics}, "seed", "versions"}`, and after the baselines what the
-  kind adds: emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions` (group -> the same), ratings and
+* `eval_<split>.json`: `{"recipe", "stage", "model", "kind", "data": {"name", "source", "revision", "split", "n", "rows",
+  "decoding"}, "metrics": {name: {"value", "low", "high", "n"}}, "baselines": {name: metrics}, "seed", "metrics_version",
+  "versions"}`. `rows` is a digest of the questions and what they are held against: two results with the same one saw the
+  same rows, whatever the folder was called. Figures of different `metrics_version` of a kind mean different things. After
+  the baselines stands what the kind adds: emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions` (group -> the same), ratings and
   pairs `ratings` (their names), replies `judged_by` (reward -> its parameters, and its weight at the end of training) and
   `left_out` (metric -> why it has no value). A perplexity also has `tokens`. `decoding` is there for completions.
 * `predictions_<split>.jsonl`: one row per example. `index` is the row in the whole split, `text` what was asked; the

@@ -16,6 +16,7 @@ ROWS_OF = "grpo"  # the task whose rows are evaluated
 MAIN = "accuracy"
 MAIN_WORDS = "accuracy"
 GOLD = "label"  # what a row is held against
+VERSION = 1
 PAIRED = True  # rows have one score each, whose mean is the main metric
 COLUMNS = {
     "accuracy": "accuracy",

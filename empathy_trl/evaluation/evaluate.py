@@ -11,6 +11,7 @@ pairwise). It offers
 | `MAIN`, `MAIN_WORDS` | key of the main metric, and what a reader calls it |
 | `GOLD` | key of a row: what it is held against |
 | `PAIRED` | whether every row has a score of its own, whose mean is the main metric |
+| `VERSION` | of its metrics; raised when the same predictions would give another figure |
 | `NOTE` | what a reader of its table has to know |
 | `predict(model, tokenizer, stage, rows, batch_size)` | one prediction per row, in every process; its type is the kind's own |
 | `score(stage, rows, train, predictions, rewards)` | what `artefacts` describes: metrics and more, and one row each |
@@ -39,7 +40,7 @@ from empathy_trl.evaluation import artefacts
 from empathy_trl.evaluation.generate import decoding
 from empathy_trl.inputs import is_pairwise
 from empathy_trl.recipe.layers import LABEL_TASKS
-from empathy_trl.stages import versions
+from empathy_trl.stages import digest, versions
 
 TASKS = ("sft", "grpo", "ppo", "regress", "classify")
 KINDS = ("emotions", "replies", "staged", "labels", "ratings", "pairs")
@@ -99,11 +100,13 @@ def evaluate_model(
         train = empathy_trl.data.build(stage.data.model_copy(update={"portion": (0.0, 1.0)}), "train", kind.ROWS_OF)
         scored, table = kind.score(stage, rows, train, predictions, stage.rewards if rewards is None else rewards)
         about = {"recipe": recipe_name, "stage": stage.name, "model": model_name, "kind": name}
-        data = {"source": stage.data.path, "split": split, "n": len(index)}
+        table = [{"index": number} | row for number, row in zip(index, table, strict=True)]
+        data = {"name": stage.data.name, "source": stage.data.path, "revision": stage.data.revision, "split": split}
+        data |= {"n": len(index), "rows": digest([[row["index"], row["text"], row[kind.GOLD]] for row in table])}
         if stage.task not in LABEL_TASKS:
             data["decoding"] = decoding(stage)
-        result = about | {"data": data} | scored | {"seed": stage.seed, "versions": versions()}
-        table = [{"index": number} | row for number, row in zip(index, table, strict=True)]
+        made = {"seed": stage.seed, "metrics_version": kind.VERSION, "versions": versions()}
+        result = about | {"data": data} | scored | made
         _write(kind, Path(output_dir), split, result, table)
     return broadcast_object_list([result])[0]
 

@@ -18,6 +18,7 @@ ROWS_OF = "classify"
 MAIN = "accuracy"
 MAIN_WORDS = "accuracy"
 GOLD = "label"  # what a row is held against
+VERSION = 1
 PAIRED = True  # rows have one score each, whose mean is the main metric
 SEPARATOR = " / "  # between the labels of several groups
 NOTE = "95 % bootstrap intervals. The baselines were fitted on the labels of the whole training split."

@@ -17,6 +17,7 @@ ROWS_OF = "regress"
 MAIN = "pair_accuracy"
 MAIN_WORDS = "pair accuracy"
 GOLD = "label"  # what a row is held against
+VERSION = 1
 PAIRED = False  # of pairs, not of rows
 NOTE = (
     "n replies. Pair accuracy is the share of all pairs of replies to one context with different ratings in which the better "

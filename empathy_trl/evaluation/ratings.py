@@ -17,6 +17,7 @@ ROWS_OF = "regress"
 MAIN = f"pearson_{MEAN}"
 MAIN_WORDS = "mean Pearson"
 GOLD = "label"  # what a row is held against
+VERSION = 1
 PAIRED = False  # a correlation is none of single rows
 WORDS = {"mae": "mean absolute error", "pearson": "Pearson", "spearman": "Spearman"}
 NOTE = (

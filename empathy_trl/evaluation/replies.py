@@ -39,6 +39,7 @@ ROWS_OF = "grpo"
 MAIN = "reward"
 MAIN_WORDS = "mean reward"
 GOLD = "reference"  # what a row is held against
+VERSION = 1
 PAIRED = True  # rows have one score each, whose mean is the main metric
 # metric -> heading: of the main table, where the metric was measured, and of the others
 WORDS = {

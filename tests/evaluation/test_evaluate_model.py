@@ -58,15 +58,18 @@ def test_artefacts_have_exactly_the_public_format(tiny, tmp_path, scripted, caps
     content = json.loads((tmp_path / "out" / "eval_test.json").read_text())
     assert content == result
 
-    keys = ["recipe", "stage", "model", "kind", "data", "metrics", "baselines", "confusion", "seed", "versions"]
-    assert list(content) == keys
+    keys = ["recipe", "stage", "model", "kind", "data", "metrics", "baselines", "confusion"]
+    assert list(content) == [*keys, "seed", "metrics_version", "versions"]
     assert [content[key] for key in ("recipe", "stage", "model", "seed")] == [
         "ed4_tiny",
         "stage1",
         "USER/model",
         7,
     ]
-    assert content["data"] == {"source": "sample", "split": "test", "n": 12, "decoding": "greedy decoding"}
+    data = content["data"]
+    assert list(data) == ["name", "source", "revision", "split", "n", "rows", "decoding"]
+    assert [data[key] for key in ("name", "source", "split", "n")] == ["ed4", "sample", "test", 12]
+    assert data["decoding"] == "greedy decoding"
     shares = [f"{share}_{label}" for share in ("precision", "recall") for label in LABELS]
     plain = ["accuracy", "macro_f1", *shares]
     assert list(content["metrics"]) == [*plain, "invalid_share", "mean_reasoning_words"]
@@ -172,3 +175,16 @@ def test_what_cannot_be_evaluated_is_refused(tiny, tmp_path, stage, settings, me
     with pytest.raises(UserError, match=message):
         run(tiny, tmp_path, stage, **settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_rows_have_one_digest_whatever_is_answered(tiny, tmp_path, monkeypatch):
+    def answering(text):
+        monkeypatch.setattr(
+            generate, "generate_completions", lambda model, tokenizer, prompts, **_: [text] * len(prompts)
+        )
+
+    answering("?")
+    first = run(tiny, tmp_path / "a", limit=3)["data"]["rows"]
+    answering("!")
+    assert run(tiny, tmp_path / "b", limit=3)["data"]["rows"] == first
+    assert run(tiny, tmp_path / "c", limit=4)["data"]["rows"] != first

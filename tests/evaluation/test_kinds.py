@@ -15,7 +15,7 @@ from empathy_trl.recipe.load import read_rewards
 from empathy_trl.rewards import REWARDS as KNOWN
 from empathy_trl.rewards.length import Length
 
-OFFERED = ("ROWS_OF", "MAIN", "MAIN_WORDS", "GOLD", "PAIRED", "NOTE", "predict", "score", "draw", "summary", "columns",
+OFFERED = ("ROWS_OF", "MAIN", "MAIN_WORDS", "GOLD", "PAIRED", "VERSION", "NOTE", "predict", "score", "draw", "summary", "columns",
            "details", "row_values", "statistics", "row_score", "question", "answer")  # fmt: skip
 
 

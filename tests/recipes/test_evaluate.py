@@ -86,7 +86,7 @@ def test_help_is_fast_and_complete():
 def test_files_go_where_they_are_told(script, workplace, capsys):
     assert run(script, "--model", "model", "--output_dir", "here", "--split", "valid", "--limit", "3") == 0
     result = evaluation("here", "valid")
-    assert result["data"] == {"source": "sample", "split": "valid", "n": 3, "decoding": "greedy decoding"}
+    assert [result["data"][key] for key in ("source", "split", "n")] == ["sample", "valid", 3]
     assert [result[key] for key in ("recipe", "stage", "model")] == ["small", "second", "model"]
     assert sorted(path.name for path in Path("here").iterdir()) == [
         "confusion_valid.png",
