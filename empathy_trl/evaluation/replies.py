@@ -23,6 +23,7 @@ from empathy_trl.evaluation.perplexity import Likelihood, perplexity, reference_
 from empathy_trl.evaluation.reply_classifiers import check_emotions, judge_replies, level_statistics, load_classifiers
 from empathy_trl.evaluation.reply_metrics import (
     ORDERS,
+    ROUGE,
     bleu_statistics,
     corpus_metrics,
     row_metrics,
@@ -56,6 +57,7 @@ WORDS = {
 }
 MORE_WORDS = {
     **{f"bleu_{n}": f"BLEU-{n}" for n in ORDERS[:-1]},
+    **{name: name.replace("_", "-").upper() for name in ROUGE},
     **{f"distinct_{n}": f"distinct-{n}" for n in ORDERS if n != 2},
     **{f"bleu_at_{n}": f"bleu@{n}, published" for n in ORDERS},
     **{f"dist_at_{n}": f"dist@{n}, published" for n in ORDERS},

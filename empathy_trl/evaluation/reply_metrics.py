@@ -14,6 +14,7 @@ from empathy_trl.evaluation.intervals import bootstrap_sums, figures, jackknife,
 from empathy_trl.rewards.words import ngrams, words
 
 ORDERS = (1, 2, 3, 4)
+ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}  # metric -> its name in rouge_score
 
 
 def row_metrics(replies: list[str], references: list[str], placeholder: str | None = None) -> dict[str, list]:
@@ -26,6 +27,8 @@ def row_metrics(replies: list[str], references: list[str], placeholder: str | No
     * `bleu_at_1` … `bleu_at_4`: bleu@k of UniCRS (Wang et al. 2022) and ECR (Zhang et al. 2024): the clipped precision of
       the k-grams alone, times BLEU's penalty for short replies; no smoothing, and words are what white space separates.
       None for an empty reply, because they divide by the number of the others. In [0, 1].
+    * `rouge_1`, `rouge_2`, `rouge_l`: F-measure of the shared words, pairs of words, and longest common subsequence (Lin
+      2004), by package rouge_score with its tokenizer (lower case, a-z and 0-9 only) and Porter's stemmer. In [0, 1].
     * `item_ratio`, with a placeholder: how often it occurs in the reply, by the same two; None for an empty one.
 
     Args:
@@ -42,10 +45,16 @@ def row_metrics(replies: list[str], references: list[str], placeholder: str | No
         "reference_similarity": [chrf.sentence_score(reply, [reference]).score / 100 for reply, reference in pairs],
         "empty_share": [not reply for reply in replies],
     }
+    metrics |= _rouge(pairs)
     metrics |= {f"bleu_at_{k}": [each and each[k - 1] for each in bleu_at] for k in ORDERS}
     if placeholder is not None:
-        metrics["item_ratio"] = [reply.count(placeholder) if reply.strip() else None for reply in replies]
+        metrics["item_ratio"] = item_counts(replies, placeholder)
     return metrics
+
+
+def item_counts(replies: list[str], placeholder: str) -> list[int | None]:
+    """Return how often a placeholder occurs in each reply, None for an empty one; `item_ratio` is their mean."""
+    return [reply.count(placeholder) if reply.strip() else None for reply in replies]
 
 
 def corpus_metrics(replies: list[str], references: list[str]) -> dict[str, dict]:
@@ -60,13 +69,18 @@ def corpus_metrics(replies: list[str], references: list[str]) -> dict[str, dict]
     The latter two fall when there are more rows: compare equally many only. Their intervals are of the jackknife.
     """
     bleu = bootstrap_sums(_bleu_of_sums, _bleu_counts(replies, references))
+    return figures([f"bleu_{n}" for n in ORDERS], *bleu, len(replies)) | variety_metrics(replies)
+
+
+def variety_metrics(replies: list[str]) -> dict[str, dict]:
+    """Return `distinct_1` … `dist_at_4` of `corpus_metrics`."""
     names, statistic = variety_statistics(replies)
     values, errors = jackknife(statistic, len(replies))
     are_shares = [name.startswith("distinct_") for name in names]
     low = np.maximum(0.0, values - 1.96 * errors)
     high = np.minimum(np.where(are_shares, 1.0, np.inf), values + 1.96 * errors)
     rows = np.where(are_shares, len(replies), sum(bool(reply.strip()) for reply in replies))
-    return figures([f"bleu_{n}" for n in ORDERS], *bleu, len(replies)) | figures(names, values, low, high, rows)
+    return figures(names, values, low, high, rows)
 
 
 def bleu_statistics(replies: list[str], references: list[str]) -> tuple[list[str], Callable]:
@@ -90,6 +104,15 @@ def variety_statistics(replies: list[str]) -> tuple[list[str], Callable]:
         return np.array([len(grams) / max(1, total) for grams, total in zip(found, out_of, strict=True)])
 
     return list(different), statistic
+
+
+def _rouge(pairs: list[tuple[str, str]]) -> dict[str, list[float]]:
+    """Return metric -> F-measure of every (reply, reference)."""
+    from rouge_score.rouge_scorer import RougeScorer  # loads nltk
+
+    scorer = RougeScorer(list(ROUGE.values()), use_stemmer=True)
+    scores = [scorer.score(target=reference, prediction=reply) for reply, reference in pairs]
+    return {name: [float(score[kind].fmeasure) for score in scores] for name, kind in ROUGE.items()}
 
 
 def _bleu_at(reply: list[str], reference: list[str]) -> list[float]:

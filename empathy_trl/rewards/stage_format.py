@@ -8,7 +8,7 @@ from empathy_trl.rewards.format import Format
 
 @dataclass
 class StageFormat(Format):
-    """`Format` for the three parts of a reply, with credit for a part of it by default: (w + o + c) / 5, see there.
+    """`Format` for the three parts of a reply, with credit for a part of it by default: `tag_format.format_credit`.
 
     1 is what `parts.read_parts` calls well-formed: every tag once, in order, none empty, only white space outside.
 
