@@ -1,6 +1,7 @@
 """What is counted in replies, against sacrebleu's own corpus score, plain loops and values worked by hand."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -106,6 +107,44 @@ def test_few_or_empty_replies_have_figures_too(replies):
     for figure in metrics.values():
         assert all(math.isfinite(figure[key]) for key in ("value", "low", "high"))
         assert figure["low"] <= figure["value"] <= figure["high"]
+
+
+def longest_common(a, b):
+    if not a or not b:
+        return 0
+    if a[0] == b[0]:
+        return 1 + longest_common(a[1:], b[1:])
+    return max(longest_common(a[1:], b), longest_common(a, b[1:]))
+
+
+def f_measure(shared, given, wanted):
+    return 2 * shared / (given + wanted) if shared else 0.0  # of precision and recall
+
+
+@pytest.mark.parametrize(
+    ("reply", "reference"),
+    [
+        ("a b c d", "a b c d"),
+        ("a b c", "c a b d"),
+        ("a a b", "a b b"),
+        ("so sorry, it must hurt", "Sorry! It must have hurt so."),
+        ("x", "y"),
+        ("", "y"),
+        ("y", ""),
+    ],
+)
+def test_rouge_is_the_f_measure_of_what_is_shared(reply, reference):
+    given, wanted = ("".join(c if c.isalnum() else " " for c in text.lower()).split() for text in (reply, reference))
+    rows = row_metrics([reply], [reference])
+    for n in (1, 2):
+        a, b = (Counter(zip(*(tokens[start:] for start in range(n)), strict=False)) for tokens in (given, wanted))
+        assert rows[f"rouge_{n}"] == [pytest.approx(f_measure((a & b).total(), a.total(), b.total()))]
+    assert rows["rouge_l"] == [pytest.approx(f_measure(longest_common(given, wanted), len(given), len(wanted)))]
+
+
+def test_rouge_compares_stems():
+    rows = row_metrics(["The families were hurting"], ["the family was hurt"])
+    assert rows["rouge_1"] == [pytest.approx(3 / 4)] and rows["rouge_2"] == [pytest.approx(1 / 3)]
 
 
 def test_rows_say_how_long_how_unique_and_how_alike():

@@ -1,7 +1,9 @@
 """EPITOME: how much of the three mechanisms of empathy a classifier finds in replies, and how that differs from people's."""
 
+from empathy_trl.errors import UserError
 from empathy_trl.evaluation.intervals import mean_figures
 from empathy_trl.metrics import judging, module
+from empathy_trl.rewards.words import is_visible
 
 SOURCE = """\
 @inproceedings{sharma-etal-2020-computational,
@@ -29,16 +31,17 @@ class Epitome(module.Module):
     def _compute(self, predictions, references, prompts, model: str | None = None, intervals: bool = False) -> dict:
         """Return `epitome_<mechanism>` and its `_difference`, `_mse`, `_pearson`, `_reference` and `_mse_of_level_0`.
 
-        A correlation is None where all replies, or all references, have one level; every value is None, where every
-        prompt is empty. `n` is how many rows count.
+        A correlation is None where all replies, or all references, have one level. `n` is how many rows have a prompt.
 
         Args:
             model: folder or Hub id of the classifier.
             intervals: return `{"value", "low", "high", "n"}` for each, with a 95 % bootstrap interval.
 
         Raises:
-            UserError: the model cannot be loaded, or is no classifier of EPITOME's levels.
+            UserError: the model cannot be loaded, or is no classifier of EPITOME's levels; or there is no prompt.
         """
+        if not any(map(is_visible, prompts)):
+            raise UserError("prompts: all are empty; expected what was replied to")
         judged = judging.judged("epitome", model, prompts, predictions, references)
         found = mean_figures(judged.rows)
         found |= {f"{name}_reference": figure for name, figure in judged.baselines["reference"].items()}

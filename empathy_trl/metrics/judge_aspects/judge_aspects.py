@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm.auto import tqdm
 
+from empathy_trl.errors import UserError
 from empathy_trl.evaluation.intervals import mean_figures
 from empathy_trl.judge.aspects import ASPECTS, SCALE
 from empathy_trl.metrics import module
@@ -59,6 +60,8 @@ class JudgeAspects(module.Module):
             JudgeFailed: the judge cannot be asked, or more than `max_failure_share` of the replies stay without a score.
         """
         rubric = ASPECTS if rubric is None else rubric
+        if not isinstance(rubric, dict) or not rubric or not all(isinstance(text, str) for text in rubric.values()):
+            raise UserError(f"rubric: expected aspect -> what deserves a 9, got {rubric!r}")
         judge = LLMJudge(base_url, model, rubric=rubric, scale=SCALE, reply_tags=[], **settings)
         with tqdm(total=len(predictions), desc="judge", unit="reply") as bar:
             graded = _finished(judge.grade(prompts, predictions, lambda row, found: bar.update()))
