@@ -98,7 +98,8 @@ def _reward_downloads(recipe) -> set[str]:
 def _classifier_downloads(recipe) -> set[str]:
     """Return the classifiers that judge replies and that are neither a stage's nor in a folder."""
     named = {model for stage in recipe.stages.values() for model in classifiers_of(stage).values()}
-    return {f"classifier {name}" for name in _not_here(named)}
+    encoders = {stage.evaluation.bertscore for stage in recipe.stages.values()} - {None}
+    return {f"classifier {name}" for name in _not_here(named)} | {f"BERTScore's {name}" for name in _not_here(encoders)}
 
 
 def _not_here(models: set[str]) -> set[str]:

@@ -21,7 +21,7 @@ from empathy_trl.recipe.trainer_options import import_class
 from empathy_trl.stage_models import resolve_critic, resolve_model, resolve_rewards
 
 # optional package -> the extra in setup.cfg that installs it
-EXTRAS = {"vllm": "vllm", "bitsandbytes": "quantization", "deepspeed": "deepspeed"}
+EXTRAS = {"bert_score": "bertscore", "vllm": "vllm", "bitsandbytes": "quantization", "deepspeed": "deepspeed"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +167,7 @@ CONFIG_CLASSES = {name: task.config for name, task in TASKS.items()}
 def missing_extras(stage) -> list[str]:
     """Return one line for every optional package that a stage uses and that is not installed, with what to install."""
     used = [("vllm", stage.trainer.get("use_vllm")), ("bitsandbytes", stage.model.load_in_4bit)]
+    used.append(("bert_score", stage.evaluation.bertscore))
     used.append(("deepspeed", os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"))
     return [
         f'{package} (pip install "empathy-trl[{EXTRAS[package]}]")'

@@ -44,10 +44,11 @@ def test_hub_section_reaches_the_config(tmp_path):
 def test_missing_extras_are_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    stage = stage_of("ed4_gemma", "grpo", "--model.load_in_4bit", "true")
+    stage = stage_of("ed4_gemma", "grpo", "--model.load_in_4bit", "true", "--evaluation.bertscore", "roberta-large")
     assert missing_extras(stage) == [
         'vllm (pip install "empathy-trl[vllm]")',
         'bitsandbytes (pip install "empathy-trl[quantization]")',
+        'bert_score (pip install "empathy-trl[bertscore]")',
         'deepspeed (pip install "empathy-trl[deepspeed]")',
     ]
     assert missing_extras(stage_of("ed4_tiny", "sft")) == (['deepspeed (pip install "empathy-trl[deepspeed]")'])

@@ -8,6 +8,7 @@
 | `sharing` | rows dealt out to several processes |
 | `emotions`, `replies`, `staged`, `labels`, `ratings`, `pairs` | one kind of prediction each: how it is made, scored, drawn and shown |
 | `reply_metrics`, `perplexity`, `reply_classifiers` | what is measured of replies: counts and BLEU, the model's own probabilities, other models' opinions |
+| `bertscore` | how alike replies and references are to an encoder |
 | `score` | labels → metrics, all from one confusion matrix |
 | `correlations` | ratings → MAE, Pearson, Spearman |
 | `ordering` | pairs of replies → the share in the right order |

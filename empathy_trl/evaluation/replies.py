@@ -17,6 +17,7 @@ from empathy_trl.data.epitome import MECHANISMS
 from empathy_trl.data.redial_slots import PLACEHOLDER
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.baselines import NAMES
+from empathy_trl.evaluation.bertscore import bert_scores, check_bertscore, load_bertscore
 from empathy_trl.evaluation.generate import generate_shared
 from empathy_trl.evaluation.intervals import mean_figures, with_interval
 from empathy_trl.evaluation.perplexity import Likelihood, perplexity, reference_likelihoods, why_none
@@ -58,6 +59,7 @@ WORDS = {
 MORE_WORDS = {
     **{f"bleu_{n}": f"BLEU-{n}" for n in ORDERS[:-1]},
     **{name: name.replace("_", "-").upper() for name in ROUGE},
+    "bertscore": "BERTScore F1",
     **{f"distinct_{n}": f"distinct-{n}" for n in ORDERS if n != 2},
     **{f"bleu_at_{n}": f"bleu@{n}, published" for n in ORDERS},
     **{f"dist_at_{n}": f"dist@{n}, published" for n in ORDERS},
@@ -105,13 +107,15 @@ def predict(model, tokenizer, stage, rows, batch_size: int) -> list[Prediction]:
     """Return one completion per row, and how likely the model finds the reference.
 
     Raises:
-        UserError: a classifier that is to judge the replies cannot be used.
+        UserError: a classifier that is to judge the replies, or the encoder of BERTScore, cannot be used.
     """
     prompts, references = list(rows["prompt"]), list(rows["reference"])
     if PartialState().is_main_process:
         scorers = load_classifiers(classifiers_of(stage))  # now, and not after an hour of generation
         if "emotion" in scorers and "emotion" in rows.column_names:
             check_emotions(scorers["emotion"], rows["emotion"])
+        if stage.evaluation.bertscore:
+            check_bertscore(stage.evaluation.bertscore)
     completions = generate_shared(model, tokenizer, prompts, batch_size, stage)
     if (why := why_none(model, tokenizer, prompts, references)) is not None:
         return [Prediction(completion, why_none=why) for completion in completions]
@@ -129,7 +133,7 @@ def score(stage, rows, train, predictions: list[Prediction], rewards: dict) -> t
     training.
 
     Raises:
-        UserError: no reward applies to any row; a classifier does not fit the data; and what rewards raise.
+        UserError: no reward applies to any row; a classifier does not fit the data; and what rewards and BERTScore raise.
     """
     # What reads the reply alone can read a person's reply too; without tags, so that the whole text is the reply.
     reading = _reading(rewards)
@@ -186,6 +190,8 @@ def judge(
 
     by_row = _rewards_by_row(earned, ["total", *rewards]) | row_metrics(replies, references, placeholder) | judged.rows
     of_people = _rewards_by_row(earned_by_people, kept) | row_metrics(references, references, placeholder)
+    if stage.evaluation.bertscore:
+        by_row["bertscore"] = bert_scores(load_bertscore(stage.evaluation.bertscore), replies, references)
     by_row, of_people = by_row | more(completions), of_people | more(people.completions)
     metrics = mean_figures(by_row) | corpus_metrics(replies, references) | judged.metrics
     likelihoods = [each.likelihood for each in predictions if each.likelihood is not None]

@@ -55,6 +55,7 @@ def check_stage(content: dict, earlier: dict[str, Any], config_classes: dict[str
     yield from _under("rewards", check_rewards(sections.get("rewards", {}), earlier))
     if not labels:  # replies are judged, not labels
         yield from _under("evaluation", _check_classifiers(sections.get("evaluation", {}), earlier))
+        yield from _under("evaluation", _check_encoder(sections.get("evaluation", {})))
     if "task" not in content:
         yield ("task",), f"missing{suggestion('', config_classes)}"
     elif isinstance(content["task"], str):
@@ -279,6 +280,13 @@ def _check_classifiers(evaluation: dict, earlier: dict[str, Any]) -> Iterator[Pr
             yield from ((path, message) for _, message in _check_stage_model(stage, earlier, ("classify",)))
         elif not _may_exist(origin, HUB_MODEL):
             yield path, f"no folder {origin!r}; expected stage:<name>, a folder, or a Hub id; {hint(kind)}"
+
+
+def _check_encoder(evaluation: dict) -> Iterator[Problem]:
+    """Yield whether the encoder of BERTScore may be where the recipe says."""
+    name = evaluation.get("bertscore")
+    if isinstance(name, str) and name and not _may_exist(name, HUB_MODEL):
+        yield ("bertscore",), f"no folder {name!r}; expected a folder, or a Hub id such as roberta-large"
 
 
 def _problem(name: str, error: UserError) -> Problem:

@@ -190,6 +190,7 @@ class Evaluation(_Section):
     top_k: int = Field(0, ge=0)
     limit: int | None = Field(None, ge=1)
     classifiers: Classifiers | None = None
+    bertscore: str | None = Field(None, min_length=1)
 
 
 class Hub(_Section):

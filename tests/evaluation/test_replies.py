@@ -42,27 +42,39 @@ def classifiers(make_classifier):
     }
 
 
-def stage(classifiers=None):
-    evaluation = Evaluation(max_new_tokens=3, classifiers=classifiers)
+def stage(classifiers=None, bertscore=None):
+    evaluation = Evaluation(max_new_tokens=3, classifiers=classifiers, bertscore=bertscore)
     return Stage(
         name="ppo", task="ppo", model=Model(name_or_path="unused"), data=Data(name="wassa"), evaluation=evaluation
     )
 
 
-def scored(classifiers=None, likelihoods=((6.0, 3), (4.0, 2), (2.0, 1), (2.0, 2))):
+def scored(classifiers=None, likelihoods=((6.0, 3), (4.0, 2), (2.0, 1), (2.0, 2)), bertscore=None):
     predictions = [replies.Prediction(*each) for each in zip(SAID, likelihoods, strict=True)]
-    result, table = replies.score(stage(classifiers), ROWS, None, predictions, REWARDS)
+    result, table = replies.score(stage(classifiers, bertscore), ROWS, None, predictions, REWARDS)
     about = {"recipe": "r", "stage": "ppo", "model": "m", "kind": "replies", "seed": 0, "versions": {}}
     return about | {"data": {"source": "sample", "split": "test", "n": 4}} | result, table
 
 
 def test_every_metric_has_n_and_an_interval_and_a_heading(classifiers):
     result, _ = scored(classifiers)
-    headings = {"reward", "reward_length", *replies.WORDS, *replies.MORE_WORDS} - {"format_adherence"}  # of staged ones
+    headings = {"reward", "reward_length", *replies.WORDS, *replies.MORE_WORDS} - {
+        "format_adherence",
+        "bertscore",
+    }  # of staged ones; asked for
     assert result["metrics"].keys() | result["left_out"].keys() == headings
     for metrics in (result["metrics"], *result["baselines"].values()):
         for name, figure in metrics.items():
             assert figure["low"] <= figure["value"] <= figure["high"] and 1 <= figure["n"] <= 4, name
+
+
+def test_bertscore_is_measured_where_it_is_asked_for(classifiers):
+    pytest.importorskip("bert_score", reason='pip install "empathy-trl[bertscore]"')
+    result, table = scored(bertscore=classifiers["intent"])
+    values = [row["metrics"]["bertscore"] for row in table]
+    assert values[3] == 0.0 and 0 < values[0] < 1  # the last reply is empty
+    assert result["metrics"]["bertscore"]["value"] == pytest.approx(sum(values) / 4)
+    assert "BERTScore F1" in "\n".join(replies.summary(result))
 
 
 def test_a_mean_is_the_mean_of_its_rows(classifiers):
