@@ -99,6 +99,7 @@ def errors_of(load, content, overrides=()):
         ("data", ..., "data: missing; expected mapping of name, path,"),
         ("data.name", "ed5", "data.name: unknown data builder 'ed5'; did you mean ed4? (choices: dialogues, ed4"),
         ("data.name", ..., "data.name: missing; expected str"),
+        ("evaluation.bertscore", "./nowhere", "evaluation.bertscore: no folder './nowhere'; expected a folder, or a Hub id such as roberta-large"),
         ("data.path", "./nowhere", "data.path: no folder './nowhere'; expected sample, a folder, or a Hub id such as user/name"),
         ("data.path", "samples", "data.path: no folder 'samples'; expected sample, a folder"),
         ("data.path", "../../corpus", "data.path: no folder '../../corpus'; expected"),

@@ -12,12 +12,6 @@ SOURCE = """\
   booktitle = {Proceedings of EMNLP},
   year = {2020},
 }
-@inproceedings{lee-etal-2022-gpt,
-  title = {Does GPT-3 Generate Empathetic Dialogues? A Novel In-Context Example Selection Method and Automatic Evaluation Metric for Empathetic Dialogue Generation},
-  author = {Lee, Young-Jun and Lim, Chae-Gyun and Choi, Ho-Jin},
-  booktitle = {Proceedings of COLING},
-  year = {2022},
-}
 """
 
 
@@ -26,7 +20,7 @@ class Epitome(module.Module):
 
     inputs = module.inputs(predictions=module.TEXT, references=module.TEXT, prompts=module.TEXT)
     summary = "Levels of EPITOME's mechanisms in replies, and their difference to the levels of the reference replies."
-    source = SOURCE
+    source = SOURCE + judging.LEE
 
     def _compute(self, predictions, references, prompts, model: str | None = None, intervals: bool = False) -> dict:
         """Return `epitome_<mechanism>` and its `_difference`, `_mse`, `_pearson`, `_reference` and `_mse_of_level_0`.

@@ -1,6 +1,5 @@
 """INTENT-ACC: how often a classifier finds the intent of the reference in the reply."""
 
-from empathy_trl.evaluation.intervals import mean_figures
 from empathy_trl.metrics import judging, module
 
 SOURCE = """\
@@ -10,12 +9,6 @@ SOURCE = """\
   booktitle = {Proceedings of COLING},
   year = {2020},
 }
-@inproceedings{lee-etal-2022-gpt,
-  title = {Does GPT-3 Generate Empathetic Dialogues? A Novel In-Context Example Selection Method and Automatic Evaluation Metric for Empathetic Dialogue Generation},
-  author = {Lee, Young-Jun and Lim, Chae-Gyun and Choi, Ho-Jin},
-  booktitle = {Proceedings of COLING},
-  year = {2022},
-}
 """
 
 
@@ -24,7 +17,7 @@ class IntentAcc(module.Module):
 
     inputs = module.inputs(predictions=module.TEXT, references=module.TEXT)
     summary = "The share of replies with the intent that a classifier finds in the reference reply."
-    source = SOURCE
+    source = SOURCE + judging.LEE
 
     def _compute(self, predictions, references, model: str | None = None, intervals: bool = False) -> dict:
         """Return `intent_acc`, and `intent_acc_majority`, which the most frequent intent would get.
@@ -36,7 +29,4 @@ class IntentAcc(module.Module):
         Raises:
             UserError: the model cannot be loaded, or is no classifier of intents.
         """
-        judged = judging.judged("intent", model, [], predictions, references)
-        found = mean_figures(judged.rows)
-        found |= {f"{name}_majority": figure for name, figure in judged.baselines["majority"].items()}
-        return found if intervals else module.values(found)
+        return judging.agreement("intent", model, predictions, references, intervals=intervals)

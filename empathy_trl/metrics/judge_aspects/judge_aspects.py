@@ -14,7 +14,8 @@ from empathy_trl.rewards.llm_judge import LLMJudge
 SOURCE = """\
 @inproceedings{zhang2024ecr,
   title = {Towards Empathetic Conversational Recommender Systems},
-  author = {Zhang, Xiaoyu and Xie, Ruobing and Lyu, Yougang and Xin, Xin and Ren, Pengjie and Liang, Mingfei and Zhang, Bo and Kang, Zhanhui and de Rijke, Maarten and Ren, Zhaochun},
+  author = {Zhang, Xiaoyu and Xie, Ruobing and Lyu, Yougang and Xin, Xin and Ren, Pengjie and
+    Liang, Mingfei and Zhang, Bo and Kang, Zhanhui and de Rijke, Maarten and Ren, Zhaochun},
   booktitle = {Proceedings of RecSys},
   year = {2024},
 }

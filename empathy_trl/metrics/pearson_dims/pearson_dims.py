@@ -8,7 +8,8 @@ SOURCE = """\
 @inproceedings{giorgi-etal-2024-findings,
   title = {Findings of WASSA 2024 Shared Task on Empathy and Personality Detection in Interactions},
   author = {Giorgi, Salvatore and Sedoc, Jo{\\~a}o and Barriere, Valentin and Tafreshi, Shabnam},
-  booktitle = {Proceedings of the 14th Workshop on Computational Approaches to Subjectivity, Sentiment, \\& Social Media Analysis},
+  booktitle = {Proceedings of the 14th Workshop on Computational Approaches to
+    Subjectivity, Sentiment, \\& Social Media Analysis},
   year = {2024},
 }
 """
