@@ -1,7 +1,7 @@
 """The page of a metric's Space: a table for the rows, a field for the settings, the result as JSON.
 
-In place of `evaluate.utils.launch_gradio_widget`, which needs gradio 3 (evaluate 0.4.6); that gradio does not go together with
-the numpy that we need.
+In place of `evaluate.utils.launch_gradio_widget`, which needs gradio 3 (evaluate 0.4.6); that gradio needs numpy 1, and we
+need numpy 2.
 """
 
 import json
