@@ -160,6 +160,7 @@ def test_the_snippet_of_the_readme_prints_what_it_says(name, placeholders, capsy
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_page_has_a_table_where_nobody_chooses_models_or_servers(name):
+    pytest.importorskip("gradio", reason='the page needs gradio: pip install "empathy-trl[web]"')
     metric = load(name)
     kinds = {type(block).__name__ for block in page(metric, Path(path(name)) / "README.md").blocks.values()}
     assert ("Dataframe" in kinds) == (name in ON_PAGE) == bool(metric.on_page)
