@@ -70,7 +70,9 @@ def corpus(data: dict) -> Corpus:
     if on_hub(path):
         licence, words, source, cite = ON_HUB.get(path, (None, "see its page", "see its page", ()))
         revision = f", revision {code(data['revision'])}" if data.get("revision") else ""
-        return Corpus(f"[{code(path)}](https://huggingface.co/datasets/{path}){revision}", licence, words, source, cite, path)
+        return Corpus(
+            f"[{code(path)}](https://huggingface.co/datasets/{path}){revision}", licence, words, source, cite, path
+        )
     usual, cite = USUAL.get(builder, (None, ()))
     hint = f"; if it is {usual}" if usual else ""
     name = f"local data {code(local_name(path))} (read as {code(builder)})"

@@ -61,9 +61,25 @@ class StageFiles:
         return self.task in LABEL_TASKS
 
     @property
+    def is_pairwise(self) -> bool:
+        """Whether it learned which of two replies is better."""
+        return self.task == "regress" and (self.stage.get("trainer") or {}).get("objective") == "pairwise"
+
+    @property
+    def base(self) -> str | None:
+        """The Hub id of the model from which the weights came in the first place; None where that is not on the Hub."""
+        return hub_id(origin(self.recipe, self.name).get("name_or_path"))
+
+    @property
+    def from_scratch(self) -> bool:
+        return origin(self.recipe, self.name).get("from_scratch") is not None
+
+    @property
     def is_adapter(self) -> bool:
         """Whether the folder holds a LoRA adapter; of a model with a head never, training merges it."""
-        return not self.scores_texts and (self.adapter is not None or (not self.config and bool(self.stage["model"].get("lora"))))
+        return not self.scores_texts and (
+            self.adapter is not None or (not self.config and bool(self.stage["model"].get("lora")))
+        )
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -94,7 +110,9 @@ def read_stage_files(folder: Path) -> StageFiles:
     stages, name = recipe.get("stages"), record.get("stage", folder.name)
     stage = stages.get(name) if isinstance(stages, dict) else None
     if not isinstance(stage, dict) or not all(isinstance(stage.get(key), dict) for key in ("model", "data")):
-        raise UserError(f"{folder / RECIPE_FILE}: has no stage {name!r} with a task, a model and data, which {RUN_FILE} names")
+        raise UserError(
+            f"{folder / RECIPE_FILE}: has no stage {name!r} with a task, a model and data, which {RUN_FILE} names"
+        )
     evaluations, unreadable = _evaluations(folder)
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime, reverse=True)
     places = [folder, *checkpoints]  # of a stage that still trains, only a checkpoint holds a model
@@ -139,7 +157,10 @@ def lineage(recipe: dict, name: str) -> dict[str, dict]:
         wanted.add(current)
         stage = stages[current]
         models = [reward.get("model") for reward in (stage.get("rewards") or {}).values() if isinstance(reward, dict)]
-        models += [(stage.get("model") or {}).get("name_or_path"), (stage.get("trainer") or {}).get("critic_name_or_path")]
+        models += [
+            (stage.get("model") or {}).get("name_or_path"),
+            (stage.get("trainer") or {}).get("critic_name_or_path"),
+        ]
         waiting += [parent for parent in map(stage_of, models) if parent is not None]
     return {key: stages[key] for key in stages if key in wanted}
 

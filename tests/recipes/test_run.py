@@ -53,7 +53,9 @@ def test_a_run_leaves_everything_a_person_would_look_for(finished):
             assert (output / stage / name).stat().st_size > 0, f"{stage}/{name}"
     record = json.loads((output / "grpo" / "run.json").read_text())
     assert record["status"] == "complete" and record["seed"] == 42 and "trl" in record["versions"]
-    assert record["train_seconds"] > 0 and record["sessions"] == 1 and record["energy"] is None  # nothing measures it here
+    assert (
+        record["train_seconds"] > 0 and record["sessions"] == 1 and record["energy"] is None
+    )  # nothing measures it here
     assert record["hardware"]["cores"] == os.cpu_count()
     assert "| sft" in (output / "report.md").read_text() and (output / "report.png").stat().st_size > 1000
 
