@@ -32,12 +32,13 @@ def licence(base: str | None, from_scratch: bool, corpora: list[Corpus]) -> tupl
     if None in found:
         gaps = [corpus.name for corpus in corpora if corpus.licence is None]
         gaps += ["the base model"] * (not from_scratch and of_base is None)
-        words = f"Unknown: the licence of {', '.join(dict.fromkeys(gaps))} is not known to the program that wrote this card. "
-        return {"license": "unknown"}, words + "Ask the author before you use the model."
+        known = f" That of the base model is {of_base}." if of_base else ""
+        words = f"unknown, because nothing is recorded here of that of {', '.join(dict.fromkeys(gaps))}.{known}"
+        return {"license": "unknown"}, f"{words} Ask the author before you use the model."
     strict = sorted(found.difference(PERMISSIVE))
     if len(strict) > 1:
         keys = {"license": "other", "license_name": "several"}
-        return keys, f"Several at once: {', '.join(strict)}. Keep to all of them."
+        return keys, f"several at once: {', '.join(strict)}. Keep to all of them."
     if strict and strict[0] in NAMED:
         return {"license": "other", "license_name": strict[0], "license_link": NAMED[strict[0]]}, f"{strict[0]}."
     only = strict[0] if strict else of_base or min(found, key=PERMISSIVE[::-1].index)

@@ -80,8 +80,9 @@ def example_messages(data: dict) -> list[dict]:
 
 def _message(message: dict) -> str:
     """Return a message as Python, a line of its text in each line."""
-    content = "\n        ".join(map(_literal, message["content"].splitlines(keepends=True))) or '""'
-    return f'    {{"role": {_literal(message["role"])}, "content": (\n        {content}\n    )}},'
+    lines = [_literal(line) for line in message["content"].splitlines(keepends=True)] or ['""']
+    content = "\n        ".join(["(", *lines]) + "\n    )" if len(lines) > 1 else lines[0]
+    return f'    {{"role": {_literal(message["role"])}, "content": {content}}},'
 
 
 def _literal(content: str) -> str:

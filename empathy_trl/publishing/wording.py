@@ -44,7 +44,7 @@ SYSTEMS = {
     "wassa": "a system for the WASSA shared task on empathy",
     "dialogues": "RLHF-GODEL",
     "redial": "ECR (empathetic conversational recommendation)",
-    "empath": "EMPATH (react, respond, reflect)",
+    "empath": "EMPATH (react, respond, reflect) by Leon van Bokhorst",
 }
 OPINION = "it is a model's opinion, and texts that please a model need not help a person"
 # reward -> what it pays for, and how an answer pleases it without being any better

@@ -221,8 +221,9 @@ GEMMA, QWEN = {"name_or_path": "google/gemma-2-2b-it"}, {"name_or_path": "Qwen/Q
         (
             {"model": {"name_or_path": "who/knows"}},
             {"license": "unknown"},
-            "the licence of the base model is not known",
+            "nothing is recorded here of that of the base model",
         ),
+        ({"model": GEMMA, "data": {"path": "/my/rows"}}, {"license": "unknown"}, "That of the base model is gemma"),
         ({"data": {"path": "/my/rows"}}, {"license": "unknown"}, "the author's own data"),
         ({"data": {"path": "who/knows"}}, {"license": "unknown"}, "see its page"),
     ],
