@@ -13,9 +13,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from empathy_trl.errors import UserError
-from empathy_trl.publishing.contents import CARD, Contents, is_ours, model_files, run_files
+from empathy_trl.publishing.contents import CARD, Contents, cleaned, is_ours, model_files, run_files, without_secrets
 from empathy_trl.publishing.merge import check_base, is_adapter, merged_files
-from empathy_trl.publishing.patience import LOGIN, failures, hub_session, patiently, reason
+from empathy_trl.publishing.patience import failures, hub_session, patiently, reason
 
 PREFIX = {"model": "", "dataset": "datasets/"}
 
@@ -42,8 +42,22 @@ def push_stage(folder: Path, hub) -> str:
         if merge:
             files = stack.enter_context(merged_files(folder))
         card = model_card(folder, repo_id, merge)
-        contents = files | run_files(folder, repo_id) | {CARD: card.encode()}
+        contents = files | run_files(folder, repo_id) | {CARD: without_secrets(card)}
         return commit(api, repo_id, contents, f"{folder.name}: model, recipe and results", replace=True)
+
+
+def push_checkpoint(checkpoint: Path, hub) -> None:
+    """Push the model in a checkpoint, with the recipe and the figures up to there that lie in the folder above it.
+
+    Raises:
+        UserError, or one of `failures()`: as it came.
+    """
+    with hub_session():
+        files = model_files(checkpoint)
+        api, repo_id = HfApi(), full_id(hub.repo_id)
+        make_repository(api, repo_id, "model", hub.private)
+        texts = [path for name in ("recipe.yaml", "metrics.jsonl") if (path := checkpoint.parent / name).is_file()]
+        commit(api, repo_id, files | {path.name: cleaned(path, repo_id) for path in texts}, checkpoint.name)
 
 
 def push_folder(
@@ -115,13 +129,17 @@ def make_repository(api: HfApi, repo_id: str, repo_type: str, private: bool) -> 
         except RepositoryNotFoundError:
             api.create_repo(repo_id, repo_type=repo_type, private=private)
             return
-        if private and not found.private:
-            raise UserError(
-                f"{constants.ENDPOINT}/{PREFIX[repo_type]}{repo_id} is public, and what is pushed shall be private; make it "
-                "private in its settings, or choose another repo_id"
-            )
+        refuse_public(found, private)
 
     patiently(find_or_make, repo_id)
+
+
+def refuse_public(found, private: bool) -> None:
+    """Raise UserError if a repository that was found is public, and what is pushed shall be private."""
+    if private and not found.private:
+        raise UserError(
+            "it is there and public, and shall be private; change that in its settings, or take another repo_id"
+        )
 
 
 def commit(
@@ -147,49 +165,13 @@ def commit(
     return f"{constants.ENDPOINT}/{PREFIX[repo_type]}{repo_id}"
 
 
-def check_push(hub, folder: Path) -> None:
-    """Find out before a training whether its model can be pushed when it is done. The Hub is only read.
-
-    Raises:
-        UserError: nobody is logged in, the token may not write, the repository is somebody else's, or public where it shall be
-            private; or the Hub cannot be asked.
-    """
-    try:
-        with hub_session():
-            _check_rights(HfApi(), hub)
-    except failures() as error:
-        raise UserError(
-            f"hub: {hub.repo_id} cannot be pushed to: {reason(error).rstrip('.')}. Or train without it (--hub null), and push "
-            f"later: {retry_command(folder, hub)}"
-        ) from error
-
-
-def _check_rights(api: HfApi, hub) -> None:
-    user = patiently(api.whoami, hub.repo_id)
-    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise UserError(f"your token may only read: {LOGIN}")
-    repo_id = hub.repo_id if "/" in hub.repo_id else f"{user['name']}/{hub.repo_id}"
-    names = [user["name"], *(each["name"] for each in user.get("orgs", []))]
-    try:
-        found = patiently(lambda: api.repo_info(repo_id), repo_id)
-    except RepositoryNotFoundError as error:
-        if repo_id.split("/")[0] not in names:
-            raise UserError(f"the name before the / is not yours (choices: {', '.join(names)})") from error
-        return
-    patiently(lambda: api.auth_check(repo_id, write=True), repo_id)
-    if hub.private and not found.private:
-        raise UserError(
-            "it is public, and hub.private is true; make it private in its settings, or choose another repo_id"
-        )
-
-
 def _all_files(folder: Path) -> list[str]:
     names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     return [name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts)]
 
 
 def model_card(folder: Path, repo_id: str, merged: bool) -> str:
-    """Return README.md for a stage's folder, without secrets and without this machine's home folder."""
+    """Return README.md for a stage's folder."""
     from empathy_trl.publishing.card import model_card as card
 
     return card(folder, repo_id, merged=merged)
