@@ -41,13 +41,11 @@ def check_base_of(recipe, stage) -> None:
         return
     while (earlier := stage_of(model.name_or_path)) is not None and recipe.stages[earlier].model.lora is not None:
         model = recipe.stages[earlier].model
-    folder = Path(expand(model.name_or_path or ""))
-    is_local = model.from_scratch is not None or (model.name_or_path and folder.is_dir())
-    if stage_of(model.name_or_path) is not None or (is_local and not (folder / ADAPTER_FILE).is_file()):
-        base = model.name_or_path or "made from scratch"
+    folder = Path(expand(model.name_or_path))
+    if earlier is not None or (folder.is_dir() and not (folder / ADAPTER_FILE).is_file()):
         raise UserError(
-            f"hub.merge_adapter: false, but the base of this adapter ({base}) is only on this machine, and nobody could load "
-            "what is published; expected true"
+            f"hub.merge_adapter: false, but the base of the adapter ({model.name_or_path}) is only on this machine, and nobody "
+            "could load what is published; expected true"
         )
 
 

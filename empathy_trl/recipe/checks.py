@@ -156,8 +156,8 @@ def _check_hub(content: dict) -> Iterator[Problem]:
     hub, model, trainer = (
         value if isinstance(value := content.get(key), dict) else {} for key in ("hub", "model", "trainer")
     )
-    if hub.get("merge_adapter") is True and model.get("from_scratch") and not model.get("lora"):
-        yield ("merge_adapter",), "a model from scratch without model.lora has no adapter; expected false"
+    if hub.get("merge_adapter") is True and model.get("from_scratch"):
+        yield ("merge_adapter",), "a model from scratch has no adapter; expected false"
     if hub.get("push") == "every_save" and trainer.get("save_strategy") == "no":
         yield ("push",), "every_save, but trainer.save_strategy is 'no'; expected end, or that checkpoints are saved"
 
