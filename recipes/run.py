@@ -13,7 +13,6 @@ import gc
 import logging
 import os
 import sys
-import time
 from pathlib import Path
 
 from empathy_trl.errors import UserError
@@ -177,8 +176,10 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
     """Train one stage, unless it is complete; resume it, if it was interrupted."""
     from accelerate import PartialState
 
+    from empathy_trl.consumption import Consumption
     from empathy_trl.stages import inspect_stage, provenance
     from empathy_trl.tasks import TASKS
+    from empathy_trl.trainers.artefacts import ConsumptionLog
 
     path, process = folders[stage.name], PartialState()
     folder = inspect_stage(path, fingerprint)
@@ -187,6 +188,7 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
         process.print(f"[{stage.name}] complete, skipped ({path})")
         return
     checkpoint = folder.checkpoint
+    consumption = Consumption(folder.record)
     process.print(f"[{stage.name}] " + (f"resumes from {checkpoint}" if checkpoint else f"starts ({path})"))
     if process.is_main_process:
         folder.save(
@@ -195,24 +197,29 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
             status="running",
             processes=process.num_processes,
             **provenance(stage.seed),
+            **consumption.so_far(),
         )
         (path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     process.wait_for_everyone()
-    started = time.perf_counter()
     try:
         trainer = TASKS[stage.task].build(stage, path, folders)
     except UserError:
         raise
     except (ValueError, ImportError) as error:  # what TRL and transformers say of settings that do not go together
         raise UserError(f"stages.{stage.name}: the trainer refuses these settings: {error}") from error
+    trainer.add_callback(ConsumptionLog(folder, consumption))
     if stage.hub is not None and stage.hub.push == "every_save":
         from empathy_trl.publishing.checkpoints import PushCheckpoints
 
         trainer.add_callback(PushCheckpoints(stage.hub))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:  # also of a session that is stopped
+        if process.is_main_process:
+            folder.save(**consumption.so_far())
     trainer.save_model(str(path))  # with tokenizer
     if process.is_main_process:
-        folder.save(status="complete", train_seconds=round(time.perf_counter() - started, 1))
+        folder.save(status="complete")
     process.wait_for_everyone()
     del trainer
     gc.collect()
