@@ -49,9 +49,17 @@ def hub_session() -> Iterator[None]:
 
 
 def _limited(client: httpx.Client) -> httpx.Client:
-    client.timeout = httpx.Timeout(SILENCE, connect=min(SILENCE, 30.0))
-    client.event_hooks = client.event_hooks | {"response": [*client.event_hooks["response"], _refuse_long_wait]}
+    hooks = client.event_hooks
+    client.event_hooks = {
+        "request": [*hooks["request"], _limit_silence],
+        "response": [*hooks["response"], _refuse_long_wait],
+    }
     return client
+
+
+def _limit_silence(request: httpx.Request):
+    """Not the client's own limit: huggingface_hub says "none" with many a request."""
+    request.extensions["timeout"] = httpx.Timeout(SILENCE, connect=min(SILENCE, 30.0)).as_dict()
 
 
 def _refuse_long_wait(response: httpx.Response):
@@ -93,10 +101,10 @@ def _pause(error: httpx.HTTPError, attempt: int) -> float | None:
 
 
 def _path(error: httpx.HTTPError) -> str:
-    try:
-        return error.request.url.path
-    except RuntimeError:  # it never came to a request
-        return ""
+    request = (
+        error.response.request if isinstance(error, HfHubHTTPError) else error._request
+    )  # .request raises for None
+    return request.url.path if request else ""
 
 
 def failures() -> tuple[type[Exception], ...]:
