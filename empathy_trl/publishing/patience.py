@@ -36,6 +36,8 @@ Answer = TypeVar("Answer")
 @contextmanager
 def hub_session() -> Iterator[None]:
     """Inside the block the Hub is asked with a limit on silence and on waits, and its log names no secrets."""
+    if constants.is_offline_mode():
+        raise OfflineModeIsEnabled
     usual = _http._GLOBAL_CLIENT_FACTORY  # whatever the user has set, such as a proxy
     close_session()
     try:
