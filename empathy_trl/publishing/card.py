@@ -57,7 +57,7 @@ def model_card(folder: Path, repo_id: str, merged: bool = False) -> str:
         "## How it was trained",
         procedure(files),
         "## Hardware and carbon",
-        f"{machine(files.record)}\n\n{carbon(files.record)}",
+        _machine(files),
         "## Reproduce it",
         _reproduce(files, repo_id),
         *_notes(files),
@@ -76,7 +76,7 @@ def _summary(files: StageFiles, merged: bool) -> str:
     what = "model" if files.scores_texts else "language model"
     sentences = [f"This {what} {does}.", wording.TRAINED.get(files.task, ""), _base_sentence(files, merged)]
     system = None if files.scores_texts else wording.SYSTEMS.get(builder)
-    sentences += [f"The recipe follows the system {system}."] if system else []
+    sentences += [f"Its recipe follows {system}."] if system else []
     return " ".join(filter(None, [*sentences, wording.FROM_SCRATCH * files.from_scratch]))
 
 
@@ -105,13 +105,18 @@ def _use(files: StageFiles, repo_id: str, merged: bool) -> str:
 def _limits(files: StageFiles) -> str:
     if files.scores_texts:
         return wording.SCORING_LIMITS
-    hacking = wording.REWARD_HACKING if files.stage.get("rewards") else ""
-    return f"{wording.WRITING_LIMITS}{hacking}\n\n{wording.CRISIS}"
+    hacking = [wording.REWARD_HACKING] * bool(files.stage.get("rewards"))
+    return "\n".join([wording.WRITING_LIMITS, *hacking, "", wording.CRISIS])
 
 
 def _data_table(corpora: list[Corpus]) -> str:
     rows = [[each.name, each.licence_words, each.source] for each in corpora]
     return markdown([["data", "licence", "where the texts are from"], *rows])
+
+
+def _machine(files: StageFiles) -> str:
+    earlier = len(lineage(files.recipe, files.name)) > 1
+    return f"{machine(files.record)}{' Earlier stages are not counted.' * earlier}\n\n{carbon(files.record)}"
 
 
 def _reproduce(files: StageFiles, repo_id: str) -> str:

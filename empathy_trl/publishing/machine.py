@@ -19,7 +19,7 @@ def machine(record: dict) -> str:
     seconds, sessions = record.get("train_seconds"), record.get("sessions")
     took = f"for {duration(seconds)}" if _is_number(seconds) else "for a time that is not known"
     took += f" (in {sessions} sessions)" if isinstance(sessions, int) and sessions > 1 else ""
-    return f"Trained {took} {on}{several}. Earlier stages are not counted."
+    return f"Trained {took} {on}{several}."
 
 
 def carbon(record: dict) -> str:

@@ -19,15 +19,15 @@ SETTINGS = {
     "gradient_accumulation_steps": "batches accumulated",
     "num_generations": "answers per prompt",
     "num_iterations": "passes over each batch of answers",
-    "max_completion_length": "longest answer, tokens",
-    "max_length": "longest text, tokens",
+    "max_completion_length": "tokens of an answer at most",
+    "max_length": "tokens of a text at most",
     "temperature": "temperature of the answers",
     "beta": "weight of the KL penalty",
     "kl_coef": "weight of the KL penalty",
     "epsilon": "clipping range",
     "loss_type": "loss",
     "loss": "loss",
-    "bf16": "16-bit floats (bf16)",
+    "bf16": "bfloat16",
 }
 PICTURES = {
     "reward_curve.png": "The training, step by step",
@@ -43,9 +43,9 @@ def procedure(files: StageFiles) -> str:
         parts += [_rewards(files.stage["rewards"])]
     parts += [_settings(files)]
     parts += [f"![{words}]({name})" for name, words in PICTURES.items() if files.has(name)]
-    links = [f"every setting: [`{RECIPE_FILE}`]({RECIPE_FILE})"]
+    links = [f"[every setting]({RECIPE_FILE})"]
     links += ["[answers from the training, with their rewards](samples.md)"] * files.has("samples.md")
-    return "\n\n".join([*parts, f"See also {', '.join(links)}."])
+    return "\n\n".join([*parts, f"See also: {', '.join(links)}."])
 
 
 def _stages(files: StageFiles, stages: dict[str, dict]) -> str:
@@ -70,7 +70,8 @@ def _start(model: dict) -> str:
     if parent is not None:
         start = f"stage {text(parent)}"
     elif scratch:
-        start = f"nothing: a {text(scratch.get('architecture'))} of {text(scratch.get('layers'))} layers, width {text(scratch.get('hidden_size'))}"
+        shape = ", ".join(f"{key.replace('_', ' ')} {text(scratch.get(key))}" for key in ("layers", "hidden_size"))
+        start = f"nothing ({text(scratch.get('architecture'))}, {shape})"
     else:
         start = code(model.get("name_or_path"))
     lora = model.get("lora")
@@ -117,6 +118,6 @@ def _parameters(name: str, entry: dict) -> str:
 
 def _settings(files: StageFiles) -> str:
     trainer = files.stage.get("trainer") or {}
-    settings = {words: trainer[key] for key, words in SETTINGS.items() if trainer.get(key) is not None}
+    settings = {words: trainer[key] for key, words in SETTINGS.items() if trainer.get(key) not in (None, False)}
     settings["seed"] = files.record.get("seed", files.stage.get("seed"))
-    return "Main settings: " + ", ".join(f"{words} {text(value)}" for words, value in settings.items()) + "."
+    return "Main settings: " + "; ".join(f"{words} {text(value)}" for words, value in settings.items()) + "."

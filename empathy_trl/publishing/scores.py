@@ -6,6 +6,7 @@ from empathy_trl.evaluation.tables import markdown
 from empathy_trl.publishing.escape import code, text
 from empathy_trl.publishing.results import source_name
 from empathy_trl.publishing.stage_files import StageFiles
+from empathy_trl.recipe.schema import SAMPLE
 
 
 def scores(files: StageFiles) -> str:
@@ -17,7 +18,7 @@ def scores(files: StageFiles) -> str:
     ]
     if not files.evaluations:
         return "\n\n".join(["This model has not been evaluated.", *parts])
-    how = "Brackets: 95 % intervals. The same figures stand in the card's metadata (`model-index`), for programs."
+    how = "Brackets are 95 % intervals. Programs find all figures in the metadata of this card, under `model-index`."
     return "\n\n".join([*parts, how])
 
 
@@ -38,7 +39,13 @@ def _table(evaluation: dict) -> str:
         cells = [with_interval(row[key]) if key in row else "" for row in baselines.values()]
         rows.append([text(heading), f"**{with_interval(metrics[key])}**", *cells, metrics[key]["n"]])
     decoded = f", {text(data['decoding'])}" if data.get("decoding") else ""
-    intro = f"Split {code(data['split'])} of {code(source_name(data['source']))} ({code(data['name'])}), {data['n']} rows{decoded}."
+    source = source_name(data["source"])
+    of = (
+        f"the embedded corpus {code(data['name'])}"
+        if source == SAMPLE
+        else f"{code(source)}, read as {code(data['name'])}"
+    )
+    intro = f"Split {code(data['split'])} of {of}: {data['n']} rows{decoded}."
     return f"{intro}\n\n{markdown(rows)}\n\n{_note(kind)}"
 
 

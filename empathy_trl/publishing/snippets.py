@@ -1,6 +1,6 @@
 """How to use a published model: code that needs transformers (and peft for an adapter) alone, and the package's commands."""
 
-import pprint
+import json
 from textwrap import dedent
 
 from empathy_trl.publishing.stage_files import StageFiles
@@ -44,7 +44,7 @@ def _writing(files: StageFiles, repo_id: str, merged: bool) -> str:
         """
         {imports}
 
-        name = {name!r}
+        name = {name}
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = {load}
 
@@ -60,7 +60,7 @@ def _writing(files: StageFiles, repo_id: str, merged: bool) -> str:
         """
     ).format(
         imports="import re\n\n" * (tags is not None) + imports,
-        name=repo_id,
+        name=_literal(repo_id),
         load=load,
         messages="\n".join(map(_message, example_messages(files.data))),
         sampling=_sampling(files.stage.get("evaluation") or {}),
@@ -80,8 +80,13 @@ def example_messages(data: dict) -> list[dict]:
 
 def _message(message: dict) -> str:
     """Return a message as Python, a line of its text in each line."""
-    content = "\n        ".join(map(repr, message["content"].splitlines(keepends=True))) or "''"
-    return f'    {{"role": {message["role"]!r}, "content": (\n        {content}\n    )}},'
+    content = "\n        ".join(map(_literal, message["content"].splitlines(keepends=True))) or '""'
+    return f'    {{"role": {_literal(message["role"])}, "content": (\n        {content}\n    )}},'
+
+
+def _literal(content: str) -> str:
+    """Return a text as Python writes it, in double quotes."""
+    return json.dumps(content, ensure_ascii=False)
 
 
 def _sampling(evaluation: dict) -> str:
@@ -107,25 +112,25 @@ def _show(tags: tuple[str, ...] | None) -> str:
 def _scoring(files: StageFiles, repo_id: str) -> str:
     name = files.data.get("name")
     texts = SCORED.get(name, SCORED["emotions"])
-    said = "what somebody says, and an answer to it" if name in PAIRED else "a text"
+    said = "  # what somebody says, and an answer to it" if name in PAIRED else ""
     return dedent(
         """
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        name = {name!r}
+        name = {name}
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForSequenceClassification.from_pretrained(name)
 
-        texts = {texts}  # {said}
+        texts = {texts}{said}
         inputs = tokenizer(*texts, truncation=True, max_length={length}, return_tensors="pt")
         with torch.no_grad():
             logits = model(**inputs).logits[0]
         {show}
         """
     ).format(
-        name=repo_id,
-        texts=pprint.pformat(texts, width=112),
+        name=_literal(repo_id),
+        texts=f"[{', '.join(map(_literal, texts))}]",
         said=said,
         length=files.config.get("text_max_length", 512),
         show=_show_scores(files),

@@ -87,7 +87,8 @@ class StageFiles:
             return self.adapter.get("task_type") == "SEQ_2_SEQ_LM"
         start = origin(self.recipe, self.name)
         scratch = start.get("from_scratch") or {}
-        return bool(self.config.get("is_encoder_decoder", scratch.get("architecture") == "t5"))
+        named = scratch.get("architecture") == "t5" or start.get("chat_template") == "godel"
+        return not self.scores_texts and bool(self.config.get("is_encoder_decoder", named))
 
     def has(self, name: str) -> bool:
         """Say whether a file is in the folder."""

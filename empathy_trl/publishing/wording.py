@@ -41,7 +41,7 @@ PAIRWISE_SHORT = "learning of which reply is better (pairs)"
 # a published system that the builder's recipes follow
 SYSTEMS = {
     "ed4": "RREC-Emotion on ED_easy_4",
-    "wassa": "the WASSA empathy system",
+    "wassa": "a system for the WASSA shared task on empathy",
     "dialogues": "RLHF-GODEL",
     "redial": "ECR (empathetic conversational recommendation)",
     "empath": "EMPATH (react, respond, reflect)",
@@ -100,19 +100,19 @@ WRITING_LIMITS = """\
 - **Feelings and people.** Tell whoever talks to it that it is a program. What it writes may be wrong, hurtful or made up, with a warm
   voice: that makes it easier to believe, not truer.
 - **English only**, in the manner of the training data. Empathy is shown differently in other languages and cultures, and the model
-  repeats the biases of its data and of its base model.
-"""
+  repeats the biases of what it learned from."""
 SCORING_LIMITS = """\
 - **A measure for research**, such as a reward or a metric for language models. Do not judge people by it: neither employees, patients
   or applicants, nor what somebody feels.
 - **English only**, in the manner of the training data. It repeats the habits and biases of those who labelled them, and a text that it
   rates high need not help anybody.
-- A model that is trained against it finds texts that it likes for no good reason (reward hacking): look at samples too.
-"""
+- A model that is trained against it finds texts that it likes for no good reason (reward hacking): look at samples too."""
 REWARD_HACKING = """\
 - **Rewards are programs and can be pleased without doing any good.** Read the samples before you believe the figures."""
 CRISIS = """\
 > **If you or somebody near you is in danger or thinks of suicide, do not turn to a language model.** Call the local emergency number
 > (112 in the EU, 911 in the US and Canada, 999 in the UK) or a helpline: 988 in the US and Canada, 116 123 (Samaritans) in the
 > UK and Ireland; for other countries, [findahelpline.com](https://findahelpline.com)."""
-FROM_SCRATCH = "It is a small model made from nothing, to show on a laptop that the way works. Do not expect sensible language from it."
+FROM_SCRATCH = (
+    "It is made from nothing, without a pretrained model: it shows that the way works, and is of no use beyond that."
+)

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """A stage's folder as run.py leaves it, without the training."""
 
 import json
@@ -51,4 +52,56 @@ def make_stage_folder(model: Path, folder: Path) -> Path:
     for name in NOT_PUBLISHED:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("not for others")
+=======
+"""A stage's folder as a run leaves it, without the run."""
+
+import copy
+import json
+from pathlib import Path
+
+import yaml
+
+STAGE = {
+    "task": "grpo",
+    "model": {"name_or_path": "Qwen/Qwen2.5-1.5B-Instruct", "lora": None, "from_scratch": None},
+    "data": {"name": "ed4", "path": "sample", "revision": None, "portion": [0.0, 1.0]},
+    "rewards": {"emotion_accuracy": {"weight": 1.0}},
+    "trainer": {"learning_rate": 1e-5, "max_steps": 3},
+    "evaluation": {"split": "test", "max_new_tokens": 8, "temperature": 0.0},
+    "seed": 42,
+}
+RECORD = {
+    "fingerprint": "f",
+    "recipe": "mine",
+    "status": "complete",
+    "processes": 1,
+    "seed": 42,
+    "versions": {"python": "3.11.7", "trl": "1.16.0"},
+    "git_commit": "0123abc",
+    "train_seconds": 100.0,
+    "sessions": 1,
+    "hardware": {"cpu": "Some CPU", "cores": 2, "memory_gb": 8.0, "gpus": []},
+    "energy": None,
+}
+
+
+def stage_folder(folder: Path, record: dict | None = None, earlier: dict | None = None, **stage) -> Path:
+    """Write `recipe.yaml` and `run.json` into a folder; `stage` and `record` replace what stands above, section by section.
+
+    Args:
+        earlier: stages before this one, name -> section.
+    """
+    section = copy.deepcopy(STAGE)
+    for key, value in stage.items():
+        section[key] = section[key] | value if isinstance(value, dict) and key != "rewards" else value
+    recipe = {"name": "mine", "seed": 42, "stages": {**(earlier or {}), "grpo": section}}
+    return write_stage(folder, recipe, "grpo", record)
+
+
+def write_stage(folder: Path, recipe: dict, name: str, record: dict | None = None) -> Path:
+    """Write a resolved recipe and the record of one of its stages into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    (folder / "run.json").write_text(json.dumps(RECORD | {"stage": name} | (record or {})), encoding="utf-8")
+>>>>>>> h_card
     return folder
