@@ -13,7 +13,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.publishing import patience
 from empathy_trl.publishing.push import push_folder, push_stage
 from empathy_trl.recipe import Hub
-from tests.publishing.stage_folder import NOT_PUBLISHED, make_stage_folder
+from tests.publishing.pushed_folder import NOT_PUBLISHED, make_stage_folder
 
 HUB = Hub(repo_id="ann/tiny")
 
