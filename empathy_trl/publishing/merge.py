@@ -22,7 +22,7 @@ def check_base(folder: Path) -> None:
     base, _ = adapter_base(folder / ADAPTER_FILE, str(folder))
     if Path(base).is_dir() or Path(base).is_absolute():
         raise UserError(
-            f"the base of this adapter is the folder {base}, which nobody else has; publish the two as one model with "
+            f"{folder}: the base of this adapter is the folder {base}, which nobody else has; publish the two as one model with "
             "--merge_adapter (hub.merge_adapter: true in a recipe)"
         )
 

@@ -32,11 +32,11 @@ def push_stage(folder: Path, hub) -> str:
         UserError: with the reason and the command that tries it again.
     """
     folder = Path(folder)
+    files = model_files(folder)
+    merge = hub.merge_adapter and is_adapter(folder)
+    if is_adapter(folder) and not merge:
+        check_base(folder)
     with _told(folder, hub.repo_id, retry_command(folder, hub)), hub_session(), ExitStack() as stack:
-        files = model_files(folder)
-        merge = hub.merge_adapter and is_adapter(folder)
-        if is_adapter(folder) and not merge:
-            check_base(folder)
         api, repo_id = HfApi(), full_id(hub.repo_id)
         make_repository(api, repo_id, "model", hub.private)
         if merge:

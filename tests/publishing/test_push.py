@@ -293,8 +293,8 @@ class TestAdapter:
             torch.testing.assert_close(merged(tokens).logits, model.eval()(tokens).logits)
 
     def test_a_base_that_only_this_machine_has_is_refused_with_the_way_out(self, hub_server, adapter):
-        said = failed(adapter[0])
-        assert "which nobody else has; publish the two as one model with --merge_adapter" in said
+        with pytest.raises(UserError, match="which nobody else has; publish the two as one model with --merge_adapter"):
+            push_stage(adapter[0], HUB)
         assert hub_server.log == []
 
     def test_an_adapter_of_a_model_on_the_hub_goes_up_as_it_is(self, hub_server, adapter, tiny_folder):

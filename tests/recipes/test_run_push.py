@@ -1,6 +1,7 @@
 """run.py pushes what it trained, to a Hub on this machine; recipes/hub.py does it again; no token is written anywhere."""
 
 import re
+
 import pytest
 from huggingface_hub import HfApi
 
