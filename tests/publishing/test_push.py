@@ -123,7 +123,9 @@ def test_a_fault_that_stays_is_told_and_the_same_push_works_when_it_is_over(
     hub_server.fail(*PLACES[place], times=1000, **settings)
     said = failed(folder)
     assert re.search(message, said), said
-    assert all(wait <= patience.LONGEST_WAIT for wait in waits) and len(waits) <= 2 * 5, "huggingface_hub tries five times for each of two files"
+    assert all(wait <= patience.LONGEST_WAIT for wait in waits) and len(waits) <= 2 * 5, (
+        "huggingface_hub tries five times for each of two files"
+    )
     assert (fault == "429 too long") <= (waits == [])
     hub_server.faults.clear()
     push_stage(folder, HUB)
