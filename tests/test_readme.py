@@ -25,6 +25,9 @@ COMMANDS = {
     "Talk to it: chat.py": (["recipes/chat.py"], 16),
     "Set side by side: compare.py": (["recipes/compare.py"], 2),
     "Have responses graded: score.py": (["recipes/score.py"], 14),
+    "Publish: hub.py push": (["recipes/hub.py", "push"], 3),
+    "Fetch: hub.py pull": (["recipes/hub.py", "pull"], 1),
+    "Look at a card: hub.py card": (["recipes/hub.py", "card"], 1),
     "Check dialogues: check_dialogues.py": (["recipes/check_dialogues.py"], 3),
     "Show what replies earn: empathy_trl.rewards": (["-m", "empathy_trl.rewards"], 5),
 }

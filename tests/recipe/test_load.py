@@ -140,6 +140,7 @@ def errors_of(load, content, overrides=()):
         ("evaluation.classifiers.intent", "stage:intent", "evaluation.classifiers.intent: unknown stage 'intent'"),
         ("hub", {"private": True}, "hub.repo_id: missing; expected str"),
         ("hub", {"repo_id": "a b/c"}, "hub: repo_id 'a b/c' is not a Hub id; expected name or user/name"),
+        ("hub", {"repo_id": "a/b", "push": "always"}, "hub.push: unknown choice 'always' (choices: end, every_save)"),
         ("seed", -1, "seed: -1 should be greater than or equal to 0"),
         ("seed", "x", "seed: 'x' is not a valid int"),
         ("evalution", {}, "evalution: unknown key; did you mean evaluation? (choices: task, model, data, rewards,"),
@@ -466,3 +467,15 @@ def test_reading_recipes_imports_no_heavy_library():
         env={**os.environ, "PYTHONPATH": str(root)},
     )
     assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("hub", "trainer", "expected"),
+    [
+        ({"merge_adapter": True}, {}, "hub.merge_adapter: a model from scratch has no adapter; expected false"),
+        ({"push": "every_save"}, {"save_strategy": "no"}, "hub.push: every_save, but trainer.save_strategy is 'no'"),
+    ],
+)
+def test_a_hub_section_that_asks_for_what_cannot_be(load, hub, trainer, expected):
+    (line,) = errors_of(load, {**SFT, "hub": {"repo_id": "me/it", **hub}, "trainer": trainer})
+    assert line.startswith(expected)
