@@ -73,11 +73,14 @@ def first_file(name: str, revision: str | None, filenames: Sequence[str]) -> Pat
                 return folder / filename
         content = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
         raise EntryNotFoundError(f"expected {' or '.join(filenames)}, found {content}")
+    only = {}
     for filename in filenames:
         try:
-            return Path(hf_hub_download(name, filename, revision=revision))
+            return Path(hf_hub_download(name, filename, revision=revision, **only))
         except EntryNotFoundError as error:  # not in the repository, or (offline) not in the cache
-            missing = error
+            missing = missing if only else error
+            if isinstance(error, LocalEntryNotFoundError):  # the next one would wait for the network just as long
+                only = {"local_files_only": True}
     missing.add_note(" or ".join(filenames))
     raise missing
 
@@ -201,6 +204,12 @@ def _explain(name: str, revision: str | None, error: BaseException) -> str:
         return f"{target}: not a model that transformers can load: {error}"
     if any_is(LocalEntryNotFoundError, ConnectionError, OfflineModeIsEnabled, httpx.HTTPError):
         return _out_of_reach(name, revision, causes)
+    if constants.is_offline_mode():
+        fetch = _download(name, revision)
+        return (
+            f"{target}: cannot be loaded: {error} HF_HUB_OFFLINE is set, so only what is in the local cache counts: run "
+            f"`{fetch}` on a machine with network and copy its cache here ($HF_HOME)"
+        )
     return f"{target}: cannot be loaded: {error}"
 
 
