@@ -6,13 +6,12 @@ another format, weights that are not there) ends in a `UserError` that names the
 
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-from huggingface_hub import constants, get_token, hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -30,7 +29,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from empathy_trl.errors import UserError
 from empathy_trl.hub_ids import join_revision, looks_local, split_revision  # noqa: F401 - the last one for others
-from empathy_trl.judge.secret import KEY
+from empathy_trl.publishing.secrets import mask
 
 ADAPTER_FILE = "adapter_config.json"
 # The vocabulary is in one of these; without any, transformers makes a tokenizer that turns every text into nothing.
@@ -73,14 +72,13 @@ def first_file(name: str, revision: str | None, filenames: Sequence[str]) -> Pat
                 return folder / filename
         content = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
         raise EntryNotFoundError(f"expected {' or '.join(filenames)}, found {content}")
-    only = {}
+    missing = None
     for filename in filenames:
+        local = isinstance(missing, LocalEntryNotFoundError)  # no network: it is not waited for once more
         try:
-            return Path(hf_hub_download(name, filename, revision=revision, **only))
+            return Path(hf_hub_download(name, filename, revision=revision, local_files_only=local))
         except EntryNotFoundError as error:  # not in the repository, or (offline) not in the cache
-            missing = missing if only else error
-            if isinstance(error, LocalEntryNotFoundError):  # the next one would wait for the network just as long
-                only = {"local_files_only": True}
+            missing = missing if local else error
     missing.add_note(" or ".join(filenames))
     raise missing
 
@@ -159,19 +157,10 @@ def hub_errors(name: str, revision: str | None) -> Iterator[None]:
     except UserError:  # also a ValueError
         raise
     except (OSError, EntryNotFoundError, HFValidationError, httpx.HTTPError, SafetensorError) as error:
-        raise UserError(masked(_explain(name, revision, error))) from error
+        raise UserError(mask(_explain(name, revision, error))) from error
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError, StrictDataclassError) as error:
         target = join_revision(name, revision)
-        raise UserError(masked(f"{target}: cannot be read: {type(error).__name__}: {error}")) from error
-
-
-def masked(text: str) -> str:
-    """Return a message without secrets: keys by their look, the token in use, and passwords and queries of addresses."""
-    token = get_token()
-    if token:
-        text = text.replace(token, "***")
-    text = re.sub(r"(?<=://)[^/\s@]+@", "***@", KEY.sub("***", text))
-    return re.sub(r"(https?://[^\s?]+)\?[^\s'\")]+", r"\1?***", text)
+        raise UserError(mask(f"{target}: cannot be read: {type(error).__name__}: {error}")) from error
 
 
 def _explain(name: str, revision: str | None, error: BaseException) -> str:

@@ -400,7 +400,7 @@ def test_what_transformers_makes_of_it(error, message, monkeypatch, tmp_path):
         raise OSError("there was an error") from error
 
     (tmp_path / "config.json").touch()
-    monkeypatch.setattr(hub, "hf_hub_download", lambda name, filename, revision: tmp_path / "config.json")
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *args, **kwargs: tmp_path / "config.json")
     monkeypatch.setattr(AutoConfig, "from_pretrained", from_pretrained)
     with pytest.raises(UserError, match=f"^me/model@v9: .*{message}"):
         load_model(recipe_model("me/model", revision="v9"), seed=0)

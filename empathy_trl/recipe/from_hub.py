@@ -47,7 +47,17 @@ TRAINER_TEXTS = {
         "pad_to_multiple_of",
         "report_to",
     ),
-    *("run_name", "save_strategy", "scale_rewards", "shared_prefix", "torch_compile_mode", "train_sampling_strategy"),
+    *(
+        "kl_estimator",
+        "loss",
+        "objective",
+        "run_name",
+        "save_strategy",
+        "scale_rewards",
+        "shared_prefix",
+        "torch_compile_mode",
+        "train_sampling_strategy",
+    ),
     *("truncation_mode", "vllm_importance_sampling_mode", "vllm_mode", "vllm_model_impl"),
 }
 REPORTS_HERE = ("none", "tensorboard")
