@@ -37,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             from empathy_trl.tasks import CONFIG_CLASSES
 
+            for flag in ("yes", "trust_recipe"):
+                if getattr(options, flag) and not is_on_hub(options.recipe):
+                    raise UserError(f"--{flag}: is for --recipe hub:USER/REPO, got --recipe {options.recipe}")
             name = show_hub_recipe(options.recipe)
             recipe = load_recipe(name, overrides, CONFIG_CLASSES, options.trust_recipe)
             from_hub, folder = is_on_hub(name), output_folder(recipe, options.output_dir)
