@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -26,6 +28,8 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from empathy_trl.errors import UserError
+from empathy_trl.hub_ids import join_revision, looks_local, split_revision  # noqa: F401 - the last one for others
+from empathy_trl.publishing.secrets import mask
 
 ADAPTER_FILE = "adapter_config.json"
 # The vocabulary is in one of these; without any, transformers makes a tokenizer that turns every text into nothing.
@@ -46,16 +50,11 @@ def expand(name: str) -> str:
     return os.path.expanduser(name)
 
 
-def _looks_local(name: str) -> bool:
-    """Whether a name that is no folder was meant to be one; a Hub id reads `name` or `owner/name`."""
-    return name.startswith((".", "/", "~", "outputs/", "stage:")) or name.count("/") > 1
-
-
 def check_exists(name: str) -> None:
     """Raise UserError if a name can only mean a local folder and there is none; the Hub is not asked."""
     if Path(name).is_file():
         raise UserError(f"{name}: is a file; expected the folder of a model")
-    if not Path(name).is_dir() and _looks_local(name):
+    if not Path(name).is_dir() and looks_local(name):
         raise UserError(f"{name}: no such folder; expected the folder of a model, or a Hub id such as owner/name")
 
 
@@ -73,11 +72,14 @@ def first_file(name: str, revision: str | None, filenames: Sequence[str]) -> Pat
                 return folder / filename
         content = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
         raise EntryNotFoundError(f"expected {' or '.join(filenames)}, found {content}")
+    missing = None
     for filename in filenames:
+        local = isinstance(missing, LocalEntryNotFoundError)  # no network: it is not waited for once more
         try:
-            return Path(hf_hub_download(name, filename, revision=revision))
+            return Path(hf_hub_download(name, filename, revision=revision, local_files_only=local))
         except EntryNotFoundError as error:  # not in the repository, or (offline) not in the cache
-            missing = error
+            missing = missing if local else error
+    missing.add_note(" or ".join(filenames))
     raise missing
 
 
@@ -155,9 +157,10 @@ def hub_errors(name: str, revision: str | None) -> Iterator[None]:
     except UserError:  # also a ValueError
         raise
     except (OSError, EntryNotFoundError, HFValidationError, httpx.HTTPError, SafetensorError) as error:
-        raise UserError(_explain(name, revision, error)) from error
+        raise UserError(mask(_explain(name, revision, error))) from error
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError, StrictDataclassError) as error:
-        raise UserError(f"{name}: cannot be read: {type(error).__name__}: {error}") from error
+        target = join_revision(name, revision)
+        raise UserError(mask(f"{target}: cannot be read: {type(error).__name__}: {error}")) from error
 
 
 def _explain(name: str, revision: str | None, error: BaseException) -> str:
@@ -171,22 +174,64 @@ def _explain(name: str, revision: str | None, error: BaseException) -> str:
     def any_is(*types: type[BaseException]) -> bool:
         return any(isinstance(cause, types) for cause in causes)
 
+    target = join_revision(name, revision)
     login = "run `hf auth login`, or name a local folder instead"
-    if any_is(SafetensorError) or Path(name).is_dir():
+    if Path(name).is_dir():
         return f"{name}: cannot be read: {error}"
     if any_is(HFValidationError):
-        return f"{name}: neither an existing folder nor a valid Hub id (owner/name)"
+        return f"{target}: neither an existing folder nor a valid Hub id (owner/name)"
+    if any_is(SafetensorError) or "Consistency check failed" in str(error):
+        fetch = _download(name, revision, "--force-download")
+        return f"{target}: cannot be read: {error}; if the download was damaged, `{fetch}` repeats it"
     if any_is(GatedRepoError):
-        return f"{name}: gated model; accept the licence on https://huggingface.co/{name} and {login}"
+        return f"{target}: gated model; accept the licence on https://huggingface.co/{name} and {login}"
     if any_is(RepositoryNotFoundError):
-        return f"{name}: no such local folder and no such model on the Hub; if it is private, {login}"
+        return f"{target}: no such local folder and no such model on the Hub; if it is private, {login}"
     if any_is(RevisionNotFoundError):
-        return f"{name}: no revision {revision!r} of this model on the Hub"
+        return f"{target}: no revision {revision!r} of this model on the Hub"
     if any_is(RemoteEntryNotFoundError):
-        return f"{name}: not a model that transformers can load: {error}"
-    if any_is(LocalEntryNotFoundError, ConnectionError, httpx.HTTPError):
+        return f"{target}: not a model that transformers can load: {error}"
+    if any_is(LocalEntryNotFoundError, ConnectionError, OfflineModeIsEnabled, httpx.HTTPError):
+        return _out_of_reach(name, revision, causes)
+    if constants.is_offline_mode():
+        fetch = _download(name, revision)
         return (
-            f"{name}: not in the local cache, and the Hub cannot be reached; connect and, "
-            f"if the model is gated or private, {login}"
+            f"{target}: cannot be loaded: {error} HF_HUB_OFFLINE is set, so only what is in the local cache counts: run "
+            f"`{fetch}` on a machine with network and copy its cache here ($HF_HOME)"
         )
-    return f"{name}: cannot be loaded: {error}"
+    return f"{target}: cannot be loaded: {error}"
+
+
+def _out_of_reach(name: str, revision: str | None, causes: list[BaseException]) -> str:
+    """Say which file is missing, why the Hub does not give it, and how it can be had."""
+    target = join_revision(name, revision)
+    status = next((each.response.status_code for each in causes if isinstance(each, HfHubHTTPError)), None)
+    if status in (401, 403):
+        return f"{target}: the Hub answers HTTP {status}: the token lacks the right to read it; run `hf auth login`"
+    files = next((note for each in causes for note in getattr(each, "__notes__", ())), None)
+    missing = f"{files or 'not everything of it'} is {'not ' * bool(files)}in the local cache"
+    fetch = f"run `{_download(name, revision)}` on a machine with network"
+    return (
+        f"{target}: {missing}, and {_why(causes, status)}. Try again when it can be reached; or {fetch} and copy its cache "
+        "here (the folder $HF_HOME, ~/.cache/huggingface by default), or name a local folder; a gated or private model "
+        "needs `hf auth login` first"
+    )
+
+
+def _why(causes: list[BaseException], status: int | None) -> str:
+    """Say why the Hub cannot be asked."""
+    if constants.is_offline_mode():
+        return "the Hub cannot be reached, because HF_HUB_OFFLINE is set"
+    if status is not None:
+        return f"the Hub cannot be reached: {constants.ENDPOINT} answers HTTP {status}"
+    if any(isinstance(cause, httpx.TimeoutException) for cause in causes):
+        return f"the Hub cannot be reached: {constants.ENDPOINT} does not answer in time"
+    cut = next((cause for cause in causes if isinstance(cause, httpx.HTTPError)), None)
+    if isinstance(cut, (httpx.RemoteProtocolError, httpx.ReadError)):
+        return f"the download from {constants.ENDPOINT} was cut off; the same command goes on with it"
+    return f"the Hub cannot be reached: {constants.ENDPOINT}" + (f": {cut}" if cut else "")
+
+
+def _download(name: str, revision: str | None, *flags: str) -> str:
+    """Return the command that fetches a whole repository into the cache."""
+    return " ".join(["hf download", name, *(["--revision", revision] if revision else []), *flags])

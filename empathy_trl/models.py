@@ -121,12 +121,13 @@ def generator_class(config):
     return AutoModelForCausalLM, TaskType.CAUSAL_LM
 
 
-def lora_config(lora, task_type: str = TaskType.CAUSAL_LM) -> LoraConfig | None:
+def lora_config(lora, task_type: str = TaskType.CAUSAL_LM, base_revision: str | None = None) -> LoraConfig | None:
     """Translate the `lora:` part of a recipe (`recipe.Lora`) for peft; None stays None (full fine-tuning).
 
     Args:
         lora: None or the section.
         task_type: of peft, see `generator_class`; with `SEQ_CLS` the head is trained in full and saved with the adapter.
+        base_revision: of the base model, so that the saved adapter finds the same base again.
     """
     if lora is None:
         return None
@@ -136,6 +137,7 @@ def lora_config(lora, task_type: str = TaskType.CAUSAL_LM) -> LoraConfig | None:
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
         task_type=task_type,
+        revision=base_revision,
     )
 
 

@@ -8,6 +8,7 @@ import math
 import os
 from pathlib import Path
 
+from empathy_trl.hub_ids import join_revision
 from empathy_trl.inputs import is_pairwise, local_rows, stage_rows
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.shapes import BYTES, decoder_layers, model_shape
@@ -139,9 +140,12 @@ def _stage_lines(stage, rows, shape, options, prompt: float | None, parts: dict)
 
 
 def _model_line(model) -> str:
-    name = model.name_or_path or "from scratch: {architecture}, hidden size {hidden_size}, {layers} layers".format(
-        **model.from_scratch.model_dump()
-    )
+    if model.from_scratch is None:
+        name = join_revision(model.name_or_path, model.revision)
+    else:
+        name = "from scratch: {architecture}, hidden size {hidden_size}, {layers} layers".format(
+            **model.from_scratch.model_dump()
+        )
     lora = f", LoRA rank {model.lora.r}" if model.lora else ""
     return name + (", 4-bit" if model.load_in_4bit else "") + lora + f", {model.dtype}"
 

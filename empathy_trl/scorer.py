@@ -31,6 +31,7 @@ from empathy_trl.classifiers import load_classifier
 from empathy_trl.data.normalize import normalize
 from empathy_trl.errors import UserError
 from empathy_trl.hub import ADAPTER_FILE, adapter_base, expand
+from empathy_trl.hub_ids import one_revision
 
 CACHE_SIZE = 100_000  # scores; about 300 bytes each, however long the texts are
 TOKENS_ON_CPU, TOKENS_ON_GPU = 2048, 8192  # per batch; on two cores 2048 are faster than 512 and than 8192
@@ -195,14 +196,15 @@ def shared_scorer(name: str, revision: str | None = None, device: str | None = N
     cache.
 
     Args:
-        name: Hub id or folder of a full model or of a LoRA adapter (merged into its base here).
+        name: Hub id (also `USER/REPO@revision`) or folder of a full model or of a LoRA adapter (merged into its base here).
         revision: branch, tag or commit on the Hub.
         device: `cpu`, `cuda` or `cuda:1`; None and `cuda` mean this process's own GPU, None the CPU where there is none.
 
     Raises:
         UserError: the model cannot be loaded, its head is not trained, or there is no such device.
     """
-    key = expand(name), revision, resolve_device(device)
+    name, revision = one_revision(expand(name), revision)
+    key = name, revision, resolve_device(device)
     with _scorers_lock:
         files = model_files(key[0])
         if key not in _scorers or _scorers[key][0] != files:

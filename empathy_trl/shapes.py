@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 from empathy_trl.errors import UserError
+from empathy_trl.hub_ids import join_revision
 from empathy_trl.inputs import label_targets, scratch_tokenizer
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.templates import set_template
@@ -97,7 +98,7 @@ def _pretrained(stage, downloads: set[str]) -> dict | None:
     except OSError as error:
         if Path(name).expanduser().is_dir():
             raise UserError(f"model.name_or_path: {name} cannot be read: {error}") from error
-        downloads.add(f"model {name}")
+        downloads.add(f"model {join_revision(name, model.revision)}")
         if name not in PUBLISHED:
             return None
         kind, fields = PUBLISHED[name]

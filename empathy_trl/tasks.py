@@ -139,7 +139,7 @@ def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
     section = resolve_model(stage.model, stage_folders)
     model, tokenizer = new_classifier(section, targets, seed=stage.seed, texts=label_texts(train))
     describe_input(model.config, stage, config.max_length)
-    model = _with_adapter(model, lora_config(stage.model.lora, "SEQ_CLS"), stage.seed)
+    model = _with_adapter(model, lora_config(section.lora, "SEQ_CLS", section.revision), stage.seed)
     parts, note = (pair_parts, held_out_pairs) if is_pairwise(stage) else (label_parts, held_out_labels)
     trainer = Trainer(
         model=model,
@@ -261,7 +261,7 @@ def _policy(stage, train, stage_folders: dict[str, Path]):
     # the output of an earlier LoRA stage brings its adapter along, which is then trained on
     needs_adapter = stage.model.lora is not None and not isinstance(model, PeftModel)
     _, kind = generator_class(model.config)
-    return model, tokenizer, lora_config(stage.model.lora, kind) if needs_adapter else None
+    return model, tokenizer, lora_config(config.lora, kind, config.revision) if needs_adapter else None
 
 
 def _with_adapter(model, config, seed: int):

@@ -22,15 +22,25 @@ from empathy_trl.errors import UserError
 def command_line() -> argparse.ArgumentParser:
     """Return the parser."""
     parser = documented_parser(__doc__)
-    parser.add_argument("--model", required=True, help="folder of a saved model, a Hub id, or openai:NAME on a server")
-    parser.add_argument("--adapter", help="folder or Hub id of a LoRA adapter for --model")
+    parser.add_argument(
+        "--model", required=True, help="folder of a saved model, a Hub id[@revision], or openai:NAME on a server"
+    )
+    parser.add_argument("--adapter", help="folder or Hub id[@revision] of a LoRA adapter for --model")
     parser.add_argument("--load_in_4bit", action="store_true", help="quantise the weights")
     parser.add_argument("--revision", help="branch, tag or commit of --model on the Hub")
     parser.add_argument(
         "--base_url",
         help="of the server of openai:NAME (default: $OPENAI_BASE_URL, or OpenAI's); its key: $OPENAI_API_KEY",
     )
-    parser.add_argument("--recipe", help="ask as this recipe trains (default: recipe.yaml in the model's folder)")
+    parser.add_argument(
+        "--recipe",
+        help="ask as this recipe trains, a file or hub:USER/REPO (default: recipe.yaml in the model's folder)",
+    )
+    parser.add_argument(
+        "--trust_recipe",
+        action="store_true",
+        help="let --recipe hub:USER/REPO do what a file of yours may, such as run code",
+    )
     parser.add_argument("--system", help="chat plainly, with this system message")
     parser.add_argument(
         "--context", type=positive, help="tokens the model sees (default: all it can read, at most 8192)"
@@ -117,7 +127,7 @@ def open_model(options: argparse.Namespace):
     if options.model.startswith(PREFIX):
         from empathy_trl.chat.served import ServedModel
 
-        prompts = choose_prompts([], options.recipe, options.system, control_texts(None))
+        prompts = choose_prompts([], options.recipe, options.system, control_texts(None), options.trust_recipe)
         return ServedModel(options.model.removeprefix(PREFIX), options.base_url, sampling), prompts
 
     from transformers.utils import logging as transformers_logging
@@ -128,10 +138,12 @@ def open_model(options: argparse.Namespace):
         print(f"loading {options.model} …", file=sys.stderr)
     from empathy_trl.chat.adapters import load_for_chat
     from empathy_trl.chat.local import LocalModel
+    from empathy_trl.hub_ids import one_revision, split_revision
 
     model, tokenizer = load_for_chat(options.model, options.adapter, options.revision, options.load_in_4bit)
-    places = [(options.adapter, None)] * bool(options.adapter) + [(options.model, options.revision)]
-    prompts = choose_prompts(places, options.recipe, options.system, control_texts(tokenizer))
+    places = [split_revision(options.adapter)] if options.adapter else []
+    places.append(one_revision(options.model, options.revision))
+    prompts = choose_prompts(places, options.recipe, options.system, control_texts(tokenizer), options.trust_recipe)
     return LocalModel(model, tokenizer, sampling), prompts
 
 

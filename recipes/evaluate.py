@@ -24,8 +24,17 @@ OUTPUTS = Path("outputs")
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Return the parsed arguments and the rest, which are overrides of recipe keys."""
     parser = documented_parser(__doc__)
-    parser.add_argument("--recipe", required=True, help="YAML file, or the name of one in recipes/")
-    parser.add_argument("--model", required=True, help="folder of a saved model, a Hub id, or openai:NAME on a server")
+    parser.add_argument(
+        "--recipe", required=True, help="YAML file, the name of one in recipes/, or hub:USER/REPO[@revision]"
+    )
+    parser.add_argument(
+        "--trust_recipe",
+        action="store_true",
+        help="let --recipe hub:USER/REPO do what a file of yours may, such as run code",
+    )
+    parser.add_argument(
+        "--model", required=True, help="folder of a saved model, a Hub id[@revision], or openai:NAME on a server"
+    )
     parser.add_argument(
         "--base_url",
         help="of the server of openai:NAME (default: $OPENAI_BASE_URL, or OpenAI's); its key: $OPENAI_API_KEY",
@@ -47,7 +56,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from empathy_trl.recipe import load_recipe
     from empathy_trl.tasks import CONFIG_CLASSES
 
-    recipe = load_recipe(arguments.recipe, overrides, CONFIG_CLASSES)
+    recipe = load_recipe(arguments.recipe, overrides, CONFIG_CLASSES, arguments.trust_recipe)
     stage = recipe.choose_stage(arguments.stage)
     output_dir = arguments.output_dir or default_output_dir(arguments.model, recipe)
 
@@ -101,8 +110,12 @@ def served_model(name: str, base_url: str | None, stage):
 
 def evaluated_model(config, name: str):
     """Return the model section of a stage with another model in place of its own."""
-    revision = config.revision if name == config.name_or_path else None
-    changes = {"name_or_path": name, "revision": revision, "from_scratch": None, "lora": None}
+    from empathy_trl.hub_ids import split_revision
+
+    plain, revision = split_revision(name)
+    if plain == config.name_or_path:
+        revision = revision or config.revision
+    changes = {"name_or_path": plain, "revision": revision, "from_scratch": None, "lora": None}
     return config.model_copy(update=changes)
 
 

@@ -2,6 +2,7 @@
 
     accelerate launch recipes/run.py --recipe ed4_tiny.yaml
     python recipes/run.py --recipe ed4_gemma.yaml --check
+    python recipes/run.py --recipe hub:USER/REPO --yes
     python recipes/run.py --list
 
 A stage that is complete for the same settings is skipped, an interrupted one resumes from its last checkpoint. Heavy
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 
 from empathy_trl.errors import UserError
-from empathy_trl.recipe import list_recipes, load_recipe
+from empathy_trl.recipe import fetch_recipe, is_on_hub, list_recipes, load_recipe
 
 RECIPES = Path(__file__).resolve().parent
 
@@ -35,13 +36,20 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             from empathy_trl.tasks import CONFIG_CLASSES
 
-            recipe = load_recipe(options.recipe, overrides, CONFIG_CLASSES)
-            if options.check:
+            for flag in ("yes", "trust_recipe"):
+                if getattr(options, flag) and not is_on_hub(options.recipe):
+                    raise UserError(f"--{flag}: is for --recipe hub:USER/REPO, got --recipe {options.recipe}")
+            name = show_hub_recipe(options.recipe)
+            recipe = load_recipe(name, overrides, CONFIG_CLASSES, options.trust_recipe)
+            from_hub, folder = is_on_hub(name), output_folder(recipe, options.output_dir)
+            if (options.check or from_hub) and os.environ.get("RANK", "0") == "0":
                 from empathy_trl.plan import describe
 
-                print(describe(recipe, output_folder(recipe, options.output_dir)))
-            else:
-                run(recipe, output_folder(recipe, options.output_dir), options.fresh)
+                print(describe(recipe, folder))
+            if from_hub and not (options.check or options.yes):
+                print(f"\nNothing was trained. To do so, repeat the command with --recipe {name} --yes")
+            elif not options.check:
+                run(recipe, folder, options.fresh)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # once, not once per process
             print(f"error: {error}", file=sys.stderr)
@@ -62,11 +70,19 @@ def command_line() -> argparse.ArgumentParser:
         epilog="any key of the recipe can be overridden: --trainer.learning_rate 1e-6 --stages.grpo.trainer.max_steps 20 "
         "--data.path my_folder --seed 1",
     )
-    parser.add_argument("--recipe", help="path of a YAML file, or the name of one in recipes/")
+    parser.add_argument(
+        "--recipe", help="path of a YAML file, the name of one in recipes/, or hub:USER/REPO[@revision]"
+    )
     parser.add_argument("--check", action="store_true", help="validate the recipe and print the plan; trains nothing")
     parser.add_argument("--list", action="store_true", help="list the recipes in recipes/")
     parser.add_argument(
         "--fresh", action="store_true", help="delete what an earlier run of this recipe left and start over"
+    )
+    parser.add_argument("--yes", action="store_true", help="train a recipe from the Hub, which is otherwise only shown")
+    parser.add_argument(
+        "--trust_recipe",
+        action="store_true",
+        help="let a recipe from the Hub do what a file of yours may, such as run code",
     )
     parser.add_argument("--output_dir", help="where the stages' folders go (default: outputs/<recipe name>)")
     return parser
@@ -76,6 +92,22 @@ def print_list():
     """Print all shipped recipes, one line each."""
     for name, line in list_recipes(RECIPES):
         print(f"{name:24} {line}")
+
+
+def show_hub_recipe(name: str) -> str:
+    """Print a recipe from the Hub; returns its name with the commit that was shown. Others are left alone."""
+    if not is_on_hub(name):
+        return name
+    from empathy_trl.chat.printable import printable
+
+    found = fetch_recipe(name)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{found.name}:\n\n{printable(found.text)}")
+        for key in found.dropped:
+            print(
+                f"left out: {key}, which is where its author's model went; to push yours, give --hub.repo_id YOU/NAME"
+            )
+    return found.name
 
 
 def output_folder(recipe, output_dir: str | None) -> Path:

@@ -344,7 +344,10 @@ def test_missing_flash_attention(full):
 
 
 def test_offline_and_not_in_the_cache():
-    message = "empathy-trl/none: not in the local cache, and the Hub cannot be reached; .*hf auth login.*local folder"
+    message = (
+        "empathy-trl/none: adapter_config.json or config.json is not in the local cache, and the Hub cannot be reached, "
+        "because HF_HUB_OFFLINE is set.*`hf download empathy-trl/none`.*HF_HOME.*local folder.*`hf auth login`"
+    )
     with pytest.raises(UserError, match=message):
         load_model(recipe_model("empathy-trl/none"), seed=0)
 
@@ -367,9 +370,15 @@ HUB_ERRORS = [
     (answer(RepositoryNotFoundError, 401), "no such local folder and no such model on the Hub; if it is private"),
     (answer(RevisionNotFoundError, 404), "no revision 'v9' of this model"),
     (answer(RemoteEntryNotFoundError, 404), "not a model that transformers can load"),
-    (answer(HfHubHTTPError, 503), "not in the local cache, and the Hub cannot be reached"),
-    (LocalEntryNotFoundError("from the Hub"), "not in the local cache, and the Hub cannot be reached"),
-    (httpx.ConnectTimeout("from the network"), "not in the local cache, and the Hub cannot be reached"),
+    (
+        answer(HfHubHTTPError, 503),
+        "not everything of it is in the local cache, and the Hub cannot be reached: .* HTTP 503",
+    ),
+    (LocalEntryNotFoundError("from the Hub"), "config.json is not in the local cache, and the Hub cannot be reached"),
+    (
+        httpx.ConnectTimeout("from the network"),
+        "not everything of it is in the local cache, and .* does not answer in time",
+    ),
     (PermissionError("from the disk"), "cannot be loaded: from the disk"),
 ]
 
@@ -380,7 +389,8 @@ def test_what_the_hub_answers(error, message, monkeypatch):
         raise error
 
     monkeypatch.setattr(hub, "hf_hub_download", download)
-    with pytest.raises(UserError, match=f"^me/model: {message}"):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(UserError, match=f"^me/model@v9: .*{message}"):
         load_model(recipe_model("me/model", revision="v9"), seed=0)
 
 
@@ -390,9 +400,9 @@ def test_what_transformers_makes_of_it(error, message, monkeypatch, tmp_path):
         raise OSError("there was an error") from error
 
     (tmp_path / "config.json").touch()
-    monkeypatch.setattr(hub, "hf_hub_download", lambda name, filename, revision: tmp_path / "config.json")
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *args, **kwargs: tmp_path / "config.json")
     monkeypatch.setattr(AutoConfig, "from_pretrained", from_pretrained)
-    with pytest.raises(UserError, match=f"^me/model: {message}"):
+    with pytest.raises(UserError, match=f"^me/model@v9: .*{message}"):
         load_model(recipe_model("me/model", revision="v9"), seed=0)
 
 

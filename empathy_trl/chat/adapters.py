@@ -22,6 +22,7 @@ from empathy_trl.hub import (
     load_tokenizer,
     tokenizer_of_adapter,
 )
+from empathy_trl.hub_ids import one_revision, split_revision
 from empathy_trl.models import load_model
 from empathy_trl.recipe import Model
 
@@ -34,12 +35,13 @@ def load_for_chat(name: str, adapter: str | None = None, revision: str | None = 
     Args:
         name: folder or Hub id of a model, or without `adapter` of an adapter, which names its base.
         adapter: folder or Hub id of a LoRA adapter for the model.
-        revision: of `name`.
+        revision: of `name`, which like `adapter` may also have one behind an @.
         load_in_4bit: quantise the weights; needs the extra `quantization`.
 
     Raises:
         UserError: something is missing or cannot be read, or the adapter was trained on another base; names both then.
     """
+    name, revision = one_revision(expand(name), revision)
     base = check_adapter(adapter, name) if adapter else None
     config = Model(name_or_path=name, revision=revision, load_in_4bit=load_in_4bit)
     model, tokenizer = load_model(config, seed=0, is_trainable=False)
@@ -47,10 +49,9 @@ def load_for_chat(name: str, adapter: str | None = None, revision: str | None = 
         if isinstance(model, PeftModel):
             raise UserError(f"--adapter: --model {name} is an adapter itself; expected its base, or no --adapter")
         model = _adapted(model, adapter, base, name)
-        tokenizer = load_tokenizer(
-            *tokenizer_of_adapter(expand(adapter), None, expand(name), revision), padding_side="left"
-        )
-        tokenizer.chat_template = tokenizer.chat_template or load_tokenizer(expand(name), revision).chat_template
+        place = split_revision(expand(adapter))
+        tokenizer = load_tokenizer(*tokenizer_of_adapter(*place, name, revision), padding_side="left")
+        tokenizer.chat_template = tokenizer.chat_template or load_tokenizer(name, revision).chat_template
     if torch.cuda.is_available() and not load_in_4bit:
         model.to("cuda")
     return model, tokenizer
@@ -62,11 +63,11 @@ def check_adapter(adapter: str, model: str) -> str:
     Raises:
         UserError: there is no such adapter, or its base is another one than `model`.
     """
-    path = expand(adapter)
     try:
+        path, revision = split_revision(expand(adapter))
         check_exists(path)
-        with hub_errors(path, None):
-            base, _ = adapter_base(first_file(path, None, [ADAPTER_FILE]), path)
+        with hub_errors(path, revision):
+            base, _ = adapter_base(first_file(path, revision, [ADAPTER_FILE]), path)
     except UserError as error:
         raise UserError(f"--adapter {error}") from error
     if is_same(base, expand(model)) is False:
@@ -100,15 +101,15 @@ def _is_hub_id(name: str) -> bool:
 
 def _adapted(model, adapter: str, base: str, name: str):
     """Return the model with the adapter on it; UserError if its weights are not for this model."""
-    path = expand(adapter)
-    with hub_errors(path, None):
-        weights = first_file(path, None, [WEIGHTS, "adapter_model.bin"])
+    path, revision = split_revision(expand(adapter))
+    with hub_errors(path, revision):
+        weights = first_file(path, revision, [WEIGHTS, "adapter_model.bin"])
         try:
-            adapted = PeftModel.from_pretrained(model, path, is_trainable=False)
+            adapted = PeftModel.from_pretrained(model, path, revision=revision, is_trainable=False)
         except (RuntimeError, ValueError, KeyError) as error:  # other shapes, or none of its layers
             raise _other_base(adapter, base, name) from error
     if weights.name == WEIGHTS:
-        with hub_errors(path, None), safe_open(weights, framework="pt") as file:
+        with hub_errors(path, revision), safe_open(weights, framework="pt") as file:
             stored = {key for key in file.keys() if "lora_" in key}  # noqa: SIM118 - it is no mapping
         loaded = get_peft_model_state_dict(adapted, save_embedding_layers=False)  # else it asks the Hub for the base
         if stored != {key for key in loaded if "lora_" in key}:  # peft leaves out what finds no place

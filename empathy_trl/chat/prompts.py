@@ -7,6 +7,7 @@ What a user types is text and stays text: tokens that steer a chat template, suc
 are broken up by a space in all that is said; in a reply only the tokens, because its tags are the model's own.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from empathy_trl.chat.reply import REASONED, TAGS
 from empathy_trl.data.text import clean
 from empathy_trl.errors import UserError
 from empathy_trl.parts import PARTS, without_reflection
+from empathy_trl.stages import RUN_FILE
 from empathy_trl.tags import reply_text, tag_marks
 
 Messages = list[dict[str, str]]
@@ -142,7 +144,11 @@ def control_texts(tokenizer) -> tuple[str, ...]:
 
 
 def choose_prompts(
-    models: list[tuple[str, str | None]], recipe: str | None, system: str | None, control: tuple[str, ...] = ()
+    models: list[tuple[str, str | None]],
+    recipe: str | None,
+    system: str | None,
+    control: tuple[str, ...] = (),
+    trusted: bool = False,
 ) -> Prompts:
     """Return the prompts for a model.
 
@@ -151,6 +157,7 @@ def choose_prompts(
         recipe: path or name, see `find_recipe`; goes before that of the model.
         system: message of a plain chat; goes before all recipes.
         control: see `Prompts`.
+        trusted: see `load_recipe`.
 
     Raises:
         UserError: both a recipe and a system message; a recipe that cannot be read, or whose data is nothing to talk about.
@@ -159,18 +166,18 @@ def choose_prompts(
         raise UserError("--recipe, --system: a recipe has its own system message; expected one of them")
     if system is not None:
         return Prompts(system=system, control=control)
-    data = _data_of_recipe(recipe, models) if recipe else _data_beside(models)
+    data = _data_of_recipe(recipe, models, trusted) if recipe else _data_beside(models)
     if data is None:
         return Prompts(control=control)
     return Prompts(name=data["name"], data=data, control=control)
 
 
-def _data_of_recipe(name: str, models: list[tuple[str, str | None]]) -> dict:
+def _data_of_recipe(name: str, models: list[tuple[str, str | None]], trusted: bool) -> dict:
     """Return the data section of a recipe: of the stage that is called like the model's folder, else of the last to talk to."""
     from empathy_trl.recipe import load_recipe
     from empathy_trl.tasks import CONFIG_CLASSES
 
-    stages = load_recipe(name, [], CONFIG_CLASSES).resolved()["stages"]
+    stages = load_recipe(name, [], CONFIG_CLASSES, trusted).resolved()["stages"]
     return _choose(f"--recipe {name}", stages, Path(models[0][0]).name if models else None)
 
 
@@ -179,18 +186,27 @@ def _data_beside(models: list[tuple[str, str | None]]) -> dict | None:
     from empathy_trl.recipe.yaml_io import read_yaml
 
     for name, revision in models:
-        path = _recipe_file(name, revision)
+        path = _file_of(name, revision, RECIPE_FILE)
         if path is None:
             continue
         stages = read_yaml(path).get("stages")
         if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
             raise UserError(f"{path}: has no stages; expected the recipe of a training, or another one by --recipe")
-        return _choose(str(path), stages, path.absolute().parent.name)
+        return _choose(str(path), stages, _stage_in(name, revision, path))
     return None
 
 
-def _recipe_file(name: str, revision: str | None) -> Path | None:
-    """Return `recipe.yaml` of a folder (of a checkpoint: of the folder above) or a Hub repository, if it has one."""
+def _stage_in(name: str, revision: str | None, recipe: Path) -> str:
+    """Return the stage that a model is of: run.json beside its recipe says it, else the folder is called like it."""
+    try:
+        record = json.loads(_file_of(name, revision, RUN_FILE).read_text(encoding="utf-8"))
+        return str(record["stage"])
+    except (AttributeError, OSError, ValueError, KeyError, TypeError):  # none, or not of a training
+        return recipe.absolute().parent.name
+
+
+def _file_of(name: str, revision: str | None, filename: str) -> Path | None:
+    """Return a file of a folder (of a checkpoint: of the folder above) or a Hub repository, if it has one."""
     from huggingface_hub.errors import EntryNotFoundError
 
     from empathy_trl.hub import expand, first_file, hub_errors
@@ -198,11 +214,11 @@ def _recipe_file(name: str, revision: str | None) -> Path | None:
     folder = Path(expand(name))
     if folder.is_dir():
         places = [folder, folder.absolute().parent] if folder.name.startswith("checkpoint-") else [folder]
-        return next((place / RECIPE_FILE for place in places if (place / RECIPE_FILE).is_file()), None)
+        return next((place / filename for place in places if (place / filename).is_file()), None)
     try:
         with hub_errors(name, revision):
             try:
-                return first_file(name, revision, [RECIPE_FILE])
+                return first_file(name, revision, [filename])
             except EntryNotFoundError:
                 return None
     except UserError:  # whoever loads the model says it better

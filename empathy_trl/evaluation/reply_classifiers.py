@@ -47,14 +47,16 @@ def check_configs(classifiers: dict[str, str]) -> None:
     from transformers import AutoConfig
 
     from empathy_trl.hub import ADAPTER_FILE, check_exists, expand, first_file, hub_errors
+    from empathy_trl.hub_ids import split_revision
 
     for kind, name in classifiers.items():
         try:
-            check_exists(expand(name))
-            with hub_errors(name, None):
-                if first_file(expand(name), None, [ADAPTER_FILE, "config.json"]).name == ADAPTER_FILE:
+            plain, revision = split_revision(expand(name))
+            check_exists(plain)
+            with hub_errors(plain, revision):
+                if first_file(plain, revision, [ADAPTER_FILE, "config.json"]).name == ADAPTER_FILE:
                     continue  # what it puts out is known once it is on its base
-                config = AutoConfig.from_pretrained(expand(name))
+                config = AutoConfig.from_pretrained(plain, revision=revision)
         except UserError as error:
             raise _unusable(kind, error) from error
         check_outputs(kind, config)

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from empathy_trl.critic_files import CONFIG_FILE, saved_critic
 from empathy_trl.errors import UserError
+from empathy_trl.hub_ids import split_revision
 from empathy_trl.recipe.classifiers import RECIPES, hint
 from empathy_trl.recipe.encoder_decoders import ENCODER_DECODERS
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
@@ -27,7 +28,7 @@ HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
 def check_top(layers: Layers, contents: dict[str, dict], tasks: Iterable[str]) -> Iterator[str]:
     """Yield what is wrong with the keys that belong to the whole recipe."""
     name = layers.name
-    if name is not None and not (isinstance(name, str) and name and Path(name).name == name):
+    if name is not None and not (isinstance(name, str) and name and Path(name).name == name != ".."):
         yield f"name: {show(name)} cannot be a folder's name"
     if "seed" in layers.top:
         yield from (f"seed: {message}" for _, message in check_value(layers.top["seed"], slots(Stage)["seed"]))
@@ -105,7 +106,7 @@ def _check_critic(trainer: dict, model: Any, earlier: dict[str, Any]) -> Iterato
             yield path, f"unknown stage {stage!r}{suggestion(stage, earlier)}"
         elif kind == "head" and earlier[stage] != "ppo":
             yield path, f"stage {stage} has task {earlier[stage]}, which leaves no head; expected one with task ppo"
-    elif not _may_exist(origin, HUB_MODEL):
+    elif not _may_be_model(origin):
         yield path, f"no folder {origin!r}; expected stage:<name>, a folder, or a Hub id such as user/name"
     elif kind == "head" and saved_critic(origin) is None:
         yield (
@@ -203,7 +204,7 @@ def _check_origin(model: dict, earlier: dict[str, Any], fitting: Iterable[str]) 
     if (stage := stage_of(origin)) is not None:
         yield from _under("name_or_path", _check_stage_model(stage, earlier, fitting))
         return
-    if not _may_exist(origin, HUB_MODEL):
+    if not _may_be_model(origin):
         expected = "stage:<name>, a folder, or a Hub id such as user/name"
         yield ("name_or_path",), f"no folder {origin!r}; expected {expected}"
     has_adapter = model.get("lora") or os.path.isfile(os.path.join(os.path.expanduser(origin), "adapter_config.json"))
@@ -242,6 +243,15 @@ def _may_exist(place: str, hub_id: re.Pattern) -> bool:
     return os.path.isdir(place) or (not os.path.exists(place) and hub_id.fullmatch(place) is not None)
 
 
+def _may_be_model(name: str) -> bool:
+    """Return whether a name may be that of a model: a folder that is there, or a Hub id, with `@revision` or without."""
+    try:
+        plain, _ = split_revision(name)
+    except UserError:  # whoever reads the section says it better
+        return True
+    return _may_exist(plain, HUB_MODEL)
+
+
 def check_rewards(rewards: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
     """Yield what is wrong with names and parameters of rewards; `earlier` are the stages before, name -> task."""
     from empathy_trl.rewards import REWARDS, build_rewards, import_reward
@@ -268,7 +278,7 @@ def check_rewards(rewards: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
         is_loaded = getattr(kind, "loads_model", False) and isinstance(model, str) and bool(model)
         if (stage := stage_of(model)) is not None:
             problems += [(("model",), message) for _, message in _check_stage_model(stage, earlier, LABEL_TASKS)]
-        elif is_loaded and not _may_exist(model, HUB_MODEL):
+        elif is_loaded and not _may_be_model(model):
             expected = "stage:<name>, a folder, or a Hub id such as user/name"
             problems.append((("model",), f"no folder {model!r}; expected {expected}"))
         yield from _under(name, problems)
@@ -290,7 +300,7 @@ def _check_classifiers(evaluation: dict, earlier: dict[str, Any]) -> Iterator[Pr
             continue  # `check_mapping` says what is wrong
         if (stage := stage_of(origin)) is not None:
             yield from ((path, message) for _, message in _check_stage_model(stage, earlier, ("classify",)))
-        elif not _may_exist(origin, HUB_MODEL):
+        elif not _may_be_model(origin):
             yield path, f"no folder {origin!r}; expected stage:<name>, a folder, or a Hub id; {hint(kind)}"
 
 

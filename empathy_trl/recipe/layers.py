@@ -179,11 +179,11 @@ class Layers:
         for path in _leaves({key: value for key, value in at_top.items() if key in STAGE_KEYS}):
             key, owners, takers, overridden = ".".join(path), [], [], False
             for name, own in self.stages.items():
-                if _sets(at_stages.get(name, {}), path):
+                if decides(at_stages.get(name, {}), path):
                     overridden = True  # the user knows that this stage has its own
-                elif _sets(own, path):
+                elif decides(own, path):
                     owners += [] if _continues(own, path) or self._has_another_corpus(own, path) else [name]
-                elif _sets(self.merged(name), path) or not _sets(self.top, path):  # the latter: taken away by null
+                elif decides(self.merged(name), path) or not decides(self.top, path):  # the latter: taken away by null
                     takers.append(name)
             stages = f"stage{'s' * (len(owners) > 1)} {', '.join(owners)}"
             sets = "set their own" if len(owners) > 1 else "sets its own"
@@ -220,7 +220,7 @@ def _depth(content: Any, path: tuple[str, ...]) -> int:
     return len(path)
 
 
-def _sets(content: dict, path: tuple[str, ...]) -> bool:
+def decides(content: dict, path: tuple[str, ...]) -> bool:
     """Return whether a mapping decides the value at a path: it is there, or something above it is no mapping."""
     for key in path:
         if not isinstance(content, dict):

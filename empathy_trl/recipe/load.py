@@ -7,6 +7,7 @@ from typing import Any
 from empathy_trl.errors import RecipeError
 from empathy_trl.recipe.checks import check_rewards, check_stage, check_top
 from empathy_trl.recipe.encoder_decoders import check_encoder_decoder
+from empathy_trl.recipe.from_hub import fetch_recipe, is_on_hub, refusals
 from empathy_trl.recipe.layers import Layers, merge, parse_overrides
 from empathy_trl.recipe.schema import Recipe, Reward, Stage
 from empathy_trl.recipe.validation import show, suggestion
@@ -15,20 +16,27 @@ from empathy_trl.recipe.yaml_io import read_yaml
 SHIPPED = Path(__file__).resolve().parents[2] / "recipes"
 
 
-def load_recipe(path_or_name: str | Path, overrides: list[str], config_classes: dict[str, str]) -> Recipe:
+def load_recipe(
+    path_or_name: str | Path, overrides: list[str], config_classes: dict[str, str], trusted: bool = False
+) -> Recipe:
     """Read a recipe, lay the command line over it and check all of it.
 
     Args:
-        path_or_name: a YAML file, or the name of one in `recipes/`, with or without `.yaml`.
+        path_or_name: a YAML file, the name of one in `recipes/`, with or without `.yaml`, or `hub:USER/REPO[@revision]`.
         overrides: command line arguments, `--a.b.c value` or `--a.b.c=value`.
         config_classes: task -> `module:Class` of its trainer's config; imported only here.
+        trusted: a recipe from the Hub may do what one in a file may, see `from_hub`.
 
     Raises:
         RecipeError: with one line per problem.
     """
-    path = find_recipe(path_or_name)
     flags, errors = parse_overrides(overrides)
-    layers = Layers(_with_base(path), flags)
+    if is_on_hub(path_or_name):
+        path, content = _from_hub(path_or_name, flags, trusted)
+    else:
+        path = find_recipe(path_or_name)
+        content = _with_base(path)
+    layers = Layers(content, flags)
     errors += layers.errors
     contents = {name: layers.merged(name) for name in layers.stages}
     for name, content in contents.items():
@@ -43,6 +51,15 @@ def load_recipe(path_or_name: str | Path, overrides: list[str], config_classes: 
     stages = {name: _stage(name, content) for name, content in contents.items()}
     seed = layers.top.get("seed", next(iter(stages.values())).seed if layers.single else 42)
     return Recipe(name=layers.name or path.stem, path=path, seed=seed, stages=stages)
+
+
+def _from_hub(name: str, flags: dict[str, Any], trusted: bool) -> tuple[Path, dict[str, Any]]:
+    """Return name and content of a recipe on the Hub; what it may not do is an error before anything of it is used."""
+    found = fetch_recipe(name)
+    refused = [line for line in refusals(found.content, flags) if not trusted or line.startswith(("name:", "extends:"))]
+    if refused:
+        raise RecipeError(refused)
+    return Path(found.name), found.content
 
 
 def find_recipe(path_or_name: str | Path, beside: Path = Path()) -> Path:

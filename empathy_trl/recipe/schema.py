@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from empathy_trl.errors import UserError
+from empathy_trl.hub_ids import one_revision
 from empathy_trl.recipe.layers import STAGE_KEYS, stage_of
 from empathy_trl.recipe.yaml_io import dump_yaml
 
@@ -50,7 +51,10 @@ class FromScratch(_Section):
 
 
 class Model(_Section):
-    """Where the weights are from: a Hub id, a folder, an earlier stage (`stage:<name>`), nowhere (`from_scratch`)."""
+    """Where the weights are from: a Hub id, a folder, an earlier stage (`stage:<name>`), nowhere (`from_scratch`).
+
+    `name_or_path: USER/REPO@revision` is taken apart: afterwards the two stand in their own fields.
+    """
 
     name_or_path: str | None = None
     revision: str | None = None
@@ -75,6 +79,8 @@ class Model(_Section):
             )
         if self.revision is not None and (self.from_scratch or stage_of(self.name_or_path) is not None):
             raise ValueError("has a revision, which only a model from the Hub has")
+        if self.name_or_path is not None:
+            self.name_or_path, self.revision = one_revision(self.name_or_path, self.revision)
         return self
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from empathy_trl.errors import UserError
+from empathy_trl.hub_ids import one_revision
 from empathy_trl.outputs import check_held_out
 from empathy_trl.rewards.reply import ReadsReply
 from empathy_trl.rewards.words import is_visible
@@ -28,7 +29,7 @@ class ModelReward(ReadsReply, ABC):
     shown to the model. A failure of the model raises; it is never a reward.
 
     Args:
-        model: Hub id or folder of a model or adapter; see `empathy_trl.classifiers`.
+        model: Hub id (also `USER/REPO@revision`) or folder of a model or adapter; see `empathy_trl.classifiers`.
         revision: branch, tag or commit on the Hub.
         device: `cpu`, `cuda` or `cuda:1`; by default the GPU of the process, or the CPU where there is none.
         reply_tags: tags that hold the reply; empty reads the whole completion.
@@ -47,6 +48,10 @@ class ModelReward(ReadsReply, ABC):
     def __post_init__(self):
         if not self.model:
             raise UserError("model: is empty; expected a Hub id, a folder, or stage:<name>")
+        try:
+            one_revision(self.model, self.revision)
+        except UserError as error:
+            raise UserError(f"model: {error}") from error
         if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise UserError(f"device: {self.device!r} is none (choices: cpu, cuda, cuda:0, cuda:1 …)")
         if self.min_held_out is not None and not -1 <= self.min_held_out <= 1:

@@ -193,11 +193,12 @@ def _from_model(name: str, policy, tokenizer) -> Critic:
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     from empathy_trl.hub import expand, hub_errors, load_tokenizer
+    from empathy_trl.hub_ids import split_revision
 
-    name = expand(name)
-    with hub_errors(name, None):
-        config = AutoConfig.from_pretrained(name)
-        if load_tokenizer(name, None).get_vocab() != tokenizer.get_vocab():
+    name, revision = split_revision(expand(name))
+    with hub_errors(name, revision):
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        if load_tokenizer(name, revision).get_vocab() != tokenizer.get_vocab():
             raise UserError(
                 f"trainer.critic_name_or_path: {name} has another tokenizer than the policy, and a critic reads the "
                 "policy's tokens; expected a model of the policy's family, or critic_kind: head"
@@ -208,7 +209,8 @@ def _from_model(name: str, policy, tokenizer) -> Critic:
                 "the policy is not alike; a critic reads what the policy reads"
             )
         rates = any(architecture.endswith("ForSequenceClassification") for architecture in config.architectures or ())
-        model = (AutoModelForSequenceClassification if rates else AutoModel).from_pretrained(name, dtype=torch.float32)
+        auto = AutoModelForSequenceClassification if rates else AutoModel
+        model = auto.from_pretrained(name, revision=revision, dtype=torch.float32)
     critic = Critic(config.get_text_config().hidden_size, model.base_model)
     head = getattr(model, "score", None)  # of a decoder with one number: a reward model
     if isinstance(head, nn.Linear) and head.out_features == 1:

@@ -163,6 +163,20 @@ def test_the_recipe_beside_a_model_says_how_it_is_asked(tmp_path, folder, instru
     assert (prompts.name, prompts.data["instruction"]) == ("dialogues", instruction)
 
 
+def test_a_fetched_model_is_of_the_stage_that_its_record_says(tmp_path, hub_server):
+    from huggingface_hub import HfApi
+
+    (tmp_path / "recipe.yaml").write_text(RESOLVED)
+    (tmp_path / "run.json").write_text('{"stage": "sft"}')
+    assert choose_prompts([(str(tmp_path), None)], None, None).data["instruction"] == "First."
+    HfApi().create_repo("ann/kind")
+    HfApi().upload_folder(repo_id="ann/kind", folder_path=tmp_path, allow_patterns=["*.yaml", "*.json"])
+    HfApi().create_tag("ann/kind", tag="v1")
+    assert choose_prompts([("ann/kind", "v1")], None, None).data["instruction"] == "First."
+    (tmp_path / "run.json").write_text("[]")
+    assert choose_prompts([(str(tmp_path), None)], None, None).data["instruction"] == "Last."
+
+
 def test_the_adapter_comes_before_its_base_and_no_recipe_is_a_plain_chat(tmp_path):
     for name in ("adapter", "base"):
         (tmp_path / name).mkdir()

@@ -130,6 +130,8 @@ def test_the_evaluated_model_replaces_origin_and_revision_only(script):
     base = Model(name_or_path="USER/base", revision="v1", load_in_4bit=True, lora=Lora())
     assert script.evaluated_model(base, "x") == Model(name_or_path="x", load_in_4bit=True)
     assert script.evaluated_model(base, "USER/base").revision == "v1"
+    assert script.evaluated_model(base, "USER/base@v2").revision == "v2"
+    assert script.evaluated_model(base, "USER/x@v2") == Model(name_or_path="USER/x@v2", load_in_4bit=True)
 
 
 @pytest.mark.parametrize(
