@@ -97,3 +97,12 @@ def make_classifier(tmp_path):
         return str(path)
 
     return make
+
+
+@pytest.fixture
+def hub_server(tmp_path):
+    """A Hub on this machine, which this process asks while the test runs, logged in as `ann`; see tests/hub_server.py."""
+    from tests.hub_server import HubServer
+
+    with HubServer() as hub, hub.in_this_process(tmp_path / "hub_home"):
+        yield hub
