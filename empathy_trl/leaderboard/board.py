@@ -15,6 +15,8 @@ from empathy_trl.leaderboard.entries import Entry, Found
 from empathy_trl.leaderboard.groups import Group, group
 from empathy_trl.leaderboard.published import Published, read_published
 from empathy_trl.leaderboard.rank import Ranking, rank
+from empathy_trl.publishing.results import source_name
+from empathy_trl.recipe.schema import SAMPLE
 
 TITLE = "Leaderboard"
 RULE = (
@@ -139,7 +141,7 @@ def _table(number: int, each: Group, published: list[Published], problems: list[
     rows = _merged(models, sorted(references, key=_by_value(kind.MAIN)), kind.MAIN)
     return Table(
         anchor=f"table-{number}",
-        heading=_heading(each, kind),
+        heading=_heading(each),
         reasons=each.reasons,
         headline=_headline(models, references, kind),
         columns=columns,
@@ -147,7 +149,7 @@ def _table(number: int, each: Group, published: list[Published], problems: list[
         apart=[_apart(figure, each.facts) for figure in ours if figure not in inside],
         notes=_notes(each, kind, ranking),
         facts=each.facts,
-        data={key: data.get(key) for key in ("revision", "n")} | {"source": last_part(str(data["source"]))},
+        data={key: data.get(key) for key in ("revision", "n")} | {"source": source_words(data["source"])},
     )
 
 
@@ -188,15 +190,12 @@ def names(entries: list[Entry]) -> list[str]:
 
 
 def _short(model: str) -> str:
-    """Return the last two parts of a folder, a Hub id or another name as it is."""
-    return last_part(model, 2) if model.startswith(("/", "~", ".", "outputs/")) else model
-
-
-def last_part(path: str, parts: int = 1) -> str:
-    """Return the end of a path: nobody else has to know where on a machine a folder lies. Hub ids stay whole."""
-    local = path.startswith(("/", "~", ".", "outputs/"))
+    """Return the last two parts of a folder; a Hub id or another name as it is."""
+    local = model.startswith(("/", "~", ".", "outputs/"))
     return (
-        "/".join(part for part in PurePath(path).parts[-parts:] if part not in ("/", "..")) or path if local else path
+        "/".join(part for part in PurePath(model).parts[-2:] if part not in ("/", "..", "outputs")) or model
+        if local
+        else model
     )
 
 
@@ -217,13 +216,18 @@ def _baselines(entries: list[Entry]) -> list[Row]:
     return rows
 
 
-def _heading(each: Group, kind) -> str:
+def _heading(each: Group) -> str:
     data = each.entries[0].evaluation["data"]
-    source = last_part(str(data["source"]))
+    source = source_words(data["source"])
     name = data.get("name") or source
     where = f" of {source}" if source != name else ""
     rows = f", n = {data['n']}" if data.get("n") is not None else ""
-    return f"{WORDS[each.facts['kind']]}: {name}, {data['split']}{where}{rows}"
+    return f"{WORDS[each.facts['kind']]}: {name}, {data['split']} split{where}{rows}"
+
+
+def source_words(source: str) -> str:
+    """Return where rows come from, without where that lies on somebody's machine."""
+    return "the embedded corpus" if source == SAMPLE else source_name(source)
 
 
 def _headline(models: list[Row], references: list[Row], kind) -> str:
@@ -257,8 +261,8 @@ def _listed(names: list[str]) -> str:
 
 def _apart(figure: Published, facts: dict) -> str:
     figures = ", ".join(f"{name} {value:.3f}" for name, value in figure.metrics.items())
-    url = f" {figure.url}" if figure.url else ""
-    return f"{figure.name}: {figures} ({'; '.join(figure.why_apart(facts))}). {figure.citation}.{url}"
+    url = f", {figure.url}" if figure.url else ""
+    return f"{figure.name}: {figures} ({'; '.join(figure.why_apart(facts))}). Source: {figure.citation}{url}"
 
 
 def _notes(each: Group, kind, ranking: Ranking) -> list[str]:

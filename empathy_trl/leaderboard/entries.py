@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from empathy_trl.chat.printable import printable
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.compare import check_evaluation
 from empathy_trl.evaluation.evaluate import kind_module
 from empathy_trl.files import read_json
 
 SPLITS = ("train", "valid", "test")
+OF_DATA = ("name", "revision", "rows", "decoding")  # keys of data that are texts or null
 FILES = {f"eval_{split}.json": split for split in SPLITS}
 
 
@@ -69,9 +71,7 @@ def read_paths(paths: list[str | Path], split: str | None = None) -> Found:
     found = Found()
     for file in files:
         try:
-            evaluation = read_json(file)
-            check_entry(file, evaluation)
-            found.entries.append(Entry(evaluation, str(file), file.parent))
+            found.entries.append(make_entry(read_json(file), str(file), file.parent))
         except (UserError, OSError) as error:
             found.problems.append(str(error))
     if not found.entries:
@@ -79,30 +79,64 @@ def read_paths(paths: list[str | Path], split: str | None = None) -> Found:
     return found
 
 
-def check_entry(origin: Path | str, evaluation) -> None:
-    """Raise UserError, which names key and value, unless a leaderboard can show an evaluation."""
-    check_evaluation(origin, evaluation)
+def make_entry(evaluation, origin: str, folder: Path | None = None) -> Entry:
+    """Return an evaluation that a leaderboard can show; of its texts, what would play tricks on a screen is gone.
+
+    Raises:
+        UserError: it is none, or lacks something; the message names origin, key and value.
+    """
+    # a card has a digest in place of the rewards
+    of_card = isinstance(evaluation, dict) and isinstance(evaluation.get("judged_by"), str)
+    check_evaluation(origin, evaluation | {"judged_by": {}} if of_card else evaluation)
     main = kind_module(evaluation["kind"]).MAIN
     if main not in evaluation["metrics"]:
         raise UserError(f"{origin}: metrics has no {main}, by which evaluations of {evaluation['kind']} are ranked")
-    baselines = evaluation.get("baselines", {})
-    if not (isinstance(baselines, dict) and all(isinstance(metrics, dict) for metrics in baselines.values())):
-        raise UserError(f"{origin}: baselines is no mapping of mappings")
-    named = {"metrics": evaluation["metrics"]} | {f"baselines.{name}": each for name, each in baselines.items()}
-    for where, metrics in named.items():
-        for name, figure in metrics.items():
-            if not isinstance(figure, dict) or not all(
-                _is_number(figure.get(key), key != "value") for key in ("value", "low", "high", "n")
-            ):
-                raise UserError(
-                    f"{origin}: {where}.{name} is {str(figure)[:60]}; expected a number as value, low, high, n"
-                )
+    _check_data(origin, evaluation["data"])
+    _check_figures(origin, "metrics", evaluation["metrics"])
+    _check_baselines(origin, evaluation.get("baselines"))
+    return Entry(_printable(evaluation), origin, folder)
+
+
+def _check_data(origin: str, data: dict) -> None:
+    if data["split"] not in SPLITS:
+        raise UserError(f"{origin}: data.split is {str(data['split'])[:60]!r}; expected {', '.join(SPLITS)}")
+    if not isinstance(data["source"], str):
+        raise UserError(f"{origin}: data.source is {str(data['source'])[:60]!r}; expected a text")
+    for key, kind, words in (("n", int, "whole number"), *((key, str, "text") for key in OF_DATA)):
+        if data.get(key) is not None and not isinstance(data[key], kind):
+            raise UserError(f"{origin}: data.{key} is {str(data[key])[:60]!r}; expected a {words}")
+
+
+def _check_baselines(origin: str, baselines) -> None:
+    if not isinstance(baselines or {}, dict) or not all(isinstance(each, dict) for each in (baselines or {}).values()):
+        raise UserError(f"{origin}: baselines is {str(baselines)[:60]}; expected a mapping of mappings")
+    for name, metrics in (baselines or {}).items():
+        _check_figures(origin, f"baselines.{name}", metrics)
+
+
+def _check_figures(origin: str, where: str, metrics: dict) -> None:
+    for name, figure in metrics.items():
+        if not isinstance(figure, dict) or not all(
+            _is_number(figure.get(key), key != "value") for key in ("value", "low", "high", "n")
+        ):
+            raise UserError(
+                f"{origin}: {where}.{name} is {str(figure)[:60]}; expected numbers as value, low, high and n"
+            )
 
 
 def _is_number(value, may_lack: bool) -> bool:
     if value is None:
         return may_lack
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _printable(value):
+    """Return plain data with `printable` texts, keys included."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(str(key)): _printable(each) for key, each in value.items()}
+    return [_printable(each) for each in value] if isinstance(value, list) else value
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from empathy_trl.leaderboard.entries import Entry
-from empathy_trl.stages import digest
+from empathy_trl.publishing.results import judge_digest
 
 NO_ROWS = "which rows it saw is not recorded (an older evaluation)"
 
@@ -62,7 +62,7 @@ def facts_of(evaluation: dict) -> dict:
 
     The seed of a sampled decoding is not part of it: it decides which words were drawn, not how.
     """
-    data, judged_by = evaluation["data"], evaluation.get("judged_by")
+    data = evaluation["data"]
     rows = data.get("rows")
     facts = {
         "kind": evaluation["kind"],
@@ -70,8 +70,8 @@ def facts_of(evaluation: dict) -> dict:
         "split": data["split"],
         "rows": rows,
         "metrics_version": evaluation.get("metrics_version"),
-        "decoding": re.sub(r", seed \d+$", "", str(data["decoding"])) if data.get("decoding") else None,
-        "judged_by": digest(judged_by) if judged_by else None,
+        "decoding": re.sub(r", seed \d+$", "", data["decoding"]) if data.get("decoding") else None,
+        "judged_by": judge_digest(evaluation.get("judged_by") or None),
     }
     if rows is None:  # then all that is said of them must be equal; who says less is taken at its word
         facts |= {"source": data["source"], "revision": data.get("revision"), "n": data.get("n")}

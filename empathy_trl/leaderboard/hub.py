@@ -2,11 +2,11 @@
 
 import httpx
 from huggingface_hub import HfApi, ModelCard
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RemoteEntryNotFoundError
 from tqdm.auto import tqdm
 
 from empathy_trl.errors import UserError
-from empathy_trl.leaderboard.entries import Entry, Found, check_entry
+from empathy_trl.leaderboard.entries import Entry, Found, make_entry
 
 
 def read_hub(name: str, split: str | None = None) -> Found:
@@ -22,8 +22,9 @@ def read_hub(name: str, split: str | None = None) -> Found:
     ids, meaning = _models(name)
     found, without = Found(), 0
     for id_ in tqdm(ids, desc="cards", unit="model"):
+        known = len(found.problems)
         entries = _entries(id_, found.problems)
-        without += not entries
+        without += not entries and len(found.problems) == known
         found.entries += [entry for entry in entries if split in (None, entry.evaluation["data"]["split"])]
     if not found.entries:
         lacking = f"none with evaluation results{f' of split {split}' if split else ''} as empathy-trl writes them"
@@ -38,8 +39,8 @@ def _models(name: str) -> tuple[list[str], str]:
     for search, meaning in (({"author": name}, f"of author {name}"), ({"filter": name}, f"with tag {name}")):
         try:
             ids = sorted(model.id for model in HfApi().list_models(**search))
-        except (OSError, httpx.HTTPError, OfflineModeIsEnabled, HFValidationError) as error:
-            raise UserError(_refused(name, error)) from error
+        except (OSError, httpx.HTTPError, HFValidationError) as error:
+            raise UserError(_refused(f"--hub {name}", error)) from error
         if ids:
             return ids, meaning
     raise UserError(
@@ -48,15 +49,25 @@ def _models(name: str) -> tuple[list[str], str]:
 
 
 def _refused(name: str, error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
     if status in (401, 403):
-        return f"--hub {name}: the Hub refuses ({status}); run `hf auth login`"
+        return f"{name}: the Hub refuses ({status}); run `hf auth login`"
     if status:
-        return f"--hub {name}: the Hub answers {status}; try again later"
+        return f"{name}: the Hub answers {status}; try again later"
     return (
-        f"--hub {name}: the Hub cannot be reached ({type(error).__name__}); connect (and unset HF_HUB_OFFLINE), or give folders "
+        f"{name}: the Hub cannot be reached ({type(error).__name__}); connect (and unset HF_HUB_OFFLINE), or give folders "
         "with eval_<split>.json instead"
     )
+
+
+def _status(error: BaseException | None) -> int | None:
+    """Return with which status the Hub answered; huggingface_hub wraps that in errors of its own."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None:
+            return status
+        error = error.__cause__
+    return None
 
 
 def _entries(id_: str, problems: list[str]) -> list[Entry]:
@@ -65,14 +76,14 @@ def _entries(id_: str, problems: list[str]) -> list[Entry]:
 
     try:
         results = ModelCard.load(id_).data.eval_results or []
-        evaluations = from_results(results, id_)
-        for evaluation in evaluations:
-            check_entry(id_, evaluation)
-    except EntryNotFoundError:  # no card
+        return [make_entry(evaluation, id_) for evaluation in from_results(results, id_)]
+    except RemoteEntryNotFoundError:  # no card
         return []
-    except (OSError, httpx.HTTPError) as error:
-        raise UserError(_refused(id_, error)) from error
+    except (OSError, httpx.HTTPError, EntryNotFoundError) as error:
+        if _status(error) not in (401, 403, 404):
+            raise UserError(_refused(id_, error)) from error
+        problems.append(_refused(id_, error))  # one that was closed or taken away; the others still count
+        return []
     except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:  # whatever somebody wrote into a card
         problems.append(f"{id_}: its card cannot be read: {error}")
         return []
-    return [Entry(evaluation, id_) for evaluation in evaluations]

@@ -57,6 +57,11 @@ def _inline(text: str) -> str:
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", _safe(text))
 
 
+def _breakable(name: str) -> str:
+    """Return a name that is broken at its joints first, where its column is narrow."""
+    return "<wbr>".join(_safe(part) for part in re.split(r"(?<=[/_-])", name))
+
+
 def _list(lines: list[str]) -> str:
     return f"<ul>{''.join(f'<li>{_safe(line)}</li>' for line in lines)}</ul>"
 
@@ -71,7 +76,8 @@ def _section(each: Table) -> str:
     if cited:
         parts.append(f"<h3>Sources of published figures</h3><ul>{''.join(map(_source, cited))}</ul>")
     if each.apart:
-        parts.append(f"<h3>Published, and not comparable with this table</h3>{_list(each.apart)}")
+        title = f"Published, and not comparable with this table ({len(each.apart)})"
+        parts.append(f"<details><summary>{title}</summary>{_list(each.apart)}</details>")
     if each.facts["decoding"]:
         parts.append(f'<p class="note">Decoding: {_safe(each.facts["decoding"])}.</p>')
     parts += [f'<p class="note">{_inline(note)}</p>' for note in each.notes]
@@ -115,7 +121,7 @@ def _row(each: Table, number: int, row: Row, scale: tuple[float, float]) -> str:
     cells = [
         # sorting by the place brings back the order of the page, reference rows included
         f'<td class="place" data-value="{number}">{"" if row.place is None else row.place}</td>',
-        f'<th scope="row" class="name" data-value="{_safe(row.name)}">{_safe(row.name)}{tag}</th>',
+        f'<th scope="row" class="name" data-value="{_safe(row.name)}">{_breakable(row.name)}{tag}</th>',
         _cell(row.figures.get(main), scale),
         f'<td data-value="{"" if n == "–" else n}">{n}</td>',
         *(_cell(row.figures.get(metric)) for metric in others),

@@ -22,7 +22,7 @@ class Published:
     n: int | None
     rows: str | None
     metrics: dict[str, float]
-    same_definition: bool
+    metrics_version: int | None
     measured: bool
     note: str | None
     source: str
@@ -30,11 +30,15 @@ class Published:
 
     def why_apart(self, facts: dict) -> list[str]:
         """Return why it cannot stand in the table of evaluations with these facts (`groups.facts_of`); nothing if it can."""
+        same_rows = self.rows is not None and self.rows == facts["rows"]
         given = [
             (self.measured, "expected by its source and not measured"),
-            (self.same_definition, "defined in another way"),
-            (self.split == facts["split"], f"measured on {self.split}"),
-            (self.rows is not None and self.rows == facts["rows"], f"measured on other rows: {self.measured_on}"),
+            (self.metrics_version is not None, "defined in another way"),
+            (
+                self.metrics_version in (None, facts["metrics_version"]),
+                f"defined as in metrics version {self.metrics_version}",
+            ),
+            (same_rows, f"other rows: {self.measured_on}, {self.split} split"),
         ]
         return [reason for holds, reason in given if not holds]
 
