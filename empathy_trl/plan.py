@@ -43,14 +43,18 @@ def describe(recipe, folder: Path) -> str:
             f"  {key:10} {value}" for key, value in _stage_lines(stage, rows, models[name], options, prompt, parts)
         ]
     needs = sorted({line for stage in recipe.stages.values() for line in missing_extras(stage)})
-    pushes = [
-        f"{name} -> {s.hub.repo_id}" + (" (private)" * s.hub.private) for name, s in recipe.stages.items() if s.hub
-    ]
+    pushes = [f"{name} -> {_push(stage.hub)}" for name, stage in recipe.stages.items() if stage.hub]
     downloads |= _data_downloads(recipe) | _reward_downloads(recipe) | _classifier_downloads(recipe)
     lines += ["", f"downloads: {', '.join(sorted(downloads)) or 'nothing'}"]
     lines += [f"pushes:    {', '.join(pushes) or 'nothing'}", f"missing:   {', '.join(needs) or 'nothing'}"]
     lines += [f"machine:   {_machine()}"]
     return "\n".join([*lines, "", _verdict(needs, needed)])
+
+
+def _push(hub) -> str:
+    parts = ["private"] * hub.private + ["adapter merged"] * hub.merge_adapter
+    parts += ["every checkpoint"] * (hub.push == "every_save")
+    return hub.repo_id + (f" ({', '.join(parts)})" if parts else "")
 
 
 def _verdict(needs: list[str], needed: float) -> str:

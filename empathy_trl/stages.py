@@ -196,12 +196,15 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def provenance(seed: int) -> dict:
-    """Return what somebody needs to repeat a run: versions, git commit, seed and time."""
+    """Return what somebody needs to repeat a run: versions, git commit, seed, time and machine."""
+    from empathy_trl.consumption import hardware
+
     return {
         "seed": seed,
         "versions": versions(),
         "git_commit": git_commit(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": hardware(),
     }
 
 

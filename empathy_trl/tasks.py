@@ -203,8 +203,6 @@ def trainer_config(stage, folder: Path, config_class: str | None = None, **chang
     settings = {"report_to": "none", **stage.trainer, "seed": stage.seed, "output_dir": str(folder), **changes}
     if several_on_cpu():
         settings["use_cpu"] = True  # the config class joins the processes anew, and on a CPU only if told
-    if stage.hub is not None:
-        settings |= {"push_to_hub": True, "hub_model_id": stage.hub.repo_id, "hub_private_repo": stage.hub.private}
     try:
         return import_class(config_class or TASKS[stage.task].config)(**settings)
     except (ValueError, ImportError) as error:

@@ -13,7 +13,6 @@ import gc
 import logging
 import os
 import sys
-import time
 from pathlib import Path
 
 from empathy_trl.errors import UserError
@@ -85,7 +84,7 @@ def output_folder(recipe, output_dir: str | None) -> Path:
 
 
 def run(recipe, folder: Path, fresh: bool):
-    """Train and evaluate all stages of a recipe, then write the report."""
+    """Train and evaluate all stages of a recipe, write the report, and push what the recipe wants pushed."""
     from empathy_trl.processes import join_processes, part_processes, use_all_cores
     from empathy_trl.stage_models import judging_stages
     from empathy_trl.stages import fingerprint, make_way
@@ -115,6 +114,23 @@ def run(recipe, folder: Path, fresh: bool):
             waiting.remove(each)
     finish(recipe, folder)
     part_processes()
+    if process.is_main_process:  # alone: the others would not wait for a long upload
+        push(recipe, folders)
+
+
+def push(recipe, folders: dict[str, Path]):
+    """Push the stages that have `hub:`. What goes wrong stops no other push; a rerun tries again, without training."""
+    from empathy_trl.publishing.push import push_stage
+
+    failed = []
+    for name, stage in recipe.stages.items():
+        if stage.hub is not None:
+            try:
+                print(f"[{name}] pushed to {push_stage(folders[name], stage.hub)}")
+            except UserError as error:
+                failed.append(str(error))
+    if failed:
+        raise UserError("\n".join(failed))
 
 
 def preflight(recipe, folder: Path) -> dict[str, dict]:
@@ -127,6 +143,7 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
     from empathy_trl.evaluation.evaluate import kind_of
     from empathy_trl.evaluation.reply_classifiers import check_configs
     from empathy_trl.inputs import local_rows
+    from empathy_trl.publishing.preflight import check_pushes
     from empathy_trl.recipe.layers import stage_of
     from empathy_trl.stage_models import classifiers_of, judging_rewards
     from empathy_trl.stages import digest
@@ -151,6 +168,7 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
             "train": digest(rows["train"][0]) if rows else None,
             "all": digest([rows for rows, _ in rows.values()]),
         }
+    check_pushes(recipe, folder)
     return digests
 
 
@@ -158,8 +176,10 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
     """Train one stage, unless it is complete; resume it, if it was interrupted."""
     from accelerate import PartialState
 
+    from empathy_trl.consumption import Consumption
     from empathy_trl.stages import inspect_stage, provenance
     from empathy_trl.tasks import TASKS
+    from empathy_trl.trainers.artefacts import ConsumptionLog
 
     path, process = folders[stage.name], PartialState()
     folder = inspect_stage(path, fingerprint)
@@ -168,6 +188,7 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
         process.print(f"[{stage.name}] complete, skipped ({path})")
         return
     checkpoint = folder.checkpoint
+    consumption = Consumption(folder.record)
     process.print(f"[{stage.name}] " + (f"resumes from {checkpoint}" if checkpoint else f"starts ({path})"))
     if process.is_main_process:
         folder.save(
@@ -176,20 +197,29 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
             status="running",
             processes=process.num_processes,
             **provenance(stage.seed),
+            **consumption.so_far(),
         )
         (path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     process.wait_for_everyone()
-    started = time.perf_counter()
     try:
         trainer = TASKS[stage.task].build(stage, path, folders)
     except UserError:
         raise
     except (ValueError, ImportError) as error:  # what TRL and transformers say of settings that do not go together
         raise UserError(f"stages.{stage.name}: the trainer refuses these settings: {error}") from error
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model(str(path))  # with tokenizer; also pushes, where the recipe has `hub:`
+    trainer.add_callback(ConsumptionLog(folder, consumption))
+    if stage.hub is not None and stage.hub.push == "every_save":
+        from empathy_trl.publishing.checkpoints import PushCheckpoints
+
+        trainer.add_callback(PushCheckpoints(stage.hub))
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:  # also of a session that is stopped
+        if process.is_main_process:
+            folder.save(**consumption.so_far())
+    trainer.save_model(str(path))  # with tokenizer
     if process.is_main_process:
-        folder.save(status="complete", train_seconds=round(time.perf_counter() - started, 1))
+        folder.save(status="complete")
     process.wait_for_everyone()
     del trainer
     gc.collect()

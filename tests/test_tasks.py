@@ -36,9 +36,11 @@ def test_seed_and_folder_reach_the_config(tmp_path):
     assert (config.seed, config.output_dir, config.report_to) == (7, str(tmp_path), [])
 
 
-def test_hub_section_reaches_the_config(tmp_path):
-    config = trainer_config(stage_of("ed4_tiny", "grpo", "--hub.repo_id", "me/it", "--hub.private", "true"), tmp_path)
-    assert (config.push_to_hub, config.hub_model_id, config.hub_private_repo) == (True, "me/it", True)
+def test_the_trainer_itself_pushes_nothing(tmp_path):
+    config = trainer_config(
+        stage_of("ed4_tiny", "grpo", "--hub.repo_id", "me/it", "--hub.push", "every_save"), tmp_path
+    )
+    assert (config.push_to_hub, config.hub_model_id) == (False, None)
 
 
 def test_missing_extras_are_named(monkeypatch):

@@ -79,6 +79,7 @@ def _check_task(task: str, content: dict, config_classes: dict[str, str], earlie
     if task in LABEL_TASKS:
         yield from _check_length(content)
     yield from _under("data", _check_rows(task, content.get("data")))
+    yield from _under("hub", _check_hub(content))
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by `accelerate launch`
     trainer = content.get("trainer", {})
     if isinstance(trainer, dict):
@@ -148,6 +149,17 @@ def _check_architecture(task: str, model: Any) -> Iterator[Problem]:
             ("from_scratch", "architecture"),
             f"{name} is {kind}, which task {task} does not train{suggestion('', fitting)}",
         )
+
+
+def _check_hub(content: dict) -> Iterator[Problem]:
+    """Yield whether `hub` asks to merge an adapter that cannot be there, or to push checkpoints that are not saved."""
+    hub, model, trainer = (
+        value if isinstance(value := content.get(key), dict) else {} for key in ("hub", "model", "trainer")
+    )
+    if hub.get("merge_adapter") is True and model.get("from_scratch"):
+        yield ("merge_adapter",), "a model from scratch has no adapter; expected false"
+    if hub.get("push") == "every_save" and trainer.get("save_strategy") == "no":
+        yield ("push",), "every_save, but trainer.save_strategy is 'no'; expected end, or that checkpoints are saved"
 
 
 def _check_length(content: dict) -> Iterator[Problem]:

@@ -193,10 +193,18 @@ class Evaluation(_Section):
 
 
 class Hub(_Section):
-    """Where the trained model is pushed to; given at the top level of a recipe, it is for the last stage's model."""
+    """Where the trained model is pushed to; given at the top level of a recipe, it is for the last stage's model.
+
+    Attributes:
+        private: of a repository that the push makes; one that is there and public is refused.
+        push: when the run is over, or also every checkpoint that the trainer saves.
+        merge_adapter: push an adapter and its base as one model; checkpoints go up as adapters.
+    """
 
     repo_id: str
     private: bool = False
+    push: Literal["end", "every_save"] = "end"
+    merge_adapter: bool = False
 
     @model_validator(mode="after")
     def _is_a_hub_id(self):

@@ -98,6 +98,22 @@ def _is_reward(name: str) -> bool:
     return name == "reward" or (name.startswith("rewards/") and name.endswith("/mean"))
 
 
+class ConsumptionLog(TrainerCallback):
+    """Notes in `run.json`, with every checkpoint, what the training has taken so far: a killed session is not lost.
+
+    Args:
+        folder: a `stages.StageFolder`.
+        consumption: a `consumption.Consumption`.
+    """
+
+    def __init__(self, folder, consumption):
+        self.folder, self.consumption = folder, consumption
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.folder.save(**self.consumption.so_far())
+
+
 class ProgressBar(ProgressCallback):
     """transformers' progress bar with the latest figures behind it, instead of one long dictionary per logged row."""
 

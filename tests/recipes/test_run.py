@@ -53,6 +53,10 @@ def test_a_run_leaves_everything_a_person_would_look_for(finished):
             assert (output / stage / name).stat().st_size > 0, f"{stage}/{name}"
     record = json.loads((output / "grpo" / "run.json").read_text())
     assert record["status"] == "complete" and record["seed"] == 42 and "trl" in record["versions"]
+    assert (
+        record["train_seconds"] > 0 and record["sessions"] == 1 and record["energy"] is None
+    )  # nothing measures it here
+    assert record["hardware"]["cores"] == os.cpu_count()
     assert "| sft" in (output / "report.md").read_text() and (output / "report.png").stat().st_size > 1000
 
 
@@ -272,12 +276,16 @@ def test_killed_and_started_again_ends_with_the_same_weights(finished, tmp_path,
     killed.kill()
     killed.wait()
     assert not (tmp_path / "killed/grpo/model.safetensors").exists()
+    before = json.loads((tmp_path / "killed/grpo/run.json").read_text())["train_seconds"]
+    assert before > 0
     done = subprocess.run(
         [*command, "--output_dir", str(tmp_path / "killed")], check=True, capture_output=True, text=True
     )
     assert re.search(r"\[grpo\] resumes from .*checkpoint-\d", done.stdout)
     left, right = (tmp_path / name / "grpo/model.safetensors" for name in ("undisturbed", "killed"))
     assert left.read_bytes() == right.read_bytes()
+    record = json.loads((tmp_path / "killed/grpo/run.json").read_text())
+    assert record["sessions"] == 2 and record["train_seconds"] > before
 
 
 def run_in_two_processes(recipe, folder, *overrides):
