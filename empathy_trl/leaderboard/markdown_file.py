@@ -1,11 +1,10 @@
 """The leaderboard in Markdown."""
 
-import re
-
 from empathy_trl.evaluation.intervals import with_interval
 from empathy_trl.evaluation.tables import markdown
 from empathy_trl.leaderboard.board import TITLE, Board, Row, Table
 from empathy_trl.leaderboard.directions import direction
+from empathy_trl.publishing.escape import SPECIAL, one_line
 
 
 def markdown_text(board: Board, picture: str | None = None) -> str:
@@ -18,14 +17,13 @@ def markdown_text(board: Board, picture: str | None = None) -> str:
     for each in board.tables:
         parts += _section(each)
     if board.problems:
-        parts += ["## Not used", "\n".join(f"- {escape(line)}" for line in board.problems)]
+        parts += ["## Not used", "\n".join(f"- {escape(one_line(line))}" for line in board.problems)]
     return "\n\n".join(parts) + "\n"
 
 
 def escape(text: str) -> str:
     """Return text that Markdown shows as it is, on one line: names are written by others."""
-    # an underscore inside a word is none of Markdown's business
-    return re.sub(r"([\\`*\[\]<>|#~!$&]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
+    return SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def arrow(metric: str) -> str:

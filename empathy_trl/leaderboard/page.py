@@ -13,6 +13,7 @@ from pathlib import Path
 from empathy_trl.leaderboard.board import TITLE, Board, Row, Table
 from empathy_trl.leaderboard.directions import direction
 from empathy_trl.leaderboard.markdown_file import arrow, shown_n
+from empathy_trl.publishing.escape import one_line
 
 HERE = Path(__file__).parent
 BAR = 120  # width of the drawing of an interval, in its own units
@@ -29,7 +30,7 @@ def page(board: Board) -> str:
         content.append(f'<nav aria-label="Tables"><ol>{links}</ol></nav>')
     content += [_section(each) for each in board.tables]
     if board.problems:
-        content.append(f"<section><h2>Not used</h2>{_list(board.problems)}</section>")
+        content.append(f"<section><h2>Not used</h2>{_list([one_line(line) for line in board.problems])}</section>")
     head = [
         '<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',

@@ -74,6 +74,22 @@ def test_push_publishes_these_files_and_no_others(results, pushed, capsys):
         assert {row["model"] for row in csv.DictReader(file)} == {"run/sft", "run/grpo"}
 
 
+def test_a_push_over_http_and_one_that_fails(results, hub_server, monkeypatch, capsys):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert leaderboard(["outputs", "--push", "ann/board"]) == 0
+    files = hub_server.files("ann/board", kind="datasets")
+    assert files["leaderboard.csv"] == Path("outputs/leaderboard/leaderboard.csv").read_bytes()
+    assert files["README.md"].startswith(b"---\n") and files["leaderboard.png"].startswith(b"\x89PNG")
+    capsys.readouterr()
+    hub_server.fail("*", "ann/other", status=403, times=9)
+    assert leaderboard(["outputs", "--push", "ann/other"]) == 2
+    error = capsys.readouterr().err
+    assert "error: ann/other: not pushed: " in error
+    assert error.endswith(
+        "run: python recipes/leaderboard.py outputs --output_dir outputs/leaderboard --push ann/other\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -87,7 +103,7 @@ def test_push_publishes_these_files_and_no_others(results, pushed, capsys):
         ),
         (["outputs/cut"], "outputs/cut: no results that can be read:"),
         (["outputs", "--output_dir", "outputs/cut/eval_test.json/x"], "--output_dir: cannot write to outputs/cut"),
-        (["--hub", "ann"], "--hub ann: the Hub cannot be reached"),
+        (["--hub", "ann"], "--hub ann: HF_HUB_OFFLINE=1 forbids to ask the Hub; unset it"),
     ],
 )
 def test_what_the_user_can_fix_is_one_error_without_a_traceback(results, capsys, arguments, message):
