@@ -24,6 +24,7 @@ COMMANDS = {
     "Measure: evaluate.py": (["recipes/evaluate.py"], 8),
     "Talk to it: chat.py": (["recipes/chat.py"], 16),
     "Set side by side: compare.py": (["recipes/compare.py"], 2),
+    "Many results, one table: leaderboard.py": (["recipes/leaderboard.py"], 5),
     "Have responses graded: score.py": (["recipes/score.py"], 14),
     "Check dialogues: check_dialogues.py": (["recipes/check_dialogues.py"], 3),
     "Show what replies earn: empathy_trl.rewards": (["-m", "empathy_trl.rewards"], 5),
