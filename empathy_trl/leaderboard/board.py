@@ -63,7 +63,7 @@ class Table:
     Attributes:
         anchor: a name for links, unlike all others.
         heading: what was measured on what.
-        reasons: why it stands apart from the table before it of the same kind and data; empty for the first.
+        why_apart: from which table of the same kind and data it stands apart, and why; "" for the first.
         headline: who is first.
         columns: metric -> heading; the first decides the place.
         rows: the best first.
@@ -71,11 +71,12 @@ class Table:
         notes: what a reader has to know, in Markdown, with code in backticks and nothing else.
         facts: as in `groups`.
         data: of the evaluations, with `source`, `revision`, `n`.
+        label: the heading or, where another table has the same one, with what tells them apart.
     """
 
     anchor: str
     heading: str
-    reasons: list[str]
+    why_apart: str
     headline: str
     columns: dict[str, str]
     rows: list[Row]
@@ -83,6 +84,7 @@ class Table:
     notes: list[str]
     facts: dict
     data: dict = field(default_factory=dict)
+    label: str = ""
 
     @property
     def main(self) -> str:
@@ -105,6 +107,10 @@ def build_board(found: Found, published: list[Published] | None = None) -> Board
     groups = group(found.entries)
     problems = list(found.problems)
     tables = [_table(number, each, published, problems) for number, each in enumerate(groups, start=1)]
+    count = Counter(table.heading for table in tables)
+    for table in tables:
+        same = count[table.heading] > 1 and table.why_apart
+        table.label = f"{table.heading} ({table.why_apart})" if same else table.heading
     repeated = sum(each.repeated for each in groups)
     models = sum(len(each.entries) for each in groups)
     counts = [f"{_plural(models, 'result')} in {_plural(len(tables), 'table')}."]
@@ -142,7 +148,7 @@ def _table(number: int, each: Group, published: list[Published], problems: list[
     return Table(
         anchor=f"table-{number}",
         heading=_heading(each),
-        reasons=each.reasons,
+        why_apart=f"apart from table {each.first + 1}: {'; '.join(each.reasons)}" if each.reasons else "",
         headline=_headline(models, references, kind),
         columns=columns,
         rows=rows,

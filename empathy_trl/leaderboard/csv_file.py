@@ -6,7 +6,7 @@ import io
 from empathy_trl.leaderboard.board import Board, Row, Table
 
 COLUMNS = (
-    "table", "apart_because", "kind", "data", "source", "revision", "split", "rows", "decoding", "judged_by",
+    "table", "why_apart", "kind", "data", "source", "revision", "split", "rows", "decoding", "judged_by",
     "metrics_version", "place", "role", "model", "recipe", "stage", "metric", "is_main", "value", "low", "high", "n", "citation",
 )  # fmt: skip
 
@@ -31,8 +31,8 @@ def _line(table: Table, row: Row, metric: str) -> dict:
     evaluation = row.entry.evaluation if row.entry else {}
     keys = ("kind", "data", "split", "rows", "decoding", "judged_by", "metrics_version")
     return {key: table.facts[key] for key in keys} | {
-        "table": table.heading,
-        "apart_because": "; ".join(table.reasons),
+        "table": table.label,
+        "why_apart": table.why_apart,
         "source": table.data["source"],
         "revision": table.data["revision"],
         "place": row.place,

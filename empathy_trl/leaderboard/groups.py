@@ -21,12 +21,14 @@ class Group:
     Attributes:
         facts: what they have in common: kind, data, split, rows, metrics_version, decoding, judged_by.
         entries: at least one.
-        reasons: how the facts differ from those of the largest group of the same kind and data.
+        first: place among all groups, from 0, of the largest one of the same kind and data.
+        reasons: how the facts differ from those of that one.
         repeated: results that were left out because the same model has the same figures here already.
     """
 
     facts: dict
     entries: list[Entry]
+    first: int = 0
     reasons: list[str] = field(default_factory=list)
     repeated: int = 0
 
@@ -51,9 +53,10 @@ def group(entries: list[Entry]) -> list[Group]:
             json.dumps(each.facts, sort_keys=True),
         )
     )
-    first: dict[tuple, Group] = {}
-    for each in groups:
-        each.reasons = reasons(first.setdefault(_family(each), each).facts, each.facts)
+    first: dict[tuple, int] = {}
+    for place, each in enumerate(groups):
+        each.first = first.setdefault(_family(each), place)
+        each.reasons = reasons(groups[each.first].facts, each.facts)
     return groups
 
 

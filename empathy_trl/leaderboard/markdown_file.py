@@ -11,7 +11,7 @@ def markdown_text(board: Board, picture: str | None = None) -> str:
     """Return the whole page; `picture` is the name of the PNG beside it."""
     parts = [f"# {TITLE}", *board.notes]
     if len(board.tables) > 1:
-        parts.append("\n".join(f"{n}. {escape(each.heading)}" for n, each in enumerate(board.tables, start=1)))
+        parts.append("\n".join(f"{n}. {escape(each.label)}" for n, each in enumerate(board.tables, start=1)))
     if picture:
         parts.append(f"![Main metric of every model with its 95 % interval]({picture})")
     for each in board.tables:
@@ -48,8 +48,8 @@ def shown_n(row: Row, metric: str) -> str:
 
 def _section(each: Table) -> list[str]:
     parts = [f"## {escape(each.heading)}"]
-    if each.reasons:
-        parts.append(f"Apart from the table above, because: {escape('; '.join(each.reasons))}.")
+    if each.why_apart:
+        parts.append(f"Stands {escape(each.why_apart)}.")
     parts.append(f"**{escape(each.headline)}**")
     headings = [f"{escape(heading)}{arrow(name)}" for name, heading in each.columns.items()]
     rows = [["place", "", headings[0], "n", *headings[1:]]]

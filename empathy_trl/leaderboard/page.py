@@ -26,7 +26,7 @@ def page(board: Board) -> str:
     policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
     content = [f"<h1>{TITLE}</h1>", *(f"<p>{_inline(note)}</p>" for note in board.notes)]
     if len(board.tables) > 1:
-        links = "".join(f'<li><a href="#{each.anchor}">{_safe(each.heading)}</a></li>' for each in board.tables)
+        links = "".join(f'<li><a href="#{each.anchor}">{_safe(each.label)}</a></li>' for each in board.tables)
         content.append(f'<nav aria-label="Tables"><ol>{links}</ol></nav>')
     content += [_section(each) for each in board.tables]
     if board.problems:
@@ -69,8 +69,8 @@ def _list(lines: list[str]) -> str:
 
 def _section(each: Table) -> str:
     parts = [f'<h2 id="{each.anchor}">{_safe(each.heading)}</h2>']
-    if each.reasons:
-        parts.append(f'<p class="apart">Apart from the table above, because: {_safe("; ".join(each.reasons))}.</p>')
+    if each.why_apart:
+        parts.append(f'<p class="apart">Stands {_safe(each.why_apart)}.</p>')
     parts.append(f'<p class="headline">{_safe(each.headline)}</p>')
     parts.append(f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{each.anchor}">{_table(each)}</div>')
     cited = [row for row in each.rows if row.note]

@@ -49,7 +49,7 @@ def _draw(axes, table: Table, names: list[str]) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set_ylim(len(names) - 0.5, -0.5)  # the best on top
     axes.set_xlabel(f"{next(iter(table.columns.values()))}{arrow(table.main)}", fontsize=9)
-    axes.set_title(_plain("\n".join(textwrap.wrap(table.heading, 90))), fontsize=10, loc="left")
+    axes.set_title(_plain("\n".join(textwrap.wrap(table.label, 90))), fontsize=10, loc="left")
     axes.tick_params(axis="x", labelsize=9)
     axes.grid(axis="x", alpha=0.3)
     for side in ("top", "right", "left"):

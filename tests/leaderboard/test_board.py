@@ -142,4 +142,6 @@ def test_notes_count_what_was_left_out_and_say_how_places_were_found():
         "1 result left out that repeats another: same model, rows and figures."
     )
     assert any("1 pair of models compared by whether their intervals overlap" in note for note in board.tables[0].notes)
-    assert board.tables[1].reasons == ["metrics version 2, not 1"]
+    assert board.tables[1].why_apart == "apart from table 1: metrics version 2, not 1"
+    first, second = (each.label for each in board.tables)
+    assert second == f"{first} (apart from table 1: metrics version 2, not 1)"

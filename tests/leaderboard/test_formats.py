@@ -40,7 +40,7 @@ def test_markdown():
     assert rows[4] == ["2", "user/model", "0.500 [0.450, 0.550]", "200", "–", "0.100", "–"]
     assert "- *BERT*: Ann 2020; one seed <https://example.org>" in text
     assert "![Main metric" in text and "(plot.png)" in text
-    assert "Apart from the table above, because: metrics version 2, not 1; other decoding: user/model." in text
+    assert "Stands apart from table 1: metrics version 2, not 1; other decoding: user/model." in text
 
 
 def test_markdown_of_hostile_names():
@@ -67,7 +67,10 @@ def test_csv_has_a_line_per_figure():
         ("1", "c", "accuracy", "True", "0.5", "0.45"),
     ]
     assert [row["citation"] for row in rows if row["role"] == "published"] == ["Ann 2020; one seed"]
-    assert {row["apart_because"] for row in rows} == {"", "metrics version 2, not 1; other decoding: user/model"}
+    assert {row["why_apart"] for row in rows} == {
+        "",
+        "apart from table 1: metrics version 2, not 1; other decoding: user/model",
+    }
 
 
 @pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@x"])
