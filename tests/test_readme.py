@@ -24,6 +24,7 @@ COMMANDS = {
     "Measure: evaluate.py": (["recipes/evaluate.py"], 9),
     "Talk to it: chat.py": (["recipes/chat.py"], 17),
     "Set side by side: compare.py": (["recipes/compare.py"], 2),
+    "Many results, one table: leaderboard.py": (["recipes/leaderboard.py"], 5),
     "Have responses graded: score.py": (["recipes/score.py"], 14),
     "Publish: hub.py push": (["recipes/hub.py", "push"], 3),
     "Fetch: hub.py pull": (["recipes/hub.py", "pull"], 1),

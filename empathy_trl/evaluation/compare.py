@@ -95,13 +95,7 @@ def write_comparison(a: str | Path, b: str | Path, split: str, output_dir: str |
 def read_result(folder: Path, split: str) -> Result:
     """Read the artefacts of an evaluation. UserError names the file that is missing, broken or something else."""
     evaluation, rows = artefacts.read_eval(folder, split), artefacts.read_predictions(folder, split)
-    path = artefacts.eval_path(folder, split)
-    needed = ("kind", "model", "recipe", "stage", "data", "metrics")
-    if not isinstance(evaluation, dict) or not set(needed) <= evaluation.keys() or evaluation["kind"] not in KINDS:
-        raise UserError(
-            f"{path}: is no evaluation; expected {', '.join(needed)}, and as kind one of {', '.join(KINDS)}"
-        )
-    _check_evaluation(path, evaluation)
+    check_evaluation(artefacts.eval_path(folder, split), evaluation)
     path, gold = artefacts.predictions_path(folder, split), kind_module(evaluation["kind"]).GOLD
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or not {"index", "text", gold} <= row.keys():
@@ -113,8 +107,13 @@ def read_result(folder: Path, split: str) -> Result:
     return Result(folder, evaluation, sorted(rows, key=lambda row: row["index"]))
 
 
-def _check_evaluation(path: Path, evaluation: dict) -> None:
+def check_evaluation(path: Path | str, evaluation) -> None:
     """Raise UserError, which names key and value, unless the parts that every kind has are what they should be."""
+    needed = ("kind", "model", "recipe", "stage", "data", "metrics")
+    if not isinstance(evaluation, dict) or not set(needed) <= evaluation.keys() or evaluation["kind"] not in KINDS:
+        raise UserError(
+            f"{path}: is no evaluation; expected {', '.join(needed)}, and as kind one of {', '.join(KINDS)}"
+        )
     data, metrics, judged_by = evaluation["data"], evaluation["metrics"], evaluation.get("judged_by", {})
     wrong = [(key, evaluation[key], "a text") for key in ("model", "recipe", "stage") if not _is(str, evaluation[key])]
     if not (_is(dict, data) and {"source", "split"} <= data.keys()):

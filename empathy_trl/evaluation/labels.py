@@ -102,10 +102,10 @@ def summary(result: dict) -> list[str]:
 
 def columns(evaluation: dict) -> dict[str, str]:
     """Return metric -> heading of the table in which a report sets stages side by side."""
-    groups = list(evaluation["confusions"])
-    if len(groups) == 1:
-        return {"accuracy": "accuracy", "macro_f1": "macro-F1"}
-    return {"accuracy": "accuracy"} | {f"macro_f1_{group}": f"macro-F1, {group}" for group in groups}
+    # from the metrics alone: a card's results have no confusions
+    groups = [name.removeprefix("macro_f1") for name in evaluation["metrics"] if name.startswith("macro_f1")]
+    headings = {f"macro_f1{group}": f"macro-F1, {group[1:]}" if group else "macro-F1" for group in groups}
+    return {"accuracy": "accuracy"} | headings
 
 
 def details(stages: list) -> dict[str, str]:

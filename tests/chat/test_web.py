@@ -1,8 +1,6 @@
 """The page in a real browser, with a session without a model."""
 
-import os
 import re
-import shutil
 import threading
 from urllib.parse import urlsplit
 
@@ -19,18 +17,9 @@ from empathy_trl.chat.web.server import build_app, listen, make_server
 from empathy_trl.chat.web.view import BREAKS
 from empathy_trl.chat.web.visitors import Visitors
 from empathy_trl.errors import UserError
+from tests.browser import chromium
 from tests.chat.scripted_session import ScriptedSession, Wait
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 HOSTILE = (
     "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> [a link](http://example.org) **bold** "
     "${window.hacked = 3} {{value}} </div></details> \x1b[31mred\x1b[0m \u202eturned"
@@ -55,13 +44,8 @@ def site():
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        reason = "no Chromium to look at the page with: apt-get install chromium"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        yield chromium
-        chromium.close()
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture

@@ -1,0 +1,119 @@
+"""recipes/leaderboard.py: from results to files, or one clear line."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.leaderboard.results import evaluation, saved
+from tests.recipes.scripts import script
+
+leaderboard = script("leaderboard")
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """outputs/ with three results, of which one is broken, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    saved(Path("outputs/run/sft"), evaluation("outputs/run/sft", 0.5))
+    saved(Path("outputs/run/grpo"), evaluation("outputs/run/grpo", 0.9))
+    Path("outputs/cut").mkdir()
+    Path("outputs/cut/eval_test.json").write_text("{")
+    return tmp_path
+
+
+@pytest.fixture
+def pushed(monkeypatch):
+    """What would be published."""
+    calls = []
+    module = ModuleType("empathy_trl.publishing.push")
+    module.push_folder = lambda folder, repo_id, **settings: (
+        calls.append((folder, repo_id, settings)) or f"https://hub/{repo_id}"
+    )
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return calls
+
+
+def test_files_and_table(results, capsys):
+    assert leaderboard(["outputs"]) == 0
+    told = capsys.readouterr()
+    folder = Path("outputs/leaderboard")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "leaderboard.csv", "leaderboard.html", "leaderboard.md", "leaderboard.png",
+    ]  # fmt: skip
+    assert (
+        "| 1 | run/grpo | 0.900 [0.850, 0.950] | 200 |" in told.out
+        and "2 results in 1 table. 1 result could not be read." in told.out
+    )
+    assert "page:  outputs/leaderboard/leaderboard.html" in told.out
+    assert "warning: outputs/cut/eval_test.json, line 1: not valid JSON" in told.err
+    assert leaderboard(["outputs"]) == 0  # its own files are no results
+
+
+def test_push_publishes_these_files_and_no_others(results, pushed, capsys):
+    board = Path("board dir")
+    board.mkdir()
+    board.joinpath("private.txt").write_text("mine")
+    assert (
+        leaderboard(["outputs/run", "--split", "test", "--output_dir", "board dir", "--push", "ann/board", "--private"])
+        == 0
+    )
+    assert "pushed to https://hub/ann/board" in capsys.readouterr().out
+    ((folder, repo_id, settings),) = pushed
+    assert (folder, repo_id) == (board, "ann/board")
+    assert settings["repo_type"] == "dataset" and settings["private"] is True
+    assert sorted(settings["files"]) == sorted(path.name for path in board.iterdir() if path.name != "private.txt")
+    assert settings["retry"] == (
+        "python recipes/leaderboard.py outputs/run --split test --output_dir 'board dir' --push ann/board --private"
+    )
+    assert str(results) not in "".join(path.read_text() for path in board.glob("*.md"))
+    with board.joinpath("leaderboard.csv").open() as file:
+        assert {row["model"] for row in csv.DictReader(file)} == {"run/sft", "run/grpo"}
+
+
+def test_a_push_over_http_and_one_that_fails(results, hub_server, monkeypatch, capsys):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert leaderboard(["outputs", "--push", "ann/board"]) == 0
+    files = hub_server.files("ann/board", kind="datasets")
+    assert files["leaderboard.csv"] == Path("outputs/leaderboard/leaderboard.csv").read_bytes()
+    assert files["README.md"].startswith(b"---\n") and files["leaderboard.png"].startswith(b"\x89PNG")
+    capsys.readouterr()
+    hub_server.fail("*", "ann/other", status=403, times=9)
+    assert leaderboard(["outputs", "--push", "ann/other"]) == 2
+    error = capsys.readouterr().err
+    assert "error: ann/other: not pushed: " in error
+    assert error.endswith(
+        "run: python recipes/leaderboard.py outputs --output_dir outputs/leaderboard --push ann/other\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected files or folders, or --hub AUTHOR_OR_TAG; got neither"),
+        (["outputs", "--hub", "ann"], "expected files or folders, or --hub AUTHOR_OR_TAG; got both"),
+        (["outputs", "--private"], "--private: is for --push USER/REPO"),
+        (["nowhere"], "nowhere: no such file or folder"),
+        (
+            ["outputs", "--split", "valid"],
+            "outputs: no results; looked for eval_valid.json, there and in all folders below",
+        ),
+        (["outputs/cut"], "outputs/cut: no results that can be read:"),
+        (["outputs", "--output_dir", "outputs/cut/eval_test.json/x"], "--output_dir: cannot write to outputs/cut"),
+        (["--hub", "ann"], "--hub ann: HF_HUB_OFFLINE=1 forbids to ask the Hub; unset it"),
+    ],
+)
+def test_what_the_user_can_fix_is_one_error_without_a_traceback(results, capsys, arguments, message):
+    assert leaderboard(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and "Traceback" not in error
+
+
+def test_a_result_without_metrics_is_named(results, capsys):
+    without = {key: value for key, value in evaluation().items() if key != "metrics"}
+    Path("outputs/cut/eval_test.json").write_text(json.dumps(without))
+    assert leaderboard(["outputs"]) == 0
+    assert "warning: outputs/cut/eval_test.json: is no evaluation; expected kind, model" in capsys.readouterr().err
