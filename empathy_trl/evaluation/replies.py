@@ -99,8 +99,8 @@ class Prediction:
     why_none: str | None = None
 
 
-def predict(model, tokenizer, stage, rows, batch_size: int) -> list[Prediction]:
-    """Return one completion per row, and how likely the model finds the reference.
+def predict(model, tokenizer, stage, rows, batch_size: int | None, **how) -> list[Prediction]:
+    """Return one completion per row, and how likely the model finds the reference; `how` is that of `generate_shared`.
 
     Raises:
         UserError: a classifier that is to judge the replies cannot be used.
@@ -110,7 +110,7 @@ def predict(model, tokenizer, stage, rows, batch_size: int) -> list[Prediction]:
         scorers = load_classifiers(classifiers_of(stage))  # now, and not after an hour of generation
         if "emotion" in scorers and "emotion" in rows.column_names:
             check_emotions(scorers["emotion"], rows["emotion"])
-    completions = generate_shared(model, tokenizer, prompts, batch_size, stage)
+    completions = generate_shared(model, tokenizer, prompts, batch_size, stage, **how)
     if (why := why_none(model, tokenizer, prompts, references)) is not None:
         return [Prediction(completion, why_none=why) for completion in completions]
     likelihoods = reference_likelihoods(model, tokenizer, prompts, references, batch_size)
