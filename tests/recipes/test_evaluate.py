@@ -79,6 +79,7 @@ def test_help_is_fast_and_complete():
         "--limit",
         "--output_dir",
         "--base_url",
+        "--backend",
     ):
         assert option in result.stdout
 
@@ -113,11 +114,13 @@ def test_defaults_come_from_the_stage_and_overrides_reach_it(script, workplace):
         ("gpt2", "outputs/small/evaluations/gpt2"),
         ("openai:gpt-4o", "outputs/small/evaluations/gpt-4o"),
         ("openai:Qwen/Qwen3-8B", "outputs/small/evaluations/Qwen3-8B"),
+        ("USER/NAME@v1.0", "outputs/small/evaluations/NAME_v1.0"),
+        ("openai:..", "outputs/small/evaluations/_"),
     ],
 )
 def test_default_output_folder_is_never_that_of_a_stage(script, model, folder):
-    recipe = type("Recipe", (), {"name": "small", "stages": {"first": 0, "second": 0}})
-    assert script.default_output_dir(model, recipe) == Path(folder)
+    recipe = SimpleNamespace(name="small")
+    assert script.output_folders([model], recipe, None) == {model: Path(folder)}
 
 
 def test_the_evaluated_model_replaces_origin_and_revision_only(script):
@@ -207,7 +210,8 @@ def test_a_server_that_fails_ends_the_evaluation(script, workplace, monkeypatch,
         assert run(script, "--model", "openai:m", "--batch_size", "1") == 2
     error = capsys.readouterr().err
     assert f"error: --model openai:m: {server.base_url} left a prompt without an answer (broken connection: " in error
-    assert not Path("outputs/small/evaluations/m").exists(), "no figures of a part of the rows"
+    left = [path.name for path in Path("outputs/small/evaluations/m").iterdir()]
+    assert left == ["predictions_test.partial.jsonl"], "no figures of a part of the rows"
 
 
 def test_ctrl_c_ends_with_130(script, workplace, monkeypatch, capsys):
@@ -216,7 +220,7 @@ def test_ctrl_c_ends_with_130(script, workplace, monkeypatch, capsys):
 
     monkeypatch.setattr("empathy_trl.evaluation.evaluate.evaluate_model", stop)
     assert run(script, "--model", "model") == 130
-    assert "interrupted; figures are only of all rows, so none were written" in capsys.readouterr().err
+    assert "interrupted; the same command goes on with the rows that are left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"recipe": "other"}'])
