@@ -31,8 +31,8 @@ def complete_with_vllm(model, asked: Asked, batch_size: int | None) -> Iterator[
     device, order = model.device, asked.longest_first()
     limits = {} if batch_size is None else {"max_num_seqs": batch_size}
     with tempfile.TemporaryDirectory(prefix="empathy_trl_") as folder:
+        model.to("cpu")  # first: merging an adapter takes a copy
         _save(model, folder)
-        model.to("cpu")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         engine = LLM(

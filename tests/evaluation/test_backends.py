@@ -100,9 +100,11 @@ def test_vllm_is_asked_for_the_same_prompts_and_ends(varied, fake_vllm):
 def test_vllm_gets_an_adapter_merged(varied, fake_vllm):
     from peft import LoraConfig, get_peft_model
 
+    plain = generate(varied)
     adapted = get_peft_model(varied[0], LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
     expected = generate((adapted, varied[1]))
-    assert generate((adapted, varied[1]), backend="vllm") == expected != generate(varied)
+    assert generate((adapted, varied[1]), backend="vllm") == expected != plain
+    assert generate((adapted, varied[1]), backend="continuous") == expected
     assert any("lora" in name for name, _ in adapted.named_parameters()), "the model itself keeps its adapter apart"
 
 
