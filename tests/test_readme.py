@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", INDEX, *sorted(DOCS.glob("*.md"))]
 # heading of a command's section in the index -> how it is called, and how many flags of its own it has
 COMMANDS = {
     "Train: run.py": (["recipes/run.py"], 5),
-    "Measure: evaluate.py": (["recipes/evaluate.py"], 8),
+    "Measure: evaluate.py": (["recipes/evaluate.py"], 9),
     "Talk to it: chat.py": (["recipes/chat.py"], 16),
     "Set side by side: compare.py": (["recipes/compare.py"], 2),
     "Have responses graded: score.py": (["recipes/score.py"], 14),
