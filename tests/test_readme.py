@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", INDEX, *sorted(DOCS.glob("*.md"))]
 # heading of a command's section in the index -> how it is called, and how many flags of its own it has
 COMMANDS = {
     "Train: run.py": (["recipes/run.py"], 7),
-    "Measure: evaluate.py": (["recipes/evaluate.py"], 9),
+    "Measure: evaluate.py": (["recipes/evaluate.py"], 10),
     "Talk to it: chat.py": (["recipes/chat.py"], 17),
     "Set side by side: compare.py": (["recipes/compare.py"], 2),
     "Many results, one table: leaderboard.py": (["recipes/leaderboard.py"], 5),
@@ -68,7 +68,9 @@ def test_every_page_is_linked_from_the_front_page_and_the_index():
 @each_page
 def test_recipes_and_make_targets_exist(page):
     text = page.read_text()
-    named = [name for name in re.findall(r"--recipe ([\w.]+)(?![\w.:])", text) if not name.startswith("my_")]  # the reader's own
+    named = [
+        name for name in re.findall(r"--recipe ([\w.]+)(?![\w.:])", text) if not name.startswith("my_")
+    ]  # the reader's own
     assert not [name for name in named if not (ROOT / "recipes" / name).is_file()]
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)\b", text, flags=re.MULTILINE)) <= set(targets)

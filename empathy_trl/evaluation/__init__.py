@@ -2,7 +2,11 @@
 
 | module | one idea |
 |---|---|
-| `generate` | greedy, batched completions that do not depend on the batch size |
+| `generate` | completions, by any back end |
+| `prompts` | what every back end is asked, and how its answer is read |
+| `backends`: `padded`, `continuous`, `vllm_backend` | which of them generates; one module each |
+| `batches` | batches as large as memory holds, halved where it did not |
+| `stream` | completions on disk as they come, for an evaluation that is interrupted |
 | `api_model` | completions from a server |
 | `predict` | the outputs of a model with a classification head |
 | `sharing` | rows dealt out to several processes |

@@ -5,7 +5,8 @@ Prompts and completions are the same; what needs the model itself (its probabili
 
 import asyncio
 import os
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tqdm.auto import tqdm
@@ -61,7 +62,14 @@ class ApiModel:
             )
 
     def complete(
-        self, prompts: list[list[dict]], *, batch_size: int, max_new_tokens: int, progress: bool = True
+        self,
+        prompts: list[list[dict]],
+        *,
+        batch_size: int,
+        max_new_tokens: int,
+        progress: bool = True,
+        rows: list[int] | None = None,
+        done: Callable[[int, str], object] | None = None,
     ) -> list[str]:
         """Return one completion per prompt; equal prompts are sent once.
 
@@ -70,6 +78,8 @@ class ApiModel:
             batch_size: requests under way at a time.
             max_new_tokens: a completion that has not ended by then is cut off.
             progress: show a progress bar on stderr.
+            rows: number of every prompt; by default 0, 1, 2, …
+            done: called with the number and the completion of a prompt as soon as it is there.
 
         Raises:
             UserError: a prompt stays without an answer after all retries, or none can be answered. Nothing stands in for
@@ -78,9 +88,20 @@ class ApiModel:
         asked = [self._request(prompt, max_new_tokens) for prompt in prompts]
         keys = list(map(question_key, asked))
         requests = dict(zip(keys, asked, strict=True))
+        rows_of = defaultdict(list)
+        for row, key in zip(range(len(prompts)) if rows is None else rows, keys, strict=True):
+            rows_of[key].append(row)
         with tqdm(total=len(prompts), desc="generate", disable=not progress) as bar:
+
+            def read(key: str, completion: str) -> str:
+                for row in rows_of[key]:
+                    bar.update()
+                    if done:
+                        done(row, completion)
+                return completion
+
             try:
-                completions = asyncio.run(self._ask(requests, Counter(keys), batch_size, bar))
+                completions = asyncio.run(self._ask(requests, Counter(keys), batch_size, read))
             except JudgeFailed as error:  # the client's word for: no prompt can be answered
                 raise UserError(f"--model {PREFIX}{self.name}: {error}") from error
         return [completions[key] for key in keys]
@@ -88,13 +109,9 @@ class ApiModel:
     def _request(self, prompt: list[dict], max_new_tokens: int) -> dict:
         return {"model": self.name, "messages": prompt, "temperature": 0, "max_tokens": max_new_tokens}
 
-    async def _ask(self, requests: dict, times: Counter, concurrency: int, bar: tqdm) -> dict[str, str]:
+    async def _ask(self, requests: dict, times: Counter, concurrency: int, read: Callable) -> dict[str, str]:
         from empathy_trl.judge.batch import ask_all
         from empathy_trl.judge.client import Client
-
-        def read(key: str, completion: str) -> str:
-            bar.update(times[key])
-            return completion
 
         async with Client(self.base_url, KEY, self.timeout, self.retries, self.wait, concurrency) as client:
             return await ask_all(client, requests, times, read, _NoFailures(self))

@@ -15,9 +15,10 @@
   pairs `{"label", "prediction", "right_share"}`, the first two rating -> number, the last null for a reply without a pair;
   replies `{"completion", "reply", "reference", "rewards", "reward", "metrics"}`, `rewards` reward -> number or null,
   `reward` null where no reward applies, and `metrics` name -> number or null for every metric that is a mean over rows.
+* `predictions_<split>.partial.jsonl`: the completions of an evaluation that is not done, see `stream`.
 * `confusion_<split>.png` (emotions, labels; with several groups `confusion_<group>_<split>.png`), `ratings_<split>.png`
 
-Every file is written beside its place and then renamed: a reader never sees half of one.
+Every file but the partial one is written beside its place and then renamed: a reader never sees half of one.
 """
 
 import json

@@ -30,9 +30,9 @@ NOTE = (
 )
 
 
-def predict(model, tokenizer, stage, rows, batch_size: int) -> list[str]:
-    """Return one completion per row."""
-    return generate_shared(model, tokenizer, list(rows["prompt"]), batch_size, stage)
+def predict(model, tokenizer, stage, rows, batch_size: int | None, **how) -> list[str]:
+    """Return one completion per row; `how` is that of `generate_shared`."""
+    return generate_shared(model, tokenizer, list(rows["prompt"]), batch_size, stage, **how)
 
 
 def score(stage, rows, train, completions: list[str], rewards) -> tuple[dict, list[dict]]:

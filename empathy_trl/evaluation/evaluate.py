@@ -13,7 +13,7 @@ pairwise). It offers
 | `PAIRED` | whether every row has a score of its own, whose mean is the main metric |
 | `VERSION` | of its metrics; raised when the same predictions would give another figure |
 | `NOTE` | what a reader of its table has to know |
-| `predict(model, tokenizer, stage, rows, batch_size)` | one prediction per row, in every process; its type is the kind's own |
+| `predict(model, tokenizer, stage, rows, batch_size)` | one prediction per row, in every process; its type is the kind's own. A kind of completions hands further settings on to `generate_shared` |
 | `score(stage, rows, train, predictions, rewards)` | what `artefacts` describes: metrics and more, and one row each |
 | `draw(folder, split, result, table, title)` | the pictures of one evaluation |
 | `summary(result)` | lines of plain text for the screen |
@@ -38,6 +38,7 @@ import empathy_trl.data
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import artefacts
 from empathy_trl.evaluation.generate import decoding
+from empathy_trl.evaluation.stream import partial_path, remove_partial
 from empathy_trl.inputs import is_pairwise
 from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.stages import digest, versions
@@ -58,6 +59,7 @@ def evaluate_model(
     limit: int | None = None,
     batch_size: int | None = None,
     rewards: dict | None = None,
+    backend: str = "transformers",
 ) -> dict:
     """Evaluate a model, write the files that `artefacts` describes, and print a table.
 
@@ -73,6 +75,10 @@ def evaluate_model(
         limit: evaluate this many rows, drawn once for all models; None takes the stage's own limit.
         batch_size: prompts generated together; None takes the stage's own.
         rewards: name -> `recipe.Reward`, by which replies are judged; None takes the stage's own.
+        backend: by which completions are generated, one of `backends.CHOICES`.
+
+    Completions are written to `stream.partial_path` as they come, and an evaluation that was interrupted takes them from
+    there. The file goes when the others are written. The perplexity of references is not kept: it is one pass over each.
 
     Returns the content of `eval_<split>.json`, in every process.
 
@@ -93,7 +99,9 @@ def evaluate_model(
     # a scorer and a quantised model were put on their devices when they were loaded, and a server has its own
     if hasattr(model, "to") and not getattr(model, "is_quantized", False):
         model.to(PartialState().device)
-    predictions = kind.predict(model, tokenizer, stage, rows, batch_size)
+    partial = partial_path(output_dir, split)
+    how = {} if stage.task in LABEL_TASKS else {"backend": backend, "partial": partial}
+    predictions = kind.predict(model, tokenizer, stage, rows, batch_size, **how)
     result = None
     if PartialState().is_main_process:
         # The whole training split, whatever part of it this stage saw: what classical tools make of all labels.
@@ -108,6 +116,7 @@ def evaluate_model(
         made = {"seed": stage.seed, "metrics_version": kind.VERSION, "versions": versions()}
         result = about | {"data": data} | scored | made
         _write(kind, Path(output_dir), split, result, table)
+        remove_partial(partial)
     return broadcast_object_list([result])[0]
 
 

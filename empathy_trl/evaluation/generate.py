@@ -1,20 +1,28 @@
-"""Completions for chat prompts: greedy by default, batched, and the same for every batch size.
+"""Completions for chat prompts, by any back end: the same prompts, ends and texts, streamed to disk as they come.
 
-Prompts are tokenized once with the chat template, sorted so that the longest batch comes first (it shows at
-once whether the batch fits in memory, and neighbours of like length need little padding), padded and generated
-batch by batch: on the left for a decoder, which goes on where the prompt ends, on the right for an encoder. The
-result is in the order of the prompts. Padding is done here, on plain lists: the tokenizer is never changed.
+| module | one idea |
+|---|---|
+| `prompts` | what is asked, and how an answer is read |
+| `backends` | which back end generates: `padded`, `continuous` or `vllm_backend` |
+| `batches` | how many prompts fit into memory |
+| `stream` | completions on disk, so that an interrupted evaluation goes on |
 """
 
-import torch
+from collections.abc import Callable
+from pathlib import Path
+
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.api_model import ApiModel
+from empathy_trl.evaluation.backends import backend_function, choose_backend
+from empathy_trl.evaluation.prompts import Asked, completion_of, end_tokens, prompt_tokens
 from empathy_trl.evaluation.sharing import shared
-from empathy_trl.models import evaluating, without_generation_defaults
-from empathy_trl.padding import pad
+from empathy_trl.evaluation.stream import Stream, weights_digest
+from empathy_trl.stages import digest
+
+REQUESTS = 32  # under way at a time where nobody says how many
 
 
 def generate_completions(
@@ -22,13 +30,16 @@ def generate_completions(
     tokenizer,
     prompts: list[list[dict]],
     *,
-    batch_size: int,
+    batch_size: int | None = None,
     max_new_tokens: int,
     temperature: float = 0.0,
     top_p: float = 1.0,
     top_k: int = 0,
     seed: int = 0,
     progress: bool = True,
+    backend: str = "transformers",
+    rows: list[int] | None = None,
+    done: Callable[[int, str], object] | None = None,
 ) -> list[str]:
     """Return one completion per prompt, as text without special tokens.
 
@@ -36,62 +47,70 @@ def generate_completions(
         model: a causal or encoder-decoder language model; put into eval mode, and back into the mode it was in.
         tokenizer: its tokenizer, with a chat template.
         prompts: one list of chat messages (`{"role", "content"}`) per example.
-        batch_size: prompts generated together, at least 1. It changes speed and memory, not the text (up to
-            rounding in low precision).
+        batch_size: prompts generated together, at least 1; None: as many as memory holds. It changes speed and memory,
+            not the text (up to rounding in low precision). Where memory runs out, it is halved.
         max_new_tokens: a completion that has not ended by then is cut off.
-        temperature: 0 takes the likeliest token; above 0 samples at that temperature, which makes the text depend on
-            the batch size.
+        temperature: 0 takes the likeliest token; above 0 samples at that temperature.
         top_p, top_k: sample from the likeliest tokens only: those that have this probability together, and this many
             (0 for any number).
-        seed: of the sampling; the state of the random generators is left as it was.
+        seed: of the sampling; the random generators of the process are not used.
         progress: show a progress bar on stderr.
+        backend: one of `backends.BACKENDS`.
+        rows: number of every prompt, which seeds its sampling together with `seed`; by default 0, 1, 2, …
+        done: called with the number and the completion of a prompt as soon as it is there.
 
-    The model's own generation defaults (top-k, repetition penalty, beams, forced tokens, …) are not applied: what is evaluated is
-    the distribution that was trained. A completion ends at any `eos_token_id` of the model or its tokenizer.
+    The model's own generation defaults (top-k, repetition penalty, beams, forced tokens, …) are not applied: what is
+    evaluated is the distribution that was trained. A completion ends at any `eos_token_id` of the model or its tokenizer.
+
+    Raises:
+        UserError: memory runs out with a single prompt.
     """
     if not prompts:
         return []
-    encoded = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
-    prompt_ids = encoded["input_ids"]
-    longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompt_ids[index]))
+    rows = list(range(len(prompts))) if rows is None else rows
     stop_ids = end_tokens(model, tokenizer)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
-    sampling = {"do_sample": temperature > 0}
-    reads_apart = model.config.is_encoder_decoder  # then what comes out is the start token and the completion
-    if temperature > 0:
-        sampling |= {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-
+    asked = Asked(
+        ids=prompt_tokens(tokenizer, prompts),
+        rows=rows,
+        stop_ids=stop_ids,
+        pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+    )
     completions = [""] * len(prompts)
-    bar = tqdm(total=len(prompts), desc="generate", disable=not progress)
-    with torch.inference_mode(), evaluating(model), without_generation_defaults(model), torch.random.fork_rng(), bar:
-        torch.manual_seed(seed)
-        for start in range(0, len(prompts), batch_size):
-            chosen = longest_first[start : start + batch_size]
-            side = "right" if reads_apart else "left"
-            input_ids, attention_mask = pad([prompt_ids[index] for index in chosen], pad_id, side)
-            output = model.generate(
-                input_ids=input_ids.to(model.device),
-                attention_mask=attention_mask.to(model.device),
-                max_new_tokens=max_new_tokens,
-                eos_token_id=stop_ids,
-                pad_token_id=pad_id,
-                use_cache=True,
-                **sampling,
-            )
-            new_ids = output[:, 1 if reads_apart else input_ids.shape[1] :].tolist()
-            for index, ids in zip(chosen, new_ids, strict=True):
-                completions[index] = tokenizer.decode(ids[: first_stop(ids, stop_ids)], skip_special_tokens=True)
-            bar.update(len(chosen))
+    with tqdm(total=len(prompts), desc="generate", disable=not progress) as bar:
+        for place, ids in backend_function(backend)(model, asked, batch_size):
+            completions[place] = completion_of(tokenizer, ids, stop_ids)
+            if done:
+                done(rows[place], completions[place])
+            bar.update()
     return completions
 
 
-def generate_shared(model, tokenizer, prompts: list[list[dict]], batch_size: int, stage) -> list[str]:
+def generate_shared(
+    model,
+    tokenizer,
+    prompts: list[list[dict]],
+    batch_size: int | None,
+    stage,
+    *,
+    backend: str = "transformers",
+    partial: Path | None = None,
+) -> list[str]:
     """Generate as a stage says, each process for its share of the prompts; all processes return all completions.
 
     An `ApiModel` needs no tokenizer, and has `batch_size` requests under way in each process.
 
+    Args:
+        backend: one of `backends.CHOICES`.
+        partial: file to which completions are written as they come, and from which those of an interrupted evaluation are
+            taken; None for no such file.
+
     Raises:
-        UserError: an `ApiModel` is to sample.
+        UserError: an `ApiModel` is to sample, or a back end cannot do what is asked.
     """
     state, evaluation = PartialState(), stage.evaluation
     settings = {
@@ -105,10 +124,45 @@ def generate_shared(model, tokenizer, prompts: list[list[dict]], batch_size: int
                 f"evaluation.temperature: {evaluation.temperature:g}, but a model behind an API is asked for its likeliest "
                 "answer; expected 0"
             )
-        return shared(prompts, lambda own: model.complete(own, **settings))
-    sampling = {"temperature": evaluation.temperature, "top_p": evaluation.top_p, "top_k": evaluation.top_k}
-    seed = stage.seed + state.process_index
-    return shared(prompts, lambda own: generate_completions(model, tokenizer, own, **settings, **sampling, seed=seed))
+        if backend not in ("auto", "transformers"):
+            raise UserError(f"--backend {backend}: the model is behind an API and generates there; expected auto")
+        if batch_size is None:
+            settings["batch_size"] = REQUESTS
+
+        def complete(own: list[list[dict]], **hooks) -> list[str]:
+            return model.complete(own, **settings, **hooks)
+    else:
+        if backend != "transformers":
+            backend, why = choose_backend(backend, model, evaluation.temperature)
+            state.print(f"back end: {backend} ({why})", flush=True)
+        settings |= {name: getattr(evaluation, name) for name in ("temperature", "top_p", "top_k")}
+        settings |= {"seed": stage.seed, "backend": backend}
+
+        def complete(own: list[list[dict]], **hooks) -> list[str]:
+            return generate_completions(model, tokenizer, own, **settings, **hooks)
+
+    stream = None if partial is None else Stream(partial, _header(model, tokenizer, prompts, settings))
+    found = {} if stream is None else stream.found
+    missing = [row for row in range(len(prompts)) if row not in found]
+    hooks = {} if stream is None else {"done": stream.add}
+    try:
+        made = shared(missing, lambda rows: complete([prompts[row] for row in rows], rows=rows, **hooks))
+    finally:
+        if stream is not None:
+            stream.close()
+    completions = found | dict(zip(missing, made, strict=True))
+    return [completions[row] for row in range(len(prompts))]
+
+
+def _header(model, tokenizer, prompts: list[list[dict]], settings: dict) -> dict:
+    """Return what decides the completions."""
+    said = {name: value for name, value in settings.items() if name not in ("batch_size", "progress")}
+    if not settings.get("temperature"):
+        said.pop("seed", None)  # it decides nothing
+    if isinstance(model, ApiModel):
+        return {"model": model.name, "base_url": model.base_url, "prompts": digest(prompts), "settings": said}
+    asked = [prompt_tokens(tokenizer, prompts), end_tokens(model, tokenizer)]
+    return {"weights": weights_digest(model), "prompts": digest(asked), "settings": said}
 
 
 def decoding(stage) -> str:
@@ -120,17 +174,3 @@ def decoding(stage) -> str:
         evaluation.top_k > 0
     )
     return ", ".join([f"sampled at temperature {evaluation.temperature:g}", *limits, f"seed {stage.seed}"])
-
-
-def end_tokens(model, tokenizer) -> list[int]:
-    """Return all token ids that end a completion: the model's (there may be several) and the tokenizer's."""
-    model_ids = model.generation_config.eos_token_id
-    ids = [model_ids] if isinstance(model_ids, int) else list(model_ids or [])
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
-        ids.append(tokenizer.eos_token_id)
-    return ids
-
-
-def first_stop(ids: list[int], stop_ids: list[int]) -> int:
-    """Return where the first stop id is, or the length: what follows is padding, and not every stop token is special."""
-    return next((position for position, token in enumerate(ids) if token in stop_ids), len(ids))

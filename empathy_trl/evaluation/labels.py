@@ -24,7 +24,7 @@ SEPARATOR = " / "  # between the labels of several groups
 NOTE = "95 % bootstrap intervals. The baselines were fitted on the labels of the whole training split."
 
 
-def predict(model, tokenizer, stage, rows, batch_size: int) -> list[tuple[str, ...]]:
+def predict(model, tokenizer, stage, rows, batch_size: int | None) -> list[tuple[str, ...]]:
     """Return the predicted label of every group, for each row."""
     outputs = Targets("classify", targets(stage.data))
     return _named(predicted_labels(predict_outputs(model, rows), outputs), outputs)

@@ -26,7 +26,7 @@ NOTE = (
 )
 
 
-def predict(model, tokenizer, stage, rows, batch_size: int) -> list[float]:
+def predict(model, tokenizer, stage, rows, batch_size: int | None) -> list[float]:
     """Return the score of each row."""
     return predict_outputs(model, rows)[:, 0].tolist()
 

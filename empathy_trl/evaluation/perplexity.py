@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.generate import end_tokens, first_stop
+from empathy_trl.evaluation.batches import fitting_rows, in_batches
 from empathy_trl.evaluation.intervals import bootstrap_sums
+from empathy_trl.evaluation.prompts import end_tokens, first_stop
 from empathy_trl.evaluation.sharing import shared
 from empathy_trl.models import evaluating
 from empathy_trl.padding import pad
@@ -43,7 +44,7 @@ def why_none(model, tokenizer, prompts: list[list[dict]], references: list[str])
 
 
 def reference_likelihoods(
-    model, tokenizer, prompts: list[list[dict]], references: list[str], batch_size: int
+    model, tokenizer, prompts: list[list[dict]], references: list[str], batch_size: int | None
 ) -> list[Likelihood]:
     """Return (negative log-likelihood in nats, tokens) of every reference; each process does its share.
 
@@ -52,7 +53,7 @@ def reference_likelihoods(
         tokenizer: its tokenizer, with a chat template.
         prompts: one list of chat messages per row.
         references: one reply per row.
-        batch_size: rows per pass.
+        batch_size: rows per pass; None: as many as memory holds. It is halved where memory runs out.
 
     Raises:
         UserError: the model gives nan or infinity.
@@ -73,7 +74,7 @@ def perplexity(likelihoods: list[Likelihood]) -> dict:
     return {"value": value, "low": low, "high": high, "n": len(told), "tokens": sum(tokens for _, tokens in told)}
 
 
-def _likelihoods(model, tokenizer, rows: list[tuple], batch_size: int, progress: bool) -> list[Likelihood]:
+def _likelihoods(model, tokenizer, rows: list[tuple], batch_size: int | None, progress: bool) -> list[Likelihood]:
     if not rows:
         return []
     prompts, references = (list(column) for column in zip(*rows, strict=True))
@@ -82,17 +83,25 @@ def _likelihoods(model, tokenizer, rows: list[tuple], batch_size: int, progress:
     found = [(0.0, 0)] * len(rows)
     # by the length of the prompts: what is alike needs little padding, and memory runs out at once or never
     order = sorted(range(len(rows)), key=lambda row: -len(asked[row]))
+    most = max(map(len, answers))
+
+    def size(left: list[int]) -> int:
+        if batch_size is not None:
+            return batch_size
+        tokens = len(asked[left[0]]) + most
+        return fitting_rows(model, tokens, read=tokens, logits=tokens)
+
+    def work(chosen: list[int]) -> Iterator[float]:
+        return losses(model, [asked[row] for row in chosen], [answers[row] for row in chosen])
+
     with (
         torch.inference_mode(),
         evaluating(model),
         tqdm(total=len(rows), desc="perplexity", disable=not progress) as bar,
     ):
-        for start in range(0, len(rows), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = losses(model, [asked[row] for row in chosen], [answers[row] for row in chosen])
-            for row, loss in zip(chosen, batch, strict=True):
-                found[row] = (loss, len(answers[row]))
-            bar.update(len(chosen))
+        for row, loss in in_batches(order, size, work, what="reference"):
+            found[row] = (loss, len(answers[row]))
+            bar.update()
     if not np.isfinite([loss for loss, _ in found]).all():
         raise UserError(
             f"perplexity: the model gives nan or infinity for a reference; its weights are broken, or overflow in {model.dtype}"

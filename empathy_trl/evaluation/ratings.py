@@ -26,7 +26,7 @@ NOTE = (
 )
 
 
-def predict(model, tokenizer, stage, rows, batch_size: int) -> list[list[float]]:
+def predict(model, tokenizer, stage, rows, batch_size: int | None) -> list[list[float]]:
     """Return the ratings of each row, in units of the labels."""
     return predict_outputs(model, rows).tolist()
 

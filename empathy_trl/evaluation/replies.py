@@ -103,8 +103,8 @@ class Prediction:
     why_none: str | None = None
 
 
-def predict(model, tokenizer, stage, rows, batch_size: int) -> list[Prediction]:
-    """Return one completion per row, and how likely the model finds the reference.
+def predict(model, tokenizer, stage, rows, batch_size: int | None, **how) -> list[Prediction]:
+    """Return one completion per row, and how likely the model finds the reference; `how` is that of `generate_shared`.
 
     Raises:
         UserError: a classifier that is to judge the replies, or the encoder of BERTScore, cannot be used.
@@ -116,7 +116,7 @@ def predict(model, tokenizer, stage, rows, batch_size: int) -> list[Prediction]:
             check_emotions(scorers["emotion"], rows["emotion"])
         if stage.evaluation.bertscore:
             check_bertscore(stage.evaluation.bertscore)
-    completions = generate_shared(model, tokenizer, prompts, batch_size, stage)
+    completions = generate_shared(model, tokenizer, prompts, batch_size, stage, **how)
     if (why := why_none(model, tokenizer, prompts, references)) is not None:
         return [Prediction(completion, why_none=why) for completion in completions]
     likelihoods = reference_likelihoods(model, tokenizer, prompts, references, batch_size)

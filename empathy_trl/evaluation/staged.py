@@ -51,10 +51,10 @@ __all__ = [
 ]
 
 
-def predict(model, tokenizer, stage, rows, batch_size: int) -> list[Prediction]:
+def predict(model, tokenizer, stage, rows, batch_size: int | None, **how) -> list[Prediction]:
     """Return one completion per row, and how likely the model finds the whole turn of the data."""
     whole = rows.remove_columns("reference").rename_column("turn", "reference")
-    return replies.predict(model, tokenizer, stage, whole, batch_size)
+    return replies.predict(model, tokenizer, stage, whole, batch_size, **how)
 
 
 def score(stage, rows, train, predictions: list[Prediction], rewards: dict) -> tuple[dict, list[dict]]:

@@ -186,10 +186,13 @@ class Classifiers(_Section):
 
 
 class Evaluation(_Section):
-    """How the stage's model is evaluated when it is trained; `limit` is a number of rows, `temperature` 0 is greedy."""
+    """How the stage's model is evaluated when it is trained.
+
+    `limit` is a number of rows, `temperature` 0 is greedy, and a `batch_size` of null as many prompts as memory holds.
+    """
 
     split: Literal["train", "valid", "test"] = "test"
-    batch_size: int = Field(32, ge=1)
+    batch_size: int | None = Field(None, ge=1)
     max_new_tokens: int = Field(300, ge=1)
     temperature: float = Field(0.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)

@@ -31,7 +31,7 @@ def main(monkeypatch, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("reward_curve", "scorer")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("reward_curve", "scorer", "evaluation")])
 def test_a_benchmark_prints_a_table_and_one_ratio_last(main, capsys, name):
     main(name, "ed4_tiny", "--rounds", "1")
     lines = capsys.readouterr().out.splitlines()
@@ -54,6 +54,24 @@ def test_the_scorer_gives_the_same_scores_as_a_loop(main, capsys, tmp_path, with
     assert re.match(rf"50 {source}.*, 15 repeated; RoBERTa, 1 layers, 16 wide", lines[0])
     assert [line for line in lines if line.startswith("| shared scorer, warm ")]
     assert re.fullmatch(r"cold (\d+\.\d\d) × · warm \d+\.\d ×\nratio: \1", "\n".join(lines[-2:]))
+
+
+def test_the_evaluation_is_that_of_a_loop(main, capsys, tmp_path, tiny_folder):
+    main("evaluation", "--data", str(tmp_path / "none"), "--model", str(tiny_folder), "--limit", "9", "--rounds", "1")
+    lines = capsys.readouterr().out.splitlines()
+    assert "9 test rows of the embedded corpus" in lines
+    assert [line for line in lines if line.startswith("| evaluate.py ")]
+    assert re.fullmatch(r"ratio: \d+\.\d\d", lines[-1])
+
+
+def test_other_completions_are_no_speed(main, monkeypatch, tmp_path, tiny_folder):
+    benchmark = importlib.import_module("evaluation")
+    usual = benchmark.plain_loop
+    monkeypatch.setattr(benchmark, "plain_loop", lambda *args: ["another", *usual(*args)[1:]])
+    with pytest.raises(SystemExit, match="1 of 5 completions differ; expected none"):
+        main(
+            "evaluation", "--data", str(tmp_path / "none"), "--model", str(tiny_folder), "--limit", "5", "--rounds", "1"
+        )
 
 
 def test_the_plain_loop_estimates_the_advantages_that_ours_does(main):

@@ -79,6 +79,7 @@ def test_help_is_fast_and_complete():
         "--limit",
         "--output_dir",
         "--base_url",
+        "--backend",
     ):
         assert option in result.stdout
 
@@ -113,11 +114,13 @@ def test_defaults_come_from_the_stage_and_overrides_reach_it(script, workplace):
         ("gpt2", "outputs/small/evaluations/gpt2"),
         ("openai:gpt-4o", "outputs/small/evaluations/gpt-4o"),
         ("openai:Qwen/Qwen3-8B", "outputs/small/evaluations/Qwen3-8B"),
+        ("USER/NAME@v1.0", "outputs/small/evaluations/NAME_v1.0"),
+        ("openai:..", "outputs/small/evaluations/_"),
     ],
 )
 def test_default_output_folder_is_never_that_of_a_stage(script, model, folder):
-    recipe = type("Recipe", (), {"name": "small", "stages": {"first": 0, "second": 0}})
-    assert script.default_output_dir(model, recipe) == Path(folder)
+    recipe = SimpleNamespace(name="small")
+    assert script.output_folders([model], recipe, None) == {model: Path(folder)}
 
 
 def test_the_evaluated_model_replaces_origin_and_revision_only(script):
@@ -209,7 +212,8 @@ def test_a_server_that_fails_ends_the_evaluation(script, workplace, monkeypatch,
         assert run(script, "--model", "openai:m", "--batch_size", "1") == 2
     error = capsys.readouterr().err
     assert f"error: --model openai:m: {server.base_url} left a prompt without an answer (broken connection: " in error
-    assert not Path("outputs/small/evaluations/m").exists(), "no figures of a part of the rows"
+    left = [path.name for path in Path("outputs/small/evaluations/m").iterdir()]
+    assert left == ["predictions_test.partial.jsonl"], "no figures of a part of the rows"
 
 
 def test_ctrl_c_ends_with_130(script, workplace, monkeypatch, capsys):
@@ -218,7 +222,7 @@ def test_ctrl_c_ends_with_130(script, workplace, monkeypatch, capsys):
 
     monkeypatch.setattr("empathy_trl.evaluation.evaluate.evaluate_model", stop)
     assert run(script, "--model", "model") == 130
-    assert "interrupted; figures are only of all rows, so none were written" in capsys.readouterr().err
+    assert "interrupted; the same command goes on with the rows that are left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"recipe": "other"}'])
@@ -246,3 +250,82 @@ def test_two_processes_give_the_same_evaluation_as_one(script, workplace):
     assert evaluation("two") == evaluation("one")
     assert Path("two/predictions_test.jsonl").read_text() == Path("one/predictions_test.jsonl").read_text()
     assert result.stdout.count("macro-F1") == 1, "only the main process prints"
+
+
+@pytest.fixture
+def two_models(workplace, tiny_folder):
+    """Two folders whose names end alike."""
+    for run_of in ("one", "other"):
+        Path(run_of).mkdir()
+        Path(run_of, "grpo").symlink_to(tiny_folder)
+    return ["one/grpo", "other/grpo"]
+
+
+def test_several_models_have_a_folder_each_and_one_table(script, two_models, capsys):
+    assert run(script, "--model", *two_models, "--output_dir", "here", "--limit", "3") == 0
+    assert sorted(path.name for path in Path("here").iterdir()) == ["one_grpo", "other_grpo"]
+    assert [evaluation(f"here/{name}")["model"] for name in ("one_grpo", "other_grpo")] == two_models
+    output = capsys.readouterr().out
+    assert "model 1 of 2: one/grpo" in output and "model 2 of 2: other/grpo" in output
+    head, *rows = output.splitlines()[-3:]
+    assert head.split() == ["model", "accuracy", "[95", "%],", "n", "=", "3"]
+    assert [row.split()[0] for row in rows] == two_models
+    assert "back end: transformers (the fastest on a CPU)" in output
+
+
+def test_a_model_that_fails_does_not_lose_the_others(script, two_models, capsys):
+    Path("broken").mkdir()
+    assert run(script, "--model", "one/grpo", "broken", "model", "--limit", "3") == 2
+    assert evaluation("outputs/small/evaluations/grpo")["model"] == "one/grpo"
+    assert evaluation("outputs/small/evaluations/model")["model"] == "model"
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1].startswith("error: broken: not evaluated: broken: ")
+    assert captured.out.splitlines()[-1].split() == ["broken", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "model", "outputs/small/grop"], "outputs/small/grop: no such folder"),
+        (["--model", "model", "model"], "--model model: named twice; expected every model once"),
+        (["--model", "model", "./model"], "some of these are the same; expected every model once"),
+        (
+            ["--model", "model", "--backend", "vllm"],
+            '--backend vllm: vLLM is not installed: pip install "empathy-trl[vllm]"',
+        ),
+        (
+            ["--model", "openai:m", "--backend", "continuous"],
+            "--backend continuous: --model openai:m generates on its server",
+        ),
+    ],
+)
+def test_what_is_wrong_with_one_model_is_said_before_any_is_evaluated(
+    script, workplace, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr("empathy_trl.evaluation.backends._vllm_installed", lambda: False)
+    assert run(script, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ")
+    assert not Path("outputs/small/evaluations").exists()
+
+
+def test_an_interrupted_evaluation_is_continued_by_the_same_command(script, workplace, monkeypatch, capsys):
+    from transformers import Qwen2ForCausalLM
+
+    usual, batches = Qwen2ForCausalLM.generate, []
+
+    def second_is_interrupted(self, input_ids, **settings):
+        batches.append(len(input_ids))
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return usual(self, input_ids=input_ids, **settings)
+
+    monkeypatch.setattr(Qwen2ForCausalLM, "generate", second_is_interrupted)
+    arguments = ["--model", "model", "--batch_size", "2", "--output_dir", "here"]
+    assert run(script, *arguments) == 130
+    assert "the same command goes on with the rows that are left" in capsys.readouterr().err
+    assert [path.name for path in Path("here").iterdir()] == ["predictions_test.partial.jsonl"]
+    assert run(script, *arguments) == 0
+    assert batches == [2, 2, 2, 1], "five rows, of which two were there"
+    assert evaluation("here")["data"]["n"] == 5 and not list(Path("here").glob("*partial*"))
