@@ -29,7 +29,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from empathy_trl.errors import UserError
 from empathy_trl.hub_ids import join_revision, looks_local, split_revision  # noqa: F401 - the last one for others
-from empathy_trl.publishing.secrets import mask
+from empathy_trl.secrets import mask
 
 ADAPTER_FILE = "adapter_config.json"
 # The vocabulary is in one of these; without any, transformers makes a tokenizer that turns every text into nothing.

@@ -1,4 +1,4 @@
-"""Processes that were launched together find each other, on a GPU and on a CPU.
+"""Processes that were launched together find each other, on a GPU and on a CPU, and share work.
 
 On a CPU neither half of that works by itself: `accelerate launch --num_processes 2` starts one process there
 (accelerate 1.15), and accelerate joins the processes that `torchrun` starts only if it is told that they are to use the
@@ -6,6 +6,7 @@ CPU.
 """
 
 import os
+from collections.abc import Callable
 
 
 def join_processes():
@@ -37,3 +38,19 @@ def use_all_cores():
     launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & set(os.environ)
     if launched and os.environ.get("OMP_NUM_THREADS") == "1" and not torch.cuda.is_available():
         torch.set_num_threads(max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def shared(items: list, work: Callable[[list], list]) -> list:
+    """Return what `work` makes of the items, in their order; each process does its share, and all get everything.
+
+    Args:
+        items: the same in all processes.
+        work: items -> one result each.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    state = PartialState()
+    own = range(state.process_index, len(items), state.num_processes)
+    results = work([items[row] for row in own])
+    return [result for _, result in sorted(gather_object(list(zip(own, results, strict=True))))]

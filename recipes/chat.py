@@ -105,7 +105,7 @@ def chat(options: argparse.Namespace) -> int:
 
 def check_flags(options: argparse.Namespace):
     """Raise UserError for flags that do not go together, before anything is loaded."""
-    from empathy_trl.evaluation.api_model import PREFIX
+    from empathy_trl.generation.api_model import PREFIX
 
     served = options.model.startswith(PREFIX)
     if options.base_url and not served:
@@ -121,7 +121,7 @@ def open_model(options: argparse.Namespace):
     """Return the model, loaded or on its server, and what makes prompts for it."""
     from empathy_trl.chat.prompts import choose_prompts, control_texts
     from empathy_trl.chat.sampling import Sampling
-    from empathy_trl.evaluation.api_model import PREFIX
+    from empathy_trl.generation.api_model import PREFIX
 
     sampling = Sampling(options.temperature, options.top_p, options.seed)
     if options.model.startswith(PREFIX):

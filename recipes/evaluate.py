@@ -78,8 +78,8 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     stage = recipe.choose_stage(arguments.stage)
     folders = output_folders(arguments.model, recipe, arguments.output_dir)
 
-    from empathy_trl.evaluation.backends import check_installed
     from empathy_trl.evaluation.evaluate import check_settings
+    from empathy_trl.generation.backends import check_installed
     from empathy_trl.hub import check_exists, expand
     from empathy_trl.processes import join_processes, part_processes
 
@@ -170,7 +170,7 @@ def served_model(name: str, arguments: argparse.Namespace, stage):
     Raises:
         UserError: a task that needs a head of its own, a flag without a use, or what `ApiModel` raises.
     """
-    from empathy_trl.evaluation.api_model import PREFIX, ApiModel
+    from empathy_trl.generation.api_model import PREFIX, ApiModel
     from empathy_trl.recipe.layers import LABEL_TASKS
 
     if arguments.base_url and not any(model.startswith(PREFIX) for model in arguments.model):

@@ -21,7 +21,7 @@ from empathy_trl.chat.sampling import Sampling
 from empathy_trl.chat.streaming import Either, streamed
 from empathy_trl.chat.token_decoder import TokenDecoder
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.prompts import end_tokens, first_stop
+from empathy_trl.generation.prompts import end_tokens, first_stop
 from empathy_trl.models import without_generation_defaults
 
 CHUNK = 512  # tokens computed at a time: in between, a reply can be stopped

@@ -16,7 +16,7 @@ from empathy_trl.chat.counts import Counts
 from empathy_trl.chat.sampling import Sampling
 from empathy_trl.chat.streaming import Either, streamed
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.api_model import KEY, PREFIX, ApiModel
+from empathy_trl.generation.api_model import KEY, PREFIX, ApiModel
 from empathy_trl.judge.client import KEY_REFUSED, NOT_THERE
 from empathy_trl.judge.secret import first_words, on_this_machine, read_key
 

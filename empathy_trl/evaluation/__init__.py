@@ -2,14 +2,7 @@
 
 | module | one idea |
 |---|---|
-| `generate` | completions, by any back end |
-| `prompts` | what every back end is asked, and how its answer is read |
-| `backends`: `padded`, `continuous`, `vllm_backend` | which of them generates; one module each |
-| `batches` | batches as large as memory holds, halved where it did not |
-| `stream` | completions on disk as they come, for an evaluation that is interrupted |
-| `api_model` | completions from a server |
 | `predict` | the outputs of a model with a classification head |
-| `sharing` | rows dealt out to several processes |
 | `emotions`, `replies`, `staged`, `labels`, `ratings`, `pairs` | one kind of prediction each: how it is made, scored, drawn and shown |
 | `reply_metrics`, `perplexity`, `reply_classifiers` | what is measured of replies: counts and BLEU, the model's own probabilities, other models' opinions |
 | `bertscore` | how alike replies and references are to an encoder |
@@ -24,5 +17,5 @@
 | `compare` | two results on the same rows: changes, intervals, p-values |
 | `report` | `report.md` and `report.png` for a whole run, from its artefacts alone |
 
-Import the module you need; this package imports nothing.
+Completions come from `empathy_trl.generation`. Import the module you need; this package imports nothing.
 """

@@ -37,8 +37,8 @@ from accelerate.utils import broadcast_object_list
 import empathy_trl.data
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import artefacts
-from empathy_trl.evaluation.generate import decoding
-from empathy_trl.evaluation.stream import partial_path, remove_partial
+from empathy_trl.generation.generate import decoding
+from empathy_trl.generation.stream import partial_path, remove_partial
 from empathy_trl.inputs import is_pairwise
 from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.stages import digest, versions

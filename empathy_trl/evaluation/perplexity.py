@@ -14,12 +14,12 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.batches import fitting_rows, in_batches
 from empathy_trl.evaluation.intervals import bootstrap_sums
-from empathy_trl.evaluation.prompts import end_tokens, first_stop
-from empathy_trl.evaluation.sharing import shared
+from empathy_trl.generation.batches import fitting_rows, in_batches
+from empathy_trl.generation.prompts import end_tokens, first_stop
 from empathy_trl.models import evaluating
 from empathy_trl.padding import pad
+from empathy_trl.processes import shared
 from empathy_trl.tags import REPLY_TAGS, completion_text
 
 Likelihood = tuple[float, int]  # minus the log-probability of a reply, in nats, and its tokens

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from empathy_trl.evaluation.sharing import shared
+from empathy_trl.processes import shared
 
 
 def predict_outputs(scorer, rows) -> np.ndarray:

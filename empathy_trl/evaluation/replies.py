@@ -18,7 +18,6 @@ from empathy_trl.data.redial_slots import PLACEHOLDER
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.baselines import NAMES
 from empathy_trl.evaluation.bertscore import bert_scores, check_bertscore, load_bertscore
-from empathy_trl.evaluation.generate import generate_shared
 from empathy_trl.evaluation.intervals import mean_figures, with_interval
 from empathy_trl.evaluation.perplexity import Likelihood, perplexity, reference_likelihoods, why_none
 from empathy_trl.evaluation.reply_classifiers import check_emotions, judge_replies, level_statistics, load_classifiers
@@ -31,6 +30,7 @@ from empathy_trl.evaluation.reply_metrics import (
     variety_statistics,
 )
 from empathy_trl.evaluation.tables import markdown
+from empathy_trl.generation.generate import generate_shared
 from empathy_trl.rewards import build_rewards
 from empathy_trl.rewards.breakdown import breakdown
 from empathy_trl.schedules import weight_at

@@ -15,7 +15,7 @@ from empathy_trl.leaderboard.entries import Entry, Found
 from empathy_trl.leaderboard.groups import Group, group
 from empathy_trl.leaderboard.published import Published, read_published
 from empathy_trl.leaderboard.rank import Ranking, rank
-from empathy_trl.publishing.results import source_name
+from empathy_trl.model_card.results import source_name
 from empathy_trl.recipe.schema import SAMPLE
 
 TITLE = "Leaderboard"

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from empathy_trl.leaderboard.entries import Entry
-from empathy_trl.publishing.results import judge_digest
+from empathy_trl.model_card.results import judge_digest
 
 NO_ROWS = "which rows it saw is not recorded (an older evaluation)"
 

@@ -12,9 +12,9 @@ from yaml import YAMLError
 
 from empathy_trl.errors import UserError
 from empathy_trl.leaderboard.entries import Entry, Found, make_entry
+from empathy_trl.model_card.results import from_results
 from empathy_trl.publishing.patience import failures, hub_session, patiently, reason
-from empathy_trl.publishing.results import from_results
-from empathy_trl.publishing.secrets import mask
+from empathy_trl.secrets import mask
 
 
 def read_hub(name: str, split: str | None = None) -> Found:

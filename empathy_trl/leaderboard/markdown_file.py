@@ -4,7 +4,7 @@ from empathy_trl.evaluation.intervals import with_interval
 from empathy_trl.evaluation.tables import markdown
 from empathy_trl.leaderboard.board import TITLE, Board, Row, Table
 from empathy_trl.leaderboard.directions import direction
-from empathy_trl.publishing.escape import SPECIAL, one_line
+from empathy_trl.model_card.escape import SPECIAL, one_line
 
 
 def markdown_text(board: Board, picture: str | None = None) -> str:

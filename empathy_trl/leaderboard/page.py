@@ -13,7 +13,7 @@ from pathlib import Path
 from empathy_trl.leaderboard.board import TITLE, Board, Row, Table
 from empathy_trl.leaderboard.directions import direction
 from empathy_trl.leaderboard.markdown_file import arrow, shown_n
-from empathy_trl.publishing.escape import one_line
+from empathy_trl.model_card.escape import one_line
 
 HERE = Path(__file__).parent
 BAR = 120  # width of the drawing of an interval, in its own units

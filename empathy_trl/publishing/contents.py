@@ -12,8 +12,8 @@ from pathlib import Path
 from empathy_trl.errors import UserError
 from empathy_trl.files import read_json
 from empathy_trl.hub import ADAPTER_FILE, VOCABULARY_FILES
-from empathy_trl.publishing.secrets import mask
 from empathy_trl.recipe.yaml_io import dump_yaml, read_yaml
+from empathy_trl.secrets import mask
 
 WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"]
 CONFIGS = ["config.json", "generation_config.json", ADAPTER_FILE]

@@ -20,7 +20,7 @@ from huggingface_hub.utils import _http, hf_raise_for_status
 from empathy_trl.errors import UserError
 from empathy_trl.judge.client import retry_after
 from empathy_trl.patching import patched
-from empathy_trl.publishing.secrets import mask, masked_log
+from empathy_trl.secrets import mask, masked_log
 
 ATTEMPTS = 4
 LONGEST_WAIT = 120.0  # seconds

@@ -172,6 +172,6 @@ def _all_files(folder: Path) -> list[str]:
 
 def model_card(folder: Path, repo_id: str, merged: bool) -> str:
     """Return README.md for a stage's folder."""
-    from empathy_trl.publishing.card import model_card as card
+    from empathy_trl.model_card.card import model_card as card
 
     return card(folder, repo_id, merged=merged)

@@ -3,10 +3,12 @@
 import json
 from types import SimpleNamespace
 
+import accelerate
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import evaluate, generate, sharing
+from empathy_trl.evaluation import evaluate
+from empathy_trl.generation import generate
 from empathy_trl.recipe import Data, Evaluation, Model, Stage
 
 LABELS = ["sad", "joyful", "angry", "afraid"]
@@ -135,8 +137,8 @@ def test_processes_share_the_prompts_and_all_get_all_completions(monkeypatch, ra
         return shares[0] + shares[1]
 
     state = SimpleNamespace(process_index=rank, num_processes=2, is_main_process=rank == 0)
-    monkeypatch.setattr(sharing, "PartialState", lambda: state)
-    monkeypatch.setattr(sharing, "gather_object", gather)
+    monkeypatch.setattr(accelerate, "PartialState", lambda: state)
+    monkeypatch.setattr(accelerate.utils, "gather_object", gather)
     monkeypatch.setattr(generate, "PartialState", lambda: state)
     monkeypatch.setattr(generate, "generate_completions", lambda model, tokenizer, prompts, **_: prompts)
     assert generate.generate_shared(None, None, list("abcde"), 1, make_stage()) == list("abcde")

@@ -5,7 +5,7 @@ import pytest
 from empathy_trl.evaluation.artefacts import write_eval
 from empathy_trl.leaderboard.entries import make_entry
 from empathy_trl.leaderboard.groups import NO_ROWS, group
-from empathy_trl.publishing.results import judge_digest
+from empathy_trl.model_card.results import judge_digest
 from tests.evaluation.test_compare import emotions
 from tests.leaderboard.results import entry, with_predictions
 

@@ -6,7 +6,7 @@ from huggingface_hub import HfApi, ModelCardData
 from empathy_trl.errors import UserError
 from empathy_trl.leaderboard.board import build_board
 from empathy_trl.leaderboard.hub import read_hub
-from empathy_trl.publishing.results import to_results
+from empathy_trl.model_card.results import to_results
 from tests.leaderboard.results import evaluation, figure
 
 

@@ -208,7 +208,7 @@ def test_a_model_behind_a_server_is_evaluated_the_same_way(script, workplace, mo
 def test_a_server_that_fails_ends_the_evaluation(script, workplace, monkeypatch, capsys):
     with ScriptedServer([answer("<answer>sad</answer>"), CUT]) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
-        monkeypatch.setattr("empathy_trl.evaluation.api_model.ApiModel.__init__.__defaults__", (None, 5.0, 0, 0.0))
+        monkeypatch.setattr("empathy_trl.generation.api_model.ApiModel.__init__.__defaults__", (None, 5.0, 0, 0.0))
         assert run(script, "--model", "openai:m", "--batch_size", "1") == 2
     error = capsys.readouterr().err
     assert f"error: --model openai:m: {server.base_url} left a prompt without an answer (broken connection: " in error
@@ -303,7 +303,7 @@ def test_what_is_wrong_with_one_model_is_said_before_any_is_evaluated(
     script, workplace, monkeypatch, capsys, arguments, message
 ):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("empathy_trl.evaluation.backends._vllm_installed", lambda: False)
+    monkeypatch.setattr("empathy_trl.generation.backends._vllm_installed", lambda: False)
     assert run(script, *arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ")

@@ -2,10 +2,10 @@
 
 from huggingface_hub import ModelCardData
 
-from empathy_trl.publishing.corpora import Corpus
-from empathy_trl.publishing.machine import emissions
-from empathy_trl.publishing.results import to_results
-from empathy_trl.publishing.stage_files import StageFiles
+from empathy_trl.model_card.corpora import Corpus
+from empathy_trl.model_card.machine import emissions
+from empathy_trl.model_card.results import to_results
+from empathy_trl.model_card.stage_files import StageFiles
 
 TAG = "empathy-trl"  # by which the Hub finds our models
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from peft import PeftModel
 
-from empathy_trl.evaluation.prompts import Asked
+from empathy_trl.generation.prompts import Asked
 
 CHUNK = 256  # prompts per call: what is lost at most when an evaluation is interrupted
 

@@ -3,7 +3,7 @@
 import json
 from textwrap import dedent
 
-from empathy_trl.publishing.stage_files import StageFiles
+from empathy_trl.model_card.stage_files import StageFiles
 
 # data.name -> what somebody says, in an example
 SAYS = {

@@ -8,7 +8,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation.artefacts import eval_path
 from empathy_trl.files import read_json
 from empathy_trl.hub import ADAPTER_FILE
-from empathy_trl.publishing.results import to_results
+from empathy_trl.model_card.results import to_results
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.schema import HUB_MODEL
 from empathy_trl.recipe.yaml_io import read_yaml

@@ -3,9 +3,9 @@
 from empathy_trl.evaluation.baselines import NAMES
 from empathy_trl.evaluation.intervals import with_interval
 from empathy_trl.evaluation.tables import markdown
-from empathy_trl.publishing.escape import code, text
-from empathy_trl.publishing.results import source_name
-from empathy_trl.publishing.stage_files import StageFiles
+from empathy_trl.model_card.escape import code, text
+from empathy_trl.model_card.results import source_name
+from empathy_trl.model_card.stage_files import StageFiles
 from empathy_trl.recipe.schema import SAMPLE
 
 

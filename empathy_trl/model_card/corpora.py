@@ -6,7 +6,7 @@ Nothing is guessed: rows in somebody's folder may be any, whatever the folder is
 from dataclasses import dataclass
 
 from empathy_trl.data import on_hub
-from empathy_trl.publishing.escape import code, local_name
+from empathy_trl.model_card.escape import code, local_name
 from empathy_trl.recipe.schema import SAMPLE
 
 

@@ -1,6 +1,6 @@
 """A card's words on the machine, the time and the energy, from `run.json` (see `consumption`)."""
 
-from empathy_trl.publishing.escape import text
+from empathy_trl.model_card.escape import text
 
 
 def machine(record: dict) -> str:

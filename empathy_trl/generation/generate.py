@@ -1,12 +1,4 @@
-"""Completions for chat prompts, by any back end: the same prompts, ends and texts, streamed to disk as they come.
-
-| module | one idea |
-|---|---|
-| `prompts` | what is asked, and how an answer is read |
-| `backends` | which back end generates: `padded`, `continuous` or `vllm_backend` |
-| `batches` | how many prompts fit into memory |
-| `stream` | completions on disk, so that an interrupted evaluation goes on |
-"""
+"""Completions for chat prompts, by any back end: the same prompts, ends and texts, streamed to disk as they come."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +7,11 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.api_model import ApiModel
-from empathy_trl.evaluation.backends import backend_function, choose_backend
-from empathy_trl.evaluation.prompts import Asked, completion_of, end_tokens, prompt_tokens
-from empathy_trl.evaluation.sharing import shared
-from empathy_trl.evaluation.stream import Stream, weights_digest
+from empathy_trl.generation.api_model import ApiModel
+from empathy_trl.generation.backends import backend_function, choose_backend
+from empathy_trl.generation.prompts import Asked, completion_of, end_tokens, prompt_tokens
+from empathy_trl.generation.stream import Stream, weights_digest
+from empathy_trl.processes import shared
 from empathy_trl.stages import digest
 
 REQUESTS = 32  # under way at a time where nobody says how many

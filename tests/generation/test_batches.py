@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import batches
-from empathy_trl.evaluation.batches import MOST, fitting_rows, in_batches
-from empathy_trl.evaluation.generate import generate_completions
+from empathy_trl.generation import batches
+from empathy_trl.generation.batches import MOST, fitting_rows, in_batches
+from empathy_trl.generation.generate import generate_completions
 
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),

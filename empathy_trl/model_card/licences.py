@@ -1,6 +1,6 @@
 """The licence in a card's front matter: from the base model and the training data, or said to be unknown."""
 
-from empathy_trl.publishing.corpora import Corpus
+from empathy_trl.model_card.corpora import Corpus
 
 # what ask for no more than to be named
 PERMISSIVE = ("apache-2.0", "mit", "cc-by-4.0")

@@ -3,9 +3,9 @@
 from typing import Any
 
 from empathy_trl.evaluation.tables import markdown
-from empathy_trl.publishing import wording
-from empathy_trl.publishing.escape import code, text
-from empathy_trl.publishing.stage_files import RECIPE_FILE, StageFiles, lineage
+from empathy_trl.model_card import wording
+from empathy_trl.model_card.escape import code, text
+from empathy_trl.model_card.stage_files import RECIPE_FILE, StageFiles, lineage
 from empathy_trl.recipe.layers import stage_of
 from empathy_trl.rewards import REWARDS
 

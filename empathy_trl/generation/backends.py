@@ -20,7 +20,7 @@ CHOICES = ("auto", *BACKENDS)
 def backend_function(name: str):
     """Return a back end: (model, asked, batch_size) -> (place of a prompt, tokens of its completion), as they come."""
     module, function = BACKENDS[name]
-    return getattr(importlib.import_module(f"empathy_trl.evaluation.{module}"), function)
+    return getattr(importlib.import_module(f"empathy_trl.generation.{module}"), function)
 
 
 def choose_backend(name: str, model, temperature: float) -> tuple[str, str]:

@@ -14,12 +14,12 @@ from huggingface_hub import ModelCard
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.artefacts import write_eval
-from empathy_trl.publishing.card import model_card
-from empathy_trl.publishing.results import from_results
+from empathy_trl.model_card.card import model_card
+from empathy_trl.model_card.results import from_results
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tasks import CONFIG_CLASSES
-from tests.publishing.stage_folder import stage_folder, write_stage
-from tests.publishing.test_results import evaluation
+from tests.model_card.stage_folder import stage_folder, write_stage
+from tests.model_card.test_results import evaluation
 from tests.recipes.scripts import ROOT
 
 SCRATCH = {"name_or_path": None, "from_scratch": {"architecture": "qwen2", "hidden_size": 16, "layers": 1}}
@@ -256,7 +256,7 @@ def test_weights_that_change_are_told_in_words(tmp_path):
 
 
 def test_every_reward_has_words():
-    from empathy_trl.publishing import wording
+    from empathy_trl.model_card import wording
     from empathy_trl.rewards import REWARDS
 
     assert wording.REWARDS.keys() == REWARDS.keys()

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import backends
-from empathy_trl.evaluation.backends import check_installed, choose_backend
-from empathy_trl.evaluation.generate import generate_completions, generate_shared
+from empathy_trl.generation import backends
+from empathy_trl.generation.backends import check_installed, choose_backend
+from empathy_trl.generation.generate import generate_completions, generate_shared
 from empathy_trl.recipe.schema import Evaluation
 from tests.trainers.tiny_t5 import tiny_t5
 

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from empathy_trl.evaluation import generate, stream
-from empathy_trl.evaluation.generate import generate_shared
-from empathy_trl.evaluation.stream import partial_path, remove_partial, weights_digest
+from empathy_trl.generation import generate, stream
+from empathy_trl.generation.generate import generate_shared
+from empathy_trl.generation.stream import partial_path, remove_partial, weights_digest
 from empathy_trl.recipe.schema import Evaluation
 
 PROMPTS = [
@@ -131,7 +131,7 @@ def test_what_several_processes_wrote_is_collected(counted, tmp_path, monkeypatc
         state = SimpleNamespace(process_index=rank, num_processes=2, is_main_process=rank == 0)
         for module in (stream, generate):
             monkeypatch.setattr(module, "PartialState", lambda: state)
-        monkeypatch.setattr("empathy_trl.evaluation.sharing.PartialState", lambda: state)
+        monkeypatch.setattr("empathy_trl.processes.PartialState", lambda: state)
         monkeypatch.setattr(stream, "broadcast_object_list", lambda items: [items[0] or {}])
 
     def gather(own):
@@ -139,7 +139,7 @@ def test_what_several_processes_wrote_is_collected(counted, tmp_path, monkeypatc
         raise KeyboardInterrupt  # before the others are there
 
     with monkeypatch.context() as patch:
-        patch.setattr("empathy_trl.evaluation.sharing.gather_object", gather)
+        patch.setattr("empathy_trl.processes.gather_object", gather)
         for rank in (0, 1):
             as_process(rank)
             with pytest.raises(KeyboardInterrupt):

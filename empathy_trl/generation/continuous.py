@@ -10,8 +10,8 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.utils import WorkloadHints
 
-from empathy_trl.evaluation.batches import fitting_rows
-from empathy_trl.evaluation.prompts import Asked
+from empathy_trl.generation.batches import fitting_rows
+from empathy_trl.generation.prompts import Asked
 from empathy_trl.models import evaluating
 
 BLOCK = 32  # tokens of a cache block

@@ -9,18 +9,18 @@ from pathlib import Path
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.tables import markdown
-from empathy_trl.publishing import wording
-from empathy_trl.publishing.citations import OF_BUILDER, OF_TASK, bibtex
-from empathy_trl.publishing.corpora import Corpus, corpus
-from empathy_trl.publishing.escape import code, fenced, local_name, text
-from empathy_trl.publishing.front_matter import front_matter
-from empathy_trl.publishing.licences import licence
-from empathy_trl.publishing.machine import carbon, machine
-from empathy_trl.publishing.procedure import procedure
-from empathy_trl.publishing.results import source_name
-from empathy_trl.publishing.scores import scores
-from empathy_trl.publishing.snippets import commands, snippet
-from empathy_trl.publishing.stage_files import StageFiles, lineage, origin, read_stage_files
+from empathy_trl.model_card import wording
+from empathy_trl.model_card.citations import OF_BUILDER, OF_TASK, bibtex
+from empathy_trl.model_card.corpora import Corpus, corpus
+from empathy_trl.model_card.escape import code, fenced, local_name, text
+from empathy_trl.model_card.front_matter import front_matter
+from empathy_trl.model_card.licences import licence
+from empathy_trl.model_card.machine import carbon, machine
+from empathy_trl.model_card.procedure import procedure
+from empathy_trl.model_card.results import source_name
+from empathy_trl.model_card.scores import scores
+from empathy_trl.model_card.snippets import commands, snippet
+from empathy_trl.model_card.stage_files import StageFiles, lineage, origin, read_stage_files
 from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE
 
 NOTES_FILE = "notes.md"

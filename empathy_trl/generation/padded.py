@@ -19,8 +19,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from empathy_trl.evaluation.batches import fitting_rows, in_batches
-from empathy_trl.evaluation.prompts import Asked
+from empathy_trl.generation.batches import fitting_rows, in_batches
+from empathy_trl.generation.prompts import Asked
 from empathy_trl.models import evaluating, without_generation_defaults
 from empathy_trl.padding import pad
 
