@@ -1,7 +1,7 @@
 """The page in a real browser, at the width of a desktop and of a phone."""
 
 import pytest
-from tests.leaderboard.test_formats import HOSTILE
+from tests.leaderboard.test_board_formats import HOSTILE
 
 from empathy_trl.leaderboard.board import build_board
 from empathy_trl.leaderboard.published import Published
