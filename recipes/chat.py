@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return chat(options)
     except UserError as error:
-        from empathy_trl.chat.printable import printable
+        from empathy_trl.printable import printable
 
         print(f"error: {printable(str(error))}", file=sys.stderr)  # what a model's files say may stand in it
         return 2

@@ -98,7 +98,7 @@ def show_hub_recipe(name: str) -> str:
     """Print a recipe from the Hub; returns its name with the commit that was shown. Others are left alone."""
     if not is_on_hub(name):
         return name
-    from empathy_trl.chat.printable import printable
+    from empathy_trl.printable import printable
 
     found = fetch_recipe(name)
     if os.environ.get("RANK", "0") == "0":

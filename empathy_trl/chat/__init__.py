@@ -7,7 +7,6 @@
 | `session` | what was said, what of it the model still sees, how long it took |
 | `prompts` | how a model is asked, as the recipe says that trained it |
 | `reply` | which part of a reply is being written |
-| `printable` | what of a model's text may be shown |
 | `adapters` | a model, and the LoRA adapter that was trained on it, loaded |
 | `local`, `key_value_cache`, `token_decoder` | a model in this process, what it has computed of a session, its tokens as text |
 | `served` | a model behind a server |

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from empathy_trl.chat.printable import printable
 from empathy_trl.chat.reply import TEXT, Piece
 from empathy_trl.parts import REACT, REFLECT
+from empathy_trl.printable import printable
 
 RESET, DIM, REACTION = "\x1b[0m", "\x1b[2m", "\x1b[2;3m"  # faint; faint italics
 LABELS = {"reasoning": "reasoning: ", "answer": "answer: ", REFLECT: "reflection: "}

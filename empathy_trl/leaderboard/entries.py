@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from empathy_trl.chat.printable import printable
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.compare import check_evaluation
 from empathy_trl.evaluation.evaluate import kind_module
 from empathy_trl.files import read_json
+from empathy_trl.printable import printable
 
 SPLITS = ("train", "valid", "test")
 OF_DATA = ("name", "revision", "rows", "decoding")  # keys of data that are texts or null

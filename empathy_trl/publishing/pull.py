@@ -7,10 +7,10 @@ Hub, and so does everything that nobody here would read.
 import json
 from pathlib import Path, PurePosixPath
 
-from empathy_trl.chat.printable import printable
 from empathy_trl.errors import RecipeError, UserError
 from empathy_trl.files import write_text
 from empathy_trl.hub_ids import join_revision, split_revision
+from empathy_trl.printable import printable
 from empathy_trl.recipe.schema import HUB_MODEL
 
 PULLS = Path("outputs") / "hub"

@@ -1,7 +1,6 @@
 """The page in a real browser, at the width of a desktop and of a phone."""
 
 import pytest
-from tests.leaderboard.test_board_formats import HOSTILE
 
 from empathy_trl.leaderboard.board import build_board
 from empathy_trl.leaderboard.published import Published
@@ -9,6 +8,7 @@ from empathy_trl.leaderboard.write import write_board
 from tests.browser import chromium
 from tests.leaderboard.results import entry, figure, found
 from tests.leaderboard.test_board import BASELINES, FIGURE
+from tests.leaderboard.test_board_formats import HOSTILE
 
 SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 
