@@ -4,7 +4,6 @@
 `inspect_stage` what to do and notes in the `StageFolder` when the stage is complete.
 """
 
-import hashlib
 import json
 import platform
 import shutil
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from empathy_trl.digest import digest
 from empathy_trl.errors import UserError
 from empathy_trl.files import write_text
 from empathy_trl.recipe.layers import stage_of
@@ -84,11 +84,6 @@ def _decisive(name: str, reward: dict) -> dict:
 
     operational = () if "import" in reward else getattr(REWARDS.get(name), "operational", ())
     return {key: value for key, value in reward.items() if key not in operational}
-
-
-def digest(content) -> str:
-    """Return a short hash of plain data."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass

@@ -172,13 +172,13 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
     the rows it is evaluated on.
     """
     from empathy_trl.command_line import check_writable
+    from empathy_trl.digest import digest
     from empathy_trl.evaluation.evaluate import kind_of
     from empathy_trl.evaluation.reply_classifiers import check_configs
     from empathy_trl.inputs import local_rows
     from empathy_trl.publishing.preflight import check_pushes
     from empathy_trl.recipe.layers import stage_of
     from empathy_trl.stage_models import classifiers_of, judging_rewards
-    from empathy_trl.stages import digest
     from empathy_trl.tasks import check_devices, missing_extras, trainer_config
 
     if missing := [line for stage in recipe.stages.values() for line in missing_extras(stage)]:
@@ -261,9 +261,10 @@ def evaluate_stage(recipe, stage, fingerprints: dict[str, str], folders: dict[st
     """Evaluate a trained stage, unless the same evaluation on the same rows (by their digest) is there already."""
     from accelerate import PartialState
 
+    from empathy_trl.digest import digest
     from empathy_trl.evaluation.evaluate import evaluate_model
     from empathy_trl.stage_models import classifiers_of, judging_rewards, resolve_classifiers
-    from empathy_trl.stages import digest, inspect_stage, judges_in
+    from empathy_trl.stages import inspect_stage, judges_in
     from empathy_trl.tasks import load_trained
 
     path, resolved = folders[stage.name], recipe.resolved()["stages"]

@@ -35,13 +35,14 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 import empathy_trl.data
+from empathy_trl.digest import digest
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import artefacts
 from empathy_trl.generation.generate import decoding
 from empathy_trl.generation.stream import partial_path, remove_partial
 from empathy_trl.inputs import is_pairwise
 from empathy_trl.recipe.layers import LABEL_TASKS
-from empathy_trl.stages import digest, versions
+from empathy_trl.stages import versions
 
 TASKS = ("sft", "grpo", "ppo", "regress", "classify")
 KINDS = ("emotions", "replies", "staged", "labels", "ratings", "pairs")

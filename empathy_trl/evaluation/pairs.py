@@ -11,7 +11,7 @@ from empathy_trl.evaluation.intervals import with_interval
 from empathy_trl.evaluation.ordering import pair_accuracy, pairs_of, right_order
 from empathy_trl.evaluation.predict import predict_outputs
 from empathy_trl.evaluation.tables import both_texts
-from empathy_trl.rewards.words import words
+from empathy_trl.words import words
 
 ROWS_OF = "regress"
 MAIN = "pair_accuracy"

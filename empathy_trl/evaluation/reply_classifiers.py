@@ -17,8 +17,8 @@ from empathy_trl.evaluation.correlations import pearson
 from empathy_trl.evaluation.intervals import bootstrap, mean_figures
 from empathy_trl.outputs import CLASSIFICATION, label_groups, listed, probabilities, require
 from empathy_trl.recipe.classifiers import KEY, hint
-from empathy_trl.rewards.words import is_visible
 from empathy_trl.tags import user_text
+from empathy_trl.words import is_visible
 
 
 def check_outputs(kind: str, config) -> None:

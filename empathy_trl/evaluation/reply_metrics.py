@@ -11,7 +11,7 @@ import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
 from empathy_trl.evaluation.intervals import bootstrap_sums, figures, jackknife, times_drawn
-from empathy_trl.rewards.words import ngrams, words
+from empathy_trl.words import ngrams, words
 
 ORDERS = (1, 2, 3, 4)
 ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}  # metric -> its name in rouge_score
@@ -20,7 +20,7 @@ ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}  # metri
 def row_metrics(replies: list[str], references: list[str], placeholder: str | None = None) -> dict[str, list]:
     """Return metric -> one value per row; None where it does not apply.
 
-    * `reply_words`: words (`rewards.words`).
+    * `reply_words`: words (`empathy_trl.words`).
     * `duplicate_share`: whether another row gets a reply of the same words.
     * `reference_similarity`: chrF by sacrebleu, in [0, 1].
     * `empty_share`: whether the reply is empty.

@@ -6,13 +6,13 @@ from pathlib import Path
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from empathy_trl.digest import digest
 from empathy_trl.errors import UserError
 from empathy_trl.generation.api_model import ApiModel
 from empathy_trl.generation.backends import backend_function, choose_backend
 from empathy_trl.generation.prompts import Asked, completion_of, end_tokens, prompt_tokens
 from empathy_trl.generation.stream import Stream, weights_digest
 from empathy_trl.processes import shared
-from empathy_trl.stages import digest
 
 REQUESTS = 32  # under way at a time where nobody says how many
 

@@ -8,17 +8,16 @@ drawn from the operating system, not from `random`, whose state belongs to the t
 """
 
 import asyncio
-import email.utils
 import json
 import random
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import TypeVar
 
 import httpx
 
 from empathy_trl.judge.errors import JudgeFailed, Unusable
 from empathy_trl.judge.secret import first_words, on_this_machine, read_key
+from empathy_trl.retry_after import retry_after
 
 LONGEST_WAIT = 60.0  # seconds, whatever a server's Retry-After says
 LARGEST_BODY = 1 << 20  # bytes; scores need some hundred
@@ -152,14 +151,3 @@ def content(body: bytes, words: str) -> str:
     if not isinstance(text, str):
         raise Unusable("malformed answer", f"a message without text: {words}")
     return text
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds that `Retry-After` asks for, a number or a date (RFC 9110, 10.2.3); 0 without a usable one."""
-    value = headers.get("retry-after", "").strip()
-    try:
-        if value.isdecimal():
-            return float(value)
-        return max(0.0, (email.utils.parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):  # not a date, or one without a zone
-        return 0.0

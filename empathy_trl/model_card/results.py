@@ -13,10 +13,10 @@ from huggingface_hub import EvalResult
 from pydantic import BaseModel, ConfigDict, FiniteFloat, StrictInt, StrictStr, ValidationError
 
 from empathy_trl.data import on_hub
+from empathy_trl.digest import digest
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.baselines import NAMES
 from empathy_trl.recipe.schema import SAMPLE
-from empathy_trl.stages import digest
 
 # kind of evaluation -> what the Hub calls such a task, and what a reader does
 TASKS = {

@@ -18,8 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from huggingface_hub.utils import _http, hf_raise_for_status
 
 from empathy_trl.errors import UserError
-from empathy_trl.judge.client import retry_after
 from empathy_trl.patching import patched
+from empathy_trl.retry_after import retry_after
 from empathy_trl.secrets import mask, masked_log
 
 ATTEMPTS = 4

@@ -13,7 +13,7 @@ from sacrebleu.metrics import BLEU
 from empathy_trl.errors import UserError
 from empathy_trl.rewards.columns import needed_column
 from empathy_trl.rewards.reply import ReadsReply
-from empathy_trl.rewards.words import pieces
+from empathy_trl.words import pieces
 
 # A reply shorter than n words is judged by the n-grams it has. Smoothing is the method 3 of Chen and Cherry (2014).
 _SCORERS = [

@@ -11,7 +11,7 @@ Words are those of `words.words`, so every character counts in a script without 
 import math
 from collections.abc import Iterable
 
-from empathy_trl.rewards.words import words
+from empathy_trl.words import words
 
 STEM_LETTERS = 5
 _SUFFIXES = ("ing", "ed", "es", "s", "ly", "e")  # taken off where three letters are left

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from empathy_trl.rewards.words import ngrams
+from empathy_trl.words import ngrams
 
 # of a text's trigrams that may stand elsewhere without a loss: taking up somebody's phrase is a way of listening
 FREE = 0.25

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from empathy_trl.errors import UserError
 from empathy_trl.rewards.reply import ReplyReward
-from empathy_trl.rewards.words import ngrams, words
+from empathy_trl.words import ngrams, words
 
 
 @dataclass

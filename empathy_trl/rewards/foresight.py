@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from empathy_trl.errors import UserError
-from empathy_trl.parts import REFLECT
+from empathy_trl.parts import REFLECT, part_text
 from empathy_trl.rewards.columns import needed_column
 from empathy_trl.rewards.content_words import content_words, cosine, lower_words
 from empathy_trl.rewards.model_reward import visible_or_none
-from empathy_trl.rewards.part import part_text
 from empathy_trl.rewards.semantic_similarity import SemanticSimilarity
-from empathy_trl.rewards.words import is_visible
 from empathy_trl.tags import user_text
+from empathy_trl.words import is_visible
 
 
 @dataclass

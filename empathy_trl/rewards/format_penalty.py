@@ -9,7 +9,7 @@ import regex
 
 from empathy_trl.errors import UserError
 from empathy_trl.rewards.reply import ReplyReward
-from empathy_trl.rewards.words import is_visible
+from empathy_trl.words import is_visible
 
 # What never belongs in a reply.
 MALFORMED = {

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from empathy_trl.rewards.band import band, check_band
 from empathy_trl.rewards.reply import ReplyReward
-from empathy_trl.rewards.words import words
+from empathy_trl.words import words
 
 
 @dataclass

@@ -17,8 +17,8 @@ from empathy_trl.errors import UserError
 from empathy_trl.hub_ids import one_revision
 from empathy_trl.outputs import check_held_out
 from empathy_trl.rewards.reply import ReadsReply
-from empathy_trl.rewards.words import is_visible
 from empathy_trl.tags import user_text
+from empathy_trl.words import is_visible
 
 
 @dataclass(kw_only=True)

@@ -4,12 +4,11 @@ import re
 from dataclasses import dataclass
 
 from empathy_trl.errors import UserError
-from empathy_trl.parts import REACT
+from empathy_trl.parts import REACT, part_text
 from empathy_trl.rewards.band import band, check_band
 from empathy_trl.rewards.expressions import fit
-from empathy_trl.rewards.part import part_text
-from empathy_trl.rewards.words import words
 from empathy_trl.tags import user_text
+from empathy_trl.words import words
 
 _STARRED = r"\*([^*]+)\*"
 # *expression* + *posture*, where a word may stand behind a star: *curious* + *attentive* posture

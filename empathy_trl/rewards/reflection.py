@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from statistics import fmean
 
-from empathy_trl.parts import REFLECT, RESPOND
+from empathy_trl.parts import REFLECT, RESPOND, part_text
 from empathy_trl.rewards.band import band, check_band
 from empathy_trl.rewards.content_words import content_words, lower_words
 from empathy_trl.rewards.copying import originality
-from empathy_trl.rewards.part import part_text
 from empathy_trl.rewards.response import relevance
 from empathy_trl.tags import user_text
 

@@ -6,13 +6,12 @@ from statistics import fmean
 import regex
 
 from empathy_trl.errors import UserError
-from empathy_trl.parts import RESPOND
+from empathy_trl.parts import RESPOND, part_text
 from empathy_trl.rewards.band import band, check_band
 from empathy_trl.rewards.content_words import content_words, lower_words
 from empathy_trl.rewards.copying import originality
-from empathy_trl.rewards.part import part_text
-from empathy_trl.rewards.words import plain
 from empathy_trl.tags import user_text
+from empathy_trl.words import plain
 
 WORDS_PER_MINUTE = 150  # a calm voice, as in audio books
 PAUSE_SECONDS = 0.5  # after a sentence

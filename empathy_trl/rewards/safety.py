@@ -13,7 +13,7 @@ import regex
 
 from empathy_trl.errors import UserError
 from empathy_trl.rewards.reply import ReplyReward
-from empathy_trl.rewards.words import UNSPACED, plain
+from empathy_trl.words import UNSPACED, plain
 
 # Kept short on purpose: encouragement to die or to hurt oneself, and insults, in forms that no kind reply needs.
 NEVER_SAY = (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import regex
 
 from empathy_trl.rewards.reply import ReplyReward
-from empathy_trl.rewards.words import plain, words
+from empathy_trl.words import plain, words
 
 # Unicode's own list of what ends a sentence in any script: . ! ? 。 ؟ । ። … ("…" and "！" are plain dots and ! by then)
 _TERMINAL = regex.compile(r"\p{Sentence_Terminal}")

@@ -1,13 +1,11 @@
 """How long the client waits, how often it asks again, and what it says of a server that refuses."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 
 import pytest
 
 from empathy_trl.judge import client as client_module
-from empathy_trl.judge.client import LONGEST_WAIT, Client, retry_after
+from empathy_trl.judge.client import LONGEST_WAIT, Client
 from empathy_trl.judge.errors import JudgeFailed, Unusable
 from tests.judge.scripted_server import CUT, HANG, ScriptedServer, answer, unused_address
 
@@ -116,23 +114,6 @@ def test_no_key_no_header():
     with ScriptedServer([answer("fine")]) as server:
         ask(server.base_url)
     assert "authorization" not in server.headers[0]
-
-
-@pytest.mark.parametrize(
-    ("value", "low", "high"),
-    [
-        ("7", 7, 7),
-        (timedelta(seconds=30), 25, 30),
-        (timedelta(days=-1), 0, 0),
-        ("soon", 0, 0),
-        ("-5", 0, 0),
-        ("", 0, 0),
-    ],
-)
-def test_retry_after(value, low, high):
-    if isinstance(value, timedelta):
-        value = format_datetime(datetime.now(UTC) + value, usegmt=True)
-    assert low <= retry_after({"retry-after": value}) <= high
 
 
 @pytest.fixture

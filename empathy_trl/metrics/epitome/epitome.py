@@ -3,7 +3,7 @@
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.intervals import mean_figures
 from empathy_trl.metrics import judging, module
-from empathy_trl.rewards.words import is_visible
+from empathy_trl.words import is_visible
 
 SOURCE = """\
 @inproceedings{sharma-etal-2020-computational,

@@ -1,4 +1,4 @@
-"""Splitting a text into words, in the same way for every reward that counts them.
+"""Splitting a text into words, in the same way for every reward and figure that counts them.
 
 The rule is Unicode's properties and nothing else, so that it needs no language and no model:
 
