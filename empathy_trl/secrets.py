@@ -6,7 +6,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-TOKEN = re.compile(r"\b(?:hf|api_org|hf_oauth)_[A-Za-z0-9]{8,}|(?<=Bearer )[^\s'\",]+")
+# of the Hub; keys of other services; whatever is sent as one. What looks like a word cannot be told from one
+TOKEN = re.compile(
+    r"\b(?:(?:hf|api_org|hf_oauth)_[A-Za-z0-9]{8,}"
+    r"|(?:(?:sk|nvapi|xai|xox[a-z])-|(?:gsk|r8|ghp|gho|github_pat)_|AIza|eyJ)[\w-]{16,})"
+    r"|(?<=Bearer )[^\s'\",]+"
+)
 # what stands behind the ? of an address may be a signature that lets anybody upload for a while
 QUERY = re.compile(r"(https?://[^\s'\"?]+)\?[^\s'\")]+")
 USER = re.compile(r"(https?://)[^\s/'\"@]+@")

@@ -12,6 +12,8 @@ from empathy_trl.secrets import mask, masked_log
     [
         ("token hf_abcDEF0123456789 refused", "token [token] refused"),
         ("{'authorization': 'Bearer abc.def-123'}", "{'authorization': 'Bearer [token]'}"),
+        ("judge: sk-proj-abcDEF0123456789_x", "judge: [token]"),
+        ("task-specific, disk-based-embeddings", "task-specific, disk-based-embeddings"),
         ("PUT https://store/x/y?X-Amz-Signature=abc&b=1 failed", "PUT https://store/x/y failed"),
         ("https://me:pass@proxy:8080/x", "https://proxy:8080/x"),
         ("hf_hub_download, hf_api and `hf auth login`", "hf_hub_download, hf_api and `hf auth login`"),

@@ -14,7 +14,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.judge.errors import JudgeFailed
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-# how the keys of well-known services look; what looks like a word cannot be told from one
+# narrower than `secrets.TOKEN`: what this finds is refused, and a name that merely looks like a key must not be
 KEY = re.compile(r"\b(?:(?:sk|nvapi|xai)-|(?:hf|gsk|r8)_|AIza|eyJ|Bearer )[A-Za-z0-9_-]{20,}")
 
 

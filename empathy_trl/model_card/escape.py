@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from empathy_trl.secrets import TOKEN
+
 LONGEST = 120
 # what GitHub's Markdown may read as more than a character
 SPECIAL = re.compile(r"[\\`*\[\]<>#|~$&!{}@]|(?<!\w)_|_(?!\w)|^[-+=]")
-SECRET = re.compile(r"\b(?:hf|sk|ghp|gho|github_pat|xox[a-z]|api)[_-]\w[\w-]{10,}|\bBearer\s+\S+", re.IGNORECASE)
 LOCAL = re.compile(r"(?<![\w.:/])(?:~|\.{1,2}|[A-Za-z]:)?[\\/](?:[^\s'\"]*[\\/])?(?=[^\s'\"])")
 
 
@@ -29,7 +30,7 @@ def code(value: Any) -> str:
 def one_line(value: Any) -> str:
     """Return what may be shown of a value: in one line, without secrets, folders of the machine and addresses of servers."""
     line = re.sub(r"[\s\x00-\x1f\x7f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069]+", " ", str(value)).strip()
-    line = SECRET.sub("(secret left out)", line)
+    line = TOKEN.sub("(secret left out)", line)
     line = re.sub(r"\w+://\S+", lambda found: _address(found[0]), line)
     line = LOCAL.sub("", line)
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
