@@ -8,7 +8,9 @@
 | `directions` | whether more of a metric is better |
 | `rank` | which model is established to be better than which, and the places that follow |
 | `published` | figures of others, with their source (`published.yaml`) |
-| `board` | tables with headings, headlines and notes: all that is shown, in no format yet |
+| `table` | what is shown, in no format yet: tables of rows |
+| `names`, `sentences` | what models are called; what is said of a table in words |
+| `board` | all of it, from entries and published figures |
 | `markdown_file`, `csv_file`, `page`, `picture` | one format each |
 | `write` | all files of a leaderboard, and the card of the data set that they make on the Hub |
 

@@ -3,7 +3,7 @@
 import csv
 import io
 
-from empathy_trl.leaderboard.board import Board, Row, Table
+from empathy_trl.leaderboard.table import Board, Row, Table
 
 COLUMNS = (
     "table", "why_apart", "kind", "data", "source", "revision", "split", "rows", "decoding", "judged_by",

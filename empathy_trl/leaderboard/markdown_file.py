@@ -2,8 +2,8 @@
 
 from empathy_trl.evaluation.intervals import with_interval
 from empathy_trl.evaluation.tables import markdown
-from empathy_trl.leaderboard.board import TITLE, Board, Row, Table
 from empathy_trl.leaderboard.directions import direction
+from empathy_trl.leaderboard.table import TITLE, Board, Row, Table
 from empathy_trl.model_card.escape import SPECIAL, one_line
 
 

@@ -10,9 +10,9 @@ import html
 import re
 from pathlib import Path
 
-from empathy_trl.leaderboard.board import TITLE, Board, Row, Table
 from empathy_trl.leaderboard.directions import direction
 from empathy_trl.leaderboard.markdown_file import arrow, shown_n
+from empathy_trl.leaderboard.table import TITLE, Board, Row, Table
 from empathy_trl.model_card.escape import one_line
 
 HERE = Path(__file__).parent

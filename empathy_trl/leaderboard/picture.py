@@ -3,8 +3,8 @@
 import textwrap
 from pathlib import Path
 
-from empathy_trl.leaderboard.board import Board, Table
 from empathy_trl.leaderboard.markdown_file import arrow
+from empathy_trl.leaderboard.table import Board, Table
 from empathy_trl.pictures import pyplot, save
 
 MODEL, REFERENCE = "#4c78a8", "#8a8a8a"

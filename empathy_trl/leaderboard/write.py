@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from empathy_trl.files import write_text
-from empathy_trl.leaderboard.board import Board
 from empathy_trl.leaderboard.csv_file import csv_text
 from empathy_trl.leaderboard.markdown_file import markdown_text
 from empathy_trl.leaderboard.page import page
 from empathy_trl.leaderboard.picture import draw_board
+from empathy_trl.leaderboard.table import Board
 
 NAMES = {"table": "leaderboard.md", "csv": "leaderboard.csv", "page": "leaderboard.html", "plot": "leaderboard.png"}
 CARD = "README.md"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from empathy_trl.leaderboard.board import build_board, names
+from empathy_trl.leaderboard.board import build_board
+from empathy_trl.leaderboard.names import names
 from empathy_trl.leaderboard.published import Published
 from tests.leaderboard.results import entry, figure, found
 
