@@ -5,6 +5,7 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
 )
 from tqdm.auto import tqdm
@@ -27,14 +28,21 @@ def read_hub(name: str, split: str | None = None) -> Found:
     Raises:
         UserError: the Hub cannot be reached or refuses, no model has this author or tag, or none has results.
     """
+    try:
+        with hub_session():
+            return _read(name, split)
+    except OfflineModeIsEnabled as error:
+        raise UserError(_refused(f"--hub {name}", error)) from error
+
+
+def _read(name: str, split: str | None) -> Found:
     found, without = Found(), 0
-    with hub_session():
-        ids, meaning = _models(name)
-        for id_ in tqdm(ids, desc="cards", unit="model"):
-            known = len(found.problems)
-            entries = _entries(id_, found.problems)
-            without += not entries and len(found.problems) == known
-            found.entries += [entry for entry in entries if split in (None, entry.evaluation["data"]["split"])]
+    ids, meaning = _models(name)
+    for id_ in tqdm(ids, desc="cards", unit="model"):
+        known = len(found.problems)
+        entries = _entries(id_, found.problems)
+        without += not entries and len(found.problems) == known
+        found.entries += [entry for entry in entries if split in (None, entry.evaluation["data"]["split"])]
     if not found.entries:
         lacking = f"none with evaluation results{f' of split {split}' if split else ''} as empathy-trl writes them"
         raise UserError("\n".join([f"--hub {name}: {len(ids)} model(s) {meaning}, and {lacking}", *found.problems]))

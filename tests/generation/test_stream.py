@@ -131,7 +131,7 @@ def test_what_several_processes_wrote_is_collected(counted, tmp_path, monkeypatc
         state = SimpleNamespace(process_index=rank, num_processes=2, is_main_process=rank == 0)
         for module in (stream, generate):
             monkeypatch.setattr(module, "PartialState", lambda: state)
-        monkeypatch.setattr("empathy_trl.processes.PartialState", lambda: state)
+        monkeypatch.setattr("accelerate.PartialState", lambda: state)
         monkeypatch.setattr(stream, "broadcast_object_list", lambda items: [items[0] or {}])
 
     def gather(own):
@@ -139,7 +139,7 @@ def test_what_several_processes_wrote_is_collected(counted, tmp_path, monkeypatc
         raise KeyboardInterrupt  # before the others are there
 
     with monkeypatch.context() as patch:
-        patch.setattr("empathy_trl.processes.gather_object", gather)
+        patch.setattr("accelerate.utils.gather_object", gather)
         for rank in (0, 1):
             as_process(rank)
             with pytest.raises(KeyboardInterrupt):
