@@ -15,6 +15,12 @@ OUT_OF_MEMORY = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def no_collection(monkeypatch):
+    """In a process that has run many tests, collecting garbage takes seconds."""
+    monkeypatch.setattr(batches.gc, "collect", lambda: 0)
+
+
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "python", "cpu"])
 def test_batches_are_halved_where_memory_runs_out(error):
     sizes = []
