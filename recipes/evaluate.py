@@ -78,18 +78,9 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     stage = recipe.choose_stage(arguments.stage)
     folders = output_folders(arguments.model, recipe, arguments.output_dir)
 
-    from empathy_trl.evaluation.evaluate import check_settings
-    from empathy_trl.generation.backends import check_installed
-    from empathy_trl.hub import check_exists, expand
     from empathy_trl.processes import join_processes, part_processes
 
-    check_settings(stage)
-    check_installed(arguments.backend)
-    served = {model: served_model(model, arguments, stage) for model in arguments.model}
-    for model, folder in folders.items():
-        check_writable(folder)
-        if not served[model]:
-            check_exists(expand(model))
+    served = check_models(arguments, stage, folders)
     process = join_processes()
     results, failed = {}, {}
     for number, (model, folder) in enumerate(folders.items(), start=1):
@@ -109,6 +100,22 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     part_processes()
     if failed:
         raise UserError("\n".join(f"{model}: not evaluated: {why}" for model, why in failed.items()))
+
+
+def check_models(arguments: argparse.Namespace, stage, folders: dict[str, Path]) -> dict[str, object]:
+    """Return model -> what `served_model` makes of it; UserError for what can be told before any model is loaded."""
+    from empathy_trl.evaluation.evaluate import check_settings
+    from empathy_trl.generation.backends import check_installed
+    from empathy_trl.hub import check_exists, expand
+
+    check_settings(stage)
+    check_installed(arguments.backend)
+    served = {model: served_model(model, arguments, stage) for model in arguments.model}
+    for model, folder in folders.items():
+        check_writable(folder)
+        if not served[model]:
+            check_exists(expand(model))
+    return served
 
 
 def evaluate_one(arguments: argparse.Namespace, recipe, stage, name: str, served, output_dir: Path) -> dict:

@@ -1,5 +1,6 @@
 """Completions for chat prompts, by any back end: the same prompts, ends and texts, streamed to disk as they come."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,36 +105,9 @@ def generate_shared(
     Raises:
         UserError: an `ApiModel` is to sample, or a back end cannot do what is asked.
     """
-    state, evaluation = PartialState(), stage.evaluation
-    settings = {
-        "batch_size": batch_size,
-        "max_new_tokens": evaluation.max_new_tokens,
-        "progress": state.is_main_process,
-    }
-    if isinstance(model, ApiModel):
-        if evaluation.temperature > 0:
-            raise UserError(
-                f"evaluation.temperature: {evaluation.temperature:g}, but a model behind an API is asked for its likeliest "
-                "answer; expected 0"
-            )
-        if backend not in ("auto", "transformers"):
-            raise UserError(f"--backend {backend}: the model is behind an API and generates there; expected auto")
-        if batch_size is None:
-            settings["batch_size"] = REQUESTS
-
-        def complete(own: list[list[dict]], **hooks) -> list[str]:
-            return model.complete(own, **settings, **hooks)
-    else:
-        if backend != "transformers":
-            backend, why = choose_backend(backend, model, evaluation.temperature)
-            state.print(f"back end: {backend} ({why})", flush=True)
-        settings |= {name: getattr(evaluation, name) for name in ("temperature", "top_p", "top_k")}
-        settings |= {"seed": stage.seed, "backend": backend}
-
-        def complete(own: list[list[dict]], **hooks) -> list[str]:
-            return generate_completions(model, tokenizer, own, **settings, **hooks)
-
-    stream = None if partial is None else Stream(partial, _header(model, tokenizer, prompts, settings))
+    make = _served if isinstance(model, ApiModel) else _local
+    complete, decides = make(model, tokenizer, batch_size, stage, backend)
+    stream = None if partial is None else Stream(partial, _header(model, tokenizer, prompts, decides))
     found = {} if stream is None else stream.found
     missing = [row for row in range(len(prompts)) if row not in found]
     hooks = {} if stream is None else {"done": stream.add}
@@ -146,11 +120,35 @@ def generate_shared(
     return [completions[row] for row in range(len(prompts))]
 
 
-def _header(model, tokenizer, prompts: list[list[dict]], settings: dict) -> dict:
-    """Return what decides the completions."""
-    said = {name: value for name, value in settings.items() if name not in ("batch_size", "progress")}
-    if not settings.get("temperature"):
-        said.pop("seed", None)  # it decides nothing
+def _served(model: ApiModel, tokenizer, batch_size: int | None, stage, backend: str) -> tuple[Callable, dict]:
+    """Return what completes prompts on a server, and the settings that decide what comes."""
+    temperature = stage.evaluation.temperature
+    if temperature > 0:
+        raise UserError(
+            f"evaluation.temperature: {temperature:g}, but a model behind an API is asked for its likeliest answer; expected 0"
+        )
+    if backend not in ("auto", "transformers"):
+        raise UserError(f"--backend {backend}: the model is behind an API and generates there; expected auto")
+    decides = {"max_new_tokens": stage.evaluation.max_new_tokens}
+    how = {"batch_size": REQUESTS if batch_size is None else batch_size, "progress": PartialState().is_main_process}
+    return functools.partial(model.complete, **how, **decides), decides
+
+
+def _local(model, tokenizer, batch_size: int | None, stage, backend: str) -> tuple[Callable, dict]:
+    """Return what completes prompts with a model that is loaded, and the settings that decide what comes."""
+    state, evaluation = PartialState(), stage.evaluation
+    if backend != "transformers":
+        backend, why = choose_backend(backend, model, evaluation.temperature)
+        state.print(f"back end: {backend} ({why})", flush=True)
+    decides = {name: getattr(evaluation, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
+    decides |= {"seed": stage.seed, "backend": backend}
+    how = {"batch_size": batch_size, "progress": state.is_main_process}
+    return functools.partial(generate_completions, model, tokenizer, **how, **decides), decides
+
+
+def _header(model, tokenizer, prompts: list[list[dict]], decides: dict) -> dict:
+    """Return what decides the completions; the seed decides nothing where nothing is sampled."""
+    said = {name: value for name, value in decides.items() if name != "seed" or decides["temperature"]}
     if isinstance(model, ApiModel):
         return {"model": model.name, "base_url": model.base_url, "prompts": digest(prompts), "settings": said}
     asked = [prompt_tokens(tokenizer, prompts), end_tokens(model, tokenizer)]
