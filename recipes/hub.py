@@ -52,11 +52,11 @@ def pull(options: argparse.Namespace):
 
 def card(options: argparse.Namespace):
     """Print the card."""
+    from empathy_trl.model_card.card import model_card
     from empathy_trl.publishing.contents import model_files
-    from empathy_trl.publishing.push import model_card
 
     model_files(options.folder)  # says what is wrong with the folder
-    print(model_card(options.folder, repo_id(options.repo_id), merged=False))
+    print(model_card(options.folder, repo_id(options.repo_id)))
 
 
 def repo_id(text: str) -> str:

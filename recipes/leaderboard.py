@@ -85,18 +85,11 @@ def read(options: argparse.Namespace):
 def push(board, options: argparse.Namespace) -> str:
     """Publish the files as a data set; returns its address."""
     from empathy_trl.leaderboard.write import write_card
-    from empathy_trl.publishing.push import push_folder
+    from empathy_trl.publishing.push import push_dataset
 
     files = write_card(board, options.output_dir)
-    return push_folder(
-        options.output_dir,
-        options.push,
-        repo_type="dataset",
-        private=options.private,
-        files=files,
-        message="Leaderboard",
-        retry=again(options),
-    )
+    settings = {"private": options.private, "message": "Leaderboard", "retry": again(options)}
+    return push_dataset(options.output_dir, options.push, files, **settings)
 
 
 def again(options: argparse.Namespace) -> str:

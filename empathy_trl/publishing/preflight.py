@@ -10,7 +10,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from empathy_trl.errors import UserError
 from empathy_trl.hub import ADAPTER_FILE, expand
 from empathy_trl.publishing.patience import LOGIN, failures, hub_session, patiently, reason
-from empathy_trl.publishing.push import refuse_public, retry_command
+from empathy_trl.publishing.push import full_id, refuse_public, retry_command
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 
 
@@ -70,7 +70,7 @@ def _check_rights(api: HfApi, hub) -> None:
     user = patiently(api.whoami, hub.repo_id)
     if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise UserError(f"your token may only read: {LOGIN}")
-    repo_id = hub.repo_id if "/" in hub.repo_id else f"{user['name']}/{hub.repo_id}"
+    repo_id = full_id(hub.repo_id)
     names = [user["name"], *(each["name"] for each in user.get("orgs", []))]
     try:
         found = patiently(lambda: api.repo_info(repo_id), repo_id)

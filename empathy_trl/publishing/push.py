@@ -1,4 +1,4 @@
-"""Pushing to the Hub: a stage's model with everything that says what it is, or any folder.
+"""Pushing to the Hub: a stage's model with everything that says what it is, or files as a data set.
 
 A push is one commit. What is on the Hub already is not sent again, be it from an earlier push or from one that was cut off;
 a push that failed is repeated by its own command (`recipes/hub.py push`). Nothing local is written, moved or deleted.
@@ -31,6 +31,8 @@ def push_stage(folder: Path, hub) -> str:
     Raises:
         UserError: with the reason and the command that tries it again.
     """
+    from empathy_trl.model_card.card import model_card  # not at the top: it brings torch
+
     folder = Path(folder)
     files = model_files(folder)
     merge = hub.merge_adapter and is_adapter(folder)
@@ -41,7 +43,7 @@ def push_stage(folder: Path, hub) -> str:
         make_repository(api, repo_id, "model", hub.private)
         if merge:
             files = stack.enter_context(merged_files(folder))
-        card = model_card(folder, repo_id, merge)
+        card = model_card(folder, repo_id, merged=merge)
         contents = files | run_files(folder, repo_id) | {CARD: without_secrets(card)}
         return commit(api, repo_id, contents, f"{folder.name}: model, recipe and results", replace=True)
 
@@ -60,38 +62,26 @@ def push_checkpoint(checkpoint: Path, hub) -> None:
         commit(api, repo_id, files | {path.name: cleaned(path, repo_id) for path in texts}, checkpoint.name)
 
 
-def push_folder(
-    folder: Path,
-    repo_id: str,
-    *,
-    repo_type: str = "model",
-    private: bool = False,
-    files: list[str] | None = None,
-    message: str,
-    retry: str,
-) -> str:
-    """Push files of a folder in one commit, into a repository that is made if there is none; return its address.
+def push_dataset(folder: Path, repo_id: str, files: list[str], *, private: bool, message: str, retry: str) -> str:
+    """Push files of a folder in one commit, into a data set that is made if there is none; return its address.
 
     Args:
-        folder: what is pushed keeps its place below it.
         repo_id: `USER/REPO`; without a user, of whoever is logged in.
-        repo_type: `model` or `dataset`.
-        private: of a new repository. One that is there and public is refused.
-        files: names below `folder`; all files that are not hidden by default.
+        files: names below `folder`, where they stand in the data set too.
+        private: of a new data set. One that is there and public is refused.
         message: of the commit.
         retry: the command that tries it again, for the message of an error.
 
     Raises:
         UserError: what happened, that nothing local was lost, and `retry`.
     """
-    folder = Path(folder)
     with _told(folder, repo_id, retry), hub_session():
-        contents = {name: folder / name for name in (_all_files(folder) if files is None else files)}
+        contents = {name: folder / name for name in files}
         if missing := [name for name, path in contents.items() if not path.is_file()]:
             raise UserError(f"{folder} has no {', '.join(missing)}")
         api, repo_id = HfApi(), full_id(repo_id)
-        make_repository(api, repo_id, repo_type, private)
-        return commit(api, repo_id, contents, message, repo_type=repo_type)
+        make_repository(api, repo_id, "dataset", private)
+        return commit(api, repo_id, contents, message, repo_type="dataset")
 
 
 def retry_command(folder: Path, hub) -> str:
@@ -163,15 +153,3 @@ def commit(
 
     patiently(attempt, repo_id)
     return f"{constants.ENDPOINT}/{PREFIX[repo_type]}{repo_id}"
-
-
-def _all_files(folder: Path) -> list[str]:
-    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
-    return [name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts)]
-
-
-def model_card(folder: Path, repo_id: str, merged: bool) -> str:
-    """Return README.md for a stage's folder."""
-    from empathy_trl.model_card.card import model_card as card
-
-    return card(folder, repo_id, merged=merged)

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, hf_hub_download
 
 from empathy_trl.errors import UserError
 from empathy_trl.publishing import patience
-from empathy_trl.publishing.push import push_folder, push_stage
+from empathy_trl.publishing.push import push_dataset, push_stage
 from empathy_trl.recipe import Hub
 from tests.publishing.pushed_folder import NOT_PUBLISHED, make_stage_folder
 
@@ -242,20 +242,16 @@ def test_a_folder_without_a_model(hub_server, folder, make, message):
 
 
 def test_a_data_set(hub_server, tmp_path):
-    for name in ("README.md", "tables/a.csv", ".cache/secret", "other.txt"):
+    for name in ("README.md", "tables/a.csv", "other.txt"):
         (tmp_path / "table" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "table" / name).write_text(name)
-    settings = {"repo_type": "dataset", "message": "Table", "retry": "do it again"}
-    url = push_folder(tmp_path / "table", "ann/table", private=True, **settings)
+    settings = {"private": True, "message": "Table", "retry": "do it again"}
+    url = push_dataset(tmp_path / "table", "ann/table", ["README.md", "tables/a.csv"], **settings)
     assert url == f"{hub_server.url}/datasets/ann/table"
-    assert set(hub_server.files("ann/table", kind="datasets")) == {
-        ".gitattributes", "README.md", "other.txt", "tables/a.csv"
-    }  # fmt: skip
+    assert set(hub_server.files("ann/table", kind="datasets")) == {".gitattributes", "README.md", "tables/a.csv"}
     assert HfApi().list_repo_commits("ann/table", repo_type="dataset")[0].title == "Table"
-    push_folder(tmp_path / "table", "ann/part", files=["tables/a.csv"], **settings)
-    assert set(hub_server.files("ann/part", kind="datasets")) == {".gitattributes", "tables/a.csv"}
     with pytest.raises(UserError, match="has no b.csv.*run: do it again$"):
-        push_folder(tmp_path / "table", "ann/part", files=["b.csv"], **settings)
+        push_dataset(tmp_path / "table", "ann/table", ["b.csv"], **settings)
 
 
 class TestAdapter:

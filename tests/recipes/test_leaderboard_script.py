@@ -30,8 +30,8 @@ def pushed(monkeypatch):
     """What would be published."""
     calls = []
     module = ModuleType("empathy_trl.publishing.push")
-    module.push_folder = lambda folder, repo_id, **settings: (
-        calls.append((folder, repo_id, settings)) or f"https://hub/{repo_id}"
+    module.push_dataset = lambda folder, repo_id, files, **settings: (
+        calls.append((folder, repo_id, files, settings)) or f"https://hub/{repo_id}"
     )
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return calls
@@ -62,10 +62,10 @@ def test_push_publishes_these_files_and_no_others(results, pushed, capsys):
         == 0
     )
     assert "pushed to https://hub/ann/board" in capsys.readouterr().out
-    ((folder, repo_id, settings),) = pushed
+    ((folder, repo_id, files, settings),) = pushed
     assert (folder, repo_id) == (board, "ann/board")
-    assert settings["repo_type"] == "dataset" and settings["private"] is True
-    assert sorted(settings["files"]) == sorted(path.name for path in board.iterdir() if path.name != "private.txt")
+    assert settings["private"] is True
+    assert sorted(files) == sorted(path.name for path in board.iterdir() if path.name != "private.txt")
     assert settings["retry"] == (
         "python recipes/leaderboard.py outputs/run --split test --output_dir 'board dir' --push ann/board --private"
     )
