@@ -33,6 +33,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+from tests.local_server import LocalServer
+
 LARGE = (".safetensors", ".bin", ".parquet", ".png")  # what a new repository's .gitattributes keeps outside git
 DATE = "2026-01-01T00:00:00.000Z"
 
@@ -113,7 +115,7 @@ class Repository:
         return (yaml.safe_load(parts[1]) or {}) if len(parts) >= 3 and parts[0] == "" else {}
 
 
-class HubServer:
+class HubServer(LocalServer):
     """See the module."""
 
     def __init__(self):
@@ -136,14 +138,6 @@ class HubServer:
         self.http.daemon_threads = True
         self.http.handle_error = lambda *arguments: None  # clients that do not wait for the end
         self.url = f"http://127.0.0.1:{self.http.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self.http.shutdown()
-        self.http.server_close()
 
     def fail(self, method, path_pattern, *, status, headers=None, body=None, times=1):
         """Answer the next `times` requests whose path matches (re.search; method "*": any) with this status."""

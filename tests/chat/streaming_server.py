@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.local_server import LocalServer
+
 
 def event(text: str, finish: str | None = None) -> bytes:
     """Return a server-sent event with a piece of a reply."""
@@ -15,7 +17,7 @@ def event(text: str, finish: str | None = None) -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
-class StreamingServer:
+class StreamingServer(LocalServer):
     """Answers every request with what `script(request)` returns.
 
     That is an iterable of texts (an event each; the end is sent behind them) and bytes (sent as they are, and then no end),
@@ -61,11 +63,3 @@ class StreamingServer:
                 handler.wfile.write(event("", "stop") + DONE)
         except OSError:
             self.left.set()
-
-    def __enter__(self):
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self.http.shutdown()
-        self.http.server_close()

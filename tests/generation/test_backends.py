@@ -11,6 +11,7 @@ from empathy_trl.generation import backends
 from empathy_trl.generation.backends import check_installed, choose_backend
 from empathy_trl.generation.generate import generate_completions, generate_shared
 from empathy_trl.recipe.schema import Evaluation
+from tests.generation.livelier import make_livelier
 from tests.trainers.tiny_t5 import tiny_t5
 
 TEXTS = ["I lost my keys.", "Party!", "The lights went out and I could not move for a whole minute.", "Cried."] * 2
@@ -21,9 +22,7 @@ PROMPTS = [[{"role": "user", "content": f"{number} {text}"}] for number, text in
 def varied(tiny):
     """The tiny model with larger weights, and an end that some completions reach."""
     model, tokenizer = tiny
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4)
+    make_livelier(model)
     first = generate(tiny)[0]
     often = tokenizer(first, add_special_tokens=False)["input_ids"][3]
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, often]

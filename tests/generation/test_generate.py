@@ -10,6 +10,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.generation.api_model import ApiModel
 from empathy_trl.generation.generate import decoding, generate_completions, generate_shared
 from empathy_trl.recipe.schema import Evaluation
+from tests.generation.livelier import make_livelier
 from tests.trainers.tiny_t5 import tiny_t5
 
 SITUATIONS = [
@@ -37,9 +38,8 @@ def varied(tiny):
     import torch
 
     model, tokenizer = tiny
+    make_livelier(model)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4)
         embeddings = model.get_input_embeddings().weight
         embeddings[tokenizer.pad_token_id] = -embeddings[50]  # zero by default, which would hide attention to padding
     return model, tokenizer

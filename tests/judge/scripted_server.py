@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, repeat
 
+from tests.local_server import LocalServer
+
 HANG, CUT = "hang", "cut"  # instead of an answer: say nothing, hang up
 
 
@@ -25,7 +27,7 @@ def reply_of(request: dict) -> str:
     return json.loads(request["messages"][1]["content"])["reply"]
 
 
-class ScriptedServer:
+class ScriptedServer(LocalServer):
     """Answers with the steps of a script, the last one for ever; or with what a function of the request returns.
 
     Attributes:
@@ -56,14 +58,9 @@ class ScriptedServer:
         self.http.handle_error = lambda *arguments: None  # clients that do not wait for the end
         self.base_url = f"http://127.0.0.1:{self.http.server_port}/v1"
 
-    def __enter__(self):
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
     def __exit__(self, *error):
         self.closed.set()
-        self.http.shutdown()
-        self.http.server_close()
+        super().__exit__(*error)
 
     def handle(self, handler):
         body = json.loads(handler.rfile.read(int(handler.headers["content-length"])))
