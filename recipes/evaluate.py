@@ -49,7 +49,12 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     parser.add_argument("--batch_size", type=positive, help="prompts generated together (default: the recipe's)")
     parser.add_argument(
         "--backend",
-        choices=("auto", "transformers", "continuous", "vllm"),
+        choices=(
+            "auto",
+            "transformers",
+            "continuous",
+            "vllm",
+        ),  # `generation.backends.CHOICES`, which would bring torch
         default="auto",
         help="what generates: padded batches, continuous batching, vLLM, or the fastest of them here (default: auto)",
     )

@@ -2,8 +2,8 @@
 
     evaluate.load(empathy_trl.metrics.path("distinct_n")).compute(predictions=["so sorry", "so glad"])
 
-A module computes nothing itself: it calls the function that also makes the figures of our reports. Importing this package
-imports nothing heavy.
+A module computes nothing itself: it calls the function that also makes the figures of our reports, and `judge_aspects` the
+judge of the reward `llm_judge`, so that there is one way to ask a language model. Importing this package imports nothing heavy.
 """
 
 from pathlib import Path
