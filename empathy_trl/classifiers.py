@@ -22,6 +22,7 @@ from transformers import (
 from empathy_trl.errors import UserError
 from empathy_trl.hub import (
     ADAPTER_FILE,
+    NO_CODE,
     adapter_base,
     check_exists,
     check_weights,
@@ -65,7 +66,7 @@ def load_classifier(
         model, tokenizer = _load_adapter(name, revision, entry, dtype, is_trainable)
     else:
         with hub_errors(name, revision):
-            config = AutoConfig.from_pretrained(name, revision=revision)
+            config = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
         _refuse_generative(name, config)
         model, report = _load_full(name, revision, config, dtype)
         _check_head(name, report["missing_keys"])
@@ -89,6 +90,7 @@ def _load_full(name: str, revision: str | None, config, dtype) -> tuple[PreTrain
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
+                **NO_CODE,
             )
         except (ImportError, ValueError) as error:  # such as an architecture for which transformers has no such head
             raise UserError(f"{name}: cannot be loaded as a classifier or regressor: {error}") from error
@@ -120,11 +122,11 @@ def _adapter_config(name: str, revision: str | None, base: str, base_revision: s
     with hub_errors(name, revision):
         try:
             first_file(name, revision, ["config.json"])
-            return AutoConfig.from_pretrained(name, revision=revision)
+            return AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
         except EntryNotFoundError:
             pass
     with hub_errors(base, base_revision):
-        config = AutoConfig.from_pretrained(base, revision=base_revision)
+        config = AutoConfig.from_pretrained(base, revision=base_revision, **NO_CODE)
     heads = [weight for key, weight in brought.items() if re.search(HEAD, key)]
     if heads and len(heads[0]) != config.num_labels:
         config.num_labels = len(heads[0])

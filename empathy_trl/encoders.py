@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from empathy_trl.errors import UserError
-from empathy_trl.hub import check_exists, expand, first_file, hub_errors, load_tokenizer
+from empathy_trl.hub import NO_CODE, check_exists, expand, first_file, hub_errors, load_tokenizer
 from empathy_trl.outputs import Targets
 from empathy_trl.scratch import EOS, build_tokenizer
 
@@ -65,7 +65,7 @@ def _on_pretrained(config, targets: Targets, seed: int) -> tuple[PreTrainedModel
     with hub_errors(name, revision):
         first_file(name, revision, ["config.json"])
         tokenizer = load_tokenizer(name, revision)
-        shape = AutoConfig.from_pretrained(name, revision=revision)
+        shape = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
         if type(shape) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise UserError(
                 f"{name}: a {shape.model_type} model takes no classification head; expected an encoder such as roberta-base"
@@ -74,7 +74,7 @@ def _on_pretrained(config, targets: Targets, seed: int) -> tuple[PreTrainedModel
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             model, report = AutoModelForSequenceClassification.from_pretrained(
-                name, config=shape, output_loading_info=True, ignore_mismatched_sizes=True, **options
+                name, config=shape, output_loading_info=True, ignore_mismatched_sizes=True, **NO_CODE, **options
             )
     body = f"{model.base_model_prefix}."
     wrong = [key for key in sorted(report["missing_keys"]) if key.startswith(body) and ".pooler." not in key]

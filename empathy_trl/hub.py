@@ -32,6 +32,8 @@ from empathy_trl.hub_ids import join_revision, looks_local, split_revision  # no
 from empathy_trl.secrets import mask
 
 ADAPTER_FILE = "adapter_config.json"
+# Python in a repository is not run; without this, transformers asks whoever sits there, and any "y" of a chat says yes.
+NO_CODE = {"trust_remote_code": False}
 # The vocabulary is in one of these; without any, transformers makes a tokenizer that turns every text into nothing.
 VOCABULARY_FILES = [
     "tokenizer.json",
@@ -94,6 +96,10 @@ def adapter_base(adapter_file: Path, name: str) -> tuple[str, str | None]:
     base = adapter.get("base_model_name_or_path")
     if not base:
         raise UserError(f"{name}: {ADAPTER_FILE} names no base model (base_model_name_or_path is empty)")
+    if not Path(name).is_dir() and looks_local(str(base)):
+        raise UserError(
+            f"{name}: the base of this adapter is {base}, a folder of its author's machine; expected a Hub id"
+        )
     return expand(base), adapter.get("revision")
 
 
@@ -117,7 +123,7 @@ def load_tokenizer(name: str, revision: str | None, **options) -> PreTrainedToke
     """
     with hub_errors(name, revision):
         first_file(name, revision, VOCABULARY_FILES)
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, **NO_CODE, **options)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"{name}: the tokenizer has neither a pad nor an end-of-sequence token")

@@ -26,6 +26,7 @@ from transformers import (
 from empathy_trl.errors import UserError
 from empathy_trl.hub import (
     ADAPTER_FILE,
+    NO_CODE,
     adapter_base,
     check_exists,
     check_weights,
@@ -229,7 +230,7 @@ def _load_full(config, name: str, revision: str | None) -> PreTrainedModel:
     with hub_errors(name, revision):
         first_file(name, revision, ["config.json"])  # its errors are clearer than those of transformers
         try:
-            architecture = AutoConfig.from_pretrained(name, revision=revision)
+            architecture = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
         except (ImportError, ValueError) as error:  # an unknown architecture
             raise UserError(f"{name}: cannot be loaded: {error}") from error
         _refuse_classifier(name, architecture)
@@ -237,7 +238,7 @@ def _load_full(config, name: str, revision: str | None) -> PreTrainedModel:
             auto, _ = generator_class(architecture)
             # Weights of another shape are reported like missing ones, instead of as an error without their names.
             model, report = auto.from_pretrained(
-                name, output_loading_info=True, ignore_mismatched_sizes=True, **options
+                name, output_loading_info=True, ignore_mismatched_sizes=True, **NO_CODE, **options
             )
         except (ImportError, ValueError) as error:  # no flash attention, impossible option
             raise UserError(f"{name}: cannot be loaded: {error}") from error

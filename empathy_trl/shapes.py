@@ -91,10 +91,12 @@ def model_shape(stage, rows, earlier: dict, downloads: set[str]) -> dict | None:
 def _pretrained(stage, downloads: set[str]) -> dict | None:
     from transformers import AutoConfig, AutoTokenizer
 
+    from empathy_trl.hub import NO_CODE
+
     model, name = stage.model, stage.model.name_or_path
     try:
-        config = AutoConfig.from_pretrained(name, revision=model.revision, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=model.revision, local_files_only=True)
+        config = AutoConfig.from_pretrained(name, revision=model.revision, local_files_only=True, **NO_CODE)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=model.revision, local_files_only=True, **NO_CODE)
     except OSError as error:
         if Path(name).expanduser().is_dir():
             raise UserError(f"model.name_or_path: {name} cannot be read: {error}") from error

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from empathy_trl.errors import UserError
-from empathy_trl.recipe import fetch_recipe, is_on_hub, list_recipes, load_recipe
+from empathy_trl.recipe import fetch_recipe, is_from_hub, is_on_hub, list_recipes, load_recipe
 
 RECIPES = Path(__file__).resolve().parent
 
@@ -36,8 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             from empathy_trl.tasks import CONFIG_CLASSES
 
-            for flag in ("yes", "trust_recipe"):
-                if getattr(options, flag) and not is_on_hub(options.recipe):
+            for flag, is_for in (("yes", is_on_hub), ("trust_recipe", is_from_hub)):
+                if getattr(options, flag) and not is_for(options.recipe):
                     raise UserError(f"--{flag}: is for --recipe hub:USER/REPO, got --recipe {options.recipe}")
             name = show_hub_recipe(options.recipe)
             recipe = load_recipe(name, overrides, CONFIG_CLASSES, options.trust_recipe)

@@ -1,6 +1,7 @@
 """Loading models from a Hub: by revision, with an adapter's base, offline, and every way in which it fails."""
 
 import json
+import shutil
 import socket
 from types import SimpleNamespace
 
@@ -253,3 +254,28 @@ def test_the_adapter_names_the_revision_of_its_base():
         ).revision
         == "v1"
     )
+
+
+def test_python_in_a_repository_is_not_even_asked_about(hub_server, tiny_folder, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}})
+    )
+    (folder / "evil.py").write_text("class Evil: pass")
+    HfApi().create_repo("ann/evil")
+    HfApi().upload_folder(folder_path=folder, repo_id="ann/evil")
+    monkeypatch.setattr("builtins.input", lambda *prompt: "y")
+    with pytest.raises(UserError, match="ann/evil: cannot be loaded: .*contains custom code"):
+        load("ann/evil")
+    assert not hub_server.requests("", r"evil\.py")
+
+
+def test_an_adapter_from_the_hub_names_no_folder_of_this_machine(hub_server, tmp_path):
+    HfApi().create_repo("ann/adapter")
+    content = json.dumps({"base_model_name_or_path": str(tmp_path), "peft_type": "LORA"})
+    HfApi().upload_file(path_or_fileobj=content.encode(), path_in_repo="adapter_config.json", repo_id="ann/adapter")
+    with pytest.raises(
+        UserError, match=f"ann/adapter: the base of this adapter is {tmp_path}, a folder of its author's"
+    ):
+        load("ann/adapter")

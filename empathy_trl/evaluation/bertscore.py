@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 
 from empathy_trl.errors import UserError
-from empathy_trl.hub import check_exists, expand, hub_errors
+from empathy_trl.hub import NO_CODE, check_exists, expand, hub_errors
 
 KEY = "evaluation.bertscore"
 NO_LIMIT = 10**6  # tokens; transformers gives a tokenizer without a limit a far larger one
@@ -52,13 +52,13 @@ def load_bertscore(name: str):
 def _layers(path: str) -> int:
     from transformers import AutoConfig, AutoTokenizer
 
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(path, **NO_CODE)
     if "t5" in path and config.model_type not in OF_T5:
         raise UserError(
             f"{path}: bert_score takes every model with t5 in its name for a T5, and this is a {config.model_type}; "
             "put it into a folder of another name"
         )
-    if AutoTokenizer.from_pretrained(path).model_max_length > NO_LIMIT:
+    if AutoTokenizer.from_pretrained(path, **NO_CODE).model_max_length > NO_LIMIT:
         raise UserError(
             f"{path}: its tokenizer_config.json has no model_max_length; write down there how many tokens the model takes "
             "(512 for most encoders)"

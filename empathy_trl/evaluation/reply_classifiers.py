@@ -46,7 +46,7 @@ def check_configs(classifiers: dict[str, str]) -> None:
     """Raise UserError for models, kind -> name, whose `config.json` cannot be had or does not fit; reads no weights."""
     from transformers import AutoConfig
 
-    from empathy_trl.hub import ADAPTER_FILE, check_exists, expand, first_file, hub_errors
+    from empathy_trl.hub import ADAPTER_FILE, NO_CODE, check_exists, expand, first_file, hub_errors
     from empathy_trl.hub_ids import split_revision
 
     for kind, name in classifiers.items():
@@ -56,7 +56,7 @@ def check_configs(classifiers: dict[str, str]) -> None:
             with hub_errors(plain, revision):
                 if first_file(plain, revision, [ADAPTER_FILE, "config.json"]).name == ADAPTER_FILE:
                     continue  # what it puts out is known once it is on its base
-                config = AutoConfig.from_pretrained(plain, revision=revision)
+                config = AutoConfig.from_pretrained(plain, revision=revision, **NO_CODE)
         except UserError as error:
             raise _unusable(kind, error) from error
         check_outputs(kind, config)

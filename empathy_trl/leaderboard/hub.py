@@ -1,6 +1,8 @@
 """The evaluations of a leaderboard, read from the cards of models on the Hub."""
 
-from huggingface_hub import HfApi, ModelCard, hf_hub_download
+from pathlib import Path
+
+from huggingface_hub import EvalResult, HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -8,13 +10,16 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
 )
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from tqdm.auto import tqdm
 from yaml import YAMLError
 
 from empathy_trl.errors import UserError
 from empathy_trl.leaderboard.entries import Entry, Found, make_entry
 from empathy_trl.model_card.results import from_results
+from empathy_trl.printable import printable
 from empathy_trl.publishing.patience import failures, hub_session, patiently, reason
+from empathy_trl.recipe.yaml_io import check_harmless
 from empathy_trl.secrets import mask
 
 
@@ -36,6 +41,7 @@ def read_hub(name: str, split: str | None = None) -> Found:
 
 
 def _read(name: str, split: str | None) -> Found:
+    """Do what `read_hub` says, inside a session."""
     found, without = Found(), 0
     ids, meaning = _models(name)
     for id_ in tqdm(ids, desc="cards", unit="model"):
@@ -83,11 +89,19 @@ def _entries(id_: str, problems: list[str]) -> list[Entry]:
         problems.append(f"{id_}: its card is not for you to see (HTTP {status})")  # the others still count
         return []
     try:
-        results = ModelCard.load(path).data.eval_results or []
-        return [make_entry(evaluation, id_) for evaluation in from_results(results, id_)]
+        return [make_entry(evaluation, id_) for evaluation in from_results(_results(Path(path)), id_)]
     except (ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:  # whatever somebody wrote into a card
-        problems.append(mask(f"{id_}: its card cannot be read: {error}"))
+        said = " ".join(printable(str(error)).split())[:300]
+        problems.append(mask(f"{id_}: its card cannot be read: {said}"))
         return []
+
+
+def _results(path: Path) -> list[EvalResult]:
+    """Return the results in a card; RecipeError (a ValueError) for front matter that could take for ever to read."""
+    content = path.read_text(encoding="utf-8")
+    if (block := REGEX_YAML_BLOCK.search(content)) is not None:
+        check_harmless(block[2], "its metadata")
+    return ModelCard(content).data.eval_results or []
 
 
 def _behind(error: Exception) -> Exception:

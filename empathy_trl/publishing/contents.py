@@ -26,7 +26,7 @@ TOKENIZER = [
     "chat_template.jinja",
 ]
 MODEL = [*WEIGHTS, *CONFIGS, *TOKENIZER]
-RUN = ["recipe.yaml", "run.json", "metrics.jsonl", "samples.md", "eval_*.json"]
+RUN = ["recipe.yaml", "run.json", "metrics.jsonl", "samples.md", "notes.md", "eval_*.json"]
 PICTURES = ["*.png"]
 CARD = "README.md"
 

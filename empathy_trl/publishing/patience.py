@@ -8,14 +8,14 @@ longer wait than anybody would sit through is not waited for, whoever asks.
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
 import httpx
 from huggingface_hub import close_session, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from huggingface_hub.utils import _http, hf_raise_for_status
+from huggingface_hub.utils import _http, hf_raise_for_status, parse_ratelimit_headers
 
 from empathy_trl.errors import UserError
 from empathy_trl.patching import patched
@@ -23,7 +23,7 @@ from empathy_trl.retry_after import retry_after
 from empathy_trl.secrets import mask, masked_log
 
 ATTEMPTS = 4
-LONGEST_WAIT = 120.0  # seconds
+LONGEST_WAIT = 300.0  # seconds; after that many the Hub counts anew
 SILENCE = 300.0  # seconds without a byte, after which a connection is given up; huggingface_hub would wait for ever
 MAY_PASS = (408, 425, 429, 500, 502, 503, 504)
 CONFLICT = (409, 412)  # somebody else made the repository, or committed, at the same time
@@ -65,7 +65,7 @@ def _limit_silence(request: httpx.Request):
 
 
 def _refuse_long_wait(response: httpx.Response):
-    if response.status_code == 429 and retry_after(response.headers) > LONGEST_WAIT:
+    if response.status_code == 429 and _asked_wait(response.headers) > LONGEST_WAIT:
         response.read()
         hf_raise_for_status(response)
 
@@ -98,8 +98,14 @@ def _pause(error: httpx.HTTPError, attempt: int) -> float | None:
     status = error.response.status_code
     if status in CONFLICT and attempt == 1:
         return backoff
-    wait = retry_after(error.response.headers)
+    wait = _asked_wait(error.response.headers)
     return max(backoff, wait) if status in MAY_PASS and wait <= LONGEST_WAIT else None
+
+
+def _asked_wait(headers: Mapping[str, str]) -> float:
+    """Return the seconds that a refusal asks for: by `RateLimit`, which the Hub sends, or by `Retry-After`; 0 without them."""
+    limit = parse_ratelimit_headers(headers)
+    return float(limit.reset_in_seconds) if limit and limit.remaining == 0 else retry_after(headers)
 
 
 def _path(error: httpx.HTTPError) -> str:
@@ -124,6 +130,8 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, LocalTokenNotFoundError):
         return f"you are not logged in: {LOGIN}"
+    if isinstance(error, UnicodeEncodeError):  # of a header; its own words show a part of the token
+        return f"your token has characters that no token has: {LOGIN}"
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE=1 forbids to ask the Hub; unset it"
     if isinstance(error, HfHubHTTPError):
@@ -154,6 +162,6 @@ def _status(response: httpx.Response, says: str) -> str:
     if status in CONFLICT:
         return f"somebody else changed it at the same time ({said})"
     if status == 429:
-        wait = retry_after(response.headers)
+        wait = _asked_wait(response.headers)
         return f"too many requests ({said})" + (f"; the Hub asks to wait {wait:.0f} s" if wait else "")
     return f"the Hub is in trouble ({said})" if status >= 500 else f"the Hub refuses ({said})"

@@ -11,10 +11,10 @@ from empathy_trl.errors import RecipeError, UserError
 from empathy_trl.files import write_text
 from empathy_trl.hub_ids import join_revision, split_revision
 from empathy_trl.printable import printable
+from empathy_trl.recipe.from_hub import PULL_FILE, RECIPE_FILE, read_pulled
 from empathy_trl.recipe.schema import HUB_MODEL
 
 PULLS = Path("outputs") / "hub"
-PULL_FILE = "pull.json"  # in the folder: what was pulled there
 KINDS = (".safetensors", ".json", ".jsonl", ".yaml", ".md", ".txt", ".png", ".model", ".jinja")
 
 
@@ -61,9 +61,14 @@ def pull(name: str, output_dir: Path | None = None) -> Path:
 
 
 def _is_wanted(file: str) -> bool:
-    """Return whether a file is of a kind that is read as data, and stays inside the folder."""
+    """Return whether a file is of a kind that is read as data, and stays inside the folder; hidden ones set up editors."""
     path = PurePosixPath(file)
-    inside = not path.is_absolute() and ".." not in path.parts and "\\" not in file
+    inside = (
+        file.isprintable()
+        and not path.is_absolute()
+        and "\\" not in file
+        and not any(part.startswith(".") for part in path.parts)
+    )
     return inside and path.suffix in KINDS and file != PULL_FILE
 
 
@@ -115,14 +120,11 @@ def _model_line(folder: Path) -> str:
 
 
 def _recipe_line(folder: Path) -> str:
-    from empathy_trl.recipe.from_hub import RECIPE_FILE
-    from empathy_trl.recipe.yaml_io import read_yaml
-
     path = folder / RECIPE_FILE
     if not path.is_file():
         return f"none ({RECIPE_FILE} is missing: not published by empathy-trl?)"
     try:
-        content = read_yaml(path)
+        content = read_pulled(path).content
     except RecipeError as error:
         return f"cannot be read: {error}"
     stages = content["stages"] if isinstance(content.get("stages"), dict) else {"": content}

@@ -16,6 +16,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.publishing.contents import CARD, Contents, cleaned, is_ours, model_files, run_files, without_secrets
 from empathy_trl.publishing.merge import check_base, is_adapter, merged_files
 from empathy_trl.publishing.patience import failures, hub_session, patiently, reason
+from empathy_trl.secrets import mask
 
 PREFIX = {"model": "", "dataset": "datasets/"}
 
@@ -152,4 +153,4 @@ def commit(
         api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type)
 
     patiently(attempt, repo_id)
-    return f"{constants.ENDPOINT}/{PREFIX[repo_type]}{repo_id}"
+    return mask(f"{constants.ENDPOINT}/{PREFIX[repo_type]}{repo_id}")

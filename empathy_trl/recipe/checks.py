@@ -35,6 +35,16 @@ def check_top(layers: Layers, contents: dict[str, dict], tasks: Iterable[str]) -
     used = {content.get("task") for content in contents.values() if isinstance(content.get("task"), str)}
     if layers.top.get("rewards") and used <= set(tasks) and not used & set(REWARD_TASKS):
         yield f"rewards: no stage learns from rewards; tasks that do: {', '.join(REWARD_TASKS)}"
+    yield from _check_repositories(contents)
+
+
+def _check_repositories(contents: dict[str, dict]) -> Iterator[str]:
+    """Yield which stages would overwrite what an earlier one pushes."""
+    pushed: dict[str, str] = {}
+    for name, content in contents.items():
+        repo_id = hub.get("repo_id") if isinstance(hub := content.get("hub"), dict) else None
+        if isinstance(repo_id, str) and (earlier := pushed.setdefault(repo_id, name)) != name:
+            yield f"stages.{name}.hub.repo_id: {repo_id} is where stage {earlier} goes; expected one of its own for each stage"
 
 
 def check_stage(content: dict, earlier: dict[str, Any], config_classes: dict[str, str]) -> Iterator[Problem]:

@@ -6,24 +6,23 @@ gives that key on the command line, or trusts the whole recipe (`--trust_recipe`
 taken from it.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from empathy_trl.errors import RecipeError, UserError
 from empathy_trl.hub_ids import REVISION, join_revision, looks_local, split_revision
 from empathy_trl.recipe.layers import decides, stage_of
 from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE
 from empathy_trl.recipe.validation import show
-from empathy_trl.recipe.yaml_io import read_yaml
+from empathy_trl.recipe.yaml_io import LARGEST, check_harmless, read_yaml
 
 PREFIX = "hub:"
 RECIPE_FILE = "recipe.yaml"
-LARGEST = 1_000_000  # bytes; ours have a few thousand
+PULL_FILE = "pull.json"  # in a folder that was fetched: what was
 NAME = re.compile(rf"{PREFIX}(\w[\w.-]*/\w[\w.-]*)(?:@({REVISION.pattern}))?")
 FOLDER_NAME = re.compile(r"\w[\w.-]*")
 
@@ -87,6 +86,11 @@ class HubRecipe:
     dropped: list[str]
 
 
+def is_from_hub(path_or_name: str | Path) -> bool:
+    """Return whether a recipe is somebody else's: named as one on the Hub, or in a folder that `hub.py pull` filled."""
+    return is_on_hub(path_or_name) or (Path(path_or_name).parent / PULL_FILE).is_file()
+
+
 def is_on_hub(path_or_name: str | Path) -> bool:
     """Return whether a recipe is named as one on the Hub."""
     return isinstance(path_or_name, str) and path_or_name.startswith(PREFIX)
@@ -103,12 +107,21 @@ def fetch_recipe(name: str) -> HubRecipe:
         RecipeError: what it has cannot be read, or is larger or more intricate than a recipe has to be.
     """
     path, repo = _download(name)
+    pinned = PREFIX + join_revision(repo, path.parent.name)  # the cache has one folder for each commit
+    return _read(path, pinned, repo.partition("/")[2])
+
+
+def read_pulled(path: Path) -> HubRecipe:
+    """Return the recipe in a folder that `hub.py pull` filled; its `name` is the path. Raises RecipeError as `fetch_recipe`."""
+    return _read(path, str(path), path.absolute().parent.name)
+
+
+def _read(path: Path, name: str, default_name: str) -> HubRecipe:
     text = _checked_text(path, name)
     content = read_yaml(path)
-    content.setdefault("name", repo.partition("/")[2])
+    content.setdefault("name", default_name)
     dropped = [(*keys, "hub") for keys, section in _sections(content) if section.pop("hub", None) is not None]
-    pinned = PREFIX + join_revision(repo, path.parent.name)  # the cache has one folder for each commit
-    return HubRecipe(pinned, text, content, [".".join(keys) for keys in dropped])
+    return HubRecipe(name, text, content, [".".join(keys) for keys in dropped])
 
 
 def _download(name: str) -> tuple[Path, str]:
@@ -133,15 +146,10 @@ def _download(name: str) -> tuple[Path, str]:
 
 def _checked_text(path: Path, name: str) -> str:
     """Return a file's text, unless reading it as YAML might take for ever."""
-    size = path.stat().st_size
-    if size > LARGEST:
+    if (size := path.stat().st_size) > LARGEST:  # not even read
         raise RecipeError([f"{name}: {RECIPE_FILE} has {size:,} bytes; expected at most {LARGEST:,}"])
     text = path.read_text(encoding="utf-8", errors="replace")
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise RecipeError([f"{name}: {RECIPE_FILE} repeats parts of itself by aliases (*name); expected none"])
-    except yaml.YAMLError:
-        pass  # `read_yaml` says it with the line
+    check_harmless(text, f"{name}: {RECIPE_FILE}")
     return text
 
 
@@ -221,6 +229,7 @@ def _places(parts: dict[str, dict]) -> Iterator[tuple[tuple[str, ...], Any]]:
     for section, keys in (
         ("model", ["name_or_path"]),
         ("data", ["path", "emotions"]),
+        ("evaluation", ["bertscore"]),
         ("trainer", ["critic_name_or_path"]),
     ):
         yield from (((section, key), parts.get(section, {}).get(key)) for key in keys)
@@ -234,6 +243,8 @@ def _is_local(place: Any) -> bool:
     """Return whether a value says a place on somebody's disk; a stage, the sample and Hub ids are none."""
     if not isinstance(place, str) or place == SAMPLE or stage_of(place) is not None:
         return False
+    if os.path.exists(place):  # a folder here would be read in place of what is on the Hub
+        return True
     try:
         return looks_local(place) or not HUB_MODEL.fullmatch(split_revision(place)[0])
     except UserError:  # behind its @ is no revision
@@ -241,4 +252,5 @@ def _is_local(place: Any) -> bool:
 
 
 def _elsewhere(place: str) -> str:
-    return f"{show(place)} is a place on the author's machine; give this key with one of yours, or a Hub id"
+    whose = "this machine" if os.path.exists(place) else "the author's machine"
+    return f"{show(place)} is a place on {whose}; give this key with one of yours, or a Hub id"

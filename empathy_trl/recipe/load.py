@@ -7,7 +7,7 @@ from typing import Any
 from empathy_trl.errors import RecipeError
 from empathy_trl.recipe.checks import check_rewards, check_stage, check_top
 from empathy_trl.recipe.encoder_decoders import check_encoder_decoder
-from empathy_trl.recipe.from_hub import fetch_recipe, is_on_hub, refusals
+from empathy_trl.recipe.from_hub import HubRecipe, fetch_recipe, is_from_hub, is_on_hub, read_pulled, refusals
 from empathy_trl.recipe.layers import Layers, merge, parse_overrides
 from empathy_trl.recipe.schema import Recipe, Reward, Stage
 from empathy_trl.recipe.validation import show, suggestion
@@ -25,16 +25,17 @@ def load_recipe(
         path_or_name: a YAML file, the name of one in `recipes/`, with or without `.yaml`, or `hub:USER/REPO[@revision]`.
         overrides: command line arguments, `--a.b.c value` or `--a.b.c=value`.
         config_classes: task -> `module:Class` of its trainer's config; imported only here.
-        trusted: a recipe from the Hub may do what one in a file may, see `from_hub`.
+        trusted: a recipe from the Hub (also one that `hub.py pull` fetched) may do what your own may, see `from_hub`.
 
     Raises:
         RecipeError: with one line per problem.
     """
     flags, errors = parse_overrides(overrides)
     if is_on_hub(path_or_name):
-        path, content = _from_hub(path_or_name, flags, trusted)
+        path, content = _from_hub(fetch_recipe(path_or_name), flags, trusted)
+    elif is_from_hub(path := find_recipe(path_or_name)):
+        path, content = _from_hub(read_pulled(path), flags, trusted)
     else:
-        path = find_recipe(path_or_name)
         content = _with_base(path)
     layers = Layers(content, flags)
     errors += layers.errors
@@ -53,9 +54,8 @@ def load_recipe(
     return Recipe(name=layers.name or path.stem, path=path, seed=seed, stages=stages)
 
 
-def _from_hub(name: str, flags: dict[str, Any], trusted: bool) -> tuple[Path, dict[str, Any]]:
-    """Return name and content of a recipe on the Hub; what it may not do is an error before anything of it is used."""
-    found = fetch_recipe(name)
+def _from_hub(found: HubRecipe, flags: dict[str, Any], trusted: bool) -> tuple[Path, dict[str, Any]]:
+    """Return name and content of a recipe from the Hub; what it may not do is an error before anything of it is used."""
     refused = [line for line in refusals(found.content, flags) if not trusted or line.startswith(("name:", "extends:"))]
     if refused:
         raise RecipeError(refused)
@@ -107,7 +107,12 @@ def _with_base(path: Path) -> dict[str, Any]:
         return content
     if not isinstance(base, str):
         raise RecipeError([f"extends: {show(base)} is not a recipe's path or name"])
-    below = read_yaml(find_recipe(base, path.parent))
+    origin = find_recipe(base, path.parent)
+    if is_from_hub(origin):
+        raise RecipeError(
+            [f"extends: {base} was fetched from the Hub; copy what you want of it, or a recipe of your own"]
+        )
+    below = read_yaml(origin)
     if "extends" in below:
         raise RecipeError([f"extends: {base} itself extends {below['extends']}; a recipe may extend one that does not"])
     return merge(below, content)

@@ -15,6 +15,8 @@ import yaml
 from empathy_trl.errors import RecipeError
 
 TAG = "tag:yaml.org,2002:"
+LARGEST = 1_000_000  # bytes; ours have a few thousand
+DEEPEST = 50  # PyYAML takes time with the square of the depth
 NULL = re.compile(r"(~|null|Null|NULL|)$")
 BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)$")
 INT = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
@@ -66,6 +68,26 @@ def parse_yaml(text: str, source: str) -> Any:
         raise RecipeError([f"{source}: {error}"]) from error
     except RecursionError as error:
         raise RecipeError([f"{source}: is nested too deeply"]) from error
+
+
+def check_harmless(text: str, source: str) -> None:
+    """Refuse YAML of a stranger that could take for ever; what is no YAML passes, whoever parses it says where it is not.
+
+    Raises:
+        RecipeError: it is longer or nested more deeply than any of ours, or repeats parts of itself by aliases.
+    """
+    if (size := len(text.encode())) > LARGEST:
+        raise RecipeError([f"{source} has {size:,} bytes; expected at most {LARGEST:,}"])
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise RecipeError([f"{source} is nested too deeply; expected at most {DEEPEST} levels"])
+            if isinstance(event, yaml.AliasEvent):
+                raise RecipeError([f"{source} repeats parts of itself by aliases (*name); expected none"])
+    except yaml.YAMLError:
+        pass
 
 
 def dump_yaml(content: dict[str, Any]) -> str:

@@ -192,12 +192,12 @@ def _from_model(name: str, policy, tokenizer) -> Critic:
     """Return a critic that starts from a model with or without a head for one number, such as a reward model."""
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-    from empathy_trl.hub import expand, hub_errors, load_tokenizer
+    from empathy_trl.hub import NO_CODE, expand, hub_errors, load_tokenizer
     from empathy_trl.hub_ids import split_revision
 
     name, revision = split_revision(expand(name))
     with hub_errors(name, revision):
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
         if load_tokenizer(name, revision).get_vocab() != tokenizer.get_vocab():
             raise UserError(
                 f"trainer.critic_name_or_path: {name} has another tokenizer than the policy, and a critic reads the "
@@ -210,7 +210,7 @@ def _from_model(name: str, policy, tokenizer) -> Critic:
             )
         rates = any(architecture.endswith("ForSequenceClassification") for architecture in config.architectures or ())
         auto = AutoModelForSequenceClassification if rates else AutoModel
-        model = auto.from_pretrained(name, revision=revision, dtype=torch.float32)
+        model = auto.from_pretrained(name, revision=revision, dtype=torch.float32, **NO_CODE)
     critic = Critic(config.get_text_config().hidden_size, model.base_model)
     head = getattr(model, "score", None)  # of a decoder with one number: a reward model
     if isinstance(head, nn.Linear) and head.out_features == 1:

@@ -63,6 +63,12 @@ def test_what_can_run_code_stays_on_the_hub(published, capsys):
     assert json.loads((folder / PULL_FILE).read_text())["repo_id"] == published
 
 
+def test_names_that_are_hidden_or_play_with_the_terminal_stay_on_the_hub(published):
+    for name in (".vscode/settings.json", "a\x1b[31m.json"):
+        HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id=published)
+    assert not {path.name for path in pull(published).rglob("*")} & {"settings.json", "a\x1b[31m.json"}
+
+
 def test_a_revision_into_a_folder_of_ones_own(published, tmp_path):
     HfApi().upload_file(path_or_fileobj=b"name: later", path_in_repo="recipe.yaml", repo_id=published)
     assert pull(f"{published}@v1", tmp_path / "old") == tmp_path / "old"

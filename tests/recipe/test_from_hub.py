@@ -6,6 +6,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from empathy_trl.errors import RecipeError, UserError
+from empathy_trl.publishing.pull import pull
 from empathy_trl.recipe import fetch_recipe, load_recipe
 from empathy_trl.recipe.load import SHIPPED
 from empathy_trl.recipe.yaml_io import dump_yaml, read_yaml
@@ -112,6 +113,7 @@ REFUSED = [
     ({"data": {"path": "mine.csv"}}, r"stages.grpo.data.path: 'mine.csv' is a place on the author's machine"),
     ({"data": {"emotions": "emotions.csv"}}, r"data.emotions: 'emotions.csv' is a place on the author's machine"),
     ({"evaluation": {"classifiers": {"emotion": "../c"}}}, r"evaluation.classifiers.emotion: '../c' is a place"),
+    ({"evaluation": {"bertscore": "/ann/b"}}, r"stages.grpo.evaluation.bertscore: '/ann/b' is a place on the author's"),
     ({"trainer": {"critic_name_or_path": "../c"}}, r"trainer.critic_name_or_path: '../c' is a place"),
     ({"top": {"extends": "ed4_tiny"}}, r"extends: a recipe from the Hub has to stand alone"),
     ({"top": {"name": "../../x"}}, r"name: '../../x' cannot be a folder's name"),
@@ -127,6 +129,32 @@ def test_what_a_recipe_from_the_hub_may_not(publish, changes, message, tmp_path,
     publish(**changes)
     with pytest.raises(RecipeError, match=message):
         load()
+    assert EVIL not in sys.modules
+
+
+def test_a_folder_here_is_not_read_in_place_of_the_hub(publish, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("ann/data", "private"):
+        (tmp_path / place).mkdir(parents=True)
+    publish(data={"path": "ann/data"}, model={"name_or_path": "private"})
+    with pytest.raises(RecipeError) as error:
+        load()
+    assert [line.partition(";")[0] for line in str(error.value).splitlines()] == [
+        "stages.grpo.model.name_or_path: 'private' is a place on this machine",
+        "stages.grpo.data.path: 'ann/data' is a place on this machine",
+    ]
+
+
+def test_a_recipe_that_was_pulled_is_still_from_the_hub(publish, tmp_path):
+    publish(rewards={"mine": {"import": f"{EVIL}:Kind"}})
+    path = pull("ann/kind", tmp_path / "kind") / "recipe.yaml"
+    with pytest.raises(RecipeError, match=r"rewards.mine.import: '.*' runs code that the recipe names"):
+        load(name=path)
+    assert load("--stages.grpo.rewards.mine", "null", name=path).name == "ed4_tiny"
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: kind/recipe.yaml\n")
+    with pytest.raises(RecipeError, match="extends: kind/recipe.yaml was fetched from the Hub"):
+        load(name=mine)
     assert EVIL not in sys.modules
 
 
@@ -157,6 +185,8 @@ def test_a_trusted_recipe_may_import(publish, tmp_path, monkeypatch):
     [
         ("a: &x [1]\nb: *x\n", "repeats parts of itself by aliases"),
         ("a: " + "x" * 1_000_001, "has 1,000,004 bytes; expected at most 1,000,000"),
+        ("a: " + "[" * 100_000, "is nested too deeply; expected at most 50 levels"),
+        ("- " * 100_000, "is nested too deeply; expected at most 50 levels"),
         ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
         ("[1]", "the top level is a list"),
         ("a: [", "recipe.yaml:"),

@@ -254,6 +254,13 @@ def test_a_recipe_without_stages_is_one_stage_named_after_its_task(load):
     assert stage.rewards["format"].params == {"tags": ["reasoning", "answer"]}
 
 
+def test_stages_that_would_overwrite_each_other_on_the_hub(load):
+    ids = ["--stages.sft.hub.repo_id", "ann/a", "--stages.grpo.hub.repo_id"]
+    with pytest.raises(RecipeError, match="stages.grpo.hub.repo_id: ann/a is where stage sft goes"):
+        load((SHIPPED / "ed4_tiny.yaml").read_text(), [*ids, "ann/a"])
+    assert load((SHIPPED / "ed4_tiny.yaml").read_text(), [*ids, "ann/b"]).stages["sft"].hub.repo_id == "ann/a"
+
+
 def test_numbers_without_a_dot_are_floats(load):
     text = yaml.safe_dump(GRPO) + "trainer: {learning_rate: 5e-7, beta: 1e-4, max_grad_norm: 1}\n"
     trainer = load(text).stages["grpo"].trainer
