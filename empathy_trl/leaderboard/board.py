@@ -13,6 +13,7 @@ from empathy_trl.evaluation.baselines import NAMES
 from empathy_trl.leaderboard.directions import direction
 from empathy_trl.leaderboard.entries import Entry, Found
 from empathy_trl.leaderboard.groups import Group, group
+from empathy_trl.leaderboard.judges import NOTE, columns_of, heading
 from empathy_trl.leaderboard.published import Published, read_published
 from empathy_trl.leaderboard.rank import Ranking, rank
 from empathy_trl.model_card.results import source_name
@@ -129,21 +130,23 @@ def _table(number: int, each: Group, published: list[Published], problems: list[
     kind, data = each.entries[0].kind, each.entries[0].evaluation["data"]
     ranking = rank(each.entries)
     problems += ranking.problems
+    column_of = columns_of(each.entries)
     models = [
-        Row("model", name, entry.evaluation["metrics"], place, entry=entry)
-        for name, entry, place in zip(names(each.entries), each.entries, ranking.places, strict=True)
+        Row("model", name, _in_columns(entry.evaluation["metrics"], column), place, entry=entry)
+        for name, entry, place, column in zip(names(each.entries), each.entries, ranking.places, column_of, strict=True)
     ]
     models.sort(key=lambda row: (row.place, *_by_value(kind.MAIN)(row)))
     ours = [figure for figure in published if (figure.kind, figure.data) == (each.facts["kind"], each.facts["data"])]
     inside = [figure for figure in ours if not figure.why_apart(each.facts)]
-    references = _baselines(each.entries) + [
+    references = _baselines(each.entries, column_of) + [
         Row("published", figure.name, {name: {"value": value, "n": figure.n} for name, value in figure.metrics.items()},
             note=figure.citation, url=figure.url)
         for figure in inside
     ]  # fmt: skip
     columns = {kind.MAIN: kind.MAIN_WORDS}
-    for entry in each.entries:
-        columns |= {name: words for name, words in kind.columns(entry.evaluation).items() if name != kind.MAIN}
+    for entry, column in zip(each.entries, column_of, strict=True):
+        words = _in_columns(kind.columns(entry.evaluation), column)
+        columns |= {name: heading(said, name) for name, said in words.items() if name != kind.MAIN}
     rows = _merged(models, sorted(references, key=_by_value(kind.MAIN)), kind.MAIN)
     return Table(
         anchor=f"table-{number}",
@@ -153,10 +156,14 @@ def _table(number: int, each: Group, published: list[Published], problems: list[
         columns=columns,
         rows=rows,
         apart=[_apart(figure, each.facts) for figure in ours if figure not in inside],
-        notes=_notes(each, kind, ranking),
+        notes=_notes(each, kind, ranking) + [NOTE] * any(column_of),
         facts=each.facts,
         data={key: data.get(key) for key in ("revision", "n")} | {"source": source_words(data["source"])},
     )
+
+
+def _in_columns(by_metric: dict, column: dict[str, str]) -> dict:
+    return {column.get(metric, metric): value for metric, value in by_metric.items()}
 
 
 def _by_value(metric: str):
@@ -205,12 +212,12 @@ def _short(model: str) -> str:
     )
 
 
-def _baselines(entries: list[Entry]) -> list[Row]:
+def _baselines(entries: list[Entry], column_of: list[dict[str, str]]) -> list[Row]:
     """Return the baselines of the evaluations, equal ones once; others carry the recipe that they are of."""
     found: dict[str, dict[str, tuple[dict, Entry]]] = {}
-    for entry in entries:
-        for name, figures in (entry.evaluation.get("baselines") or {}).items():
-            of_name = found.setdefault(name, {})
+    for entry, column in zip(entries, column_of, strict=True):
+        for name, metrics in (entry.evaluation.get("baselines") or {}).items():
+            of_name, figures = found.setdefault(name, {}), _in_columns(metrics, column)
             if figures:
                 of_name.setdefault(str(sorted((key, each["value"]) for key, each in figures.items())), (figures, entry))
     rows = []

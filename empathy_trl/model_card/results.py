@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, StrictInt, StrictStr, V
 from empathy_trl.data import on_hub
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.baselines import NAMES
+from empathy_trl.evaluation.judges import digests
 from empathy_trl.recipe.schema import SAMPLE
 from empathy_trl.stages import digest
 
@@ -43,6 +44,7 @@ class _About(BaseModel):
     rows: StrictStr | None = None
     decoding: StrictStr | None = None
     judged_by: StrictStr | None = None
+    classifiers: dict[StrictStr, StrictStr] | None = None
     seed: StrictInt | None = None
     metrics_version: StrictInt | None = None
 
@@ -72,6 +74,7 @@ def to_results(evaluation: dict) -> list[EvalResult]:
             **{key: data.get(key) for key in ("name", "n", "rows", "decoding")},
             source=source_name(data["source"]),
             judged_by=judge_digest(evaluation.get("judged_by")),
+            classifiers=digests(evaluation) or None,
         ).model_dump(exclude_none=True)
         task_type, task_name = TASKS[kind]
         return [
@@ -120,7 +123,8 @@ def from_results(results: list[EvalResult], model: str) -> list[dict]:
         model: what the evaluations are to call the model: its Hub id.
 
     Returns what `eval_<split>.json` has under `recipe`, `stage`, `model`, `kind`, `data`, `metrics`, `baselines`,
-    `judged_by` (a digest, see `judge_digest`; missing where the evaluation has none), `seed` and `metrics_version`.
+    `judged_by` (a digest, see `judge_digest`), `classifiers` (kind -> digest), `seed` and `metrics_version`. `judged_by` and
+    `classifiers` are missing where the evaluation has none.
     """
     found = {}
     for result in filter(is_ours, results):
@@ -146,7 +150,7 @@ def _evaluation(about: _About, result: EvalResult, model: str) -> dict:
         "n": about.n,
         "rows": about.rows,
     }
-    judged_by = {} if about.judged_by is None else {"judged_by": about.judged_by}
+    judges = {key: value for key in ("judged_by", "classifiers") if (value := getattr(about, key)) is not None}
     return {
         "recipe": about.recipe,
         "stage": about.stage,
@@ -155,7 +159,7 @@ def _evaluation(about: _About, result: EvalResult, model: str) -> dict:
         "data": data | ({} if about.decoding is None else {"decoding": about.decoding}),
         "metrics": {},
         "baselines": {},
-        **judged_by,
+        **judges,
         "seed": about.seed,
         "metrics_version": about.metrics_version,
     }
