@@ -24,6 +24,7 @@ RULE = (
     "Place: 1 + the number of models that are established to be better (95 %); models that chance may have put in this order share "
     "one. Only models have a place."
 )
+LEGEND = "↑ more is better, ↓ less is, neither without an arrow. In brackets: the 95 % interval. – is no figure."
 WORDS = {
     "emotions": "Naming emotions",
     "labels": "Classifying",
@@ -123,7 +124,7 @@ def build_board(found: Found, published: list[Published] | None = None) -> Board
         )
     if found.problems:
         counts.append(f"{_plural(len(found.problems), 'result')} could not be read.")
-    return Board(tables, [" ".join(counts), RULE], problems)
+    return Board(tables, [" ".join(counts), RULE, LEGEND], problems)
 
 
 def _table(number: int, each: Group, published: list[Published], problems: list[str]) -> Table:

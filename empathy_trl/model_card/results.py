@@ -5,7 +5,7 @@ described in `docs/hub.md`; it is a public format. Nothing of the machine goes a
 nor that of the data, of which only the name stays.
 """
 
-import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def _metrics(evaluation: dict) -> Iterator[dict]:
     for baseline, metrics in tables.items():
         of = {} if baseline is None else {"baseline": baseline}
         for name, figure in metrics.items():
-            if not _is_finite(figure["value"]):
+            if not is_finite(figure["value"]):
                 raise UserError(f"metrics.{name}: {figure['value']!r} is no finite number")
             args = _Figure(metric=name, low=figure["low"], high=figure["high"], n=figure["n"], **of)
             words = name.replace("_", " ")
@@ -175,7 +175,7 @@ def is_ours(result: EvalResult) -> bool:
         _Figure(**result.metric_args)
     except (TypeError, ValidationError):
         return False
-    return about.kind in TASKS and isinstance(result.dataset_split, str) and _is_finite(result.metric_value)
+    return about.kind in TASKS and isinstance(result.dataset_split, str) and is_finite(result.metric_value)
 
 
 def judge_digest(judged_by: dict | str | None) -> str | None:
@@ -199,5 +199,6 @@ def _dataset_title(name: str, source: str) -> str:
     return f"embedded corpus of empathy-trl ({name})" if source == SAMPLE else f"{source} ({name})"
 
 
-def _is_finite(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_finite(value) -> bool:
+    """Whether a value is a number that a float can hold; a file may have a whole number of any length."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

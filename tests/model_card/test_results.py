@@ -124,7 +124,7 @@ def damaged(**changes) -> EvalResult:
     [
         foreign(), foreign("20.0 ± 1.2"), foreign("85%"), foreign(None), foreign([1]), foreign(metric_args={"n": 3}),
         foreign(dataset_args=["a list"]), damaged(metric_value="0.775"), damaged(metric_value=float("nan")),
-        damaged(metric_value=True), damaged(metric_args=None), damaged(metric_args={"metric": "accuracy", "low": 0.1}),
+        damaged(metric_value=True), damaged(metric_value=10**400), damaged(metric_args=None), damaged(metric_args={"metric": "accuracy", "low": 0.1}),
         damaged(metric_args={"metric": "accuracy", "low": float("nan"), "high": 1.0, "n": 3}),
         damaged(dataset_args={}), damaged(dataset_args="text"), damaged(dataset_split=None),
         damaged(dataset_args=to_results(EVALUATION)[0].dataset_args | {"kind": "../../etc"}),
