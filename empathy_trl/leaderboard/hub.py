@@ -5,6 +5,7 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
 )
 from tqdm.auto import tqdm
@@ -27,6 +28,13 @@ def read_hub(name: str, split: str | None = None) -> Found:
     Raises:
         UserError: the Hub cannot be reached or refuses, no model has this author or tag, or none has results.
     """
+    try:
+        return _read_hub(name, split)
+    except OfflineModeIsEnabled as error:  # said before anything is asked
+        raise UserError(_refused(f"--hub {name}", error)) from error
+
+
+def _read_hub(name: str, split: str | None) -> Found:
     found, without = Found(), 0
     with hub_session():
         ids, meaning = _models(name)
