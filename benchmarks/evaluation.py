@@ -39,6 +39,7 @@ def train(stage, folder: Path) -> Path:
     """Train a stage by itself with `recipes/run.py` and return the folder of its model."""
     recipe = folder / "warm_start.yaml"
     recipe.write_text(yaml.safe_dump(stage.resolved() | {"evaluation": {"limit": 1}}), encoding="utf-8")
+    print("training the model first (the warm start of ed4_tiny.yaml)", file=sys.stderr, flush=True)
     command = [sys.executable, ROOT / "recipes" / "run.py", "--recipe", recipe, "--output_dir", folder / "run"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

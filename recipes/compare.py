@@ -7,6 +7,7 @@ A and B are folders with eval_<split>.json and predictions_<split>.jsonl, which 
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ OUTPUTS = Path("outputs")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 for what the user can fix."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nothing here uses
     options = command_line().parse_args(arguments)
     try:
         print(compare(options.a, options.b, options.split, options.output_dir))

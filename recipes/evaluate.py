@@ -10,6 +10,7 @@ The same command goes on with an evaluation that was interrupted; no row is gene
 """
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -56,7 +57,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
             "vllm",
         ),  # `generation.backends.CHOICES`, which would bring torch
         default="auto",
-        help="what generates: padded batches, continuous batching, vLLM, or the fastest of them here (default: auto)",
+        help="what generates: padded batches, continuous batching, or vLLM; auto: vLLM on a GPU where it is installed, else padded batches",
     )
     parser.add_argument("--limit", type=positive, help="evaluate this many rows, drawn once (default: the recipe's)")
     parser.add_argument(
@@ -265,6 +266,16 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # once, not once per process
             print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            where = f"{error.filename}: " if error.filename else ""
+            print(
+                f"error: {where}{error.strerror}; the rows on disk are kept, and the same command goes on",
+                file=sys.stderr,
+            )
         return 2
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":

@@ -9,6 +9,7 @@ What may be compared stands in one table, with places that chance does not give;
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ OUTPUTS = Path("outputs")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 2 for what the user can fix, or 130 after Ctrl-C."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nothing here uses
     options = command_line().parse_args(arguments)
     try:
         leaderboard(options)

@@ -5,6 +5,7 @@
 | `predict` | the outputs of a model with a classification head |
 | `emotions`, `replies`, `staged`, `labels`, `ratings`, `pairs` | one kind of prediction each: how it is made, scored, drawn and shown |
 | `reply_metrics`, `perplexity`, `reply_classifiers` | what is measured of replies: counts and BLEU, the model's own probabilities, other models' opinions |
+| `judges` | by which models replies were judged, and which figures are theirs |
 | `bertscore` | how alike replies and references are to an encoder |
 | `score` | labels → metrics, all from one confusion matrix |
 | `correlations` | ratings → MAE, Pearson, Spearman |

@@ -19,6 +19,7 @@ from empathy_trl.evaluation import artefacts
 from empathy_trl.evaluation.comparison_page import page
 from empathy_trl.evaluation.evaluate import KINDS, kind_module
 from empathy_trl.evaluation.intervals import paired_bootstrap, paired_jackknife, paired_statistics
+from empathy_trl.evaluation.judges import are_classifiers, judged_otherwise
 from empathy_trl.evaluation.plots import draw_changes
 from empathy_trl.files import write_text
 
@@ -120,6 +121,8 @@ def check_evaluation(path: Path | str, evaluation) -> None:
         wrong.append(("data", data, "a mapping with source and split"))
     if not (_is(dict, judged_by) and all(_is(dict, reward) for reward in judged_by.values())):
         wrong.append(("judged_by", judged_by, "a mapping of mappings"))
+    if not are_classifiers(classifiers := evaluation.get("classifiers") or {}):
+        wrong.append(("classifiers", classifiers, "a mapping of mappings, each with weights"))
     if not (_is(dict, metrics) and metrics):
         wrong.append(("metrics", metrics, "a mapping of metrics, at least one"))
     else:
@@ -169,7 +172,7 @@ def compare(a: Result, b: Result) -> dict:
     """
     tested = dict(_of_rows(a, b))
     tested = dict(_of_corpus(a, b)) | tested
-    reasons = _other_rewards(a.evaluation, b.evaluation)
+    reasons = _other_rewards(a.evaluation, b.evaluation) | judged_otherwise(a.evaluation, b.evaluation)
     metrics = {}
     for name in a.evaluation["metrics"] | b.evaluation["metrics"]:
         given = [result.evaluation["metrics"].get(name, {}).get("value") for result in (a, b)]

@@ -19,6 +19,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation.baselines import NAMES
 from empathy_trl.evaluation.bertscore import bert_scores, check_bertscore, load_bertscore
 from empathy_trl.evaluation.intervals import mean_figures, with_interval
+from empathy_trl.evaluation.judges import recorded
 from empathy_trl.evaluation.perplexity import Likelihood, perplexity, reference_likelihoods, why_none
 from empathy_trl.evaluation.reply_classifiers import check_emotions, judge_replies, level_statistics, load_classifiers
 from empathy_trl.evaluation.reply_metrics import (
@@ -124,13 +125,13 @@ def predict(model, tokenizer, stage, rows, batch_size: int | None, **how) -> lis
 
 
 def score(stage, rows, train, predictions: list[Prediction], rewards: dict) -> tuple[dict, list[dict]]:
-    """Return `metrics`, `baselines`, `judged_by` and `left_out`, and one row per example.
+    """Return `metrics`, `baselines`, `judged_by`, `classifiers` and `left_out`, and one row per example.
 
     Metrics: `reward`, `reward_<name>` for every reward, and those of `WORDS` and `MORE_WORDS` that could be measured;
     `left_out` says of others why not. The baselines are the reference replies, and for what classifiers say also the
     majority class and the constant level 0; a reward that reads more than the reply (a format, a length of reasoning) has
     no value for the references. `judged_by` says by which rewards: name -> parameters, and the weight at the end of
-    training.
+    training; `classifiers` by which other models (`judges`).
 
     Raises:
         UserError: no reward applies to any row; a classifier does not fit the data; and what rewards and BERTScore raise.
@@ -190,8 +191,11 @@ def judge(
 
     by_row = _rewards_by_row(earned, ["total", *rewards]) | row_metrics(replies, references, placeholder) | judged.rows
     of_people = _rewards_by_row(earned_by_people, kept) | row_metrics(references, references, placeholder)
-    if stage.evaluation.bertscore:
-        by_row["bertscore"] = bert_scores(load_bertscore(stage.evaluation.bertscore), replies, references)
+    asked = {kind: (name, scorers[kind].model) for kind, name in classifiers_of(stage).items()}
+    if encoder := stage.evaluation.bertscore:
+        scorer = load_bertscore(encoder)
+        by_row["bertscore"] = bert_scores(scorer, replies, references)
+        asked["bertscore"] = encoder, scorer._model
     by_row, of_people = by_row | more(completions), of_people | more(people.completions)
     metrics = mean_figures(by_row) | corpus_metrics(replies, references) | judged.metrics
     likelihoods = [each.likelihood for each in predictions if each.likelihood is not None]
@@ -202,6 +206,7 @@ def judge(
         "metrics": metrics,
         "baselines": {name: figures for name, figures in judged.baselines.items() if figures},
         "judged_by": _judged_by(rewards),
+        "classifiers": recorded(asked),
         "left_out": _without_rows(by_row, rewards)
         | judged.left_out
         | ({} if likelihoods else {"perplexity": predictions[0].why_none}),

@@ -1,4 +1,4 @@
-"""Back end `vllm`: the fastest on a GPU, where it is installed.
+"""Back end `vllm`: made for GPUs, where it is installed.
 
 vLLM reads a model from a folder. It gets the weights as they are loaded here (an adapter merged, a revision resolved),
 through a temporary folder; meanwhile the model itself waits in the memory of the CPU. Tokens go in and come out, so that

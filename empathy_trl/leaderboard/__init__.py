@@ -5,6 +5,7 @@
 | `entries` | `eval_<split>.json` files, wherever they lie |
 | `hub` | the same from the cards of models on the Hub |
 | `groups` | what may stand in one column, and why the rest stands apart |
+| `judges` | columns of their own for the figures of different classifiers |
 | `directions` | whether more of a metric is better |
 | `rank` | which model is established to be better than which, and the places that follow |
 | `published` | figures of others, with their source (`published.yaml`) |

@@ -10,6 +10,7 @@ from empathy_trl.evaluation.baselines import NAMES
 from empathy_trl.leaderboard import sentences
 from empathy_trl.leaderboard.entries import Entry, Found
 from empathy_trl.leaderboard.groups import Group, group
+from empathy_trl.leaderboard.judges import NOTE, columns_of, heading
 from empathy_trl.leaderboard.names import names
 from empathy_trl.leaderboard.published import Published, read_published
 from empathy_trl.leaderboard.rank import rank
@@ -19,6 +20,7 @@ RULE = (
     "Place: 1 + the number of models that are established to be better (95 %); models that chance may have put in this order share "
     "one. Only models have a place."
 )
+LEGEND = "↑ more is better, ↓ less is, neither without an arrow. In brackets: the 95 % interval. – is no figure."
 
 
 def build_board(found: Found, published: list[Published] | None = None) -> Board:
@@ -31,28 +33,30 @@ def build_board(found: Found, published: list[Published] | None = None) -> Board
     for table in tables:
         same = count[table.heading] > 1 and table.why_apart
         table.label = f"{table.heading} ({table.why_apart})" if same else table.heading
-    return Board(tables, [sentences.counts(groups, len(found.problems)), RULE], problems)
+    return Board(tables, [sentences.counts(groups, len(found.problems)), RULE, LEGEND], problems)
 
 
 def _table(number: int, each: Group, published: list[Published], problems: list[str]) -> Table:
     kind, data = each.entries[0].kind, each.entries[0].evaluation["data"]
     ranking = rank(each.entries)
     problems += ranking.problems
+    column_of = columns_of(each.entries)
     models = [
-        Row("model", name, entry.evaluation["metrics"], place, entry=entry)
-        for name, entry, place in zip(names(each.entries), each.entries, ranking.places, strict=True)
+        Row("model", name, _in_columns(entry.evaluation["metrics"], column), place, entry=entry)
+        for name, entry, place, column in zip(names(each.entries), each.entries, ranking.places, column_of, strict=True)
     ]
     models.sort(key=lambda row: (row.place, *by_value(kind.MAIN)(row)))
     ours = [figure for figure in published if (figure.kind, figure.data) == (each.facts["kind"], each.facts["data"])]
     inside = [figure for figure in ours if not figure.why_apart(each.facts)]
-    references = _baselines(each.entries) + [
+    references = _baselines(each.entries, column_of) + [
         Row("published", figure.name, {name: {"value": value, "n": figure.n} for name, value in figure.metrics.items()},
             note=figure.citation, url=figure.url)
         for figure in inside
     ]  # fmt: skip
     columns = {kind.MAIN: kind.MAIN_WORDS}
-    for entry in each.entries:
-        columns |= {name: words for name, words in kind.columns(entry.evaluation).items() if name != kind.MAIN}
+    for entry, column in zip(each.entries, column_of, strict=True):
+        words = _in_columns(kind.columns(entry.evaluation), column)
+        columns |= {name: heading(said, name) for name, said in words.items() if name != kind.MAIN}
     rows = _merged(models, sorted(references, key=by_value(kind.MAIN)), kind.MAIN)
     return Table(
         anchor=f"table-{number}",
@@ -62,7 +66,7 @@ def _table(number: int, each: Group, published: list[Published], problems: list[
         columns=columns,
         rows=rows,
         apart=[sentences.not_comparable(figure, each.facts) for figure in ours if figure not in inside],
-        notes=sentences.notes(each, kind, ranking),
+        notes=sentences.notes(each, kind, ranking) + [NOTE] * any(column_of),
         facts=each.facts,
         data={key: data.get(key) for key in ("revision", "n")} | {"source": sentences.source_words(data["source"])},
     )
@@ -78,12 +82,17 @@ def _merged(models: list[Row], references: list[Row], metric: str) -> list[Row]:
     return rows + left
 
 
-def _baselines(entries: list[Entry]) -> list[Row]:
+def _in_columns(by_metric: dict, column: dict[str, str]) -> dict:
+    """Return the same by column: figures of different classifiers have columns of their own."""
+    return {column.get(metric, metric): value for metric, value in by_metric.items()}
+
+
+def _baselines(entries: list[Entry], column_of: list[dict[str, str]]) -> list[Row]:
     """Return the baselines of the evaluations, equal ones once; others carry the recipe that they are of."""
     found: dict[str, dict[str, tuple[dict, Entry]]] = {}
-    for entry in entries:
-        for name, figures in (entry.evaluation.get("baselines") or {}).items():
-            of_name = found.setdefault(name, {})
+    for entry, column in zip(entries, column_of, strict=True):
+        for name, metrics in (entry.evaluation.get("baselines") or {}).items():
+            of_name, figures = found.setdefault(name, {}), _in_columns(metrics, column)
             if figures:
                 of_name.setdefault(str(sorted((key, each["value"]) for key, each in figures.items())), (figures, entry))
     rows = []

@@ -1,6 +1,5 @@
 """The evaluations of a leaderboard, read from files: which there are, and which could not be read."""
 
-import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,10 +9,12 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation.compare import check_evaluation
 from empathy_trl.evaluation.evaluate import kind_module
 from empathy_trl.files import read_json
+from empathy_trl.model_card.results import is_finite
 from empathy_trl.printable import printable
 
 SPLITS = ("train", "valid", "test")
 OF_DATA = ("name", "revision", "rows", "decoding")  # keys of data that are texts or null
+LARGEST = 1e12  # no metric of ours comes near it; a number of 300 digits would push all else off the page
 FILES = {f"eval_{split}.json": split for split in SPLITS}
 
 
@@ -127,7 +128,7 @@ def _check_figures(origin: str, where: str, metrics: dict) -> None:
 def _is_number(value, may_lack: bool) -> bool:
     if value is None:
         return may_lack
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return is_finite(value) and abs(value) < LARGEST
 
 
 def _printable(value):

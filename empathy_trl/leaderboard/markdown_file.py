@@ -52,7 +52,7 @@ def _section(each: Table) -> list[str]:
         parts.append(f"Stands {escape(each.why_apart)}.")
     parts.append(f"**{escape(each.headline)}**")
     headings = [f"{escape(heading)}{arrow(name)}" for name, heading in each.columns.items()]
-    rows = [["place", "", headings[0], "n", *headings[1:]]]
+    rows = [["place", "model", headings[0], "n", *headings[1:]]]
     for row in each.rows:
         first, *others = (cell(row.figures.get(name)) for name in each.columns)
         name = escape(row.name) if row.role == "model" else f"*{escape(row.name)}*"

@@ -13,12 +13,17 @@ MODEL, REFERENCE = "#4c78a8", "#8a8a8a"
 def draw_board(path: Path, board: Board) -> Path:
     """Draw the panels below each other as PNG; rows without the main metric are left out."""
     labels = [[_label(row) for row in _shown(table)] for table in board.tables]
-    heights = [0.9 + 0.3 * sum(label.count("\n") + 1 for label in panel) for panel in labels]
+    titles = [textwrap.wrap(table.label, 90) for table in board.tables]
+    heights = [
+        0.75 + 0.17 * len(title) + 0.3 * sum(label.count("\n") + 1 for label in panel)
+        for title, panel in zip(titles, labels, strict=True)
+    ]
     figure, axes = pyplot().subplots(
         len(heights), 1, figsize=(9, sum(heights) + 0.5), height_ratios=heights, layout="constrained", squeeze=False
     )
-    for panel, table, names in zip(axes[:, 0], board.tables, labels, strict=True):
+    for panel, table, title, names in zip(axes[:, 0], board.tables, titles, labels, strict=True):
         _draw(panel, table, names)
+        panel.set_title(_plain("\n".join(title)), fontsize=10, loc="left")
     figure.suptitle("Bars: 95 % intervals. Grey: reference rows, without a place", fontsize=9)
     return save(figure, path)
 
@@ -49,7 +54,6 @@ def _draw(axes, table: Table, names: list[str]) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set_ylim(len(names) - 0.5, -0.5)  # the best on top
     axes.set_xlabel(f"{next(iter(table.columns.values()))}{arrow(table.main)}", fontsize=9)
-    axes.set_title(_plain("\n".join(textwrap.wrap(table.label, 90))), fontsize=10, loc="left")
     axes.tick_params(axis="x", labelsize=9)
     axes.grid(axis="x", alpha=0.3)
     for side in ("top", "right", "left"):

@@ -5,7 +5,7 @@ described in `docs/hub.md`; it is a public format. Nothing of the machine goes a
 nor that of the data, of which only the name stays.
 """
 
-import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from empathy_trl.data import on_hub
 from empathy_trl.digest import digest
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.baselines import NAMES
+from empathy_trl.evaluation.judges import digests
 from empathy_trl.recipe.schema import SAMPLE
 
 # kind of evaluation -> what the Hub calls such a task, and what a reader does
@@ -43,6 +44,7 @@ class _About(BaseModel):
     rows: StrictStr | None = None
     decoding: StrictStr | None = None
     judged_by: StrictStr | None = None
+    classifiers: dict[StrictStr, StrictStr] | None = None
     seed: StrictInt | None = None
     metrics_version: StrictInt | None = None
 
@@ -72,6 +74,7 @@ def to_results(evaluation: dict) -> list[EvalResult]:
             **{key: data.get(key) for key in ("name", "n", "rows", "decoding")},
             source=source_name(data["source"]),
             judged_by=judge_digest(evaluation.get("judged_by")),
+            classifiers=digests(evaluation) or None,
         ).model_dump(exclude_none=True)
         task_type, task_name = TASKS[kind]
         return [
@@ -99,7 +102,7 @@ def _metrics(evaluation: dict) -> Iterator[dict]:
     for baseline, metrics in tables.items():
         of = {} if baseline is None else {"baseline": baseline}
         for name, figure in metrics.items():
-            if not _is_finite(figure["value"]):
+            if not is_finite(figure["value"]):
                 raise UserError(f"metrics.{name}: {figure['value']!r} is no finite number")
             args = _Figure(metric=name, low=figure["low"], high=figure["high"], n=figure["n"], **of)
             words = name.replace("_", " ")
@@ -120,7 +123,8 @@ def from_results(results: list[EvalResult], model: str) -> list[dict]:
         model: what the evaluations are to call the model: its Hub id.
 
     Returns what `eval_<split>.json` has under `recipe`, `stage`, `model`, `kind`, `data`, `metrics`, `baselines`,
-    `judged_by` (a digest, see `judge_digest`; missing where the evaluation has none), `seed` and `metrics_version`.
+    `judged_by` (a digest, see `judge_digest`), `classifiers` (kind -> digest), `seed` and `metrics_version`. `judged_by` and
+    `classifiers` are missing where the evaluation has none.
     """
     found = {}
     for result in filter(is_ours, results):
@@ -146,7 +150,7 @@ def _evaluation(about: _About, result: EvalResult, model: str) -> dict:
         "n": about.n,
         "rows": about.rows,
     }
-    judged_by = {} if about.judged_by is None else {"judged_by": about.judged_by}
+    judges = {key: value for key in ("judged_by", "classifiers") if (value := getattr(about, key)) is not None}
     return {
         "recipe": about.recipe,
         "stage": about.stage,
@@ -155,7 +159,7 @@ def _evaluation(about: _About, result: EvalResult, model: str) -> dict:
         "data": data | ({} if about.decoding is None else {"decoding": about.decoding}),
         "metrics": {},
         "baselines": {},
-        **judged_by,
+        **judges,
         "seed": about.seed,
         "metrics_version": about.metrics_version,
     }
@@ -171,7 +175,7 @@ def is_ours(result: EvalResult) -> bool:
         _Figure(**result.metric_args)
     except (TypeError, ValidationError):
         return False
-    return about.kind in TASKS and isinstance(result.dataset_split, str) and _is_finite(result.metric_value)
+    return about.kind in TASKS and isinstance(result.dataset_split, str) and is_finite(result.metric_value)
 
 
 def judge_digest(judged_by: dict | str | None) -> str | None:
@@ -195,5 +199,6 @@ def _dataset_title(name: str, source: str) -> str:
     return f"embedded corpus of empathy-trl ({name})" if source == SAMPLE else f"{source} ({name})"
 
 
-def _is_finite(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_finite(value) -> bool:
+    """Whether a value is a number that a float can hold; a file may have a whole number of any length."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -14,6 +14,7 @@ from empathy_trl.evaluation import artefacts, comparison_page, replies
 from empathy_trl.evaluation.compare import NOT_IN_ROWS, OTHER_REWARD, write_comparison
 from empathy_trl.evaluation.correlations import score_ratings
 from empathy_trl.evaluation.intervals import mean_figure, mean_figures, paired_jackknife, paired_statistics
+from empathy_trl.evaluation.judges import OTHER_CLASSIFIER
 from empathy_trl.evaluation.labels import _metrics
 from empathy_trl.evaluation.reply_metrics import corpus_metrics, row_metrics
 from empathy_trl.evaluation.score import score_emotions
@@ -108,6 +109,33 @@ def replied(folder, seed, length, rewards=None, weight=1.0, n=50):
     metrics[f"{level}_pearson"] = mean_figure([stats.pearsonr(ours, theirs).statistic])
     judged_by = {"length": {"min": 5, "weight": weight, "import": None} | (rewards or {})}
     return save(folder, "replies", rows, metrics=metrics, judged_by=judged_by, left_out={})
+
+
+def by_classifiers(folder, **models):
+    """Write an evaluation of replies by such classifiers (kind -> digest of the weights; none: as files were before)."""
+    replied(folder, 1, 8)
+    record = {kind: {"model": "outputs/same/name", "weights": weights} for kind, weights in models.items()}
+    change_eval(folder, **({"classifiers": record} if models else {}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "refused"),
+    [
+        ({"epitome": "aa"}, {"epitome": "aa"}, False),
+        ({"epitome": "aa"}, {"epitome": "bb"}, True),
+        ({"epitome": "aa"}, {}, True),
+        ({"epitome": "aa", "intent": "cc"}, {"epitome": "aa"}, False),
+        ({}, {}, False),
+    ],
+)
+def test_figures_by_different_classifiers_are_not_compared(one, other, refused, tmp_path):
+    metrics = compared(by_classifiers(tmp_path / "a", **one), by_classifiers(tmp_path / "b", **other), tmp_path / "c")[
+        "metrics"
+    ]
+    for name in ("epitome_explorations", "epitome_explorations_pearson"):
+        assert (metrics[name]["note"] == OTHER_CLASSIFIER) is refused and (metrics[name]["p"] is None) is refused
+    assert metrics["reference_similarity"]["p"] is not None
 
 
 def compared(a, b, folder, split="test"):
@@ -339,6 +367,7 @@ def drop_rows(folder):
         (lambda b: change_eval(b, model=None), "eval_test.json: model is None; expected a text"),
         (lambda b: change_eval(b, data="sample"), "eval_test.json: data is 'sample'; expected a mapping with source"),
         (lambda b: change_eval(b, judged_by=["bleu"]), r"eval_test.json: judged_by is \['bleu'\]; expected"),
+        (lambda b: change_eval(b, classifiers={"emotion": {"model": "m"}}), r"eval_test.json: classifiers is .*each with weights"),
         (lambda b: change_eval(b, confusion={}), "b: its files are not as an evaluation of emotions writes them"),
         (lambda b: change_row(b, "index", "6"), "predictions_test.jsonl, row 3: index is '6'; expected a whole number"),
         (lambda b: change_row(b, "index", [6]), r"row 3: index is \[6\]; expected a whole number"),

@@ -77,6 +77,23 @@ def test_bertscore_is_measured_where_it_is_asked_for(classifiers):
     assert "BERTScore F1" in "\n".join(replies.summary(result))
 
 
+def test_who_judged_is_recorded_by_name_and_weights(classifiers, make_classifier):
+    recorded = scored(classifiers)[0]["classifiers"]
+    assert {kind: each["model"] for kind, each in recorded.items()} == classifiers
+    assert scored()[0]["classifiers"] == {}
+    scores = {text: [0.0, 1.0] for text in ("great", "so sorry")}
+    make_classifier(scores, Path(classifiers["intent"]).name, id2label={0: "consoling", 1: "agreeing"})  # trained again
+    again = scored(classifiers)[0]["classifiers"]
+    assert again["intent"]["model"] == recorded["intent"]["model"]
+    assert [kind for kind in again if again[kind]["weights"] != recorded[kind]["weights"]] == ["intent"]
+
+
+def test_the_encoder_of_bertscore_is_recorded(classifiers):
+    pytest.importorskip("bert_score", reason='pip install "empathy-trl[bertscore]"')
+    recorded = scored(bertscore=classifiers["intent"])[0]["classifiers"]
+    assert recorded.keys() == {"bertscore"} and recorded["bertscore"]["model"] == classifiers["intent"]
+
+
 def test_a_mean_is_the_mean_of_its_rows(classifiers):
     result, table = scored(classifiers)
     assert json.loads(json.dumps(table)) == table

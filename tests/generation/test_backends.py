@@ -109,9 +109,9 @@ def test_vllm_gets_an_adapter_merged(varied, fake_vllm):
 
 def test_auto_takes_vllm_on_a_gpu_where_it_can(varied, fake_vllm, monkeypatch):
     model = varied[0]
-    assert choose_backend("auto", model, 0.0) == ("transformers", "the fastest on a CPU")
+    assert choose_backend("auto", model, 0.0) == ("transformers", "the choice on a CPU")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_backend("auto", model, 0.7) == ("vllm", "the fastest on a GPU")
+    assert choose_backend("auto", model, 0.7) == ("vllm", "the choice on a GPU")
     assert choose_backend("auto", tiny_t5()[0], 0.0)[0] == "transformers"
     monkeypatch.setattr(backends, "_vllm_installed", lambda: False)
     assert choose_backend("auto", model, 0.0)[0] == "transformers"
@@ -144,4 +144,4 @@ def test_a_missing_vllm_names_the_extra(tiny, monkeypatch):
 def test_the_chosen_back_end_is_said(tiny, capsys):
     stage = SimpleNamespace(evaluation=Evaluation(max_new_tokens=2), seed=0)
     generate_shared(*tiny, PROMPTS[:1], None, stage, backend="auto")
-    assert capsys.readouterr().out == "back end: transformers (the fastest on a CPU)\n"
+    assert capsys.readouterr().out == "back end: transformers (the choice on a CPU)\n"

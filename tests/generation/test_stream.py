@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -172,12 +171,14 @@ def test_a_killed_evaluation_goes_on(tmp_path, tiny_folder):
     command = [sys.executable, str(ROOT / "recipes" / "evaluate.py"), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([*command, "killed"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
-    path, deadline = tmp_path / "killed" / "predictions_test.partial.jsonl", time.monotonic() + 120
-    while not (path.is_file() and len(path.read_bytes().splitlines()) > 5):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    path, deadline = tmp_path / "killed" / "predictions_test.partial.jsonl", time.monotonic() + 400
+    try:
+        while not (path.is_file() and len(path.read_bytes().splitlines()) > 5):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
     rows = len(path.read_bytes().splitlines()) - 1
     for folder in ("killed", "whole"):
         done = subprocess.run(

@@ -34,7 +34,7 @@ def board(*more, name="user/model"):
 def test_markdown():
     text = markdown_text(board(), "plot.png")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
-    assert rows[0] == ["place", "", "accuracy ↑", "n", "macro-F1 ↑", "invalid answers ↓", "words of reasoning"]
+    assert rows[0] == ["place", "model", "accuracy ↑", "n", "macro-F1 ↑", "invalid answers ↓", "words of reasoning"]
     assert rows[1] == ["1", "b", "0.900 [0.850, 0.950]", "200", "–", "–", "–"]
     assert rows[2] == ["", "*BERT*", "0.800", "200", "–", "–", "–"]
     assert rows[4] == ["2", "user/model", "0.500 [0.450, 0.550]", "200", "–", "0.100", "–"]

@@ -7,6 +7,8 @@ import pytest
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation.judges import digests
+from empathy_trl.leaderboard.entries import make_entry
 from empathy_trl.model_card.results import from_results, is_ours, judge_digest, to_results
 
 FIGURE = {"value": 0.775, "low": 0.7, "high": 0.8416666666666667, "n": 120}
@@ -74,6 +76,15 @@ def test_rewards_that_judged_are_told_as_a_digest(tmp_path):
     assert "10.0.0.7" not in (tmp_path / "README.md").read_text()
 
 
+def test_other_models_that_judged_are_told_by_their_weights_alone(tmp_path):
+    classifiers = {"emotion": {"model": "/home/somebody/emotion32", "weights": "0123456789abcdef"}}
+    made = evaluation(kind="replies", metrics={"reward": FIGURE, "emo_acc": FIGURE}, classifiers=classifiers)
+    back = from_results(through_a_card(to_results(made), tmp_path), "user/model")[0]
+    assert back["classifiers"] == digests(back) == digests(made) == {"emotion": "0123456789abcdef"}
+    assert "somebody" not in (tmp_path / "README.md").read_text()
+    assert make_entry(back, "user/model").evaluation["classifiers"] == back["classifiers"]
+
+
 @pytest.mark.parametrize(
     "other",
     [evaluation(data={"split": "valid"}), evaluation(data={"rows": "0000", "n": 8}), evaluation(metrics_version=2),
@@ -113,7 +124,7 @@ def damaged(**changes) -> EvalResult:
     [
         foreign(), foreign("20.0 ± 1.2"), foreign("85%"), foreign(None), foreign([1]), foreign(metric_args={"n": 3}),
         foreign(dataset_args=["a list"]), damaged(metric_value="0.775"), damaged(metric_value=float("nan")),
-        damaged(metric_value=True), damaged(metric_args=None), damaged(metric_args={"metric": "accuracy", "low": 0.1}),
+        damaged(metric_value=True), damaged(metric_value=10**400), damaged(metric_args=None), damaged(metric_args={"metric": "accuracy", "low": 0.1}),
         damaged(metric_args={"metric": "accuracy", "low": float("nan"), "high": 1.0, "n": 3}),
         damaged(dataset_args={}), damaged(dataset_args="text"), damaged(dataset_split=None),
         damaged(dataset_args=to_results(EVALUATION)[0].dataset_args | {"kind": "../../etc"}),

@@ -1,5 +1,6 @@
 """recipes/evaluate.py: from the command line to files, and one clear line for whatever the user got wrong."""
 
+import errno
 import importlib.util
 import json
 import os
@@ -270,7 +271,7 @@ def test_several_models_have_a_folder_each_and_one_table(script, two_models, cap
     head, *rows = output.splitlines()[-3:]
     assert head.split() == ["model", "accuracy", "[95", "%],", "n", "=", "3"]
     assert [row.split()[0] for row in rows] == two_models
-    assert "back end: transformers (the fastest on a CPU)" in output
+    assert "back end: transformers (the choice on a CPU)" in output
 
 
 def test_a_model_that_fails_does_not_lose_the_others(script, two_models, capsys):
@@ -329,3 +330,22 @@ def test_an_interrupted_evaluation_is_continued_by_the_same_command(script, work
     assert run(script, *arguments) == 0
     assert batches == [2, 2, 2, 1], "five rows, of which two were there"
     assert evaluation("here")["data"]["n"] == 5 and not list(Path("here").glob("*partial*"))
+
+
+def test_a_full_disk_is_named_and_loses_no_row(script, workplace, monkeypatch, capsys):
+    from empathy_trl.generation.stream import Stream
+
+    usual, written = Stream.add, []
+
+    def fills_up(self, row, completion):
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(row)
+        usual(self, row, completion)
+
+    monkeypatch.setattr(Stream, "add", fills_up)
+    arguments = ["--model", "model", "--batch_size", "1", "--output_dir", "here"]
+    assert run(script, *arguments) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "error: No space left on device; the rows on disk are kept, and the same command goes on"
+    assert len(read_rows(Path("here/predictions_test.partial.jsonl"))) == 1 + len(written)
