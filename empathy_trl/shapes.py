@@ -97,7 +97,7 @@ def _pretrained(stage, downloads: set[str]) -> dict | None:
     try:
         config = AutoConfig.from_pretrained(name, revision=model.revision, local_files_only=True, **NO_CODE)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=model.revision, local_files_only=True, **NO_CODE)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: files that are there, and are no model's
         if Path(name).expanduser().is_dir():
             raise UserError(f"model.name_or_path: {name} cannot be read: {error}") from error
         downloads.add(f"model {join_revision(name, model.revision)}")

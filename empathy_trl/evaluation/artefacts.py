@@ -4,10 +4,11 @@
   "decoding"}, "metrics": {name: {"value", "low", "high", "n"}}, "baselines": {name: metrics}, "seed", "metrics_version",
   "versions"}`. `rows` is a digest of the questions and what they are held against: two results with the same one saw the
   same rows, whatever the folder was called. Figures of different `metrics_version` of a kind mean different things. After
-  the baselines stands what the kind adds: emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions` (group -> the same), ratings and
-  pairs `ratings` (their names), replies `judged_by` (reward -> its parameters, and its weight at the end of training),
-  `classifiers` (epitome, emotion, intent or bertscore -> the model that gave its figures, as `judges` says) and `left_out`
-  (metric -> why it has no value). A perplexity also has `tokens`. `decoding` is there for completions.
+  the baselines stands what the kind adds: emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions`
+  (group -> the same), ratings and pairs `ratings` (their names), replies `judged_by` (reward -> its parameters, its weight at
+  the end of training and, where it asks a model, a digest as `weights`), `classifiers` (epitome, emotion, intent or
+  bertscore -> the model that gave its figures, as `judges` says) and `left_out` (metric -> why it has no value). A
+  perplexity also has `tokens`. `decoding` is there for completions.
 * `predictions_<split>.jsonl`: one row per example. `index` is the row in the whole split, `text` what was asked; the
   rest depends on the kind:
   emotions `{"label", "prediction", "correct", "completion"}`, `prediction` being null when the answer is invalid;

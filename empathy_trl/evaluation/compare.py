@@ -19,7 +19,7 @@ from empathy_trl.evaluation import artefacts
 from empathy_trl.evaluation.comparison_page import page
 from empathy_trl.evaluation.evaluate import KINDS, kind_module
 from empathy_trl.evaluation.intervals import paired_bootstrap, paired_jackknife, paired_statistics
-from empathy_trl.evaluation.judges import are_classifiers, judged_otherwise
+from empathy_trl.evaluation.judges import are_classifiers, deciding, judged_otherwise
 from empathy_trl.evaluation.plots import draw_changes
 from empathy_trl.files import write_text
 
@@ -257,7 +257,7 @@ def _figure(a: float | None, b: float | None, change: float | None = None, note:
 
 def _other_rewards(a: dict, b: dict) -> dict[str, str]:
     """Return metric -> reason of the rewards that are not the same in both evaluations."""
-    one, other = a.get("judged_by") or {}, b.get("judged_by") or {}
+    one, other = (deciding(each.get("judged_by") or {}) for each in (a, b))
     without_weight = lambda reward: {key: value for key, value in (reward or {}).items() if key != "weight"}
     names = [name for name in one | other if without_weight(one.get(name)) != without_weight(other.get(name))]
     reasons = {f"reward_{name}": OTHER_REWARD for name in names}

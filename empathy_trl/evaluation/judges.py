@@ -4,6 +4,8 @@
 were loaded. Names say little: a folder is trained again, and lies elsewhere on the next machine. Two figures were judged alike if
 the digests are equal. (Half precision, as on a GPU, gives another digest, and slightly other figures.) A model card has the
 digests alone, kind -> digest.
+
+A reward that asks a model has the digest too, as `weights` of its entry in `judged_by`.
 """
 
 # kind -> how the names of the metrics begin that such a model gives
@@ -16,6 +18,15 @@ def recorded(models: dict) -> dict[str, dict[str, str]]:
     from empathy_trl.generation.stream import weights_digest  # loads torch
 
     return {kind: {"model": name, "weights": weights_digest(model)} for kind, (name, model) in models.items()}
+
+
+def deciding(judged_by: dict) -> dict[str, dict]:
+    """Return a `judged_by` as it is compared: of a reward with `weights`, these and not where its model lay and ran."""
+    places = ("model", "revision", "device")
+    return {
+        name: {key: value for key, value in reward.items() if key not in places or "weights" not in reward}
+        for name, reward in judged_by.items()
+    }
 
 
 def kind_of_metric(metric: str) -> str | None:

@@ -32,6 +32,7 @@ from empathy_trl.evaluation.reply_metrics import (
 )
 from empathy_trl.evaluation.tables import markdown
 from empathy_trl.generation.generate import generate_shared
+from empathy_trl.generation.stream import weights_digest
 from empathy_trl.rewards import build_rewards
 from empathy_trl.rewards.breakdown import breakdown
 from empathy_trl.schedules import weight_at
@@ -237,11 +238,15 @@ def _plain(value: float | bool | None) -> float | None:
 
 
 def _judged_by(rewards: dict) -> dict[str, dict]:
-    """Return reward -> what decides its figures."""
-    return {
-        name: reward.params | {"weight": weight_at(reward.weight, 1.0), "import": reward.import_path}
-        for name, reward in rewards.items()
-    }
+    """Return reward -> what decides its figures: parameters, weight, and of a model that it asks a digest of the weights."""
+    entries = {}
+    for name, reward in rewards.items():
+        entries[name] = reward.params | {"weight": weight_at(reward.weight, 1.0), "import": reward.import_path}
+        built = build_rewards({name: reward})[0][0]
+        scorer = built.load() if getattr(built, "loads_model", False) else None
+        if scorer is not None:
+            entries[name]["weights"] = weights_digest(scorer.model)
+    return entries
 
 
 def _without_rows(by_row: dict[str, list], rewards) -> dict[str, str]:

@@ -16,7 +16,7 @@ from empathy_trl.data import on_hub
 from empathy_trl.digest import digest
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.baselines import NAMES
-from empathy_trl.evaluation.judges import digests
+from empathy_trl.evaluation.judges import deciding, digests
 from empathy_trl.recipe.schema import SAMPLE
 
 # kind of evaluation -> what the Hub calls such a task, and what a reader does
@@ -183,7 +183,7 @@ def judge_digest(judged_by: dict | str | None) -> str | None:
 
     Two results whose digests differ were judged by different rewards: their totals mean different things.
     """
-    return judged_by if judged_by is None or isinstance(judged_by, str) else digest(judged_by)
+    return judged_by if judged_by is None or isinstance(judged_by, str) else digest(deciding(judged_by))
 
 
 def source_name(path: str) -> str:

@@ -66,14 +66,13 @@ class Foresight:
         """Return what `score` returns, without blocking the other rewards of a step."""
         return await asyncio.to_thread(self.score, prompts, completions, **columns)
 
-    def load(self) -> None:
-        """Load the model, if there is one.
+    def load(self):
+        """Return the shared scorer of the model, which is loaded now if it was not before; None where there is no model.
 
         Raises:
             UserError: it cannot be loaded, or is no cross-encoder.
         """
-        if self.model is not None:
-            self._judge().load()
+        return None if self.model is None else self._judge().load()
 
     def score(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
         """Return one reward per completion.

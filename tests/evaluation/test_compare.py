@@ -111,6 +111,16 @@ def replied(folder, seed, length, rewards=None, weight=1.0, n=50):
     return save(folder, "replies", rows, metrics=metrics, judged_by=judged_by, left_out={})
 
 
+@pytest.mark.parametrize(("weights", "refused"), [(("aa", "aa"), False), (("aa", "bb"), True)])
+def test_reward_models_are_the_same_if_their_weights_are(weights, refused, tmp_path):
+    for name, digest in zip("ab", weights, strict=True):
+        judge = {"reward_model": {"model": f"/home/{name}", "weights": digest, "weight": 1.0, "import": None}}
+        replied(tmp_path / name, 1, 8, rewards={})
+        change_eval(tmp_path / name, judged_by=judge)
+    figure = compared(tmp_path / "a", tmp_path / "b", tmp_path / "c")["metrics"]["reward"]
+    assert (figure["change"] is None) == refused
+
+
 def by_classifiers(folder, **models):
     """Write an evaluation of replies by such classifiers (kind -> digest of the weights; none: as files were before)."""
     replied(folder, 1, 8)

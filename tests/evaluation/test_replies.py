@@ -10,7 +10,9 @@ from datasets import Dataset
 from empathy_trl.data.epitome import MECHANISMS
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import artefacts, replies
+from empathy_trl.evaluation.judges import deciding
 from empathy_trl.evaluation.report import write_report
+from empathy_trl.model_card.results import judge_digest
 from empathy_trl.recipe import Data, Evaluation, Model, Stage
 from empathy_trl.recipe.load import read_rewards
 
@@ -86,6 +88,20 @@ def test_who_judged_is_recorded_by_name_and_weights(classifiers, make_classifier
     again = scored(classifiers)[0]["classifiers"]
     assert again["intent"]["model"] == recorded["intent"]["model"]
     assert [kind for kind in again if again[kind]["weights"] != recorded[kind]["weights"]] == ["intent"]
+
+
+def test_a_reward_model_is_known_by_its_weights_wherever_it_lies(make_classifier):
+    def judged_by(folder, seed):
+        texts = sorted({*SAID, *REFERENCES} - {""})
+        settings = {"id2label": {0: "Empathy"}, "problem_type": "regression", "label_ranges": {"Empathy": [0, 5]}}
+        model = make_classifier({text: [float(len(text) % 6)] for text in texts}, folder, seed, **settings)
+        predictions = [replies.Prediction(reply, why_none="no model") for reply in SAID]
+        return replies.score(stage(), ROWS, None, predictions, read_rewards({"empathy_model": {"model": model}}))[0]
+
+    one, moved, trained_again = (judged_by(*each)["judged_by"] for each in (("here", 0), ("there", 0), ("here", 1)))
+    assert one["empathy_model"]["model"] != moved["empathy_model"]["model"]
+    assert deciding(one) == deciding(moved) != deciding(trained_again)
+    assert judge_digest(one) == judge_digest(moved) != judge_digest(trained_again)
 
 
 def test_the_encoder_of_bertscore_is_recorded(classifiers):

@@ -189,8 +189,9 @@ BAD = {
     "missing folder": (["--recipe", "ed4_tiny", "--data.path", "./nowhere"], "nowhere"),
     "group size": (["--recipe", "ed4_tiny", "--stages.grpo.trainer.num_generations", "7"], "num_generations: 7 does not divide the generation batch of 64"),
     "missing model": (["--recipe", "ed4_gemma", "--model.name_or_path", "./no_model", "--data.path", "sample"], "no_model"),
+    "a folder without a model": (["--recipe", "ed4_gemma", "--check", "--model.name_or_path", ".", "--data.path", "sample"], r"model.name_or_path: \. cannot be read"),
     "missing extra": (["--recipe", "ed4_gemma", "--model.name_or_path", "TINY", "--data.path", "sample"], r"empathy-trl\[vllm\]"),
-    "gated model": (["--recipe", "ed4_gemma", "--data.path", "sample", "--trainer.use_vllm", "false", "--trainer.bf16", "false"], "google/gemma-2-2b-it.*hf auth login.*local folder"),
+    "gated model": (["--recipe", "ed4_gemma", "--data.path", "sample", "--trainer.use_vllm", "false", "--trainer.bf16", "false"], "google/gemma-2-2b-it.*local folder.*hf auth login"),
     "hub data offline": (["--recipe", "ed4_gemma", "--trainer.use_vllm", "false", "--trainer.bf16", "false"], "facebook/empathetic_dialogues.*data.path"),
 }  # fmt: skip
 
