@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -417,10 +418,18 @@ def test_a_bug_is_not_hidden(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["full", "adapter"])
 def test_hub_ids_load_offline_from_the_cache(kind, full, adapter, tmp_path, monkeypatch):
-    repository = tmp_path / "models--me--model"
-    shutil.copytree({"full": full, "adapter": adapter}[kind], repository / "snapshots" / ("a" * 40))
-    (repository / "refs").mkdir()
-    (repository / "refs" / "v2").write_text("a" * 40)
+    def cache(name: str, content: Path, revision: str) -> Path:
+        repository = tmp_path / f"models--me--{name}"
+        snapshot = shutil.copytree(content, repository / "snapshots" / ("a" * 40))
+        (repository / "refs").mkdir()
+        (repository / "refs" / revision).write_text("a" * 40)
+        return snapshot
+
+    snapshot = cache("model", {"full": full, "adapter": adapter}[kind], "v2")
+    if kind == "adapter":
+        cache("base", full, "main")
+        config = json.loads((snapshot / "adapter_config.json").read_text())
+        (snapshot / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "me/base"}))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     model, tokenizer = load_model(recipe_model("me/model", revision="v2"), seed=0)
     assert isinstance(model, PeftModel) == (kind == "adapter")

@@ -182,7 +182,7 @@ def test_an_upload_that_stays_cut_off_is_resumed_by_the_next_push(hub_server, fo
     before = len(hub_server.requests("PUT"))
     push_stage(folder, HUB)
     again = {request.path.split("/")[-1] for request in hub_server.requests("PUT")[before:]}
-    assert again == {weights}, "what had arrived was not sent again"
+    assert weights in again and not again & arrived, "what had arrived was not sent again"
 
 
 def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub_server, folder, waits):
