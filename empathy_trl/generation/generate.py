@@ -151,7 +151,8 @@ def _header(model, tokenizer, prompts: list[list[dict]], decides: dict) -> dict:
     said = {name: value for name, value in decides.items() if name != "seed" or decides["temperature"]}
     if isinstance(model, ApiModel):
         return {"model": model.name, "base_url": model.base_url, "prompts": digest(prompts), "settings": said}
-    asked = [prompt_tokens(tokenizer, prompts), end_tokens(model, tokenizer)]
+    # the tokens of one prompt tell tokenizers apart; those of all would be made twice
+    asked = [prompts, tokenizer.chat_template, prompt_tokens(tokenizer, prompts[:1]), end_tokens(model, tokenizer)]
     return {"weights": weights_digest(model), "prompts": digest(asked), "settings": said}
 
 

@@ -1,7 +1,7 @@
 """Back end `transformers`: batches of like length, padded, with `model.generate`.
 
 A decoder's prompts are padded on the left, because it goes on where the prompt ends; an encoder's on the right. Padding is
-done on plain lists: the tokenizer is never changed.
+done on plain lists: the tokenizer is never changed. What all prompts of a decoder begin with is read once (`prefix`).
 
 Every prompt samples with random numbers of its own: a token is drawn as the largest of log-probability + Gumbel noise
 (Maddison et al., A* Sampling, 2014), whose generator is seeded by the number of the row. What is drawn therefore depends
@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from empathy_trl.generation.batches import fitting_rows, in_batches
+from empathy_trl.generation.prefix import read_prefix
 from empathy_trl.generation.prompts import Asked
 from empathy_trl.models import evaluating, without_generation_defaults
 from empathy_trl.padding import pad
@@ -42,10 +43,11 @@ def complete_padded(model, asked: Asked, batch_size: int | None) -> Iterator[tup
         return fitting_rows(model, longest + asked.max_new_tokens, read=longest, logits=1)
 
     def work(places: list[int]) -> list[list[int]]:
-        ids, mask = pad([asked.ids[place] for place in places], asked.pad_id, "right" if reads_apart else "left")
+        start = len(prefix) if prefix else 0
+        own = [asked.ids[place][start:] for place in places]
+        ids, mask = (part.to(model.device) for part in pad(own, asked.pad_id, "right" if reads_apart else "left"))
         output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
+            **(prefix.before(ids, mask) if prefix else {"input_ids": ids, "attention_mask": mask}),
             max_new_tokens=asked.max_new_tokens,
             eos_token_id=asked.stop_ids,
             pad_token_id=asked.pad_id,
@@ -53,9 +55,10 @@ def complete_padded(model, asked: Asked, batch_size: int | None) -> Iterator[tup
             do_sample=False,  # the noise is in the logits already
             logits_processor=_sampling(asked, places, model.device),
         )
-        return output[:, 1 if reads_apart else ids.shape[1] :].tolist()
+        return output[:, 1 if reads_apart else start + ids.shape[1] :].tolist()
 
     with torch.inference_mode(), evaluating(model), without_generation_defaults(model):
+        prefix = read_prefix(model, asked.ids, asked.max_new_tokens)
         yield from in_batches(asked.longest_first(), size, work, what="prompt")
 
 
