@@ -21,6 +21,7 @@ TEXT = r"expected a text \(valid Unicode\)"
         ("item_ratio", {"predictions": ["a"], "placeholder": ""}, r"^placeholder: expected what stands for an item"),
         ("emotion_accuracy", {"predictions": ["a", "b"], "references": ["a"], "labels": ["a"]}, r"^predictions has 2 rows and references has 1; expected as many$"),
         ("emotion_accuracy", {"predictions": ["a"], "labels": ["a"]}, r"^references: expected a list with .*, got None$"),
+        ("emotion_accuracy", {"predictions": ["a", "?"], "references": ["a", "b"], "labels": ["a", "b"]}, r"^predictions: 1 of 2 are an emotion, .*tagged=False$"),
         ("emotion_accuracy", {"predictions": ["a"], "references": ["a"]}, r"^labels: expected a list of all emotions .*, got None$"),
         ("emotion_accuracy", {"predictions": ["a"], "references": ["a"], "labels": "a"}, r"^labels: expected a list .*, got 'a'$"),
         ("emotion_accuracy", {"predictions": ["a"], "references": ["a"], "labels": ["a", "Sad"]}, r"^labels: expected different emotions in lower case, got 'Sad'$"),

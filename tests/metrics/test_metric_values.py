@@ -87,7 +87,7 @@ def test_emotion_accuracy_is_that_of_scikit_learn(tagged):
     ("completion", "invalid"),
     [
         ("<answer>sad</answer>", 0),
-        ("sad", 1),
+        ("sad, I think", 1),
         ("<answer>sad</answer><answer>sad</answer>", 1),
         ("<answer>sad", 1),
         ("", 1),

@@ -38,9 +38,11 @@ class EmotionAccuracy(module.Module):
             intervals: return `{"value", "low", "high", "n"}` for each, with a 95 % bootstrap interval.
 
         Raises:
-            UserError: no labels, or a reference that is none of them.
+            UserError: no labels, a reference that is none of them, or bare emotions where completions are expected.
         """
         labels = _checked_labels(labels, references)
+        if tagged:
+            _refuse_bare(predictions, labels)
         answers = [predicted_emotion(text, labels) for text in predictions] if tagged else predictions
         invalid = [answer not in labels for answer in answers]
         if intervals:
@@ -61,3 +63,13 @@ def _checked_labels(labels, references) -> list[str]:
         if label not in labels:
             raise UserError(f"references, row {row}: {label!r} is not one of labels ({', '.join(labels)})")
     return labels
+
+
+def _refuse_bare(predictions, labels: list[str]) -> None:
+    """Without this, whoever passes emotions and not completions would be told that all of them are wrong."""
+    bare = sum(text.strip().lower() in labels for text in predictions)
+    if bare and not any("<answer>" in text for text in predictions):
+        raise UserError(
+            f"predictions: {bare} of {len(predictions)} are an emotion, and none has an <answer> tag; emotions themselves need "
+            "tagged=False"
+        )
