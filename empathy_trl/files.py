@@ -76,3 +76,12 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         byte = f"byte 0x{error.object[error.start]:02x} at offset {error.start}"
         raise UserError(f"{path}: {byte} is not UTF-8") from error
+
+
+def json_or_none(path: Path) -> dict | None:
+    """Return what a JSON file says; None where there is none, it is cut short, or it holds something else than a mapping."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from empathy_trl.digest import digest
 from empathy_trl.errors import UserError
-from empathy_trl.files import write_text
+from empathy_trl.files import json_or_none, write_text
 from empathy_trl.recipe.layers import stage_of
 
 RUN_FILE = "run.json"
@@ -71,11 +71,8 @@ def _made_by(model, earlier: dict[str, str]) -> str | None:
         return None
     if (stage := stage_of(model)) is not None:
         return earlier.get(stage)
-    try:
-        record = json.loads((Path(model).expanduser() / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record.get("fingerprint") if isinstance(record, dict) else None
+    record = json_or_none(Path(model).expanduser() / RUN_FILE)
+    return None if record is None else record.get("fingerprint")
 
 
 def _decisive(name: str, reward: dict) -> dict:

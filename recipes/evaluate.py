@@ -11,7 +11,6 @@ The same command goes on with an evaluation that was interrupted; no row is gene
 
 import argparse
 import errno
-import json
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from empathy_trl.command_line import check_writable, documented_parser, positive
 from empathy_trl.errors import UserError
+from empathy_trl.files import json_or_none
 
 OUTPUTS = Path("outputs")
 
@@ -222,11 +222,8 @@ def stage_folders(model: str, recipe) -> dict[str, Path]:
 
 def is_stage_of(recipe, folder: Path) -> bool:
     """Say whether a run of this recipe made the folder."""
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none, or one that a crash cut short
-        return False
-    return isinstance(record, dict) and record.get("recipe") == recipe.name
+    record = json_or_none(folder / "run.json")
+    return record is not None and record.get("recipe") == recipe.name
 
 
 def output_folders(models: list[str], recipe, output_dir: Path | None) -> dict[str, Path]:

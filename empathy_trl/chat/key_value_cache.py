@@ -6,6 +6,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from empathy_trl.chat.counts import Counts
+from empathy_trl.generation.prefix import common_prefix
 
 
 @dataclass
@@ -65,11 +66,3 @@ class KeyValueCache:
             return False  # a sliding window has dropped what a shorter text would look back to
         self.states.crop(-more)
         return True
-
-
-def common_prefix(first: list[int], second: list[int]) -> int:
-    """Return how many items two lists share from the start."""
-    for index, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
-            return index
-    return min(len(first), len(second))

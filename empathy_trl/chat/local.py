@@ -16,11 +16,12 @@ from transformers import StoppingCriteria
 from transformers.generation import BaseStreamer
 
 from empathy_trl.chat.counts import Counts
-from empathy_trl.chat.key_value_cache import KeyValueCache, common_prefix
+from empathy_trl.chat.key_value_cache import KeyValueCache
 from empathy_trl.chat.sampling import Sampling
 from empathy_trl.chat.streaming import Either, streamed
 from empathy_trl.chat.token_decoder import TokenDecoder
 from empathy_trl.errors import UserError
+from empathy_trl.generation.prefix import common_prefix
 from empathy_trl.generation.prompts import end_tokens, first_stop
 from empathy_trl.models import without_generation_defaults
 

@@ -17,12 +17,12 @@ from empathy_trl.chat.reply import REASONED, TAGS
 from empathy_trl.data.text import clean
 from empathy_trl.errors import UserError
 from empathy_trl.parts import PARTS, without_reflection
+from empathy_trl.recipe.yaml_io import RECIPE_FILE
 from empathy_trl.stages import RUN_FILE
 from empathy_trl.tags import reply_text, tag_marks
 
 Messages = list[dict[str, str]]
 
-RECIPE_FILE = "recipe.yaml"
 # words that some chat templates, and no tokenizer, treat as control
 TEMPLATE_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[CONTEXT]", "[KNOWLEDGE]", "EOS")
 _TAGS = re.compile(rf"<(?=/?\s*(?:{'|'.join(TAGS)})\s*>)", flags=re.IGNORECASE)

@@ -5,7 +5,6 @@ their own. Positions are counted over the tokens that are seen, so the padding m
 """
 
 import copy
-import os
 from dataclasses import dataclass
 
 import torch
@@ -53,17 +52,26 @@ def read_prefix(model, prompts: list[list[int]], max_new_tokens: int) -> Prefix 
         prompts: their tokens.
         max_new_tokens: that follow a prompt.
     """
-    shared = os.path.commonprefix([min(prompts), max(prompts)])[: min(map(len, prompts)) - 1]
+    # what the first and the last of the sorted prompts share, all share; a token of each is left to go on from
+    length = min(common_prefix(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
     config = model.config.get_text_config(decoder=True)
     window = getattr(config, "sliding_window", None)
-    if len(prompts) < 2 or len(shared) < SHORTEST or model.config.is_encoder_decoder:
+    if len(prompts) < 2 or length < SHORTEST or model.config.is_encoder_decoder:
         return None
     if window is not None and window < 2 * max(map(len, prompts)) + max_new_tokens:
         return None
-    tokens = torch.tensor([shared], device=model.device)
+    tokens = torch.tensor([prompts[0][:length]], device=model.device)
     cache = model(input_ids=tokens, use_cache=True, logits_to_keep=1).past_key_values
     layers = getattr(cache, "layers", [])
     plain = isinstance(cache, DynamicCache) and all(
         type(each) in (DynamicLayer, DynamicSlidingWindowLayer) for each in layers
     )
     return Prefix(tokens, cache) if plain else None
+
+
+def common_prefix(first: list[int], second: list[int]) -> int:
+    """Return how many items two lists share from the start."""
+    for index, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return index
+    return min(len(first), len(second))

@@ -5,8 +5,9 @@ from typing import Any
 from empathy_trl.evaluation.tables import markdown
 from empathy_trl.model_card import wording
 from empathy_trl.model_card.escape import code, text
-from empathy_trl.model_card.stage_files import RECIPE_FILE, StageFiles, lineage
+from empathy_trl.model_card.stage_files import StageFiles, lineage
 from empathy_trl.recipe.layers import stage_of
+from empathy_trl.recipe.yaml_io import RECIPE_FILE
 from empathy_trl.rewards import REWARDS
 
 # keys of `trainer` in the order of the card -> what they are called

@@ -1,20 +1,18 @@
 """What a stage's folder says about its model: the only source of a model card."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.artefacts import eval_path
-from empathy_trl.files import read_json
+from empathy_trl.files import json_or_none, read_json
 from empathy_trl.hub import ADAPTER_FILE
 from empathy_trl.model_card.results import to_results
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.schema import HUB_MODEL
-from empathy_trl.recipe.yaml_io import read_yaml
+from empathy_trl.recipe.yaml_io import RECIPE_FILE, read_yaml
 from empathy_trl.stages import RUN_FILE
 
-RECIPE_FILE = "recipe.yaml"
 SPLITS = ("test", "valid", "train")  # in the order of a reader's interest
 
 
@@ -101,7 +99,7 @@ def read_stage_files(folder: Path) -> StageFiles:
     Raises:
         UserError: the folder is none of a stage that `run.py` trained.
     """
-    record = _json_or_none(folder / RUN_FILE)
+    record = json_or_none(folder / RUN_FILE)
     if record is None or not (folder / RECIPE_FILE).is_file():
         raise UserError(
             f"{folder}: no {RUN_FILE} and {RECIPE_FILE} that can be read; expected the folder of a trained stage, such as "
@@ -117,8 +115,8 @@ def read_stage_files(folder: Path) -> StageFiles:
     evaluations, unreadable = _evaluations(folder)
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime, reverse=True)
     places = [folder, *checkpoints]  # of a stage that still trains, only a checkpoint holds a model
-    config = next(filter(None, (_json_or_none(place / "config.json") for place in places)), {})
-    adapter = next(filter(None, (_json_or_none(place / ADAPTER_FILE) for place in places)), None)
+    config = next(filter(None, (json_or_none(place / "config.json") for place in places)), {})
+    adapter = next(filter(None, (json_or_none(place / ADAPTER_FILE) for place in places)), None)
     return StageFiles(folder, name, recipe, record, evaluations, unreadable, config, adapter)
 
 
@@ -135,14 +133,6 @@ def _evaluations(folder: Path) -> tuple[dict[str, dict], list[str]]:
         except UserError:
             unreadable.append(path.name)
     return found, unreadable
-
-
-def _json_or_none(path: Path) -> dict | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def lineage(recipe: dict, name: str) -> dict[str, dict]:

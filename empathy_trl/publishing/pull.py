@@ -8,11 +8,12 @@ import json
 from pathlib import Path, PurePosixPath
 
 from empathy_trl.errors import RecipeError, UserError
-from empathy_trl.files import write_text
+from empathy_trl.files import json_or_none, write_text
 from empathy_trl.hub_ids import join_revision, split_revision
 from empathy_trl.printable import printable
-from empathy_trl.recipe.from_hub import PULL_FILE, RECIPE_FILE, read_pulled
+from empathy_trl.recipe.from_hub import PULL_FILE, read_pulled
 from empathy_trl.recipe.schema import HUB_MODEL
+from empathy_trl.recipe.yaml_io import RECIPE_FILE
 
 PULLS = Path("outputs") / "hub"
 KINDS = (".safetensors", ".json", ".jsonl", ".yaml", ".md", ".txt", ".png", ".model", ".jinja")
@@ -109,7 +110,7 @@ def describe(folder: Path) -> list[str]:
 
 
 def _model_line(folder: Path) -> str:
-    adapter, config = _read(folder / "adapter_config.json"), _read(folder / "config.json")
+    adapter, config = json_or_none(folder / "adapter_config.json"), json_or_none(folder / "config.json")
     if adapter is not None:
         base = join_revision(str(adapter.get("base_model_name_or_path")), adapter.get("revision"))
         return f"LoRA adapter on {base}, which is fetched when the adapter is loaded"
@@ -136,7 +137,7 @@ def _result_lines(folder: Path) -> list[str]:
     """Return one line for every metric of every evaluation that came along."""
     lines = []
     for path in sorted(folder.glob("eval_*.json")):
-        evaluation = _read(path) or {}
+        evaluation = json_or_none(path) or {}
         data, metrics = evaluation.get("data"), evaluation.get("metrics")
         if not isinstance(data, dict) or not isinstance(metrics, dict):
             lines.append(f"results: {path.name} is no evaluation")
@@ -152,12 +153,3 @@ def _figure(figure) -> str:
         return "{value:.3f} [{low:.3f}, {high:.3f}], n = {n}".format(**figure)
     except (TypeError, KeyError, ValueError):
         return str(figure)[:60]
-
-
-def _read(path: Path) -> dict | None:
-    """Return what a JSON file says, None where there is none or it is no mapping."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None

@@ -18,10 +18,9 @@ from empathy_trl.hub_ids import REVISION, join_revision, looks_local, split_revi
 from empathy_trl.recipe.layers import decides, stage_of
 from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE
 from empathy_trl.recipe.validation import show
-from empathy_trl.recipe.yaml_io import LARGEST, check_harmless, read_yaml
+from empathy_trl.recipe.yaml_io import LARGEST, RECIPE_FILE, check_harmless, read_yaml
 
 PREFIX = "hub:"
-RECIPE_FILE = "recipe.yaml"
 PULL_FILE = "pull.json"  # in a folder that was fetched: what was
 NAME = re.compile(rf"{PREFIX}(\w[\w.-]*/\w[\w.-]*)(?:@({REVISION.pattern}))?")
 FOLDER_NAME = re.compile(r"\w[\w.-]*")

@@ -14,6 +14,7 @@ import yaml
 
 from empathy_trl.errors import RecipeError
 
+RECIPE_FILE = "recipe.yaml"  # in the folders of a run and in a repository: the recipe as resolved
 TAG = "tag:yaml.org,2002:"
 LARGEST = 1_000_000  # bytes; ours have a few thousand
 DEEPEST = 50  # PyYAML takes time with the square of the depth
