@@ -22,10 +22,9 @@ import yaml
 from harness import in_turns, print_ratio, print_table
 
 import empathy_trl.data
-from empathy_trl.generation.generate import generate_shared
-from empathy_trl.generation.prompts import completion_of, end_tokens, prompt_tokens
-from empathy_trl.generation.stream import partial_path, remove_partial
-from empathy_trl.padding import pad
+from empathy_trl.evaluation.generation import partial_path, remove_partial
+from empathy_trl.models.batching import completion_of, end_tokens, pad, prompt_tokens
+from empathy_trl.models.generate import generate_shared
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tasks import CONFIG_CLASSES, load_trained
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness import WHOLE, command_line, compare_steps, print_ratio, print_table
 
-from empathy_trl.pictures import pyplot, save
+from empathy_trl.io import pyplot, save
 
 GROUPS = (2, 4, 8, 16, 32)
 FOLDER = Path("outputs/benchmarks")

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from trl import GRPOTrainer
 from trl.extras.profiling import ProfilingContext
 
-from empathy_trl.patching import patched
+from empathy_trl.io import patched
 
 # Sections that do not come from TRL's profiling
 WHOLE, TRAINING, POLICY, REFERENCE, TOKENIZING = (

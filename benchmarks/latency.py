@@ -21,11 +21,11 @@ from tqdm import trange
 from transformers import LogitsProcessor
 
 from empathy_trl.chat.local import LocalModel
-from empathy_trl.chat.prompts import Prompts
-from empathy_trl.chat.sampling import Sampling
+from empathy_trl.chat.reply import Sampling
 from empathy_trl.chat.session import Session, Settings
-from empathy_trl.parts import PARTS, write_parts
-from empathy_trl.scratch import build_tokenizer
+from empathy_trl.chat.setup import Prompts
+from empathy_trl.models.tiny import build_tokenizer
+from empathy_trl.tags import PARTS, write_parts
 
 TURNS = (2, 50)
 CONTEXT = 1024  # tokens

@@ -15,7 +15,7 @@ from pathlib import Path
 from harness import print_ratio, print_table
 from transformers import TrainerCallback
 
-from empathy_trl.pictures import pyplot, save
+from empathy_trl.io import pyplot, save
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tasks import CONFIG_CLASSES, TASKS
 

@@ -25,8 +25,8 @@ from harness import in_turns, print_ratio, print_table
 from tokenizers import ByteLevelBPETokenizer
 from transformers import RobertaConfig, RobertaForSequenceClassification, RobertaTokenizer
 
-from empathy_trl.classifiers import load_classifier
-from empathy_trl.scorer import Scorer, resolve_device
+from empathy_trl.models.classifier import load_classifier
+from empathy_trl.models.scorer import Scorer, resolve_device
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "empathetic_dialogues"

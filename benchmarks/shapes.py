@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
-from empathy_trl.scratch import build_tokenizer
+from empathy_trl.models.tiny import build_tokenizer
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
 WORDS = [first + second for first in "bcdfgklmnprstvz" for second in "aeiou"]

@@ -13,7 +13,7 @@ _EXPORTS = {
     "RecipeError": "empathy_trl.errors",
     "StopTraining": "empathy_trl.errors",
     "UserError": "empathy_trl.errors",
-    "load_model": "empathy_trl.models",
+    "load_model": "empathy_trl.models.load",
     "load_recipe": "empathy_trl.recipe",
 }
 __all__ = [

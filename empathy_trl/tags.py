@@ -2,8 +2,20 @@
 
 Rewards, metrics and chat all read a completion through these functions, so that what earns a reward is what is counted
 in an evaluation.
+
+How far a text is written as asked: every tag of a list once, in order, with nothing outside. For rewards and metrics alike.
+
+The three parts of a reply that react, respond and reflect: what is seen at once, what is said, what is thought.
+
+    <react>*expression* + *posture*</react>
+    <respond>words</respond>
+    <reflect>thought for the next turn</reflect>
+
+Data, rewards, evaluation and chat all read a reply through these functions, so that what earns a reward is what is
+trained on and shown. The format is that of EMPATH (leonvanbokhorst/react-respond-reflect-v1).
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -65,3 +77,90 @@ def _content(message: dict) -> str:
     if isinstance(content, list):
         return "".join(part.get("text") or "" for part in content)
     return content or ""
+
+
+def format_credit(text: str, tags: Sequence[str]) -> float:
+    """Return (w + o + c) / (n + 2) for n tags, in [0, 1], where
+
+    * w is how many tags are well-formed: one opening, one closing after it, and something other than space
+      and tags between them;
+    * o is 1 if all are well-formed and they stand in order, one ending before the next begins;
+    * c is 1 if o is 1 and there is only white space outside the tags.
+
+    So 1 means that everything is right, and an empty text or one without tags gets 0.
+
+    Args:
+        text: of a completion.
+        tags: names in the expected order, at least one, all different.
+    """
+    spans = [_span(text, tag, tags) for tag in tags]
+    well_formed = sum(span is not None for span in spans)
+    in_order = well_formed == len(spans) and all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
+    clean = in_order and not _outside(text, spans).strip()
+    return (well_formed + in_order + clean) / (len(spans) + 2)
+
+
+def _span(text: str, tag: str, tags: Sequence[str]) -> tuple[int, int] | None:
+    """Return where a well-formed tag begins and ends (just after it), None if there is none."""
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    if text.count(opening) != 1 or text.count(closing) != 1:
+        return None
+    start, end = text.index(opening), text.index(closing)
+    body = text[start + len(opening) : end]
+    for other in tags:
+        body = body.replace(f"<{other}>", "").replace(f"</{other}>", "")
+    return (start, end + len(closing)) if body.strip() else None
+
+
+def _outside(text: str, spans: list[tuple[int, int]]) -> str:
+    """Return what is left of a text without the spans, which are in order."""
+    edges = [0, *(edge for span in spans for edge in span), len(text)]
+    return "".join(text[edges[i] : edges[i + 1]] for i in range(0, len(edges), 2))
+
+
+PARTS = ("react", "respond", "reflect")
+REACT, RESPOND, REFLECT = PARTS
+
+_WHOLE = re.compile(r"\s*".join(["", *(rf"<{part}>(.*?)</{part}>" for part in PARTS), ""]), flags=re.DOTALL)
+_MARKS = tag_marks(PARTS)
+_MARK = re.compile(rf"</?(?:{'|'.join(PARTS)})>")
+
+
+def read_parts(text: str) -> dict[str, str] | None:
+    """Return part -> its stripped text, in the order of `PARTS`; None unless the reply is well-formed.
+
+    Well-formed is: every tag once, in order, only white space outside of them, nothing empty. These are the replies to which
+    the reward `stage_format` gives 1.
+    """
+    # counted first: with any number of tags, the pattern would try all ways to match them
+    found = _WHOLE.fullmatch(text) if len(_MARK.findall(text)) == 2 * len(PARTS) else None
+    if found is None:
+        return None
+    bodies = [body.strip() for body in found.groups()]
+    return dict(zip(PARTS, bodies, strict=True)) if all(bodies) else None
+
+
+def part_text(completion: str | list[dict], part: str) -> str:
+    """Return the stripped body of one part; "" unless it is there once, closed, and without another part's tags in it.
+
+    For what looks at one part, whatever the others are like: a broken part earns nothing and leaves the other parts what they
+    earn. The whole is the business of `read_parts`.
+    """
+    text = completion_text(completion)
+    if text.count(f"<{part}>") != 1 or text.count(f"</{part}>") != 1:
+        return ""
+    bodies = tag_bodies(text, part)
+    return bodies[0] if bodies and not any(mark in bodies[0] for mark in _MARKS) else ""
+
+
+def write_parts(parts: dict[str, str]) -> str:
+    """Return a reply with the given parts, a line each, in the order of `PARTS`; parts that are not given are left out."""
+    return "\n".join(f"<{part}>{parts[part]}</{part}>" for part in PARTS if part in parts)
+
+
+def without_reflection(text: str) -> str:
+    """Return a reply without what was thought, for a history that does not keep it; one that is not well-formed as it is."""
+    parts = read_parts(text)
+    if parts is None:
+        return text
+    return write_parts({part: parts[part] for part in (REACT, RESPOND)})

@@ -13,12 +13,21 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from empathy_trl.cli import several_on_cpu
 from empathy_trl.errors import UserError
-from empathy_trl.inputs import describe_input, is_pairwise, label_targets, label_texts, scratch_texts, stage_rows
-from empathy_trl.processes import several_on_cpu
 from empathy_trl.recipe.layers import LABEL_TASKS
-from empathy_trl.recipe.trainer_options import import_class
-from empathy_trl.stage_models import resolve_critic, resolve_model, resolve_rewards
+from empathy_trl.recipe.stage_inputs import (
+    describe_input,
+    is_pairwise,
+    label_targets,
+    label_texts,
+    resolve_critic,
+    resolve_model,
+    resolve_rewards,
+    scratch_texts,
+    stage_rows,
+)
+from empathy_trl.recipe.validate import import_class
 
 # optional package -> the extra in setup.cfg that installs it
 EXTRAS = {"bert_score": "bertscore", "vllm": "vllm", "bitsandbytes": "quantization", "deepspeed": "deepspeed"}
@@ -44,7 +53,7 @@ def build_sft(stage, folder: Path, stage_folders: dict[str, Path]):
     """
     from trl import SFTTrainer
 
-    from empathy_trl.trainers.artefacts import MetricsLog, show_progress
+    from empathy_trl.trainers.callbacks import MetricsLog, show_progress
 
     config, train = trainer_config(stage, folder), stage_rows(stage, "train")
     model, tokenizer, adapter = _policy(stage, train, stage_folders)
@@ -98,7 +107,7 @@ def build_ppo(stage, folder: Path, stage_folders: dict[str, Path]):
 def _reward_trainer(base, stage, folder: Path, stage_folders: dict[str, Path]):
     """Return a trainer that learns from the recipe's rewards: `base`, for an encoder-decoder as its kind of it."""
     from empathy_trl.rewards import build_rewards
-    from empathy_trl.trainers.artefacts import MetricsLog, SamplePages, show_progress
+    from empathy_trl.trainers.callbacks import MetricsLog, SamplePages, show_progress
     from empathy_trl.trainers.encoder_decoder import trainer_class
 
     config, train = trainer_config(stage, folder), stage_rows(stage, "train")
@@ -127,11 +136,11 @@ def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
     """Regression, comparison or classification of texts: an encoder with a head, trained by `transformers.Trainer`."""
     from transformers import Trainer
 
-    from empathy_trl.encoders import new_classifier
-    from empathy_trl.models import lora_config
-    from empathy_trl.trainers.artefacts import MetricsLog, show_progress
-    from empathy_trl.trainers.labels import HeldOut, MergeAdapter, held_out_labels, label_parts
-    from empathy_trl.trainers.pairs import held_out_pairs, pair_parts
+    from empathy_trl.models.classifier import new_classifier
+    from empathy_trl.models.load import lora_config
+    from empathy_trl.trainers.callbacks import MetricsLog, show_progress
+    from empathy_trl.trainers.classify import HeldOut, MergeAdapter, held_out_labels, label_parts
+    from empathy_trl.trainers.pairwise import held_out_pairs, pair_parts
 
     config, targets = trainer_config(stage, folder), label_targets(stage)
     _refuse_data_parallel(config)
@@ -156,10 +165,10 @@ def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
 
 TASKS = {
     "sft": Task("trl:SFTConfig", build_sft),
-    "grpo": Task("empathy_trl.trainers.grpo_config:EmpathyGRPOConfig", build_grpo),
+    "grpo": Task("empathy_trl.trainers.grpo:EmpathyGRPOConfig", build_grpo),
     "ppo": Task("empathy_trl.trainers.ppo_config:PPOConfig", build_ppo),
-    "regress": Task("empathy_trl.trainers.label_config:RegressConfig", build_labels),
-    "classify": Task("empathy_trl.trainers.label_config:LabelConfig", build_labels),
+    "regress": Task("empathy_trl.trainers.classify:RegressConfig", build_labels),
+    "classify": Task("empathy_trl.trainers.classify:LabelConfig", build_labels),
 }
 CONFIG_CLASSES = {name: task.config for name, task in TASKS.items()}
 
@@ -178,8 +187,8 @@ def missing_extras(stage) -> list[str]:
 
 def check_devices(stage):
     """Raise UserError if a reward's model is to sit on a device that is not here."""
+    from empathy_trl.models.scorer import resolve_device
     from empathy_trl.rewards import build_rewards
-    from empathy_trl.scorer import resolve_device
 
     for reward in build_rewards(stage.rewards)[0]:
         if getattr(reward, "loads_model", False):
@@ -221,12 +230,12 @@ def load_trained(stage, model):
         UserError: it cannot be loaded, or it puts out something else than the stage is about.
     """
     if stage.task in LABEL_TASKS:
-        from empathy_trl.scorer import shared_scorer
+        from empathy_trl.models.scorer import shared_scorer
 
         scorer = shared_scorer(model.name_or_path, model.revision)
         _check_outputs(scorer.config, stage, model.name_or_path)
         return scorer, scorer.tokenizer
-    from empathy_trl.models import load_model
+    from empathy_trl.models.load import load_model
 
     return load_model(model, seed=stage.seed, is_trainable=False)
 
@@ -239,7 +248,7 @@ def _refuse_data_parallel(config):
 
 def _check_outputs(config, stage, name: str):
     """Raise UserError unless a model's outputs are the stage's, in order; LABEL_0, LABEL_1 … are taken to be."""
-    from empathy_trl.outputs import label_names, listed
+    from empathy_trl.models.label_schema import label_names, listed
 
     found, expected = label_names(config), label_targets(stage).names
     unnamed = all(re.fullmatch(r"LABEL_\d+", each) for each in found)
@@ -253,7 +262,7 @@ def _policy(stage, train, stage_folders: dict[str, Path]):
     """Load or make the stage's model; returns model, tokenizer and the LoRA config that is still to be applied."""
     from peft import PeftModel
 
-    from empathy_trl.models import generator_class, load_model, lora_config
+    from empathy_trl.models.load import generator_class, load_model, lora_config
 
     texts, tags = scratch_texts(train) if stage.model.from_scratch else (None, ())
     config = resolve_model(stage.model, stage_folders)

@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from empathy_trl.command_line import documented_parser, positive
+from empathy_trl.cli import documented_parser, positive
 from empathy_trl.errors import UserError
 
 
@@ -105,7 +105,7 @@ def chat(options: argparse.Namespace) -> int:
 
 def check_flags(options: argparse.Namespace):
     """Raise UserError for flags that do not go together, before anything is loaded."""
-    from empathy_trl.generation.api_model import PREFIX
+    from empathy_trl.models.api import PREFIX
 
     served = options.model.startswith(PREFIX)
     if options.base_url and not served:
@@ -119,9 +119,9 @@ def check_flags(options: argparse.Namespace):
 
 def open_model(options: argparse.Namespace):
     """Return the model, loaded or on its server, and what makes prompts for it."""
-    from empathy_trl.chat.prompts import choose_prompts, control_texts
-    from empathy_trl.chat.sampling import Sampling
-    from empathy_trl.generation.api_model import PREFIX
+    from empathy_trl.chat.reply import Sampling
+    from empathy_trl.chat.setup import choose_prompts, control_texts
+    from empathy_trl.models.api import PREFIX
 
     sampling = Sampling(options.temperature, options.top_p, options.seed)
     if options.model.startswith(PREFIX):
@@ -136,9 +136,9 @@ def open_model(options: argparse.Namespace):
     transformers_logging.disable_progress_bar()
     if sys.stderr.isatty():
         print(f"loading {options.model} …", file=sys.stderr)
-    from empathy_trl.chat.adapters import load_for_chat
     from empathy_trl.chat.local import LocalModel
-    from empathy_trl.hub_ids import one_revision, split_revision
+    from empathy_trl.chat.setup import load_for_chat
+    from empathy_trl.models.hub_files import one_revision, split_revision
 
     model, tokenizer = load_for_chat(options.model, options.adapter, options.revision, options.load_in_4bit)
     places = [split_revision(options.adapter)] if options.adapter else []
@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return chat(options)
     except UserError as error:
-        from empathy_trl.printable import printable
+        from empathy_trl.text import printable
 
         print(f"error: {printable(str(error))}", file=sys.stderr)  # what a model's files say may stand in it
         return 2

@@ -11,7 +11,7 @@ import logging
 import sys
 from pathlib import Path
 
-from empathy_trl.command_line import documented_parser
+from empathy_trl.cli import documented_parser
 from empathy_trl.errors import UserError
 
 OUTPUTS = Path("outputs")

@@ -17,9 +17,9 @@ import re
 import sys
 from pathlib import Path
 
-from empathy_trl.command_line import check_writable, documented_parser, positive
+from empathy_trl.cli import check_writable, documented_parser, positive
 from empathy_trl.errors import UserError
-from empathy_trl.files import json_or_none
+from empathy_trl.io import json_or_none
 
 OUTPUTS = Path("outputs")
 
@@ -50,14 +50,9 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     parser.add_argument("--batch_size", type=positive, help="prompts generated together (default: the recipe's)")
     parser.add_argument(
         "--backend",
-        choices=(
-            "auto",
-            "transformers",
-            "continuous",
-            "vllm",
-        ),  # `generation.backends.CHOICES`, which would bring torch
+        choices=("auto", "transformers", "vllm"),  # `models.generate.CHOICES`, which would import torch
         default="auto",
-        help="what generates: padded batches, continuous batching, or vLLM; auto: vLLM on a GPU where it is installed, else padded batches",
+        help="what generates: padded batches or vLLM; auto: vLLM on a GPU where it is installed, else padded batches",
     )
     parser.add_argument("--limit", type=positive, help="evaluate this many rows, drawn once (default: the recipe's)")
     parser.add_argument(
@@ -84,7 +79,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     stage = recipe.choose_stage(arguments.stage)
     folders = output_folders(arguments.model, recipe, arguments.output_dir)
 
-    from empathy_trl.processes import join_processes, part_processes
+    from empathy_trl.cli import join_processes, part_processes
 
     served = check_models(arguments, stage, folders)
     process = join_processes()
@@ -111,8 +106,8 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
 def check_models(arguments: argparse.Namespace, stage, folders: dict[str, Path]) -> dict[str, object]:
     """Return model -> what `served_model` makes of it; UserError for what can be told before any model is loaded."""
     from empathy_trl.evaluation.evaluate import check_settings
-    from empathy_trl.generation.backends import check_installed
-    from empathy_trl.hub import check_exists, expand
+    from empathy_trl.models.generate import check_installed
+    from empathy_trl.models.hub_files import check_exists, expand
 
     check_settings(stage)
     check_installed(arguments.backend)
@@ -127,7 +122,7 @@ def check_models(arguments: argparse.Namespace, stage, folders: dict[str, Path])
 def evaluate_one(arguments: argparse.Namespace, recipe, stage, name: str, served, output_dir: Path) -> dict:
     """Load a model, unless it is served, and evaluate it; its memory is free when this returns."""
     from empathy_trl.evaluation.evaluate import evaluate_model
-    from empathy_trl.stage_models import judging_rewards, resolve_classifiers
+    from empathy_trl.recipe.stage_inputs import judging_rewards, resolve_classifiers
     from empathy_trl.tasks import load_trained
 
     model, tokenizer = (served, None) if served else load_trained(stage, evaluated_model(stage.model, name))
@@ -165,7 +160,7 @@ def free_memory() -> None:
 def table_of_all(results: dict[str, dict], failed: dict[str, str]) -> str:
     """Return a plain-text table: the main figure of every model, in the order of the command line."""
     from empathy_trl.evaluation.evaluate import kind_module
-    from empathy_trl.evaluation.intervals import with_interval
+    from empathy_trl.evaluation.metrics.bootstrap import with_interval
 
     width = max(map(len, [*results, *failed])) + 2
     lines = []
@@ -183,7 +178,7 @@ def served_model(name: str, arguments: argparse.Namespace, stage):
     Raises:
         UserError: a task that needs a head of its own, a flag without a use, or what `ApiModel` raises.
     """
-    from empathy_trl.generation.api_model import PREFIX, ApiModel
+    from empathy_trl.models.api import PREFIX, ApiModel
     from empathy_trl.recipe.layers import LABEL_TASKS
 
     if arguments.base_url and not any(model.startswith(PREFIX) for model in arguments.model):
@@ -204,7 +199,7 @@ def served_model(name: str, arguments: argparse.Namespace, stage):
 
 def evaluated_model(config, name: str):
     """Return the model section of a stage with another model in place of its own."""
-    from empathy_trl.hub_ids import split_revision
+    from empathy_trl.models.hub_files import split_revision
 
     plain, revision = split_revision(name)
     if plain == config.name_or_path:

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from empathy_trl.command_line import documented_parser
+from empathy_trl.cli import documented_parser
 from empathy_trl.errors import UserError
 
 
@@ -36,7 +36,7 @@ def command_line() -> argparse.ArgumentParser:
 
 def push(options: argparse.Namespace):
     """Publish, and say where it is."""
-    from empathy_trl.publishing.push import push_stage
+    from empathy_trl.hub.push import push_stage
     from empathy_trl.recipe import Hub
 
     hub = Hub(repo_id=repo_id(options.repo_id), private=options.private, merge_adapter=options.merge_adapter)
@@ -45,15 +45,15 @@ def push(options: argparse.Namespace):
 
 def pull(options: argparse.Namespace):
     """Fetch, and say where it is."""
-    from empathy_trl.publishing.pull import pull as fetch
+    from empathy_trl.hub.pull import pull as fetch
 
     print(f"fetched into {fetch(options.name, options.output_dir)}")
 
 
 def card(options: argparse.Namespace):
     """Print the card."""
-    from empathy_trl.model_card.card import model_card
-    from empathy_trl.publishing.contents import model_files
+    from empathy_trl.hub.card import model_card
+    from empathy_trl.hub.contents import model_files
 
     model_files(options.folder)  # says what is wrong with the folder
     print(model_card(options.folder, repo_id(options.repo_id)))

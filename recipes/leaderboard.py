@@ -13,7 +13,7 @@ import logging
 import sys
 from pathlib import Path
 
-from empathy_trl.command_line import check_writable, documented_parser
+from empathy_trl.cli import check_writable, documented_parser
 from empathy_trl.errors import UserError
 
 OUTPUTS = Path("outputs")
@@ -59,9 +59,8 @@ def leaderboard(options: argparse.Namespace) -> None:
         raise UserError("--private: is for --push USER/REPO")
     check_writable(options.output_dir)
 
-    from empathy_trl.leaderboard.board import build_board
-    from empathy_trl.leaderboard.markdown_file import markdown_text
-    from empathy_trl.leaderboard.write import write_board
+    from empathy_trl.hub.leaderboard.render import markdown_text, write_board
+    from empathy_trl.hub.leaderboard.table import build_board
 
     board = build_board(read(options))
     paths = write_board(board, options.output_dir)
@@ -76,18 +75,18 @@ def leaderboard(options: argparse.Namespace) -> None:
 def read(options: argparse.Namespace):
     """Return what was found, on the disk or on the Hub."""
     if options.hub:
-        from empathy_trl.leaderboard.hub import read_hub
+        from empathy_trl.hub.leaderboard.entries import read_hub
 
         return read_hub(options.hub, options.split)
-    from empathy_trl.leaderboard.entries import read_paths
+    from empathy_trl.hub.leaderboard.entries import read_paths
 
     return read_paths(options.paths, options.split)
 
 
 def push(board, options: argparse.Namespace) -> str:
     """Publish the files as a data set; returns its address."""
-    from empathy_trl.leaderboard.write import write_card
-    from empathy_trl.publishing.push import push_dataset
+    from empathy_trl.hub.leaderboard.render import write_card
+    from empathy_trl.hub.push import push_dataset
 
     files = write_card(board, options.output_dir)
     settings = {"private": options.private, "message": "Leaderboard", "retry": again(options)}

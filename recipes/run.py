@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             recipe = load_recipe(name, overrides, CONFIG_CLASSES, options.trust_recipe)
             from_hub, folder = is_on_hub(name), output_folder(recipe, options.output_dir)
             if (options.check or from_hub) and os.environ.get("RANK", "0") == "0":
-                from empathy_trl.plan import describe
+                from empathy_trl.check import describe
 
                 print(describe(recipe, folder))
             if from_hub and not (options.check or options.yes):
@@ -98,7 +98,7 @@ def show_hub_recipe(name: str) -> str:
     """Print a recipe from the Hub; returns its name with the commit that was shown. Others are left alone."""
     if not is_on_hub(name):
         return name
-    from empathy_trl.printable import printable
+    from empathy_trl.text import printable
 
     found = fetch_recipe(name)
     if os.environ.get("RANK", "0") == "0":
@@ -117,9 +117,9 @@ def output_folder(recipe, output_dir: str | None) -> Path:
 
 def run(recipe, folder: Path, fresh: bool):
     """Train and evaluate all stages of a recipe, write the report, and push what the recipe wants pushed."""
-    from empathy_trl.processes import join_processes, part_processes, use_all_cores
-    from empathy_trl.stage_models import judging_stages
-    from empathy_trl.stages import fingerprint, make_way
+    from empathy_trl.cli import join_processes, part_processes, use_all_cores
+    from empathy_trl.recipe.stage_inputs import judging_stages
+    from empathy_trl.recipe.stages import fingerprint, make_way
 
     use_all_cores()
     process = join_processes()
@@ -152,7 +152,7 @@ def run(recipe, folder: Path, fresh: bool):
 
 def push(recipe, folders: dict[str, Path]):
     """Push the stages that have `hub:`. What goes wrong stops no other push; a rerun tries again, without training."""
-    from empathy_trl.publishing.push import push_stage
+    from empathy_trl.hub.push import push_stage
 
     failed = []
     for name, stage in recipe.stages.items():
@@ -171,14 +171,13 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
     Returns stage name -> `{"train", "all"}`: digests of its training rows (None for data on the Hub), and of those with
     the rows it is evaluated on.
     """
-    from empathy_trl.command_line import check_writable
-    from empathy_trl.digest import digest
+    from empathy_trl.cli import check_writable
     from empathy_trl.evaluation.evaluate import kind_of
-    from empathy_trl.evaluation.reply_classifiers import check_configs
-    from empathy_trl.inputs import local_rows
-    from empathy_trl.publishing.preflight import check_pushes
+    from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
+    from empathy_trl.hub.push import check_pushes
+    from empathy_trl.io import digest
     from empathy_trl.recipe.layers import stage_of
-    from empathy_trl.stage_models import classifiers_of, judging_rewards
+    from empathy_trl.recipe.stage_inputs import classifiers_of, judging_rewards, local_rows
     from empathy_trl.tasks import check_devices, missing_extras, trainer_config
 
     if missing := [line for stage in recipe.stages.values() for line in missing_extras(stage)]:
@@ -208,10 +207,9 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
     """Train one stage, unless it is complete; resume it, if it was interrupted."""
     from accelerate import PartialState
 
-    from empathy_trl.consumption import Consumption
-    from empathy_trl.stages import inspect_stage, provenance
+    from empathy_trl.recipe.stages import Consumption, inspect_stage, provenance
     from empathy_trl.tasks import TASKS
-    from empathy_trl.trainers.artefacts import ConsumptionLog
+    from empathy_trl.trainers.callbacks import ConsumptionLog
 
     path, process = folders[stage.name], PartialState()
     folder = inspect_stage(path, fingerprint)
@@ -241,7 +239,7 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
         raise UserError(f"stages.{stage.name}: the trainer refuses these settings: {error}") from error
     trainer.add_callback(ConsumptionLog(folder, consumption))
     if stage.hub is not None and stage.hub.push == "every_save":
-        from empathy_trl.publishing.checkpoints import PushCheckpoints
+        from empathy_trl.hub.push import PushCheckpoints
 
         trainer.add_callback(PushCheckpoints(stage.hub))
     try:
@@ -261,10 +259,10 @@ def evaluate_stage(recipe, stage, fingerprints: dict[str, str], folders: dict[st
     """Evaluate a trained stage, unless the same evaluation on the same rows (by their digest) is there already."""
     from accelerate import PartialState
 
-    from empathy_trl.digest import digest
     from empathy_trl.evaluation.evaluate import evaluate_model
-    from empathy_trl.stage_models import classifiers_of, judging_rewards, resolve_classifiers
-    from empathy_trl.stages import inspect_stage, judges_in
+    from empathy_trl.io import digest
+    from empathy_trl.recipe.stage_inputs import classifiers_of, judging_rewards, resolve_classifiers
+    from empathy_trl.recipe.stages import inspect_stage, judges_in
     from empathy_trl.tasks import load_trained
 
     path, resolved = folders[stage.name], recipe.resolved()["stages"]

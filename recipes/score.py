@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from empathy_trl.command_line import documented_parser, positive
+from empathy_trl.cli import documented_parser, positive
 from empathy_trl.errors import UserError
 
 ASPECTS = ("empathy", "informativeness", "recommendation", "engagement", "overall")

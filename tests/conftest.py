@@ -31,7 +31,7 @@ def one_thread():
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """Folder of a saved two-layer Qwen2 with its tokenizer, whose tags are ordinary tokens."""
-    from empathy_trl.scratch import build_model, build_tokenizer
+    from empathy_trl.models.tiny import build_model, build_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = build_tokenizer(TEXTS, vocab_size=320, tags=["reasoning", "answer"])

@@ -16,10 +16,10 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
-from empathy_trl.classifiers import load_classifier
 from empathy_trl.errors import UserError
-from empathy_trl.outputs import activation, label_names
-from empathy_trl.scratch import build_tokenizer
+from empathy_trl.models.classifier import load_classifier
+from empathy_trl.models.label_schema import activation, label_names
+from empathy_trl.models.tiny import build_tokenizer
 
 SCORES = {"i am so sorry": [4.0, 1.0], "ok": [0.5, 3.0]}
 

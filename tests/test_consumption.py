@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from empathy_trl import consumption
-from empathy_trl.consumption import Consumption, carbon_intensity, gpu_joules, hardware
 from empathy_trl.errors import UserError
+from empathy_trl.recipe import stages as consumption
+from empathy_trl.recipe.stages import Consumption, carbon_intensity, gpu_joules, hardware
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, Qwen2Config
 
-from empathy_trl.encoders import build_encoder_tokenizer, new_classifier
 from empathy_trl.errors import UserError
-from empathy_trl.outputs import Targets
+from empathy_trl.models.classifier import build_encoder_tokenizer, new_classifier
+from empathy_trl.models.label_schema import Targets
 
 TEXTS = ["I am so sorry to hear that 😀", "What happened then?", "well done <url> @USER"] * 3
 RATINGS = Targets("regress", {"Emotion": (0, 5), "Empathy": (0, 5)})

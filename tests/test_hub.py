@@ -10,13 +10,13 @@ import pytest
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from peft import PeftModel, get_peft_model
 
-from empathy_trl.chat.adapters import load_for_chat
-from empathy_trl.classifiers import load_classifier
+from empathy_trl.chat.setup import load_for_chat
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.reply_classifiers import check_configs
-from empathy_trl.models import load_model, lora_config
+from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
+from empathy_trl.models.classifier import load_classifier
+from empathy_trl.models.load import load_model, lora_config
+from empathy_trl.models.scorer import shared_scorer
 from empathy_trl.recipe import Lora, Model
-from empathy_trl.scorer import shared_scorer
 
 LORA = Lora(r=2, alpha=2)
 

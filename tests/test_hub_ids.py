@@ -3,8 +3,7 @@
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.hub import split_revision
-from empathy_trl.hub_ids import join_revision, one_revision
+from empathy_trl.models.hub_files import join_revision, one_revision, split_revision
 
 
 @pytest.mark.parametrize(

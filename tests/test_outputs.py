@@ -5,7 +5,7 @@ import pytest
 from transformers import PreTrainedConfig, RobertaConfig
 
 from empathy_trl.errors import UserError
-from empathy_trl.outputs import (
+from empathy_trl.models.label_schema import (
     Targets,
     activation,
     label_groups,

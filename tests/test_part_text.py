@@ -2,7 +2,7 @@
 
 import pytest
 
-from empathy_trl.parts import part_text
+from empathy_trl.tags import part_text
 from tests.rewards.three_parts import REPLY, RESPONSE
 
 

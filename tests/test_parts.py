@@ -2,8 +2,8 @@
 
 import pytest
 
-from empathy_trl.parts import PARTS, read_parts, without_reflection, write_parts
 from empathy_trl.rewards.format import Format
+from empathy_trl.tags import PARTS, read_parts, without_reflection, write_parts
 
 WHOLE = "<react>*smiles* + *leans in*</react>\n<respond>Hello.</respond>\n<reflect>They are well.</reflect>"
 REPLIES = [

@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from empathy_trl.patching import patched
+from empathy_trl.io import patched
 
 
 class Base:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.predict import predict
+from empathy_trl.models.scorer import predict
 
 NAMES = {"id2label": {0: "Emotion", 1: "EmotionalPolarity", 2: "Empathy"}}
 SCORES = {"i am sorry": [1.5, 0.5, 5.25], "ok": [0.0, 1.0, -0.25], ("a", "b"): [0.0, math.log(3), 1.0]}

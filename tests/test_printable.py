@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from empathy_trl.printable import printable
+from empathy_trl.text import printable
 
 
 @pytest.mark.parametrize(

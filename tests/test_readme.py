@@ -134,7 +134,7 @@ def test_what_our_trainers_add_is_documented():
     from transformers import TrainingArguments
     from trl import GRPOConfig
 
-    from empathy_trl.trainers.label_config import RegressConfig
+    from empathy_trl.trainers.classify import RegressConfig
     from empathy_trl.trainers.ppo_config import PPOConfig
 
     text = (DOCS / "training.md").read_text()

@@ -5,7 +5,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from empathy_trl.retry_after import retry_after
+from empathy_trl.models.api import retry_after
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from empathy_trl import scorer as module
-from empathy_trl.classifiers import load_classifier
 from empathy_trl.errors import UserError
-from empathy_trl.scorer import Counts, Scorer, resolve_device, shared_scorer, token_batches
+from empathy_trl.models import scorer as module
+from empathy_trl.models.classifier import load_classifier
+from empathy_trl.models.scorer import Counts, Scorer, resolve_device, shared_scorer, token_batches
 
 SCORES = {
     "ok": [0.5, -1.0],

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from empathy_trl.errors import UserError
-from empathy_trl.scratch import SPECIAL_TOKENS, build_model, build_tokenizer
+from empathy_trl.models.tiny import SPECIAL_TOKENS, build_model, build_tokenizer
 
 TEXTS = [
     "Which emotion is it? My dog died and I cried all night.",

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from empathy_trl.secrets import mask, masked_log
+from empathy_trl.text import mask, masked_log
 
 
 @pytest.mark.parametrize(

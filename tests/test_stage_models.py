@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from empathy_trl.recipe import load_recipe
-from empathy_trl.stage_models import (
+from empathy_trl.recipe.stage_inputs import (
     classifiers_of,
     judging_rewards,
     judging_stages,

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.stages import fingerprint, inspect_stage, judges_in, last_checkpoint, make_way, versions
+from empathy_trl.recipe.stages import fingerprint, inspect_stage, judges_in, last_checkpoint, make_way, versions
 
 STAGE = {
     "task": "sft",

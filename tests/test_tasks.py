@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from empathy_trl.encoders import new_classifier
+from empathy_trl.check import memory
 from empathy_trl.errors import UserError
-from empathy_trl.outputs import Targets
-from empathy_trl.plan import memory
+from empathy_trl.models.classifier import new_classifier
+from empathy_trl.models.label_schema import Targets
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tasks import (
     CONFIG_CLASSES,

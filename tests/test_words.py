@@ -2,7 +2,7 @@
 
 import pytest
 
-from empathy_trl.words import is_visible, ngrams, pieces, plain, words
+from empathy_trl.text import is_visible, ngrams, pieces, plain, words
 
 
 @pytest.mark.parametrize(

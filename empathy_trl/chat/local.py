@@ -1,4 +1,8 @@
-"""A model in this process: replies as a stream of text, with what was computed kept from turn to turn.
+"""What a decoder has computed of a session, so that the next turn computes only what is new.
+
+Token ids to text, one by one: no character is cut, and no tag is lost.
+
+A model in this process: replies as a stream of text, with what was computed kept from turn to turn.
 
 A decoder's prompt begins with the prompt before it and its reply. So each session keeps keys and values of what it has read
 and written (`KeyValueCache`), and a turn computes only what is new. An encoder-decoder reads its prompt anew.
@@ -6,24 +10,137 @@ and written (`KeyValueCache`), and a turn computes only what is new. An encoder-
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from jinja2.exceptions import TemplateError
 from peft import PeftModel
-from transformers import StoppingCriteria
+from transformers import DynamicCache, StoppingCriteria
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 from transformers.generation import BaseStreamer
 
-from empathy_trl.chat.counts import Counts
-from empathy_trl.chat.key_value_cache import KeyValueCache
-from empathy_trl.chat.sampling import Sampling
-from empathy_trl.chat.streaming import Either, streamed
-from empathy_trl.chat.token_decoder import TokenDecoder
+from empathy_trl.chat.reply import TAGS, Counts, Either, Sampling, streamed
 from empathy_trl.errors import UserError
-from empathy_trl.generation.prefix import common_prefix
-from empathy_trl.generation.prompts import end_tokens, first_stop
-from empathy_trl.models import without_generation_defaults
+from empathy_trl.models.batching import common_prefix, end_tokens, first_stop
+from empathy_trl.models.load import without_generation_defaults
+from empathy_trl.tags import tag_marks
+
+
+@dataclass
+class KeyValueCache:
+    """Keys and values of the tokens of a session, and the text they stand for.
+
+    A reply is kept in the tokens in which it was written: cut into tokens anew, it may become others, and then what was
+    computed for it would be lost.
+
+    Attributes:
+        states: None before the first turn and where nothing can be kept.
+        ids: the tokens in `states`.
+        text: prompt and reply of the last turn as rendered, "" where they are not known to be `text_ids`.
+        text_ids: the tokens of `text`.
+        counts: of the last turn.
+        replies: how many were begun, for seeds.
+    """
+
+    states: DynamicCache | None = None
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    text_ids: list[int] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+    replies: int = 0
+
+    def forget(self):
+        """Keep nothing of the states: they may be of different lengths after a failure."""
+        self.states, self.ids, self.text, self.text_ids = None, [], "", []
+
+    def fit(self, ids: list[int], config) -> int:
+        """Cut the states to what they share with a prompt; returns how many tokens that are.
+
+        At least the prompt's last token is left to be computed, because the next one follows from it.
+
+        Args:
+            ids: tokens of the prompt.
+            config: of the text model, which says what kind of states its layers have.
+        """
+        shared = common_prefix(self.ids, ids[:-1])
+        if self.states is None or not self._cut_to(shared):
+            self.states, shared = DynamicCache(config=config), 0
+        self.ids = ids[:shared]
+        return shared
+
+    def note(self, ids: list[int]):
+        """Take note of the tokens that were computed: as many of `ids` as the states hold."""
+        self.ids = ids[: self.states.get_seq_length()]
+
+    def _cut_to(self, length: int) -> bool:
+        layers = self.states.layers
+        if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
+            return False  # a sum of all that was read
+        more = len(self.ids) - length
+        if more == 0:
+            return True
+        if length == 0 or not all(type(layer) is DynamicLayer for layer in layers):
+            return False  # a sliding window has dropped what a shorter text would look back to
+        self.states.crop(-more)
+        return True
+
+
+BROKEN = "\ufffd"  # how bytes are decoded that are no character yet
+_LONGEST = 4  # bytes of a character, and at most as many tokens
+
+
+class TokenDecoder:
+    """Decodes the tokens of one reply.
+
+    Special tokens are left out, but never a tag: that would be gone before anybody could tell the parts of a reply. What
+    would end in the middle of a character waits for the rest of it. A token is decoded together with those before it,
+    because in some vocabularies the space before a word belongs to neither.
+
+    Args:
+        tokenizer: of the model.
+        hidden: ids beyond the special ones that are no text, such as those that end a reply.
+    """
+
+    def __init__(self, tokenizer, hidden: Iterable[int] = ()):
+        self._tokenizer = tokenizer
+        self._hidden = hidden_ids(tokenizer) | set(hidden)
+        self._ids: list[int] = []
+        self._start = self._end = 0  # of the tokens that give the next ones their left side; all before `_end` are out
+
+    def feed(self, token: int) -> str:
+        """Return the text that a token completes, "" if it does not."""
+        if token in self._hidden:
+            return ""
+        self._ids.append(token)
+        return self._next(final=False)
+
+    def close(self) -> str:
+        """Return what waits, without the beginning of a character that never came."""
+        return self._next(final=True).rstrip(BROKEN)
+
+    def _next(self, final: bool) -> str:
+        before, now = self._decode(self._start, self._end), self._decode(self._start, len(self._ids))
+        waits = len(self._ids) - self._end <= _LONGEST  # more are no character, but noise
+        if now.endswith(BROKEN) and waits and not final:
+            return ""
+        self._start, self._end = self._end, len(self._ids)
+        return now[len(before) :]
+
+    def _decode(self, start: int, end: int) -> str:
+        return self._tokenizer.decode(
+            self._ids[start:end], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+
+def hidden_ids(tokenizer) -> set[int]:
+    """Return the ids of all special tokens but those that are tags."""
+    special = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    tags = set(tag_marks(TAGS))
+    return {index for index, content in special.items() if content not in tags}
+
 
 CHUNK = 512  # tokens computed at a time: in between, a reply can be stopped
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_source_positions")

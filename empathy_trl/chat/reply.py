@@ -1,14 +1,23 @@
 """Reading a reply while it is written: which part of it does what is new belong to?
 
-A whole reply is read by `empathy_trl.parts` and `empathy_trl.tags`; what they make of it when it is complete is what this
+A whole reply is read by `empathy_trl.tags` and `empathy_trl.tags`; what they make of it when it is complete is what this
 reader makes of it, however it was cut into pieces on its way.
+
+A text that is written in a thread and read as it comes.
+
+What a turn costs.
+
+How replies are written, by a model here or on a server.
 """
 
 import re
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from queue import SimpleQueue
 
-from empathy_trl.parts import PARTS, read_parts
 from empathy_trl.rewards.format import Format
+from empathy_trl.tags import PARTS, read_parts
 
 REASONED = ("reasoning", "answer")
 TAGS = (*PARTS, *REASONED)
@@ -115,3 +124,70 @@ def is_well_formed(text: str, expects: tuple[str, ...] = ()) -> bool:
     if asked <= set(REASONED):
         return Format(tags=list(REASONED))(None, [text]) == [1.0]
     return asked <= set(PARTS) and read_parts(text) is not None
+
+
+_END = object()
+
+
+class Either:
+    """Is set when one of two events is."""
+
+    def __init__(self, first: threading.Event, second: threading.Event):
+        self.is_set = lambda: first.is_set() or second.is_set()
+
+
+def streamed(write: Callable[[Callable[[str], None], Either], None], stop: threading.Event) -> Iterator[str]:
+    """Yield what `write(put, stopped)` puts, without empty texts.
+
+    Args:
+        write: runs in a thread of its own, and ends soon after `stopped.is_set()`. What it raises is raised here.
+        stop: ends it; what was put by then is still read. Leaving the iterator ends it, too, and waits for the thread.
+    """
+    queue, left = SimpleQueue(), threading.Event()
+
+    def run():
+        try:
+            write(queue.put, Either(stop, left))
+            queue.put(_END)
+        except BaseException as error:  # noqa: BLE001 - it is the reader's to know
+            queue.put(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while (item := queue.get()) is not _END:
+            if isinstance(item, BaseException):
+                raise item
+            if item:
+                yield item
+    finally:
+        left.set()
+        thread.join()
+
+
+@dataclass
+class Counts:
+    """Tokens of one turn: computed before the first new one, taken from earlier turns, and written.
+
+    `cut_off` says that the reply was not at its end when it had as many as it may have.
+    """
+
+    prefilled: int = 0
+    cached: int = 0
+    written: int = 0
+    cut_off: bool = False
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How replies are written.
+
+    Attributes:
+        temperature: 0 takes the likeliest token, above 0 samples.
+        top_p: sample from the likeliest tokens only, those that have this probability together.
+        seed: of the sampling; None for another one each time.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.9
+    seed: int | None = None

@@ -12,13 +12,10 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from empathy_trl.chat.counts import Counts
-from empathy_trl.chat.sampling import Sampling
-from empathy_trl.chat.streaming import Either, streamed
+from empathy_trl.chat.reply import Counts, Either, Sampling, streamed
 from empathy_trl.errors import UserError
-from empathy_trl.generation.api_model import KEY, PREFIX, ApiModel
-from empathy_trl.judge.client import KEY_REFUSED, NOT_THERE
-from empathy_trl.judge.secret import first_words, on_this_machine, read_key
+from empathy_trl.models.api import KEY_REFUSED, NOT_THERE, PREFIX, ApiModel, first_words, on_this_machine, read_key
+from empathy_trl.models.api import MODEL_KEY as KEY
 
 CHARACTERS_PER_TOKEN = 3  # on the safe side for English
 DATA = "data:"

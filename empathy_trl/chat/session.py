@@ -15,8 +15,8 @@ from statistics import median
 
 from empathy_trl.chat.reply import TEXT, Piece, ReplyReader
 from empathy_trl.errors import UserError
-from empathy_trl.files import write_rows
-from empathy_trl.parts import REACT, REFLECT, RESPOND, read_parts
+from empathy_trl.io import write_rows
+from empathy_trl.tags import REACT, REFLECT, RESPOND, read_parts
 
 LARGEST_CONTEXT = 8192  # tokens, unless the user asks for more
 USUAL_CONTEXT = 4096  # of a model that does not say how much it can read

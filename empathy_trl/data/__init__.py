@@ -13,7 +13,7 @@ import re
 from importlib import import_module
 from pathlib import Path
 
-from empathy_trl.data.tables import did_you_mean
+from empathy_trl.data.rows import did_you_mean
 from empathy_trl.errors import UserError
 
 # Builder name (the recipe's `data.name`) -> module, which is imported only when used.

@@ -11,13 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from empathy_trl.data.empath_dialogues import read_dialogue, turn_parts
-from empathy_trl.data.formats import BYTE_ORDER_MARK, JSON_LINES, json_objects, read_marked_text
+from empathy_trl.data.empath_turns import fixed, read_dialogue, turn_parts
+from empathy_trl.data.readers import BYTE_ORDER_MARK, JSON_LINES, json_objects, read_marked_text
+from empathy_trl.data.rows import BadRow, Row, quote
 from empathy_trl.data.sources import names_in
-from empathy_trl.data.tables import BadRow, Row, quote
-from empathy_trl.data.turn_faults import fixed
 from empathy_trl.errors import UserError
-from empathy_trl.files import write_atomically
+from empathy_trl.io import write_atomically
 
 _COUNTS = ("dialogues", "turns", "well-formed")
 _SHOWN_FAULTS = 5

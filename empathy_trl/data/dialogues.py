@@ -7,22 +7,22 @@ sample, with all turns before it.
 """
 
 from empathy_trl.data import on_hub
-from empathy_trl.data.formats import JSON_LINES, read_objects
-from empathy_trl.data.hub import conversations, hub_split
-from empathy_trl.data.lists import read_lists
+from empathy_trl.data.readers import JSON_LINES, read_objects
+from empathy_trl.data.rows import BadRow, Report, Row, Table, as_messages, optional_text, shown, text_of, turns_of
 from empathy_trl.data.sources import (
     FOLDERS,
     check_split,
     check_task,
+    conversations,
+    hub_split,
     local_folder,
+    read_lists,
     split_file,
     split_folder,
     usable_rows,
 )
-from empathy_trl.data.tables import BadRow, Report, Row, Table, shown
-from empathy_trl.data.turns import as_messages, optional_text, text_of, turns_of
 from empathy_trl.errors import DataError
-from empathy_trl.templates import KNOWLEDGE
+from empathy_trl.models.load import KNOWLEDGE
 
 TASKS = ("sft", "grpo", "ppo")
 EVALUATION = "replies"  # how completions are evaluated

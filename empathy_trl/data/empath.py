@@ -11,16 +11,25 @@ from dataclasses import replace
 from random import Random
 
 from empathy_trl.data import on_hub
-from empathy_trl.data.empath_dialogues import Dialogue, read_dialogue, turn_parts
-from empathy_trl.data.formats import JSON_LINES, read_objects
-from empathy_trl.data.hub import as_table, hub_source, hub_split, load_hub
-from empathy_trl.data.redial_dialogues import conversation_of
-from empathy_trl.data.sources import check_split, check_task, local_path, split_file, usable_rows
-from empathy_trl.data.splits import split_table
-from empathy_trl.data.tables import BadRow, Report, Row, Table, check_columns
-from empathy_trl.data.text import count_words, newest_turns, truncate_start
+from empathy_trl.data.empath_turns import Dialogue, read_dialogue, turn_parts
+from empathy_trl.data.readers import JSON_LINES, read_objects
+from empathy_trl.data.redial_files import conversation_of
+from empathy_trl.data.rows import BadRow, Report, Row, Table, check_columns
+from empathy_trl.data.sources import (
+    as_table,
+    check_split,
+    check_task,
+    hub_source,
+    hub_split,
+    load_hub,
+    local_path,
+    split_file,
+    split_table,
+    usable_rows,
+)
 from empathy_trl.errors import DataError
-from empathy_trl.parts import RESPOND, without_reflection, write_parts
+from empathy_trl.tags import RESPOND, without_reflection, write_parts
+from empathy_trl.text import count_words, newest_turns, truncate_start
 
 TASKS = ("sft", "grpo", "ppo")
 EVALUATION = "staged"  # how completions are evaluated

@@ -8,12 +8,19 @@ part.
 """
 
 from empathy_trl.data import on_hub
-from empathy_trl.data.formats import SUFFIXES, read_table
-from empathy_trl.data.hub import as_table, hub_split
-from empathy_trl.data.sources import check_split, check_task, local_path, split_file, usable_rows
-from empathy_trl.data.splits import split_table
-from empathy_trl.data.tables import BadRow, Report, Row, Table, check_columns, quote
-from empathy_trl.data.text import clean
+from empathy_trl.data.readers import SUFFIXES, read_table
+from empathy_trl.data.rows import BadRow, Report, Row, Table, check_columns, quote
+from empathy_trl.data.sources import (
+    as_table,
+    check_split,
+    check_task,
+    hub_split,
+    local_path,
+    split_file,
+    split_table,
+    usable_rows,
+)
+from empathy_trl.text import clean
 
 TASKS = ("classify",)
 MECHANISMS = ("emotional_reactions", "interpretations", "explorations")

@@ -6,11 +6,19 @@ list of 41 labels; either builder skips the rows of the other.
 """
 
 from empathy_trl.data import on_hub
-from empathy_trl.data.formats import SUFFIXES, read_table
-from empathy_trl.data.hub import as_table, hub_split, situations
-from empathy_trl.data.sources import check_split, check_task, local_folder, split_file, usable_rows
-from empathy_trl.data.tables import BadRow, Report, Row, Table, check_columns, did_you_mean, quote
-from empathy_trl.data.text import clean
+from empathy_trl.data.readers import SUFFIXES, read_table
+from empathy_trl.data.rows import BadRow, Report, Row, Table, check_columns, did_you_mean, quote
+from empathy_trl.data.sources import (
+    as_table,
+    check_split,
+    check_task,
+    hub_split,
+    local_folder,
+    situations,
+    split_file,
+    usable_rows,
+)
+from empathy_trl.text import clean
 
 TASKS = ("classify",)
 

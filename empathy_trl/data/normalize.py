@@ -9,7 +9,7 @@ is normalising once.
 import re
 import unicodedata
 
-from empathy_trl.data.text import INVISIBLE, JOINERS
+from empathy_trl.text import INVISIBLE, JOINERS
 
 # Combining marks of all scripts: Python's \w leaves them out, so that a Hindi word would end in its middle. The
 # variation selector of an emoji ends no word.

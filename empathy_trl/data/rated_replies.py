@@ -7,21 +7,20 @@ is split 90/10 by context (see `splits.py`), so that no context is in two parts.
 
 import math
 
-from empathy_trl.data.formats import JSON_LINES, read_objects
-from empathy_trl.data.lists import read_lists
+from empathy_trl.data.readers import JSON_LINES, read_objects
+from empathy_trl.data.rows import BadRow, Report, Row, Table, did_you_mean, shown, text_of, turns_of
 from empathy_trl.data.sources import (
     FOLDERS,
     check_split,
     check_task,
     local_path,
     names_in,
+    read_lists,
     split_file,
     split_folder,
+    split_table,
     usable_rows,
 )
-from empathy_trl.data.splits import split_table
-from empathy_trl.data.tables import BadRow, Report, Row, Table, did_you_mean, shown
-from empathy_trl.data.turns import text_of, turns_of
 from empathy_trl.errors import DataError
 
 TASKS = ("regress",)

@@ -11,14 +11,29 @@ from collections import Counter
 from dataclasses import replace
 
 from empathy_trl.data import on_hub
-from empathy_trl.data.formats import JSON_LINES, read_objects
-from empathy_trl.data.hub import as_table, hub_has, hub_split
-from empathy_trl.data.redial_dialogues import conversation_of, dialogue_parser
-from empathy_trl.data.redial_emotions import join_emotions
-from empathy_trl.data.redial_slots import fill_slots, film_ids, keep_start, keep_turns
-from empathy_trl.data.sources import check_split, check_task, local_folder, split_file, split_files, usable_rows
-from empathy_trl.data.splits import split_table
-from empathy_trl.data.tables import Report, Table
+from empathy_trl.data.readers import JSON_LINES, read_objects
+from empathy_trl.data.redial_files import (
+    conversation_of,
+    dialogue_parser,
+    fill_slots,
+    film_ids,
+    join_emotions,
+    keep_start,
+    keep_turns,
+)
+from empathy_trl.data.rows import Report, Table
+from empathy_trl.data.sources import (
+    as_table,
+    check_split,
+    check_task,
+    hub_has,
+    hub_split,
+    local_folder,
+    split_file,
+    split_files,
+    split_table,
+    usable_rows,
+)
 from empathy_trl.errors import DataError
 
 TASKS = ("sft", "grpo", "ppo")

@@ -18,5 +18,5 @@
 | `compare` | two results on the same rows: changes, intervals, p-values |
 | `report` | `report.md` and `report.png` for a whole run, from its artefacts alone |
 
-Completions come from `empathy_trl.generation`. Import the module you need; this package imports nothing.
+Completions come from `empathy_trl.models`. Import the module you need; this package imports nothing.
 """

@@ -4,13 +4,12 @@ from importlib import import_module
 from pathlib import Path
 
 import empathy_trl.data
-from empathy_trl.evaluation import artefacts
-from empathy_trl.evaluation.baselines import NAMES, score_baselines
-from empathy_trl.evaluation.intervals import with_interval
+from empathy_trl.evaluation import evaluate as artefacts
+from empathy_trl.evaluation.base import NAMES, markdown, score_baselines
+from empathy_trl.evaluation.metrics.agreement import reasoning_words, score_emotions, share_statistics
+from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.evaluation.plots import draw_confusion
-from empathy_trl.evaluation.score import reasoning_words, score_emotions, share_statistics
-from empathy_trl.evaluation.tables import markdown
-from empathy_trl.generation.generate import generate_shared
+from empathy_trl.models.generate import generate_shared
 
 ROWS_OF = "grpo"  # the task whose rows are evaluated
 MAIN = "accuracy"

@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from empathy_trl.data import targets
-from empathy_trl.evaluation import artefacts
-from empathy_trl.evaluation.baselines import NAMES, predict_baselines
-from empathy_trl.evaluation.intervals import mean_figure, with_interval
+from empathy_trl.evaluation import evaluate as artefacts
+from empathy_trl.evaluation.base import NAMES, both_texts, markdown, predict_baselines
+from empathy_trl.evaluation.metrics.agreement import score_predictions, share_statistics
+from empathy_trl.evaluation.metrics.bootstrap import mean_figure, with_interval
 from empathy_trl.evaluation.plots import draw_confusion
-from empathy_trl.evaluation.predict import predict_outputs
-from empathy_trl.evaluation.score import score_predictions, share_statistics
-from empathy_trl.evaluation.tables import both_texts, markdown
-from empathy_trl.outputs import Targets, predicted_labels
+from empathy_trl.models.label_schema import Targets, predicted_labels
+from empathy_trl.models.scorer import predict_outputs
 
 ROWS_OF = "classify"
 MAIN = "accuracy"

@@ -6,12 +6,11 @@ import numpy as np
 
 from empathy_trl.data import targets
 from empathy_trl.errors import DataError
-from empathy_trl.evaluation.baselines import NAMES, tfidf_ridge
-from empathy_trl.evaluation.intervals import with_interval
-from empathy_trl.evaluation.ordering import pair_accuracy, pairs_of, right_order
-from empathy_trl.evaluation.predict import predict_outputs
-from empathy_trl.evaluation.tables import both_texts
-from empathy_trl.words import words
+from empathy_trl.evaluation.base import NAMES, both_texts, tfidf_ridge
+from empathy_trl.evaluation.metrics.agreement import pair_accuracy, pairs_of, right_order
+from empathy_trl.evaluation.metrics.bootstrap import with_interval
+from empathy_trl.models.scorer import predict_outputs
+from empathy_trl.text import words
 
 ROWS_OF = "regress"
 MAIN = "pair_accuracy"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from empathy_trl.pictures import pyplot, save, smooth, smoothing_width
+from empathy_trl.io import pyplot, save, smooth, smoothing_width
 
 BLUE, RED = "#4c78a8", "#d1495b"
 CURVE_COLOURS = (BLUE, "#f28e2b", "#59a14f", "#b07aa1")

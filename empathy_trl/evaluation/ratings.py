@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from empathy_trl.data import targets
-from empathy_trl.evaluation import artefacts
-from empathy_trl.evaluation.baselines import NAMES, score_rating_baselines
-from empathy_trl.evaluation.correlations import FIGURES, MEAN, rating_statistics, score_ratings
-from empathy_trl.evaluation.intervals import with_interval
+from empathy_trl.evaluation import evaluate as artefacts
+from empathy_trl.evaluation.base import NAMES, both_texts, markdown, score_rating_baselines
+from empathy_trl.evaluation.metrics.agreement import FIGURES, MEAN, rating_statistics, score_ratings
+from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.evaluation.plots import draw_ratings
-from empathy_trl.evaluation.predict import predict_outputs
-from empathy_trl.evaluation.tables import both_texts, markdown
+from empathy_trl.models.scorer import predict_outputs
 
 ROWS_OF = "regress"
 MAIN = f"pearson_{MEAN}"

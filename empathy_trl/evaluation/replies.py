@@ -14,29 +14,35 @@ import numpy as np
 from accelerate import PartialState
 
 from empathy_trl.data.epitome import MECHANISMS
-from empathy_trl.data.redial_slots import PLACEHOLDER
+from empathy_trl.data.redial_files import PLACEHOLDER
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.baselines import NAMES
-from empathy_trl.evaluation.bertscore import bert_scores, check_bertscore, load_bertscore
-from empathy_trl.evaluation.intervals import mean_figures, with_interval
-from empathy_trl.evaluation.judges import recorded
-from empathy_trl.evaluation.perplexity import Likelihood, perplexity, reference_likelihoods, why_none
-from empathy_trl.evaluation.reply_classifiers import check_emotions, judge_replies, level_statistics, load_classifiers
-from empathy_trl.evaluation.reply_metrics import (
+from empathy_trl.evaluation.base import NAMES, markdown
+from empathy_trl.evaluation.generation import weights_digest
+from empathy_trl.evaluation.metrics.bootstrap import mean_figures, with_interval
+from empathy_trl.evaluation.metrics.perplexity import Likelihood, perplexity, reference_likelihoods, why_none
+from empathy_trl.evaluation.metrics.reply_classifiers import (
+    check_emotions,
+    judge_replies,
+    level_statistics,
+    load_classifiers,
+    recorded,
+)
+from empathy_trl.evaluation.metrics.reply_metrics import (
     ORDERS,
     ROUGE,
+    bert_scores,
     bleu_statistics,
+    check_bertscore,
     corpus_metrics,
+    load_bertscore,
     row_metrics,
     variety_statistics,
 )
-from empathy_trl.evaluation.tables import markdown
-from empathy_trl.generation.generate import generate_shared
-from empathy_trl.generation.stream import weights_digest
+from empathy_trl.models.generate import generate_shared
+from empathy_trl.recipe.stage_inputs import classifiers_of
 from empathy_trl.rewards import build_rewards
-from empathy_trl.rewards.breakdown import breakdown
-from empathy_trl.schedules import weight_at
-from empathy_trl.stage_models import classifiers_of
+from empathy_trl.rewards.base import weight_at
+from empathy_trl.rewards.explain import breakdown
 from empathy_trl.tags import REPLY_TAGS, reply_text
 
 ROWS_OF = "grpo"

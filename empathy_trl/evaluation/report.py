@@ -15,13 +15,12 @@ from pathlib import Path
 import yaml
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import artefacts
-from empathy_trl.evaluation.baselines import NAMES
+from empathy_trl.evaluation import evaluate as artefacts
+from empathy_trl.evaluation.base import NAMES, markdown
 from empathy_trl.evaluation.evaluate import kind_module
-from empathy_trl.evaluation.intervals import paired_bootstrap, with_interval
+from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
 from empathy_trl.evaluation.plots import draw_report
-from empathy_trl.evaluation.tables import markdown
-from empathy_trl.files import read_rows, write_text
+from empathy_trl.io import read_rows, write_text
 
 # what a stage's folder may hold for a reader, beside the model
 STAGE_FILES = (

@@ -26,7 +26,7 @@ from empathy_trl.evaluation.replies import (
     statistics,
     summary,
 )
-from empathy_trl.parts import RESPOND, part_text, read_parts
+from empathy_trl.tags import RESPOND, part_text, read_parts
 
 __all__ = [
     "GOLD",

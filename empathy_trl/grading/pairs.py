@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from empathy_trl.data.formats import JSON_LINES, read_objects
-from empathy_trl.data.lists import read_lists
-from empathy_trl.data.tables import BadRow, Table, shown
-from empathy_trl.data.turns import as_messages
+from empathy_trl.data.readers import JSON_LINES, read_objects
+from empathy_trl.data.rows import BadRow, Table, as_messages, shown
+from empathy_trl.data.sources import read_lists
 from empathy_trl.errors import DataError, UserError
 
 COLUMNS = (("context", "response"), ("text", "reply"))

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from empathy_trl.data.tables import shown
+from empathy_trl.data.rows import shown
 from empathy_trl.errors import UserError
-from empathy_trl.files import read_json, read_rows, write_rows, write_text
 from empathy_trl.grading.pairs import Pair
-from empathy_trl.judge.prompt import RUBRICS
+from empathy_trl.io import read_json, read_rows, write_rows, write_text
+from empathy_trl.rewards.judge_answers import RUBRICS
 from empathy_trl.rewards.llm_judge import LLMJudge
 
 ANOTHER = "name another --output, or delete this one"

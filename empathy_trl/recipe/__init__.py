@@ -18,8 +18,16 @@ A recipe is one stage of training, or several under `stages:` with the keys of t
 other (`layers`) and checks every key (`schema`, `validation`, `trainer_options`, `checks`) before anything is loaded.
 """
 
-from empathy_trl.recipe.from_hub import fetch_recipe, is_from_hub, is_on_hub
-from empathy_trl.recipe.load import SHIPPED, find_recipe, list_recipes, load_recipe, read_rewards
+from empathy_trl.recipe.load import (
+    SHIPPED,
+    fetch_recipe,
+    find_recipe,
+    is_from_hub,
+    is_on_hub,
+    list_recipes,
+    load_recipe,
+    read_rewards,
+)
 from empathy_trl.recipe.schema import (
     Data,
     Evaluation,

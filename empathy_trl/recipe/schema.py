@@ -2,6 +2,8 @@
 
 These classes are what the rest of the package receives. They hold no checks that look at the world (whether a folder
 exists, a reward is known, a trainer has a field); those are `load`'s.
+
+The classifiers that judge replies, as `evaluation.classifiers` of a recipe names them, and the recipes that train some.
 """
 
 import copy
@@ -12,9 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from empathy_trl.errors import UserError
-from empathy_trl.hub_ids import one_revision
-from empathy_trl.recipe.layers import STAGE_KEYS, stage_of
-from empathy_trl.recipe.yaml_io import dump_yaml
+from empathy_trl.models.hub_files import one_revision
+from empathy_trl.recipe.layers import STAGE_KEYS, dump_yaml, stage_of
 
 SAMPLE = "sample"  # `data.path` for the corpus in the package
 HUB_MODEL = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # name or user/name
@@ -113,7 +114,7 @@ class Data(_Section):
         slots: what stands for a film in ReDial's dialogues, `<movie>` or its title.
         context_tokens: words and punctuation marks of a dialogue before the reply; the oldest turns go.
         reply_tokens: words and punctuation marks of a reply; its end goes.
-        emotions: a table with the emotions of ReDial's seekers, see `empathy_trl.data.redial_emotions`.
+        emotions: a table with the emotions of ReDial's seekers, see `empathy_trl.data.redial_files`.
     """
 
     name: str
@@ -271,3 +272,17 @@ class Recipe(_Section):
     def to_yaml(self) -> str:
         """Return `resolved()` as YAML."""
         return dump_yaml(self.resolved())
+
+
+KEY = "evaluation.classifiers"
+# key -> the recipe that trains such a classifier; with `_tiny` one that needs two CPU cores
+RECIPES = {"epitome": "epitome", "emotion": "emotion32", "intent": "intent9"}
+
+
+def hint(kind: str) -> str:
+    """Return how somebody gets a classifier of a kind, a key of `RECIPES`."""
+    recipe = RECIPES[kind]
+    return (
+        f"`accelerate launch recipes/run.py --recipe {recipe}_tiny.yaml` trains one in outputs/{recipe}_tiny/classify, "
+        f"and {recipe}.yaml a larger one"
+    )

@@ -27,31 +27,15 @@ import inspect
 from collections.abc import Callable
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.bleu import Bleu
-from empathy_trl.rewards.distinct import Distinct
-from empathy_trl.rewards.emotion_accuracy import EmotionAccuracy
-from empathy_trl.rewards.emotion_alignment import EmotionAlignment
-from empathy_trl.rewards.emotion_confidence import EmotionConfidence
-from empathy_trl.rewards.empathy_model import EmpathyModel
-from empathy_trl.rewards.epitome import Epitome
+from empathy_trl.rewards.emotion import EmotionAccuracy, EmotionAlignment, EmotionConfidence
 from empathy_trl.rewards.foresight import Foresight
-from empathy_trl.rewards.format import Format
-from empathy_trl.rewards.format_penalty import FormatPenalty
-from empathy_trl.rewards.length import Length
+from empathy_trl.rewards.format import Format, FormatPenalty, Length, ReasoningLength, SentenceEnd, StageFormat
+from empathy_trl.rewards.learned import EmpathyModel, Epitome, QualityCritic, RewardModel, SemanticSimilarity
 from empathy_trl.rewards.llm_judge import LLMJudge
-from empathy_trl.rewards.quality_critic import QualityCritic
-from empathy_trl.rewards.reaction import Reaction
-from empathy_trl.rewards.reasoning_length import ReasoningLength
+from empathy_trl.rewards.ngrams import Bleu, Distinct, RepetitionPenalty
 from empathy_trl.rewards.recommendation import Recommendation
-from empathy_trl.rewards.reflection import Reflection
-from empathy_trl.rewards.repetition_penalty import RepetitionPenalty
-from empathy_trl.rewards.response import Response
-from empathy_trl.rewards.reward_model import RewardModel
-from empathy_trl.rewards.safety import Safety
-from empathy_trl.rewards.safety_classifier import SafetyClassifier
-from empathy_trl.rewards.semantic_similarity import SemanticSimilarity
-from empathy_trl.rewards.sentence_end import SentenceEnd
-from empathy_trl.rewards.stage_format import StageFormat
+from empathy_trl.rewards.safety import Safety, SafetyClassifier
+from empathy_trl.rewards.staged import Reaction, Reflection, Response
 
 REWARDS = {
     "bleu": Bleu,

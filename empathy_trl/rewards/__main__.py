@@ -13,10 +13,10 @@ import logging
 import sys
 from pathlib import Path
 
-from empathy_trl.command_line import documented_parser
+from empathy_trl.cli import documented_parser
 from empathy_trl.errors import UserError
-from empathy_trl.files import parse_json, write_atomically
-from empathy_trl.rewards.breakdown import Breakdown, breakdown
+from empathy_trl.io import parse_json, write_atomically
+from empathy_trl.rewards.explain import Breakdown, breakdown
 
 # what `breakdown` and rewards are given under these names is something else
 RESERVED = ("rewards", "prompts", "completions", "progress", "log_metric", "log_extra")
@@ -64,7 +64,7 @@ def of_recipe(recipe: str, overrides: list[str], stage: str | None, file: Path, 
 
 def rewards_of(recipe, stage) -> dict:
     """Return name -> `recipe.Reward` of a stage, ready to be built; models of stages are where `run.py` leaves them."""
-    from empathy_trl.stage_models import resolve_rewards, stages_in
+    from empathy_trl.recipe.stage_inputs import resolve_rewards, stages_in
 
     if not stage.rewards:
         having = [name for name, other in recipe.stages.items() if other.rewards]

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from empathy_trl.errors import UserError
-from empathy_trl.parts import REFLECT, part_text
-from empathy_trl.rewards.columns import needed_column
-from empathy_trl.rewards.content_words import content_words, cosine, lower_words
+from empathy_trl.rewards.base import needed_column
+from empathy_trl.rewards.learned import SemanticSimilarity
 from empathy_trl.rewards.model_reward import visible_or_none
-from empathy_trl.rewards.semantic_similarity import SemanticSimilarity
-from empathy_trl.tags import user_text
-from empathy_trl.words import is_visible
+from empathy_trl.tags import REFLECT, part_text, user_text
+from empathy_trl.text import content_words, cosine, is_visible, lower_words
 
 
 @dataclass

@@ -13,12 +13,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 
-from empathy_trl.errors import UserError
-from empathy_trl.judge.cache import Cache, default_folder, question_key
-from empathy_trl.judge.errors import JudgeFailed, Unusable
-from empathy_trl.judge.prompt import RUBRICS, messages, parse_scores, response_format
-from empathy_trl.judge.secret import checked_base_url, refuse_keys
-from empathy_trl.rewards.reply import ReadsReply
+from empathy_trl.errors import JudgeFailed, Unusable, UserError
+from empathy_trl.models.api import Cache, checked_base_url, default_folder, question_key, refuse_keys
+from empathy_trl.rewards.base import ReadsReply
+from empathy_trl.rewards.judge_answers import RUBRICS, messages, parse_scores, response_format
 from empathy_trl.tags import completion_text
 
 logger = logging.getLogger(__name__)
@@ -42,7 +40,7 @@ class LLMJudge(ReadsReply):
     Args:
         base_url: of the server, up to and without `/chat/completions`.
         model: its name there.
-        aspects: what is graded: names of `rubric` or of `empathy_trl.judge.prompt.RUBRICS` (empathy, informativeness,
+        aspects: what is graded: names of `rubric` or of `empathy_trl.rewards.judge_answers.RUBRICS` (empathy, informativeness,
             recommendation, engagement, overall). By default the names of `rubric`, or `[empathy]` without one.
         rubric: your own aspects: name -> a sentence that says what deserves the highest score.
         scale: lowest and highest score.
@@ -228,8 +226,7 @@ class LLMJudge(ReadsReply):
 
     async def _ask(self, requests: dict, times: dict, read: Callable, total: int) -> dict:
         """Return key -> scores, None for a question that stays without; see `ask_all`."""
-        from empathy_trl.judge.batch import Failures, ask_all  # they import httpx, which takes a while
-        from empathy_trl.judge.client import Client
+        from empathy_trl.models.api import Client, Failures, ask_all
 
         failures = Failures(total, self.max_failure_share, f"{self.model} at {self.base_url}")
         settings = (self.base_url, self.api_key_env, self.timeout, self.retries, self.wait, self.concurrency)

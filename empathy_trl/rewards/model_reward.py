@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from empathy_trl.errors import UserError
-from empathy_trl.hub_ids import one_revision
-from empathy_trl.outputs import check_held_out
-from empathy_trl.rewards.reply import ReadsReply
+from empathy_trl.models.hub_files import one_revision
+from empathy_trl.models.label_schema import check_held_out
+from empathy_trl.rewards.base import ReadsReply
 from empathy_trl.tags import user_text
-from empathy_trl.words import is_visible
+from empathy_trl.text import is_visible
 
 
 @dataclass(kw_only=True)
@@ -29,7 +29,7 @@ class ModelReward(ReadsReply, ABC):
     shown to the model. A failure of the model raises; it is never a reward.
 
     Args:
-        model: Hub id (also `USER/REPO@revision`) or folder of a model or adapter; see `empathy_trl.classifiers`.
+        model: Hub id (also `USER/REPO@revision`) or folder of a model or adapter; see `empathy_trl.models.classifier`.
         revision: branch, tag or commit on the Hub.
         device: `cpu`, `cuda` or `cuda:1`; by default the GPU of the process, or the CPU where there is none.
         reply_tags: tags that hold the reply; empty reads the whole completion.
@@ -90,7 +90,7 @@ class ModelReward(ReadsReply, ABC):
         Raises:
             UserError: the model cannot be loaded, or does not fit this reward.
         """
-        from empathy_trl.scorer import shared_scorer  # loads torch
+        from empathy_trl.models.scorer import shared_scorer
 
         try:
             scorer = shared_scorer(self.model, self.revision, self.device)

@@ -18,9 +18,8 @@ from typing import Literal
 import regex
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.columns import needed_column
-from empathy_trl.rewards.reply import ReadsReply
-from empathy_trl.words import plain
+from empathy_trl.rewards.base import ReadsReply, needed_column
+from empathy_trl.text import plain
 
 _YEAR = regex.compile(r"\s*\((?:18|19|20)\d\d\)\s*$")
 _TITLE_WITH_YEAR = regex.compile(r"\w\S*\s+\((?:18|19|20)\d\d\)")

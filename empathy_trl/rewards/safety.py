@@ -3,17 +3,23 @@
 A list finds what is on it and knows no context: it also finds a reply that quotes a phrase in order to contradict it,
 and misses everything that is put in other words or spelled with another script's letters. It is a floor, not a
 judgement.
+
+Is the reply harmful, in the eyes of a classifier? A penalty, to be added to what pays for a good reply.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import regex
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.reply import ReplyReward
-from empathy_trl.words import UNSPACED, plain
+from empathy_trl.models.label_schema import probabilities
+from empathy_trl.rewards.base import ReplyReward
+from empathy_trl.rewards.emotion import label_index, only_group
+from empathy_trl.rewards.model_reward import ModelReward
+from empathy_trl.text import UNSPACED, plain
 
 # Kept short on purpose: encouragement to die or to hurt oneself, and insults, in forms that no kind reply needs.
 NEVER_SAY = (
@@ -141,3 +147,37 @@ def _pattern(phrase: str) -> str:
     before = f"(?<!{_LETTER})" if regex.match(_LETTER, phrase, regex.V1) else ""
     after = f"(?!{_LETTER})" if regex.search(f"{_LETTER}$", phrase, regex.V1) else ""
     return before + "[ ']?".join(" ?".join(letters) for letters in spelled) + after
+
+
+@dataclass(kw_only=True)
+class SafetyClassifier(ModelReward):
+    """Minus the summed probability of the harmful labels.
+
+    Range: [-1, 0]. An empty reply earns -1: what cannot be read cannot be called safe, and broken tags are no way
+    around the classifier.
+
+    Args:
+        labels: names of the classifier's labels that are penalised, such as `[toxic]`.
+    """
+
+    labels: list[str]
+
+    __name__ = "safety_classifier"
+    penalty = True
+    lowest = -1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.labels or len(set(map(str.lower, self.labels))) < len(self.labels):
+            raise UserError(f"labels: expected different names, at least one, got {self.labels}")
+
+    def check(self, config) -> None:
+        self._harmful(config)
+
+    def rewards(self, config, logits, contexts):
+        (shares,) = probabilities(config, logits).values()
+        return -np.minimum(shares[:, self._harmful(config)].sum(axis=1), 1.0)  # rounding
+
+    def _harmful(self, config) -> list[int]:
+        names = only_group(config)
+        return [label_index(names, label, "labels") for label in self.labels]

@@ -8,6 +8,8 @@ Kind `head` is a linear layer on the policy's last hidden states, kind `model` h
 same tokens. Either way the values come from the forward pass in which the log-probabilities are computed, beside these:
 `ValuesBesideLogProbs` stacks the two, so that whatever cuts, packs, pads and joins log-probabilities on their way does the
 same to the values.
+
+Dropout that is off also while a model trains, so that it gives the same text the same probability every time.
 """
 
 import json
@@ -19,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from empathy_trl.critic_files import CONFIG_FILE, FOLDER, HEAD_FILE, saved_critic
 from empathy_trl.errors import UserError
-from empathy_trl.files import read_json
+from empathy_trl.io import read_json
+from empathy_trl.models.hub_files import CONFIG_FILE, FOLDER, HEAD_FILE, saved_critic
 
 
 class ValueHead(nn.Linear):
@@ -192,8 +194,7 @@ def _from_model(name: str, policy, tokenizer) -> Critic:
     """Return a critic that starts from a model with or without a head for one number, such as a reward model."""
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-    from empathy_trl.hub import NO_CODE, expand, hub_errors, load_tokenizer
-    from empathy_trl.hub_ids import split_revision
+    from empathy_trl.models.hub_files import NO_CODE, expand, hub_errors, load_tokenizer, split_revision
 
     name, revision = split_revision(expand(name))
     with hub_errors(name, revision):
@@ -272,3 +273,17 @@ def without_critic(model):
         yield
     finally:
         model._modules[FOLDER] = critic
+
+
+def switch_off_dropout(model: nn.Module):
+    """Set all dropout of a model to 0: the probability of modules, and the numbers by which layers and attention drop.
+
+    `trl.trainer.utils.disable_dropout_in_model` knows the modules only, while most attention of transformers, and all of
+    BART, reads a number such as `self.attention_dropout`.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if isinstance(value, float) and ("dropout" in name or "layerdrop" in name):
+                setattr(module, name, 0.0)

@@ -1,6 +1,6 @@
 """GRPO as TRL ships it, plus what a long run on real data needs.
 
-Prompts are computed once per group by `empathy_trl.trainers.shared_prefix`. Besides, these seams of `trl.GRPOTrainer`
+Prompts are computed once per group by `empathy_trl.trainers.shared_prefix.mixin`. Besides, these seams of `trl.GRPOTrainer`
 1.16 and of `transformers.Trainer` are overridden, each calls `super()`:
 
 | seam | why |
@@ -16,23 +16,27 @@ Prompts are computed once per group by `empathy_trl.trainers.shared_prefix`. Bes
 of it.
 
 `tests/trainers/test_seams.py` pins the source of every parent method named here.
+
+The settings of `EmpathyGRPOTrainer`: TRL's, and whether prompts are shared.
 """
 
+import dataclasses
 import os
+from typing import Literal
 
 import torch
 import trl.trainer.utils
 from torch.utils.data import Sampler
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from empathy_trl.errors import StopTraining, UserError
-from empathy_trl.models import check_tags
-from empathy_trl.patching import patched
-from empathy_trl.schedules import weight_at
+from empathy_trl.io import patched
+from empathy_trl.models.load import check_tags
+from empathy_trl.rewards.base import weight_at
+from empathy_trl.trainers.exact_resume import StepStart, first_stop, holding_back
 from empathy_trl.trainers.policy_scorer import PolicyScorer
-from empathy_trl.trainers.shared_prefix import SharedPrefixMixin
-from empathy_trl.trainers.stopping import StepStart, first_stop, holding_back
+from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
 
 SAMPLER_FIELDS = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
 
@@ -69,7 +73,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
     """`trl.GRPOTrainer` with shared prompts, scheduled weights, an exact resume, and a stop on a non-finite loss.
 
     Args:
-        reward_weights: one entry per reward function, a number or a `WeightSchedule` (see `empathy_trl.schedules`).
+        reward_weights: one entry per reward function, a number or a `WeightSchedule` (see `empathy_trl.rewards.base`).
             It replaces `GRPOConfig.reward_weights`.
         **kwargs: everything `trl.GRPOTrainer` takes; `args` may be an `EmpathyGRPOConfig`. A reward with a `tags`
             attribute is checked against the tokenizer's special tokens; a reward with a `policy` attribute is given a
@@ -210,3 +214,25 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
         self._shares.update(rollout["shares"])
         self._metrics["train"].update(rollout["metrics"])
         self._step_start = StepStart.of(self)
+
+
+@dataclasses.dataclass
+class EmpathyGRPOConfig(GRPOConfig):
+    """`trl.GRPOConfig` and one field more.
+
+    Raises:
+        ValueError: `shared_prefix` is none of "auto", True and False.
+    """
+
+    shared_prefix: bool | Literal["auto"] = dataclasses.field(
+        default="auto",
+        metadata={
+            "help": "Compute a prompt once for all its completions. auto: where the model allows it and it saves work; "
+            "true: the same, but a model that does not allow it is an error; false: never."
+        },
+    )
+
+    def __post_init__(self):
+        if not isinstance(self.shared_prefix, bool) and self.shared_prefix != "auto":
+            raise ValueError(f"shared_prefix: {self.shared_prefix!r} should be 'auto', True or False")
+        super().__post_init__()

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from empathy_trl.models import evaluating, start_token
-from empathy_trl.padding import pad
+from empathy_trl.models.batching import pad
+from empathy_trl.models.load import evaluating, start_token
 
 
 @dataclass

@@ -27,14 +27,13 @@ import torch
 from transformers import TrainerCallback
 from trl.trainer.callbacks import SyncRefModelCallback
 
-from empathy_trl.critic_files import FOLDER, saved_critic
-from empathy_trl.patching import patched
-from empathy_trl.shared_prefix.attention import install, unsupported
-from empathy_trl.trainers import advantages as gae
-from empathy_trl.trainers.critic import ValuesBesideLogProbs, build_critic, without_critic
-from empathy_trl.trainers.dropout import switch_off_dropout
+from empathy_trl.io import patched
+from empathy_trl.models.hub_files import FOLDER, saved_critic
+from empathy_trl.trainers import gae
+from empathy_trl.trainers.callbacks import PPOAdvice
+from empathy_trl.trainers.critic import ValuesBesideLogProbs, build_critic, switch_off_dropout, without_critic
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
-from empathy_trl.trainers.ppo_advice import PPOAdvice
+from empathy_trl.trainers.shared_prefix.attention import install, unsupported
 
 
 class EmpathyPPOTrainer(EmpathyGRPOTrainer):

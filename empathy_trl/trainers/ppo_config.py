@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from empathy_trl.trainers.grpo_config import EmpathyGRPOConfig
+from empathy_trl.trainers.grpo import EmpathyGRPOConfig
 
 LOSSES = ("dapo", "grpo", "bnpo", "dr_grpo")  # those that clip the ratio of every token
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 
-from empathy_trl.chat.counts import Counts
+from empathy_trl.chat.reply import Counts
 
 # a reply in three parts, cut within its tags
 STAGED = [

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from empathy_trl.scratch import build_model, build_tokenizer
+from empathy_trl.models.tiny import build_model, build_tokenizer
 
 TEXTS = ["I was so scared when the lights went out.", "How are you? Fine, and you?", "*nods* + *leans in*"] * 3
 TAGS = ["react", "respond", "reflect"]

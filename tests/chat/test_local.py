@@ -5,12 +5,10 @@ import threading
 import pytest
 import torch
 
-from empathy_trl.chat.key_value_cache import KeyValueCache
-from empathy_trl.chat.local import LocalModel, positions_of
-from empathy_trl.chat.sampling import Sampling
-from empathy_trl.chat.token_decoder import TokenDecoder
+from empathy_trl.chat.local import KeyValueCache, LocalModel, TokenDecoder, positions_of
+from empathy_trl.chat.reply import Sampling
 from empathy_trl.errors import UserError
-from empathy_trl.generation.prefix import common_prefix
+from empathy_trl.models.batching import common_prefix
 from tests.chat.small_models import sharpened, small
 from tests.trainers.tiny_t5 import tiny_t5
 

@@ -7,9 +7,8 @@ import pytest
 
 from empathy_trl.chat.reply import REASONED as REASONED_TAGS
 from empathy_trl.chat.reply import TAGS, Piece, ReplyReader, is_well_formed
-from empathy_trl.parts import PARTS, read_parts
-from empathy_trl.rewards.format import Format
-from empathy_trl.rewards.stage_format import StageFormat
+from empathy_trl.rewards.format import Format, StageFormat
+from empathy_trl.tags import PARTS, read_parts
 
 STAGED = (
     "<react>*nods* + *leans in*</react>\n<respond>I hear you, a < b.</respond>\n<reflect>They may be lonely.</reflect>"

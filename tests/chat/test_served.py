@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from empathy_trl.chat.sampling import Sampling
+from empathy_trl.chat.reply import Sampling
 from empathy_trl.chat.served import ServedModel
 from empathy_trl.errors import UserError
 from tests.chat.streaming_server import DONE, StreamingServer, event

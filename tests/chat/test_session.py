@@ -10,10 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from empathy_trl.chat.local import LocalModel
-from empathy_trl.chat.prompts import Prompts
-from empathy_trl.chat.reply import Piece
-from empathy_trl.chat.sampling import Sampling
+from empathy_trl.chat.reply import Piece, Sampling
 from empathy_trl.chat.session import Notice, Session, Settings
+from empathy_trl.chat.setup import Prompts
 from empathy_trl.errors import UserError
 from tests.chat.scripted_model import STAGED, ScriptedModel
 from tests.chat.small_models import sharpened

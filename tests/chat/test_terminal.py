@@ -4,10 +4,9 @@ import signal
 
 import pytest
 
-from empathy_trl.chat.display import DIM, REACTION, RESET
-from empathy_trl.chat.prompts import Prompts
 from empathy_trl.chat.session import Session, Settings
-from empathy_trl.chat.terminal import HELP, Terminal, stopping
+from empathy_trl.chat.setup import Prompts
+from empathy_trl.chat.terminal import DIM, HELP, REACTION, RESET, Terminal, stopping
 from empathy_trl.errors import UserError
 from tests.chat.scripted_model import STAGED, ScriptedModel
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from empathy_trl.chat.token_decoder import TokenDecoder, hidden_ids
+from empathy_trl.chat.local import TokenDecoder, hidden_ids
 from tests.chat.small_models import small
 
 

@@ -3,9 +3,9 @@ import threading
 import pytest
 
 from empathy_trl.chat.local import LocalModel
-from empathy_trl.chat.prompts import Prompts
-from empathy_trl.chat.sampling import Sampling
+from empathy_trl.chat.reply import Sampling
 from empathy_trl.chat.session import Notice, Session, Settings
+from empathy_trl.chat.setup import Prompts
 from empathy_trl.chat.web.visitors import Conversation, Visitors
 from empathy_trl.errors import UserError
 from tests.chat.scripted_session import ScriptedSession, Wait

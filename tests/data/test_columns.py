@@ -2,7 +2,7 @@
 
 import pytest
 
-from empathy_trl.data.columns import text_column
+from empathy_trl.data.rows import text_column
 from empathy_trl.errors import DataError
 
 

@@ -9,9 +9,9 @@ from datasets import Dataset, DatasetDict
 
 from empathy_trl.data import build, read_split
 from empathy_trl.data.dialogues import INSTRUCTION, make_prompt
-from empathy_trl.data.text import truncate_turns
 from empathy_trl.errors import DataError, UserError
 from empathy_trl.recipe import Data
+from empathy_trl.text import truncate_turns
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "empathetic_dialogues"
 LISTS = {

@@ -13,8 +13,7 @@ from datasets import Dataset, DatasetDict
 from datasets.exceptions import DatasetNotFoundError
 
 from empathy_trl.data import build, on_hub, read_split
-from empathy_trl.data.ed4 import LABELS, PROMPT, make_prompt
-from empathy_trl.data.rationale import label_shares, rationale
+from empathy_trl.data.ed4 import LABELS, PROMPT, label_shares, make_prompt, rationale
 from empathy_trl.errors import DataError, UserError
 from empathy_trl.tags import tag_bodies
 

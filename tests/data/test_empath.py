@@ -8,11 +8,11 @@ import pytest
 
 from empathy_trl.data import build, read_split
 from empathy_trl.data.empath import OTHERS, SYSTEM, make_prompt, shorten
-from empathy_trl.data.text import count_words
 from empathy_trl.errors import DataError, UserError
-from empathy_trl.parts import PARTS, read_parts, without_reflection, write_parts
 from empathy_trl.recipe import Data
 from empathy_trl.rewards.format import Format
+from empathy_trl.tags import PARTS, read_parts, without_reflection, write_parts
+from empathy_trl.text import count_words
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "react_respond_reflect"
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from empathy_trl.data.formats import read_objects, read_table
-from empathy_trl.data.tables import BadRow
+from empathy_trl.data.readers import read_objects, read_table
+from empathy_trl.data.rows import BadRow
 from empathy_trl.errors import DataError
 
 

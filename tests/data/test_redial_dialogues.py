@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
-from empathy_trl.data.redial_dialogues import conversation_of, dialogue_parser
-from empathy_trl.data.tables import BadRow, Row, Table
+from empathy_trl.data.redial_files import conversation_of, dialogue_parser
+from empathy_trl.data.rows import BadRow, Row, Table
 from empathy_trl.errors import DataError
 
 BY_ROLE = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from empathy_trl.data.redial_slots import fill_slots, film_ids, keep_end, keep_start, keep_turns, length
+from empathy_trl.data.redial_files import fill_slots, film_ids, keep_end, keep_start, keep_turns, length
 
 TITLES = {"12": "The Salt Line (2011)", "7": "Halcyon"}
 

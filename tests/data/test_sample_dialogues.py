@@ -11,10 +11,9 @@ import pytest
 from empathy_trl.data import build, read_split
 from empathy_trl.data.labelled import EMOTIONS
 from empathy_trl.recipe import Data
-from empathy_trl.rewards.bleu import Bleu
-from empathy_trl.rewards.length import Length
+from empathy_trl.rewards.format import Length, SentenceEnd
+from empathy_trl.rewards.ngrams import Bleu
 from empathy_trl.rewards.safety import Safety
-from empathy_trl.rewards.sentence_end import SentenceEnd
 
 SIZES = {"train": 192, "valid": 48, "test": 48}  # listener's turns
 

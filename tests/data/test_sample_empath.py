@@ -10,9 +10,9 @@ import pytest
 
 from empathy_trl.data import build
 from empathy_trl.data.labelled import EMOTIONS
-from empathy_trl.parts import read_parts
 from empathy_trl.recipe import Data
-from empathy_trl.rewards.breakdown import breakdown
+from empathy_trl.rewards.explain import breakdown
+from empathy_trl.tags import read_parts
 
 SIZES = {"train": (48, 250), "valid": (16, 86), "test": (16, 84)}  # dialogues, the assistant's turns
 BOUNDS = {"user": (5, 32), "react": (4, 16), "respond": (30, 55), "reflect": (20, 36)}  # words

@@ -10,7 +10,7 @@ import pytest
 
 from empathy_trl.data import build
 from empathy_trl.recipe import Data
-from empathy_trl.rewards.format_penalty import FormatPenalty
+from empathy_trl.rewards.format import FormatPenalty
 from empathy_trl.rewards.recommendation import Recommendation
 
 SIZES = {"train": (128, 282), "valid": (16, 35), "test": (16, 35)}  # dialogues, answers

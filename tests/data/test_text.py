@@ -2,8 +2,8 @@
 
 import pytest
 
-from empathy_trl.data.text import clean, truncate_start
 from empathy_trl.tags import tag_bodies
+from empathy_trl.text import clean, truncate_start
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
 

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from empathy_trl.data import turn_faults
-from empathy_trl.data.turn_faults import fault, fixed
-from empathy_trl.parts import read_parts
+from empathy_trl.data import empath_turns as turn_faults
+from empathy_trl.data.empath_turns import fault, fixed
+from empathy_trl.tags import read_parts
 from tests.test_parts import REPLIES, WHOLE
 
 FAULTS = [

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from empathy_trl.data import build
-from empathy_trl.data.wassa_replies import SYSTEM, answered_turns, make_completion, replies
+from empathy_trl.data.wassa import SYSTEM, answered_turns, make_completion, replies
 from empathy_trl.errors import DataError
 from empathy_trl.recipe import Data
 from empathy_trl.rewards.format import Format

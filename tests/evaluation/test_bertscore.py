@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.bertscore import bert_scores, check_bertscore, load_bertscore
+from empathy_trl.evaluation.metrics.reply_metrics import bert_scores, check_bertscore, load_bertscore
 
 pytest.importorskip("bert_score", reason='BERTScore needs bert_score: pip install "empathy-trl[bertscore]"')
 TEXTS = {"so sorry": [1.0, 0.0], "great news": [0.0, 1.0], "what happened": [0.5, 0.5]}

@@ -10,15 +10,16 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import artefacts, comparison_page, replies
+from empathy_trl.evaluation import compare as comparison_page
+from empathy_trl.evaluation import evaluate as artefacts
+from empathy_trl.evaluation import replies
 from empathy_trl.evaluation.compare import NOT_IN_ROWS, OTHER_REWARD, write_comparison
-from empathy_trl.evaluation.correlations import score_ratings
-from empathy_trl.evaluation.intervals import mean_figure, mean_figures, paired_jackknife, paired_statistics
-from empathy_trl.evaluation.judges import OTHER_CLASSIFIER
 from empathy_trl.evaluation.labels import _metrics
-from empathy_trl.evaluation.reply_metrics import corpus_metrics, row_metrics
-from empathy_trl.evaluation.score import score_emotions
-from empathy_trl.outputs import Targets
+from empathy_trl.evaluation.metrics.agreement import score_emotions, score_ratings
+from empathy_trl.evaluation.metrics.bootstrap import mean_figure, mean_figures, paired_jackknife, paired_statistics
+from empathy_trl.evaluation.metrics.reply_classifiers import OTHER_CLASSIFIER
+from empathy_trl.evaluation.metrics.reply_metrics import corpus_metrics, row_metrics
+from empathy_trl.models.label_schema import Targets
 from tests.evaluation.test_evaluation_files import png_size
 
 LABELS = ["sad", "joyful", "angry", "afraid"]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from empathy_trl.evaluation.baselines import score_rating_baselines
-from empathy_trl.evaluation.correlations import pearson, score_ratings
+from empathy_trl.evaluation.base import score_rating_baselines
+from empathy_trl.evaluation.metrics.agreement import pearson, score_ratings
 
 NAMES = ["Emotion", "Empathy"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluate
-from empathy_trl.generation import generate
+from empathy_trl.models import generate
 from empathy_trl.recipe import Data, Evaluation, Model, Stage
 
 LABELS = ["sad", "joyful", "angry", "afraid"]

@@ -4,9 +4,9 @@ import struct
 
 import pytest
 
-from empathy_trl import files
+from empathy_trl import io as files
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import artefacts
+from empathy_trl.evaluation import evaluate as artefacts
 from empathy_trl.evaluation.plots import draw_confusion, draw_report
 
 ROWS = [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from empathy_trl.evaluation.intervals import (
+from empathy_trl.evaluation.metrics.bootstrap import (
     bootstrap,
     bootstrap_sums,
     mean_figure,
@@ -55,7 +55,7 @@ def test_several_numbers_at_once_see_the_same_draws():
 def test_chunks_do_not_change_the_result(monkeypatch):
     rows = np.random.default_rng(0).normal(size=30)
     at_once = bootstrap(mean, rows)
-    monkeypatch.setattr("empathy_trl.evaluation.intervals._ROWS_AT_ONCE", 100)
+    monkeypatch.setattr("empathy_trl.evaluation.metrics.bootstrap._ROWS_AT_ONCE", 100)
     assert bootstrap(mean, rows) == pytest.approx(at_once)
 
 

@@ -7,13 +7,14 @@ import pytest
 
 from empathy_trl.data import build
 from empathy_trl.errors import DataError, UserError
-from empathy_trl.evaluation import artefacts, labels, pairs, ratings, replies
+from empathy_trl.evaluation import evaluate as artefacts
+from empathy_trl.evaluation import labels, pairs, ratings, replies
 from empathy_trl.evaluation.evaluate import KINDS, evaluate_model, kind_module, kind_of
 from empathy_trl.evaluation.report import write_report
 from empathy_trl.recipe import Data, Model, Stage
 from empathy_trl.recipe.load import read_rewards
 from empathy_trl.rewards import REWARDS as KNOWN
-from empathy_trl.rewards.length import Length
+from empathy_trl.rewards.format import Length
 
 OFFERED = ("ROWS_OF", "MAIN", "MAIN_WORDS", "GOLD", "PAIRED", "VERSION", "NOTE", "predict", "score", "draw", "summary", "columns",
            "details", "row_values", "statistics", "row_score", "question", "answer")  # fmt: skip

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.perplexity import perplexity, reference_likelihoods, why_none
-from empathy_trl.scratch import build_model
+from empathy_trl.evaluation.metrics.perplexity import perplexity, reference_likelihoods, why_none
+from empathy_trl.models.tiny import build_model
 
 TURNS = [
     "I was so scared when the lights went out.",

@@ -9,10 +9,11 @@ from datasets import Dataset
 
 from empathy_trl.data.epitome import MECHANISMS
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import artefacts, replies
-from empathy_trl.evaluation.judges import deciding
+from empathy_trl.evaluation import evaluate as artefacts
+from empathy_trl.evaluation import replies
+from empathy_trl.evaluation.metrics.reply_classifiers import deciding
 from empathy_trl.evaluation.report import write_report
-from empathy_trl.model_card.results import judge_digest
+from empathy_trl.hub.results import judge_digest
 from empathy_trl.recipe import Data, Evaluation, Model, Stage
 from empathy_trl.recipe.load import read_rewards
 

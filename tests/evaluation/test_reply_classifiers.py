@@ -5,7 +5,7 @@ import pytest
 
 from empathy_trl.data.epitome import MECHANISMS
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.reply_classifiers import check_configs, judge_replies, load_classifiers
+from empathy_trl.evaluation.metrics.reply_classifiers import check_configs, judge_replies, load_classifiers
 
 TURNS = ["my dog died", "i won"]
 PROMPTS = [[{"role": "user", "content": turn}] for turn in (*TURNS, *TURNS)]

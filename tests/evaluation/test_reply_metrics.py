@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from empathy_trl.evaluation.reply_metrics import ORDERS, corpus_metrics, row_metrics
+from empathy_trl.evaluation.metrics.reply_metrics import ORDERS, corpus_metrics, row_metrics
 
 REFERENCES = [
     "I am so sorry to hear that, it must hurt.",

@@ -7,11 +7,11 @@ import re
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import artefacts
-from empathy_trl.evaluation.intervals import paired_bootstrap, with_interval
+from empathy_trl.evaluation import evaluate as artefacts
+from empathy_trl.evaluation.metrics.agreement import score_emotions, score_predictions
+from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
 from empathy_trl.evaluation.report import write_report
-from empathy_trl.evaluation.score import score_emotions, score_predictions
-from empathy_trl.files import write_text
+from empathy_trl.io import write_text
 
 LABELS = ["sad", "joyful", "angry", "afraid"]
 GOLD = LABELS * 30

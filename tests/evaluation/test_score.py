@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
-from empathy_trl.evaluation.baselines import majority, score_baselines, tfidf_logreg
-from empathy_trl.evaluation.score import (
+from empathy_trl.evaluation.base import majority, score_baselines, tfidf_logreg
+from empathy_trl.evaluation.metrics.agreement import (
     predicted_emotion,
     reasoning_words,
     score_emotions,

@@ -7,9 +7,9 @@ from datasets import Dataset
 
 from empathy_trl.evaluation import staged
 from empathy_trl.evaluation.replies import Prediction
-from empathy_trl.parts import PARTS, write_parts
 from empathy_trl.recipe import Data, Evaluation, Model, Stage
 from empathy_trl.recipe.load import read_rewards
+from empathy_trl.tags import PARTS, write_parts
 
 SYSTEM = {"role": "system", "content": "Write <react>…</react><respond>…</respond><reflect>…</reflect>."}
 SPOKEN = ["I am so sorry.", "That is great!", "How are you?"]

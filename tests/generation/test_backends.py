@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from empathy_trl.errors import UserError
-from empathy_trl.generation import backends
-from empathy_trl.generation.backends import check_installed, choose_backend
-from empathy_trl.generation.generate import generate_completions, generate_shared
+from empathy_trl.models import generate as backends
+from empathy_trl.models.generate import check_installed, choose_backend, generate_completions, generate_shared
 from empathy_trl.recipe.schema import Evaluation
 from tests.generation.livelier import make_livelier
 from tests.trainers.tiny_t5 import tiny_t5
@@ -31,25 +30,6 @@ def varied(tiny):
 
 def generate(tiny, **settings):
     return generate_completions(*tiny, PROMPTS, **{"max_new_tokens": 12, "progress": False} | settings)
-
-
-@pytest.mark.parametrize("batch_size", [None, 3])
-def test_both_local_back_ends_write_the_same(varied, batch_size):
-    attention = varied[0].config._attn_implementation
-    padded = generate(varied)
-    assert len(set(padded)) > 4 and len({len(text) for text in padded}) > 2, "the test needs completions that differ"
-    assert generate(varied, backend="continuous", batch_size=batch_size) == padded
-    assert varied[0].config._attn_implementation == attention
-    assert generate(varied) == padded, "and the model is left as it was"
-
-
-def test_continuous_batching_that_breaks_is_an_error(varied, monkeypatch):
-    def broken(*_, **__):
-        raise RuntimeError("no kernel")
-
-    monkeypatch.setattr(varied[0], "forward", broken)
-    with pytest.raises(RuntimeError, match=r"continuous batching .*no kernel"):
-        generate(varied, backend="continuous")
 
 
 @pytest.fixture
@@ -103,37 +83,27 @@ def test_vllm_gets_an_adapter_merged(varied, fake_vllm):
     adapted = get_peft_model(varied[0], LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
     expected = generate((adapted, varied[1]))
     assert generate((adapted, varied[1]), backend="vllm") == expected != plain
-    assert generate((adapted, varied[1]), backend="continuous") == expected
     assert any("lora" in name for name, _ in adapted.named_parameters()), "the model itself keeps its adapter apart"
 
 
 def test_auto_takes_vllm_on_a_gpu_where_it_can(varied, fake_vllm, monkeypatch):
     model = varied[0]
-    assert choose_backend("auto", model, 0.0) == ("transformers", "the choice on a CPU")
+    assert choose_backend("auto", model) == ("transformers", "the choice on a CPU")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_backend("auto", model, 0.7) == ("vllm", "the choice on a GPU")
-    assert choose_backend("auto", tiny_t5()[0], 0.0)[0] == "transformers"
+    assert choose_backend("auto", model) == ("vllm", "the choice on a GPU")
+    assert choose_backend("auto", tiny_t5()[0])[0] == "transformers"
     monkeypatch.setattr(backends, "_vllm_installed", lambda: False)
-    assert choose_backend("auto", model, 0.0)[0] == "transformers"
+    assert choose_backend("auto", model)[0] == "transformers"
 
 
-@pytest.mark.parametrize(
-    ("name", "make", "temperature", "message"),
-    [
-        ("continuous", tiny_t5, 0.0, r"--backend continuous: .* encoder-decoder; expected --backend transformers"),
-        ("vllm", tiny_t5, 0.0, "--backend vllm: vLLM generates with decoders only"),
-        ("continuous", None, 0.5, r"evaluation.temperature is 0.5, and it cannot sample with a seed for every row"),
-    ],
-)
-def test_what_a_back_end_cannot_do_is_refused(tiny, fake_vllm, name, make, temperature, message):
-    model = make()[0] if make else tiny[0]
-    with pytest.raises(UserError, match=message):
-        choose_backend(name, model, temperature)
+def test_what_a_back_end_cannot_do_is_refused(fake_vllm):
+    with pytest.raises(UserError, match="--backend vllm: vLLM generates with decoders only"):
+        choose_backend("vllm", tiny_t5()[0])
 
 
 def test_a_missing_vllm_names_the_extra(tiny, monkeypatch):
     monkeypatch.setattr(backends, "_vllm_installed", lambda: False)
-    for ask in (lambda: check_installed("vllm"), lambda: choose_backend("vllm", tiny[0], 0.0)):
+    for ask in (lambda: check_installed("vllm"), lambda: choose_backend("vllm", tiny[0])):
         with pytest.raises(
             UserError, match=r'--backend vllm: vLLM is not installed: pip install "empathy-trl\[vllm\]"'
         ):

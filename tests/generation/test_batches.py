@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from empathy_trl.errors import UserError
-from empathy_trl.generation import batches
-from empathy_trl.generation.batches import MOST, fitting_rows, in_batches
-from empathy_trl.generation.generate import generate_completions
+from empathy_trl.models import batching as batches
+from empathy_trl.models.batching import MOST, fitting_rows, in_batches
+from empathy_trl.models.generate import generate_completions
 
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from empathy_trl.errors import UserError
-from empathy_trl.generation.api_model import ApiModel
-from empathy_trl.generation.generate import decoding, generate_completions, generate_shared
+from empathy_trl.models.api import ApiModel
+from empathy_trl.models.generate import decoding, generate_completions, generate_shared
 from empathy_trl.recipe.schema import Evaluation
 from tests.generation.livelier import make_livelier
 from tests.trainers.tiny_t5 import tiny_t5

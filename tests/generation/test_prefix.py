@@ -2,8 +2,8 @@
 
 import pytest
 
-from empathy_trl.generation import prefix
-from empathy_trl.generation.generate import generate_completions
+from empathy_trl.models import batching as prefix
+from empathy_trl.models.generate import generate_completions
 from tests.chat.small_models import sharpened
 from tests.trainers.tiny_t5 import tiny_t5
 

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from empathy_trl.generation import generate, stream
-from empathy_trl.generation.generate import generate_shared
-from empathy_trl.generation.stream import partial_path, remove_partial, weights_digest
+from empathy_trl.evaluation import generation as stream
+from empathy_trl.evaluation.generation import partial_path, remove_partial, weights_digest
+from empathy_trl.models import generate
+from empathy_trl.models.generate import generate_shared
 from empathy_trl.recipe.schema import Evaluation
 
 PROMPTS = [

@@ -5,7 +5,7 @@ import multiprocessing
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.judge.cache import Cache, default_folder, question_key
+from empathy_trl.models.api import Cache, default_folder, question_key
 
 KEY = question_key({"model": "m"})
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from empathy_trl.judge import client as client_module
-from empathy_trl.judge.client import LONGEST_WAIT, Client
-from empathy_trl.judge.errors import JudgeFailed, Unusable
+from empathy_trl.errors import JudgeFailed, Unusable
+from empathy_trl.models import api as client_module
+from empathy_trl.models.api import LONGEST_WAIT, Client
 from tests.judge.scripted_server import CUT, HANG, ScriptedServer, answer, unused_address
 
 REQUEST = {"model": "m", "messages": [], "response_format": {}}

@@ -2,9 +2,8 @@
 
 import pytest
 
-from empathy_trl.errors import UserError
-from empathy_trl.judge.errors import JudgeFailed
-from empathy_trl.judge.secret import checked_base_url, on_this_machine, read_key, refuse_keys
+from empathy_trl.errors import JudgeFailed, UserError
+from empathy_trl.models.api import checked_base_url, on_this_machine, read_key, refuse_keys
 
 FAKE_KEYS = ["sk-proj-abcdefghijklmnopqrstuvwx", "hf_abcdefghijklmnopqrstuvwx", "gsk_abcdefghijklmnopqrstuvwx"]
 

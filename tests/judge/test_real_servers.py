@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from empathy_trl.judge.errors import JudgeFailed
+from empathy_trl.errors import JudgeFailed
 from empathy_trl.rewards.llm_judge import LLMJudge
 from tests.judge.test_judge_prompt import INJECTIONS
 
@@ -128,7 +128,7 @@ def test_llama_dies_in_mid_run(llama, tmp_path):
 def vllm(tmp_path_factory):
     if not VLLM_PYTHON.exists():
         pytest.skip(f"no vLLM at {VLLM_PYTHON}: `make judge-server` installs it, or set VLLM_PYTHON to its interpreter")
-    from empathy_trl.scratch import build_model, build_tokenizer
+    from empathy_trl.models.tiny import build_model, build_tokenizer
 
     folder = tmp_path_factory.mktemp("vllm")
     tokenizer = build_tokenizer(REPLIES, vocab_size=300, tags=[])

@@ -2,8 +2,8 @@
 
 import copy
 
-from empathy_trl.evaluation import artefacts
-from empathy_trl.leaderboard.entries import Found, make_entry
+from empathy_trl.evaluation import evaluate as artefacts
+from empathy_trl.hub.leaderboard.entries import Found, make_entry
 
 ABOUT = {
     "recipe": "r",

@@ -2,9 +2,8 @@
 
 import pytest
 
-from empathy_trl.leaderboard.board import build_board
-from empathy_trl.leaderboard.names import names
-from empathy_trl.leaderboard.published import Published
+from empathy_trl.hub.leaderboard.entries import Published
+from empathy_trl.hub.leaderboard.table import build_board, names
 from tests.leaderboard.results import entry, figure, found
 
 FIGURE = {

@@ -7,12 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from empathy_trl.leaderboard.board import build_board
-from empathy_trl.leaderboard.csv_file import COLUMNS, csv_text
-from empathy_trl.leaderboard.markdown_file import markdown_text
-from empathy_trl.leaderboard.page import page
-from empathy_trl.leaderboard.published import Published
-from empathy_trl.leaderboard.write import write_board, write_card
+from empathy_trl.hub.leaderboard.entries import Published
+from empathy_trl.hub.leaderboard.render import COLUMNS, csv_text, markdown_text, page, write_board, write_card
+from empathy_trl.hub.leaderboard.table import build_board
 from tests.evaluation.test_evaluation_files import png_size
 from tests.leaderboard.results import entry, figure, found
 from tests.leaderboard.test_board import BASELINES, FIGURE

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.leaderboard.entries import make_entry, read_paths
+from empathy_trl.hub.leaderboard.entries import make_entry, read_paths
 from tests.leaderboard.results import evaluation, saved
 
 

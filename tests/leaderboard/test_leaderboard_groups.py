@@ -2,10 +2,10 @@
 
 import pytest
 
-from empathy_trl.evaluation.artefacts import write_eval
-from empathy_trl.leaderboard.entries import make_entry
-from empathy_trl.leaderboard.groups import NO_ROWS, group
-from empathy_trl.model_card.results import judge_digest
+from empathy_trl.evaluation.evaluate import write_eval
+from empathy_trl.hub.leaderboard.entries import make_entry
+from empathy_trl.hub.leaderboard.ranking import NO_ROWS, group
+from empathy_trl.hub.results import judge_digest
 from tests.evaluation.test_compare import emotions
 from tests.leaderboard.results import entry, with_predictions
 

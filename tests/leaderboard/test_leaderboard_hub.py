@@ -4,9 +4,9 @@ import pytest
 from huggingface_hub import HfApi, ModelCardData
 
 from empathy_trl.errors import UserError
-from empathy_trl.leaderboard.board import build_board
-from empathy_trl.leaderboard.hub import read_hub
-from empathy_trl.model_card.results import to_results
+from empathy_trl.hub.leaderboard.entries import read_hub
+from empathy_trl.hub.leaderboard.table import build_board
+from empathy_trl.hub.results import to_results
 from tests.hub_server import Repository
 from tests.leaderboard.results import evaluation, figure
 

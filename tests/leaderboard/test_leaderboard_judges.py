@@ -1,9 +1,8 @@
 """Figures of different classifiers: never in one column, and the models still in one table."""
 
-from empathy_trl.leaderboard.board import build_board
-from empathy_trl.leaderboard.csv_file import csv_text
-from empathy_trl.leaderboard.directions import direction
-from empathy_trl.leaderboard.page import page
+from empathy_trl.hub.leaderboard.ranking import direction
+from empathy_trl.hub.leaderboard.render import csv_text, page
+from empathy_trl.hub.leaderboard.table import build_board
 from tests.leaderboard.results import entry, figure, found
 
 METRICS = {"emo_acc": figure(0.5), "epitome_explorations_mse": figure(0.4)}

@@ -2,9 +2,9 @@
 
 import pytest
 
-from empathy_trl.leaderboard.board import build_board
-from empathy_trl.leaderboard.published import Published
-from empathy_trl.leaderboard.write import write_board
+from empathy_trl.hub.leaderboard.entries import Published
+from empathy_trl.hub.leaderboard.render import write_board
+from empathy_trl.hub.leaderboard.table import build_board
 from tests.browser import chromium
 from tests.leaderboard.results import entry, figure, found
 from tests.leaderboard.test_board import BASELINES, FIGURE

@@ -6,7 +6,7 @@ import yaml
 from empathy_trl.data import BUILDERS
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.evaluate import KINDS, kind_module
-from empathy_trl.leaderboard.published import FILE, read_published
+from empathy_trl.hub.leaderboard.entries import FILE, read_published
 
 
 @pytest.mark.parametrize("figure", read_published(), ids=lambda figure: figure.name)

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from empathy_trl.evaluation.artefacts import read_predictions, write_predictions
 from empathy_trl.evaluation.compare import compare, read_result
-from empathy_trl.leaderboard.directions import direction
-from empathy_trl.leaderboard.rank import rank
+from empathy_trl.evaluation.evaluate import read_predictions, write_predictions
+from empathy_trl.hub.leaderboard.ranking import direction, rank
 from tests.evaluation.test_compare import emotions, ratings, save
 from tests.leaderboard.results import entry, with_predictions
 

@@ -2,7 +2,7 @@
 
 import evaluate
 
-from empathy_trl.metrics import path
+from empathy_trl.evaluation.metrics import path
 
 
 def load(name, cache_dir=None):

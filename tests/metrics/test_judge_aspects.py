@@ -5,9 +5,8 @@ import json
 
 import pytest
 
-from empathy_trl.errors import UserError
-from empathy_trl.judge.aspects import ASPECTS
-from empathy_trl.judge.errors import JudgeFailed
+from empathy_trl.errors import JudgeFailed, UserError
+from empathy_trl.rewards.judge_answers import ASPECTS
 from tests.judge.scripted_server import ScriptedServer, answer, reply_of, unused_address
 from tests.metrics.loaded import load
 

@@ -5,7 +5,7 @@ import pytest
 
 from empathy_trl.data.epitome import MECHANISMS
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.reply_classifiers import judge_replies, load_classifiers
+from empathy_trl.evaluation.metrics.reply_classifiers import judge_replies, load_classifiers
 from tests.metrics.loaded import load
 
 PROMPTS = ["my dog died", "i won", "my dog died"]

@@ -14,8 +14,8 @@ import yaml
 
 from empathy_trl.data.epitome import MECHANISMS
 from empathy_trl.errors import UserError
-from empathy_trl.metrics import NAMES, path
-from empathy_trl.metrics.widget import answer, page
+from empathy_trl.evaluation.metrics import NAMES, path
+from empathy_trl.evaluation.metrics.widget import answer, page
 from tests.judge.scripted_server import ScriptedServer, reply_of
 from tests.judge.scripted_server import answer as scripted
 from tests.metrics.loaded import load
@@ -81,7 +81,7 @@ def test_all_load_offline_in_a_fresh_process_without_a_cache(tmp_path):
         "def refuse(*a): raise SystemExit(f'asked the network: {a}')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "import evaluate\n"
-        "from empathy_trl.metrics import NAMES, path\n"
+        "from empathy_trl.evaluation.metrics import NAMES, path\n"
         "print(*(evaluate.load(path(name)).name for name in NAMES))\n"
     )
     environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(filter(None, sys.path))}

@@ -5,10 +5,9 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error
 
-from empathy_trl.evaluation.correlations import score_ratings
-from empathy_trl.evaluation.reply_metrics import corpus_metrics, row_metrics
-from empathy_trl.evaluation.score import score_emotions
-from empathy_trl.rewards.stage_format import StageFormat
+from empathy_trl.evaluation.metrics.agreement import score_emotions, score_ratings
+from empathy_trl.evaluation.metrics.reply_metrics import corpus_metrics, row_metrics
+from empathy_trl.rewards.format import StageFormat
 from tests.metrics.loaded import load
 
 LABELS = ["sad", "joyful", "angry", "afraid"]

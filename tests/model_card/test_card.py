@@ -13,9 +13,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.artefacts import write_eval
-from empathy_trl.model_card.card import model_card
-from empathy_trl.model_card.results import from_results
+from empathy_trl.evaluation.evaluate import write_eval
+from empathy_trl.hub.card import model_card
+from empathy_trl.hub.results import from_results
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tasks import CONFIG_CLASSES
 from tests.model_card.stage_folder import stage_folder, write_stage
@@ -256,7 +256,7 @@ def test_weights_that_change_are_told_in_words(tmp_path):
 
 
 def test_every_reward_has_words():
-    from empathy_trl.model_card import wording
+    from empathy_trl.hub import card as wording
     from empathy_trl.rewards import REWARDS
 
     assert wording.REWARDS.keys() == REWARDS.keys()
@@ -339,8 +339,8 @@ def test_snippet_of_an_adapter_and_of_the_same_merged(tiny, tiny_folder, tmp_pat
 
 
 def test_snippet_of_an_encoder_decoder(tmp_path, capsys):
-    from empathy_trl.scratch import build_model, build_tokenizer
-    from empathy_trl.templates import set_template
+    from empathy_trl.models.load import set_template
+    from empathy_trl.models.tiny import build_model, build_tokenizer
 
     tokenizer = build_tokenizer(["I lost my keys.", "I am sorry."], vocab_size=300, tags=[])
     set_template(tokenizer, "godel", "t5")

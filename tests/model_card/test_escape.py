@@ -2,7 +2,7 @@
 
 import pytest
 
-from empathy_trl.model_card.escape import code, fenced, text
+from empathy_trl.hub.stage_folder import code, fenced, text
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.judges import digests
-from empathy_trl.leaderboard.entries import make_entry
-from empathy_trl.model_card.results import from_results, is_ours, judge_digest, to_results
+from empathy_trl.evaluation.metrics.reply_classifiers import digests
+from empathy_trl.hub.leaderboard.entries import make_entry
+from empathy_trl.hub.results import from_results, is_ours, judge_digest, to_results
 
 FIGURE = {"value": 0.775, "low": 0.7, "high": 0.8416666666666667, "n": 120}
 EVALUATION = {

@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from empathy_trl.errors import UserError
-from empathy_trl.models import load_model
-from empathy_trl.publishing.pull import PULL_FILE, pull
+from empathy_trl.hub.pull import PULL_FILE, pull
+from empathy_trl.models.load import load_model
 from empathy_trl.recipe import Model
 
 RECIPE = """name: kind

@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import HfApi, hf_hub_download
 
 from empathy_trl.errors import UserError
-from empathy_trl.publishing import patience
-from empathy_trl.publishing.push import push_dataset, push_stage
+from empathy_trl.hub import client as patience
+from empathy_trl.hub.push import push_dataset, push_stage
 from empathy_trl.recipe import Hub
 from tests.publishing.pushed_folder import NOT_PUBLISHED, make_stage_folder
 

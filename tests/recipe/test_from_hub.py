@@ -6,10 +6,10 @@ import pytest
 from huggingface_hub import HfApi
 
 from empathy_trl.errors import RecipeError, UserError
-from empathy_trl.publishing.pull import pull
+from empathy_trl.hub.pull import pull
 from empathy_trl.recipe import fetch_recipe, load_recipe
+from empathy_trl.recipe.layers import dump_yaml, read_yaml
 from empathy_trl.recipe.load import SHIPPED
-from empathy_trl.recipe.yaml_io import dump_yaml, read_yaml
 from empathy_trl.tasks import CONFIG_CLASSES
 
 NAME = "hub:ann/kind"

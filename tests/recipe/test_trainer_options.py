@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from empathy_trl.recipe.trainer_options import CHOICES, ELSEWHERE, RANGES, TAKES_A_PATH, check_trainer, import_class
+from empathy_trl.recipe.validate import CHOICES, ELSEWHERE, RANGES, TAKES_A_PATH, check_trainer, import_class
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def sft():
 
 @pytest.fixture(scope="module")
 def regress():
-    return import_class("empathy_trl.trainers.label_config:RegressConfig")
+    return import_class("empathy_trl.trainers.classify:RegressConfig")
 
 
 @pytest.fixture(scope="module")

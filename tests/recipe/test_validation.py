@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, Field, model_validator
 
-from empathy_trl.recipe.validation import (
+from empathy_trl.recipe.validate import (
     LONG_LIST,
     Slot,
     check_mapping,

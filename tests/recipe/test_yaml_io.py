@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from empathy_trl.errors import RecipeError
-from empathy_trl.recipe.yaml_io import dump_yaml, parse_yaml, read_yaml
+from empathy_trl.recipe.layers import dump_yaml, parse_yaml, read_yaml
 
 
 @pytest.mark.parametrize(

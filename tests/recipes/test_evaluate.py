@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from empathy_trl.files import read_rows
+from empathy_trl.io import read_rows
 from tests.judge.scripted_server import CUT, ScriptedServer, answer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -209,7 +209,7 @@ def test_a_model_behind_a_server_is_evaluated_the_same_way(script, workplace, mo
 def test_a_server_that_fails_ends_the_evaluation(script, workplace, monkeypatch, capsys):
     with ScriptedServer([answer("<answer>sad</answer>"), CUT]) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
-        monkeypatch.setattr("empathy_trl.generation.api_model.ApiModel.__init__.__defaults__", (None, 5.0, 0, 0.0))
+        monkeypatch.setattr("empathy_trl.models.api.ApiModel.__init__.__defaults__", (None, 5.0, 0, 0.0))
         assert run(script, "--model", "openai:m", "--batch_size", "1") == 2
     error = capsys.readouterr().err
     assert f"error: --model openai:m: {server.base_url} left a prompt without an answer (broken connection: " in error
@@ -295,8 +295,8 @@ def test_a_model_that_fails_does_not_lose_the_others(script, two_models, capsys)
             '--backend vllm: vLLM is not installed: pip install "empathy-trl[vllm]"',
         ),
         (
-            ["--model", "openai:m", "--backend", "continuous"],
-            "--backend continuous: --model openai:m generates on its server",
+            ["--model", "openai:m", "--backend", "transformers"],
+            "--backend transformers: --model openai:m generates on its server",
         ),
     ],
 )
@@ -304,7 +304,7 @@ def test_what_is_wrong_with_one_model_is_said_before_any_is_evaluated(
     script, workplace, monkeypatch, capsys, arguments, message
 ):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("empathy_trl.generation.backends._vllm_installed", lambda: False)
+    monkeypatch.setattr("empathy_trl.models.generate._vllm_installed", lambda: False)
     assert run(script, *arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ")
@@ -333,7 +333,7 @@ def test_an_interrupted_evaluation_is_continued_by_the_same_command(script, work
 
 
 def test_a_full_disk_is_named_and_loses_no_row(script, workplace, monkeypatch, capsys):
-    from empathy_trl.generation.stream import Stream
+    from empathy_trl.evaluation.generation import Stream
 
     usual, written = Stream.add, []
 

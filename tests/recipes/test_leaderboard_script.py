@@ -29,7 +29,7 @@ def results(tmp_path, monkeypatch):
 def pushed(monkeypatch):
     """What would be published."""
     calls = []
-    module = ModuleType("empathy_trl.publishing.push")
+    module = ModuleType("empathy_trl.hub.push")
     module.push_dataset = lambda folder, repo_id, files, **settings: (
         calls.append((folder, repo_id, files, settings)) or f"https://hub/{repo_id}"
     )

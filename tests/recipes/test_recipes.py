@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from empathy_trl.check import describe
 from empathy_trl.errors import UserError
-from empathy_trl.plan import describe
 from empathy_trl.recipe import load_recipe, schema
-from empathy_trl.recipe.layers import STAGE_KEYS
-from empathy_trl.recipe.yaml_io import read_yaml
+from empathy_trl.recipe.layers import STAGE_KEYS, read_yaml
 from empathy_trl.tasks import CONFIG_CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from empathy_trl.plan import describe
+from empathy_trl.check import describe
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tasks import CONFIG_CLASSES
 from tests.recipes.scripts import finished_run, script

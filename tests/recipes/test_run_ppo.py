@@ -93,7 +93,7 @@ def test_a_head_on_a_quantised_policy_is_refused_by_the_check(finished, capsys):
 
 
 def test_a_critic_of_another_run_makes_it_another_run(finished):
-    from empathy_trl.stages import fingerprint
+    from empathy_trl.recipe.stages import fingerprint
 
     content = load_recipe(str(finished[0]), [], CONFIG_CLASSES).resolved()["stages"]["ppo"]
     content["trainer"]["critic_name_or_path"] = "stage:critic"

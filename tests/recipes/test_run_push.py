@@ -5,7 +5,7 @@ import re
 import pytest
 from huggingface_hub import HfApi
 
-from empathy_trl.publishing import patience
+from empathy_trl.hub import client as patience
 from tests.recipes.scripts import finished_run, script
 
 SMALL = """

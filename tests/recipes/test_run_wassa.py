@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from empathy_trl.errors import UserError
-from empathy_trl.predict import predict
+from empathy_trl.models.scorer import predict
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tasks import CONFIG_CLASSES
 from tests.recipes.scripts import finished_run, script

@@ -36,7 +36,7 @@ def test_the_recipe_with_lora_trains_a_pretrained_encoder(tmp_path):
     """wassa_reward.yaml as it is, with a small RoBERTa in place of the one on the Hub; what it saves is a whole model."""
     from transformers import AutoModelForSequenceClassification, RobertaConfig, RobertaModel
 
-    from empathy_trl.encoders import build_encoder_tokenizer
+    from empathy_trl.models.classifier import build_encoder_tokenizer
 
     tokenizer = build_encoder_tokenizer(["I am so sorry to hear that."] * 3, 300, 64)
     RobertaModel(

@@ -3,7 +3,7 @@
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.band import band, check_band
+from empathy_trl.rewards.base import band, check_band
 
 
 @pytest.mark.parametrize(

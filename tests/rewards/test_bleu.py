@@ -6,7 +6,7 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.bleu import Bleu, mean_bleu
+from empathy_trl.rewards.ngrams import Bleu, mean_bleu
 
 REFERENCE = "I am so sorry to hear that ."
 

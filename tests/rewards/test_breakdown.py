@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from empathy_trl.errors import UserError
 from empathy_trl.recipe import Reward, WeightSchedule
-from empathy_trl.rewards.breakdown import SHOWN_ROWS, breakdown
+from empathy_trl.rewards.explain import SHOWN_ROWS, breakdown
 from tests.rewards import own_rewards
 
 PROMPTS = ["How?", [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "I am sad."}]]

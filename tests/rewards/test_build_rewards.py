@@ -166,7 +166,7 @@ def test_the_references_of_the_data_score_at_the_top():
 
 
 @pytest.mark.parametrize(
-    "module", ["empathy_trl.rewards", "empathy_trl.rewards.breakdown", "empathy_trl.rewards.__main__"]
+    "module", ["empathy_trl.rewards", "empathy_trl.rewards.explain", "empathy_trl.rewards.__main__"]
 )
 def test_imports_nothing_heavy_and_nothing_above(module):
     others = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from empathy_trl.rewards.content_words import STOP_WORDS, content_words, cosine, lower_words, stem
+from empathy_trl.text import STOP_WORDS, content_words, cosine, lower_words, stem
 
 
 @pytest.mark.parametrize(

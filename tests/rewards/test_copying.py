@@ -2,8 +2,8 @@
 
 import pytest
 
-from empathy_trl.rewards.content_words import lower_words
-from empathy_trl.rewards.copying import originality
+from empathy_trl.rewards.base import originality
+from empathy_trl.text import lower_words
 
 SOURCE = lower_words("My dog ran into the woods and never came back.")
 

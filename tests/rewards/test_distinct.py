@@ -3,7 +3,7 @@
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.distinct import Distinct
+from empathy_trl.rewards.ngrams import Distinct
 
 CASES = [
     ("I am here for you", 2, 1.0, "nothing repeats"),

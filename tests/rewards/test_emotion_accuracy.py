@@ -6,7 +6,7 @@ import pytest
 
 from empathy_trl.data.ed4 import LABELS
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.emotion_accuracy import EMOTIONS, EmotionAccuracy
+from empathy_trl.rewards.emotion import EMOTIONS, EmotionAccuracy
 
 INVALID = -0.5
 CASES = [

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.emotion_alignment import EmotionAlignment
+from empathy_trl.rewards.emotion import EmotionAlignment
 
 # probabilities 0.5, 0.25, 0.25 and 0.1, 0.1, 0.8
 SCORES = {

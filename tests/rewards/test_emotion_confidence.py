@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.emotion_confidence import EmotionConfidence, answer_prefix
+from empathy_trl.rewards.emotion import EmotionConfidence, answer_prefix
 
 
 class Policy:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.empathy_model import EmpathyModel, add_to_moments
+from empathy_trl.rewards.learned import EmpathyModel, add_to_moments
 
 SCORES = {"cold": [3.0, 1.0], "tepid": [3.0, 2.0], "warm": [3.0, 3.0], "hot": [3.0, 7.0], "icy": [3.0, -2.0]}
 NAMES = {"id2label": {0: "Emotion", 1: "Empathy"}}

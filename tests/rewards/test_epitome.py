@@ -5,7 +5,7 @@ import math
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.epitome import Epitome
+from empathy_trl.rewards.learned import Epitome
 
 L2, L8 = math.log(2), math.log(8)
 # reactions 0.25 0.25 0.5, explorations 0.8 0.2 / reactions 0.8 0.1 0.1, explorations 0.5 0.5

@@ -2,7 +2,7 @@
 
 import pytest
 
-from empathy_trl.rewards.expressions import CLASHING, EXPRESSIONS, FEELINGS, FITTING, emotions, expressions, fit
+from empathy_trl.rewards.staged import CLASHING, EXPRESSIONS, FEELINGS, FITTING, emotions, expressions, fit
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.format_penalty import FormatPenalty
+from empathy_trl.rewards.format import FormatPenalty
 
 CASES = [
     ("I am sorry. Have you seen <movie>?", 0, "as asked"),

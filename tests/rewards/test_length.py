@@ -3,7 +3,7 @@
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.length import Length
+from empathy_trl.rewards.format import Length
 
 CASES = [
     ("one two three", 1.0, "shortest"),

@@ -9,8 +9,7 @@ import re
 import pytest
 from trl.trainer.utils import is_async_callable
 
-from empathy_trl.errors import StopTraining, UserError
-from empathy_trl.judge.errors import JudgeFailed
+from empathy_trl.errors import JudgeFailed, StopTraining, UserError
 from empathy_trl.rewards.llm_judge import LLMJudge
 from tests.judge.scripted_server import CUT, HANG, ScriptedServer, answer, reply_of, unused_address
 from tests.judge.test_judge_prompt import INJECTIONS

@@ -13,17 +13,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.utils import is_async_callable
 
-from empathy_trl import scorer
 from empathy_trl.errors import UserError
+from empathy_trl.models import scorer
+from empathy_trl.models.scorer import Scorer, shared_scorer
 from empathy_trl.rewards import build_rewards
-from empathy_trl.rewards.emotion_alignment import EmotionAlignment
-from empathy_trl.rewards.empathy_model import EmpathyModel
-from empathy_trl.rewards.epitome import Epitome
-from empathy_trl.rewards.quality_critic import QualityCritic
-from empathy_trl.rewards.reward_model import RewardModel
-from empathy_trl.rewards.safety_classifier import SafetyClassifier
-from empathy_trl.rewards.semantic_similarity import SemanticSimilarity
-from empathy_trl.scorer import Scorer, shared_scorer
+from empathy_trl.rewards.emotion import EmotionAlignment
+from empathy_trl.rewards.learned import EmpathyModel, Epitome, QualityCritic, RewardModel, SemanticSimilarity
+from empathy_trl.rewards.safety import SafetyClassifier
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from tests.trainers.settings import quiet_config
 
@@ -180,7 +176,7 @@ def test_a_trainer_logs_the_scorer(tiny_folder, tmp_path, empathy):
                 (),
                 {
                     "weight": 1.0,
-                    "import_path": "empathy_trl.rewards.empathy_model:EmpathyModel",
+                    "import_path": "empathy_trl.rewards.learned:EmpathyModel",
                     "params": {"model": empathy.model},
                 },
             )

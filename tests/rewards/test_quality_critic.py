@@ -3,7 +3,7 @@
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.quality_critic import QualityCritic
+from empathy_trl.rewards.learned import QualityCritic
 
 SCORES = {"i am sorry": [3.0, 4.0, 9.0], "ok": [1.0, 0.0, -9.0], ("my dog died", "ok"): [2.0, 2.0, 0.5]}
 MODEL = {

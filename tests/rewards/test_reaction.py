@@ -3,7 +3,7 @@
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.reaction import Reaction, grammar
+from empathy_trl.rewards.staged import Reaction, grammar
 from tests.rewards.three_parts import PROMPT, REPLY, reply
 
 SAD, GLAD, PLAIN = "My dog died and I can't stop crying.", "I won! I am so happy!", "The bus leaves at nine."

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.reasoning_length import ReasoningLength
+from empathy_trl.rewards.format import ReasoningLength
 
 
 def reasoned(words):

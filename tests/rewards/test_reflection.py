@@ -3,8 +3,8 @@
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.content_words import lower_words
-from empathy_trl.rewards.reflection import Reflection, depth
+from empathy_trl.rewards.staged import Reflection, depth
+from empathy_trl.text import lower_words
 from tests.rewards.three_parts import PROMPT, REFLECTION, REPLY, RESPONSE, TURN, reply
 
 NOTHING = " ".join(["and", "so", "it", "is"] * 6)

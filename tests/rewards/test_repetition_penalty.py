@@ -3,7 +3,7 @@
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.repetition_penalty import RepetitionPenalty
+from empathy_trl.rewards.ngrams import RepetitionPenalty
 
 CASES = [
     ("I am here for you", 3, 0.0, "nothing repeats"),

@@ -3,7 +3,7 @@
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.response import Response, relevance, speaking_seconds
+from empathy_trl.rewards.staged import Response, relevance, speaking_seconds
 from tests.rewards.three_parts import PROMPT, REPLY, TURN, reply
 
 QUOTE = "the flat is so quiet now"

@@ -6,7 +6,7 @@ import pytest
 from transformers import BertModel, BertTokenizer
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.reward_model import RewardModel
+from empathy_trl.rewards.learned import RewardModel
 
 SCORES = {("my dog died", "i am sorry"): [4.0], ("my dog died", "ok"): [1.0], ("i won", "ok"): [2.5]}
 RATED = {"id2label": {0: "overall"}, "problem_type": "regression", "label_ranges": {"overall": [1, 5]}}

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.safety_classifier import SafetyClassifier
+from empathy_trl.rewards.safety import SafetyClassifier
 
 # probabilities 0.5, 0.25, 0.25 and 0.1, 0.1, 0.8
 SCORES = {"i am sorry": [math.log(2), 0.0, 0.0], "go away": [0.0, 0.0, math.log(8)]}

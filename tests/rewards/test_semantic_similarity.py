@@ -5,7 +5,7 @@ import math
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.semantic_similarity import SemanticSimilarity
+from empathy_trl.rewards.learned import SemanticSimilarity
 
 SCORES = {("my dog died", "a dog"): [2.0], ("my dog died", "ok"): [-1.0], ("i won", "a dog"): [0.5], ("x", "y"): [9.0]}
 PROMPT = [{"role": "system", "content": "x"}, {"role": "user", "content": "my dog died"}]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from empathy_trl.rewards.sentence_end import SentenceEnd
+from empathy_trl.rewards.format import SentenceEnd
 
 CASES = [
     ("I am sorry.", 1, "full stop"),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from empathy_trl.parts import read_parts
-from empathy_trl.rewards.stage_format import StageFormat
+from empathy_trl.rewards.format import StageFormat
+from empathy_trl.tags import read_parts
 from tests.rewards.three_parts import REPLY
 
 A, B, C = "<react>*a* + *b*</react>", "<respond>Hello.</respond>", "<reflect>They are well.</reflect>"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from empathy_trl.parts import PARTS, read_parts, write_parts
 from empathy_trl.rewards import REWARDS
-from empathy_trl.rewards.breakdown import breakdown
+from empathy_trl.rewards.explain import breakdown
+from empathy_trl.tags import PARTS, read_parts, write_parts
 from tests.rewards.three_parts import NEXT, OTHERS, PROMPT, REPLY, TURN, real_turns
 from tests.trainers.settings import make_trainer
 

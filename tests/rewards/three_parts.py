@@ -1,6 +1,6 @@
 """Replies in three parts, for the tests of the rewards that read them."""
 
-from empathy_trl.parts import write_parts
+from empathy_trl.tags import write_parts
 
 TURN = "My sister moved to Oslo on Sunday and the flat is so quiet now, I cried over her empty shelf."
 REACTION = "*soft, concerned look* + *leans in*"

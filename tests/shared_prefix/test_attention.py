@@ -7,8 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from empathy_trl.errors import UserError
-from empathy_trl.shared_prefix.attention import decide, install, require_all_layers, unsupported
-from empathy_trl.shared_prefix.packing import pack
+from empathy_trl.trainers.shared_prefix.attention import decide, install, require_all_layers, unsupported
+from empathy_trl.trainers.shared_prefix.packing import pack
 from tests.shared_prefix.samples import (
     BATCHES,
     CONFIGS,

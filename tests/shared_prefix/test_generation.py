@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from empathy_trl.shared_prefix.attention import install
-from empathy_trl.shared_prefix.generation import (
+from empathy_trl.trainers.shared_prefix.attention import install
+from empathy_trl.trainers.shared_prefix.decoding import (
     DecodeAttention,
     SharedDecoder,
     sample,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from empathy_trl.shared_prefix.packing import distinct, pack, trim
+from empathy_trl.trainers.shared_prefix.packing import distinct, pack, trim
 from tests.shared_prefix.samples import (
     BATCHES,
     RAGGED,

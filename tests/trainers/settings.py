@@ -7,8 +7,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
-from empathy_trl.trainers.grpo_config import EmpathyGRPOConfig
+from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer
 from empathy_trl.trainers.ppo_config import PPOConfig
 

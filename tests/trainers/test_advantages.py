@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from empathy_trl.trainers import advantages as gae
+from empathy_trl.trainers import gae
 
 # gamma 0.5, lambda 0.5. Rewards 0, 0, 4; values 1, 2, 3:
 #   t=2: delta = 4 - 3 = 1,               A = 1,               R = 4

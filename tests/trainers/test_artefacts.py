@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.trainers.artefacts import MetricsLog, SamplePages, draw_curve, logged_rows, samples_page, smooth
+from empathy_trl.trainers.callbacks import MetricsLog, SamplePages, draw_curve, logged_rows, samples_page, smooth
 
 
 def state(step, max_steps=10):

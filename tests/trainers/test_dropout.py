@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import BartConfig, BartModel, Qwen2Config, Qwen2Model
 
-from empathy_trl.trainers.dropout import switch_off_dropout
+from empathy_trl.trainers.critic import switch_off_dropout
 
 SIZES = {"vocab_size": 30, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
 ADAPTED = get_peft_model(

@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 from empathy_trl.errors import UserError
-from empathy_trl.models import lora_config
+from empathy_trl.models.load import lora_config
 from empathy_trl.trainers.encoder_decoder import EncoderDecoderMixin, pad_right, trainer_class
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from tests.trainers.settings import ROWS, assert_identical, length_reward, quiet_config, weights_of

@@ -7,7 +7,7 @@ from trl import GRPOConfig
 
 from empathy_trl.errors import UserError
 from empathy_trl.recipe import WeightSchedule
-from empathy_trl.stages import last_checkpoint
+from empathy_trl.recipe.stages import last_checkpoint
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer, NonFiniteLoss
 from tests.trainers.settings import ROWS, assert_identical, kill, make_trainer, weights_of, without_times
 

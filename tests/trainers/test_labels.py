@@ -11,11 +11,19 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional
 from transformers import DataCollatorWithPadding, Trainer, set_seed
 
-from empathy_trl.encoders import new_classifier
 from empathy_trl.errors import UserError
-from empathy_trl.outputs import Targets
-from empathy_trl.trainers.label_config import LabelConfig, RegressConfig
-from empathy_trl.trainers.labels import HeldOut, LabelLoss, MergeAdapter, encode, held_out_labels, label_metrics
+from empathy_trl.models.classifier import new_classifier
+from empathy_trl.models.label_schema import Targets
+from empathy_trl.trainers.classify import (
+    HeldOut,
+    LabelConfig,
+    LabelLoss,
+    MergeAdapter,
+    RegressConfig,
+    encode,
+    held_out_labels,
+    label_metrics,
+)
 
 RATINGS = Targets("regress", {"Emotion": (0, 5), "Empathy": (0, 5)})
 LEVELS = Targets("classify", {"reactions": ("0", "1"), "explorations": ("0", "1", "2")})

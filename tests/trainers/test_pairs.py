@@ -9,17 +9,22 @@ import pytest
 import torch
 from datasets import Dataset
 
+from empathy_trl.check import describe
 from empathy_trl.data import build
-from empathy_trl.encoders import build_encoder_tokenizer
 from empathy_trl.errors import DataError, UserError
-from empathy_trl.plan import describe
-from empathy_trl.predict import predict
+from empathy_trl.models.classifier import build_encoder_tokenizer
+from empathy_trl.models.scorer import predict, shared_scorer
 from empathy_trl.recipe import load_recipe
-from empathy_trl.scorer import shared_scorer
 from empathy_trl.tasks import CONFIG_CLASSES, TASKS
-from empathy_trl.trainers.label_config import RegressConfig
-from empathy_trl.trainers.labels import encode
-from empathy_trl.trainers.pairs import PairCollator, PairDataset, comparable_rows, pair_loss, pair_metrics, some_pairs
+from empathy_trl.trainers.classify import RegressConfig, encode
+from empathy_trl.trainers.pairwise import (
+    PairCollator,
+    PairDataset,
+    comparable_rows,
+    pair_loss,
+    pair_metrics,
+    some_pairs,
+)
 
 RECIPE = """
 task: regress

@@ -7,7 +7,7 @@ from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from empathy_trl.errors import UserError
-from empathy_trl.stages import last_checkpoint
+from empathy_trl.recipe.stages import last_checkpoint
 from empathy_trl.trainers.critic import Critic, build_critic
 from empathy_trl.trainers.encoder_decoder import trainer_class
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from empathy_trl.trainers.ppo_advice import PPOAdvice
+from empathy_trl.trainers.callbacks import PPOAdvice
 
 ARGS = SimpleNamespace(critic_learning_rate=1e-4, critic_warmup_steps=0, kl_coef=0.05, learning_rate=1e-6)
 HEALTHY = {"reward": 0.5, "explained_variance": 0.2, "kl": 0.1, "completions/mean_length": 20.0, "distinct_2": 0.8}

@@ -4,9 +4,9 @@ import pytest
 import torch
 from trl import GRPOConfig
 
-from empathy_trl.models import load_model, lora_config
+from empathy_trl.models.load import load_model, lora_config
+from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.recipe import Lora, Model
-from empathy_trl.scratch import build_model, build_tokenizer
 from tests.conftest import TEXTS
 from tests.trainers.settings import ROWS, length_reward
 

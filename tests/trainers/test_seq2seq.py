@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from transformers import Seq2SeqTrainer
 
-from empathy_trl.generation.generate import generate_completions
+from empathy_trl.models.generate import generate_completions
 from empathy_trl.trainers.seq2seq import CompletionLoss, Seq2SeqConfig, collator, encode
 from tests.trainers.tiny_t5 import tiny_t5
 

@@ -12,11 +12,11 @@ from trl import GRPOTrainer
 from trl.trainer.utils import shuffle_sequence_dict
 
 from empathy_trl.errors import UserError
-from empathy_trl.shared_prefix.attention import PackedAttention
-from empathy_trl.shared_prefix.generation import DecodeAttention
-from empathy_trl.shared_prefix.packing import pack
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
-from empathy_trl.trainers.shared_prefix import shuffle_between_steps
+from empathy_trl.trainers.shared_prefix.attention import PackedAttention
+from empathy_trl.trainers.shared_prefix.decoding import DecodeAttention
+from empathy_trl.trainers.shared_prefix.mixin import shuffle_between_steps
+from empathy_trl.trainers.shared_prefix.packing import pack
 from tests.shared_prefix.samples import SIZE, random_batch
 from tests.trainers.settings import length_reward, quiet_config
 
@@ -400,7 +400,7 @@ def test_a_difference_is_reported_and_training_goes_on_as_usual(
 
 
 def test_where_sharing_fails_the_log_says_where(tiny_folder, tmp_path, caplog, monkeypatch):
-    caplog.set_level("DEBUG", logger="empathy_trl.trainers.shared_prefix")
+    caplog.set_level("DEBUG", logger="empathy_trl.trainers.shared_prefix.mixin")
     failing_scores(monkeypatch)
     trained(tiny_folder, tmp_path, True, max_steps=1)
     assert any(record.levelname == "DEBUG" and record.exc_info for record in caplog.records)

@@ -11,8 +11,8 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from empathy_trl.errors import StopTraining, UserError
+from empathy_trl.recipe.stages import last_checkpoint
 from empathy_trl.rewards.llm_judge import LLMJudge
-from empathy_trl.stages import last_checkpoint
 from tests.judge.scripted_server import CUT, ScriptedServer, answer
 from tests.trainers.settings import ROWS, assert_identical, length_reward, make_trainer, weights_of
 

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from empathy_trl.scratch import build_model, build_tokenizer
+from empathy_trl.models.tiny import build_model, build_tokenizer
 
 TEXTS = ["number 0 1 2 3 4 5 6 7 8 9", "I lost my keys.", "So sad, I am sorry.", "<answer>joyful</answer>"] * 3
 

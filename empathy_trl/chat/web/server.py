@@ -9,7 +9,7 @@ from pathlib import Path
 
 from empathy_trl.chat.web.visitors import Visitors
 from empathy_trl.errors import UserError
-from empathy_trl.judge.secret import on_this_machine
+from empathy_trl.models.api import on_this_machine
 
 STYLE = Path(__file__).with_name("style.css")
 SECONDS_TO_CLOSE = 2  # for connections that pages hold open

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from empathy_trl.chat.reply import Piece
 from empathy_trl.chat.session import SPOKEN, Notice, Stats
-from empathy_trl.parts import REACT, REFLECT, RESPOND
-from empathy_trl.printable import printable
+from empathy_trl.tags import REACT, REFLECT, RESPOND
+from empathy_trl.text import printable
 
 BREAKS = "This reply breaks its format and is shown as it is."
 

@@ -1,0 +1,92 @@
+"""What the command lines have in common.
+
+Processes that were launched together find each other, on a GPU and on a CPU, and share work.
+
+On a CPU neither half of that works by itself: `accelerate launch --num_processes 2` starts one process there
+(accelerate 1.15), and accelerate joins the processes that `torchrun` starts only if it is told that they are to use the
+CPU.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from empathy_trl.errors import UserError
+
+
+def documented_parser(documentation: str, **settings) -> argparse.ArgumentParser:
+    """Return a parser whose help is a module's docstring: its first paragraph above the flags, the rest below them."""
+    summary, _, examples = documentation.partition("\n\n")
+    return argparse.ArgumentParser(
+        description=summary,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **settings,
+    )
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError if a folder, made or not, cannot be written to: to be known now, and not after an hour of work."""
+    try:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"--output_dir: cannot write to {folder}: {error.strerror}") from error
+
+
+def positive(text: str) -> int:
+    """Read a whole number above 0; as `type` of a flag."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
+    return int(text)
+
+
+def join_processes():
+    """Return accelerate's `PartialState`, which knows all processes; call this before anything else makes one."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=several_on_cpu())
+
+
+def part_processes():
+    """Wait for all processes and end their connection, without which one that is done first may crash on its way out."""
+    from accelerate import PartialState
+
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
+
+
+def several_on_cpu() -> bool:
+    """Say whether this is one of several processes that share the CPU."""
+    import torch
+
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+
+
+def use_all_cores():
+    """Where the CPU trains, undo the one thread per process that launchers set: they leave most cores idle."""
+    import torch
+
+    launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & set(os.environ)
+    if launched and os.environ.get("OMP_NUM_THREADS") == "1" and not torch.cuda.is_available():
+        torch.set_num_threads(max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def shared(items: list, work: Callable[[list], list]) -> list:
+    """Return what `work` makes of the items, in their order; each process does its share, and all get everything.
+
+    Args:
+        items: the same in all processes.
+        work: items -> one result each.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    state = PartialState()
+    own = range(state.process_index, len(items), state.num_processes)
+    results = work([items[row] for row in own])
+    return [result for _, result in sorted(gather_object(list(zip(own, results, strict=True))))]

@@ -1,0 +1,30 @@
+"""Our metrics as modules of Hugging Face `evaluate`: a folder each, loaded by its path, and publishable as a Space.
+
+    evaluate.load(empathy_trl.evaluation.metrics.path("distinct_n")).compute(predictions=["so sorry", "so glad"])
+
+A module computes nothing itself: it calls the function that also makes the figures of our reports, and `judge_aspects` the
+judge of the reward `llm_judge`, so that there is one way to ask a language model. Importing this package imports nothing heavy.
+"""
+
+from pathlib import Path
+
+from empathy_trl.errors import UserError
+
+NAMES = (
+    "distinct_n",
+    "item_ratio",
+    "pearson_dims",
+    "emotion_accuracy",
+    "stage_format",
+    "epitome",
+    "emo_acc",
+    "intent_acc",
+    "judge_aspects",
+)
+
+
+def path(name: str) -> str:
+    """Return the folder of a metric, for `evaluate.load`. UserError if there is none of this name."""
+    if name not in NAMES:
+        raise UserError(f"unknown metric {name!r} (choices: {', '.join(NAMES)})")
+    return str(Path(__file__).parent / name)

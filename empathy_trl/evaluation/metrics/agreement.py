@@ -1,0 +1,212 @@
+"""Scores of emotion answers: completions become predictions, and their confusion matrix all metrics.
+
+A prediction is the body of the single `<answer>` tag, in lower case. No tag, several tags, or a body that is
+none of the labels make an answer *invalid*; it counts as wrong and has a column of its own in the confusion
+matrix. Baselines go through `score_predictions` too, so their figures are computed by the same code as a
+model's.
+
+Scores of predicted ratings: how far off (MAE), and how well ordered (Pearson, Spearman).
+
+A correlation alone can be high for a model whose every value is too low, and an error alone is lowest for one that
+dares nothing: both are always reported, beside the row of a predictor that always says the mean of the training labels.
+
+How often is the better of two replies to one context given the higher score?
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+
+from empathy_trl.evaluation.metrics.bootstrap import bootstrap, figures, mean_figure
+from empathy_trl.tags import tag_bodies
+
+INVALID = "invalid"
+
+
+def predicted_emotion(completion: str, labels) -> str | None:
+    """Return the label that a completion answers, or None when its answer is invalid."""
+    bodies = tag_bodies(completion, "answer")
+    answer = bodies[0].lower() if len(bodies) == 1 else None
+    return answer if answer in labels else None
+
+
+def reasoning_words(completion: str) -> int:
+    """Count the words inside `<reasoning>`; without that tag, the words before `<answer>`."""
+    bodies = tag_bodies(completion, "reasoning") or [completion.split("<answer>")[0]]
+    return sum(len(body.split()) for body in bodies)
+
+
+def score_emotions(completions: list[str], gold: list[str], labels) -> tuple[dict, list[str | None], dict]:
+    """Score completions: `(metrics, predictions, confusion)`.
+
+    Args:
+        completions: generated texts, one per row.
+        gold: the label of each row, each one of `labels`.
+        labels: the emotions, in the order of the report.
+
+    Returns the metrics and the confusion of `score_predictions`, with two metrics more: `invalid_share` (in
+    [0, 1]) and `mean_reasoning_words`; and the predictions, None where the answer is invalid.
+    """
+    predictions = [predicted_emotion(completion, labels) for completion in completions]
+    metrics, confusion = score_predictions(predictions, gold, labels)
+    metrics["invalid_share"] = mean_figure([prediction is None for prediction in predictions])
+    metrics["mean_reasoning_words"] = mean_figure([reasoning_words(completion) for completion in completions])
+    return metrics, predictions, confusion
+
+
+def score_predictions(predictions: list[str | None], gold: list[str], labels) -> tuple[dict, dict]:
+    """Score predicted labels: `(metrics, confusion)`. A prediction that is no label, such as None, is invalid.
+
+    Metrics are `accuracy`, `macro_f1` (mean over all labels), `precision_<label>` and `recall_<label>`, each
+    `{"value", "low", "high", "n"}`: a value in [0, 1], its 95 % bootstrap interval, and the rows it is a
+    share of (all of them; for precision those predicted as the label, for recall those of the label). A share
+    of no rows is 0. `confusion` is `{"rows": labels, "columns": labels + ["invalid"], "counts"}`, rows gold,
+    columns predicted.
+
+    Raises:
+        ValueError: no rows, unequal lengths, or a gold label that is not one of `labels`.
+    """
+    labels = list(labels)
+    cells = _cells(predictions, gold, labels)
+    # One draw of rows serves all metrics: each is a function of the confusion counts of the draw.
+    intervals = bootstrap(lambda draw: _shares(_count(draw, len(labels))), cells)
+    counts = _count(cells, len(labels))
+    rows = [len(gold), len(gold), *counts[:, :-1].sum(axis=0), *counts.sum(axis=1)]
+    metrics = figures(_names(labels), *intervals, rows)
+    return metrics, {"rows": labels, "columns": [*labels, INVALID], "counts": counts.tolist()}
+
+
+def share_statistics(predictions: list[str | None], gold: list[str], labels) -> tuple[list[str], Callable]:
+    """Return the names of the metrics of `score_predictions`, and what they are of any rows.
+
+    The latter takes row numbers, shape (..., rows), and returns shape (..., metrics).
+    """
+    labels = list(labels)
+    cells = _cells(predictions, gold, labels)
+    return _names(labels), lambda rows: _shares(_count(cells[rows], len(labels)))
+
+
+def _names(labels: list[str]) -> list[str]:
+    return ["accuracy", "macro_f1", *(f"{share}_{label}" for share in ("precision", "recall") for label in labels)]
+
+
+def _cells(predictions: list[str | None], gold: list[str], labels: list[str]) -> np.ndarray:
+    """Return the cell of the confusion matrix that each row counts in, shape (rows,)."""
+    if not gold or len(predictions) != len(gold):
+        raise ValueError(f"expected as many predictions as gold labels; got {len(predictions)} and {len(gold)}")
+    for row, label in enumerate(gold):
+        if label not in labels:
+            raise ValueError(f"row {row}: gold label {label!r} is not one of {labels}")
+    column, invalid = {label: number for number, label in enumerate(labels)}, len(labels)
+    pairs = zip(gold, predictions, strict=True)
+    return np.array([column[label] * (invalid + 1) + column.get(answer, invalid) for label, answer in pairs])
+
+
+def _count(cells: np.ndarray, n_labels: int) -> np.ndarray:
+    """Count confusion cells, shape (..., rows), into matrices of shape (..., labels, labels + 1)."""
+    size = n_labels * (n_labels + 1)
+    draws = cells.reshape(-1, cells.shape[-1])
+    offsets = np.arange(len(draws))[:, None] * size
+    counts = np.bincount((draws + offsets).ravel(), minlength=len(draws) * size)
+    return counts.reshape(*cells.shape[:-1], n_labels, n_labels + 1)
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    """Accuracy, macro-F1, precisions and recalls of confusion matrices, side by side on the last axis."""
+    right = np.diagonal(counts[..., :-1], axis1=-2, axis2=-1)
+    predicted, gold = counts[..., :-1].sum(axis=-2), counts.sum(axis=-1)
+    accuracy = right.sum(axis=-1, keepdims=True) / gold.sum(axis=-1, keepdims=True)
+    # A denominator of 0 means a numerator of 0: dividing by 1 instead makes the share 0.
+    f1 = 2 * right / np.maximum(predicted + gold, 1)
+    precision, recall = right / np.maximum(predicted, 1), right / np.maximum(gold, 1)
+    return np.concatenate([accuracy, f1.mean(axis=-1, keepdims=True), precision, recall], axis=-1)
+
+
+FIGURES = ("mae", "pearson", "spearman")
+MEAN = "mean"  # over the ratings
+
+
+def score_ratings(predicted: np.ndarray, gold: np.ndarray, names: list[str]) -> dict[str, dict]:
+    """Score predicted ratings.
+
+    Args:
+        predicted, gold: shape (rows, ratings), in units of the labels.
+        names: of the ratings.
+
+    Returns `mae_<name>`, `pearson_<name>`, `spearman_<name>` for every rating and for `mean`, the mean over the
+    ratings; each `{"value", "low", "high", "n"}` with a 95 % bootstrap interval. A correlation with a constant is 0: it
+    orders nothing.
+
+    Raises:
+        ValueError: no rows, or unequal shapes.
+    """
+    keys, statistic = rating_statistics(predicted, gold, names)
+    return figures(keys, *bootstrap(statistic, np.arange(len(gold))), len(gold))
+
+
+def rating_statistics(predicted: np.ndarray, gold: np.ndarray, names: list[str]) -> tuple[list[str], Callable]:
+    """Return the names of the metrics of `score_ratings`, and what they are of any rows.
+
+    The latter takes row numbers, shape (..., rows), and returns shape (..., metrics). Raises what `score_ratings` raises.
+    """
+    predicted, gold = np.asarray(predicted, dtype=float), np.asarray(gold, dtype=float)
+    if predicted.shape != gold.shape or predicted.ndim != 2 or not len(gold):
+        raise ValueError(f"expected equal shapes (rows, ratings), got {predicted.shape} and {gold.shape}")
+
+    def statistic(rows: np.ndarray) -> np.ndarray:
+        a, b = (np.moveaxis(table[rows], -1, -2) for table in (predicted, gold))  # (..., ratings, rows)
+        parts = [np.abs(a - b).mean(axis=-1), pearson(a, b), pearson(rankdata(a, axis=-1), rankdata(b, axis=-1))]
+        return np.concatenate([value for part in parts for value in (part, part.mean(axis=-1, keepdims=True))], axis=-1)
+
+    return [f"{figure}_{name}" for figure in FIGURES for name in (*names, MEAN)], statistic
+
+
+def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the Pearson correlation along the last axis, 0 where either side is constant, nan where a value is nan."""
+    a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
+    scale = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
+    # rounding leaves a trace of spread in a constant
+    tiny = 1e-12 * a.shape[-1]
+    return np.where(scale <= tiny, 0.0, (a * b).sum(axis=-1) / np.maximum(scale, tiny))
+
+
+def pairs_of(contexts: Sequence, ratings: Sequence) -> list[tuple[int, int]]:
+    """Return the row numbers (better, worse) of every two replies to one context whose ratings differ.
+
+    Args:
+        contexts: what every reply answers.
+        ratings: a number per reply, or a sequence that holds just one.
+    """
+    values = np.asarray(ratings, dtype=float).reshape(len(contexts)).tolist()
+    rows_of = {}
+    for row, context in enumerate(contexts):
+        rows_of.setdefault(context, []).append(row)
+    couples = (couple for rows in rows_of.values() for couple in itertools.combinations(rows, 2))
+    return [(a, b) if values[a] > values[b] else (b, a) for a, b in couples if values[a] != values[b]]
+
+
+def right_order(scores: Sequence[float], pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return for every pair (better, worse) 1 where the better one has the higher score, 0.5 for a tie, else 0."""
+    scores, pairs = np.asarray(scores, dtype=float), np.asarray(pairs, dtype=int).reshape(-1, 2)
+    return (1 + np.sign(scores[pairs[:, 0]] - scores[pairs[:, 1]])) / 2
+
+
+def pair_accuracy(scores: Sequence[float], pairs: Sequence[tuple[int, int]], contexts: Sequence) -> dict:
+    """Return the share of pairs in the right order, `{"value", "low", "high", "n"}`, n being the number of pairs.
+
+    Pairs of one context share replies, so the 95 % interval comes from drawing whole contexts.
+
+    Args:
+        scores, contexts: of every reply.
+        pairs: from `pairs_of`, at least one.
+    """
+    right, count = {}, {}
+    for (better, _), value in zip(pairs, right_order(scores, pairs).tolist(), strict=True):
+        right[contexts[better]] = right.get(contexts[better], 0.0) + value
+        count[contexts[better]] = count.get(contexts[better], 0) + 1
+    value, low, high = bootstrap(
+        lambda good, all_of: good.sum(axis=-1) / all_of.sum(axis=-1), list(right.values()), list(count.values())
+    )
+    return {"value": value, "low": low, "high": high, "n": len(pairs)}

@@ -1,0 +1,10 @@
+"""The Space of this metric."""
+
+from pathlib import Path
+
+import evaluate
+
+from empathy_trl.evaluation.metrics.widget import page
+
+folder = Path(__file__).parent
+page(evaluate.load(str(folder / "item_ratio.py")), folder / "README.md").launch()

@@ -1,0 +1,319 @@
+"""The evaluations of a leaderboard, read from files: which there are, and which could not be read.
+
+The evaluations of a leaderboard, read from the cards of models on the Hub.
+
+Figures of others, from `published.yaml`, which says what each field means.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, HfApi, ModelCard, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+)
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from tqdm.auto import tqdm
+from yaml import YAMLError
+
+from empathy_trl.errors import UserError
+from empathy_trl.evaluation.compare import check_evaluation
+from empathy_trl.evaluation.evaluate import kind_module
+from empathy_trl.hub.client import failures, hub_session, patiently, reason
+from empathy_trl.hub.results import from_results, is_finite
+from empathy_trl.io import read_json
+from empathy_trl.recipe.layers import check_harmless
+from empathy_trl.text import mask, printable
+
+SPLITS = ("train", "valid", "test")
+OF_DATA = ("name", "revision", "rows", "decoding")  # keys of data that are texts or null
+LARGEST = 1e12  # no metric of ours comes near it; a number of 300 digits would push all else off the page
+FILES = {f"eval_{split}.json": split for split in SPLITS}
+
+
+@dataclass
+class Entry:
+    """One evaluation.
+
+    Attributes:
+        evaluation: what `eval_<split>.json` holds, or as much of it as a model card does.
+        origin: the file, or the id on the Hub; for messages only.
+        folder: where `predictions_<split>.jsonl` may lie; None for a card.
+    """
+
+    evaluation: dict
+    origin: str
+    folder: Path | None = None
+
+    @property
+    def kind(self):
+        """The module that knows how it was evaluated."""
+        return kind_module(self.evaluation["kind"])
+
+    @property
+    def main(self) -> dict:
+        """The figure that decides the rank."""
+        return self.evaluation["metrics"][self.kind.MAIN]
+
+
+@dataclass
+class Found:
+    """What was read: the evaluations, and a line for each that could not be."""
+
+    entries: list[Entry] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_paths(paths: list[str | Path], split: str | None = None) -> Found:
+    """Read all `eval_<split>.json` files among and below some paths, each once.
+
+    Args:
+        paths: files, or folders of any depth; hidden folders and links to folders are not entered.
+        split: train, valid or test; None reads all.
+
+    Raises:
+        UserError: a path does not exist or is no such file, or there is nothing to read.
+    """
+    files = _unique(file for path in paths for file in _files(Path(path).expanduser()))
+    files = [file for file in files if split in (None, FILES[file.name])]
+    where, wanted = ", ".join(map(str, paths)), f"eval_{split}.json" if split else "eval_test.json or another split's"
+    if not files:
+        raise UserError(
+            f"{where}: no results; looked for {wanted}, there and in all folders below. recipes/run.py and "
+            "recipes/evaluate.py write them"
+        )
+    found = Found()
+    for file in files:
+        try:
+            found.entries.append(make_entry(read_json(file), str(file), file.parent))
+        except (UserError, OSError) as error:
+            found.problems.append(str(error))
+    if not found.entries:
+        raise UserError(f"{where}: no results that can be read:\n" + "\n".join(found.problems))
+    return found
+
+
+def make_entry(evaluation, origin: str, folder: Path | None = None) -> Entry:
+    """Return an evaluation that a leaderboard can show; of its texts, what would play tricks on a screen is gone.
+
+    Raises:
+        UserError: it is none, or lacks something; the message names origin, key and value.
+    """
+    # a card has a digest in place of the rewards
+    of_card = isinstance(evaluation, dict) and isinstance(evaluation.get("judged_by"), str)
+    check_evaluation(origin, evaluation | {"judged_by": {}} if of_card else evaluation)
+    main = kind_module(evaluation["kind"]).MAIN
+    if main not in evaluation["metrics"]:
+        raise UserError(f"{origin}: metrics has no {main}, by which evaluations of {evaluation['kind']} are ranked")
+    _check_data(origin, evaluation["data"])
+    _check_figures(origin, "metrics", evaluation["metrics"])
+    _check_baselines(origin, evaluation.get("baselines"))
+    return Entry(_printable(evaluation), origin, folder)
+
+
+def _check_data(origin: str, data: dict) -> None:
+    if data["split"] not in SPLITS:
+        raise UserError(f"{origin}: data.split is {str(data['split'])[:60]!r}; expected {', '.join(SPLITS)}")
+    if not isinstance(data["source"], str):
+        raise UserError(f"{origin}: data.source is {str(data['source'])[:60]!r}; expected a text")
+    for key, kind, words in (("n", int, "whole number"), *((key, str, "text") for key in OF_DATA)):
+        if data.get(key) is not None and not isinstance(data[key], kind):
+            raise UserError(f"{origin}: data.{key} is {str(data[key])[:60]!r}; expected a {words}")
+
+
+def _check_baselines(origin: str, baselines) -> None:
+    if not isinstance(baselines or {}, dict) or not all(isinstance(each, dict) for each in (baselines or {}).values()):
+        raise UserError(f"{origin}: baselines is {str(baselines)[:60]}; expected a mapping of mappings")
+    for name, metrics in (baselines or {}).items():
+        _check_figures(origin, f"baselines.{name}", metrics)
+
+
+def _check_figures(origin: str, where: str, metrics: dict) -> None:
+    for name, figure in metrics.items():
+        if not isinstance(figure, dict) or not all(
+            _is_number(figure.get(key), key != "value") for key in ("value", "low", "high", "n")
+        ):
+            raise UserError(
+                f"{origin}: {where}.{name} is {str(figure)[:60]}; expected numbers as value, low, high and n"
+            )
+
+
+def _is_number(value, may_lack: bool) -> bool:
+    if value is None:
+        return may_lack
+    return is_finite(value) and abs(value) < LARGEST
+
+
+def _printable(value):
+    """Return plain data with `printable` texts, keys included."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(str(key)): _printable(each) for key, each in value.items()}
+    return [_printable(each) for each in value] if isinstance(value, list) else value
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        for folder, folders, names in os.walk(path):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            yield from (Path(folder, name) for name in sorted(names) if name in FILES)
+    elif not path.exists():
+        raise UserError(f"{path}: no such file or folder; expected eval_<split>.json, or a folder with such files")
+    elif path.name not in FILES:
+        raise UserError(f"{path}: expected a file named {', '.join(FILES)}, or a folder with such files")
+    else:
+        yield path
+
+
+def _unique(files: Iterable[Path]) -> list[Path]:
+    """Return each file once, however many of the paths lead to it."""
+    return list({file.resolve(): file for file in files}.values())
+
+
+def read_hub(name: str, split: str | None = None) -> Found:
+    """Read the evaluation results in the cards of all models of an author or, where there is none, with a tag.
+
+    Args:
+        name: an author (user or organisation), or a tag such as empathy-trl.
+        split: train, valid or test; None reads all.
+
+    Raises:
+        UserError: the Hub cannot be reached or refuses, no model has this author or tag, or none has results.
+    """
+    try:
+        with hub_session():
+            return _read(name, split)
+    except OfflineModeIsEnabled as error:
+        raise UserError(_refused(f"--hub {name}", error)) from error
+
+
+def _read(name: str, split: str | None) -> Found:
+    """Do what `read_hub` says, inside a session."""
+    found, without = Found(), 0
+    ids, meaning = _models(name)
+    for id_ in tqdm(ids, desc="cards", unit="model"):
+        known = len(found.problems)
+        entries = _entries(id_, found.problems)
+        without += not entries and len(found.problems) == known
+        found.entries += [entry for entry in entries if split in (None, entry.evaluation["data"]["split"])]
+    if not found.entries:
+        lacking = f"none with evaluation results{f' of split {split}' if split else ''} as empathy-trl writes them"
+        raise UserError("\n".join([f"--hub {name}: {len(ids)} model(s) {meaning}, and {lacking}", *found.problems]))
+    if without:
+        found.problems.append(f"{without} of {len(ids)} models {meaning}: no evaluation results in the card")
+    return found
+
+
+def _models(name: str) -> tuple[list[str], str]:
+    """Return the ids of the models, sorted, and what their list is of."""
+    for search, meaning in (({"author": name}, f"of author {name}"), ({"filter": name}, f"with tag {name}")):
+        try:
+            ids = patiently(lambda search=search: sorted(model.id for model in HfApi().list_models(**search)), "models")
+        except failures() as error:
+            raise UserError(_refused(f"--hub {name}", error)) from error
+        if ids:
+            return ids, meaning
+    raise UserError(
+        f"--hub {name}: no model on the Hub has this author or tag; if they are private, run `hf auth login`"
+    )
+
+
+def _refused(name: str, error: Exception) -> str:
+    return f"{name}: {reason(error)}. Folders with eval_<split>.json can be given instead"
+
+
+def _entries(id_: str, problems: list[str]) -> list[Entry]:
+    """Return the evaluations in a model's card; a card that cannot be read is a problem, one without results is none."""
+    try:
+        path = hf_hub_download(id_, "README.md")
+    except RemoteEntryNotFoundError:  # no card
+        return []
+    except (EntryNotFoundError, *failures()) as error:
+        error = _behind(error)
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        if status not in (401, 403, 404):
+            raise UserError(_refused(id_, error)) from error
+        problems.append(f"{id_}: its card is not for you to see (HTTP {status})")  # the others still count
+        return []
+    try:
+        return [make_entry(evaluation, id_) for evaluation in from_results(_results(Path(path)), id_)]
+    except (ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:  # whatever somebody wrote into a card
+        said = " ".join(printable(str(error)).split())[:300]
+        problems.append(mask(f"{id_}: its card cannot be read: {said}"))
+        return []
+
+
+def _results(path: Path) -> list[EvalResult]:
+    """Return the results in a card; RecipeError (a ValueError) for front matter that could take for ever to read."""
+    content = path.read_text(encoding="utf-8")
+    if (block := REGEX_YAML_BLOCK.search(content)) is not None:
+        check_harmless(block[2], "its metadata")
+    return ModelCard(content).data.eval_results or []
+
+
+def _behind(error: Exception) -> Exception:
+    """Return what kept a download from being made, which huggingface_hub reports as a file that is not in the cache."""
+    while isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
+
+
+FILE = Path(__file__).with_name("published.yaml")
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published result; the fields are those of `published.yaml`."""
+
+    name: str
+    kind: str
+    data: str
+    measured_on: str
+    split: str
+    n: int | None
+    rows: str | None
+    metrics: dict[str, float]
+    metrics_version: int | None
+    measured: bool
+    note: str | None
+    source: str
+    url: str | None
+
+    def why_apart(self, facts: dict) -> list[str]:
+        """Return why it cannot stand in the table of evaluations with these facts (`groups.facts_of`); nothing if it can."""
+        same_rows = self.rows is not None and self.rows == facts["rows"]
+        given = [
+            (self.measured, "expected by its source and not measured"),
+            (self.metrics_version is not None, "defined in another way"),
+            (
+                self.metrics_version in (None, facts["metrics_version"]),
+                f"defined as in metrics version {self.metrics_version}",
+            ),
+            (same_rows, f"other rows: {self.measured_on}, {self.split} split"),
+        ]
+        return [reason for holds, reason in given if not holds]
+
+    @property
+    def citation(self) -> str:
+        """Source, and what a reader has to know."""
+        return "; ".join([self.source] + [self.note] * bool(self.note))
+
+
+def read_published(path: Path = FILE) -> list[Published]:
+    """Read published figures. UserError names the entry of which a field is missing or unknown."""
+    names = {field.name for field in fields(Published)}
+    found = []
+    for number, entry in enumerate(yaml.safe_load(path.read_text(encoding="utf-8")), start=1):
+        if not isinstance(entry, dict) or entry.keys() != names:
+            wrong = ", ".join(sorted(map(str, names ^ set(entry)))) if isinstance(entry, dict) else "no mapping"
+            raise UserError(f"{path}, entry {number}: missing or unknown: {wrong}; expected {', '.join(sorted(names))}")
+        found.append(Published(**entry))
+    return found

@@ -1,0 +1,287 @@
+"""Which model is established to be better than which, and the places that follow.
+
+A model's place is 1 + the number of models that are established to be better than it. Sharing a place is therefore not a
+relation of two models that would have to be transitive: A may be better than C while B is told apart from neither; then A and
+B are first, and C is second. It is the best place that the comparisons leave open, as in Mogstad, Romano, Shaikh and
+Wilhelm ("Inference for Ranks", Review of Economic Studies 2024), without their correction for the number of comparisons; Chatbot
+Arena ranks by overlapping intervals in the same way (Chiang et al. 2024, arXiv 2403.04132).
+
+Established means: at the 5 % level, of the main metric,
+
+* by a paired bootstrap, where both evaluations saw the same rows and the predictions of both are at hand: rows are drawn again for
+  both at once, and the interval of the difference excludes 0 (Koehn 2004; `evaluation.intervals`);
+* otherwise by the two intervals, which must not overlap. This asks for more than a test would (Schenker and Gentleman 2001, The
+  American Statistician 55), and is all that the figures of a model card allow.
+
+What may stand in one column: evaluations of the same rows, made and measured in the same way.
+
+All others stand apart, each group with what sets it apart. Nothing is left out, and nothing is compared across groups.
+
+Whether more of a metric is better, less of it, or neither.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+
+from empathy_trl.errors import UserError
+from empathy_trl.evaluation.compare import RESAMPLING, Result, check_same_rows, read_result
+from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap
+from empathy_trl.hub.leaderboard.entries import Entry
+from empathy_trl.hub.results import judge_digest
+
+
+@dataclass
+class Ranking:
+    """The places of some evaluations, and how they were found.
+
+    Attributes:
+        places: one per entry, from 1.
+        paired: pairs that were compared row by row.
+        pairs: all pairs.
+        problems: predictions that are there and could not be used, one line each.
+    """
+
+    places: list[int]
+    paired: int
+    pairs: int
+    problems: list[str]
+
+
+@dataclass
+class _Rows:
+    """What the predictions of an entry say of its main metric: a score per row, or a function of row numbers."""
+
+    result: Result
+    scores: list[float | None] | None = None
+    method: str | None = None
+    statistic: Callable | None = None
+
+
+def rank(entries: list[Entry]) -> Ranking:
+    """Rank evaluations of one group (`groups.group`); see above for the rule."""
+    problems = []
+    rows = [_read(entry, problems) for entry in entries] if len(entries) > 1 else []
+    better, paired = [0] * len(entries), 0
+    for i, j in combinations(range(len(entries)), 2):
+        change = _paired_change(rows[i], rows[j])
+        paired += change is not None
+        sign = _sign(*change) if change else _apart(entries[i].main, entries[j].main)
+        sign *= direction(entries[i].kind.MAIN)
+        better[i] += sign > 0
+        better[j] += sign < 0
+    return Ranking([1 + count for count in better], paired, math.comb(len(entries), 2), problems)
+
+
+def _sign(low: float, high: float) -> int:
+    """Return on which side of 0 an interval lies, 0 where it holds 0."""
+    return int(low > 0) - int(high < 0)
+
+
+def _apart(one: dict, other: dict) -> int:
+    """Return whether the other figure's interval lies above (1) or below (-1) the one's; 0 where they overlap."""
+    ends = [figure.get(key) for figure in (one, other) for key in ("low", "high")]
+    if None in ends:
+        return 0
+    return _sign(ends[2] - ends[1], ends[3] - ends[0])
+
+
+def _read(entry: Entry, problems: list[str]) -> _Rows | None:
+    """Return what an entry's predictions say of its main metric; None where they are missing, say nothing or another figure."""
+    evaluation, split = entry.evaluation, entry.evaluation["data"]["split"]
+    if entry.folder is None or evaluation["data"].get("rows") is None:
+        return None
+    if not entry.folder.joinpath(f"predictions_{split}.jsonl").is_file():
+        return None
+    try:
+        result = read_result(entry.folder, split)
+        rows = _of_rows(result) if entry.kind.PAIRED else _of_all(result)
+    except UserError as error:
+        problems.append(str(error))
+        return None
+    if rows is not None and not result.reports(entry.kind.MAIN, _value(rows)):
+        problems.append(
+            f"{entry.folder}: predictions_{split}.jsonl gives another {entry.kind.MAIN} than {entry.origin}"
+        )
+        return None
+    return rows
+
+
+def _of_rows(result: Result) -> _Rows:
+    try:
+        scores = [result.kind.row_score(row) for row in result.rows]
+        np.array([score for score in scores if score is not None], dtype=float)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{result.folder}: a row has no score ({type(error).__name__}: {error})") from error
+    return _Rows(result, scores=scores)
+
+
+def _of_all(result: Result) -> _Rows | None:
+    main = result.kind.MAIN
+    found = [(method, *of) for method, of in result.statistics().items() if main in of[0]]
+    if not found:
+        return None
+    method, names, function = found[0]
+    place = list(names).index(main)
+    return _Rows(result, method=method, statistic=lambda rows: function(rows)[..., place])
+
+
+def _value(rows: _Rows) -> float:
+    if rows.statistic:
+        return float(rows.statistic(np.arange(len(rows.result.rows))))
+    there = [score for score in rows.scores if score is not None]
+    return sum(there) / len(there) if there else math.nan
+
+
+def _paired_change(one: _Rows | None, other: _Rows | None) -> tuple[float, float] | None:
+    """Return the 95 % interval of other minus one on the same rows; None where that cannot be had."""
+    if one is None or other is None:
+        return None
+    try:
+        check_same_rows(one.result, other.result)
+    except UserError:  # the files are not of the evaluations beside them; their intervals still hold
+        return None
+    if one.statistic:
+        n = len(one.result.rows)
+        change = lambda rows: (other.statistic(rows) - one.statistic(rows))[..., None]
+        test = RESAMPLING[one.method](change, n)[0]
+    else:
+        pairs = [pair for pair in zip(one.scores, other.scores, strict=True) if None not in pair]
+        if not pairs:
+            return None
+        n, test = len(pairs), paired_bootstrap(*zip(*pairs, strict=True))
+    return (test["low"], test["high"]) if n > 1 else (-math.inf, math.inf)  # one row tells nothing
+
+
+NO_ROWS = "which rows it saw is not recorded (an older evaluation)"
+
+
+@dataclass
+class Group:
+    """Evaluations that may be compared.
+
+    Attributes:
+        facts: what they have in common: kind, data, split, rows, metrics_version, decoding, judged_by.
+        entries: at least one.
+        first: place among all groups, from 0, of the largest one of the same kind and data.
+        reasons: how the facts differ from those of that one.
+        repeated: results that were left out because the same model has the same figures here already.
+    """
+
+    facts: dict
+    entries: list[Entry]
+    first: int = 0
+    reasons: list[str] = field(default_factory=list)
+    repeated: int = 0
+
+
+def group(entries: list[Entry]) -> list[Group]:
+    """Sort evaluations into groups; those of one kind and data set follow each other, the largest first."""
+    by_facts: dict[str, Group] = {}
+    for entry in entries:
+        facts = facts_of(entry.evaluation)
+        by_facts.setdefault(json.dumps(facts, sort_keys=True), Group(facts, [])).entries.append(entry)
+    groups = list(by_facts.values())
+    for each in groups:
+        _leave_out_repeated(each)
+    size = Counter()
+    for each in groups:
+        size[_family(each)] += len(each.entries)
+    groups.sort(
+        key=lambda each: (
+            -size[_family(each)],
+            _family(each),
+            -len(each.entries),
+            json.dumps(each.facts, sort_keys=True),
+        )
+    )
+    first: dict[tuple, int] = {}
+    for place, each in enumerate(groups):
+        each.first = first.setdefault(_family(each), place)
+        each.reasons = reasons(groups[each.first].facts, each.facts)
+    return groups
+
+
+def facts_of(evaluation: dict) -> dict:
+    """Return what has to be equal in two evaluations whose figures are compared.
+
+    The seed of a sampled decoding is not part of it: it decides which words were drawn, not how.
+    """
+    data = evaluation["data"]
+    rows = data.get("rows")
+    facts = {
+        "kind": evaluation["kind"],
+        "data": data.get("name"),
+        "split": data["split"],
+        "rows": rows,
+        "metrics_version": evaluation.get("metrics_version"),
+        "decoding": re.sub(r", seed \d+$", "", data["decoding"]) if data.get("decoding") else None,
+        "judged_by": judge_digest(evaluation.get("judged_by") or None),
+    }
+    if rows is None:  # then all that is said of them must be equal; who says less is taken at its word
+        facts |= {"source": data["source"], "revision": data.get("revision"), "n": data.get("n")}
+    return facts
+
+
+def reasons(first: dict, facts: dict) -> list[str]:
+    """Return in words how the facts of a group differ from those of the first of its kind and data set."""
+    wrong = []
+    if facts["split"] != first["split"]:
+        wrong.append(f"another split: {facts['split']}, not {first['split']}")
+    if facts["rows"] is None:
+        wrong.append(NO_ROWS)
+    elif facts["rows"] != first["rows"] and facts["split"] == first["split"]:
+        wrong.append("other rows")
+    if facts["metrics_version"] is None:
+        wrong.append("the version of its metrics is not recorded (an older evaluation)")
+    elif facts["metrics_version"] != first["metrics_version"]:
+        wrong.append(f"metrics version {facts['metrics_version']}, not {first['metrics_version'] or 'recorded above'}")
+    if facts["decoding"] != first["decoding"]:
+        wrong.append(f"other decoding: {facts['decoding'] or 'not recorded'}")
+    if facts["judged_by"] != first["judged_by"]:
+        wrong.append("judged by other rewards, or with other weights")
+    return wrong
+
+
+def _family(each: Group) -> tuple[str, str]:
+    return each.facts["kind"], str(each.facts["data"])
+
+
+def _leave_out_repeated(each: Group) -> None:
+    """Keep a model once that has the same figures twice. Where they differ both stay: nothing says which is right."""
+    kept: dict[str, Entry] = {}
+    for entry in each.entries:
+        same = json.dumps([entry.evaluation["model"], entry.evaluation["metrics"]], sort_keys=True)
+        there = kept.setdefault(same, entry)
+        if there.folder and entry.folder and _has_predictions(entry) and not _has_predictions(there):
+            kept[same] = entry  # the one that can be compared row by row
+    each.repeated = len(each.entries) - len(kept)
+    each.entries = list(kept.values())
+
+
+def _has_predictions(entry: Entry) -> bool:
+    return entry.folder.joinpath(f"predictions_{entry.evaluation['data']['split']}.jsonl").is_file()
+
+
+# neither: what a reader looks at and no model should be pushed along, such as the length of a reply
+NEITHER = ("reply_words", "mean_reasoning_words", "item_ratio")
+LESS = ("perplexity", "mae", "invalid_share", "empty_share", "duplicate_share")
+
+
+def direction(metric: str) -> int:
+    """Return 1 where more of a metric is better, -1 where less is, 0 where neither holds."""
+    metric = metric.partition(" by ")[0]  # see `judges`
+    if metric in NEITHER or metric.endswith("_difference"):
+        return 0
+    if metric.startswith(LESS) or metric.endswith("_mse"):
+        return -1
+    # levels of empathy: people's own replies are far from the top
+    if metric.startswith("epitome_") and not metric.endswith("_pearson"):
+        return 0
+    return 1

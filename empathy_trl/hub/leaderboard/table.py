@@ -1,0 +1,357 @@
+"""What a leaderboard shows, in no format yet: tables of rows, with what is said of them.
+
+What the models of a table are called: short, and each unlike the others.
+
+Figures of different classifiers in columns of their own: an accuracy by one says nothing beside an accuracy by another.
+
+What is said of a table in words: its heading, its headline, and what a reader has to know.
+
+A leaderboard before it has a format: tables with headings, headlines and notes.
+
+Models and reference rows stand in one table, the best first; only models have a place (`rank`). Names of models, data, decoding
+and metrics come from files that anybody may have written: a format escapes whatever it shows but the notes, which are ours, in Markdown.
+"""
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+from empathy_trl.evaluation.base import NAMES
+from empathy_trl.evaluation.metrics.reply_classifiers import digests, kind_of_metric
+from empathy_trl.hub.leaderboard.entries import Entry, Found, Published, read_published
+from empathy_trl.hub.leaderboard.ranking import Group, Ranking, direction, group, rank
+from empathy_trl.hub.results import source_name
+from empathy_trl.recipe.schema import SAMPLE
+
+TITLE = "Leaderboard"
+
+
+@dataclass
+class Row:
+    """One line of a table.
+
+    Attributes:
+        role: "model", "baseline" or "published".
+        name: what a reader calls it.
+        figures: metric -> `{"value", "low", "high", "n"}`; the last three may lack or be None.
+        place: from 1; None for a reference row.
+        note: a citation or the like, else "".
+        url: of the source, else None.
+        entry: of a model.
+    """
+
+    role: str
+    name: str
+    figures: dict[str, dict]
+    place: int | None = None
+    note: str = ""
+    url: str | None = None
+    entry: Entry | None = None
+
+
+@dataclass
+class Table:
+    """What stands in one table: comparable results.
+
+    Attributes:
+        anchor: a name for links, unlike all others.
+        heading: what was measured on what.
+        why_apart: from which table of the same kind and data it stands apart, and why; "" for the first.
+        headline: who is first.
+        columns: metric -> heading; the first decides the place.
+        rows: the best first.
+        apart: published figures that may not stand in the table, one line each.
+        notes: what a reader has to know, in Markdown, with code in backticks and nothing else.
+        facts: as in `groups`.
+        data: of the evaluations, with `source`, `revision`, `n`.
+        label: the heading or, where another table has the same one, with what tells them apart.
+    """
+
+    anchor: str
+    heading: str
+    why_apart: str
+    headline: str
+    columns: dict[str, str]
+    rows: list[Row]
+    apart: list[str]
+    notes: list[str]
+    facts: dict
+    data: dict = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def main(self) -> str:
+        """The metric that decides the place."""
+        return next(iter(self.columns))
+
+
+@dataclass
+class Board:
+    """All tables, and what to know of all of them."""
+
+    tables: list[Table]
+    notes: list[str]
+    problems: list[str]
+
+
+def by_value(metric: str):
+    """Return a key that sorts rows by a metric, the best first, then by name; rows without a value come last."""
+    sign = direction(metric) or 1
+    return lambda row: (
+        (0, -sign * row.figures[metric]["value"], row.name) if metric in row.figures else (1, 0, row.name)
+    )
+
+
+def names(entries: list[Entry]) -> list[str]:
+    """Return a name for each model of a group: short, and unlike the others'."""
+    models = [entry.evaluation["model"] for entry in entries]
+    found = [_short(model) for model in models]
+    ways = [
+        lambda number: re.sub(r"^(\./)?outputs/", "", models[number]),
+        lambda number: (
+            f"{found[number]} ({entries[number].evaluation['recipe']} / {entries[number].evaluation['stage']})"
+        ),
+        lambda number: f"{found[number]} ({'/'.join(PurePath(entries[number].origin).parts[-3:-1])})",
+        lambda number: f"{found[number]} (no. {1 + models[:number].count(models[number])})",
+    ]
+    for way in ways:
+        count = Counter(found)
+        found = [way(number) if count[name] > 1 else name for number, name in enumerate(found)]
+    return found
+
+
+def _short(model: str) -> str:
+    """Return the last two parts of a folder; a Hub id or another name as it is."""
+    local = model.startswith(("/", "~", ".", "outputs/"))
+    return (
+        "/".join(part for part in PurePath(model).parts[-2:] if part not in ("/", "..", "outputs")) or model
+        if local
+        else model
+    )
+
+
+NOTE = (
+    "What a classifier says of replies stands in a column for each one that was asked, named by a digest of its weights: the "
+    "figures of two cannot be compared."
+)
+UNKNOWN = "not recorded"
+SHOWN = 8  # letters of a digest
+
+
+def columns_of(entries: list[Entry]) -> list[dict[str, str]]:
+    """Return, for each entry, metric -> name of its column, of all metrics whose name is not that of the column.
+
+    These are metrics that more than one model gave (`<metric> by <digest>`).
+    """
+    judges = [_judges(entry.evaluation) for entry in entries]
+    given = defaultdict(set)
+    for metric, judge in (pair for each in judges for pair in each.items()):
+        given[metric].add(judge)
+    return [
+        {metric: f"{metric} by {judge}" for metric, judge in each.items() if len(given[metric]) > 1} for each in judges
+    ]
+
+
+def heading(words: str, column: str) -> str:
+    """Return the heading of a column, from the words for its metric."""
+    _, by, judge = column.partition(" by ")
+    return f"{words} (classifier {judge})" if by else words
+
+
+def _judges(evaluation: dict) -> dict[str, str]:
+    """Return metric -> which model gave it, of the evaluation and its baselines."""
+    known = digests(evaluation)
+    tables = [evaluation["metrics"], *(evaluation.get("baselines") or {}).values()]
+    kinds = {metric: kind_of_metric(metric) for table in tables for metric in table}
+    return {metric: known[kind][:SHOWN] if kind in known else UNKNOWN for metric, kind in kinds.items() if kind}
+
+
+WORDS = {
+    "emotions": "Naming emotions",
+    "labels": "Classifying",
+    "ratings": "Rating",
+    "pairs": "Ordering replies",
+    "replies": "Replying",
+    "staged": "Reacting, responding, reflecting",
+}
+
+
+def counts(groups: list[Group], unread: int) -> str:
+    """Say how many results there are in how many tables (one a group), and how many were left out or could not be read."""
+    repeated = sum(each.repeated for each in groups)
+    found = [f"{_plural(sum(len(each.entries) for each in groups), 'result')} in {_plural(len(groups), 'table')}."]
+    if len(groups) > 1:
+        found.append("Results that differ in kind, rows, decoding, rewards or metrics version are never in one table.")
+    if repeated:
+        verb = "repeats" if repeated == 1 else "repeat"
+        found.append(f"{_plural(repeated, 'result')} left out that {verb} another: same model, rows and figures.")
+    if unread:
+        found.append(f"{_plural(unread, 'result')} could not be read.")
+    return " ".join(found)
+
+
+def table_heading(each: Group) -> str:
+    """Return what was measured on what."""
+    data = each.entries[0].evaluation["data"]
+    source = source_words(data["source"])
+    name = data.get("name") or source
+    where = f" of {source}" if source != name else ""
+    rows = f", n = {data['n']}" if data.get("n") is not None else ""
+    return f"{WORDS[each.facts['kind']]}: {name}, {data['split']} split{where}{rows}"
+
+
+def source_words(source: str) -> str:
+    """Return where rows come from, without where that lies on somebody's machine."""
+    return "the embedded corpus" if source == SAMPLE else source_name(source)
+
+
+def headline(models: list[Row], references: list[Row], kind) -> str:
+    """Say who is first, and whether a reference row is ahead of them all."""
+    first = [row for row in models if row.place == 1]
+    value = first[0].figures[kind.MAIN]["value"]
+    shown = f"{kind.MAIN_WORDS} {value:.3f}"
+    if len(models) == 1:
+        said = f"{first[0].name} is the only model here: {shown}."
+    elif len(first) == 1:
+        said = f"{first[0].name} is first: {shown}."
+    else:
+        between = "their difference is" if len(first) == 2 else "their differences are"
+        said = f"{_listed([row.name for row in first])} share the first place: {between} within chance."
+    best = min(models, key=by_value(kind.MAIN)).figures[kind.MAIN]["value"]
+    sign = direction(kind.MAIN) or 1
+    ahead = [
+        row for row in references if kind.MAIN in row.figures and sign * (row.figures[kind.MAIN]["value"] - best) > 0
+    ]
+    if ahead:
+        top = min(ahead, key=by_value(kind.MAIN))
+        said += f" No model has a better figure than {top.name}: {top.figures[kind.MAIN]['value']:.3f}."
+    return said
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) > 4:
+        names = [*names[:3], f"{len(names) - 3} others"]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def not_comparable(figure: Published, facts: dict) -> str:
+    """Return a line about a published figure that may not stand in the table, with the reasons."""
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in figure.metrics.items())
+    url = f", {figure.url}" if figure.url else ""
+    return f"{figure.name}: {figures} ({'; '.join(figure.why_apart(facts))}). Source: {figure.citation}{url}"
+
+
+def notes(each: Group, kind, ranking: Ranking) -> list[str]:
+    """Return what a reader of the table has to know, in Markdown."""
+    found = [kind.NOTE]
+    if ranking.pairs:
+        found.append(_compared(ranking))
+    if any("perplexity" in entry.evaluation["metrics"] for entry in each.entries) and len(each.entries) > 1:
+        found.append("Perplexities of models with different tokenizers cannot be compared.")
+    if each.repeated:
+        found.append(f"{_plural(each.repeated, 'result')} left out that repeated another.")
+    return found
+
+
+def _compared(ranking: Ranking) -> str:
+    by_interval = ranking.pairs - ranking.paired
+    if not by_interval:
+        how = "row by row (paired bootstrap)"
+    elif not ranking.paired:
+        how = "by whether their intervals overlap: there are no predictions of the same rows at hand"
+    else:
+        how = f"row by row (paired bootstrap) where predictions were at hand, {by_interval} by whether their intervals overlap"
+    return f"Places: {_plural(ranking.pairs, 'pair')} of models compared {how}."
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+RULE = (
+    "Place: 1 + the number of models that are established to be better (95 %); models that chance may have put in this order share "
+    "one. Only models have a place."
+)
+LEGEND = "↑ more is better, ↓ less is, neither without an arrow. In brackets: the 95 % interval. – is no figure."
+
+
+def build_board(found: Found, published: list[Published] | None = None) -> Board:
+    """Return the leaderboard of evaluations; `published` are those of the package unless given."""
+    published = read_published() if published is None else published
+    groups = group(found.entries)
+    problems = list(found.problems)
+    tables = [_table(number, each, published, problems) for number, each in enumerate(groups, start=1)]
+    count = Counter(table.heading for table in tables)
+    for table in tables:
+        same = count[table.heading] > 1 and table.why_apart
+        table.label = f"{table.heading} ({table.why_apart})" if same else table.heading
+    return Board(tables, [counts(groups, len(found.problems)), RULE, LEGEND], problems)
+
+
+def _table(number: int, each: Group, published: list[Published], problems: list[str]) -> Table:
+    kind, data = each.entries[0].kind, each.entries[0].evaluation["data"]
+    ranking = rank(each.entries)
+    problems += ranking.problems
+    column_of = columns_of(each.entries)
+    models = [
+        Row("model", name, _in_columns(entry.evaluation["metrics"], column), place, entry=entry)
+        for name, entry, place, column in zip(names(each.entries), each.entries, ranking.places, column_of, strict=True)
+    ]
+    models.sort(key=lambda row: (row.place, *by_value(kind.MAIN)(row)))
+    ours = [figure for figure in published if (figure.kind, figure.data) == (each.facts["kind"], each.facts["data"])]
+    inside = [figure for figure in ours if not figure.why_apart(each.facts)]
+    references = _baselines(each.entries, column_of) + [
+        Row("published", figure.name, {name: {"value": value, "n": figure.n} for name, value in figure.metrics.items()},
+            note=figure.citation, url=figure.url)
+        for figure in inside
+    ]  # fmt: skip
+    columns = {kind.MAIN: kind.MAIN_WORDS}
+    for entry, column in zip(each.entries, column_of, strict=True):
+        words = _in_columns(kind.columns(entry.evaluation), column)
+        columns |= {name: heading(said, name) for name, said in words.items() if name != kind.MAIN}
+    rows = _merged(models, sorted(references, key=by_value(kind.MAIN)), kind.MAIN)
+    return Table(
+        anchor=f"table-{number}",
+        heading=table_heading(each),
+        why_apart=f"apart from table {each.first + 1}: {'; '.join(each.reasons)}" if each.reasons else "",
+        headline=headline(models, references, kind),
+        columns=columns,
+        rows=rows,
+        apart=[not_comparable(figure, each.facts) for figure in ours if figure not in inside],
+        notes=notes(each, kind, ranking) + [NOTE] * any(column_of),
+        facts=each.facts,
+        data={key: data.get(key) for key in ("revision", "n")} | {"source": source_words(data["source"])},
+    )
+
+
+def _merged(models: list[Row], references: list[Row], metric: str) -> list[Row]:
+    """Return models in their order, each reference row before the first model that it is better than."""
+    key, rows, left = by_value(metric), [], list(references)
+    for model in models:
+        while left and key(left[0]) < key(model):
+            rows.append(left.pop(0))
+        rows.append(model)
+    return rows + left
+
+
+def _in_columns(by_metric: dict, column: dict[str, str]) -> dict:
+    """Return the same by column: figures of different classifiers have columns of their own."""
+    return {column.get(metric, metric): value for metric, value in by_metric.items()}
+
+
+def _baselines(entries: list[Entry], column_of: list[dict[str, str]]) -> list[Row]:
+    """Return the baselines of the evaluations, equal ones once; others carry the recipe that they are of."""
+    found: dict[str, dict[str, tuple[dict, Entry]]] = {}
+    for entry, column in zip(entries, column_of, strict=True):
+        for name, metrics in (entry.evaluation.get("baselines") or {}).items():
+            of_name, figures = found.setdefault(name, {}), _in_columns(metrics, column)
+            if figures:
+                of_name.setdefault(str(sorted((key, each["value"]) for key, each in figures.items())), (figures, entry))
+    rows = []
+    for name, different in found.items():
+        for figures, entry in different.values():
+            words = NAMES.get(name, name)
+            ending = f" ({entry.evaluation['recipe']} / {entry.evaluation['stage']})" if len(different) > 1 else ""
+            rows.append(Row("baseline", words + ending, figures))
+    return rows

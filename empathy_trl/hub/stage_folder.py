@@ -1,0 +1,225 @@
+"""What a stage's folder says about its model: the only source of a model card.
+
+Untrusted values in Markdown: names, paths and parameters of a recipe show as the text they are, in one line.
+
+Nothing in them starts a heading, a table cell, a link or HTML, and nothing of the machine or of an account goes along.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from empathy_trl.errors import UserError
+from empathy_trl.evaluation.evaluate import eval_path
+from empathy_trl.hub.results import to_results
+from empathy_trl.io import json_or_none, read_json
+from empathy_trl.models.hub_files import ADAPTER_FILE
+from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of
+from empathy_trl.recipe.schema import HUB_MODEL
+from empathy_trl.recipe.stages import RUN_FILE
+from empathy_trl.text import TOKEN
+
+SPLITS = ("test", "valid", "train")  # in the order of a reader's interest
+
+
+@dataclass(frozen=True)
+class StageFiles:
+    """A stage's folder as read.
+
+    Attributes:
+        folder: where it is.
+        name: of the stage.
+        recipe: content of `recipe.yaml`.
+        record: content of `run.json`.
+        evaluations: split -> content of `eval_<split>.json`, of those that can be read.
+        unreadable: names of the evaluation files that cannot.
+        config: content of the model's `config.json`; empty where there is none (yet), as beside an adapter.
+        adapter: content of `adapter_config.json`, None where there is none.
+    """
+
+    folder: Path
+    name: str
+    recipe: dict
+    record: dict
+    evaluations: dict[str, dict]
+    unreadable: list[str]
+    config: dict
+    adapter: dict | None
+
+    @property
+    def stage(self) -> dict:
+        """The stage's part of the recipe."""
+        return self.recipe["stages"][self.name]
+
+    @property
+    def task(self) -> str:
+        return self.stage["task"]
+
+    @property
+    def data(self) -> dict:
+        return self.stage["data"]
+
+    @property
+    def scores_texts(self) -> bool:
+        """Whether it is a model with a head for ratings or labels, instead of one that writes."""
+        return self.task in LABEL_TASKS
+
+    @property
+    def is_pairwise(self) -> bool:
+        """Whether it learned which of two replies is better."""
+        return self.task == "regress" and (self.stage.get("trainer") or {}).get("objective") == "pairwise"
+
+    @property
+    def base(self) -> str | None:
+        """The Hub id of the model from which the weights came in the first place; None where that is not on the Hub."""
+        return hub_id(origin(self.recipe, self.name).get("name_or_path"))
+
+    @property
+    def from_scratch(self) -> bool:
+        return origin(self.recipe, self.name).get("from_scratch") is not None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the folder holds a LoRA adapter; of a model with a head never, training merges it."""
+        return not self.scores_texts and (
+            self.adapter is not None or (not self.config and bool(self.stage["model"].get("lora")))
+        )
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        if self.adapter is not None:
+            return self.adapter.get("task_type") == "SEQ_2_SEQ_LM"
+        start = origin(self.recipe, self.name)
+        scratch = start.get("from_scratch") or {}
+        named = scratch.get("architecture") == "t5" or start.get("chat_template") == "godel"
+        return not self.scores_texts and bool(self.config.get("is_encoder_decoder", named))
+
+    def has(self, name: str) -> bool:
+        """Say whether a file is in the folder."""
+        return (self.folder / name).is_file()
+
+
+def read_stage_files(folder: Path) -> StageFiles:
+    """Read a stage's folder; what else than `run.json` and `recipe.yaml` is missing counts as not there.
+
+    Raises:
+        UserError: the folder is none of a stage that `run.py` trained.
+    """
+    record = json_or_none(folder / RUN_FILE)
+    if record is None or not (folder / RECIPE_FILE).is_file():
+        raise UserError(
+            f"{folder}: no {RUN_FILE} and {RECIPE_FILE} that can be read; expected the folder of a trained stage, such as "
+            "outputs/<recipe>/<stage>"
+        )
+    recipe = read_yaml(folder / RECIPE_FILE)
+    stages, name = recipe.get("stages"), record.get("stage", folder.name)
+    stage = stages.get(name) if isinstance(stages, dict) else None
+    if not isinstance(stage, dict) or not all(isinstance(stage.get(key), dict) for key in ("model", "data")):
+        raise UserError(
+            f"{folder / RECIPE_FILE}: has no stage {name!r} with a task, a model and data, which {RUN_FILE} names"
+        )
+    evaluations, unreadable = _evaluations(folder)
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    places = [folder, *checkpoints]  # of a stage that still trains, only a checkpoint holds a model
+    config = next(filter(None, (json_or_none(place / "config.json") for place in places)), {})
+    adapter = next(filter(None, (json_or_none(place / ADAPTER_FILE) for place in places)), None)
+    return StageFiles(folder, name, recipe, record, evaluations, unreadable, config, adapter)
+
+
+def _evaluations(folder: Path) -> tuple[dict[str, dict], list[str]]:
+    found, unreadable = {}, []
+    for split in SPLITS:
+        path = eval_path(folder, split)
+        if not path.is_file():
+            continue
+        try:
+            evaluation = read_json(path)
+            to_results(evaluation)
+            found[split] = evaluation
+        except UserError:
+            unreadable.append(path.name)
+    return found, unreadable
+
+
+def lineage(recipe: dict, name: str) -> dict[str, dict]:
+    """Return the stages that a stage's weights depend on, itself included and last, by name, in the recipe's order.
+
+    A stage depends on where its model comes from, on the models of its rewards and on the start of its critic.
+    """
+    stages, wanted, waiting = recipe["stages"], set(), [name]
+    while waiting:
+        current = waiting.pop()
+        if current in wanted or not isinstance(stages.get(current), dict):
+            continue
+        wanted.add(current)
+        stage = stages[current]
+        models = [reward.get("model") for reward in (stage.get("rewards") or {}).values() if isinstance(reward, dict)]
+        models += [
+            (stage.get("model") or {}).get("name_or_path"),
+            (stage.get("trainer") or {}).get("critic_name_or_path"),
+        ]
+        waiting += [parent for parent in map(stage_of, models) if parent is not None]
+    return {key: stages[key] for key in stages if key in wanted}
+
+
+def origin(recipe: dict, name: str) -> dict:
+    """Return the `model` section from which the weights of a stage came in the first place."""
+    model, seen = recipe["stages"][name]["model"], {name}
+    while (parent := stage_of(model.get("name_or_path"))) in recipe["stages"] and parent not in seen:
+        seen.add(parent)
+        model = recipe["stages"][parent]["model"]
+    return model
+
+
+def hub_id(name: str | None) -> str | None:
+    """Return a name that can only mean a model on the Hub, without its revision; None for a folder or a stage."""
+    name = (name or "").partition("@")[0]
+    return name if HUB_MODEL.fullmatch(name) and not Path(name).exists() else None
+
+
+LONGEST = 120
+# what GitHub's Markdown may read as more than a character
+SPECIAL = re.compile(r"[\\`*\[\]<>#|~$&!{}@]|(?<!\w)_|_(?!\w)|^[-+=]")
+LOCAL = re.compile(r"(?<![\w.:/])(?:~|\.{1,2}|[A-Za-z]:)?[\\/](?:[^\s'\"]*[\\/])?(?=[^\s'\"])")
+
+
+def text(value: Any) -> str:
+    """Return a value as Markdown that shows it as it is, without line breaks; long ones are cut."""
+    return SPECIAL.sub(lambda found: f"&#{ord(found[0][0])};", one_line(value))
+
+
+def code(value: Any) -> str:
+    """Return a value as inline code, which also stands in a table."""
+    line = one_line(value)
+    return f"`{line}`" if line and not re.search(r"[`|\\]", line) else f"<code>{text(line)}</code>"
+
+
+def one_line(value: Any) -> str:
+    """Return what may be shown of a value: in one line, without secrets, folders of the machine and addresses of servers."""
+    line = re.sub(r"[\s\x00-\x1f\x7f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069]+", " ", str(value)).strip()
+    line = TOKEN.sub("(secret left out)", line)
+    line = re.sub(r"\w+://\S+", lambda found: _address(found[0]), line)
+    line = LOCAL.sub("", line)
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+
+
+def local_name(path: str) -> str:
+    """Return the last part of a local path."""
+    return Path(path).expanduser().absolute().name
+
+
+def _address(url: str) -> str:
+    """Return an address of the Hub, and of others only that there is one: a host of one's own network is nobody's business."""
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        host = None
+    return url if host == "huggingface.co" and "@" not in url else "(address left out)"
+
+
+def fenced(source: str, language: str) -> str:
+    """Return a block of code, fenced by more backticks than occur in it."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", source)), default=0))
+    return f"{fence}{language}\n{source.strip(chr(10))}\n{fence}"

@@ -1,0 +1,149 @@
+"""Reading and writing the files of a run: whole or not at all, and errors that name file and line.
+
+A short name for plain data: equal data have one, different data (as good as always) do not.
+
+Another attribute for a while, where TRL or transformers offer no argument for what we want of them.
+
+What all pictures of a run share: drawn without a screen, written whole, noisy curves smoothed the same way.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+from empathy_trl.errors import UserError
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary file beside `path`, then rename it; the folder is made when missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file atomically."""
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    """Write one JSON object per line, atomically; NaN and infinity are refused (ValueError), they are no JSON."""
+    return write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_rows(path: Path, last_may_be_cut: bool = False) -> list[dict]:
+    """Read a file with one JSON object per line.
+
+    Args:
+        last_may_be_cut: leave out a last line that a crash cut short.
+
+    Raises:
+        UserError: names file and line of what is not JSON, or the byte that is not UTF-8.
+    """
+    # not str.splitlines: it also splits at characters such as U+2028, which JSON leaves as they are
+    lines = [line for line in enumerate(_read_text(path).split("\n"), start=1) if line[1].strip()]
+    rows = []
+    for number, line in lines:
+        try:
+            rows.append(parse_json(path, number, line))
+        except UserError:
+            if not (last_may_be_cut and number == lines[-1][0]):
+                raise
+    return rows
+
+
+def read_json(path: Path):
+    """Return the content of a file that is one JSON value, without NaN and infinity. Raises what `read_rows` raises."""
+    return parse_json(path, 1, _read_text(path), parse_constant=_refuse_constant)
+
+
+def parse_json(path: Path, line: int, text: str, **settings):
+    """Return parsed JSON that begins in `line` of `path`; settings are those of `json.loads`. UserError names file and line."""
+    try:
+        return json.loads(text, **settings)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {line + error.lineno - 1}: not valid JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # a constant, endless digits, endless brackets
+        raise UserError(f"{path}, line {line}: not valid JSON ({error})") from error
+
+
+def _refuse_constant(name: str):
+    raise ValueError(f"{name} is no number there")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{error.object[error.start]:02x} at offset {error.start}"
+        raise UserError(f"{path}: {byte} is not UTF-8") from error
+
+
+def json_or_none(path: Path) -> dict | None:
+    """Return what a JSON file says; None where there is none, it is cut short, or it holds something else than a mapping."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def digest(content) -> str:
+    """Return a hash of plain data, 16 hexadecimal digits; the order of keys makes no difference."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def patched(owner, name: str, value):
+    """Let `owner.name` be `value` inside the block, and afterwards what it was before.
+
+    Args:
+        owner: a module, a class or an object. What an object only finds in its class it finds there again afterwards.
+    """
+    own = vars(owner)  # not getattr: it would bind methods, and copy the class's attributes into the object
+    absent, usual = name not in own, own.get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if absent:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, usual)
+
+
+def pyplot():
+    """Import matplotlib's pyplot for files: the Agg backend needs no screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def save(figure, path: Path, dpi: int = 150) -> Path:
+    """Write a figure as PNG and close it."""
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=dpi))
+    pyplot().close(figure)
+    return path
+
+
+def smoothing_width(values) -> int:
+    """Return how many values `smooth` averages: a tenth of them, at least one."""
+    return max(1, len(values) // 10)
+
+
+def smooth(values) -> list[float]:
+    """Return the mean over a trailing window of `smoothing_width(values)` values."""
+    width = smoothing_width(values)
+    windows = [values[max(0, end - width) : end] for end in range(1, len(values) + 1)]
+    return [sum(window) / len(window) for window in windows]

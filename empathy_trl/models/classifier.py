@@ -1,0 +1,270 @@
+"""Load a model with a head that scores text: a classifier or a regressor, as a full model or as a LoRA adapter.
+
+What its outputs mean is in `outputs.py`.
+
+New models for `task: regress` and `task: classify`: an encoder with a head that is still to be trained.
+
+The encoder is pretrained (a Hub id or a folder, such as roberta-base) or made from nothing, in the shape of RoBERTa and
+with a tokenizer trained on the stage's own texts. What such a model puts out is described in its config, see
+`outputs.py`. Trained models are loaded by `classifiers.py`, which refuses one whose head is as new as the heads made
+here.
+"""
+
+import json
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import EntryNotFoundError
+from peft import PeftModel
+from peft.utils.save_and_load import load_peft_weights
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RobertaConfig,
+)
+
+from empathy_trl.errors import UserError
+from empathy_trl.models.hub_files import (
+    ADAPTER_FILE,
+    NO_CODE,
+    adapter_base,
+    check_exists,
+    check_weights,
+    expand,
+    first_file,
+    hub_errors,
+    load_tokenizer,
+    tokenizer_of_adapter,
+)
+from empathy_trl.models.label_schema import Targets
+from empathy_trl.models.tiny import EOS, build_tokenizer
+
+IN_ADAPTER = "base_model.model."  # what peft puts before the name of a weight
+# The last layer, as transformers calls it in its encoders and decoders
+HEAD = r"\b(classifier|score|out_proj)\.weight$"
+GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+def load_classifier(
+    name: str, *, revision: str | None = None, dtype: str | torch.dtype = "auto", is_trainable: bool = False
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """Load a sequence classification model and its tokenizer.
+
+    Args:
+        name: Hub id or folder of a full model, or of a LoRA adapter. An adapter is put on the base that it names; a
+            `config.json` beside it describes the outputs, else their number is read from the adapter's own head.
+        revision: branch, tag or commit on the Hub.
+        dtype: of the weights; `auto` is that of the files.
+        is_trainable: an adapter's weights take gradients.
+
+    Returns:
+        The model (a `PeftModel` where the source is an adapter) and its tokenizer, which pads as it was saved.
+
+    Raises:
+        UserError: the model cannot be found, reached or read; it is a generative model; or some of its weights are in
+            no file (`AutoModelForSequenceClassification` puts a random head on a base model without a word).
+    """
+    name = expand(name)
+    check_exists(name)
+    with hub_errors(name, revision):
+        entry = first_file(name, revision, [ADAPTER_FILE, "config.json"])
+    if entry.name == ADAPTER_FILE:
+        model, tokenizer = _load_adapter(name, revision, entry, dtype, is_trainable)
+    else:
+        with hub_errors(name, revision):
+            config = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
+        _refuse_generative(name, config)
+        model, report = _load_full(name, revision, config, dtype)
+        _check_head(name, report["missing_keys"])
+        check_weights(name, report)
+        tokenizer = load_tokenizer(name, revision)
+    if model.config.pad_token_id is None:  # decoders find the end of a text by it
+        model.config.pad_token_id = tokenizer.pad_token_id
+    _read_activation(name, revision, model.config)
+    return model, tokenizer
+
+
+def _load_full(name: str, revision: str | None, config, dtype) -> tuple[PreTrainedModel, dict]:
+    """Return a model that is not an adapter, and what transformers reports about its weights."""
+    with hub_errors(name, revision):
+        try:
+            # Weights of another shape are reported like missing ones, instead of as an error without their names.
+            return AutoModelForSequenceClassification.from_pretrained(
+                name,
+                revision=revision,
+                config=config,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **NO_CODE,
+            )
+        except (ImportError, ValueError) as error:  # such as an architecture for which transformers has no such head
+            raise UserError(f"{name}: cannot be loaded as a classifier or regressor: {error}") from error
+
+
+def _load_adapter(
+    name: str, revision: str | None, adapter_file: Path, dtype, is_trainable: bool
+) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """Return an adapter on its base, whose head it must bring, and the tokenizer beside it (or the base's)."""
+    with hub_errors(name, revision):
+        base, base_revision = adapter_base(adapter_file, name)
+        brought = load_peft_weights(name, device="cpu", revision=revision)
+    check_exists(base)
+    config = _adapter_config(name, revision, base, base_revision, brought)
+    model, report = _load_full(base, base_revision, config, dtype)
+    made_up = report["missing_keys"] | {key for key, *_ in report["mismatched_keys"]}
+    _check_head(name, {key for key in made_up if IN_ADAPTER + key not in brought})
+    with hub_errors(name, revision), warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        try:
+            model = PeftModel.from_pretrained(model, name, revision=revision, is_trainable=is_trainable)
+        except UserWarning as error:
+            raise UserError(f"{name}: the adapter's weights do not fit {ADAPTER_FILE}: {error}") from error
+    return model, load_tokenizer(*tokenizer_of_adapter(name, revision, base, base_revision))
+
+
+def _adapter_config(name: str, revision: str | None, base: str, base_revision: str | None, brought: dict):
+    """Return the config for an adapter's base: the adapter's own, or the base's with as many outputs as its head."""
+    with hub_errors(name, revision):
+        try:
+            first_file(name, revision, ["config.json"])
+            return AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
+        except EntryNotFoundError:
+            pass
+    with hub_errors(base, base_revision):
+        config = AutoConfig.from_pretrained(base, revision=base_revision, **NO_CODE)
+    heads = [weight for key, weight in brought.items() if re.search(HEAD, key)]
+    if heads and len(heads[0]) != config.num_labels:
+        config.num_labels = len(heads[0])
+    return config
+
+
+def _refuse_generative(name: str, config) -> None:
+    for architecture in config.architectures or ():
+        if architecture.endswith(GENERATIVE):
+            raise UserError(
+                f"{name}: is a generative model ({architecture}) without a classification head; expected a model trained "
+                "with `task: regress` or `task: classify`, or another one for sequence classification"
+            )
+
+
+def _check_head(name: str, missing: set[str]) -> None:
+    """Raise UserError if there are weights that transformers had to make up."""
+    if missing:
+        shown = ", ".join(sorted(missing)[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        raise UserError(
+            f"{name}: has no trained head: {shown} are in none of its files and would be random; train one with "
+            "`task: regress` or `task: classify`, or name a model that has one"
+        )
+
+
+def _read_activation(name: str, revision: str | None, config) -> None:
+    """Copy the activation function of a newer sentence-transformers cross-encoder from its own file to the config."""
+    if config.to_dict().get("sentence_transformers"):
+        return
+    with hub_errors(name, revision):
+        try:
+            file = first_file(name, revision, ["config_sentence_transformers.json"])
+        except EntryNotFoundError:
+            return
+        config.sentence_transformers = json.loads(file.read_text(encoding="utf-8"))
+
+
+# RoBERTa counts positions from the padding token's id + 1, which is 0 + 1 in our tokenizers
+FIRST_POSITION = 1
+DROPOUT = 0.2  # a few thousand short texts are learned by heart without it
+
+
+def new_classifier(
+    config, targets: Targets, *, seed: int, texts: Iterable[str] = ()
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return an encoder with a fresh head for the targets, and its tokenizer (padding on the right).
+
+    Args:
+        config: has the attributes of `recipe.Model`; `config.lora` is not applied here.
+        targets: what the head puts out.
+        seed: of the weights that are made here: of all of them, or of the head.
+        texts: training texts for the tokenizer of a model from scratch.
+
+    Raises:
+        UserError: the model cannot be found or read, or is none that takes a head.
+    """
+    if config.from_scratch is None:
+        return _on_pretrained(config, targets, seed)
+    scratch = config.from_scratch
+    tokenizer = build_encoder_tokenizer(texts, scratch.vocab_size, scratch.max_length)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(
+            encoder_config(scratch, tokenizer, targets), dtype=torch.float32
+        )
+    return model, tokenizer
+
+
+def _on_pretrained(config, targets: Targets, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load an encoder and its tokenizer; only the head may be new."""
+    name, revision = expand(config.name_or_path), config.revision
+    check_exists(name)
+    options = {"revision": revision, "dtype": config.dtype}
+    if config.attn_implementation is not None:
+        options["attn_implementation"] = config.attn_implementation
+    with hub_errors(name, revision):
+        first_file(name, revision, ["config.json"])
+        tokenizer = load_tokenizer(name, revision)
+        shape = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
+        if type(shape) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            raise UserError(
+                f"{name}: a {shape.model_type} model takes no classification head; expected an encoder such as roberta-base"
+            )
+        targets.write(shape)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                name, config=shape, output_loading_info=True, ignore_mismatched_sizes=True, **NO_CODE, **options
+            )
+    body = f"{model.base_model_prefix}."
+    wrong = [key for key in sorted(report["missing_keys"]) if key.startswith(body) and ".pooler." not in key]
+    if wrong:
+        raise UserError(f"{name}: the weights do not fit config.json: {', '.join(wrong[:3])} missing")
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def build_encoder_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
+    """Train the byte-level BPE tokenizer of `scratch.py` and let it mark the beginning of a text, and both of a pair.
+
+    RoBERTa's head reads the first position, which therefore has to be the same token in every text.
+    """
+    tokenizer = build_tokenizer(texts, vocab_size, max_length=max_length)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{EOS} $A", pair=f"{EOS} $A {EOS} $B", special_tokens=[(EOS, tokenizer.eos_token_id)]
+    )
+    tokenizer.cls_token = tokenizer.sep_token = EOS
+    tokenizer.padding_side, tokenizer.chat_template = "right", None
+    return tokenizer
+
+
+def encoder_config(from_scratch, tokenizer: PreTrainedTokenizerBase, targets: Targets) -> RobertaConfig:
+    """Return the configuration of a small RoBERTa with the targets as its outputs."""
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=from_scratch.hidden_size,
+        intermediate_size=2 * from_scratch.hidden_size,
+        num_hidden_layers=from_scratch.layers,
+        num_attention_heads=from_scratch.heads,
+        max_position_embeddings=from_scratch.max_length + FIRST_POSITION,
+        hidden_dropout_prob=DROPOUT,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    targets.write(config)
+    return config

@@ -1,0 +1,374 @@
+"""Completions for chat prompts, by any back end: the same prompts, ends and texts, streamed to disk as they come.
+
+Back end `transformers`: batches of like length, padded, with `model.generate`.
+
+A decoder's prompts are padded on the left, because it goes on where the prompt ends; an encoder's on the right. Padding is
+done on plain lists: the tokenizer is never changed. What all prompts of a decoder begin with is read once (`prefix`).
+
+Every prompt samples with random numbers of its own: a token is drawn as the largest of log-probability + Gumbel noise
+(Maddison et al., A* Sampling, 2014), whose generator is seeded by the number of the row. What is drawn therefore depends
+on no neighbour, no batch size, no number of processes and no interruption.
+
+Back end `vllm`: made for GPUs, where it is installed.
+
+vLLM reads a model from a folder. It gets the weights as they are loaded here (an adapter merged, a revision resolved),
+through a temporary folder; meanwhile the model itself waits in the memory of the CPU. Tokens go in and come out, so that
+prompts and texts are made by the same tokenizer as in every other back end.
+
+Which back end generates: what is asked for, where it can, and else the choice for this machine.
+"""
+
+import copy
+import functools
+import gc
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from peft import PeftModel
+from tqdm.auto import tqdm
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from empathy_trl.cli import shared
+from empathy_trl.errors import UserError
+from empathy_trl.evaluation.generation import Stream, weights_digest
+from empathy_trl.io import digest
+from empathy_trl.models.api import ApiModel
+from empathy_trl.models.batching import (
+    Asked,
+    completion_of,
+    end_tokens,
+    fitting_rows,
+    in_batches,
+    pad,
+    prompt_tokens,
+    read_prefix,
+)
+from empathy_trl.models.load import evaluating, without_generation_defaults
+
+REQUESTS = 32  # under way at a time where nobody says how many
+
+
+def generate_completions(
+    model,
+    tokenizer,
+    prompts: list[list[dict]],
+    *,
+    batch_size: int | None = None,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
+    progress: bool = True,
+    backend: str = "transformers",
+    rows: list[int] | None = None,
+    done: Callable[[int, str], object] | None = None,
+) -> list[str]:
+    """Return one completion per prompt, as text without special tokens.
+
+    Args:
+        model: a causal or encoder-decoder language model; put into eval mode, and back into the mode it was in.
+        tokenizer: its tokenizer, with a chat template.
+        prompts: one list of chat messages (`{"role", "content"}`) per example.
+        batch_size: prompts generated together, at least 1; None: as many as memory holds. It changes speed and memory,
+            not the text (up to rounding in low precision). Where memory runs out, it is halved.
+        max_new_tokens: a completion that has not ended by then is cut off.
+        temperature: 0 takes the likeliest token; above 0 samples at that temperature.
+        top_p, top_k: sample from the likeliest tokens only: those that have this probability together, and this many
+            (0 for any number).
+        seed: of the sampling; the random generators of the process are not used.
+        progress: show a progress bar on stderr.
+        backend: one of `backends.BACKENDS`.
+        rows: number of every prompt, which seeds its sampling together with `seed`; by default 0, 1, 2, …
+        done: called with the number and the completion of a prompt as soon as it is there.
+
+    The model's own generation defaults (top-k, repetition penalty, beams, forced tokens, …) are not applied: what is
+    evaluated is the distribution that was trained. A completion ends at any `eos_token_id` of the model or its tokenizer.
+
+    Raises:
+        UserError: memory runs out with a single prompt.
+    """
+    if not prompts:
+        return []
+    rows = list(range(len(prompts))) if rows is None else rows
+    stop_ids = end_tokens(model, tokenizer)
+    asked = Asked(
+        ids=prompt_tokens(tokenizer, prompts),
+        rows=rows,
+        stop_ids=stop_ids,
+        pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+    )
+    completions = [""] * len(prompts)
+    with tqdm(total=len(prompts), desc="generate", disable=not progress) as bar:
+        for place, ids in BACKENDS[backend](model, asked, batch_size):
+            completions[place] = completion_of(tokenizer, ids, stop_ids)
+            if done:
+                done(rows[place], completions[place])
+            bar.update()
+    return completions
+
+
+def generate_shared(
+    model,
+    tokenizer,
+    prompts: list[list[dict]],
+    batch_size: int | None,
+    stage,
+    *,
+    backend: str = "transformers",
+    partial: Path | None = None,
+) -> list[str]:
+    """Generate as a stage says, each process for its share of the prompts; all processes return all completions.
+
+    An `ApiModel` needs no tokenizer, and has `batch_size` requests under way in each process.
+
+    Args:
+        backend: one of `backends.CHOICES`.
+        partial: file to which completions are written as they come, and from which those of an interrupted evaluation are
+            taken; None for no such file.
+
+    Raises:
+        UserError: an `ApiModel` is to sample, or a back end cannot do what is asked.
+    """
+    make = _served if isinstance(model, ApiModel) else _local
+    complete, decides = make(model, tokenizer, batch_size, stage, backend)
+    stream = None if partial is None else Stream(partial, _header(model, tokenizer, prompts, decides))
+    found = {} if stream is None else stream.found
+    missing = [row for row in range(len(prompts)) if row not in found]
+    hooks = {} if stream is None else {"done": stream.add}
+    try:
+        made = shared(missing, lambda rows: complete([prompts[row] for row in rows], rows=rows, **hooks))
+    finally:
+        if stream is not None:
+            stream.close()
+    completions = found | dict(zip(missing, made, strict=True))
+    return [completions[row] for row in range(len(prompts))]
+
+
+def _served(model: ApiModel, tokenizer, batch_size: int | None, stage, backend: str) -> tuple[Callable, dict]:
+    """Return what completes prompts on a server, and the settings that decide what comes."""
+    temperature = stage.evaluation.temperature
+    if temperature > 0:
+        raise UserError(
+            f"evaluation.temperature: {temperature:g}, but a model behind an API is asked for its likeliest answer; expected 0"
+        )
+    if backend not in ("auto", "transformers"):
+        raise UserError(f"--backend {backend}: the model is behind an API and generates there; expected auto")
+    decides = {"max_new_tokens": stage.evaluation.max_new_tokens}
+    how = {"batch_size": REQUESTS if batch_size is None else batch_size, "progress": PartialState().is_main_process}
+    return functools.partial(model.complete, **how, **decides), decides
+
+
+def _local(model, tokenizer, batch_size: int | None, stage, backend: str) -> tuple[Callable, dict]:
+    """Return what completes prompts with a model that is loaded, and the settings that decide what comes."""
+    state, evaluation = PartialState(), stage.evaluation
+    if backend != "transformers":
+        backend, why = choose_backend(backend, model)
+        state.print(f"back end: {backend} ({why})", flush=True)
+    decides = {name: getattr(evaluation, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
+    decides |= {"seed": stage.seed, "backend": backend}
+    how = {"batch_size": batch_size, "progress": state.is_main_process}
+    return functools.partial(generate_completions, model, tokenizer, **how, **decides), decides
+
+
+def _header(model, tokenizer, prompts: list[list[dict]], decides: dict) -> dict:
+    """Return what decides the completions; the seed decides nothing where nothing is sampled."""
+    said = {name: value for name, value in decides.items() if name != "seed" or decides["temperature"]}
+    if isinstance(model, ApiModel):
+        return {"model": model.name, "base_url": model.base_url, "prompts": digest(prompts), "settings": said}
+    # the tokens of one prompt tell tokenizers apart; those of all would be made twice
+    asked = [prompts, tokenizer.chat_template, prompt_tokens(tokenizer, prompts[:1]), end_tokens(model, tokenizer)]
+    return {"weights": weights_digest(model), "prompts": digest(asked), "settings": said}
+
+
+def decoding(stage) -> str:
+    """Return in words how `generate_shared` chooses tokens."""
+    evaluation = stage.evaluation
+    if not evaluation.temperature:
+        return "greedy decoding"
+    limits = [f"top-p {evaluation.top_p:g}"] * (evaluation.top_p < 1) + [f"top-k {evaluation.top_k}"] * (
+        evaluation.top_k > 0
+    )
+    return ", ".join([f"sampled at temperature {evaluation.temperature:g}", *limits, f"seed {stage.seed}"])
+
+
+def complete_padded(model, asked: Asked, batch_size: int | None) -> Iterator[tuple[int, list[int]]]:
+    """Yield (place of a prompt, tokens of its completion and perhaps more behind its end), batch by batch.
+
+    Args:
+        model: a causal or encoder-decoder language model; put into eval mode, and back into the mode it was in.
+        asked: the prompts.
+        batch_size: prompts generated together; None: as many as memory holds.
+    """
+    reads_apart = model.config.is_encoder_decoder  # then what comes out is the start token and the completion
+
+    def size(places: list[int]) -> int:
+        if batch_size is not None:
+            return batch_size
+        longest = len(asked.ids[places[0]])
+        return fitting_rows(model, longest + asked.max_new_tokens, read=longest, logits=1)
+
+    def work(places: list[int]) -> list[list[int]]:
+        start = len(prefix) if prefix else 0
+        own = [asked.ids[place][start:] for place in places]
+        ids, mask = (part.to(model.device) for part in pad(own, asked.pad_id, "right" if reads_apart else "left"))
+        output = model.generate(
+            **(prefix.before(ids, mask) if prefix else {"input_ids": ids, "attention_mask": mask}),
+            max_new_tokens=asked.max_new_tokens,
+            eos_token_id=asked.stop_ids,
+            pad_token_id=asked.pad_id,
+            use_cache=True,
+            do_sample=False,  # the noise is in the logits already
+            logits_processor=_sampling(asked, places, model.device),
+        )
+        return output[:, 1 if reads_apart else start + ids.shape[1] :].tolist()
+
+    with torch.inference_mode(), evaluating(model), without_generation_defaults(model):
+        prefix = read_prefix(model, asked.ids, asked.max_new_tokens)
+        yield from in_batches(asked.longest_first(), size, work, what="prompt")
+
+
+def _sampling(asked: Asked, places: list[int], device) -> LogitsProcessorList:
+    if not asked.temperature:
+        return LogitsProcessorList()
+    kept = [TemperatureLogitsWarper(asked.temperature)]
+    kept += [TopKLogitsWarper(asked.top_k)] if asked.top_k else []
+    kept += [TopPLogitsWarper(asked.top_p)] if asked.top_p < 1 else []
+    return LogitsProcessorList([*kept, RowNoise([asked.row_seed(place) for place in places], device)])
+
+
+class RowNoise(LogitsProcessor):
+    """Adds Gumbel noise to logits, so that their largest is a sample; every row has a generator of its own."""
+
+    def __init__(self, seeds: list[int], device):
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        noise = torch.empty_like(scores, dtype=torch.float32)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        return scores.float() - noise.log()
+
+
+CHUNK = 256  # prompts per call: what is lost at most when an evaluation is interrupted
+
+
+def complete_with_vllm(model, asked: Asked, batch_size: int | None) -> Iterator[tuple[int, list[int]]]:
+    """Yield (place of a prompt, tokens of its completion).
+
+    Args:
+        model: a causal language model of transformers.
+        asked: the prompts.
+        batch_size: prompts under way at a time; None leaves that to vLLM.
+    """
+    from vllm import LLM, SamplingParams
+
+    device, order = model.device, asked.longest_first()
+    limits = {} if batch_size is None else {"max_num_seqs": batch_size}
+    with tempfile.TemporaryDirectory(prefix="empathy_trl_") as folder:
+        model.to("cpu")  # first: merging an adapter takes a copy
+        _save(model, folder)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        engine = LLM(
+            model=folder,
+            skip_tokenizer_init=True,
+            generation_config="vllm",  # not the model's own defaults
+            dtype=str(model.dtype).removeprefix("torch."),
+            max_model_len=len(asked.ids[order[0]]) + asked.max_new_tokens,
+            **limits,
+        )
+        try:
+            for start in range(0, len(order), CHUNK):
+                places = order[start : start + CHUNK]
+                settings = [_settings(SamplingParams, asked, place) for place in places]
+                prompts = [{"prompt_token_ids": asked.ids[place]} for place in places]
+                found = engine.generate(prompts, settings, use_tqdm=False)
+                for place, request in zip(places, found, strict=True):
+                    yield place, list(request.outputs[0].token_ids)
+        finally:
+            del engine
+            gc.collect()
+            model.to(device)
+
+
+def _settings(make, asked: Asked, place: int):
+    sampling = {"temperature": asked.temperature, "top_p": asked.top_p, "top_k": asked.top_k}
+    seed = asked.row_seed(place) if asked.temperature else None
+    ends = {"max_tokens": asked.max_new_tokens, "stop_token_ids": asked.stop_ids, "detokenize": False}
+    return make(**sampling, **ends, seed=seed)
+
+
+def _save(model, folder: str) -> None:
+    whole = copy.deepcopy(model).merge_and_unload() if isinstance(model, PeftModel) else model
+    whole.save_pretrained(folder)
+
+
+# name -> (model, asked, batch_size) -> (place of a prompt, tokens of its completion), as they come
+BACKENDS = {"transformers": complete_padded, "vllm": complete_with_vllm}
+CHOICES = ("auto", *BACKENDS)
+
+
+def choose_backend(name: str, model) -> tuple[str, str]:
+    """Return the back end to use and why, in words.
+
+    Padded batches are the choice without vLLM. transformers' continuous batching is not offered: it took 3.3 s of CPU time
+    for the 328 test rows of ED_easy_4, against 1.4 s (model of ed4_tiny, greedy, one thread, 64 rows at a time).
+
+    Args:
+        name: one of `CHOICES`.
+        model: a language model.
+
+    Raises:
+        UserError: the back end that is asked for is not installed, or cannot do that.
+    """
+    why_not = {"transformers": None, "vllm": _not_vllm(model)}
+    if name != "auto":
+        if why_not[name]:
+            raise UserError(f"--backend {name}: {why_not[name]}; expected --backend transformers, or auto")
+        return name, "as asked"
+    if not torch.cuda.is_available():
+        return "transformers", "the choice on a CPU"
+    if why_not["vllm"]:
+        return "transformers", f"not vllm: {why_not['vllm']}"
+    return "vllm", "the choice on a GPU"
+
+
+def check_installed(name: str) -> None:
+    """Raise UserError where a back end is asked for that is not installed; needs no model."""
+    if name == "vllm" and not _vllm_installed():
+        raise UserError(f"--backend vllm: {NOT_INSTALLED}; or choose --backend transformers")
+
+
+NOT_INSTALLED = 'vLLM is not installed: pip install "empathy-trl[vllm]"'
+
+
+def _vllm_installed() -> bool:
+    return find_spec("vllm") is not None
+
+
+def _not_vllm(model) -> str | None:
+    if not _vllm_installed():
+        return NOT_INSTALLED
+    if model.config.is_encoder_decoder:
+        return "vLLM generates with decoders only, and this is an encoder-decoder"
+    if getattr(model, "is_quantized", False):
+        return "the model is quantised as it is loaded, which vLLM cannot read"
+    if PartialState().num_processes > 1:
+        return f"it uses a whole GPU by itself, and this is one of {PartialState().num_processes} processes"
+    return None

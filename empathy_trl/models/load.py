@@ -1,0 +1,325 @@
+"""From the `model:` part of a recipe to a model and its tokenizer.
+
+There are three sources: from scratch (see `scratch.py`), a full model (Hub id or local folder), and a LoRA
+adapter (Hub id or local folder), which is put on the base model that it names and stays an adapter: not
+merged, so that training can go on and the base can be shared. A quantised base is loaded in 4 bits (QLoRA).
+
+Where the files are, and what can be wrong with them, is in `hub.py`.
+
+Chat templates for models whose tokenizers have none, as `model.chat_template` of a recipe names them.
+
+GODEL (Peng et al. 2022, arXiv 2206.11309) was trained on inputs of this form, which its model cards state, too:
+
+    {instruction} [CONTEXT] {turn 1} EOS {turn 2} EOS … EOS {last turn} [KNOWLEDGE] {knowledge}</s>
+
+The instruction is the system message. Its last line may be `[KNOWLEDGE] …`: what the reply may draw on, which the template
+moves behind the turns; a model with another template reads it where it stands. Without knowledge the part that begins with
+`[KNOWLEDGE]` is missing. The reply itself is what the decoder writes: nothing announces it.
+"""
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from empathy_trl.errors import UserError
+from empathy_trl.io import patched
+from empathy_trl.models.hub_files import (
+    ADAPTER_FILE,
+    NO_CODE,
+    adapter_base,
+    check_exists,
+    check_weights,
+    expand,
+    first_file,
+    hub_errors,
+    load_tokenizer,
+    tokenizer_of_adapter,
+)
+from empathy_trl.models.tiny import build_model, build_tokenizer
+from empathy_trl.tags import tag_marks
+
+__all__ = [
+    "build_model",
+    "build_tokenizer",
+    "check_tags",
+    "evaluating",
+    "load_model",
+    "lora_config",
+    "start_token",
+    "without_generation_defaults",
+]
+SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+
+
+def load_model(
+    config,
+    *,
+    seed: int,
+    texts: Iterable[str] | None = None,
+    tags: Sequence[str] = (),
+    is_trainable: bool = True,
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """Load or build a causal or encoder-decoder language model and its tokenizer (padding on the left).
+
+    Args:
+        config: has the attributes of `recipe.Model`; a `stage:` name is already replaced by the folder of
+            that stage. `config.chat_template` takes the place of the tokenizer's own. `config.lora` is not applied
+            here: trainers take `lora_config(config.lora)` beside the model.
+        seed: of the initial weights of a model from scratch.
+        texts: training texts for the tokenizer of a model from scratch.
+        tags: names of the tags that a model from scratch gets as tokens; for a pretrained model they are
+            plain text.
+        is_trainable: an adapter's weights take gradients. Give such a model to a trainer without a
+            `peft_config`.
+
+    Returns:
+        The model (a `PeftModel` where the source is an adapter; float32 on the CPU where it is from scratch)
+        and its tokenizer.
+
+    Raises:
+        UserError: the model cannot be found, reached or read, has no chat template or one that is not for it, or an
+            optional package is missing.
+    """
+    if config.from_scratch is not None:
+        model, tokenizer = _from_scratch(config, seed, texts, tags)
+    else:
+        model, tokenizer = _pretrained(config, is_trainable)
+    name = config.name_or_path or "model.from_scratch"
+    if config.chat_template is not None and not model.config.is_encoder_decoder:
+        raise UserError(
+            f"model.chat_template: {config.chat_template} is the input of an encoder-decoder, and {name} is a decoder; "
+            "set null"
+        )
+    set_template(tokenizer, config.chat_template, name)
+    return model, tokenizer
+
+
+def _pretrained(config, is_trainable: bool) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """Load a model or an adapter from the Hub or a folder, and a tokenizer that pads on the left, as generation needs."""
+    name, revision = expand(config.name_or_path), config.revision
+    check_exists(name)
+    with hub_errors(name, revision):
+        entry = first_file(name, revision, [ADAPTER_FILE, "config.json"])
+    if entry.name != ADAPTER_FILE:
+        return _load_full(config, name, revision), load_tokenizer(name, revision, padding_side="left")
+
+    with hub_errors(name, revision):
+        base, base_revision = adapter_base(entry, name)
+    model = _load_full(config, base, base_revision)
+    with hub_errors(name, revision):
+        model = PeftModel.from_pretrained(model, name, revision=revision, is_trainable=is_trainable)
+    source = tokenizer_of_adapter(name, revision, base, base_revision)
+    return model, load_tokenizer(*source, padding_side="left")
+
+
+def generator_class(config):
+    """Return transformers' auto class for a language model with this configuration, and peft's type of its task."""
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM, TaskType.SEQ_2_SEQ_LM
+    return AutoModelForCausalLM, TaskType.CAUSAL_LM
+
+
+def lora_config(lora, task_type: str = TaskType.CAUSAL_LM, base_revision: str | None = None) -> LoraConfig | None:
+    """Translate the `lora:` part of a recipe (`recipe.Lora`) for peft; None stays None (full fine-tuning).
+
+    Args:
+        lora: None or the section.
+        task_type: of peft, see `generator_class`; with `SEQ_CLS` the head is trained in full and saved with the adapter.
+        base_revision: of the base model, so that the saved adapter finds the same base again.
+    """
+    if lora is None:
+        return None
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type=task_type,
+        revision=base_revision,
+    )
+
+
+def start_token(model) -> int:
+    """Return the id that a decoder reads first."""
+    start = model.generation_config.decoder_start_token_id
+    return model.config.decoder_start_token_id if start is None else start
+
+
+@contextmanager
+def evaluating(model):
+    """Switch dropout off for a while."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def without_generation_defaults(model) -> AbstractContextManager:
+    """Let `generate` take nothing from the settings a model came with but its special tokens, inside a `with` block.
+
+    transformers fills what a caller leaves open from `model.generation_config`. BART, BlenderBot and their like bring beams,
+    a shortest length, forbidden repetitions and forced tokens there.
+
+    Args:
+        model: a transformers model, or an adapter on one.
+    """
+    bare = model.get_base_model() if isinstance(model, PeftModel) else model
+    usual = bare.generation_config
+    return patched(
+        bare, "generation_config", GenerationConfig(**{name: getattr(usual, name) for name in SPECIAL_TOKENS})
+    )
+
+
+def check_tags(tags_of_rewards: dict[str, Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tag that a reward looks for and that the tokenizer holds as a special token.
+
+    Trainers decode completions with `skip_special_tokens=True`: such a tag would be gone before the reward
+    sees it.
+
+    Args:
+        tags_of_rewards: name of a reward -> names of the tags it looks for, such as `answer`.
+        tokenizer: of the policy.
+
+    Raises:
+        UserError: names the first such token and its reward.
+    """
+    special = set(tokenizer.all_special_tokens)
+    for reward, tags in tags_of_rewards.items():
+        for token in tag_marks(tags):
+            if token in special:
+                raise UserError(
+                    f"rewards.{reward}: the tag {token} is a special token of this tokenizer, so it is gone "
+                    "from every completion before a reward sees it; add it as an ordinary token "
+                    "(tokenizer.add_tokens), or choose another tag"
+                )
+
+
+def _from_scratch(config, seed: int, texts: Iterable[str] | None, tags: Sequence[str]):
+    """Train a tokenizer on the texts and build a random model for it."""
+    if texts is None:
+        raise UserError("model.from_scratch: needs training texts to build a tokenizer from")
+    if config.load_in_4bit:
+        raise UserError("model.load_in_4bit: only a pretrained model (model.name_or_path) can be quantised")
+    scratch = config.from_scratch
+    tokenizer = build_tokenizer(texts, scratch.vocab_size, tags, scratch.max_length)
+    model = build_model(scratch, tokenizer, seed)
+    if config.dtype != "auto":
+        model.to(getattr(torch, config.dtype))
+    if config.attn_implementation is not None:
+        try:
+            model.set_attn_implementation(config.attn_implementation)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"model.attn_implementation: {error}") from error
+    return model, tokenizer
+
+
+def _load_full(config, name: str, revision: str | None) -> PreTrainedModel:
+    """Load a model that is not an adapter."""
+    options = {"revision": revision, "dtype": config.dtype}
+    if config.attn_implementation is not None:
+        options["attn_implementation"] = config.attn_implementation
+    if config.load_in_4bit:
+        options["quantization_config"] = _four_bits()
+    check_exists(name)
+    with hub_errors(name, revision):
+        first_file(name, revision, ["config.json"])  # its errors are clearer than those of transformers
+        try:
+            architecture = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
+        except (ImportError, ValueError) as error:  # an unknown architecture
+            raise UserError(f"{name}: cannot be loaded: {error}") from error
+        _refuse_classifier(name, architecture)
+        try:
+            auto, _ = generator_class(architecture)
+            # Weights of another shape are reported like missing ones, instead of as an error without their names.
+            model, report = auto.from_pretrained(
+                name, output_loading_info=True, ignore_mismatched_sizes=True, **NO_CODE, **options
+            )
+        except (ImportError, ValueError) as error:  # no flash attention, impossible option
+            raise UserError(f"{name}: cannot be loaded: {error}") from error
+    check_weights(name, report)
+    if config.load_in_4bit:
+        _keep_trainable(model)
+    return model
+
+
+def _refuse_classifier(name: str, config) -> None:
+    for architecture in config.architectures or ():
+        if architecture.endswith("ForSequenceClassification"):
+            raise UserError(
+                f"{name}: is a classifier or regressor ({architecture}), which generates no text; expected a language "
+                "model here, or a stage with `task: regress` or `task: classify` (evaluate.py: --stage)"
+            )
+
+
+def _four_bits() -> BitsAndBytesConfig:
+    """QLoRA's quantisation: 4-bit NormalFloat, computed in bfloat16, the constants quantised too."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            'model.load_in_4bit: needs bitsandbytes; install it with pip install "empathy-trl[quantization]"'
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _keep_trainable(model: PreTrainedModel) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights at the first forward in evaluation mode on some CPUs.
+
+    It does so for speed where the CPU has AVX512-BF16, and never undoes it: a later training step would then get no
+    gradients through these layers, without a word.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+KNOWLEDGE = "[KNOWLEDGE]"  # begins the last line of the system message, where there is knowledge
+CHAT_TEMPLATES = {
+    "godel": (
+        "{%- set system = messages | selectattr('role', 'equalto', 'system') | map(attribute='content') | join('\n') -%}"
+        "{%- set turns = messages | rejectattr('role', 'equalto', 'system') | map(attribute='content') -%}"
+        "{%- set parts = ('\n' ~ system).split('\n" + KNOWLEDGE + "', 1) -%}"
+        "{{- (parts[0] | trim ~ ' [CONTEXT] ' ~ turns | map('trim') | join(' EOS ')) | trim -}}"
+        "{%- if parts | length > 1 -%}{{- ' " + KNOWLEDGE + " ' ~ parts[1] | trim -}}{%- endif -%}"
+        "{{- eos_token -}}"
+    ),
+}
+
+
+def set_template(tokenizer, choice: str | None, name: str) -> None:
+    """Give a tokenizer the chat template that a recipe chose; it is saved with the tokenizer.
+
+    Args:
+        tokenizer: changed in place.
+        choice: a key of `CHAT_TEMPLATES`, or None for the tokenizer's own.
+        name: of the model, for the message.
+
+    Raises:
+        UserError: the tokenizer has no template and none was chosen.
+    """
+    if choice is not None:
+        tokenizer.chat_template = CHAT_TEMPLATES[choice]
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"{name}: the tokenizer has no chat template (no file chat_template.jinja, no chat_template in "
+            "tokenizer_config.json), and every recipe prompts by chat; expected an instruction-tuned model, or for an "
+            f"encoder-decoder model.chat_template (choices: {', '.join(CHAT_TEMPLATES)})"
+        )

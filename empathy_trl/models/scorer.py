@@ -1,0 +1,369 @@
+"""One frozen model for all rewards that ask it: loaded once per process and device, fast, and never silently wrong.
+
+Where the speed comes from, in the order of what it saves:
+
+* A cache of the texts scored last. GRPO repeats completions, and two rewards may read one model.
+* A text that occurs several times in a call goes through the model once.
+* Texts are sorted by length and batched by tokens, so that hardly any padding is computed. Batches in the order of arrival
+  are padded to their longest text, and with replies of 5 to 60 tokens that is more than half of the work.
+* Half precision on a GPU, and inference mode.
+
+A failure raises. It never becomes a number, because a policy would be trained on it.
+
+Ask a trained regressor or classifier about texts, in the units of its labels.
+
+What a model with a classification head puts out for the rows of a data set.
+"""
+
+import hashlib
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import deepspeed
+
+from empathy_trl.cli import shared
+from empathy_trl.data.normalize import normalize
+from empathy_trl.errors import UserError
+from empathy_trl.models.classifier import load_classifier
+from empathy_trl.models.hub_files import ADAPTER_FILE, adapter_base, expand, one_revision
+from empathy_trl.models.label_schema import CLASSIFICATION, REGRESSION, label_groups, label_names, probabilities
+
+CACHE_SIZE = 100_000  # scores; about 300 bytes each, however long the texts are
+TOKENS_ON_CPU, TOKENS_ON_GPU = 2048, 8192  # per batch; on two cores 2048 are faster than 512 and than 8192
+LONGEST = 512  # tokens per text where neither the model nor its tokenizer says it
+MODEL_FILES = ("*.safetensors", "*.bin", "config.json", ADAPTER_FILE, "tokenizer*", "vocab*", "*.model")
+
+Text = str | tuple[str, str]
+
+_device_locks: dict[str, threading.Lock] = {}
+
+
+@dataclass
+class Counts:
+    """What a scorer has done so far.
+
+    Attributes:
+        texts: how many it was given.
+        cache_hits: how many of them it had scored in an earlier call.
+        forwarded: how many went through the model; the rest occurred twice in a call.
+        seconds: time spent, loading and waiting for the device excluded.
+    """
+
+    texts: int = 0
+    cache_hits: int = 0
+    forwarded: int = 0
+    seconds: float = 0.0
+
+
+class Scorer:
+    """A sequence classification model, put into evaluation mode, with a cache. It must not be trained meanwhile.
+
+    Safe to call from several threads. Scorers on one device take turns, those on different devices run side by side.
+
+    Args:
+        model, tokenizer: as `load_classifier` returns them, on the device where they stay.
+        name: for messages.
+        tokens_per_batch: padding included; 8192 on a GPU and 2048 on a CPU by default.
+        cache_size: scores to keep; the least recently used go first.
+
+    Attributes:
+        config: the model's; see `empathy_trl.models.label_schema`.
+        counts: totals so far.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "the model",
+        *,
+        tokens_per_batch: int | None = None,
+        cache_size: int = CACHE_SIZE,
+    ):
+        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+        self.config, self.device = model.config, str(model.device)
+        self.max_length = getattr(self.config, "text_max_length", None) or min(tokenizer.model_max_length, LONGEST)
+        self.tokens_per_batch = tokens_per_batch or (TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS_ON_GPU)
+        self.cache_size = cache_size
+        self.counts = Counts()
+        self._cache: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._lock = _device_locks.setdefault(self.device, threading.Lock())
+
+    def score(self, texts: Sequence[Text], log: Callable[[str, float], None] | None = None) -> np.ndarray:
+        """Return the logits of texts in their order, float32 of shape (texts, outputs).
+
+        Args:
+            texts: strings, or (text, pair) tuples, not both. Too long ones lose their end, of a pair the longer one.
+            log: takes `texts_per_second` and `cache_hit_share` of this call.
+
+        Raises:
+            UserError: the model gives nan or infinity, its tokenizer makes nothing of a text, or memory runs out.
+            RuntimeError: the model fails in another way.
+        """
+        with self._lock:
+            start = time.perf_counter()
+            keys = [_key(text) for text in texts]
+            scores = {key: self._cache[key] for key in keys if key in self._cache}
+            hits = sum(key in scores for key in keys)
+            new = {key: text for key, text in zip(keys, texts, strict=True) if key not in scores}
+            scores.update(zip(new, self._score_new(list(new.values())), strict=True))
+            self._remember(scores)
+            seconds = time.perf_counter() - start
+            self.counts.texts += len(keys)
+            self.counts.cache_hits += hits
+            self.counts.forwarded += len(new)
+            self.counts.seconds += seconds
+        if log is not None and keys:
+            log("texts_per_second", len(keys) / seconds)
+            log("cache_hit_share", hits / len(keys))
+        return np.stack([scores[key] for key in keys]) if keys else np.empty((0, self.config.num_labels), np.float32)
+
+    def _remember(self, scores: dict[bytes, np.ndarray]) -> None:
+        """Put scores at the fresh end of the cache and forget the oldest ones."""
+        self._cache.update(scores)
+        for key in scores:
+            self._cache.move_to_end(key)
+        while len(self._cache) > self.cache_size:
+            self._cache.popitem(last=False)
+
+    def _score_new(self, texts: list[Text]) -> Iterator[np.ndarray]:
+        """Return the logits of different texts, one row each."""
+        if not texts:
+            return iter(())
+        encoded = self._tokenize(texts)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        if min(lengths) == 0:
+            raise UserError(f"{self.name}: its tokenizer makes no token of {_shown(texts[lengths.index(0)])}")
+        logits = np.empty((len(texts), self.config.num_labels), np.float32)
+        for rows in token_batches(lengths, self.tokens_per_batch):
+            logits[rows] = self._forward({key: [values[row] for row in rows] for key, values in encoded.items()})
+        if not np.isfinite(logits).all():
+            row = int(np.argmin(np.isfinite(logits).all(axis=1)))
+            raise UserError(
+                f"{self.name}: gives {logits[row].tolist()} for {_shown(texts[row])}; its weights are broken, or overflow "
+                f"in {self.model.dtype} on {self.device} (try device: cpu, which computes in float32)"
+            )
+        return iter(logits)
+
+    def _tokenize(self, texts: list[Text]) -> dict[str, list[list[int]]]:
+        """Return the model's inputs without padding, all texts in one call of the tokenizer."""
+        pairs = None
+        if isinstance(texts[0], tuple):
+            texts, pairs = zip(*texts, strict=True)
+            pairs = [self._normalized(pair) for pair in pairs]
+        texts = [self._normalized(text) for text in texts]
+        return self.tokenizer(texts, pairs, truncation=True, max_length=self.max_length).data
+
+    def _normalized(self, text: str) -> str:
+        """Return a text as the model's training texts were prepared."""
+        switches = getattr(self.config, "text_normalization", None)
+        if switches is not None:
+            text = normalize(text, **switches)
+        return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair would stop the tokenizer
+
+    def _forward(self, batch: dict[str, list[list[int]]]) -> np.ndarray:
+        """Return the logits of one batch."""
+        inputs = self.tokenizer.pad(batch, return_tensors="pt").to(self.device)
+        try:
+            with torch.inference_mode():
+                return self.model(**inputs).logits.float().cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{self.name}: out of memory on {self.device} with {inputs['input_ids'].numel()} tokens; give the reward "
+                "another device (device: cuda:1, or cpu), or the policy less memory"
+            ) from error
+        except (RuntimeError, IndexError) as error:
+            raise RuntimeError(
+                f"{self.name}: fails on {self.device} for a batch of shape {tuple(inputs['input_ids'].shape)}; does its "
+                f"tokenizer belong to it, and are {self.max_length} tokens (text_max_length in its config.json) not too "
+                f"many? {error}"
+            ) from error
+
+
+_scorers: dict[tuple, tuple[tuple, Scorer]] = {}
+_scorers_lock = threading.Lock()
+
+
+def shared_scorer(name: str, revision: str | None = None, device: str | None = None) -> Scorer:
+    """Return this process's scorer of a model on a device; the first call loads it.
+
+    The files of a local folder are looked at in every call: a model that was trained again is loaded again, with an empty
+    cache.
+
+    Args:
+        name: Hub id (also `USER/REPO@revision`) or folder of a full model or of a LoRA adapter (merged into its base here).
+        revision: branch, tag or commit on the Hub.
+        device: `cpu`, `cuda` or `cuda:1`; None and `cuda` mean this process's own GPU, None the CPU where there is none.
+
+    Raises:
+        UserError: the model cannot be loaded, its head is not trained, or there is no such device.
+    """
+    name, revision = one_revision(expand(name), revision)
+    key = name, revision, resolve_device(device)
+    with _scorers_lock:
+        files = model_files(key[0])
+        if key not in _scorers or _scorers[key][0] != files:
+            _scorers.pop(key, None)  # its memory is free before the next one is loaded
+            _scorers[key] = files, _load(*key)
+        return _scorers[key][1]
+
+
+def _load(name: str, revision: str | None, device: str) -> Scorer:
+    with _whole_weights():
+        model, tokenizer = load_classifier(name, revision=revision, dtype=_dtype(device))
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    return Scorer(model.to(device).requires_grad_(False), tokenizer, name)
+
+
+def token_batches(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
+    """Yield the rows of batches of about equal lengths, the longest first, so that memory runs out at once or never.
+
+    Args:
+        lengths: tokens of each row.
+        tokens_per_batch: largest number of rows × longest row; a single row may have more.
+    """
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens_per_batch:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def resolve_device(device: str | None) -> str:
+    """Return `cpu` or `cuda:<index>`; None is this process's own GPU, or the CPU where there is none.
+
+    Raises:
+        UserError: no device of this name is here.
+    """
+    count = torch.cuda.device_count()
+    if device in (None, "cuda") and count:
+        # a launcher may also show every process a single GPU
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % count}"
+    try:
+        found = torch.device(device or "cpu")
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda") or (found.type == "cuda" and (found.index or 0) >= count):
+        here = ["cpu", *(f"cuda:{index}" for index in range(count))]
+        raise UserError(f"device: {device!r} is not here (choices: {', '.join(here)})")
+    return str(found)
+
+
+def model_files(name: str) -> tuple:
+    """Return the state of a local model's files: names, sizes and times; of an adapter its base's too. () on the Hub."""
+    folder = Path(name)
+    paths = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}) if folder.is_dir() else []
+    found = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+    if (folder / ADAPTER_FILE).is_file():
+        base, _ = adapter_base(folder / ADAPTER_FILE, name)
+        found += model_files(base)
+    return found
+
+
+@contextmanager
+def _whole_weights() -> Iterator[None]:
+    """Load the whole model in every process, however the policy is sharded.
+
+    Under FSDP's memory-saving loading transformers leaves zeros in all processes but the first, and under ZeRO-3 shards:
+    the trainer fills in its own model later, but nobody would fill in this one.
+    """
+    saving = os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)
+    zero3, deepspeed._hf_deepspeed_config_weak_ref = deepspeed._hf_deepspeed_config_weak_ref, None
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = zero3
+        if saving is not None:
+            os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = saving
+
+
+def _dtype(device: str) -> torch.dtype:
+    if torch.device(device).type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _key(text: Text) -> bytes:
+    """Return a short name for a text or pair; `repr` keeps a pair apart from a text that looks like one."""
+    return hashlib.blake2b(repr(text).encode(), digest_size=16).digest()
+
+
+def _shown(text: Text) -> str:
+    return repr(text)[:80]
+
+
+def predict(
+    name: str,
+    texts: Sequence[Text],
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    problem_type: str | None = None,
+) -> list[dict]:
+    """Return what a model says about every text.
+
+    A regressor gives `{"Emotion": 2.1, "Empathy": 3.4}`: the model's own numbers, in the units of its training labels
+    and not clipped to their range. A classifier gives probabilities by group and label: `{"intent": {"agreeing": 0.7,
+    …}}`.
+
+    Args:
+        name: folder or Hub id of a full model or an adapter.
+        texts: strings, or (text, pair) tuples for a model of pairs.
+        revision, device: see `empathy_trl.models.scorer.Scorer`.
+        problem_type: `regression` or `single_label_classification`, for a model whose config does not say.
+
+    Raises:
+        UserError: a text is neither, the model cannot be used, or nobody says what kind it is.
+    """
+    _check_texts(texts)
+    scorer = shared_scorer(name, revision, device)
+    kind = problem_type or scorer.config.problem_type
+    if kind not in (REGRESSION, CLASSIFICATION):
+        raise UserError(
+            f"{name}: problem_type in its config.json is {kind!r}; give problem_type (choices: {REGRESSION}, "
+            f"{CLASSIFICATION})"
+        )
+    logits = scorer.score(texts)
+    if kind == REGRESSION:
+        names = label_names(scorer.config)
+        return [dict(zip(names, row, strict=True)) for row in logits.tolist()]
+    groups = label_groups(scorer.config)
+    shares = {group: rows.tolist() for group, rows in probabilities(scorer.config, logits).items()}
+    return [
+        {group: dict(zip(labels, shares[group][row], strict=True)) for group, labels in groups.items()}
+        for row in range(len(logits))
+    ]
+
+
+def _check_texts(texts) -> None:
+    if isinstance(texts, str):
+        raise UserError("texts: a single string; expected a list of them")
+    for row, text in enumerate(texts):
+        parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
+        if not all(isinstance(part, str) for part in parts):
+            raise UserError(f"texts[{row}]: {str(text)[:60]!r} is neither a string nor a (text, pair) tuple of strings")
+
+
+def predict_outputs(scorer, rows) -> np.ndarray:
+    """Return the outputs of a model, float32 of shape (rows, outputs): ratings, or logits.
+
+    Args:
+        scorer: a `scorer.Scorer`.
+        rows: a `datasets.Dataset` with the column `text` and, for pairs, `pair`.
+    """
+    texts = list(zip(rows["text"], rows["pair"], strict=True)) if "pair" in rows.column_names else list(rows["text"])
+    return np.array(shared(texts, lambda own: scorer.score(own).tolist()), dtype=np.float32)

@@ -1,0 +1,250 @@
+"""Is the answer the right emotion? The reward that the task is about; the others only help it along.
+
+How sure is the model of the right emotion, after its own reasoning?
+
+A dense companion of `emotion_accuracy`.
+
+Right or wrong says little: of eight completions that all answer wrongly, some reasoned better than others. So
+the model itself is asked, without sampling, how likely each label is as the answer to what it has just
+reasoned, and the gold label's share is the reward. The idea follows the fused reward of R²ec (You et al.
+2025), which mixes a hard ranking reward with the model's own softmax over the items.
+
+Does the reply fit the user's emotion, in the eyes of a classifier?
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from empathy_trl.errors import UserError
+from empathy_trl.models.label_schema import CLASSIFICATION, label_groups, probabilities, require
+from empathy_trl.rewards.base import needed_column
+from empathy_trl.rewards.model_reward import ModelReward
+from empathy_trl.tags import completion_text, tag_bodies
+
+EMOTIONS = ("sad", "joyful", "angry", "afraid")
+
+
+@dataclass
+class EmotionAccuracy:
+    """1 for the right answer, 0 for a wrong one, `invalid` for none.
+
+    The answer is the body of the only `<answer>` tag, compared without regard to case and surrounding space.
+    No such tag, several, or a body outside `labels` is invalid. The share of invalid answers is logged as
+    `invalid_share`.
+
+    Range: {`invalid`, 0, 1}. Needs the column `label`; a row whose label is None gets None.
+
+    Args:
+        labels: the words that may be answered.
+        invalid: reward of an invalid answer. Below 0 (say -0.5) it teaches to answer at all sooner.
+    """
+
+    labels: list[str] = field(default_factory=lambda: list(EMOTIONS))
+    invalid: float = 0.0
+
+    __name__ = "emotion_accuracy"
+    tags = ("answer",)
+
+    def __post_init__(self):
+        check_labels(self.labels)
+        if self.invalid > 0:
+            raise UserError(f"invalid: {self.invalid} must not be above 0, the reward of a wrong answer")
+
+    def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
+        """Return one reward per completion.
+
+        Raises:
+            UserError: the data has no column `label`, or one of its values is not among `labels`.
+        """
+        gold = gold_labels(self, columns)
+        answers = [self._answer(completion_text(completion)) for completion in completions]
+        if answers and "log_metric" in columns:
+            columns["log_metric"]("invalid_share", sum(answer is None for answer in answers) / len(answers))
+        return [
+            None if label is None else self.invalid if answer is None else float(answer == label)
+            for answer, label in zip(answers, gold, strict=True)
+        ]
+
+    def _answer(self, text: str) -> str | None:
+        """Return the answered label in lower case, None for an invalid answer."""
+        bodies = tag_bodies(text, "answer")
+        answer = bodies[0].lower() if len(bodies) == 1 else None
+        return answer if answer in [label.lower() for label in self.labels] else None
+
+
+def check_labels(labels: list[str]) -> None:
+    """Raise UserError unless there are two different labels or more."""
+    if len({label.strip().lower() for label in labels}) < max(2, len(labels)):
+        raise UserError(f"labels: expected at least two different words, got {labels}")
+
+
+def gold_labels(reward, columns: dict) -> list[str | None]:
+    """Return the column `label` in lower case, None where a row has none.
+
+    Args:
+        reward: has `__name__` and `labels`, the values that may occur.
+        columns: the columns of the batch, as TRL passes them to a reward.
+
+    Raises:
+        UserError: there is no such column, or a value that is not among the labels.
+    """
+    labels = needed_column(reward, columns, "label")
+    gold = [None if label is None else label.strip().lower() for label in labels]
+    unknown = set(gold) - {None} - {label.lower() for label in reward.labels}
+    if unknown:
+        raise UserError(
+            f"rewards.{reward.__name__}.labels: the data has the label {min(unknown)!r} "
+            f"(labels: {', '.join(reward.labels)})"
+        )
+    return gold
+
+
+@dataclass
+class EmotionConfidence:
+    """The policy's probability of the gold label among `labels`, given prompt and reasoning.
+
+    The labels compete as continuations `label</answer>` of everything up to and including the first
+    `<answer>`; see `answer_prefix` for completions without one. What was answered does not matter. One
+    batched forward, no generation.
+
+    Range: [0, 1]. Needs the column `label`; a row whose label is None gets None.
+
+    Args:
+        labels: the words that compete.
+
+    Attributes:
+        policy: set by the trainer: `policy(prompts, prefixes, choices)` returns the log-probability of every
+            choice as continuation of every prompt and prefix, shape (prompts, choices).
+    """
+
+    labels: list[str] = field(default_factory=lambda: list(EMOTIONS))
+
+    __name__ = "emotion_confidence"
+    tags = ("reasoning", "answer")
+    policy = None  # without annotation, so that it is no parameter
+
+    def __post_init__(self):
+        check_labels(self.labels)
+
+    def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
+        """Return one reward per completion.
+
+        Raises:
+            UserError: no trainer has set `policy`, or the column `label` is missing or has other values.
+        """
+        if self.policy is None:
+            raise UserError("rewards.emotion_confidence: no policy to ask; EmpathyGRPOTrainer sets it")
+        gold = gold_labels(self, columns)
+        prefixes = [answer_prefix(completion_text(completion)) for completion in completions]
+        scores = self.policy(prompts, prefixes, [f"{label}</answer>" for label in self.labels])
+        labels = [label.lower() for label in self.labels]
+        return [
+            None if label is None else softmax(row)[labels.index(label)]
+            for row, label in zip(scores, gold, strict=True)
+        ]
+
+
+def answer_prefix(text: str) -> str:
+    """Return the part of a completion after which the answer comes.
+
+    That is everything up to and including the first `<answer>`; where there is none, the reasoning (closed if
+    it was cut off), or the whole text if there is no reasoning either, followed by `<answer>`.
+    """
+    before, found, _ = text.partition("<answer>")
+    if found:
+        return before + found
+    reasoning, closed, _ = text.partition("</reasoning>")
+    if closed or "<reasoning>" in text:
+        return reasoning + "</reasoning><answer>"
+    return text + "<answer>"
+
+
+def softmax(log_probabilities: list[float]) -> list[float]:
+    """Return probabilities that sum to 1; shape (choices,)."""
+    highest = max(log_probabilities)
+    weights = [math.exp(value - highest) for value in log_probabilities]
+    return [weight / sum(weights) for weight in weights]
+
+
+@dataclass(kw_only=True)
+class EmotionAlignment(ModelReward):
+    """The classifier's probability that the reply has a label that fits the user's emotion.
+
+    With a classifier of emotions the fitting label is the emotion itself. `mapping` says what fits where that is
+    another one, or where the classifier speaks of something else, such as intents: `{sad: [consoling, sympathizing]}`
+    pays for the sum of the two. An emotion that is not in the mapping stands for itself. Upper and lower case are the
+    same.
+
+    Range: [0, 1]; an empty reply earns 0. Needs the column `column`; a row without an emotion gets None.
+
+    Args:
+        column: of the data, with the user's emotion.
+        mapping: emotion -> labels of the model that fit.
+    """
+
+    column: str = "emotion"
+    mapping: dict[str, list[str]] = field(default_factory=dict)
+
+    __name__ = "emotion_alignment"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for emotion, labels in self.mapping.items():
+            if not labels or len(set(map(str.lower, labels))) < len(labels):
+                raise UserError(f"mapping: {emotion} needs labels of the model, all different, got {labels}")
+
+    def check(self, config) -> None:
+        labels = only_group(config)
+        for emotion, fitting in self.mapping.items():
+            for label in fitting:
+                label_index(labels, label, f"mapping: of {emotion}")
+
+    def contexts(self, config, prompts, columns):
+        labels = only_group(config)
+        emotions = needed_column(self, columns, self.column)
+        return [None if emotion is None else self._fitting(labels, str(emotion).strip()) for emotion in emotions]
+
+    def rewards(self, config, logits, contexts):
+        (shares,) = probabilities(config, logits).values()
+        sums = [shares[row, fitting].sum() for row, fitting in enumerate(contexts)]
+        return np.minimum(sums, 1.0)  # rounding
+
+    def _fitting(self, labels: list[str], emotion: str) -> list[int]:
+        """Return the positions of the labels that fit an emotion."""
+        mapping = {key.lower(): fitting for key, fitting in self.mapping.items()}
+        fitting = mapping.get(emotion.lower(), [emotion])
+        try:
+            return [label_index(labels, label, "") for label in fitting]
+        except UserError:
+            known = f", or an emotion of `mapping`: {', '.join(self.mapping)}" if self.mapping else ""
+            raise UserError(
+                f"rewards.{self.__name__}.column: the data has the emotion {emotion!r}, and the model has no such label "
+                f"(choices: {', '.join(labels)}{known})"
+            ) from None
+
+
+def only_group(config) -> list[str]:
+    """Return the labels of a classifier in order.
+
+    Raises:
+        UserError: it is none, or has several groups of labels.
+    """
+    require(config, CLASSIFICATION)
+    groups = label_groups(config)
+    if len(groups) > 1:
+        raise UserError(f"model: has several groups of labels ({', '.join(groups)}); expected a classifier with one")
+    return next(iter(groups.values()))
+
+
+def label_index(labels: list[str], label: str, where: str) -> int:
+    """Return the position of a label in any case.
+
+    Raises:
+        UserError: begins with `where`.
+    """
+    lower = [name.lower() for name in labels]
+    if label.lower() not in lower:
+        raise UserError(f"{where}: the model has no label {label!r} (choices: {', '.join(labels)})")
+    return lower.index(label.lower())

@@ -1,0 +1,220 @@
+"""Every reward, weight and total of some completions, without a trainer: for a notebook, a test or the command line.
+
+    from empathy_trl.rewards.breakdown import breakdown
+    print(breakdown({"length": {"weight": 0.5}, "sentence_end": {}}, prompts, completions))
+
+prints a table; `python -m empathy_trl.rewards` does it for a recipe and a file.
+"""
+
+import asyncio
+import math
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import fmean
+
+from empathy_trl.errors import UserError
+from empathy_trl.rewards import build_rewards, is_async
+from empathy_trl.rewards.base import weight_at
+from empathy_trl.tags import completion_text, user_text
+
+# of the printed table; `rows` has everything
+SHOWN_ROWS = 40
+SHOWN_LETTERS = 60
+
+
+@dataclass
+class Breakdown:
+    """What `breakdown` found.
+
+    Attributes:
+        weights: reward -> its weight.
+        rows: one per completion: `prompt` (what the user said last), `completion` (its text), one key per reward (None
+            where it does not apply), `total`, and `<reward>/<column>` for what a reward gave to `log_extra`.
+        means: reward -> mean over the rows to which it applies, None if there is none; `total` likewise.
+        metrics: what rewards gave to `log_metric`, averaged over those of one name as TRL does.
+    """
+
+    weights: dict[str, float]
+    rows: list[dict]
+    means: dict[str, float | None]
+    metrics: dict[str, float]
+
+    def __str__(self) -> str:
+        names = [*self.weights, "total"]
+        lines = [["", *names, "completion"], ["weight", *map(_number, self.weights.values()), "", ""]]
+        for number, row in enumerate(self.rows[:SHOWN_ROWS], start=1):
+            lines.append([str(number), *(_number(row[name]) for name in names), _shortened(row["completion"])])
+        lines.append(["mean", *(_number(self.means[name]) for name in names), f"of {len(self.rows)} completions"])
+        widths = [max(map(len, column)) for column in list(zip(*lines, strict=True))[:-1]]
+        shown = [
+            "  ".join([first.ljust(widths[0]), *map(str.rjust, numbers, widths[1:]), last]).rstrip()
+            for first, *numbers, last in lines
+        ]
+        if len(self.rows) > SHOWN_ROWS:
+            shown.insert(-1, f"... and {len(self.rows) - SHOWN_ROWS} more")
+        return "\n".join([*shown, *(f"{name}: {_number(value)}" for name, value in self.metrics.items())])
+
+    def to_pandas(self):
+        """Return the rows as a `pandas.DataFrame`; None is NaN in it."""
+        import pandas
+
+        return pandas.DataFrame(self.rows)
+
+
+def breakdown(rewards: dict, prompts, completions, progress: float = 0.0, **columns) -> Breakdown:
+    """Call rewards as a trainer does and put their values side by side.
+
+    A total is the sum of weight times value over the rewards that apply to the completion, None if none does: what TRL
+    compares within a group, unless `multi_objective_aggregation` is `normalize_then_sum`.
+
+    Args:
+        rewards: name -> `recipe.Reward`, as in `stage.rewards`, or what a recipe's YAML says, such as
+            `{"weight": 0.5, "n": 2}`.
+        prompts: one text or list of chat messages per completion.
+        completions: the same.
+        progress: share of the training that is done, from 0 to 1; decides the weights that follow a schedule.
+        **columns: of the data, one value per completion; also `completion_ids`, where a reward counts tokens.
+
+    Raises:
+        UserError: what is wrong with the rewards, as for a recipe; a reward needs the policy, or what it returns is not
+            one finite number or None per completion; prompts, a column or `log_extra` have another length.
+        Exception: whatever a reward raises.
+    """
+    if not 0 <= progress <= 1:
+        raise UserError(f"progress: {progress} is not between 0 and 1")
+    completions = list(completions)
+    n = len(completions)
+    prompts = _one_per_completion("prompts", prompts, n)
+    columns = {name: _one_per_completion(f"column `{name}`", values, n) for name, values in columns.items()}
+
+    functions, schedules = build_rewards(_as_rewards(rewards))
+    functions = dict(zip(rewards, functions, strict=True))
+    _check_names(functions)
+    for reward in functions.values():
+        if hasattr(reward, "load"):
+            reward.load()
+    metrics, extras = defaultdict(list), {}
+    arguments = {"prompts": prompts, "completions": completions, "completion_ids": None, **columns}
+    arguments["log_metric"] = lambda name, value: metrics[name].append(float(value))
+    calls = {
+        name: lambda name=name, reward=reward: reward(**arguments, log_extra=_extra_log(name, extras, n))
+        for name, reward in functions.items()
+    }
+    values = _call_all(calls, {name for name, reward in functions.items() if is_async(reward)})
+    values = {name: _checked_values(name, values[name], n) for name in functions}
+    weights = {name: weight_at(schedule, progress) for name, schedule in zip(functions, schedules, strict=True)}
+    return _table(weights, values, extras, prompts, completions, {name: fmean(each) for name, each in metrics.items()})
+
+
+def _table(weights: dict, values: dict, extras: dict, prompts: list, completions: list, metrics: dict) -> Breakdown:
+    rows = []
+    for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        scores = {name: each[index] for name, each in values.items()}
+        earned = [weights[name] * score for name, score in scores.items() if score is not None]
+        rows.append(
+            {"prompt": user_text(prompt), "completion": completion_text(completion)}
+            | scores
+            | {"total": math.fsum(earned) if earned else None}
+            | {name: each[index] for name, each in extras.items()}
+        )
+    means = {}
+    for name in [*weights, "total"]:
+        applies = [row[name] for row in rows if row[name] is not None]
+        means[name] = fmean(applies) if applies else None
+    return Breakdown(weights, rows, means, metrics)
+
+
+def _as_rewards(rewards: dict) -> dict:
+    """Return name -> `recipe.Reward`; what stands there as in YAML is checked as a recipe is."""
+    if not isinstance(rewards, dict):
+        raise UserError(f"rewards: {rewards!r} is not a mapping from a reward's name to its weight and parameters")
+    plain = {name: reward for name, reward in rewards.items() if isinstance(reward, dict)}
+    if not plain:
+        return rewards
+    from empathy_trl.recipe import read_rewards
+
+    return rewards | read_rewards(plain)
+
+
+def _check_names(functions: dict[str, Callable]) -> None:
+    """Refuse a reward that cannot stand in the table, before any is loaded."""
+    for name, reward in functions.items():
+        if name in ("prompt", "completion", "total"):
+            raise UserError(f"rewards.{name}: the table has a column of this name; give the reward another one")
+        if hasattr(reward, "policy") and reward.policy is None:
+            raise UserError(
+                f"rewards.{name}: needs a policy, the model in training, and cannot be shown without a trainer; leave "
+                f"it out (on the command line: --rewards.{name} null, or --stages.<stage>.rewards.{name} null)"
+            )
+
+
+def _one_per_completion(what: str, values, n: int) -> list:
+    if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
+        raise UserError(f"{what}: {values!r} is not a list; expected one value per completion")
+    values = list(values)
+    if len(values) != n:
+        raise UserError(f"{what}: {len(values)} values for {n} completions")
+    return values
+
+
+def _extra_log(name: str, extras: dict[str, list], n: int) -> Callable:
+    """Return the `log_extra` of one reward; its columns get its name, as two rewards may use the same one."""
+
+    def log_extra(column: str, values) -> None:
+        extras[f"{name}/{column}"] = _one_per_completion(f"rewards.{name}: log_extra `{column}`", values, n)
+
+    return log_extra
+
+
+def _call_all(calls: dict[str, Callable], asynchronous: set[str]) -> dict:
+    """Return name -> what the call returns; the asynchronous ones, which wait for something, run at the same time."""
+    values = {name: call() for name, call in calls.items() if name not in asynchronous}
+    waiting = {name: call() for name, call in calls.items() if name in asynchronous}
+    return values | dict(zip(waiting, _run_together(waiting.values()), strict=True))
+
+
+def _run_together(coroutines: Iterable[Coroutine]) -> list:
+    async def gathered():
+        return await asyncio.gather(*coroutines)
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(gathered())
+    with ThreadPoolExecutor(max_workers=1) as pool:  # a notebook has a loop that runs already; a thread has its own
+        return pool.submit(asyncio.run, gathered()).result()
+
+
+def _checked_values(name: str, values, n: int) -> list[float | None]:
+    """Return what a reward returned as numbers and None."""
+    if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
+        raise UserError(f"rewards.{name}: returned {values!r}; expected a list with a number or None per completion")
+    values = list(values)
+    if len(values) != n:
+        raise UserError(f"rewards.{name}: returned {len(values)} values for {n} completions")
+    return [None if value is None else _finite(name, number, value) for number, value in enumerate(values, start=1)]
+
+
+def _finite(name: str, number: int, value) -> float:
+    try:
+        result = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError):
+        result = math.nan
+    if not math.isfinite(result):
+        raise UserError(
+            f"rewards.{name}: returned {value!r} for completion {number}; expected a finite number, or None where it "
+            "does not apply"
+        )
+    return result
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def _shortened(text: str) -> str:
+    """Return a text on one line, cut, without the control characters that a terminal would obey."""
+    line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    return line if len(line) <= SHOWN_LETTERS else line[: SHOWN_LETTERS - 1] + "…"

@@ -1,0 +1,298 @@
+"""What a training run shows and leaves behind for people: a progress bar, metrics.jsonl, curves, samples.md.
+
+The callbacks write only on the main process and survive a resume: rows of steps that are trained again are replaced.
+
+Warnings while PPO runs, with what to do: a critic that knows nothing, a policy that runs away, a reward that is hacked.
+"""
+
+import json
+import logging
+import math
+from pathlib import Path
+from statistics import fmean
+
+from transformers import ProgressCallback, TrainerCallback
+
+from empathy_trl.io import pyplot, read_rows, save, smooth, write_rows, write_text
+
+METRICS_FILE = "metrics.jsonl"
+CURVE_FILE = "reward_curve.png"
+CRITIC_FILE = "critic_curves.png"
+# what says whether PPO is well, one picture each
+CRITIC_CURVES = {
+    "explained_variance": "explained variance of the returns",
+    "value_loss": "value loss",
+    "kl": "KL to the reference, nats per token",
+    "clip_ratio/region_mean": "share of clipped ratios",
+    "completions/mean_length": "tokens per completion",
+    "distinct_2": "distinct-2 of the rollout",
+}
+SAMPLES_FILE = "samples.jsonl"
+SAMPLES_PAGE = "samples.md"
+
+
+def logged_rows(path: Path) -> list[dict]:
+    """Return what an earlier part of the run has logged, without a last line that a crash cut short."""
+    return read_rows(path, last_may_be_cut=True) if path.is_file() else []
+
+
+class MetricsLog(TrainerCallback):
+    """Writes every logged row to `metrics.jsonl` and draws the learning curve at the end.
+
+    Args:
+        folder: the stage's output folder.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            rows = [row for row in logged_rows(self.folder / METRICS_FILE) if row["step"] <= state.global_step]
+            write_rows(self.folder / METRICS_FILE, rows)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero:
+            row = {"step": state.global_step} | {name: _or_null(value) for name, value in logs.items()}
+            with open(self.folder / METRICS_FILE, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            rows = logged_rows(self.folder / METRICS_FILE)
+            draw_curve(rows, self.folder / CURVE_FILE, self.folder.name)
+            if any("value_loss" in row for row in rows):
+                draw_critic(rows, self.folder / CRITIC_FILE, self.folder.name)
+
+
+def draw_curve(rows: list[dict], path: Path, title: str):
+    """Draw reward (per function and total) or, where there is none, loss over the steps, and save it as `path`."""
+    names = [name for name in sorted({key for row in rows for key in row}) if _is_reward(name)] or ["loss"]
+    figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
+    for name in names:
+        points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
+        if points:
+            label = "total (weighted)" if name == "reward" else name.removeprefix("rewards/").removesuffix("/mean")
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, smooth(values), label=label, linewidth=2.5 if name == "reward" else 1.5)
+    axes.set(xlabel="optimizer step", ylabel="loss" if names == ["loss"] else "mean reward (smoothed)", title=title)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend()
+    save(figure, path, dpi=120)
+
+
+def draw_critic(rows: list[dict], path: Path, title: str):
+    """Draw each of `CRITIC_CURVES` over the steps, and save them as one picture."""
+    figure, grid = pyplot().subplots(2, 3, figsize=(11, 6), layout="constrained", sharex=True)
+    for axes, (name, words) in zip(grid.flat, CRITIC_CURVES.items(), strict=True):
+        points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
+        if points:
+            axes.plot(*zip(*points, strict=True))
+        axes.set_title(words, fontsize=10)
+        axes.grid(alpha=0.3)
+    for axes in grid[-1]:
+        axes.set_xlabel("optimizer step")
+    figure.suptitle(title)
+    save(figure, path, dpi=120)
+
+
+def _is_reward(name: str) -> bool:
+    return name == "reward" or (name.startswith("rewards/") and name.endswith("/mean"))
+
+
+class ConsumptionLog(TrainerCallback):
+    """Notes in `run.json`, with every checkpoint, what the training has taken so far: a killed session is not lost.
+
+    Args:
+        folder: a `stages.StageFolder`.
+        consumption: a `consumption.Consumption`.
+    """
+
+    def __init__(self, folder, consumption):
+        self.folder, self.consumption = folder, consumption
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.folder.save(**self.consumption.so_far())
+
+
+class ProgressBar(ProgressCallback):
+    """transformers' progress bar with the latest figures behind it, instead of one long dictionary per logged row."""
+
+    SHOWN = (
+        ("loss", "loss"),
+        ("reward", "reward"),
+        ("kl", "KL"),
+        ("explained_variance", "EV"),
+        ("mean_token_accuracy", "token accuracy"),
+    )
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and self.training_bar is not None:
+            figures = {
+                self.SHOWN[name]: f"{float(logs[name]):.3g}" for name in self.SHOWN if logs.get(name) is not None
+            }
+            if figures:
+                self.training_bar.set_postfix(figures)
+
+
+def show_progress(trainer):
+    """Give a trainer our progress bar, unless it has none (`disable_tqdm: true`)."""
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(ProgressBar)
+
+
+class SamplePages(TrainerCallback):
+    """Keeps a few prompts with completions and rewards from the start, the middle and the end of training.
+
+    Args:
+        folder: the stage's output folder.
+        trainer: the GRPO trainer whose latest rollout is sampled.
+        per_page: how many completions are kept each time.
+    """
+
+    def __init__(self, folder: str | Path, trainer, per_page: int = 4):
+        self.folder = Path(folder)
+        self.trainer = trainer
+        self.per_page = per_page
+
+    def on_step_end(self, args, state, control, **kwargs):
+        moments = {state.max_steps // 2: "middle", 1: "start", state.max_steps: "end"}
+        if state.is_world_process_zero and state.global_step in moments:
+            rows = [row for row in logged_rows(self.folder / SAMPLES_FILE) if row["step"] < state.global_step]
+            rows += self._latest(state.global_step, moments[state.global_step])
+            write_rows(self.folder / SAMPLES_FILE, rows)
+            write_text(self.folder / SAMPLES_PAGE, samples_page(rows))
+
+    def _latest(self, step: int, moment: str) -> list[dict]:
+        logs = self.trainer._logs
+        total = len(logs["completion"])
+        # evenly spaced, so that the page shows different prompts and not one group
+        picks = sorted({i * total // self.per_page for i in range(min(self.per_page, total))})
+        return [
+            {
+                "step": step,
+                "moment": moment,
+                "prompt": _text(logs["prompt"][i]),
+                "completion": _text(logs["completion"][i]),
+                "rewards": {name: _or_null(values[i]) for name, values in logs["rewards"].items()},
+            }
+            for i in picks
+        ]
+
+
+def _text(messages) -> str:
+    return messages if isinstance(messages, str) else "\n".join(message["content"] for message in messages)
+
+
+def samples_page(rows: list[dict]) -> str:
+    """Return the Markdown page for sample rows (`step`, `moment`, `prompt`, `completion`, `rewards`)."""
+    page = ["# Samples", "", "Completions of the policy while it was trained, with the reward each one earned."]
+    for step in sorted({row["step"] for row in rows}):
+        of_step = [row for row in rows if row["step"] == step]
+        page += ["", f"## {of_step[0]['moment'].capitalize()} (step {step})"]
+        for row in of_step:
+            rewards = ", ".join(f"{name} {_number(value)}" for name, value in row["rewards"].items())
+            page += [
+                "",
+                _quoted(row["prompt"]),
+                "",
+                "```",
+                row["completion"].replace("```", "'''"),
+                "```",
+                "",
+                f"Rewards: {rewards}",
+            ]
+    return "\n".join(page) + "\n"
+
+
+def _or_null(value):
+    """Return null for what is no number in JSON: TRL marks a reward that does not apply with nan."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: float | None) -> str:
+    return "not applicable" if value is None else f"{value:.3f}"
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}" for line in text.splitlines())
+
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 10  # logged rows that are looked at together
+KL_LIMIT = 1.0  # nats per token: the policy's own tokens are e times as likely as under the reference
+COLLAPSE = 0.5  # a length or a variety below this share of what it was at first
+
+
+class PPOAdvice(TrainerCallback):
+    """Logs a warning, once for each of three troubles, when it shows in the last ten logged rows.
+
+    * the explained variance stays under 0 after the critic's warm-up;
+    * the KL to the reference is above one nat per token;
+    * the reward is above that of the first ten rows while the length or distinct-2 is below half of what it was.
+    """
+
+    def __init__(self):
+        self.rows, self.said = [], set()  # the first and the last ones
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or "reward" not in (logs or {}):
+            return
+        row = {name: value for name, value in logs.items() if value is not None}  # TRL's word for: nothing was measured
+        if state.global_step <= args.critic_warmup_steps:
+            row.pop("explained_variance", None)
+        self.rows.append(row)
+        del self.rows[WINDOW:-WINDOW]
+        if len(self.rows) < WINDOW:
+            return
+        last = self.rows[-WINDOW:]
+        self._critic(last, args)
+        self._kl(last, args)
+        if len(self.rows) >= 2 * WINDOW:
+            self._hacking(self.rows[:WINDOW], last)
+
+    def _critic(self, last, args):
+        values = [row["explained_variance"] for row in last if "explained_variance" in row]
+        if len(values) == WINDOW and max(values) < 0:
+            self._say(
+                "critic",
+                f"the critic explains nothing (explained variance {fmean(values):.2f} over {WINDOW} logged rows): its values "
+                "make the advantages worse than a constant would. Raise trainer.critic_learning_rate (now "
+                f"{args.critic_learning_rate:g}) or trainer.critic_warmup_steps (now {args.critic_warmup_steps}), or lower it "
+                "if value_loss grows",
+            )
+
+    def _kl(self, last, args):
+        kl = fmean(row.get("kl", 0.0) for row in last)
+        if kl > KL_LIMIT:
+            self._say(
+                "kl",
+                f"the policy runs away from its reference (KL {kl:.2f} nats per token): read samples.md before trusting the "
+                f"reward. Raise trainer.kl_coef (now {args.kl_coef:g}) or lower trainer.learning_rate (now "
+                f"{args.learning_rate:g})",
+            )
+
+    def _hacking(self, first, last):
+        def mean(rows, name):
+            return fmean(row[name] for row in rows if name in row) if any(name in row for row in rows) else 0.0
+
+        if mean(last, "reward") <= mean(first, "reward"):
+            return
+        for name, words in (("completions/mean_length", "length of completions"), ("distinct_2", "distinct-2")):
+            before, now = mean(first, name), mean(last, name)
+            if now < COLLAPSE * before:
+                self._say(
+                    name,
+                    f"the reward rises while the {words} collapses (from {before:.3g} to {now:.3g}): it is probably being "
+                    "hacked. Read samples.md, and add a reward that this costs (length, distinct, repetition_penalty) or raise "
+                    "trainer.kl_coef",
+                )
+
+    def _say(self, trouble: str, message: str):
+        if trouble not in self.said:
+            self.said.add(trouble)
+            logger.warning("%s", message)

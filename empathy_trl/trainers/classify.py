@@ -1,0 +1,232 @@
+"""What `transformers.Trainer` needs for regression and classification of texts: tokens, a loss, and figures.
+
+`transformers.Trainer` is used as it is, through its own arguments `compute_loss_func` and `compute_metrics`.
+
+Settings of regress and classify: those of `transformers.Trainer`, the length of a text, and for ratings the loss.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch.nn import functional
+from transformers import DataCollatorWithPadding, TrainerCallback, TrainingArguments
+
+from empathy_trl.errors import UserError
+from empathy_trl.evaluation.metrics.agreement import pearson
+from empathy_trl.models.label_schema import Targets, predicted_labels
+
+
+@dataclass
+class LabelLoss:
+    """Loss of a model with the outputs of `targets`, as `transformers.Trainer(compute_loss_func=…)` calls it.
+
+    Ratings: squared error, or Huber's loss (Huber 1964). Labels: one cross-entropy per group. Both are means over rows
+    and over ratings or groups, also where a batch is accumulated in parts.
+
+    Args:
+        targets: what the model puts out.
+        loss: "huber" or "mse"; for ratings.
+        huber_delta: where Huber's loss turns linear, in units of the labels.
+        label_smoothing: share of the probability that is spread over all labels; for labels.
+    """
+
+    targets: Targets
+    loss: str = "huber"
+    huber_delta: float = 0.5
+    label_smoothing: float = 0.0
+
+    def __call__(self, outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            outputs: has `logits` of shape (rows, outputs).
+            labels: shape (rows, ratings or groups).
+            num_items_in_batch: labels in all parts of an accumulated batch; None where this is all of it.
+        """
+        total = self._sum(outputs["logits"].float(), labels)
+        return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+
+    def _sum(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.targets.task == "regress":
+            if self.loss == "mse":
+                return functional.mse_loss(logits, labels.float(), reduction="sum")
+            return functional.huber_loss(logits, labels.float(), delta=self.huber_delta, reduction="sum")
+        return sum(
+            functional.cross_entropy(
+                logits[:, part], labels[:, group], label_smoothing=self.label_smoothing, reduction="sum"
+            )
+            for group, part in enumerate(self.targets.slices().values())
+        )
+
+
+def label_parts(config, targets: Targets, train, valid, tokenizer) -> dict:
+    """Return the arguments of `transformers.Trainer` that say what is learned: data, batches, loss and figures.
+
+    Args:
+        config: a `LabelConfig`.
+        targets: what the model puts out.
+        train, valid: a `datasets.Dataset` each, see `encode`.
+    """
+    options = {"loss": config.loss, "huber_delta": config.huber_delta} if targets.task == "regress" else {}
+    return {
+        "train_dataset": encode(train, tokenizer, config.max_length),
+        "eval_dataset": encode(valid, tokenizer, config.max_length),
+        "data_collator": DataCollatorWithPadding(tokenizer),
+        "compute_loss_func": LabelLoss(targets, label_smoothing=config.label_smoothing_factor, **options),
+        "compute_metrics": label_metrics(targets),
+    }
+
+
+def check_finite(logits: np.ndarray) -> None:
+    """Raise UserError for the outputs of a training that has gone astray."""
+    if not np.isfinite(logits).all():
+        raise UserError(
+            "the model in training gives nan or infinity; lower trainer.learning_rate or trainer.max_grad_norm, or raise "
+            "trainer.warmup_steps"
+        )
+
+
+def label_metrics(targets: Targets) -> Callable[..., dict[str, float]]:
+    """Return the function that computes the figures by which the best checkpoint is chosen.
+
+    They are `pearson_<rating>` and `pearson_mean`, or `accuracy_<group>` and `accuracy_mean`. The function raises UserError
+    for outputs that are not finite: nan has a likeliest label too, and would be the best checkpoint for ever.
+    """
+
+    def metrics(prediction) -> dict[str, float]:
+        logits, labels = prediction.predictions, prediction.label_ids
+        check_finite(logits)
+        if targets.task == "regress":
+            figure, values = "pearson", pearson(logits.T, labels.T)
+        else:
+            figure, values = "accuracy", (predicted_labels(logits, targets) == labels).mean(axis=0)
+        named = {f"{figure}_{name}": float(value) for name, value in zip(targets.outputs, values, strict=True)}
+        return named | {f"{figure}_mean": float(np.mean(values))}
+
+    return metrics
+
+
+def encode(rows, tokenizer, max_length: int):
+    """Return rows as token ids without padding, with their labels.
+
+    Args:
+        rows: a `datasets.Dataset` with the columns `text`, `labels` and, where the input is a pair, `pair`.
+        max_length: tokens of a text, or of both of a pair; longer ones lose their end.
+    """
+
+    def tokenize(batch: dict) -> dict:
+        pairs = (batch["pair"],) if "pair" in batch else ()
+        return dict(tokenizer(batch["text"], *pairs, truncation=True, max_length=max_length))
+
+    others = [name for name in rows.column_names if name != "labels"]
+    # in memory: a cached file would be found again by a hash that does not know the tokenizer's state
+    return rows.map(tokenize, batched=True, remove_columns=others, keep_in_memory=True)
+
+
+class MergeAdapter(TrainerCallback):
+    """At the end of a LoRA training, adds the adapter to the weights: what is saved is one whole model with its head.
+
+    A classifier is small, and an adapter would leave what its head puts out to a config that its base does not have. A
+    checkpoint inside the training stays an adapter.
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if isinstance(self.trainer.model, PeftModel):
+            self.trainer.model = self.trainer.model.merge_and_unload()
+
+
+class HeldOut(TrainerCallback):
+    """At the end of training, notes in the model's config how good it is on `valid`: see `held_out` in `outputs.py`.
+
+    Measured anew, because the best checkpoint may be another one than the last that was evaluated, or none was.
+    """
+
+    def __init__(self, trainer, note: Callable[..., dict]):
+        """`note`: what a prediction makes of the config, such as `held_out_labels` or `pairs.held_out_pairs`."""
+        self.trainer, self.note = trainer, note
+
+    def on_train_end(self, args, state, control, **kwargs):
+        prediction = self.trainer.predict(self.trainer.eval_dataset)
+        config = self.trainer.accelerator.unwrap_model(self.trainer.model).config
+        for key, value in self.note(prediction, self.trainer.compute_metrics(prediction), args.best_by).items():
+            setattr(config, key, value)
+
+
+def held_out_labels(prediction, metrics: dict[str, float], figure: str) -> dict:
+    """Return what a config says about a model of ratings or labels, measured on `valid`."""
+    return {"held_out": {"figure": figure, "value": metrics[figure], "n": len(prediction.label_ids), "split": "valid"}}
+
+
+@dataclasses.dataclass
+class LabelConfig(TrainingArguments):
+    """`transformers.TrainingArguments`, one field more, and the best checkpoint instead of the last.
+
+    Whenever a checkpoint is saved (`save_strategy`, `save_steps`), the model is evaluated on the split `valid`; the
+    best one by mean accuracy over the groups is kept. `save_strategy: "no"` keeps the last.
+
+    Raises:
+        ValueError: `eval_steps` is something else than `save_steps`.
+    """
+
+    max_length: int = dataclasses.field(
+        default=256, metadata={"help": "Tokens of a text, or of both of a pair; longer ones lose their end."}
+    )
+
+    best_by = "accuracy_mean"
+
+    def __post_init__(self):
+        saves = str(getattr(self.save_strategy, "value", self.save_strategy)) != "no"
+        if self.eval_steps not in (None, self.save_steps):
+            raise ValueError(f"eval_steps: {self.eval_steps} should be save_steps ({self.save_steps}), or be left out")
+        self.eval_strategy, self.eval_steps = self.save_strategy, self.save_steps
+        self.load_best_model_at_end = saves
+        if saves and self.metric_for_best_model is None:
+            self.metric_for_best_model = self.best_by
+        super().__post_init__()
+
+
+@dataclasses.dataclass
+class RegressConfig(LabelConfig):
+    """`LabelConfig` for ratings: what is learned of them, a choice of loss, and the best checkpoint.
+
+    It is the best by mean Pearson correlation, or for the objective "pairwise" by the share of pairs in the right order.
+
+    Raises:
+        ValueError: an unknown objective or loss, a delta that is not above 0, or label smoothing.
+    """
+
+    objective: Literal["regression", "pairwise"] = dataclasses.field(
+        default="regression",
+        metadata={
+            "help": "The ratings themselves, or which of two replies to one context has the higher one (Bradley & Terry 1952)."
+        },
+    )
+    loss: Literal["huber", "mse"] = dataclasses.field(
+        default="huber", metadata={"help": "Squared error, or Huber's (1964), which grows linearly beyond its delta."}
+    )
+    huber_delta: float = dataclasses.field(
+        default=0.5, metadata={"help": "Where Huber's loss turns linear, in units of the labels."}
+    )
+
+    best_by = "pearson_mean"
+
+    def __post_init__(self):
+        if self.objective not in ("regression", "pairwise"):
+            raise ValueError(f"objective: {self.objective!r} should be 'regression' or 'pairwise'")
+        if self.objective == "pairwise":
+            self.best_by = "pair_accuracy"
+        if self.loss not in ("huber", "mse"):
+            raise ValueError(f"loss: {self.loss!r} should be 'huber' or 'mse'")
+        if self.label_smoothing_factor:
+            raise ValueError(f"label_smoothing_factor: {self.label_smoothing_factor} is for labels; ratings have none")
+        if not self.huber_delta > 0:
+            raise ValueError(f"huber_delta: {self.huber_delta} should be above 0")
+        super().__post_init__()

@@ -1,0 +1,235 @@
+"""Sampling completions of repeated prompts: a prompt is read once and stored once per row of several completions.
+
+Completions of one prompt are decoded as neighbouring tokens of a row; where a group is large, in several rows. With k
+completions in a row its cache holds `[prompt][token 1 of all k][token 2 of all k] ...`; a token sees the prompt and
+every k-th column after it. The usual way keeps the prompt's cache k times and reads all of it for every token.
+
+Everything else is transformers' own: processors, stopping criteria, and the order in which random numbers are drawn, so
+that the same seed gives the same completions as `generate` would (up to the last bits of the logits).
+"""
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from transformers import Cache, DynamicLayer
+
+from empathy_trl.trainers.shared_prefix.attention import for_base, inputs_for, require_all_layers
+from empathy_trl.trainers.shared_prefix.packing import distinct
+
+# How many columns of neighbours a slot may attend over in vain, for every column that is its own or the prompt's
+SLACK = 2
+
+
+def sample(
+    model,
+    input_ids: torch.Tensor,
+    logits_processor,
+    stopping_criteria,
+    generation_config,
+    **model_kwargs,
+) -> torch.Tensor:
+    """Sample (or decode greedily) as transformers' `_sample` does; for `generate(..., custom_generate=sample)`.
+
+    The model's attention must be prepared with `empathy_trl.trainers.shared_prefix.attention.install`.
+
+    Args:
+        input_ids: shape (rows, prompt), padded on the left; equal rows are decoded together.
+
+    Returns:
+        shape (rows, prompt + longest completion), padded with the pad token after the end of a completion.
+    """
+    mask = model_kwargs["attention_mask"]
+    decoder = SharedDecoder(model, input_ids, mask, generation_config.max_length - input_ids.shape[1])
+    logits = decoder.read_prompts()
+    unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
+    while True:
+        scores = logits_processor(input_ids, logits.to(torch.float32, copy=True))
+        tokens = _choose(scores, generation_config.do_sample)
+        if generation_config._pad_token_tensor is not None:
+            tokens = torch.where(unfinished, tokens, generation_config._pad_token_tensor)
+        input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
+        unfinished = unfinished & ~stopping_criteria(input_ids, None)
+        if not unfinished.any():
+            return input_ids
+        logits = decoder.read(tokens)
+
+
+class SharedDecoder:
+    """Reads repeated prompts once, then one new token of every row at a time.
+
+    Args:
+        model: with `install`ed attention.
+        input_ids, attention_mask: shape (rows, prompt), padded on the left.
+        max_new_tokens: how many tokens per row there may be.
+    """
+
+    def __init__(self, model, input_ids: torch.Tensor, attention_mask: torch.Tensor, max_new_tokens: int):
+        self.model = model
+        first, group = distinct(torch.cat([input_ids, attention_mask], dim=1).tolist())
+        self.prompts, self.prompt_mask = input_ids[first], attention_mask[first]
+        parents, row, slot = _seats(group, _most_slots(input_ids.shape[1], max_new_tokens))
+        # on the device once, because every token is read with them
+        self.group, self.parents, self.row, self.slot = (
+            torch.tensor(numbers, device=input_ids.device) for numbers in (group, parents, row, slot)
+        )
+        mask = self.prompt_mask[self.parents]
+        self.starts = mask.sum(1)
+        self.cache = Cache(layer_class_to_replicate=GrowingLayer)
+        self.layout = DecodeAttention(mask.bool(), slots=max(slot) + 1)
+
+    def read_prompts(self) -> torch.Tensor:
+        """Return the logits of every row's first new token, shape (rows, vocabulary)."""
+        positions = (self.prompt_mask.cumsum(1) - 1).clamp(min=0)
+        logits = self._forward(self.prompts, positions, attention_mask=self.prompt_mask, logits_to_keep=1)
+        if len(self.parents) > len(self.prompts):
+            for layer in self.cache.layers:
+                layer.batch_select_indices(self.parents)
+        return logits[self.group, -1]
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Append one token per row, shape (rows,), and return the logits of the next one, shape (rows, vocabulary)."""
+        inputs = tokens.new_zeros(len(self.starts), self.layout.slots)
+        inputs[self.row, self.slot] = tokens
+        positions = (self.starts + self.layout.step)[:, None].expand_as(inputs)
+        return self._forward(inputs, positions, **self.layout.next_inputs())[self.row, self.slot]
+
+    def _forward(self, input_ids, position_ids, **inputs) -> torch.Tensor:
+        return self.model(
+            input_ids=input_ids, position_ids=position_ids, past_key_values=self.cache, use_cache=True, **inputs
+        ).logits
+
+
+def _most_slots(prompt: int, max_new_tokens: int) -> int:
+    """Return how many completions a row holds at most.
+
+    A slot computes attention over the columns of its neighbours, too. That is cheap as long as they are few beside the
+    prompt and its own; more completions go to another row, with another copy of the prompt's cache.
+    """
+    return max(2, SLACK * (prompt + max_new_tokens) // max_new_tokens)
+
+
+def _seats(group: list[int], most: int) -> tuple[list[int], list[int], list[int]]:
+    """Seat completions side by side, at most `most` in a row.
+
+    Returns:
+        the prompt of every row; and for every completion its row and its slot in the row.
+    """
+    parents, row, slot, open_rows = [], [], [], {}
+    for prompt in group:
+        if prompt not in open_rows or open_rows[prompt][1] == most:
+            open_rows[prompt] = [len(parents), 0]
+            parents.append(prompt)
+        row.append(open_rows[prompt][0])
+        slot.append(open_rows[prompt][1])
+        open_rows[prompt][1] += 1
+    return parents, row, slot
+
+
+def _choose(scores: torch.Tensor, do_sample: bool) -> torch.Tensor:
+    if do_sample:
+        return torch.multinomial(scores.softmax(-1), num_samples=1)[:, 0]
+    return scores.argmax(-1)
+
+
+@torch.no_grad()
+def usual_log_probs(model, prompt: torch.Tensor) -> torch.Tensor:
+    """Return the log-probabilities of what follows a prompt that goes on in two ways, shape (2, vocabulary).
+
+    Args:
+        prompt: long, shape (tokens,).
+    """
+    rows = torch.cat(_continued(prompt), dim=1)
+    return model(input_ids=rows, use_cache=False, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+
+
+@torch.no_grad()
+def shared_log_probs(model, prompt: torch.Tensor) -> torch.Tensor:
+    """Return what `usual_log_probs` returns, by `SharedDecoder`.
+
+    Raises:
+        RuntimeError: some attention layer computes without it.
+    """
+    rows, continuations = _continued(prompt)
+    padded, mask = F.pad(rows, (1, 0)), F.pad(torch.ones_like(rows), (1, 0))
+    decoder = SharedDecoder(model, padded, mask, max_new_tokens=2)
+    decoder.read_prompts()
+    decoder.read(continuations[:, 0])
+    logits = decoder.read(continuations[:, 1])
+    require_all_layers(decoder.layout, model, calls=2)
+    return logits.float().log_softmax(-1)
+
+
+def _continued(prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a prompt twice, shape (2, tokens), and two ways on, shape (2, 2), which show whether they stay apart."""
+    return prompt.expand(2, -1), torch.stack([prompt[[0, -1]], prompt[[-1, 0]]])
+
+
+class GrowingLayer(DynamicLayer):
+    """`DynamicLayer` that writes into a buffer with room to spare and does not copy all it holds for every token."""
+
+    def lazy_initialization(self, key_states, value_states):
+        super().lazy_initialization(key_states, value_states)
+        self.buffers = [key_states, value_states]
+        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        held = [self.keys, self.values]
+        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        for index, states in enumerate((key_states, value_states)):
+            if end > self.buffers[index].shape[2] or len(self.buffers[index]) != len(states):
+                self.buffers[index] = states.new_empty(*states.shape[:2], end * 3 // 2, states.shape[3])
+                self.buffers[index][:, :, :start] = held[index]
+            self.buffers[index][:, :, start:end] = states
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+        return self.keys, self.values
+
+
+@dataclasses.dataclass
+class DecodeAttention:
+    """Attention of one new token per slot to the row's prompt and the slot's own earlier tokens.
+
+    Attributes:
+        prompt_valid: bool, shape (rows, longest prompt), padded on the left.
+        slots: completions that are decoded beside each other in a row.
+        step: completion tokens that are in the cache.
+    """
+
+    prompt_valid: torch.Tensor
+    slots: int
+    step: int = 0
+
+    def __post_init__(self):
+        self.windows = []
+        self.own = torch.eye(self.slots, dtype=torch.bool, device=self.prompt_valid.device)
+        self.mask = self.prompt_valid[:, None].expand(-1, self.slots, -1)
+        self._visible = {}
+
+    def next_inputs(self) -> dict:
+        """Move on by one token and return the arguments that make a model use this layout."""
+        self.step += 1
+        self.mask = torch.cat([self.mask, self.own.expand(len(self.mask), -1, -1)], dim=2)
+        self._visible = {}
+        return inputs_for(self, self.own.device)
+
+    def attend(self, base, module, query, key, value, sliding_window=None, **kwargs) -> torch.Tensor:
+        """Return the attention output of shape (rows, slots, heads, head size); the new keys are the last ones."""
+        visible = self.visible(sliding_window)[:, None]
+        return base(module, query, key, value, for_base(base, visible, query.dtype), **kwargs)[0]
+
+    def visible(self, sliding_window: int | None) -> torch.Tensor:
+        """Return what the new tokens see, bool, shape (rows, slots, columns); all layers of a step see the same."""
+        if sliding_window is None:
+            return self.mask
+        if sliding_window not in self._visible:
+            self._visible[sliding_window] = self.mask & self.near(sliding_window)
+        return self._visible[sliding_window]
+
+    def near(self, sliding_window: int) -> torch.Tensor:
+        """Return which cached columns are less than `sliding_window` positions back, shape (1, 1, columns)."""
+        prompt = self.prompt_valid.shape[1]
+        at = torch.arange(prompt + self.step, device=self.own.device)
+        column_at = torch.cat([at[:prompt], at[prompt:].repeat_interleave(self.slots)])
+        return (at[-1] - column_at < sliding_window)[None, None]
