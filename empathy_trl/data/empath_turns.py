@@ -1,13 +1,10 @@
 """A row as a dialogue of a user and an assistant that reacts, responds and reflects.
 
 A row is `{"conversation_id", "messages": [{"role", "content"}], "emotion"}`, of which only the messages have to be there. The
-builder `empath` and `recipes/check_dialogues.py` read rows through these functions, so that what passes the check can be
-trained on.
+builder `empath` reads rows through these functions.
 
-What is wrong with a reply that should react, respond and reflect, and which of it can be put right without a doubt.
-
-`parts.read_parts` says whether a reply is well-formed; this module gives what is not a name, by which it is counted, and
-repairs what is only a matter of spelling: white space, and the case of tags. No word is ever changed.
+`tags.read_parts` says whether a reply is well-formed; this module names the fault of one that is not, and the name is what a
+report of the data counts.
 """
 
 import re
@@ -15,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from empathy_trl.data.rows import BadRow, Row, optional_text, quote, shown
-from empathy_trl.tags import PARTS, read_parts, write_parts
+from empathy_trl.tags import PARTS, read_parts
 from empathy_trl.text import clean
 
 ROLES = ("user", "assistant")
@@ -40,10 +37,6 @@ class Dialogue:
     has_system: bool
     users: list[str]
     replies: list[str]
-
-    def place_of(self, number: int) -> int:
-        """Return the place of a reply among the messages of the row, counted from 0 like the reply."""
-        return self.has_system + 2 * number + 1
 
 
 class _Unusable(ValueError):
@@ -149,15 +142,6 @@ def fault(text: str) -> tuple[str, str] | None:
         return _structural_fault(respelt)
     wrong = [mark.group() for mark in _LOOSE_MARK.finditer(text) if _MARK.fullmatch(mark.group()) is None]
     return MISSPELT, ", ".join(f"{quote(mark)} for {_respelt(mark)}" for mark in wrong)
-
-
-def fixed(text: str) -> str | None:
-    """Return a reply as `parts.write_parts` writes it, if that takes no more than case and white space; else None.
-
-    Changed are the case of tags, and white space in them, outside of them, and where a part begins and ends.
-    """
-    parts = read_parts(text) or read_parts(_respelt(text))
-    return write_parts(parts) if parts else None
 
 
 def _respelt(text: str) -> str:

@@ -71,12 +71,7 @@ def read_list(path) -> list:
 
 
 def read_text(path) -> str:
-    """Read a whole file as `read_marked_text` does; a byte order mark at its start is dropped."""
-    return read_marked_text(path).removeprefix(BYTE_ORDER_MARK)
-
-
-def read_marked_text(path) -> str:
-    """Read a whole file, gzipped or not, as UTF-8 text, with a byte order mark where it begins with one.
+    """Read a whole file, gzipped or not, as UTF-8 text; a byte order mark at its start is dropped.
 
     Raises `DataError` when it cannot be read, is not UTF-8, or holds NUL bytes.
     """
@@ -99,7 +94,7 @@ def read_marked_text(path) -> str:
         offset = data.index(b"\0")
         line = _line_at(data, offset)
         raise DataError(f"{path}, line {line}: NUL byte at offset {offset}; save the file as UTF-8")
-    return text
+    return text.removeprefix(BYTE_ORDER_MARK)
 
 
 def as_text(value) -> str:
@@ -129,7 +124,7 @@ def _read_csv(path, text: str, columns: Iterable[str], separator: str) -> Table:
 
 def _read_jsonl(path, text: str, columns: Iterable[str], cell: Callable) -> Table:
     """Read JSON Lines; `cell` makes the value of a cell from one in the file, or from None where a row lacks the key."""
-    read = json_objects(path, text, columns)
+    read = _json_objects(path, text, columns)
     objects = [row for row in read.values() if isinstance(row, dict)]
     keys = list(dict.fromkeys(key for row in objects for key in row))
     rows = [
@@ -139,7 +134,7 @@ def _read_jsonl(path, text: str, columns: Iterable[str], cell: Callable) -> Tabl
     return Table(str(path), keys, rows)
 
 
-def json_objects(path, text: str, columns: Iterable[str] = ()) -> dict[int, dict | BadRow]:
+def _json_objects(path, text: str, columns: Iterable[str] = ()) -> dict[int, dict | BadRow]:
     """Return number -> object for the lines of the text of a JSON Lines file, blank ones left out.
 
     Args:
