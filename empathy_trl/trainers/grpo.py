@@ -69,26 +69,49 @@ def zero_spread_share(rewards: torch.Tensor, weights: torch.Tensor, num_generati
     return (spread < 1e-6).float().mean().item()
 
 
+def check_weights(weights: list, reward_funcs, args: GRPOConfig | None):
+    """Raise UserError unless the trainer's argument `reward_weights` has one entry per reward and is alone.
+
+    Args:
+        reward_funcs, args: as the trainer takes them.
+    """
+    if args is not None and args.reward_weights is not None:
+        raise UserError(
+            f"reward_weights: {weights} is given to the trainer and {args.reward_weights} in args.reward_weights; expected "
+            "one of the two"
+        )
+    rewards = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
+    if len(weights) != len(rewards):
+        raise UserError(
+            f"reward_weights: {weights} has {len(weights)} entries; expected {len(rewards)}, one per reward function"
+        )
+
+
 class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
     """`trl.GRPOTrainer` with shared prompts, scheduled weights, an exact resume, and a stop on a non-finite loss.
 
     Args:
         reward_weights: one entry per reward function, a number or a `WeightSchedule` (see `empathy_trl.rewards.base`).
-            It replaces `GRPOConfig.reward_weights`.
+            Without it, `GRPOConfig.reward_weights` counts, as with TRL. The rewards of environments, which TRL adds
+            itself, keep the weight that TRL gives them.
         **kwargs: everything `trl.GRPOTrainer` takes; `args` may be an `EmpathyGRPOConfig`. A reward with a `tags`
             attribute is checked against the tokenizer's special tokens; a reward with a `policy` attribute is given a
             `PolicyScorer`.
 
     Raises:
-        UserError: a reward needs a tag that the tokenizer drops when it decodes.
+        UserError: weights are given here and in `args`, or not one per reward function, or a reward needs a tag that
+            the tokenizer drops when it decodes.
         NonFiniteLoss: from `train()`.
         StopTraining: from `train()`, when a reward raises it; a checkpoint of all complete steps is saved.
     """
 
-    def __init__(self, *args, reward_weights: list | None = None, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model, reward_funcs=None, args=None, *others, reward_weights: list | None = None, **kwargs):
+        if reward_weights is not None:
+            check_weights(reward_weights, reward_funcs, args)
+        super().__init__(model, reward_funcs, args, *others, **kwargs)
         self._step_start = StepStart.of(self)
-        self.weight_schedules = [1.0] * len(self.reward_funcs) if reward_weights is None else list(reward_weights)
+        self._prompt_order = None  # a stream has none
+        self.weight_schedules = reward_weights
         for name, reward in zip(self.reward_func_names, self.reward_funcs, strict=True):
             check_tags({name: getattr(reward, "tags", ())}, self._tokenizer)
             if hasattr(reward, "policy"):
@@ -111,19 +134,22 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
 
     def _run_epoch(self, *args, **kwargs):
         # accelerate forwards `set_epoch` to a sampler only through some of the wrappers it may put around it
-        self._prompt_order.set_epoch(kwargs["epoch"])
+        if self._prompt_order is not None:
+            self._prompt_order.set_epoch(kwargs["epoch"])
         self._step_start = StepStart.of(self)  # before the epoch's first rows are drawn, where a resume begins, too
         return super()._run_epoch(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs):
-        progress = self.state.global_step / max(1, self.state.max_steps)
-        weights = [weight_at(schedule, progress) for schedule in self.weight_schedules]
-        self.reward_weights = torch.tensor(weights, dtype=torch.float32)
-        mode = self._mode
-        for name, schedule, weight in zip(self.reward_func_names, self.weight_schedules, weights, strict=True):
-            if not isinstance(schedule, (int, float)):
-                self._metrics[mode][f"reward_weight/{name}"].append(weight)
+        if self.weight_schedules is not None:
+            self._set_weights(self.weight_schedules, self.state.global_step / max(1, self.state.max_steps))
         return super()._generate_and_score_completions(inputs)
+
+    def _set_weights(self, schedules: list, progress: float):
+        """Give the first rewards their weights at `progress`; those of environments come after them and keep theirs."""
+        for index, schedule in enumerate(schedules):
+            self.reward_weights[index] = weight = weight_at(schedule, progress)
+            if not isinstance(schedule, (int, float)):
+                self._metrics[self._mode][f"reward_weight/{self.reward_func_names[index]}"].append(weight)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         held = []

@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 from trl.trainer.callbacks import SyncRefModelCallback
+from trl.trainer.utils import get_config_model_id
 
 from empathy_trl.io import patched
 from empathy_trl.models.hub_files import FOLDER, saved_critic
@@ -33,6 +34,7 @@ from empathy_trl.trainers import gae
 from empathy_trl.trainers.callbacks import PPOAdvice
 from empathy_trl.trainers.critic import ValuesBesideLogProbs, build_critic, switch_off_dropout, without_critic
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
+from empathy_trl.trainers.ppo_config import PPOConfig
 from empathy_trl.trainers.shared_prefix.attention import install, unsupported
 
 
@@ -42,9 +44,9 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
     Warns, with advice, when the critic explains nothing, the KL runs away or the reward is hacked: see `PPOAdvice`.
 
     Args:
-        **kwargs: everything `EmpathyGRPOTrainer` takes; `args` is a `PPOConfig`.
+        **kwargs: everything `EmpathyGRPOTrainer` takes; `args` is a `PPOConfig`, by default one with all its defaults.
 
-    Logged beside what GRPO logs: `policy_loss`, `value_loss`, `explained_variance` (of the returns, by the values at the
+    Logged beside what GRPO logs: `policy_loss` (without the entropy bonus), `value_loss`, `explained_variance` (of the returns, by the values at the
     time of the rollout), `returns/mean`, `returns/std`, `advantages/mean`, `advantages/std` (before whitening), `values/mean`,
     `values/std`, `value_clip_ratio`, `distinct_2` (of the rollout's tokens), and with a reference `kl` (per token) and
     `kl_penalty` (per completion, in units of reward).
@@ -53,8 +55,11 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         UserError: the policy cannot have a critic of this kind.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model, reward_funcs=None, args=None, *others, **kwargs):
+        if args is None:
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = PPOConfig(f"{name.split('/')[-1]}-PPO")
+        super().__init__(model, reward_funcs, args, *others, **kwargs)
         policy = self._bare(self.model)
         self.critic = build_critic(self.args.critic_kind, self.args.critic_name_or_path, policy, self._tokenizer)
         self.model.critic = self.critic  # what FSDP wraps around the model later does not hide this one
@@ -161,11 +166,14 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         values, self._values = self._values, None
         value_loss = self._value_loss(values, inputs)
         mode = self._mode
-        if self._entropy_bonus_enabled:  # then the parent logs a policy loss, too, of another scale
-            self._metrics[mode]["policy_loss"].pop()
         parts = self.current_gradient_accumulation_steps if mode == "train" else 1  # both losses are of one part
-        for name, loss in (("policy_loss", policy_loss), ("value_loss", value_loss)):
-            self._metrics[mode][name].append(self.accelerator.gather(loss.detach() * parts).mean().item())
+        losses = {"value_loss": value_loss * parts}
+        if not self._entropy_bonus_enabled:  # otherwise the parent logs the policy loss itself, without the bonus
+            losses["policy_loss"] = policy_loss * parts
+        elif self.loss_type == "dapo":  # of one part, where its other losses are of the whole step
+            self._metrics[mode]["policy_loss"][-1] *= parts
+        for name, loss in losses.items():
+            self._metrics[mode][name].append(self.accelerator.gather(loss.detach()).mean().item())
         # 0 times the loss instead of none, so that distributed training finds a gradient for every weight
         return policy_loss * (0.0 if warming_up else 1.0) + self.args.vf_coef * value_loss
 

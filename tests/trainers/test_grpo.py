@@ -3,13 +3,23 @@
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
+from trl.chat_template_utils import qwen3_chat_template
 
 from empathy_trl.errors import UserError
 from empathy_trl.recipe import WeightSchedule
 from empathy_trl.recipe.stages import last_checkpoint
-from empathy_trl.trainers.grpo import EmpathyGRPOTrainer, NonFiniteLoss
-from tests.trainers.settings import ROWS, assert_identical, kill, make_trainer, weights_of, without_times
+from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer, NonFiniteLoss
+from tests.trainers.settings import (
+    ROWS,
+    assert_identical,
+    kill,
+    length_reward,
+    make_trainer,
+    quiet_config,
+    weights_of,
+    without_times,
+)
 
 RESUME_SETTINGS = {
     "checkpoint between rollouts": ({"save_steps": 2}, 3),
@@ -168,3 +178,66 @@ def test_checkpoint_of_fewer_processes_is_refused(tiny_folder, tmp_path):
     (checkpoint / "rollout_0.pt").unlink()
     with pytest.raises(UserError, match="saved by fewer than 1 processes"):
         make_trainer(tiny_folder, tmp_path, max_steps=4).train(resume_from_checkpoint=str(checkpoint))
+
+
+class Room:
+    """An environment that owns its reward, as TRL appends it to the reward functions."""
+
+    def reset(self, **columns):
+        return None
+
+    def look(self) -> str:
+        """Look around.
+
+        Returns:
+            What there is to see.
+        """
+        return "nothing"
+
+    def get_reward(self) -> float:
+        return 0.5
+
+
+def test_the_reward_of_an_environment_keeps_its_weight_beside_a_schedule(tiny_folder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder, padding_side="left")
+    tokenizer.chat_template = qwen3_chat_template
+    trainer = EmpathyGRPOTrainer(
+        AutoModelForCausalLM.from_pretrained(tiny_folder),
+        lambda completions, **_: [2.0] * len(completions),
+        quiet_config(tmp_path, num_generations=2, max_completion_length=6, max_steps=2),
+        ROWS,
+        processing_class=tokenizer,
+        environment_factory=Room,
+        reward_weights=[WeightSchedule(start=0.0, end=1.0, until=0.5)],
+    )
+    trainer.train()
+    assert [row["reward"] for row in trainer.state.log_history[:-1]] == pytest.approx([0.5, 2.5])
+    assert trainer.state.log_history[0]["rewards/Room/mean"] == 0.5
+
+
+def test_weights_in_the_config_and_in_the_call_are_refused(tiny_folder, tmp_path):
+    with pytest.raises(UserError, match=r"reward_weights: \[2.0\] is given to the trainer and \[3.0\] in args"):
+        make_trainer(tiny_folder, tmp_path, weights=[2.0], reward_weights=[3.0])
+
+
+def test_weights_that_are_not_one_per_reward_are_refused(tiny_folder, tmp_path):
+    with pytest.raises(UserError, match=r"reward_weights: \[2.0, 1.0\] has 2 entries; expected 1, one per reward"):
+        make_trainer(tiny_folder, tmp_path, weights=[2.0, 1.0])
+
+
+def test_a_stream_trains_as_with_trl(tiny_folder, tmp_path):
+    logs = []
+    for kinds in ((EmpathyGRPOTrainer, EmpathyGRPOConfig), (GRPOTrainer, GRPOConfig)):
+        trainer = kinds[0](
+            AutoModelForCausalLM.from_pretrained(tiny_folder),
+            length_reward,
+            quiet_config(
+                tmp_path, kinds[1], num_generations=2, max_completion_length=6, max_steps=5, learning_rate=0.01
+            ),
+            ROWS.to_iterable_dataset(),
+            processing_class=AutoTokenizer.from_pretrained(tiny_folder, padding_side="left"),
+        )
+        trainer.train()
+        logs.append([row["reward"] for row in trainer.state.log_history[:-1]])
+    assert len(logs[0]) == 5
+    assert logs[0] == logs[1]

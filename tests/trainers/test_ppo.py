@@ -12,8 +12,17 @@ from empathy_trl.trainers.critic import Critic, build_critic
 from empathy_trl.trainers.encoder_decoder import trainer_class
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer
-from empathy_trl.trainers.ppo_config import PPOConfig
-from tests.trainers.settings import assert_identical, kill, make_ppo_trainer, quiet_config, weights_of, without_times
+from empathy_trl.trainers.ppo_config import LOSSES, PPOConfig
+from tests.trainers.settings import (
+    ROWS,
+    assert_identical,
+    kill,
+    length_reward,
+    make_ppo_trainer,
+    quiet_config,
+    weights_of,
+    without_times,
+)
 from tests.trainers.tiny_t5 import save_t5
 
 QUESTIONS = Dataset.from_dict(
@@ -232,12 +241,34 @@ def test_a_first_rollout_without_tokens_leaves_sharing_on(tiny_folder, tmp_path)
     assert trainer._shares["log-probabilities"]
 
 
-def test_the_policy_loss_is_logged_once_also_with_an_entropy_bonus(tiny_folder, tmp_path):
-    trainer = make_ppo_trainer(tiny_folder, tmp_path, entropy_coef=0.1)
-    (part,) = rollout_and_parts(trainer, 1)
-    loss = trainer._compute_loss(trainer.model, part)
-    (policy,), (value,) = (trainer._metrics["train"][name] for name in ("policy_loss", "value_loss"))
-    assert loss.item() == pytest.approx(policy + trainer.args.vf_coef * value, abs=1e-6)
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_the_logged_policy_loss_is_the_same_without_the_entropy_bonus(tiny_folder, tmp_path, loss_type):
+    logged = []
+    for entropy_coef in (0.0, 0.1):
+        trainer = make_ppo_trainer(
+            tiny_folder, tmp_path, entropy_coef=entropy_coef, loss_type=loss_type, gradient_accumulation_steps=2
+        )
+        part, _ = rollout_and_parts(trainer, 2)
+        loss = trainer._compute_loss(trainer.model, part)
+        (policy,), (value,) = (trainer._metrics["train"][name] for name in ("policy_loss", "value_loss"))
+        logged.append(policy)
+    assert logged[1] == pytest.approx(logged[0], abs=1e-6)
+    bonus = (policy + trainer.args.vf_coef * value) / 2 - loss.item()
+    assert bonus > 0.1  # coefficient 0.1 × entropy of an untrained model ÷ 2 parts
+
+
+def test_without_args_all_settings_are_the_defaults(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)  # TRL's default is bf16
+    trainer = EmpathyPPOTrainer(
+        AutoModelForCausalLM.from_pretrained(tiny_folder),
+        length_reward,
+        train_dataset=ROWS,
+        processing_class=AutoTokenizer.from_pretrained(tiny_folder, padding_side="left"),
+    )
+    assert type(trainer.args) is PPOConfig
+    assert trainer.args.output_dir == f"{tiny_folder.name}-PPO"
+    assert trainer.ref_model is not None  # for the default kl_coef
 
 
 def test_rewards_and_what_they_stop_see_the_settings_as_they_are(tiny_folder, tmp_path):

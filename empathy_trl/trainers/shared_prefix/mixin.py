@@ -12,9 +12,9 @@ mixin overrides these seams of `trl.GRPOTrainer` 1.16:
 
 All are exact: the same log-probabilities, gradients and, for the same seed, the same completions, up to the rounding of
 sums in another order. Only what TRL itself makes depend on how rows fall into micro-batches differs (the loss `bnpo`,
-the logged KL), and dropout, which then hits a prompt once instead of once per completion. The first use of each of the
-two model paths compares itself with the usual one on real prompts and switches itself off, with a warning, if they
-differ.
+`top_entropy_quantile`, the logged KL), and dropout, which then hits a prompt once instead of once per completion. The
+first use of each of the two model paths compares itself with the usual one on real prompts and switches itself off, with
+a warning, if they differ.
 """
 
 import logging
