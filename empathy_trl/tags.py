@@ -164,3 +164,16 @@ def without_reflection(text: str) -> str:
     if parts is None:
         return text
     return write_parts({part: parts[part] for part in (REACT, RESPOND)})
+
+
+KNOWLEDGE = "[KNOWLEDGE]"  # begins the last line of the system message, where there is knowledge
+CHAT_TEMPLATES = {
+    "godel": (
+        "{%- set system = messages | selectattr('role', 'equalto', 'system') | map(attribute='content') | join('\n') -%}"
+        "{%- set turns = messages | rejectattr('role', 'equalto', 'system') | map(attribute='content') -%}"
+        "{%- set parts = ('\n' ~ system).split('\n" + KNOWLEDGE + "', 1) -%}"
+        "{{- (parts[0] | trim ~ ' [CONTEXT] ' ~ turns | map('trim') | join(' EOS ')) | trim -}}"
+        "{%- if parts | length > 1 -%}{{- ' " + KNOWLEDGE + " ' ~ parts[1] | trim -}}{%- endif -%}"
+        "{{- eos_token -}}"
+    ),
+}

@@ -23,8 +23,9 @@ from transformers import AutoConfig, T5ForConditionalGeneration
 from empathy_trl.errors import UserError
 from empathy_trl.models import hub_files as hub
 from empathy_trl.models import load as models
-from empathy_trl.models.load import CHAT_TEMPLATES, check_tags, generator_class, load_model, lora_config
+from empathy_trl.models.load import check_tags, generator_class, load_model, lora_config
 from empathy_trl.models.tiny import build_model, build_tokenizer
+from empathy_trl.tags import CHAT_TEMPLATES
 
 TEXTS = ["My dog died and I cried all night.", "<reasoning>My dog died.</reasoning><answer>sad</answer>"] * 5
 TAGS = ["reasoning", "answer"]

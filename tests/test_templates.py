@@ -6,8 +6,9 @@ import pytest
 from transformers import AutoTokenizer, T5Tokenizer
 
 from empathy_trl.errors import UserError
-from empathy_trl.models.load import CHAT_TEMPLATES, set_template
+from empathy_trl.models.load import set_template
 from empathy_trl.recipe.schema import Model
+from empathy_trl.tags import CHAT_TEMPLATES
 from tests.trainers.tiny_t5 import tiny_t5
 
 SYSTEM = "Instruction: given a dialog context, you need to response empathically."

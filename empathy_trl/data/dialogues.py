@@ -22,7 +22,7 @@ from empathy_trl.data.sources import (
     usable_rows,
 )
 from empathy_trl.errors import DataError
-from empathy_trl.models.load import KNOWLEDGE
+from empathy_trl.tags import KNOWLEDGE
 
 TASKS = ("sft", "grpo", "ppo")
 EVALUATION = "replies"  # how completions are evaluated

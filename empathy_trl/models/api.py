@@ -431,7 +431,7 @@ class ApiModel:
             raise UserError(f"--model {PREFIX}: expected the model's name on the server behind the colon")
         if not os.environ.get(MODEL_KEY, "").strip() and not on_this_machine(self.base_url):
             raise UserError(
-                f"--model {PREFIX}{self.name}: the environment variable {KEY} is not set; export the API key for {self.base_url} "
+                f"--model {PREFIX}{self.name}: the environment variable {MODEL_KEY} is not set; export the API key for {self.base_url} "
                 "in it"
             )
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 from huggingface_hub import constants, hf_hub_download
@@ -30,10 +31,12 @@ from huggingface_hub.errors import (
     StrictDataclassError,
 )
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from empathy_trl.errors import UserError
 from empathy_trl.text import mask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ADAPTER_FILE = "adapter_config.json"
 # Python in a repository is not run; without this, transformers asks whoever sits there, and any "y" of a chat says yes.
@@ -119,12 +122,14 @@ def tokenizer_of_adapter(
     return name, revision
 
 
-def load_tokenizer(name: str, revision: str | None, **options) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, revision: str | None, **options) -> "PreTrainedTokenizerBase":
     """Load a tokenizer as it was saved, but for `options`; a missing pad token is the end token.
 
     Raises:
         UserError: there is none, or it has neither a pad nor an end token.
     """
+    from transformers import AutoTokenizer  # here, so that a recipe is read without transformers
+
     with hub_errors(name, revision):
         first_file(name, revision, VOCABULARY_FILES)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, **NO_CODE, **options)

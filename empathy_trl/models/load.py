@@ -48,7 +48,7 @@ from empathy_trl.models.hub_files import (
     tokenizer_of_adapter,
 )
 from empathy_trl.models.tiny import build_model, build_tokenizer
-from empathy_trl.tags import tag_marks
+from empathy_trl.tags import CHAT_TEMPLATES, tag_marks
 
 __all__ = [
     "build_model",
@@ -289,19 +289,6 @@ def _keep_trainable(model: PreTrainedModel) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-KNOWLEDGE = "[KNOWLEDGE]"  # begins the last line of the system message, where there is knowledge
-CHAT_TEMPLATES = {
-    "godel": (
-        "{%- set system = messages | selectattr('role', 'equalto', 'system') | map(attribute='content') | join('\n') -%}"
-        "{%- set turns = messages | rejectattr('role', 'equalto', 'system') | map(attribute='content') -%}"
-        "{%- set parts = ('\n' ~ system).split('\n" + KNOWLEDGE + "', 1) -%}"
-        "{{- (parts[0] | trim ~ ' [CONTEXT] ' ~ turns | map('trim') | join(' EOS ')) | trim -}}"
-        "{%- if parts | length > 1 -%}{{- ' " + KNOWLEDGE + " ' ~ parts[1] | trim -}}{%- endif -%}"
-        "{{- eos_token -}}"
-    ),
-}
 
 
 def set_template(tokenizer, choice: str | None, name: str) -> None:

@@ -16,7 +16,6 @@ from typing import Any, get_args
 
 from empathy_trl.errors import UserError
 from empathy_trl.models.hub_files import CONFIG_FILE, saved_critic, split_revision
-from empathy_trl.models.load import CHAT_TEMPLATES
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
 from empathy_trl.recipe.schema import HUB_MODEL, RECIPES, SAMPLE, Data, FromScratch, Reward, Stage, hint
 from empathy_trl.recipe.validate import (
@@ -30,6 +29,7 @@ from empathy_trl.recipe.validate import (
     slots,
     suggestion,
 )
+from empathy_trl.tags import CHAT_TEMPLATES
 
 DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("roberta",)  # of the models that can be made from scratch
 HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name

@@ -1,7 +1,7 @@
 """How good is the reply, in the opinion of another language model?
 
 The judge may be any server that speaks OpenAI's chat completions, hosted or local. What it is asked, how its answer is
-read, and what happens when it does not answer is in `empathy_trl.judge`.
+read, and what happens when it does not answer is in `empathy_trl.models.api`.
 """
 
 import json

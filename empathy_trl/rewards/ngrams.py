@@ -19,17 +19,23 @@ Reasoning in LLMs".
 """
 
 from dataclasses import dataclass
-
-from sacrebleu.metrics import BLEU
+from functools import cache
 
 from empathy_trl.errors import UserError
 from empathy_trl.rewards.base import ReadsReply, ReplyReward, needed_column
 from empathy_trl.text import ngrams, pieces, words
 
-# A reply shorter than n words is judged by the n-grams it has. Smoothing is the method 3 of Chen and Cherry (2014).
-_SCORERS = [
-    BLEU(max_ngram_order=n, effective_order=True, smooth_method="exp", tokenize="none", force=True) for n in range(1, 5)
-]
+
+@cache
+def _scorers() -> list:
+    """Return BLEU-1 to BLEU-4. A reply shorter than n words is judged by the n-grams it has.
+
+    Smoothing is method 3 of Chen and Cherry (2014).
+    """
+    from sacrebleu.metrics import BLEU  # takes a moment, and most recipes do without
+
+    settings = {"effective_order": True, "smooth_method": "exp", "tokenize": "none", "force": True}
+    return [BLEU(max_ngram_order=n, **settings) for n in range(1, 5)]
 
 
 @dataclass
@@ -72,7 +78,7 @@ class Bleu(ReadsReply):
 def mean_bleu(reply: str, reference: str) -> float:
     """Return the mean of BLEU-1 to BLEU-4 of `reply` against `reference`, in [0, 1]."""
     hypothesis, references = " ".join(pieces(reply)), [" ".join(pieces(reference))]
-    scores = [scorer.sentence_score(hypothesis, references).score for scorer in _SCORERS]
+    scores = [scorer.sentence_score(hypothesis, references).score for scorer in _scorers()]
     return min(1.0, sum(scores) / len(scores) / 100)
 
 

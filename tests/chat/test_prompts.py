@@ -9,9 +9,9 @@ from empathy_trl.chat.setup import SYSTEMS, Prompts, break_up, choose_prompts, c
 from empathy_trl.data import BUILDERS, build, dialogues, ed4, redial
 from empathy_trl.data import wassa as wassa_replies
 from empathy_trl.errors import UserError
-from empathy_trl.models.load import CHAT_TEMPLATES
 from empathy_trl.models.tiny import build_tokenizer
 from empathy_trl.recipe import Data
+from empathy_trl.tags import CHAT_TEMPLATES
 
 STAGED = "<react>*nods* + *sits*</react>\n<respond>I am here.</respond>\n<reflect>Ask about the dog.</reflect>"
 

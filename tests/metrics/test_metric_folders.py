@@ -193,7 +193,7 @@ def test_a_wheel_has_the_folders(tmp_path):
     config = configparser.ConfigParser()
     config.read(Path(__file__).resolve().parents[2] / "setup.cfg")
     patterns = config["options.package_data"]["empathy_trl"].split()
-    package = Path(path(NAMES[0])).parents[1]
+    package = Path(path(NAMES[0])).parents[2]
     packed = {found for pattern in patterns for found in package.glob(pattern)}
     for name in NAMES:
         for file in (f"{name}.py", "app.py", "README.md", "requirements.txt"):

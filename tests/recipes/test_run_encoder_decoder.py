@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 
 from empathy_trl.check import describe
 from empathy_trl.errors import UserError
-from empathy_trl.models.load import CHAT_TEMPLATES
 from empathy_trl.recipe import load_recipe
+from empathy_trl.tags import CHAT_TEMPLATES
 from empathy_trl.tasks import CONFIG_CLASSES
 from tests.recipes.scripts import script
 from tests.trainers.tiny_t5 import save_t5
