@@ -1,4 +1,4 @@
-"""Every metric's folder: it loads by its path, also elsewhere, its README is a Space's and true, and its page works."""
+"""Every metric's folder: it loads by its path, also elsewhere, and its README is complete and true."""
 
 import ast
 import re
@@ -15,7 +15,6 @@ import yaml
 from empathy_trl.data.epitome import MECHANISMS
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics import NAMES, path
-from empathy_trl.evaluation.metrics.widget import answer, page
 from tests.judge.scripted_server import ScriptedServer, reply_of
 from tests.judge.scripted_server import answer as scripted
 from tests.metrics.loaded import load
@@ -30,19 +29,9 @@ HEADINGS = [
 ]
 FIELDS = {
     "title": str,
-    "emoji": str,
-    "colorFrom": str,
-    "colorTo": str,
-    "sdk": str,
-    "sdk_version": str,
-    "python_version": str,
-    "app_file": str,
-    "pinned": bool,
     "tags": list,
     "description": str,
 }
-COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}  # all that Spaces have
-ON_PAGE = {"distinct_n", "item_ratio", "pearson_dims", "emotion_accuracy", "stage_format"}
 
 
 def readme(name):
@@ -51,7 +40,7 @@ def readme(name):
 
 
 def test_every_folder_is_a_metric():
-    folders = {entry.name for entry in Path(path(NAMES[0])).parent.iterdir() if (entry / "app.py").is_file()}
+    folders = {entry.name for entry in Path(path(NAMES[0])).parent.iterdir() if (entry / "README.md").is_file()}
     assert folders == set(NAMES)
 
 
@@ -90,12 +79,10 @@ def test_all_load_offline_in_a_fresh_process_without_a_cache(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_front_matter_is_that_of_a_space(name):
+def test_the_readme_has_front_matter_and_every_section(name):
     front, text = readme(name)
     assert {key: type(value) for key, value in front.items()} == FIELDS
-    assert front["sdk"] == "gradio" and front["tags"] == ["evaluate", "metric"]
-    assert {front["colorFrom"], front["colorTo"]} <= COLOURS
-    assert (Path(path(name)) / front["app_file"]).is_file()
+    assert front["tags"] == ["evaluate", "metric"]
     assert re.findall(r"^##+ .*$", text, flags=re.MULTILINE) == HEADINGS
 
 
@@ -158,34 +145,6 @@ def test_the_snippet_of_the_readme_prints_what_it_says(name, placeholders, capsy
     assert promised and capsys.readouterr().out.splitlines() == promised
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_page_has_a_table_where_nobody_chooses_models_or_servers(name):
-    pytest.importorskip("gradio", reason='the page needs gradio: pip install "empathy-trl[web]"')
-    metric = load(name)
-    kinds = {type(block).__name__ for block in page(metric, Path(path(name)) / "README.md").blocks.values()}
-    assert ("Dataframe" in kinds) == (name in ON_PAGE) == bool(metric.on_page)
-    assert not {"model", "base_url", "api_key_env", "cache_dir"} & set(metric.on_page)
-
-
-@pytest.mark.parametrize(
-    ("name", "rows", "settings", "expected"),
-    [
-        ("distinct_n", [["a b"], ["a"], ["", None]], "{}", {"distinct_1": 2 / 3}),
-        ("pearson_dims", [["[1, 2]", "[1, 2]"], ["[2, 3]", "[3, 2]"]], '{"names": ["x", "y"]}', {"mae_x": 0.5}),
-        ("emotion_accuracy", [["sad", "sad"]], '{"labels": ["sad"], "tagged": false}', {"accuracy": 1.0}),
-        ("emotion_accuracy", [["sad", "sad"]], "{}", {"error": "labels: expected a list of all emotions that may be answered, got None"}),
-        ("distinct_n", [[""]], "{}", {"error": "predictions: has no rows; expected at least one"}),
-        ("distinct_n", [["a"]], '{"cache_dir": "/"}', {"error": "settings: cache_dir cannot be set here (choices: intervals)"}),
-        ("judge_aspects", [["a", "b"]], '{"base_url": "http://x/v1"}', {"error": "settings: base_url cannot be set here (choices: )"}),
-    ],
-)  # fmt: skip
-def test_the_page_computes(name, rows, settings, expected):
-    found = answer(load(name), rows, settings)
-    assert {key: found[key] for key in expected} == {
-        key: pytest.approx(value) if isinstance(value, float) else value for key, value in expected.items()
-    }
-
-
 def test_a_wheel_has_the_folders(tmp_path):
     """What setup.cfg calls package data covers every file that a folder needs."""
     import configparser
@@ -196,5 +155,5 @@ def test_a_wheel_has_the_folders(tmp_path):
     package = Path(path(NAMES[0])).parents[2]
     packed = {found for pattern in patterns for found in package.glob(pattern)}
     for name in NAMES:
-        for file in (f"{name}.py", "app.py", "README.md", "requirements.txt"):
+        for file in (f"{name}.py", "README.md"):
             assert Path(path(name)) / file in packed

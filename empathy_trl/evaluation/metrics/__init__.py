@@ -1,4 +1,4 @@
-"""Our metrics as modules of Hugging Face `evaluate`: a folder each, loaded by its path, and publishable as a Space.
+"""Our metrics as modules of Hugging Face `evaluate`: a folder each, loaded by its path.
 
     evaluate.load(empathy_trl.evaluation.metrics.path("distinct_n")).compute(predictions=["so sorry", "so glad"])
 

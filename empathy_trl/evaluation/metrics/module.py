@@ -86,13 +86,10 @@ class Module(evaluate.Metric):
 
     Attributes:
         inputs: name -> kind; the features of the module.
-        on_page: settings of `_compute` that visitors of its page may choose; none where it asks a model or a server, which
-            must not be of their choice: then there is nothing to compute on the page.
         summary, source: for `evaluate`'s description and citation.
     """
 
     inputs: Mapping[str, Kind]
-    on_page: tuple[str, ...] = ()
     summary: str
     source: str
 

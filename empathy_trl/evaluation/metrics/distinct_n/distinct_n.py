@@ -17,7 +17,6 @@ class DistinctN(module.Module):
     """See README.md."""
 
     inputs = module.inputs(predictions=module.TEXT)
-    on_page = ("intervals",)
     summary = "How many different n-grams all replies together have, as a share of their n-grams, and per reply."
     source = SOURCE
 

@@ -20,7 +20,6 @@ class EmotionAccuracy(module.Module):
     """See README.md."""
 
     inputs = module.inputs(predictions=module.TEXT, references=module.TEXT)
-    on_page = ("labels", "tagged", "intervals")
     summary = (
         "Accuracy and macro-F1 of emotions, where an invalid answer counts as wrong, and the share of invalid answers."
     )

@@ -19,7 +19,6 @@ class ItemRatio(module.Module):
     """See README.md."""
 
     inputs = module.inputs(predictions=module.TEXT)
-    on_page = ("placeholder", "intervals")
     summary = "How often the placeholder of an item, such as <movie>, occurs per reply that is not empty."
     source = SOURCE
 

@@ -19,7 +19,6 @@ class PearsonDims(module.Module):
     """See README.md."""
 
     inputs = module.inputs(predictions=module.NUMBERS, references=module.NUMBERS)
-    on_page = ("names", "intervals")
     summary = "Pearson and Spearman correlation and mean absolute error of every dimension of ratings, and their means."
     source = SOURCE
 

@@ -11,7 +11,6 @@ class StageFormat(module.Module):
     """See README.md."""
 
     inputs = module.inputs(predictions=module.TEXT)
-    on_page = ("intervals",)
     summary = (
         "The share of replies that are written as <react>, <respond>, <reflect>, and the mean credit for a part of it."
     )
