@@ -25,13 +25,12 @@ def main(monkeypatch, tmp_path):
     def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         module = importlib.import_module(name)
-        monkeypatch.setattr(module, "GROUPS", (2, 4), raising=False)
         module.main()
 
     return run
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("reward_curve", "scorer", "evaluation")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("scorer", "evaluation")])
 def test_a_benchmark_prints_a_table_and_one_ratio_last(main, capsys, name):
     main(name, "ed4_tiny", "--rounds", "1")
     lines = capsys.readouterr().out.splitlines()
@@ -99,14 +98,6 @@ def test_other_scores_are_no_speed(main, monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "plain_loop", lambda *args: usual(*args) + 2e-5)
     with pytest.raises(SystemExit, match=r"the scores differ by 2\.\de-05; expected at most 1e-5"):
         main("scorer", "--data", str(tmp_path / "none"), "--size", "tiny", "--texts", "20", "--rounds", "1")
-
-
-@pytest.mark.slow
-def test_the_reward_curve_is_the_same_with_and_without(main, capsys):
-    main("reward_curve", "--steps", "4")
-    out = capsys.readouterr().out
-    assert "steps with the same 64 completions: 4" in out
-    assert Path("outputs/benchmarks/reward_curve.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
