@@ -29,7 +29,7 @@ COMMANDS = {
     "Publish: hub.py push": (["recipes/hub.py", "push"], 3),
     "Fetch: hub.py pull": (["recipes/hub.py", "pull"], 1),
     "Look at a card: hub.py card": (["recipes/hub.py", "card"], 1),
-    "Show what replies earn: empathy_trl.rewards": (["-m", "empathy_trl.rewards"], 5),
+    "Show what replies earn: explain.py": (["recipes/explain.py"], 5),
 }
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

@@ -1,9 +1,9 @@
 """Every reward, weight and total of some completions, without a trainer: for a notebook, a test or the command line.
 
-    from empathy_trl.rewards.breakdown import breakdown
+    from empathy_trl.rewards.explain import breakdown
     print(breakdown({"length": {"weight": 0.5}, "sentence_end": {}}, prompts, completions))
 
-prints a table; `python -m empathy_trl.rewards` does it for a recipe and a file.
+prints a table; `recipes/explain.py` does it for a recipe and a file.
 """
 
 import asyncio
@@ -12,9 +12,11 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 from empathy_trl.errors import UserError
+from empathy_trl.io import parse_json, write_atomically
 from empathy_trl.rewards import build_rewards, is_async
 from empathy_trl.rewards.base import weight_at
 from empathy_trl.tags import completion_text, user_text
@@ -22,6 +24,8 @@ from empathy_trl.tags import completion_text, user_text
 # of the printed table; `rows` has everything
 SHOWN_ROWS = 40
 SHOWN_LETTERS = 60
+# what `breakdown` and rewards are given under these names is something else
+RESERVED = ("rewards", "prompts", "completions", "progress", "log_metric", "log_extra")
 
 
 @dataclass
@@ -218,3 +222,77 @@ def _shortened(text: str) -> str:
     """Return a text on one line, cut, without the control characters that a terminal would obey."""
     line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
     return line if len(line) <= SHOWN_LETTERS else line[: SHOWN_LETTERS - 1] + "…"
+
+
+def rewards_of(recipe, stage) -> dict:
+    """Return name -> `recipe.Reward` of a stage, ready to be built; models of stages are where `run.py` leaves them."""
+    from empathy_trl.recipe.stage_inputs import resolve_rewards, stages_in
+
+    if not stage.rewards:
+        having = [name for name, other in recipe.stages.items() if other.rewards]
+        raise UserError(f"--stage {stage.name}: has no rewards (stages that have: {', '.join(having) or 'none'})")
+    folders = {name: Path("outputs") / recipe.name / name for name in recipe.stages}
+    for name, reward in stage.rewards.items():
+        for judge in stages_in({name: reward}):
+            if not folders[judge].is_dir():
+                flag = f"--stages.{stage.name}.rewards.{name}.model"
+                raise UserError(
+                    f"rewards.{name}.model: stage {judge} has no model in {folders[judge]}; train it with recipes/run.py, "
+                    f"name its folder with {flag} FOLDER, or leave the reward out with {flag.removesuffix('.model')} null"
+                )
+    return resolve_rewards(stage.rewards, folders)
+
+
+def read_completions(path: Path) -> list[dict]:
+    """Return the rows of a file, at least one, all with the same keys.
+
+    Raises:
+        UserError: the file cannot be read; or names the line that is not a JSON object with `prompt`, `completion` and
+            the keys of the first row.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise UserError(f"--completions: cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--completions: {path} is not UTF-8 (byte {error.start})") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            row = parse_json(path, number, line)
+            _check_row(f"{path}, line {number}", row, rows[0] if rows else row)
+            rows.append(row)
+    if not rows:
+        raise UserError(f"--completions: {path} has no rows")
+    return rows
+
+
+def _check_row(where: str, row, first: dict) -> None:
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected an object with `prompt` and `completion`")
+    for key in ("prompt", "completion"):
+        if key not in row:
+            raise UserError(f"{where}: has no `{key}` (keys: {', '.join(row) or 'none'})")
+        if not isinstance(row[key], str) and not _are_messages(row[key]):
+            raise UserError(f"{where}: `{key}` is neither a text nor a list of messages with role and content")
+    for key in row:
+        if key in RESERVED:
+            raise UserError(f"{where}: a column cannot be called `{key}`")
+    if differing := sorted(row.keys() ^ first.keys()):
+        which = "has no" if differing[0] in first else "has a"
+        raise UserError(f"{where}: {which} `{differing[0]}`, unlike the first row; null says that there is no value")
+
+
+def _are_messages(value) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict) and {"role", "content"} <= each.keys() for each in value
+    )
+
+
+def write_csv(path: Path, table: Breakdown) -> None:
+    """Write all rows of a table; nothing stands where a reward does not apply."""
+    frame = table.to_pandas()
+    try:
+        write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False, errors="replace"))
+    except OSError as error:
+        raise UserError(f"--csv: cannot write {path}: {error.strerror}") from error

@@ -165,9 +165,7 @@ def test_the_references_of_the_data_score_at_the_top():
         assert set(scores) == {1.0}, reward.__name__
 
 
-@pytest.mark.parametrize(
-    "module", ["empathy_trl.rewards", "empathy_trl.rewards.explain", "empathy_trl.rewards.__main__"]
-)
+@pytest.mark.parametrize("module", ["empathy_trl.rewards", "empathy_trl.rewards.explain"])
 def test_imports_nothing_heavy_and_nothing_above(module):
     others = {
         "torch",

@@ -1,4 +1,4 @@
-"""`python -m empathy_trl.rewards`: a table for a recipe and a file, and one line for whatever is wrong."""
+"""recipes/explain.py: a table for a recipe and a file, and one line for whatever is wrong."""
 
 import csv
 import json
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from empathy_trl.rewards.__main__ import main
+from tests.recipes.scripts import ROOT, script
 
-ROOT = Path(__file__).resolve().parents[2]
+main = script("explain")
 
 RECIPE = """\
 # A recipe for tests.
@@ -121,7 +121,14 @@ def test_what_the_user_can_fix(workplace, capsys, arguments, message):
 
 def test_as_a_command(workplace):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "empathy_trl.rewards", "--recipe", "small", "--completions", "nowhere.jsonl"]
+    command = [
+        sys.executable,
+        str(ROOT / "recipes" / "explain.py"),
+        "--recipe",
+        "small",
+        "--completions",
+        "nowhere.jsonl",
+    ]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: --completions: cannot read nowhere.jsonl: No such file or directory\n"
