@@ -159,16 +159,16 @@ def free_memory() -> None:
 
 def table_of_all(results: dict[str, dict], failed: dict[str, str]) -> str:
     """Return a plain-text table: the main figure of every model, in the order of the command line."""
-    from empathy_trl.evaluation.evaluate import kind_module
+    from empathy_trl.evaluation import evaluator
     from empathy_trl.evaluation.metrics.bootstrap import with_interval
 
     width = max(map(len, [*results, *failed])) + 2
     lines = []
     for model, result in results.items():
-        kind = kind_module(result["kind"])
+        shown_by = evaluator(result["kind"])
         if not lines:
-            lines.append(f"{'model':<{width}}{kind.MAIN_WORDS} [95 %], n = {result['data']['n']}")
-        lines.append(f"{model:<{width}}{with_interval(result['metrics'][kind.MAIN])}")
+            lines.append(f"{'model':<{width}}{shown_by.main_metric_title} [95 %], n = {result['data']['n']}")
+        lines.append(f"{model:<{width}}{with_interval(result['metrics'][shown_by.main_metric])}")
     return "\n".join([*lines, *(f"{model:<{width}}failed" for model in failed)])
 
 

@@ -2,21 +2,36 @@
 
 | module | one idea |
 |---|---|
-| `predict` | the outputs of a model with a classification head |
-| `emotions`, `replies`, `staged`, `labels`, `ratings`, `pairs` | one kind of prediction each: how it is made, scored, drawn and shown |
-| `reply_metrics`, `perplexity`, `reply_classifiers` | what is measured of replies: counts and BLEU, the model's own probabilities, other models' opinions |
-| `judges` | by which models replies were judged, and which figures are theirs |
-| `bertscore` | how alike replies and references are to an encoder |
-| `score` | labels → metrics, all from one confusion matrix |
-| `correlations` | ratings → MAE, Pearson, Spearman |
-| `ordering` | pairs of replies → the share in the right order |
-| `intervals` | 95 % bootstrap intervals, single and paired |
-| `baselines` | the rows a reader needs to judge a figure: majority class or mean, TF-IDF + a linear model |
-| `artefacts` | the files of an evaluation, written atomically |
-| `plots`, `tables` | pictures and tables |
-| `evaluate` | all of the above for one model of one stage; says what a kind offers |
+| `base` | `Evaluator`, what every kind of evaluation offers; baselines and tables |
+| `emotions`, `replies`, `heads` | the evaluators: how each kind of prediction is made, scored, drawn and shown |
+| `generation` | the completions of an evaluation, kept as they come |
+| `metrics` | figures and their intervals: agreement, counts and BLEU, perplexity, other models' opinions; an `evaluate` module per folder |
+| `plots` | pictures |
+| `evaluate` | all of the above for one model of one stage, and the files it writes |
 | `compare` | two results on the same rows: changes, intervals, p-values |
 | `report` | `report.md` and `report.png` for a whole run, from its artefacts alone |
 
-Completions come from `empathy_trl.models`. Import the module you need; this package imports nothing.
+Completions come from `empathy_trl.models`. Import the module you need; this package imports none of them.
 """
+
+import importlib
+
+from empathy_trl.errors import UserError
+
+# kind of evaluation -> import path of its evaluator
+EVALUATORS = {
+    "emotions": "empathy_trl.evaluation.emotions:EmotionEvaluator",
+    "replies": "empathy_trl.evaluation.replies:ReplyEvaluator",
+    "staged": "empathy_trl.evaluation.replies:StagedReplyEvaluator",
+    "labels": "empathy_trl.evaluation.heads:LabelEvaluator",
+    "ratings": "empathy_trl.evaluation.heads:RatingEvaluator",
+    "pairs": "empathy_trl.evaluation.heads:PairEvaluator",
+}
+
+
+def evaluator(name: str):
+    """Return the `base.Evaluator` of a kind of evaluation. UserError where there is no such kind."""
+    if name not in EVALUATORS:
+        raise UserError(f"kind: got {name!r}, expected one of {', '.join(EVALUATORS)}")
+    module, _, class_name = EVALUATORS[name].partition(":")
+    return getattr(importlib.import_module(module), class_name)()

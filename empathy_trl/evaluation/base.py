@@ -1,12 +1,12 @@
-"""Baselines: the rows without which a figure says little.
+"""What every evaluator offers, and the baselines: the rows without which a figure says little.
 
 The majority class, or the mean rating, is what an answer that ignores the text earns. TF-IDF with a linear model is
 what word counts alone earn, from the same training labels. All are scored by the same functions as a model.
-
-Small pieces of which reports are made.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +22,74 @@ NAMES = {
     "reference": "reference replies",
     "constant_0": "level 0 for every reply",
 }
+
+
+class Evaluator(ABC):
+    """One kind of evaluation: how its predictions are made, scored, drawn and shown.
+
+    Attributes:
+        rows_task: the task whose rows are evaluated.
+        main_metric, main_metric_title: key of the main metric, and what a reader calls it.
+        note: what a reader of its table has to know.
+        reference_column: key of a row of the predictions: what it is held against.
+        paired: whether every row has a score of its own, whose mean is the main metric.
+        metrics_version: raised when the same predictions would give another figure.
+    """
+
+    rows_task: str
+    main_metric: str
+    main_metric_title: str
+    note: str
+    reference_column = "label"
+    paired = True
+    metrics_version = 1
+
+    @abstractmethod
+    def predict(self, model, tokenizer, stage, rows, batch_size: int | None, **how) -> list:
+        """Return one prediction per row, in every process; `how`, for completions alone, is that of `generate_shared`."""
+
+    @abstractmethod
+    def score(self, stage, rows, train, predictions: list, rewards: dict) -> tuple[dict, list[dict]]:
+        """Return `metrics`, `baselines` and what the kind adds to `eval_<split>.json`, and one row per example."""
+
+    def draw(self, folder: Path, split: str, result: dict, table: list[dict], title: str) -> None:  # noqa: B027 - a default
+        """Draw the pictures of one evaluation: none, the report's picture has the main metric beside its baselines."""
+
+    @abstractmethod
+    def summary(self, result: dict) -> list[str]:
+        """Return the lines of a plain-text table: the model above or beside its baselines."""
+
+    @abstractmethod
+    def column_titles(self, evaluation: dict) -> dict[str, str]:
+        """Return metric -> title of its column, of the table in which a report sets stages side by side."""
+
+    def details(self, stages: list) -> dict[str, str]:
+        """Return heading -> text of what a report says beyond that table: nothing."""
+        return {}
+
+    def row_values(self, evaluation: dict, rows: list[dict]) -> dict[str, list]:
+        """Return metric -> one number per row (None: does not apply), of which it is the mean: nothing."""
+        return {}
+
+    def statistics(self, evaluation: dict, rows: list[dict]) -> dict[str, tuple]:
+        """Return `bootstrap` or `jackknife` -> names of other metrics, and a function from row numbers to them: nothing."""
+        return {}
+
+    @abstractmethod
+    def row_score(self, row: dict) -> float | None:
+        """Return how good the prediction of a row is, None where that cannot be said."""
+
+    @abstractmethod
+    def question(self, row: dict) -> list[tuple[str, str]]:
+        """Return what an example is about, as (name, text)."""
+
+    @abstractmethod
+    def answer(self, row: dict) -> str:
+        """Return what the model said."""
+
+    def model_and_baselines(self, result: dict) -> list[tuple[str, dict]]:
+        """Return name and metrics of the model, and then of its baselines."""
+        return [(result["stage"], result["metrics"]), *((NAMES[key], row) for key, row in result["baselines"].items())]
 
 
 def score_baselines(train_texts, train_labels, test_texts, gold, labels) -> dict[str, dict]:

@@ -17,9 +17,9 @@ import numpy as np
 
 from empathy_trl.data.rows import shown
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation import EVALUATORS, evaluator
 from empathy_trl.evaluation import evaluate as artefacts
 from empathy_trl.evaluation.base import markdown
-from empathy_trl.evaluation.evaluate import KINDS, kind_module
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, paired_jackknife, paired_statistics
 from empathy_trl.evaluation.metrics.reply_classifiers import are_classifiers, deciding, judged_otherwise
 from empathy_trl.evaluation.plots import draw_changes
@@ -39,13 +39,13 @@ class Result:
     rows: list[dict]
 
     @property
-    def kind(self):
-        """The module that knows how it was evaluated."""
-        return kind_module(self.evaluation["kind"])
+    def evaluator(self):
+        """The evaluator that knows how it was evaluated."""
+        return evaluator(self.evaluation["kind"])
 
     def values(self) -> dict[str, list]:
         """Metric -> one number per row, None where it does not apply."""
-        found = self._made_by(self.kind.row_values)
+        found = self._made_by(self.evaluator.row_values)
         for name, values in found.items():
             for row, value in zip(self.rows, values, strict=True):
                 if not (value is None or isinstance(value, (int, float))):
@@ -54,7 +54,7 @@ class Result:
 
     def statistics(self) -> dict[str, tuple]:
         """How to resample -> names of metrics, and a function from row numbers to them."""
-        return self._made_by(self.kind.statistics)
+        return self._made_by(self.evaluator.statistics)
 
     def _made_by(self, function: Callable) -> dict:
         """Return what a kind makes of its own artefacts. UserError where these are not as it writes them."""
@@ -99,7 +99,7 @@ def read_result(folder: Path, split: str) -> Result:
     """Read the artefacts of an evaluation. UserError names the file that is missing, broken or something else."""
     evaluation, rows = artefacts.read_eval(folder, split), artefacts.read_predictions(folder, split)
     check_evaluation(artefacts.eval_path(folder, split), evaluation)
-    path, gold = artefacts.predictions_path(folder, split), kind_module(evaluation["kind"]).GOLD
+    path, gold = artefacts.predictions_path(folder, split), evaluator(evaluation["kind"]).reference_column
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or not {"index", "text", gold} <= row.keys():
             raise UserError(f"{path}, row {number}: expected an object with index, text and {gold}")
@@ -113,9 +113,9 @@ def read_result(folder: Path, split: str) -> Result:
 def check_evaluation(path: Path | str, evaluation) -> None:
     """Raise UserError, which names key and value, unless the parts that every kind has are what they should be."""
     needed = ("kind", "model", "recipe", "stage", "data", "metrics")
-    if not isinstance(evaluation, dict) or not set(needed) <= evaluation.keys() or evaluation["kind"] not in KINDS:
+    if not isinstance(evaluation, dict) or not set(needed) <= evaluation.keys() or evaluation["kind"] not in EVALUATORS:
         raise UserError(
-            f"{path}: is no evaluation; expected {', '.join(needed)}, and as kind one of {', '.join(KINDS)}"
+            f"{path}: is no evaluation; expected {', '.join(needed)}, and as kind one of {', '.join(EVALUATORS)}"
         )
     data, metrics, judged_by = evaluation["data"], evaluation["metrics"], evaluation.get("judged_by", {})
     wrong = [(key, evaluation[key], "a text") for key in ("model", "recipe", "stage") if not _is(str, evaluation[key])]
@@ -156,7 +156,7 @@ def check_same_rows(a: Result, b: Result) -> None:
             f"{a.folder} has {len(left)} rows, {b.folder} has {len(right)}, and {lacking.folder} lacks {len(missing)} of the "
             f"other's, such as index {min(missing)}; evaluate both on the same rows (--limit, --data.path)"
         )
-    for key in ("text", a.kind.GOLD):
+    for key in ("text", a.evaluator.reference_column):
         for one, other in zip(a.rows, b.rows, strict=True):
             if one[key] != other[key]:
                 raise UserError(

@@ -1,26 +1,8 @@
 """Evaluation of one model: predict, score, compare with baselines, write the artefacts.
 
-What a prediction is and how it is scored depends on the kind of the stage. Each kind is one module of its name:
-`emotions` (completions that answer with a label), `replies` (completions that reply to somebody), `staged` (replies that
-react, respond and reflect), `labels` (task classify), `ratings` (task regress) and `pairs` (task regress with objective
-pairwise). It offers
-
-| name | what it is |
-|---|---|
-| `ROWS_OF` | the task whose rows are evaluated |
-| `MAIN`, `MAIN_WORDS` | key of the main metric, and what a reader calls it |
-| `GOLD` | key of a row: what it is held against |
-| `PAIRED` | whether every row has a score of its own, whose mean is the main metric |
-| `VERSION` | of its metrics; raised when the same predictions would give another figure |
-| `NOTE` | what a reader of its table has to know |
-| `predict(model, tokenizer, stage, rows, batch_size)` | one prediction per row, in every process; its type is the kind's own. A kind of completions hands further settings on to `generate_shared` |
-| `score(stage, rows, train, predictions, rewards)` | what `artefacts` describes: metrics and more, and one row each |
-| `draw(folder, split, result, table, title)` | the pictures of one evaluation |
-| `summary(result)` | lines of plain text for the screen |
-| `columns(evaluation)`, `details(stages)` | of a report: metric -> heading of its table, and heading -> further parts |
-| `row_values(evaluation, rows)` | metric -> one number per row (None: does not apply), of which it is the mean |
-| `statistics(evaluation, rows)` | `bootstrap` or `jackknife` -> the names of other metrics, and a function from row numbers to them |
-| `row_score(row)`, `question(row)`, `answer(row)` | of an example: how good, what was asked, what was said |
+What a prediction is and how it is scored depends on the kind of the stage, and each kind is a `base.Evaluator`: `emotions`
+(completions that answer with a label), `replies` (completions that reply to somebody), `staged` (replies that react, respond
+and reflect), `labels` (task classify), `ratings` (task regress) and `pairs` (task regress with objective pairwise).
 
 Under several processes every process holds the whole model and predicts for its share of the rows; the main process
 scores and writes, and all of them return its result. (A model that is sharded over processes has to be loaded anew for
@@ -60,7 +42,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 import empathy_trl.data
+from empathy_trl import evaluation
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation.base import Evaluator
 from empathy_trl.evaluation.generation import partial_path, remove_partial
 from empathy_trl.io import digest, read_json, read_rows, write_rows, write_text
 from empathy_trl.models.generate import decoding
@@ -69,7 +53,6 @@ from empathy_trl.recipe.stage_inputs import is_pairwise
 from empathy_trl.recipe.stages import versions
 
 TASKS = ("sft", "grpo", "ppo", "regress", "classify")
-KINDS = ("emotions", "replies", "staged", "labels", "ratings", "pairs")
 
 
 def evaluate_model(
@@ -116,9 +99,9 @@ def evaluate_model(
     batch_size = settings.batch_size if batch_size is None else batch_size
     check_settings(stage, limit, batch_size)
 
-    name = kind_of(stage)
-    kind = kind_module(name)
-    dataset = empathy_trl.data.build(stage.data, split, kind.ROWS_OF)
+    kind = kind_of(stage)
+    evaluator = evaluation.evaluator(kind)
+    dataset = empathy_trl.data.build(stage.data, split, evaluator.rows_task)
     index = chosen_rows(len(dataset), limit)
     rows = dataset.select(index)
     # a scorer and a quantised model were put on their devices when they were loaded, and a server has its own
@@ -126,21 +109,26 @@ def evaluate_model(
         model.to(PartialState().device)
     partial = partial_path(output_dir, split)
     how = {} if stage.task in LABEL_TASKS else {"backend": backend, "partial": partial}
-    predictions = kind.predict(model, tokenizer, stage, rows, batch_size, **how)
+    predictions = evaluator.predict(model, tokenizer, stage, rows, batch_size, **how)
     result = None
     if PartialState().is_main_process:
         # The whole training split, whatever part of it this stage saw: what classical tools make of all labels.
-        train = empathy_trl.data.build(stage.data.model_copy(update={"portion": (0.0, 1.0)}), "train", kind.ROWS_OF)
-        scored, table = kind.score(stage, rows, train, predictions, stage.rewards if rewards is None else rewards)
-        about = {"recipe": recipe_name, "stage": stage.name, "model": model_name, "kind": name}
+        train = empathy_trl.data.build(
+            stage.data.model_copy(update={"portion": (0.0, 1.0)}), "train", evaluator.rows_task
+        )
+        scored, table = evaluator.score(stage, rows, train, predictions, stage.rewards if rewards is None else rewards)
+        about = {"recipe": recipe_name, "stage": stage.name, "model": model_name, "kind": kind}
         table = [{"index": number} | row for number, row in zip(index, table, strict=True)]
         data = {"name": stage.data.name, "source": stage.data.path, "revision": stage.data.revision, "split": split}
-        data |= {"n": len(index), "rows": digest([[row["index"], row["text"], row[kind.GOLD]] for row in table])}
+        data |= {
+            "n": len(index),
+            "rows": digest([[row["index"], row["text"], row[evaluator.reference_column]] for row in table]),
+        }
         if stage.task not in LABEL_TASKS:
             data["decoding"] = decoding(stage)
-        made = {"seed": stage.seed, "metrics_version": kind.VERSION, "versions": versions()}
+        made = {"seed": stage.seed, "metrics_version": evaluator.metrics_version, "versions": versions()}
         result = about | {"data": data} | scored | made
-        _write(kind, Path(output_dir), split, result, table)
+        _write(evaluator, Path(output_dir), split, result, table)
         remove_partial(partial)
     return broadcast_object_list([result])[0]
 
@@ -164,11 +152,6 @@ def kind_of(stage) -> str:
     return importlib.import_module(empathy_trl.data.BUILDERS[stage.data.name]).EVALUATION
 
 
-def kind_module(name: str):
-    """Return the module of a kind."""
-    return importlib.import_module(f"empathy_trl.evaluation.{name}")
-
-
 def chosen_rows(n: int, limit: int | None) -> list[int]:
     """Return row numbers, ascending: all, or `limit` of them, drawn the same for every model.
 
@@ -179,21 +162,23 @@ def chosen_rows(n: int, limit: int | None) -> list[int]:
     return sorted(random.Random(0).sample(range(n), limit))
 
 
-def _write(kind, folder: Path, split: str, result: dict, table: list[dict]) -> None:
-    main = result["metrics"][kind.MAIN]["value"]
+def _write(evaluator: Evaluator, folder: Path, split: str, result: dict, table: list[dict]) -> None:
+    main = result["metrics"][evaluator.main_metric]["value"]
     about, n = f"{result['recipe']} / {result['stage']}", result["data"]["n"]
     write_predictions(folder, split, table)
-    title = f"{about} on {split}: {kind.MAIN.replace('_', ' ')} {main:.3f}, n = {n}\n{result['model'][-60:]}"
-    kind.draw(folder, split, result, table, title)
+    title = (
+        f"{about} on {split}: {evaluator.main_metric.replace('_', ' ')} {main:.3f}, n = {n}\n{result['model'][-60:]}"
+    )
+    evaluator.draw(folder, split, result, table, title)
     write_eval(folder, split, result)  # last: where it is, the others are
-    print(summary_table(kind, result), flush=True)
+    print(summary_table(evaluator, result), flush=True)
 
 
-def summary_table(kind, result: dict) -> str:
+def summary_table(evaluator: Evaluator, result: dict) -> str:
     """Return the plain-text table of an evaluation: the model above its baselines, with 95 % intervals."""
     data = result["data"]
     head = f"{result['recipe']} / {result['stage']}: {data['split']} of {data['source']} (n = {data['n']})"
-    return "\n".join([head, *kind.summary(result)])
+    return "\n".join([head, *evaluator.summary(result)])
 
 
 def eval_path(folder: str | Path, split: str) -> Path:

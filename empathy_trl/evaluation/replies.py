@@ -1,4 +1,4 @@
-"""Kind `replies`: completions that reply to somebody, judged by the recipe's rewards, and by what a hacked reward would move.
+"""Evaluators of completions that reply to somebody: judged by rewards, and by what a hacked reward would move.
 
 A policy that learned to please a reward model and nothing else shows it: its replies grow longer or shorter, use the same
 words (distinct-2), say the same to everybody (duplicates), and leave what people really answered (similarity). These stand
@@ -8,7 +8,6 @@ beside the reward in every table, with the row of the reference replies. What el
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
@@ -16,7 +15,7 @@ from accelerate import PartialState
 from empathy_trl.data.epitome import MECHANISMS
 from empathy_trl.data.redial_files import PLACEHOLDER
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.base import NAMES, markdown
+from empathy_trl.evaluation.base import NAMES, Evaluator, markdown
 from empathy_trl.evaluation.generation import weights_digest
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures, with_interval
 from empathy_trl.evaluation.metrics.perplexity import Likelihood, perplexity, reference_likelihoods, why_none
@@ -43,14 +42,8 @@ from empathy_trl.recipe.stage_inputs import classifiers_of
 from empathy_trl.rewards import build_rewards
 from empathy_trl.rewards.base import weight_at
 from empathy_trl.rewards.explain import breakdown
-from empathy_trl.tags import REPLY_TAGS, reply_text
+from empathy_trl.tags import REPLY_TAGS, RESPOND, part_text, read_parts, reply_text
 
-ROWS_OF = "grpo"
-MAIN = "reward"
-MAIN_WORDS = "mean reward"
-GOLD = "reference"  # what a row is held against
-VERSION = 1
-PAIRED = True  # rows have one score each, whose mean is the main metric
 # metric -> heading: of the main table, where the metric was measured, and of the others
 WORDS = {
     "format_adherence": "in the format",
@@ -83,12 +76,6 @@ MORE_WORDS = {
         }.items()
     },
 }
-NOTE = (
-    "95 % intervals (bootstrap; of counts of different n-grams, jackknife). `reward` is the "
-    "weighted total with the weights of the end of training. Duplicates are replies that other rows get too. A reward that rises while the other columns move "
-    "away from those of the reference replies is being hacked."
-)
-
 MORE_NOTE = (
     "Published: as the systems UniCRS and ECR count. A squared difference (diff-EPITOME) is often lowest for a reply that "
     "shows no empathy at all: read it beside the row of level 0 and the correlation. `docs/figures.md` says what each "
@@ -111,115 +98,188 @@ class Prediction:
     why_none: str | None = None
 
 
-def predict(model, tokenizer, stage, rows, batch_size: int | None, **how) -> list[Prediction]:
-    """Return one completion per row, and how likely the model finds the reference; `how` is that of `generate_shared`.
+class ReplyEvaluator(Evaluator):
+    """Kind `replies`: completions that reply to somebody, judged by the recipe's rewards, and by what a hacked reward would move."""
 
-    Raises:
-        UserError: a classifier that is to judge the replies, or the encoder of BERTScore, cannot be used.
-    """
-    prompts, references = list(rows["prompt"]), list(rows["reference"])
-    if PartialState().is_main_process:
-        scorers = load_classifiers(classifiers_of(stage))  # now, and not after an hour of generation
-        if "emotion" in scorers and "emotion" in rows.column_names:
-            check_emotions(scorers["emotion"], rows["emotion"])
-        if stage.evaluation.bertscore:
-            check_bertscore(stage.evaluation.bertscore)
-    completions = generate_shared(model, tokenizer, prompts, batch_size, stage, **how)
-    if (why := why_none(model, tokenizer, prompts, references)) is not None:
-        return [Prediction(completion, why_none=why) for completion in completions]
-    likelihoods = reference_likelihoods(model, tokenizer, prompts, references, batch_size)
-    return [Prediction(*each) for each in zip(completions, likelihoods, strict=True)]
+    rows_task = "grpo"
+    main_metric = "reward"
+    main_metric_title = "mean reward"
+    reference_column = "reference"
+    note = (
+        "95 % intervals (bootstrap; of counts of different n-grams, jackknife). `reward` is the "
+        "weighted total with the weights of the end of training. Duplicates are replies that other rows get too. A reward that rises while the other columns move "
+        "away from those of the reference replies is being hacked."
+    )
 
+    def predict(self, model, tokenizer, stage, rows, batch_size: int | None, **how) -> list[Prediction]:
+        """Return one completion per row, and how likely the model finds the reference; `how` is that of `generate_shared`.
 
-def score(stage, rows, train, predictions: list[Prediction], rewards: dict) -> tuple[dict, list[dict]]:
-    """Return `metrics`, `baselines`, `judged_by`, `classifiers` and `left_out`, and one row per example.
+        Raises:
+            UserError: a classifier that is to judge the replies, or the encoder of BERTScore, cannot be used.
+        """
+        prompts, references = list(rows["prompt"]), list(rows["reference"])
+        if PartialState().is_main_process:
+            scorers = load_classifiers(classifiers_of(stage))  # now, and not after an hour of generation
+            if "emotion" in scorers and "emotion" in rows.column_names:
+                check_emotions(scorers["emotion"], rows["emotion"])
+            if stage.evaluation.bertscore:
+                check_bertscore(stage.evaluation.bertscore)
+        completions = generate_shared(model, tokenizer, prompts, batch_size, stage, **how)
+        if (why := why_none(model, tokenizer, prompts, references)) is not None:
+            return [Prediction(completion, why_none=why) for completion in completions]
+        likelihoods = reference_likelihoods(model, tokenizer, prompts, references, batch_size)
+        return [Prediction(*each) for each in zip(completions, likelihoods, strict=True)]
 
-    Metrics: `reward`, `reward_<name>` for every reward, and those of `WORDS` and `MORE_WORDS` that could be measured;
-    `left_out` says of others why not. The baselines are the reference replies, and for what classifiers say also the
-    majority class and the constant level 0; a reward that reads more than the reply (a format, a length of reasoning) has
-    no value for the references. `judged_by` says by which rewards: name -> parameters, and the weight at the end of
-    training; `classifiers` by which other models (`judges`).
+    def score(self, stage, rows, train, predictions: list[Prediction], rewards: dict) -> tuple[dict, list[dict]]:
+        """Return `metrics`, `baselines`, `judged_by`, `classifiers` and `left_out`, and one row per example.
 
-    Raises:
-        UserError: no reward applies to any row; a classifier does not fit the data; and what rewards and BERTScore raise.
-    """
-    # What reads the reply alone can read a person's reply too; without tags, so that the whole text is the reply.
-    reading = _reading(rewards)
-    tags = next(iter(reading.values()), REPLY_TAGS)  # a reply is what the rewards take for it
-    people = People(list(rows["reference"]), list(reading))
-    return judge(stage, rows, predictions, rewards, lambda completion: reply_text(completion, tags), people)
+        Metrics: `reward`, `reward_<name>` for every reward, and those of `WORDS` and `MORE_WORDS` that could be measured;
+        `left_out` says of others why not. The baselines are the reference replies, and for what classifiers say also the
+        majority class and the constant level 0; a reward that reads more than the reply (a format, a length of reasoning) has
+        no value for the references. `judged_by` says by which rewards: name -> parameters, and the weight at the end of
+        training; `classifiers` by which other models (`judges`).
 
+        Raises:
+            UserError: no reward applies to any row; a classifier does not fit the data; and what rewards and BERTScore raise.
+        """
+        columns = {name: list(rows[name]) for name in rows.column_names if name != "prompt"}
+        prompts, references = list(rows["prompt"]), columns["reference"]
+        completions = [prediction.completion for prediction in predictions]
+        read, (people, readable) = self.reader(rewards), self.reference_completions(rows, rewards)
+        replies = [read(completion) for completion in completions]
+        earned = breakdown(rewards, prompts, completions, progress=1.0, **columns).rows
+        if all(row["total"] is None for row in earned):
+            raise UserError(
+                f"rewards: none ({', '.join(rewards) or 'there are none'}) applies to any of the {len(prompts)} rows"
+            )
+        kept = {name: rewards[name] for name in readable}
+        earned_by_people = breakdown(kept, prompts, people, progress=1.0, **columns).rows
+        scorers, emotions = load_classifiers(classifiers_of(stage)), columns.get("emotion")
+        judged = judge_replies(scorers, prompts, replies, references, emotions)
+        slots = "recommends" in columns and any(PLACEHOLDER in reference for reference in references)
+        placeholder = PLACEHOLDER if slots else None
 
-@dataclass
-class People:
-    """What people wrote, to be judged like completions.
-
-    Attributes:
-        completions: one per row.
-        rewards: the names of the rewards that can read them.
-    """
-
-    completions: list[str]
-    rewards: list[str]
-
-
-def judge(
-    stage,
-    rows,
-    predictions: list[Prediction],
-    rewards: dict,
-    read: Callable[[str], str],
-    people: People,
-    more: Callable = lambda completions: {},
-) -> tuple[dict, list[dict]]:
-    """Return what `score` does, for completions whose reply is what `read` makes of them.
-
-    Args:
-        stage, rows, predictions, rewards: as for `score`.
-        read: returns the reply of a completion, "" where it has none.
-        people: gives the rewards of the references; what is counted of replies is the column `reference`.
-        more: from completions to further metrics, one value per row.
-    """
-    columns = {name: list(rows[name]) for name in rows.column_names if name != "prompt"}
-    prompts, references = list(rows["prompt"]), columns["reference"]
-    completions = [prediction.completion for prediction in predictions]
-    replies = [read(completion) for completion in completions]
-    earned = breakdown(rewards, prompts, completions, progress=1.0, **columns).rows
-    if all(row["total"] is None for row in earned):
-        raise UserError(
-            f"rewards: none ({', '.join(rewards) or 'there are none'}) applies to any of the {len(prompts)} rows"
+        by_row = (
+            _rewards_by_row(earned, ["total", *rewards]) | row_metrics(replies, references, placeholder) | judged.rows
         )
-    kept = {name: rewards[name] for name in people.rewards}
-    earned_by_people = breakdown(kept, prompts, people.completions, progress=1.0, **columns).rows
-    scorers, emotions = load_classifiers(classifiers_of(stage)), columns.get("emotion")
-    judged = judge_replies(scorers, prompts, replies, references, emotions)
-    slots = "recommends" in columns and any(PLACEHOLDER in reference for reference in references)
-    placeholder = PLACEHOLDER if slots else None
+        of_people = _rewards_by_row(earned_by_people, kept) | row_metrics(references, references, placeholder)
+        asked = {kind: (name, scorers[kind].model) for kind, name in classifiers_of(stage).items()}
+        if encoder := stage.evaluation.bertscore:
+            scorer = load_bertscore(encoder)
+            by_row["bertscore"] = bert_scores(scorer, replies, references)
+            asked["bertscore"] = encoder, scorer._model
+        by_row, of_people = by_row | self.format_values(completions), of_people | self.format_values(people)
+        metrics = mean_figures(by_row) | corpus_metrics(replies, references) | judged.metrics
+        likelihoods = [each.likelihood for each in predictions if each.likelihood is not None]
+        if likelihoods:
+            metrics["perplexity"] = perplexity(likelihoods)
+        judged.baselines["reference"] |= mean_figures(of_people) | corpus_metrics(references, references)
+        result = {
+            "metrics": metrics,
+            "baselines": {name: figures for name, figures in judged.baselines.items() if figures},
+            "judged_by": _judged_by(rewards),
+            "classifiers": recorded(asked),
+            "left_out": _without_rows(by_row, rewards)
+            | judged.left_out
+            | ({} if likelihoods else {"perplexity": predictions[0].why_none}),
+        }
+        texts = {"text": columns["text"], "completion": completions, "reply": replies, "reference": references}
+        return result, _table(texts, earned, by_row, rewards)
 
-    by_row = _rewards_by_row(earned, ["total", *rewards]) | row_metrics(replies, references, placeholder) | judged.rows
-    of_people = _rewards_by_row(earned_by_people, kept) | row_metrics(references, references, placeholder)
-    asked = {kind: (name, scorers[kind].model) for kind, name in classifiers_of(stage).items()}
-    if encoder := stage.evaluation.bertscore:
-        scorer = load_bertscore(encoder)
-        by_row["bertscore"] = bert_scores(scorer, replies, references)
-        asked["bertscore"] = encoder, scorer._model
-    by_row, of_people = by_row | more(completions), of_people | more(people.completions)
-    metrics = mean_figures(by_row) | corpus_metrics(replies, references) | judged.metrics
-    likelihoods = [each.likelihood for each in predictions if each.likelihood is not None]
-    if likelihoods:
-        metrics["perplexity"] = perplexity(likelihoods)
-    judged.baselines["reference"] |= mean_figures(of_people) | corpus_metrics(references, references)
-    result = {
-        "metrics": metrics,
-        "baselines": {name: figures for name, figures in judged.baselines.items() if figures},
-        "judged_by": _judged_by(rewards),
-        "classifiers": recorded(asked),
-        "left_out": _without_rows(by_row, rewards)
-        | judged.left_out
-        | ({} if likelihoods else {"perplexity": predictions[0].why_none}),
-    }
-    texts = {"text": columns["text"], "completion": completions, "reply": replies, "reference": references}
-    return result, _table(texts, earned, by_row, rewards)
+    def reader(self, rewards: dict) -> Callable[[str], str]:
+        """Return the function from a completion to its reply, "" where it has none: what the rewards take for it."""
+        tags = next(iter(_reading(rewards).values()), REPLY_TAGS)
+        return lambda completion: reply_text(completion, tags)
+
+    def reference_completions(self, rows, rewards: dict) -> tuple[list[str], list[str]]:
+        """Return what people wrote, one completion per row, and the names of the rewards that can read it.
+
+        What reads the reply alone can read a person's reply too; without tags, so that the whole text is the reply.
+        """
+        return list(rows["reference"]), list(_reading(rewards))
+
+    def format_values(self, completions: list[str]) -> dict[str, list]:
+        """Return metric -> one value per completion of what only its format shows: nothing."""
+        return {}
+
+    def summary(self, result: dict) -> list[str]:
+        """Return the lines of a plain-text table: a line per metric, the model beside its baselines."""
+        named = [result["metrics"], *result["baselines"].values()]
+        heads = [result["stage"], *(NAMES[name] for name in result["baselines"])]
+        lines = [f"{'':<56}" + "".join(f"{head:<28}" for head in heads).rstrip()]
+        for key, heading in (self.column_titles(result) | _more(result)).items():
+            cells = "".join(f"{with_interval(metrics[key]) if key in metrics else '':<28}" for metrics in named)
+            lines.append(f"{heading:<56}{cells}".rstrip())
+        return [*lines, *_reasons(result)]
+
+    def column_titles(self, evaluation: dict) -> dict[str, str]:
+        """Return metric -> heading of the table in which a report sets stages side by side."""
+        metrics = evaluation["metrics"]
+        rewards = {key: key.removeprefix("reward_") for key in metrics if key.startswith("reward_")}
+        return {"reward": "reward"} | rewards | {key: heading for key, heading in WORDS.items() if key in metrics}
+
+    def details(self, stages: list) -> dict[str, str]:
+        """Return heading -> text of what a report says beyond that table: all other figures, a row for each."""
+        last = stages[-1].evaluation
+        named = {stage.name: stage.evaluation["metrics"] for stage in stages}
+        named |= {NAMES[name]: metrics for name, metrics in last["baselines"].items()}
+        rows = [["", *named, "n"]]
+        for key, heading in _more(last).items():
+            cells = [with_interval(metrics[key]) if key in metrics else "" for metrics in named.values()]
+            rows.append([heading, *cells, last["metrics"][key]["n"]])
+        parts = [markdown(rows), "n: rows of the last stage that have a value. " + MORE_NOTE]
+        return {"More figures": "\n\n".join([*parts, *(f"- {line}" for line in _reasons(last))])}
+
+    def row_values(self, evaluation: dict, rows: list[dict]) -> dict[str, list]:
+        """Return metric -> one value per row, None where it does not apply; the metric is the mean of the others."""
+        columns = [row.get("metrics", {}) for row in rows]  # older files have none
+        return {name: [column.get(name) for column in columns] for name in columns[0]}
+
+    def statistics(self, evaluation: dict, rows: list[dict]) -> dict[str, tuple]:
+        """Return how to resample -> names and function of the metrics that are no means over rows."""
+        replies, references = ([row[key] for row in rows] for key in ("reply", "reference"))
+        (bleu, of_bleu), (pearson, of_pearson) = bleu_statistics(replies, references), level_statistics(rows)
+        joined = lambda numbers: np.concatenate([of_bleu(numbers), of_pearson(numbers)], axis=-1)
+        return {"bootstrap": ([*bleu, *pearson], joined), "jackknife": variety_statistics(replies)}
+
+    def row_score(self, row: dict) -> float | None:
+        """Return how good the reply of a row is, None where no reward applies; the mean over the others is the main metric."""
+        return row["reward"]
+
+    def question(self, row: dict) -> list[tuple[str, str]]:
+        """Return what an example is about, as (name, text)."""
+        return [("turn", row["text"]), ("reference", row["reference"])]
+
+    def answer(self, row: dict) -> str:
+        """Return what the model said."""
+        reward = "no reward" if row["reward"] is None else f"{row['reward']:.3f}"
+        return f"{reward}: {row['completion']}"
+
+
+class StagedReplyEvaluator(ReplyEvaluator):
+    """Kind `staged`: replies that react, respond and reflect (see `tags`), judged as `replies` are, and by their format.
+
+    What is counted and held against the reference (length, distinct-2, BLEU, chrF) is the part that is spoken. Rewards
+    read whole turns, of the model and of people; the perplexity is that of the whole turn, too. `format_adherence` is
+    the share of completions that are well-formed.
+    """
+
+    def predict(self, model, tokenizer, stage, rows, batch_size: int | None, **how) -> list[Prediction]:
+        """Return one completion per row, and how likely the model finds the whole turn of the data."""
+        whole = rows.remove_columns("reference").rename_column("turn", "reference")
+        return super().predict(model, tokenizer, stage, whole, batch_size, **how)
+
+    def reader(self, rewards: dict) -> Callable[[str], str]:
+        """Return the function from a completion to the part of it that is spoken."""
+        return lambda completion: part_text(completion, RESPOND)
+
+    def reference_completions(self, rows, rewards: dict) -> tuple[list[str], list[str]]:
+        """Return the whole turns of the data, which every reward can read."""
+        return list(rows["turn"]), list(rewards)
+
+    def format_values(self, completions: list[str]) -> dict[str, list]:
+        """Return whether each completion is well-formed."""
+        return {"format_adherence": [read_parts(completion) is not None for completion in completions]}
 
 
 def _reading(rewards: dict) -> dict[str, list[str]]:
@@ -270,41 +330,6 @@ def _rewards_by_row(judged: list[dict], names) -> dict[str, list]:
     return {"reward" if name == "total" else f"reward_{name}": [row[name] for row in judged] for name in names}
 
 
-def draw(folder: Path, split: str, result: dict, table: list[dict], title: str) -> None:
-    """Draw nothing: the report's picture has the rewards."""
-
-
-def summary(result: dict) -> list[str]:
-    """Return the lines of a plain-text table: a line per metric, the model beside its baselines."""
-    named = [result["metrics"], *result["baselines"].values()]
-    heads = [result["stage"], *(NAMES[name] for name in result["baselines"])]
-    lines = [f"{'':<56}" + "".join(f"{head:<28}" for head in heads).rstrip()]
-    for key, heading in (columns(result) | _more(result)).items():
-        cells = "".join(f"{with_interval(metrics[key]) if key in metrics else '':<28}" for metrics in named)
-        lines.append(f"{heading:<56}{cells}".rstrip())
-    return [*lines, *_reasons(result)]
-
-
-def columns(evaluation: dict) -> dict[str, str]:
-    """Return metric -> heading of the table in which a report sets stages side by side."""
-    metrics = evaluation["metrics"]
-    rewards = {key: key.removeprefix("reward_") for key in metrics if key.startswith("reward_")}
-    return {"reward": "reward"} | rewards | {key: heading for key, heading in WORDS.items() if key in metrics}
-
-
-def details(stages: list) -> dict[str, str]:
-    """Return heading -> text of what a report says beyond that table: all other figures, a row for each."""
-    last = stages[-1].evaluation
-    named = {stage.name: stage.evaluation["metrics"] for stage in stages}
-    named |= {NAMES[name]: metrics for name, metrics in last["baselines"].items()}
-    rows = [["", *named, "n"]]
-    for key, heading in _more(last).items():
-        cells = [with_interval(metrics[key]) if key in metrics else "" for metrics in named.values()]
-        rows.append([heading, *cells, last["metrics"][key]["n"]])
-    parts = [markdown(rows), "n: rows of the last stage that have a value. " + MORE_NOTE]
-    return {"More figures": "\n\n".join([*parts, *(f"- {line}" for line in _reasons(last))])}
-
-
 def _more(evaluation: dict) -> dict[str, str]:
     """Return metric -> heading of what the main table leaves out."""
     return {key: heading for key, heading in MORE_WORDS.items() if key in evaluation["metrics"]}
@@ -314,33 +339,3 @@ def _reasons(evaluation: dict) -> list[str]:
     """Return a line for every metric that could not be measured."""
     words = WORDS | MORE_WORDS
     return [f"{words.get(key, key)}: none, because {reason}" for key, reason in evaluation["left_out"].items()]
-
-
-def row_values(evaluation: dict, rows: list[dict]) -> dict[str, list]:
-    """Return metric -> one value per row, None where it does not apply; the metric is the mean of the others."""
-    columns = [row.get("metrics", {}) for row in rows]  # older files have none
-    return {name: [column.get(name) for column in columns] for name in columns[0]}
-
-
-def statistics(evaluation: dict, rows: list[dict]) -> dict[str, tuple]:
-    """Return how to resample -> names and function of the metrics that are no means over rows."""
-    replies, references = ([row[key] for row in rows] for key in ("reply", "reference"))
-    (bleu, of_bleu), (pearson, of_pearson) = bleu_statistics(replies, references), level_statistics(rows)
-    joined = lambda numbers: np.concatenate([of_bleu(numbers), of_pearson(numbers)], axis=-1)
-    return {"bootstrap": ([*bleu, *pearson], joined), "jackknife": variety_statistics(replies)}
-
-
-def row_score(row: dict) -> float | None:
-    """Return how good the reply of a row is, None where no reward applies; the mean over the others is the main metric."""
-    return row["reward"]
-
-
-def question(row: dict) -> list[tuple[str, str]]:
-    """Return what an example is about, as (name, text)."""
-    return [("turn", row["text"]), ("reference", row["reference"])]
-
-
-def answer(row: dict) -> str:
-    """Return what the model said."""
-    reward = "no reward" if row["reward"] is None else f"{row['reward']:.3f}"
-    return f"{reward}: {row['completion']}"

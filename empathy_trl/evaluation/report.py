@@ -16,8 +16,8 @@ import yaml
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluate as artefacts
+from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.base import NAMES, markdown
-from empathy_trl.evaluation.evaluate import kind_module
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
 from empathy_trl.evaluation.plots import draw_report
 from empathy_trl.io import read_rows, write_text
@@ -50,9 +50,9 @@ class EvaluatedStage:
         return self.folder.name
 
     @property
-    def kind(self):
-        """The module that knows how such a stage is evaluated."""
-        return kind_module(self.evaluation["kind"])
+    def evaluator(self):
+        """The evaluator that knows how such a stage is evaluated."""
+        return evaluator(self.evaluation["kind"])
 
 
 def write_report(run_dir: str | Path, split: str = "test") -> Path:
@@ -80,7 +80,7 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
         names = ", ".join(stage.name for stage in group)
         several = f" ({group[0].evaluation['kind']}: {names})" if len(groups) > 1 else ""
         parts += [f"## Stages side by side{several}", _stage_table(group)]
-        parts += [part for title, text in group[0].kind.details(group).items() for part in (f"## {title}", text)]
+        parts += [part for title, text in group[0].evaluator.details(group).items() for part in (f"## {title}", text)]
     parts += ["## Training", _training_table(stages), "## Examples", *map(_examples, groups)]
     parts += ["## How to reproduce", _reproduction(run_dir, stages[-1]), "## Files", _files(stages)]
     return write_text(run_dir / "report.md", "\n\n".join(parts) + "\n")
@@ -97,11 +97,15 @@ def _comparable(stages: list[EvaluatedStage]) -> list[list[EvaluatedStage]]:
 
 def _panel(stages: list[EvaluatedStage]) -> dict:
     """Return what `draw_report` shows of stages that can be compared."""
-    kind, baselines = stages[-1].kind, stages[-1].evaluation["baselines"]
+    evaluator, baselines = stages[-1].evaluator, stages[-1].evaluation["baselines"]
     return {
-        "name": kind.MAIN_WORDS,
-        "figures": {stage.name: stage.evaluation["metrics"][kind.MAIN] for stage in stages},
-        "baselines": {NAMES[key]: row[kind.MAIN]["value"] for key, row in baselines.items() if kind.MAIN in row},
+        "name": evaluator.main_metric_title,
+        "figures": {stage.name: stage.evaluation["metrics"][evaluator.main_metric] for stage in stages},
+        "baselines": {
+            NAMES[key]: row[evaluator.main_metric]["value"]
+            for key, row in baselines.items()
+            if evaluator.main_metric in row
+        },
     }
 
 
@@ -136,13 +140,13 @@ def compare(first: EvaluatedStage, last: EvaluatedStage) -> dict | None:
     pairs = _common_rows([first, last])
     if not pairs:
         return None
-    score = last.kind.row_score
+    score = last.evaluator.row_score
     return paired_bootstrap([score(a) for a, _ in pairs], [score(b) for _, b in pairs])
 
 
 def _common_rows(stages: list[EvaluatedStage]) -> list[tuple[dict, ...]]:
     """Prediction rows of all stages, matched by row number and text; without those that have no score in one of them."""
-    score = stages[-1].kind.row_score
+    score = stages[-1].evaluator.row_score
     by_key = [
         {(row["index"], row["text"]): row for row in stage.predictions if score(row) is not None} for stage in stages
     ]
@@ -151,22 +155,26 @@ def _common_rows(stages: list[EvaluatedStage]) -> list[tuple[dict, ...]]:
 
 def _headline(stages: list[EvaluatedStage]) -> str:
     first, last = stages[0], stages[-1]
-    kind, split, main = last.kind, last.evaluation["data"]["split"], last.evaluation["metrics"][last.kind.MAIN]
+    evaluator, split, main = (
+        last.evaluator,
+        last.evaluation["data"]["split"],
+        last.evaluation["metrics"][last.evaluator.main_metric],
+    )
     baselines = "; ".join(f"{name} {value:.3f}" for name, value in _panel(stages)["baselines"].items())
     reference = f" For comparison: {baselines}." if baselines else ""
-    change = compare(first, last) if first is not last and kind.PAIRED else None
+    change = compare(first, last) if first is not last and evaluator.paired else None
     if change is None:
         values = (
-            f"{stage.name}: {split} {kind.MAIN_WORDS} {with_interval(stage.evaluation['metrics'][kind.MAIN])}, "
+            f"{stage.name}: {split} {evaluator.main_metric_title} {with_interval(stage.evaluation['metrics'][evaluator.main_metric])}, "
             f"n = {stage.evaluation['data']['n']}."
-            for stage in (stages if not kind.PAIRED else [last])
+            for stage in (stages if not evaluator.paired else [last])
         )
         return f"**{' '.join(values)}**{reference}"
-    before = first.evaluation["metrics"][kind.MAIN]["value"]
+    before = first.evaluation["metrics"][evaluator.main_metric]["value"]
     excludes = change["low"] > 0 or change["high"] < 0
     verdict = "excludes 0: the change is established" if excludes else "includes 0: the change is not established"
     return (
-        f"**From {first.name} to {last.name}, {split} {kind.MAIN_WORDS} went from {before:.3f} to "
+        f"**From {first.name} to {last.name}, {split} {evaluator.main_metric_title} went from {before:.3f} to "
         f"{main['value']:.3f}: {change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}] "
         f"on the same {change['n']} rows.** The interval (95 %, paired bootstrap) {verdict}.{reference}"
     )
@@ -175,7 +183,7 @@ def _headline(stages: list[EvaluatedStage]) -> str:
 def _stage_table(stages: list[EvaluatedStage]) -> str:
     """Return the table of one group: stages, then baselines, each with its main figures."""
     last = stages[-1].evaluation
-    columns, data = stages[-1].kind.columns(last), last["data"]
+    columns, data = stages[-1].evaluator.column_titles(last), last["data"]
 
     def row(name: str, metrics: dict, n: int) -> list:
         return [name, *(with_interval(metrics[key]) if key in metrics else "" for key in columns), n]
@@ -189,7 +197,7 @@ def _stage_table(stages: list[EvaluatedStage]) -> str:
             if columns.keys() & metrics.keys():
                 rows.append(row(NAMES[key] + of, metrics, stage.evaluation["data"]["n"]))
     decoded = f"{data['decoding']}, " if "decoding" in data else ""
-    return markdown(rows) + f"\n\nSplit `{data['split']}` of `{data['source']}`, {decoded}{stages[-1].kind.NOTE}"
+    return markdown(rows) + f"\n\nSplit `{data['split']}` of `{data['source']}`, {decoded}{stages[-1].evaluator.note}"
 
 
 def _one_per_rows(stages: list[EvaluatedStage]) -> list[EvaluatedStage]:
@@ -237,11 +245,11 @@ def _start_and_end(values: list[float]) -> str:
 def _examples(stages: list[EvaluatedStage]) -> str:
     """Three rows: where the stages differ, the largest gain, the largest loss and the worst of both."""
     rows, intro = _common_rows(stages), "What the model said; the worst row first."
-    score = stages[-1].kind.row_score
+    score = stages[-1].evaluator.row_score
     change = [score(row[-1]) - score(row[0]) for row in rows]
     if len(stages) > 1:
         intro = "Where the stages differ: one row gained, one lost, one wrong in both, if there are."
-        answer = stages[-1].kind.answer
+        answer = stages[-1].evaluator.answer
         kept = [
             i
             for i, row in enumerate(rows)
@@ -260,9 +268,9 @@ def _examples(stages: list[EvaluatedStage]) -> str:
 
 def _example(stages: list[EvaluatedStage], row: tuple[dict, ...]) -> str:
     """An indented block: nothing in a generated text is then read as Markdown or HTML."""
-    kind = stages[-1].kind
-    lines = kind.question(row[0]) + [
-        (stage.name, kind.answer(answer)) for stage, answer in zip(stages, row, strict=True)
+    evaluator = stages[-1].evaluator
+    lines = evaluator.question(row[0]) + [
+        (stage.name, evaluator.answer(answer)) for stage, answer in zip(stages, row, strict=True)
     ]
     width = max(len(name) for name, _ in lines) + 2
     block = []

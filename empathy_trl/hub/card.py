@@ -36,7 +36,7 @@ from huggingface_hub import ModelCardData
 from empathy_trl import __version__
 from empathy_trl.data import on_hub
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.base import NAMES, markdown
+from empathy_trl.evaluation.base import NAMES, Evaluator, markdown
 from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.hub.results import source_name, to_results
 from empathy_trl.hub.stage_folder import StageFiles, code, fenced, lineage, local_name, origin, read_stage_files, text
@@ -876,12 +876,12 @@ def scores(files: StageFiles) -> str:
 
 
 def _table(evaluation: dict) -> str:
-    from empathy_trl.evaluation.evaluate import kind_module
+    from empathy_trl.evaluation import evaluator
 
     data, metrics, baselines = evaluation["data"], evaluation["metrics"], evaluation["baselines"]
-    kind = kind_module(evaluation["kind"])
+    shown_by = evaluator(evaluation["kind"])
     try:
-        headings = kind.columns(evaluation)
+        headings = shown_by.column_titles(evaluation)
     except (KeyError, TypeError):  # an evaluation of another version
         headings = {key: key.replace("_", " ") for key in metrics}
     head = ["", "**this model**", *(text(NAMES.get(name, name)) for name in baselines), "n"]
@@ -899,9 +899,9 @@ def _table(evaluation: dict) -> str:
         else f"{code(source)}, read as {code(data['name'])}"
     )
     intro = f"Split {code(data['split'])} of {of}: {data['n']} rows{decoded}."
-    return f"{intro}\n\n{markdown(rows)}\n\n{_note(kind)}"
+    return f"{intro}\n\n{markdown(rows)}\n\n{_note(shown_by)}"
 
 
-def _note(kind) -> str:
+def _note(evaluator: Evaluator) -> str:
     """Return what the report says below such a table."""
-    return kind.NOTE.replace("`docs/figures.md`", "`docs/figures.md` of empathy-trl")
+    return evaluator.note.replace("`docs/figures.md`", "`docs/figures.md` of empathy-trl")

@@ -7,17 +7,17 @@ import pytest
 
 from empathy_trl.data import build
 from empathy_trl.errors import DataError, UserError
+from empathy_trl.evaluation import EVALUATORS, evaluator
 from empathy_trl.evaluation import evaluate as artefacts
-from empathy_trl.evaluation import labels, pairs, ratings, replies
-from empathy_trl.evaluation.evaluate import KINDS, evaluate_model, kind_module, kind_of
+from empathy_trl.evaluation.base import Evaluator
+from empathy_trl.evaluation.evaluate import evaluate_model, kind_of
+from empathy_trl.evaluation.heads import LabelEvaluator, PairEvaluator, RatingEvaluator
+from empathy_trl.evaluation.replies import Prediction, ReplyEvaluator
 from empathy_trl.evaluation.report import write_report
 from empathy_trl.recipe import Data, Model, Stage
 from empathy_trl.recipe.load import read_rewards
 from empathy_trl.rewards import REWARDS as KNOWN
 from empathy_trl.rewards.format import Length
-
-OFFERED = ("ROWS_OF", "MAIN", "MAIN_WORDS", "GOLD", "PAIRED", "VERSION", "NOTE", "predict", "score", "draw", "summary", "columns",
-           "details", "row_values", "statistics", "row_score", "question", "answer")  # fmt: skip
 
 
 def stage(task, name, **data):
@@ -39,9 +39,18 @@ def evaluate(stage, model, folder, **settings):
                           model_name="m", **settings)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_every_kind_offers_what_evaluation_reports_and_comparisons_ask_for(name):
-    assert not [what for what in OFFERED if not hasattr(kind_module(name), what)]
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_every_kind_has_an_evaluator_that_says_what_has_no_default(name):
+    made = evaluator(name)  # a class that lacks an abstract method has no instance
+    assert isinstance(made, Evaluator)
+    assert (
+        made.rows_task in ("grpo", "regress", "classify") and made.main_metric and made.main_metric_title and made.note
+    )
+
+
+def test_an_unknown_kind_is_named_with_the_choices():
+    with pytest.raises(UserError, match="kind: got 'label', expected one of emotions, replies, staged, labels"):
+        evaluator("label")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +87,7 @@ def test_groups_of_labels_are_scored_apart_and_together(tmp_path):
     table = [json.loads(line) for line in (tmp_path / "predictions_test.jsonl").read_text().splitlines()]
     assert [row["correct"] for row in table[:2]] == [1, pytest.approx(2 / 3)]
     assert " | " in table[0]["text"] and table[0]["label"].count(" / ") == 2
-    assert labels.answer(table[1]).endswith("(67% right)")
+    assert LabelEvaluator().answer(table[1]).endswith("(67% right)")
 
 
 def test_one_group_has_the_usual_names(tmp_path):
@@ -102,7 +111,9 @@ def test_ratings_stand_beside_both_baselines_and_in_a_report(tmp_path, capsys):
     assert result["metrics"]["mae_mean"]["value"] == pytest.approx(0.5 / 3, abs=1e-5)
     assert "mean rating, Empathy" in capsys.readouterr().out
     row = json.loads((folder / "predictions_test.jsonl").read_text().splitlines()[0])
-    assert row["error"] == pytest.approx(0.5 / 3, abs=1e-5) and ratings.answer(row).endswith("(off by 0.17 on average)")
+    assert row["error"] == pytest.approx(0.5 / 3, abs=1e-5) and RatingEvaluator().answer(row).endswith(
+        "(off by 0.17 on average)"
+    )
     report = write_report(tmp_path).read_text()
     assert "stage1: test mean Pearson 1.000 [1.000, 1.000]" in report and "## Per rating" in report
 
@@ -137,7 +148,7 @@ def test_replies_that_cannot_be_compared_have_no_pair_accuracy(tmp_path):
     with pytest.raises(
         DataError, match="no two of the 2 evaluated replies have the same context and different ratings"
     ):
-        pairs.score(own, rows, rows, [1.0, 2.0], {})
+        PairEvaluator().score(own, rows, rows, [1.0, 2.0], {})
 
 
 def test_five_ratings_of_replies_are_scored_side_by_side(tmp_path):
@@ -162,8 +173,8 @@ class Unsure(Length):
 def judged(completions, rewards=REWARDS):
     """The result for the sample's first test rows, with chosen completions."""
     rows = build(Data(name="wassa", split_by="conversation"), "test", "grpo").select(range(len(completions)))
-    predictions = [replies.Prediction(completion, why_none="of a test") for completion in completions]
-    return replies.score(stage("grpo", "wassa"), rows, None, predictions, read_rewards(rewards))
+    predictions = [Prediction(completion, why_none="of a test") for completion in completions]
+    return ReplyEvaluator().score(stage("grpo", "wassa"), rows, None, predictions, read_rewards(rewards))
 
 
 def test_replies_show_what_a_hacked_reward_would_move():
@@ -205,7 +216,9 @@ def test_reference_replies_earn_what_their_words_earn_whatever_tags_are_looked_f
 def test_replies_that_no_reward_applies_to_have_no_mean(monkeypatch):
     monkeypatch.setitem(KNOWN, "length", Unsure)
     _, table = judged(["<answer>sure</answer>", "<answer>no idea</answer>"], {"length": {}})
-    assert [replies.row_score(row) for row in table] == [1.0, None] and replies.answer(table[1]).startswith("no reward")
+    assert [ReplyEvaluator().row_score(row) for row in table] == [1.0, None] and ReplyEvaluator().answer(
+        table[1]
+    ).startswith("no reward")
     with pytest.raises(UserError, match=r"rewards: none \(length\) applies to any of the 1 rows"):
         judged(["<answer>no idea</answer>"], {"length": {}})
 

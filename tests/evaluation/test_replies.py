@@ -17,6 +17,7 @@ from empathy_trl.hub.results import judge_digest
 from empathy_trl.recipe import Data, Evaluation, Model, Stage
 from empathy_trl.recipe.load import read_rewards
 
+EVALUATOR = replies.ReplyEvaluator()
 TURNS = ["my dog died", "i won", "my dog died", "hello"]
 SAID, REFERENCES = ["so sorry <movie>", "great", "so sorry <movie>", ""], ["so sorry", "great <movie>", "how", "great"]
 ROWS = Dataset.from_dict(
@@ -54,7 +55,7 @@ def stage(classifiers=None, bertscore=None):
 
 def scored(classifiers=None, likelihoods=((6.0, 3), (4.0, 2), (2.0, 1), (2.0, 2)), bertscore=None):
     predictions = [replies.Prediction(*each) for each in zip(SAID, likelihoods, strict=True)]
-    result, table = replies.score(stage(classifiers, bertscore), ROWS, None, predictions, REWARDS)
+    result, table = EVALUATOR.score(stage(classifiers, bertscore), ROWS, None, predictions, REWARDS)
     about = {"recipe": "r", "stage": "ppo", "model": "m", "kind": "replies", "seed": 0, "versions": {}}
     return about | {"data": {"source": "sample", "split": "test", "n": 4}} | result, table
 
@@ -77,7 +78,7 @@ def test_bertscore_is_measured_where_it_is_asked_for(classifiers):
     values = [row["metrics"]["bertscore"] for row in table]
     assert values[3] == 0.0 and 0 < values[0] < 1  # the last reply is empty
     assert result["metrics"]["bertscore"]["value"] == pytest.approx(sum(values) / 4)
-    assert "BERTScore F1" in "\n".join(replies.summary(result))
+    assert "BERTScore F1" in "\n".join(EVALUATOR.summary(result))
 
 
 def test_who_judged_is_recorded_by_name_and_weights(classifiers, make_classifier):
@@ -97,7 +98,7 @@ def test_a_reward_model_is_known_by_its_weights_wherever_it_lies(make_classifier
         settings = {"id2label": {0: "Empathy"}, "problem_type": "regression", "label_ranges": {"Empathy": [0, 5]}}
         model = make_classifier({text: [float(len(text) % 6)] for text in texts}, folder, seed, **settings)
         predictions = [replies.Prediction(reply, why_none="no model") for reply in SAID]
-        return replies.score(stage(), ROWS, None, predictions, read_rewards({"empathy_model": {"model": model}}))[0]
+        return EVALUATOR.score(stage(), ROWS, None, predictions, read_rewards({"empathy_model": {"model": model}}))[0]
 
     one, moved, trained_again = (judged_by(*each)["judged_by"] for each in (("here", 0), ("there", 0), ("here", 1)))
     assert one["empathy_model"]["model"] != moved["empathy_model"]["model"]
@@ -140,48 +141,48 @@ def test_the_main_table_holds_the_main_figures_and_a_second_one_the_rest(classif
 def test_what_was_not_measured_is_in_no_table_and_has_its_reason():
     result, _ = scored(likelihoods=[None] * 4)
     result["left_out"] = {"perplexity": "of a test"}
-    assert "perplexity" not in replies.columns(result) and "emo_acc" not in replies.columns(result)
-    lines = replies.summary(result)
+    assert "perplexity" not in EVALUATOR.column_titles(result) and "emo_acc" not in EVALUATOR.column_titles(result)
+    lines = EVALUATOR.summary(result)
     assert lines[-1] == "perplexity of the reference: none, because of a test"
     assert result["baselines"].keys() == {"reference"} and "item_ratio" in result["metrics"]
 
 
 def test_a_ratio_of_items_needs_data_that_recommend():
     predictions = [replies.Prediction(text, why_none="") for text in SAID]
-    result, _ = replies.score(stage(), ROWS.remove_columns("recommends"), None, predictions, REWARDS)
+    result, _ = EVALUATOR.score(stage(), ROWS.remove_columns("recommends"), None, predictions, REWARDS)
     assert "item_ratio" not in result["metrics"]
 
 
 def test_perplexity_is_that_of_the_model_that_replied(tiny):
-    predictions = replies.predict(*tiny, stage(), ROWS, batch_size=2)
+    predictions = EVALUATOR.predict(*tiny, stage(), ROWS, batch_size=2)
     assert len(predictions) == 4 and all(each.likelihood[1] > 1 and each.why_none is None for each in predictions)
-    result, _ = replies.score(stage(), ROWS, None, predictions, REWARDS)
+    result, _ = EVALUATOR.score(stage(), ROWS, None, predictions, REWARDS)
     assert result["metrics"]["perplexity"]["value"] == pytest.approx(320, rel=0.5)  # of 320 tokens, none learned
 
 
 def test_a_policy_that_was_asked_for_tags_has_no_perplexity(tiny):
     asked = [[{"role": "system", "content": "Write <answer>reply</answer>."}, *prompt] for prompt in ROWS["prompt"]]
     rows = ROWS.remove_columns("prompt").add_column("prompt", asked)
-    predictions = replies.predict(*tiny, stage(), rows, batch_size=4)
-    result, _ = replies.score(stage(), rows, None, predictions, REWARDS)
+    predictions = EVALUATOR.predict(*tiny, stage(), rows, batch_size=4)
+    result, _ = EVALUATOR.score(stage(), rows, None, predictions, REWARDS)
     assert result["left_out"]["perplexity"].startswith("the prompt asks for tags")
 
 
 def test_a_classifier_that_cannot_judge_stops_before_anything_is_generated(monkeypatch, classifiers):
     monkeypatch.setattr(replies, "generate_shared", lambda *_: pytest.fail("generated"))
     with pytest.raises(UserError, match=r"evaluation\.classifiers\.intent: ./none: no such folder"):
-        replies.predict(None, None, stage({"intent": "./none"}), ROWS, 4)
+        EVALUATOR.predict(None, None, stage({"intent": "./none"}), ROWS, 4)
     unknown = ROWS.remove_columns("emotion").add_column("emotion", ["sad", "angry", None, "sad"])
     with pytest.raises(
         UserError, match=r"evaluation\.classifiers\.emotion: the data has the emotion 'angry'.*sad, joy"
     ):
-        replies.predict(None, None, stage({"emotion": classifiers["emotion"]}), unknown, 4)
+        EVALUATOR.predict(None, None, stage({"emotion": classifiers["emotion"]}), unknown, 4)
 
 
 def test_only_the_main_process_loads_classifiers(monkeypatch):
     monkeypatch.setattr(replies, "PartialState", lambda: SimpleNamespace(is_main_process=False))
     monkeypatch.setattr(replies, "generate_shared", lambda *_: SAID)
-    assert len(replies.predict(None, None, stage({"intent": "./none"}), ROWS, 4)) == 4
+    assert len(EVALUATOR.predict(None, None, stage({"intent": "./none"}), ROWS, 4)) == 4
 
 
 def test_every_metric_is_documented():

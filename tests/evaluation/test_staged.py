@@ -5,12 +5,12 @@ import json
 import pytest
 from datasets import Dataset
 
-from empathy_trl.evaluation import staged
-from empathy_trl.evaluation.replies import Prediction
+from empathy_trl.evaluation.replies import Prediction, StagedReplyEvaluator
 from empathy_trl.recipe import Data, Evaluation, Model, Stage
 from empathy_trl.recipe.load import read_rewards
 from empathy_trl.tags import PARTS, write_parts
 
+EVALUATOR = StagedReplyEvaluator()
 SYSTEM = {"role": "system", "content": "Write <react>…</react><respond>…</respond><reflect>…</reflect>."}
 SPOKEN = ["I am so sorry.", "That is great!", "How are you?"]
 WHOLE = [write_parts({"react": "*nods*", "respond": words, "reflect": "They may cry."}) for words in SPOKEN]
@@ -36,7 +36,7 @@ STAGE = Stage(
 
 def scored(completions):
     predictions = [Prediction(completion, likelihood=(2.0, 1)) for completion in completions]
-    return staged.score(STAGE, ROWS, None, predictions, REWARDS)
+    return EVALUATOR.score(STAGE, ROWS, None, predictions, REWARDS)
 
 
 def test_gold_turns_keep_the_format_and_earn_what_they_earn_as_references():
@@ -54,21 +54,21 @@ def test_broken_turns_are_counted_and_have_no_reply_where_the_spoken_part_is_bro
     assert [row["metrics"]["format_adherence"] for row in table] == [1, 0, 0]
     assert result["metrics"]["format_adherence"]["value"] == pytest.approx(1 / 3)
     assert result["metrics"]["empty_share"]["value"] == pytest.approx(1 / 3)
-    assert list(staged.columns(result))[:4] == ["reward", "reward_format", "reward_length", "format_adherence"]
+    assert list(EVALUATOR.column_titles(result))[:4] == ["reward", "reward_format", "reward_length", "format_adherence"]
 
 
 def test_a_reward_that_applies_to_no_row_is_left_out_with_the_reason():
     rows = ROWS.add_column("next_user", SPOKEN).add_column("other_users", [[], [], []])
     predictions = [Prediction(completion, likelihood=(2.0, 1)) for completion in WHOLE]
-    result, _ = staged.score(STAGE, rows, None, predictions, REWARDS | read_rewards({"foresight": {}}))
+    result, _ = EVALUATOR.score(STAGE, rows, None, predictions, REWARDS | read_rewards({"foresight": {}}))
     assert "reward_foresight" not in result["metrics"] and "reward_length" in result["metrics"]
-    assert staged.summary(result | {"stage": "grpo"})[-1] == (
+    assert EVALUATOR.summary(result | {"stage": "grpo"})[-1] == (
         "reward_foresight: none, because it applies to none of the 3 rows"
     )
 
 
 def test_perplexity_is_that_of_the_whole_turn(tiny):
     model, tokenizer = tiny
-    predictions = staged.predict(model, tokenizer, STAGE, ROWS, 2)
+    predictions = EVALUATOR.predict(model, tokenizer, STAGE, ROWS, 2)
     whole = [len(tokenizer(turn)["input_ids"]) for turn in WHOLE]
     assert [prediction.likelihood[1] for prediction in predictions] == [tokens + 1 for tokens in whole]  # and the end

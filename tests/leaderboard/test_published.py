@@ -5,18 +5,18 @@ import yaml
 
 from empathy_trl.data import BUILDERS
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.evaluate import KINDS, kind_module
+from empathy_trl.evaluation import EVALUATORS, evaluator
 from empathy_trl.hub.leaderboard.entries import FILE, read_published
 
 
 @pytest.mark.parametrize("figure", read_published(), ids=lambda figure: figure.name)
 def test_every_entry_can_be_shown(figure):
-    assert figure.kind in KINDS and figure.data in BUILDERS and figure.split in ("train", "valid", "test")
+    assert figure.kind in EVALUATORS and figure.data in BUILDERS and figure.split in ("train", "valid", "test")
     assert figure.metrics and all(isinstance(value, float) for value in figure.metrics.values())
     assert figure.source and figure.measured_on
     # what has rows stands in a table, which is sorted by the main metric, and has to be comparable
     assert figure.rows is None or (
-        kind_module(figure.kind).MAIN in figure.metrics and figure.metrics_version is not None
+        evaluator(figure.kind).main_metric in figure.metrics and figure.metrics_version is not None
     )
 
 

@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 from yaml import YAMLError
 
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.compare import check_evaluation
-from empathy_trl.evaluation.evaluate import kind_module
 from empathy_trl.hub.client import failures, hub_session, patiently, reason
 from empathy_trl.hub.results import from_results, is_finite
 from empathy_trl.io import read_json
@@ -53,14 +53,14 @@ class Entry:
     folder: Path | None = None
 
     @property
-    def kind(self):
-        """The module that knows how it was evaluated."""
-        return kind_module(self.evaluation["kind"])
+    def evaluator(self):
+        """The evaluator that knows how it was evaluated."""
+        return evaluator(self.evaluation["kind"])
 
     @property
     def main(self) -> dict:
         """The figure that decides the rank."""
-        return self.evaluation["metrics"][self.kind.MAIN]
+        return self.evaluation["metrics"][self.evaluator.main_metric]
 
 
 @dataclass
@@ -109,7 +109,7 @@ def make_entry(evaluation, origin: str, folder: Path | None = None) -> Entry:
     # a card has a digest in place of the rewards
     of_card = isinstance(evaluation, dict) and isinstance(evaluation.get("judged_by"), str)
     check_evaluation(origin, evaluation | {"judged_by": {}} if of_card else evaluation)
-    main = kind_module(evaluation["kind"]).MAIN
+    main = evaluator(evaluation["kind"]).main_metric
     if main not in evaluation["metrics"]:
         raise UserError(f"{origin}: metrics has no {main}, by which evaluations of {evaluation['kind']} are ranked")
     _check_data(origin, evaluation["data"])

@@ -73,7 +73,7 @@ def rank(entries: list[Entry]) -> Ranking:
         change = _paired_change(rows[i], rows[j])
         paired += change is not None
         sign = _sign(*change) if change else _apart(entries[i].main, entries[j].main)
-        sign *= direction(entries[i].kind.MAIN)
+        sign *= direction(entries[i].evaluator.main_metric)
         better[i] += sign > 0
         better[j] += sign < 0
     return Ranking([1 + count for count in better], paired, math.comb(len(entries), 2), problems)
@@ -101,13 +101,13 @@ def _read(entry: Entry, problems: list[str]) -> _Rows | None:
         return None
     try:
         result = read_result(entry.folder, split)
-        rows = _of_rows(result) if entry.kind.PAIRED else _of_all(result)
+        rows = _of_rows(result) if entry.evaluator.paired else _of_all(result)
     except UserError as error:
         problems.append(str(error))
         return None
-    if rows is not None and not result.reports(entry.kind.MAIN, _value(rows)):
+    if rows is not None and not result.reports(entry.evaluator.main_metric, _value(rows)):
         problems.append(
-            f"{entry.folder}: predictions_{split}.jsonl gives another {entry.kind.MAIN} than {entry.origin}"
+            f"{entry.folder}: predictions_{split}.jsonl gives another {entry.evaluator.main_metric} than {entry.origin}"
         )
         return None
     return rows
@@ -115,7 +115,7 @@ def _read(entry: Entry, problems: list[str]) -> _Rows | None:
 
 def _of_rows(result: Result) -> _Rows:
     try:
-        scores = [result.kind.row_score(row) for row in result.rows]
+        scores = [result.evaluator.row_score(row) for row in result.rows]
         np.array([score for score in scores if score is not None], dtype=float)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{result.folder}: a row has no score ({type(error).__name__}: {error})") from error
@@ -123,7 +123,7 @@ def _of_rows(result: Result) -> _Rows:
 
 
 def _of_all(result: Result) -> _Rows | None:
-    main = result.kind.MAIN
+    main = result.evaluator.main_metric
     found = [(method, *of) for method, of in result.statistics().items() if main in of[0]]
     if not found:
         return None

@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from empathy_trl.evaluation.base import NAMES
+from empathy_trl.evaluation.base import NAMES, Evaluator
 from empathy_trl.evaluation.metrics.reply_classifiers import digests, kind_of_metric
 from empathy_trl.hub.leaderboard.entries import Entry, Found, Published, read_published
 from empathy_trl.hub.leaderboard.ranking import Group, Ranking, direction, group, rank
@@ -206,11 +206,11 @@ def source_words(source: str) -> str:
     return "the embedded corpus" if source == SAMPLE else source_name(source)
 
 
-def headline(models: list[Row], references: list[Row], kind) -> str:
+def headline(models: list[Row], references: list[Row], evaluator: Evaluator) -> str:
     """Say who is first, and whether a reference row is ahead of them all."""
     first = [row for row in models if row.place == 1]
-    value = first[0].figures[kind.MAIN]["value"]
-    shown = f"{kind.MAIN_WORDS} {value:.3f}"
+    value = first[0].figures[evaluator.main_metric]["value"]
+    shown = f"{evaluator.main_metric_title} {value:.3f}"
     if len(models) == 1:
         said = f"{first[0].name} is the only model here: {shown}."
     elif len(first) == 1:
@@ -218,14 +218,16 @@ def headline(models: list[Row], references: list[Row], kind) -> str:
     else:
         between = "their difference is" if len(first) == 2 else "their differences are"
         said = f"{_listed([row.name for row in first])} share the first place: {between} within chance."
-    best = min(models, key=by_value(kind.MAIN)).figures[kind.MAIN]["value"]
-    sign = direction(kind.MAIN) or 1
+    best = min(models, key=by_value(evaluator.main_metric)).figures[evaluator.main_metric]["value"]
+    sign = direction(evaluator.main_metric) or 1
     ahead = [
-        row for row in references if kind.MAIN in row.figures and sign * (row.figures[kind.MAIN]["value"] - best) > 0
+        row
+        for row in references
+        if evaluator.main_metric in row.figures and sign * (row.figures[evaluator.main_metric]["value"] - best) > 0
     ]
     if ahead:
-        top = min(ahead, key=by_value(kind.MAIN))
-        said += f" No model has a better figure than {top.name}: {top.figures[kind.MAIN]['value']:.3f}."
+        top = min(ahead, key=by_value(evaluator.main_metric))
+        said += f" No model has a better figure than {top.name}: {top.figures[evaluator.main_metric]['value']:.3f}."
     return said
 
 
@@ -242,9 +244,9 @@ def not_comparable(figure: Published, facts: dict) -> str:
     return f"{figure.name}: {figures} ({'; '.join(figure.why_apart(facts))}). Source: {figure.citation}{url}"
 
 
-def notes(each: Group, kind, ranking: Ranking) -> list[str]:
+def notes(each: Group, evaluator: Evaluator, ranking: Ranking) -> list[str]:
     """Return what a reader of the table has to know, in Markdown."""
-    found = [kind.NOTE]
+    found = [evaluator.note]
     if ranking.pairs:
         found.append(_compared(ranking))
     if any("perplexity" in entry.evaluation["metrics"] for entry in each.entries) and len(each.entries) > 1:
@@ -290,7 +292,7 @@ def build_board(found: Found, published: list[Published] | None = None) -> Board
 
 
 def _table(number: int, each: Group, published: list[Published], problems: list[str]) -> Table:
-    kind, data = each.entries[0].kind, each.entries[0].evaluation["data"]
+    evaluator, data = each.entries[0].evaluator, each.entries[0].evaluation["data"]
     ranking = rank(each.entries)
     problems += ranking.problems
     column_of = columns_of(each.entries)
@@ -298,7 +300,7 @@ def _table(number: int, each: Group, published: list[Published], problems: list[
         Row("model", name, _in_columns(entry.evaluation["metrics"], column), place, entry=entry)
         for name, entry, place, column in zip(names(each.entries), each.entries, ranking.places, column_of, strict=True)
     ]
-    models.sort(key=lambda row: (row.place, *by_value(kind.MAIN)(row)))
+    models.sort(key=lambda row: (row.place, *by_value(evaluator.main_metric)(row)))
     ours = [figure for figure in published if (figure.kind, figure.data) == (each.facts["kind"], each.facts["data"])]
     inside = [figure for figure in ours if not figure.why_apart(each.facts)]
     references = _baselines(each.entries, column_of) + [
@@ -306,20 +308,20 @@ def _table(number: int, each: Group, published: list[Published], problems: list[
             note=figure.citation, url=figure.url)
         for figure in inside
     ]  # fmt: skip
-    columns = {kind.MAIN: kind.MAIN_WORDS}
+    columns = {evaluator.main_metric: evaluator.main_metric_title}
     for entry, column in zip(each.entries, column_of, strict=True):
-        words = _in_columns(kind.columns(entry.evaluation), column)
-        columns |= {name: heading(said, name) for name, said in words.items() if name != kind.MAIN}
-    rows = _merged(models, sorted(references, key=by_value(kind.MAIN)), kind.MAIN)
+        words = _in_columns(evaluator.column_titles(entry.evaluation), column)
+        columns |= {name: heading(said, name) for name, said in words.items() if name != evaluator.main_metric}
+    rows = _merged(models, sorted(references, key=by_value(evaluator.main_metric)), evaluator.main_metric)
     return Table(
         anchor=f"table-{number}",
         heading=table_heading(each),
         why_apart=f"apart from table {each.first + 1}: {'; '.join(each.reasons)}" if each.reasons else "",
-        headline=headline(models, references, kind),
+        headline=headline(models, references, evaluator),
         columns=columns,
         rows=rows,
         apart=[not_comparable(figure, each.facts) for figure in ours if figure not in inside],
-        notes=notes(each, kind, ranking) + [NOTE] * any(column_of),
+        notes=notes(each, evaluator, ranking) + [NOTE] * any(column_of),
         facts=each.facts,
         data={key: data.get(key) for key in ("revision", "n")} | {"source": source_words(data["source"])},
     )

@@ -1,0 +1,337 @@
+"""Evaluators of models with a head: labels, ratings, and scores that order replies."""
+
+from pathlib import Path
+
+import numpy as np
+
+from empathy_trl.data import targets
+from empathy_trl.errors import DataError
+from empathy_trl.evaluation import evaluate as artefacts
+from empathy_trl.evaluation.base import (
+    NAMES,
+    Evaluator,
+    both_texts,
+    markdown,
+    predict_baselines,
+    score_rating_baselines,
+    tfidf_ridge,
+)
+from empathy_trl.evaluation.metrics.agreement import (
+    FIGURES,
+    MEAN,
+    pair_accuracy,
+    pairs_of,
+    rating_statistics,
+    right_order,
+    score_predictions,
+    score_ratings,
+    share_statistics,
+)
+from empathy_trl.evaluation.metrics.bootstrap import mean_figure, with_interval
+from empathy_trl.evaluation.plots import draw_confusion, draw_ratings
+from empathy_trl.models.label_schema import Targets, predicted_labels
+from empathy_trl.models.scorer import predict_outputs
+from empathy_trl.text import words
+
+SEPARATOR = " / "  # between the labels of several groups
+WORDS = {"mae": "mean absolute error", "pearson": "Pearson", "spearman": "Spearman"}
+
+
+class LabelEvaluator(Evaluator):
+    """Kind `labels`: a classification head's labels, one per group, counted right or wrong."""
+
+    rows_task = "classify"
+    main_metric = "accuracy"
+    main_metric_title = "accuracy"
+    note = "95 % bootstrap intervals. The baselines were fitted on the labels of the whole training split."
+
+    def predict(self, model, tokenizer, stage, rows, batch_size: int | None) -> list[tuple[str, ...]]:
+        """Return the predicted label of every group, for each row."""
+        outputs = Targets("classify", targets(stage.data))
+        return _named(predicted_labels(predict_outputs(model, rows), outputs), outputs)
+
+    def score(self, stage, rows, train, predictions: list[tuple[str, ...]], rewards) -> tuple[dict, list[dict]]:
+        """Return `metrics`, `baselines` and `confusions` (group -> matrix), and one row per example.
+
+        With several groups, the metrics of each end with its name, and `accuracy` is the mean over the groups.
+        """
+        outputs = Targets("classify", targets(stage.data))
+        gold, train_gold = _named(rows["labels"], outputs), _named(train["labels"], outputs)
+        texts, train_texts = both_texts(rows), both_texts(train)
+        guesses = {"majority": [], "tfidf_logreg": []}  # name -> one list of labels per group
+        for group, labels in enumerate(outputs.outputs.values()):
+            column = [row[group] for row in train_gold]
+            for name, guess in predict_baselines(train_texts, column, texts, labels).items():
+                guesses[name].append(guess)
+        metrics, confusions = _metrics(predictions, gold, outputs)
+        baselines = {
+            name: _metrics(list(zip(*guess, strict=True)), gold, outputs)[0] for name, guess in guesses.items()
+        }
+        table = [
+            {"text": text, "label": _joined(wanted), "prediction": _joined(given), "correct": _right(given, wanted)}
+            for text, wanted, given in zip(texts, gold, predictions, strict=True)
+        ]
+        return {"metrics": metrics, "baselines": baselines, "confusions": confusions}, table
+
+    def draw(self, folder: Path, split: str, result: dict, table: list[dict], title: str) -> None:
+        """Draw a confusion matrix per group; the files of several groups carry their names."""
+        for group, confusion in result["confusions"].items():
+            name = split if len(result["confusions"]) == 1 else f"{group}_{split}"
+            draw_confusion(artefacts.confusion_path(folder, name), confusion, title)
+
+    def summary(self, result: dict) -> list[str]:
+        """Return the lines of a plain-text table: the model above its baselines."""
+        shown = self.column_titles(result)
+        return [
+            f"{'':<30}" + "".join(f"{heading + ' [95 %]':<36}" for heading in shown.values()),
+            *(
+                f"{name:<30}" + "".join(f"{with_interval(row[key]):<36}" for key in shown)
+                for name, row in self.model_and_baselines(result)
+            ),
+        ]
+
+    def column_titles(self, evaluation: dict) -> dict[str, str]:
+        """Return metric -> heading of the table in which a report sets stages side by side."""
+        # from the metrics alone: a card's results have no confusions
+        groups = [name.removeprefix("macro_f1") for name in evaluation["metrics"] if name.startswith("macro_f1")]
+        headings = {f"macro_f1{group}": f"macro-F1, {group[1:]}" if group else "macro-F1" for group in groups}
+        return {"accuracy": "accuracy"} | headings
+
+    def details(self, stages: list) -> dict[str, str]:
+        """Return heading -> text of what a report says beyond that table: precision and recall of the last stage."""
+        last = stages[-1].evaluation
+        several = len(last["confusions"]) > 1
+        rows = [["label", "precision", "recall", "n"]]
+        for group, confusion in last["confusions"].items():
+            for label in confusion["rows"]:
+                ends = f"{label}_{group}" if several else label
+                precision, recall = (last["metrics"][f"{share}_{ends}"] for share in ("precision", "recall"))
+                name = f"{group}: {label}" if several else label
+                rows.append([name, with_interval(precision), with_interval(recall), recall["n"]])
+        return {"Per label": markdown(rows) + f"\n\n{stages[-1].name}; n: rows of that label."}
+
+    def row_values(self, evaluation: dict, rows: list[dict]) -> dict[str, list]:
+        """Return metric -> one value per row, of which it is the mean."""
+        return {"accuracy": [row["correct"] for row in rows]}
+
+    def statistics(self, evaluation: dict, rows: list[dict]) -> dict[str, tuple]:
+        """Return how to resample -> names and function of the metrics that are no means over rows."""
+        groups = evaluation["confusions"]
+        columns = [
+            list(zip(*(row[key].split(SEPARATOR) for row in rows), strict=True)) for key in ("prediction", "label")
+        ]
+        names, functions = [], []
+        for given, wanted, (group, confusion) in zip(*columns, groups.items(), strict=True):
+            keys, function = share_statistics(given, wanted, confusion["rows"])
+            names += [f"{key}_{group}" if len(groups) > 1 else key for key in keys]
+            functions.append(function)
+        return {"bootstrap": (names, lambda rows: np.concatenate([function(rows) for function in functions], axis=-1))}
+
+    def row_score(self, row: dict) -> float:
+        """Return how good the answer of a row is; the mean over the rows is the main metric."""
+        return row["correct"]
+
+    def question(self, row: dict) -> list[tuple[str, str]]:
+        """Return what an example is about, as (name, text)."""
+        return [("text", row["text"]), ("label", row["label"])]
+
+    def answer(self, row: dict) -> str:
+        """Return what the model said."""
+        mark = {1: "right", 0: "wrong"}.get(row["correct"], f"{row['correct']:.0%} right")
+        return f"{row['prediction']} ({mark})"
+
+
+def _metrics(predictions: list[tuple], gold: list[tuple], outputs: Targets) -> tuple[dict, dict]:
+    """Return all metrics, and group -> confusion matrix."""
+    metrics, confusions = {}, {}
+    for position, (group, labels) in enumerate(outputs.outputs.items()):
+        given, wanted = ([row[position] for row in part] for part in (predictions, gold))
+        scores, confusions[group] = score_predictions(given, wanted, labels)
+        metrics |= {f"{key}{_ending(group, outputs)}": value for key, value in scores.items()}
+    if len(outputs.outputs) > 1:
+        shares = [_right(given, wanted) for given, wanted in zip(predictions, gold, strict=True)]
+        metrics = {"accuracy": mean_figure(shares)} | metrics
+    return metrics, confusions
+
+
+def _named(positions, outputs: Targets) -> list[tuple[str, ...]]:
+    """Return the names of labels that are given by their positions, shape (rows, groups)."""
+    return [tuple(names[i] for names, i in zip(outputs.outputs.values(), row, strict=True)) for row in positions]
+
+
+def _ending(group: str, outputs: Targets) -> str:
+    return "" if len(outputs.outputs) == 1 else f"_{group}"
+
+
+def _right(given: tuple, wanted: tuple) -> float:
+    """Return the share of the groups that are right."""
+    return sum(a == b for a, b in zip(given, wanted, strict=True)) / len(wanted)
+
+
+def _joined(labels: tuple[str, ...]) -> str:
+    return SEPARATOR.join(labels)
+
+
+class RatingEvaluator(Evaluator):
+    """Kind `ratings`: a regression head's ratings, how far off and how well ordered they are."""
+
+    rows_task = "regress"
+    main_metric = f"pearson_{MEAN}"
+    main_metric_title = "mean Pearson"
+    paired = False  # a correlation is none of single rows
+    note = (
+        "95 % bootstrap intervals; `mean` is the mean over the ratings. Errors are in units of the labels. A predictor that "
+        "always says the mean has no correlation at all and often a fair error: read the two together."
+    )
+
+    def predict(self, model, tokenizer, stage, rows, batch_size: int | None) -> list[list[float]]:
+        """Return the ratings of each row, in units of the labels."""
+        return predict_outputs(model, rows).tolist()
+
+    def score(self, stage, rows, train, predictions: list[list[float]], rewards) -> tuple[dict, list[dict]]:
+        """Return `metrics`, `baselines` and `ratings` (their names), and one row per example."""
+        names, texts = list(targets(stage.data)), both_texts(rows)
+        gold = np.array(rows["labels"], dtype=float)
+        table = [
+            {
+                "text": text,
+                "label": dict(zip(names, wanted, strict=True)),
+                "prediction": dict(zip(names, given, strict=True)),
+                "error": float(np.abs(np.subtract(wanted, given)).mean()),
+            }
+            for text, wanted, given in zip(texts, gold.tolist(), predictions, strict=True)
+        ]
+        baselines = score_rating_baselines(both_texts(train), train["labels"], texts, gold, names)
+        return {"metrics": score_ratings(predictions, gold, names), "baselines": baselines, "ratings": names}, table
+
+    def draw(self, folder: Path, split: str, result: dict, table: list[dict], title: str) -> None:
+        """Draw predicted over gold ratings."""
+        draw_ratings(artefacts.ratings_path(folder, split), result["ratings"], table, title)
+
+    def summary(self, result: dict) -> list[str]:
+        """Return the lines of a plain-text table: one line per rating, and the mean beside the baselines."""
+        lines = [f"{'':<46}" + "".join(f"{WORDS[figure] + ' [95 %]':<30}" for figure in FIGURES)]
+        for name, metrics in self.model_and_baselines(result):
+            for rating in (*result["ratings"], MEAN):
+                figures = "".join(f"{with_interval(metrics[f'{figure}_{rating}']):<30}" for figure in FIGURES)
+                lines.append(f"{name + ', ' + rating:<46}{figures}")
+        return lines
+
+    def column_titles(self, evaluation: dict) -> dict[str, str]:
+        """Return metric -> heading of the table in which a report sets stages side by side."""
+        return {f"{figure}_{MEAN}": f"{WORDS[figure]}, {MEAN}" for figure in FIGURES}
+
+    def details(self, stages: list) -> dict[str, str]:
+        """Return heading -> text of what a report says beyond that table: every rating on its own."""
+        rows = [["rating", "", *(WORDS[figure] for figure in FIGURES)]]
+        last = stages[-1].evaluation
+        named = [
+            *((stage.name, stage.evaluation["metrics"]) for stage in stages),
+            *((NAMES[key], row) for key, row in last["baselines"].items()),
+        ]
+        for rating in last["ratings"]:
+            for name, metrics in named:
+                rows.append([rating, name, *(with_interval(metrics[f"{figure}_{rating}"]) for figure in FIGURES)])
+        return {"Per rating": markdown(rows)}
+
+    def statistics(self, evaluation: dict, rows: list[dict]) -> dict[str, tuple]:
+        """Return how to resample -> names and function of the metrics that are no means over rows."""
+        names = evaluation["ratings"]
+        predicted, gold = ([[row[key][name] for name in names] for row in rows] for key in ("prediction", "label"))
+        return {"bootstrap": rating_statistics(predicted, gold, names)}
+
+    def row_score(self, row: dict) -> float:
+        """Return how good the prediction of a row is: minus its mean absolute error."""
+        return -row["error"]
+
+    def question(self, row: dict) -> list[tuple[str, str]]:
+        """Return what an example is about, as (name, text)."""
+        return [("text", row["text"]), ("ratings", _listed(row["label"]))]
+
+    def answer(self, row: dict) -> str:
+        """Return what the model said."""
+        return f"{_listed(row['prediction'])} (off by {row['error']:.2f} on average)"
+
+
+def _listed(ratings: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in ratings.items())
+
+
+class PairEvaluator(Evaluator):
+    """Kind `pairs`: a score that orders the replies to one context, and how often it puts the better one first."""
+
+    rows_task = "regress"
+    main_metric = "pair_accuracy"
+    main_metric_title = "pair accuracy"
+    paired = False  # of pairs, not of rows
+    note = (
+        "n replies. Pair accuracy is the share of all pairs of replies to one context with different ratings in which the better "
+        "one has the higher score; a tie counts half. 95 % bootstrap intervals over contexts. Chance is 0.5; a model that hardly "
+        "beats the longer reply has learned to count words."
+    )
+
+    def predict(self, model, tokenizer, stage, rows, batch_size: int | None) -> list[float]:
+        """Return the score of each row."""
+        return predict_outputs(model, rows)[:, 0].tolist()
+
+    def score(self, stage, rows, train, predictions: list[float], rewards) -> tuple[dict, list[dict]]:
+        """Return `metrics`, `baselines` and `ratings` (the one name), and one row per reply.
+
+        Raises:
+            DataError: no two of the rows can be compared.
+        """
+        (name,), texts, contexts = targets(stage.data), both_texts(rows), list(rows["context"])
+        gold = [rating for (rating,) in rows["labels"]]
+        pairs = pairs_of(contexts, gold)
+        if not pairs:
+            raise DataError(f"no two of the {len(rows)} evaluated replies have the same context and different ratings")
+        others = {
+            "chance": np.zeros(len(rows)),
+            "longer": [len(words(reply)) for reply in rows["pair"]],
+            "tfidf_ridge": tfidf_ridge(both_texts(train), np.asarray(train["labels"], dtype=float), texts)[:, 0],
+        }
+        shares = _shares(predictions, pairs)
+        table = [
+            {"text": text, "label": {name: rating}, "prediction": {name: given}, "right_share": shares.get(row)}
+            for row, (text, rating, given) in enumerate(zip(texts, gold, predictions, strict=True))
+        ]
+        metrics = {self.main_metric: pair_accuracy(predictions, pairs, contexts)}
+        baselines = {key: {self.main_metric: pair_accuracy(scores, pairs, contexts)} for key, scores in others.items()}
+        return {"metrics": metrics, "baselines": baselines, "ratings": [name]}, table
+
+    def summary(self, result: dict) -> list[str]:
+        """Return the lines of a plain-text table: the model above its baselines."""
+        return [
+            f"{'':<30}{self.main_metric_title} [95 %], {result['metrics'][self.main_metric]['n']} pairs",
+            *(f"{name:<30}{with_interval(row[self.main_metric])}" for name, row in self.model_and_baselines(result)),
+        ]
+
+    def column_titles(self, evaluation: dict) -> dict[str, str]:
+        """Return metric -> heading of the table in which a report sets stages side by side."""
+        return {self.main_metric: f"{self.main_metric_title}, {evaluation['metrics'][self.main_metric]['n']} pairs"}
+
+    def row_score(self, row: dict) -> float | None:
+        """Return how good the score of a reply is: the share of its pairs in the right order, None where it has no pair."""
+        return row["right_share"]
+
+    def question(self, row: dict) -> list[tuple[str, str]]:
+        """Return what an example is about, as (name, text)."""
+        return [
+            ("text", row["text"]),
+            ("rating", ", ".join(f"{name} {value:g}" for name, value in row["label"].items())),
+        ]
+
+    def answer(self, row: dict) -> str:
+        """Return what the model said."""
+        (value,) = row["prediction"].values()
+        right = "nothing to compare" if row["right_share"] is None else f"{row['right_share']:.0%} of its pairs right"
+        return f"score {value:.2f} ({right})"
+
+
+def _shares(scores: list[float], pairs: list[tuple[int, int]]) -> dict[int, float]:
+    """Return row -> the share of its pairs that are in the right order."""
+    found = {}
+    for pair, right in zip(pairs, right_order(scores, pairs).tolist(), strict=True):
+        for row in pair:
+            found.setdefault(row, []).append(right)
+    return {row: sum(values) / len(values) for row, values in found.items()}
