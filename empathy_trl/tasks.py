@@ -1,10 +1,12 @@
 """Task name -> (trainer config class, build function): the only place that knows which trainer a task uses.
 
 A build function takes a stage of a recipe and its output folder and returns a trainer that is ready to `.train()`.
-Adding a task is adding one function and one line to `TASKS`.
+Adding a task is adding one function and one line to `TASKS`, and its config to `recipe.schema.CONFIG_CLASSES`.
+`run_recipe` runs the stages of a recipe one after the other.
 """
 
 import dataclasses
+import gc
 import importlib
 import importlib.util
 import os
@@ -16,6 +18,7 @@ from pathlib import Path
 from empathy_trl.cli import several_on_cpu
 from empathy_trl.errors import UserError
 from empathy_trl.recipe.layers import LABEL_TASKS
+from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.stage_inputs import (
     describe_input,
     is_pairwise,
@@ -164,13 +167,12 @@ def build_labels(stage, folder: Path, stage_folders: dict[str, Path]):
 
 
 TASKS = {
-    "sft": Task("trl:SFTConfig", build_sft),
-    "grpo": Task("empathy_trl.trainers.grpo:EmpathyGRPOConfig", build_grpo),
-    "ppo": Task("empathy_trl.trainers.ppo_config:PPOConfig", build_ppo),
-    "regress": Task("empathy_trl.trainers.classify:RegressConfig", build_labels),
-    "classify": Task("empathy_trl.trainers.classify:LabelConfig", build_labels),
+    "sft": Task(CONFIG_CLASSES["sft"], build_sft),
+    "grpo": Task(CONFIG_CLASSES["grpo"], build_grpo),
+    "ppo": Task(CONFIG_CLASSES["ppo"], build_ppo),
+    "regress": Task(CONFIG_CLASSES["regress"], build_labels),
+    "classify": Task(CONFIG_CLASSES["classify"], build_labels),
 }
-CONFIG_CLASSES = {name: task.config for name, task in TASKS.items()}
 
 
 def missing_extras(stage) -> list[str]:
@@ -294,3 +296,213 @@ def trainer_options(stage) -> dict:
     options["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
     per_process = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
     return options | {"sequences": per_process * options["processes"]}
+
+
+def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fresh: bool = False) -> Path:
+    """Train and evaluate all stages of a recipe, write the report, and push what the recipe wants pushed.
+
+    A stage that is complete for the same settings is skipped; an interrupted one resumes from its last checkpoint.
+
+    Args:
+        recipe: a `Recipe`, or what `load_recipe` takes: a name such as "ed4_tiny", or a YAML file.
+        overrides: of a recipe that is loaded here, as on the command line: `["--seed", "1"]`.
+        output_dir: of the run, with one folder per stage; outputs/<name of the recipe> by default.
+        fresh: delete what an earlier run left there.
+
+    Returns:
+        The folder: `<stage>/` has model, tokenizer, `metrics.jsonl` and `eval_<split>.json`; `report.md` is beside them.
+
+    Raises:
+        RecipeError: the recipe is wrong, with one line per problem.
+        UserError: what else would stop a stage, as far as possible before the first one starts.
+    """
+    from empathy_trl.recipe import Recipe, load_recipe
+
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    elif overrides:
+        raise UserError(f"overrides: {overrides!r} given with a loaded recipe; give them to load_recipe")
+    folder = Path("outputs") / recipe.name if output_dir is None else Path(output_dir)
+    from empathy_trl.cli import join_processes, part_processes, use_all_cores
+    from empathy_trl.recipe.stage_inputs import judging_stages
+    from empathy_trl.recipe.stages import fingerprint, make_way
+
+    use_all_cores()
+    process = join_processes()
+    rows = preflight(recipe, folder)
+    fingerprints, folders = {}, {}
+    for name, content in recipe.resolved()["stages"].items():
+        fingerprints[name] = fingerprint(content, fingerprints, rows[name]["train"])
+        folders[name] = folder / name
+    with process.main_process_first():
+        if process.is_main_process:
+            for name, path in folders.items():
+                if cleared := make_way(path, fingerprints[name], fresh):
+                    print(cleared)
+            for report in ("report.md", "report.png"):  # of an earlier run
+                (folder / report).unlink(missing_ok=True)
+    trained, waiting = set(), []
+    for name, stage in recipe.stages.items():
+        train_stage(recipe, stage, fingerprints[name], folders)
+        trained.add(name)
+        waiting.append(stage)
+        ready = [each for each in waiting if judging_stages(recipe, each) <= trained]
+        for each in ready:  # a warm start waits here for a reward model that is trained after it
+            evaluate_stage(recipe, each, fingerprints, folders, rows[each.name]["all"])
+            waiting.remove(each)
+    finish(recipe, folder)
+    part_processes()
+    if process.is_main_process:  # alone: the others would not wait for a long upload
+        push_stages(recipe, folders)
+    return folder
+
+
+def push_stages(recipe, folders: dict[str, Path]):
+    """Push the stages that have `hub:`. What goes wrong stops no other push; a rerun tries again, without training."""
+    from empathy_trl.hub.push import push_stage
+
+    failed = []
+    for name, stage in recipe.stages.items():
+        if stage.hub is not None:
+            try:
+                print(f"[{name}] pushed to {push_stage(folders[name], stage.hub)}")
+            except UserError as error:
+                failed.append(str(error))
+    if failed:
+        raise UserError("\n".join(failed))
+
+
+def preflight(recipe, folder: Path) -> dict[str, dict]:
+    """Find now, before an earlier run is touched or an hour is spent, what would stop a later stage.
+
+    Returns stage name -> `{"train", "all"}`: digests of its training rows (None for data on the Hub), and of those with
+    the rows it is evaluated on.
+    """
+    from empathy_trl.cli import check_writable
+    from empathy_trl.evaluation.evaluate import kind_of
+    from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
+    from empathy_trl.hub.push import check_pushes
+    from empathy_trl.io import digest
+    from empathy_trl.recipe.layers import stage_of
+    from empathy_trl.recipe.stage_inputs import classifiers_of, judging_rewards, local_rows
+
+    if missing := [line for stage in recipe.stages.values() for line in missing_extras(stage)]:
+        raise UserError(f"this recipe needs packages that are not installed: {', '.join(missing)}")
+    check_writable(folder)
+    digests = {}
+    for name, stage in recipe.stages.items():
+        trainer_config(stage, folder / name)
+        if kind_of(stage) in ("replies", "staged") and not judging_rewards(
+            recipe, stage, dict.fromkeys(recipe.stages, folder)
+        ):
+            raise UserError(
+                f"stages.{name}: its replies would be judged by the rewards of a later stage, and none has any"
+            )
+        check_devices(stage)
+        check_configs({kind: model for kind, model in classifiers_of(stage).items() if stage_of(model) is None})
+        rows = local_rows(stage)
+        digests[name] = {
+            "train": digest(rows["train"][0]) if rows else None,
+            "all": digest([rows for rows, _ in rows.values()]),
+        }
+    check_pushes(recipe, folder)
+    return digests
+
+
+def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
+    """Train one stage, unless it is complete; resume it, if it was interrupted."""
+    from accelerate import PartialState
+
+    from empathy_trl.recipe.stages import Consumption, inspect_stage, provenance
+    from empathy_trl.trainers.callbacks import ConsumptionLog
+
+    path, process = folders[stage.name], PartialState()
+    folder = inspect_stage(path, fingerprint)
+    process.wait_for_everyone()  # before the main process writes, every process has read the same state
+    if folder.status == "complete":
+        process.print(f"[{stage.name}] complete, skipped ({path})")
+        return
+    checkpoint = folder.checkpoint
+    consumption = Consumption(folder.record)
+    process.print(f"[{stage.name}] " + (f"resumes from {checkpoint}" if checkpoint else f"starts ({path})"))
+    if process.is_main_process:
+        folder.save(
+            recipe=recipe.name,
+            stage=stage.name,
+            status="running",
+            processes=process.num_processes,
+            **provenance(stage.seed),
+            **consumption.so_far(),
+        )
+        (path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    process.wait_for_everyone()
+    try:
+        trainer = TASKS[stage.task].build(stage, path, folders)
+    except UserError:
+        raise
+    except (ValueError, ImportError) as error:  # what TRL and transformers say of settings that do not go together
+        raise UserError(f"stages.{stage.name}: the trainer refuses these settings: {error}") from error
+    trainer.add_callback(ConsumptionLog(folder, consumption))
+    if stage.hub is not None and stage.hub.push == "every_save":
+        from empathy_trl.hub.push import PushCheckpoints
+
+        trainer.add_callback(PushCheckpoints(stage.hub))
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:  # also of a session that is stopped
+        if process.is_main_process:
+            folder.save(**consumption.so_far())
+    trainer.save_model(str(path))  # with tokenizer
+    if process.is_main_process:
+        folder.save(status="complete")
+    process.wait_for_everyone()
+    del trainer
+    gc.collect()
+
+
+def evaluate_stage(recipe, stage, fingerprints: dict[str, str], folders: dict[str, Path], rows: str):
+    """Evaluate a trained stage, unless the same evaluation on the same rows (by their digest) is there already."""
+    from accelerate import PartialState
+
+    from empathy_trl.evaluation.evaluate import evaluate_model
+    from empathy_trl.io import digest
+    from empathy_trl.recipe.stage_inputs import classifiers_of, judging_rewards, resolve_classifiers
+    from empathy_trl.recipe.stages import inspect_stage, judges_in
+
+    path, resolved = folders[stage.name], recipe.resolved()["stages"]
+    folder = inspect_stage(path, fingerprints[stage.name])
+    rewards = judging_rewards(recipe, stage, folders)
+    judges = [judges_in(content["rewards"], fingerprints) for content in resolved.values()]
+    classifiers = {kind: {"model": model} for kind, model in classifiers_of(stage).items()}
+    judges.append(judges_in(classifiers, fingerprints))
+    judged_by = digest([{name: reward.model_dump(mode="json") for name, reward in rewards.items()}, judges])
+    settings = resolved[stage.name]["evaluation"] | {"rows": rows, "judged_by": judged_by}
+    if folder.record.get("evaluated") == settings and (path / f"eval_{stage.evaluation.split}.json").is_file():
+        return
+    section = stage.model.model_copy(update={"name_or_path": str(path), "revision": None, "from_scratch": None})
+    model, tokenizer = load_trained(stage, section)
+    evaluate_model(
+        model=model,
+        tokenizer=tokenizer,
+        stage=resolve_classifiers(stage, folders),
+        recipe_name=recipe.name,
+        split=stage.evaluation.split,
+        output_dir=path,
+        model_name=str(path),
+        rewards=rewards,
+    )
+    if PartialState().is_main_process:
+        folder.save(evaluated=settings)
+
+
+def finish(recipe, folder: Path):
+    """Write report.md and report.png and say where they are."""
+    from accelerate import PartialState
+
+    from empathy_trl.evaluation.report import write_report
+
+    if PartialState().is_main_process:
+        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        report = write_report(folder, list(recipe.stages.values())[-1].evaluation.split)
+        print(report.read_text(encoding="utf-8"))
+        print(f"report: {report}\nplot:   {report.with_suffix('.png')}")

@@ -73,9 +73,8 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
         UserError: what is wrong with the arguments, or at the end which models failed and why.
     """
     from empathy_trl.recipe import load_recipe
-    from empathy_trl.tasks import CONFIG_CLASSES
 
-    recipe = load_recipe(arguments.recipe, overrides, CONFIG_CLASSES, arguments.trust_recipe)
+    recipe = load_recipe(arguments.recipe, overrides, trusted=arguments.trust_recipe)
     stage = recipe.choose_stage(arguments.stage)
     folders = output_folders(arguments.model, recipe, arguments.output_dir)
 

@@ -48,10 +48,9 @@ def command_line() -> argparse.ArgumentParser:
 def of_recipe(recipe: str, overrides: list[str], stage: str | None, file: Path, progress: float) -> Breakdown:
     """Return the breakdown of a file's completions by the rewards of a recipe's stage."""
     from empathy_trl.recipe import load_recipe
-    from empathy_trl.tasks import CONFIG_CLASSES
 
     rows = read_completions(file)
-    loaded = load_recipe(recipe, overrides, CONFIG_CLASSES)
+    loaded = load_recipe(recipe, overrides)
     rewards = rewards_of(loaded, loaded.choose_stage(stage))
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     prompts, completions = columns.pop("prompt"), columns.pop("completion")

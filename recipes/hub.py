@@ -36,11 +36,10 @@ def command_line() -> argparse.ArgumentParser:
 
 def push(options: argparse.Namespace):
     """Publish, and say where it is."""
-    from empathy_trl.hub.push import push_stage
-    from empathy_trl.recipe import Hub
+    from empathy_trl.hub.push import push as publish
 
-    hub = Hub(repo_id=repo_id(options.repo_id), private=options.private, merge_adapter=options.merge_adapter)
-    print(f"pushed to {push_stage(options.folder, hub)}")
+    name, settings = repo_id(options.repo_id), {"private": options.private, "merge_adapter": options.merge_adapter}
+    print(f"pushed to {publish(options.folder, name, **settings)}")
 
 
 def pull(options: argparse.Namespace):

@@ -197,9 +197,8 @@ def choose_prompts(
 def _data_of_recipe(name: str, models: list[tuple[str, str | None]], trusted: bool) -> dict:
     """Return the data section of a recipe: of the stage that is called like the model's folder, else of the last to talk to."""
     from empathy_trl.recipe import load_recipe
-    from empathy_trl.tasks import CONFIG_CLASSES
 
-    stages = load_recipe(name, [], CONFIG_CLASSES, trusted).resolved()["stages"]
+    stages = load_recipe(name, trusted=trusted).resolved()["stages"]
     return _choose(f"--recipe {name}", stages, Path(models[0][0]).name if models else None)
 
 

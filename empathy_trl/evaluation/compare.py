@@ -82,9 +82,7 @@ def write_comparison(a: str | Path, b: str | Path, split: str, output_dir: str |
     Raises:
         UserError: an artefact is missing or broken, or the two are of different kinds, rows or references.
     """
-    results = read_result(Path(a), split), read_result(Path(b), split)
-    check_same_rows(*results)
-    content = compare(*results)
+    content = compare(a, b, split)
     folder = Path(output_dir)
     write_text(folder / "compare.json", json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     draw_changes(
@@ -165,7 +163,27 @@ def check_same_rows(a: Result, b: Result) -> None:
                 )
 
 
-def compare(a: Result, b: Result) -> dict:
+def compare(a: str | Path, b: str | Path, split: str = "test") -> dict:
+    """Return how every metric changed from one evaluation to another on the same rows.
+
+    Args:
+        a, b: folders with `eval_<split>.json` and `predictions_<split>.jsonl`, as `run_recipe` and `evaluate_model` write
+            them; a change is that from a to b.
+        split: train, valid or test.
+
+    Returns:
+        What `compare_results` does: `result["metrics"]["accuracy"]` has `a`, `b`, `change`, and of the change `low` and
+        `high` (95 % interval) and `p` (two-sided).
+
+    Raises:
+        UserError: an artefact is missing or broken, or the two are of different kinds, rows or references.
+    """
+    results = read_result(Path(a), split), read_result(Path(b), split)
+    check_same_rows(*results)
+    return compare_results(*results)
+
+
+def compare_results(a: Result, b: Result) -> dict:
     """Return the content of `compare.json`.
 
     `{"a", "b": {"folder", "recipe", "stage", "model"}, "kind", "data", "metrics": {name: figure}}`. A figure is `{"a", "b",
@@ -273,7 +291,7 @@ METHOD = (
 
 
 def page(content: dict) -> str:
-    """Return the content of `compare.md`, from that of `compare.json` (see `compare.compare`)."""
+    """Return the content of `compare.md`, from that of `compare.json` (see `compare_results`)."""
     metrics = content["metrics"]
     notes = list(dict.fromkeys(figure["note"] for figure in metrics.values() if figure["note"]))
     rows = [["metric", "A", "B", "change, B - A", "relative", "p", "n"]]

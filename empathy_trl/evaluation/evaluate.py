@@ -60,10 +60,10 @@ def evaluate_model(
     model,
     tokenizer,
     stage,
-    recipe_name: str,
-    split: str,
     output_dir: str | Path,
-    model_name: str,
+    split: str = "test",
+    recipe_name: str = "python",
+    model_name: str | None = None,
     limit: int | None = None,
     batch_size: int | None = None,
     rewards: dict | None = None,
@@ -77,7 +77,7 @@ def evaluate_model(
             `api_model.ApiModel`, which has no tokenizer.
         stage: a `recipe.Stage`; gives task, data, seed and the evaluation settings, in which no classifier is
             `stage:<name>` any more (`stage_models.resolve_classifiers`).
-        recipe_name, model_name: noted in the artefacts.
+        recipe_name, model_name: noted in the artefacts; by default the model's own name, which is where it was loaded from.
         split: train, valid or test.
         output_dir: folder for the files; made when missing.
         limit: evaluate this many rows, drawn once for all models; None takes the stage's own limit.
@@ -98,6 +98,7 @@ def evaluate_model(
     limit = settings.limit if limit is None else limit
     batch_size = settings.batch_size if batch_size is None else batch_size
     check_settings(stage, limit, batch_size)
+    model_name = model_name or getattr(model, "name_or_path", None) or getattr(model, "name", None) or "a model"
 
     kind = kind_of(stage)
     evaluator = evaluation.evaluator(kind)
@@ -117,7 +118,7 @@ def evaluate_model(
             stage.data.model_copy(update={"portion": (0.0, 1.0)}), "train", evaluator.rows_task
         )
         scored, table = evaluator.score(stage, rows, train, predictions, stage.rewards if rewards is None else rewards)
-        about = {"recipe": recipe_name, "stage": stage.name, "model": model_name, "kind": kind}
+        about = {"recipe": recipe_name, "stage": stage.name, "model": str(model_name), "kind": kind}
         table = [{"index": number} | row for number, row in zip(index, table, strict=True)]
         data = {"name": stage.data.name, "source": stage.data.path, "revision": stage.data.revision, "split": split}
         data |= {

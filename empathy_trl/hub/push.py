@@ -40,9 +40,28 @@ from empathy_trl.hub.contents import (
 )
 from empathy_trl.models.hub_files import ADAPTER_FILE, adapter_base, expand
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
+from empathy_trl.recipe.schema import HUB_MODEL, Hub
 from empathy_trl.text import mask
 
 PREFIX = {"model": "", "dataset": "datasets/"}
+
+
+def push(folder: str | Path, repo_id: str, *, private: bool = False, merge_adapter: bool = False) -> str:
+    """Publish the model in a stage's folder with recipe, results and card, in one commit; return its address.
+
+    Args:
+        folder: of a trained stage, such as outputs/ed4_tiny/grpo.
+        repo_id: `USER/REPO`; it is made if it is not there.
+        private: only you can see it; refused if it is there and public.
+        merge_adapter: an adapter and its base go up as one model.
+
+    Raises:
+        UserError: `repo_id` is not a Hub id, the folder holds no trained model, or the Hub refuses; with the command that
+            tries it again.
+    """
+    if not HUB_MODEL.fullmatch(repo_id):
+        raise UserError(f"repo_id: {repo_id!r} is not a Hub id; expected USER/REPO")
+    return push_stage(Path(folder), Hub(repo_id=repo_id, private=private, merge_adapter=merge_adapter))
 
 
 def push_stage(folder: Path, hub) -> str:

@@ -58,6 +58,26 @@ from empathy_trl.models.load import evaluating, without_generation_defaults
 REQUESTS = 32  # under way at a time where nobody says how many
 
 
+def generate(model, tokenizer, prompts, *, max_new_tokens: int, progress: bool = False, **settings) -> list[str]:
+    """Return one completion per prompt, as text without special tokens.
+
+    Args:
+        model, tokenizer: as `load_model` returns them.
+        prompts: for each either a text, which is what the user says, or chat messages (`{"role", "content"}`).
+        max_new_tokens: a completion that has not ended by then is cut off.
+        progress: show a progress bar on stderr.
+        **settings: `batch_size`, `temperature` (0, the default, takes the likeliest token), `top_p`, `top_k`, `seed`, as
+            `generate_completions` takes them.
+
+    Raises:
+        UserError: `prompts` is a single text, or memory runs out with a single prompt.
+    """
+    if isinstance(prompts, str):
+        raise UserError("prompts: a single text; expected a list of texts or of chat messages")
+    chats = [[{"role": "user", "content": each}] if isinstance(each, str) else each for each in prompts]
+    return generate_completions(model, tokenizer, chats, max_new_tokens=max_new_tokens, progress=progress, **settings)
+
+
 def generate_completions(
     model,
     tokenizer,

@@ -307,7 +307,7 @@ def _shown(text: Text) -> str:
 
 
 def predict(
-    name: str,
+    name: str | Path | tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase],
     texts: Sequence[Text],
     *,
     revision: str | None = None,
@@ -321,20 +321,21 @@ def predict(
     …}}`.
 
     Args:
-        name: folder or Hub id of a full model or an adapter.
+        name: folder or Hub id of a full model or an adapter; or model and tokenizer, as `load_classifier` returns them.
         texts: strings, or (text, pair) tuples for a model of pairs.
-        revision, device: see `empathy_trl.models.scorer.Scorer`.
+        revision: branch, tag or commit on the Hub, of a model that is loaded here.
+        device: `cpu`, `cuda` or `cuda:1`, of a model that is loaded here; by default the GPU where there is one.
         problem_type: `regression` or `single_label_classification`, for a model whose config does not say.
 
     Raises:
         UserError: a text is neither, the model cannot be used, or nobody says what kind it is.
     """
     _check_texts(texts)
-    scorer = shared_scorer(name, revision, device)
+    scorer = Scorer(*name) if isinstance(name, tuple) else shared_scorer(str(name), revision, device)
     kind = problem_type or scorer.config.problem_type
     if kind not in (REGRESSION, CLASSIFICATION):
         raise UserError(
-            f"{name}: problem_type in its config.json is {kind!r}; give problem_type (choices: {REGRESSION}, "
+            f"{scorer.name}: problem_type in its config.json is {kind!r}; give problem_type (choices: {REGRESSION}, "
             f"{CLASSIFICATION})"
         )
     logits = scorer.score(texts)

@@ -11,7 +11,7 @@ Loading a recipe: find the file, lay the layers over each other, check everythin
 import copy
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from empathy_trl.recipe.layers import (
     read_yaml,
     stage_of,
 )
-from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE, Recipe, Reward, Stage
+from empathy_trl.recipe.schema import CONFIG_CLASSES, HUB_MODEL, SAMPLE, Recipe, Reward, Stage
 from empathy_trl.recipe.validate import show, suggestion
 
 PREFIX = "hub:"
@@ -272,7 +272,10 @@ SHIPPED = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def load_recipe(
-    path_or_name: str | Path, overrides: list[str], config_classes: dict[str, str], trusted: bool = False
+    path_or_name: str | Path,
+    overrides: Sequence[str] = (),
+    config_classes: dict[str, str] = CONFIG_CLASSES,
+    trusted: bool = False,
 ) -> Recipe:
     """Read a recipe, lay the command line over it and check all of it.
 
@@ -282,10 +285,13 @@ def load_recipe(
         config_classes: task -> `module:Class` of its trainer's config; imported only here.
         trusted: a recipe from the Hub (also one that `hub.py pull` fetched) may do what your own may, see `from_hub`.
 
+    Returns:
+        The recipe; `recipe.stages["grpo"]` is a stage, `recipe.to_yaml()` says everything it does.
+
     Raises:
         RecipeError: with one line per problem.
     """
-    flags, errors = parse_overrides(overrides)
+    flags, errors = parse_overrides(list(overrides))
     if is_on_hub(path_or_name):
         path, content = _from_hub(fetch_recipe(path_or_name), flags, trusted)
     elif is_from_hub(path := find_recipe(path_or_name)):

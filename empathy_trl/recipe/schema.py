@@ -20,6 +20,15 @@ from empathy_trl.recipe.layers import STAGE_KEYS, dump_yaml, stage_of
 SAMPLE = "sample"  # `data.path` for the corpus in the package
 HUB_MODEL = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # name or user/name
 
+# task -> `module:Class` of its trainer's config, whose fields are the keys of `trainer:`; imported only where they are read
+CONFIG_CLASSES = {
+    "sft": "trl:SFTConfig",
+    "grpo": "empathy_trl.trainers.grpo:EmpathyGRPOConfig",
+    "ppo": "empathy_trl.trainers.ppo_config:PPOConfig",
+    "regress": "empathy_trl.trainers.classify:RegressConfig",
+    "classify": "empathy_trl.trainers.classify:LabelConfig",
+}
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid")

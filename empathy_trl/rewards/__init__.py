@@ -82,6 +82,47 @@ def build_rewards(rewards: dict) -> tuple[list[Callable], list]:
     return [_build(name, reward) for name, reward in rewards.items()], [reward.weight for reward in rewards.values()]
 
 
+def load_rewards(rewards: dict) -> list[Callable]:
+    """Return the rewards that a recipe's `rewards:` would give, as functions for any trainer of TRL.
+
+        rewards = load_rewards({"emotion_accuracy": {}, "format": {"weight": 0.2, "tags": ["reasoning", "answer"]}})
+        config = GRPOConfig(reward_weights=[reward.weight for reward in rewards], ...)
+        trainer = GRPOTrainer(reward_funcs=rewards, args=config, ...)
+
+    Args:
+        rewards: name -> `{"weight": 1.0, "import": "package.module:Class", **parameters}`, each of which may be left out,
+            or a `recipe.Reward`.
+
+    Returns:
+        One callable per reward, in order: `reward(prompts, completions, **columns)` gives one number per completion, or
+        None where it does not apply. `reward.__name__` is its name, `reward.weight` its weight: a number, or a schedule,
+        which `EmpathyGRPOTrainer(reward_weights=...)` takes and TRL does not. A reward that has a model loads it when it
+        is called first; one that asks the policy (`emotion_confidence`) needs `EmpathyGRPOTrainer`.
+
+    Raises:
+        UserError: an unknown name, or parameters that the reward does not take or does not accept.
+    """
+    made, weights = build_rewards(as_rewards(rewards))
+    named = []
+    for reward, weight in zip(made, weights, strict=True):
+        reward = _wrapped(reward, reward.__name__) if hasattr(reward, "weight") else reward  # a user's own attribute
+        reward.weight = weight
+        named.append(reward)
+    return named
+
+
+def as_rewards(rewards: dict) -> dict:
+    """Return name -> `recipe.Reward`; what stands there as in YAML is checked as a recipe is."""
+    if not isinstance(rewards, dict):
+        raise UserError(f"rewards: {rewards!r} is not a mapping from a reward's name to its weight and parameters")
+    plain = {name: reward for name, reward in rewards.items() if isinstance(reward, dict)}
+    if not plain:
+        return rewards
+    from empathy_trl.recipe import read_rewards
+
+    return rewards | read_rewards(plain)
+
+
 class _Named:
     """A reward that is called by its name in the recipe, where it cannot carry that name itself.
 

@@ -1,7 +1,7 @@
 """Every reward, weight and total of some completions, without a trainer: for a notebook, a test or the command line.
 
-    from empathy_trl.rewards.explain import breakdown
-    print(breakdown({"length": {"weight": 0.5}, "sentence_end": {}}, prompts, completions))
+    from empathy_trl import explain_rewards
+    print(explain_rewards({"length": {"weight": 0.5}, "sentence_end": {}}, prompts, completions))
 
 prints a table; `recipes/explain.py` does it for a recipe and a file.
 """
@@ -17,7 +17,7 @@ from statistics import fmean
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import parse_json, write_atomically
-from empathy_trl.rewards import build_rewards, is_async
+from empathy_trl.rewards import as_rewards, build_rewards, is_async
 from empathy_trl.rewards.base import weight_at
 from empathy_trl.tags import completion_text, user_text
 
@@ -93,7 +93,7 @@ def breakdown(rewards: dict, prompts, completions, progress: float = 0.0, **colu
     prompts = _one_per_completion("prompts", prompts, n)
     columns = {name: _one_per_completion(f"column `{name}`", values, n) for name, values in columns.items()}
 
-    functions, schedules = build_rewards(_as_rewards(rewards))
+    functions, schedules = build_rewards(as_rewards(rewards))
     functions = dict(zip(rewards, functions, strict=True))
     _check_names(functions)
     for reward in functions.values():
@@ -128,18 +128,6 @@ def _table(weights: dict, values: dict, extras: dict, prompts: list, completions
         applies = [row[name] for row in rows if row[name] is not None]
         means[name] = fmean(applies) if applies else None
     return Breakdown(weights, rows, means, metrics)
-
-
-def _as_rewards(rewards: dict) -> dict:
-    """Return name -> `recipe.Reward`; what stands there as in YAML is checked as a recipe is."""
-    if not isinstance(rewards, dict):
-        raise UserError(f"rewards: {rewards!r} is not a mapping from a reward's name to its weight and parameters")
-    plain = {name: reward for name, reward in rewards.items() if isinstance(reward, dict)}
-    if not plain:
-        return rewards
-    from empathy_trl.recipe import read_rewards
-
-    return rewards | read_rewards(plain)
 
 
 def _check_names(functions: dict[str, Callable]) -> None:

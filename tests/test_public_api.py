@@ -1,0 +1,205 @@
+"""What `import empathy_trl` offers: every name does what it says with nothing but the others."""
+
+import ast
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+import empathy_trl
+from empathy_trl import (
+    DataError,
+    EmpathyGRPOConfig,
+    EmpathyGRPOTrainer,
+    EmpathyPPOTrainer,
+    JudgeFailed,
+    PPOConfig,
+    RecipeError,
+    StopTraining,
+    UserError,
+    compare,
+    evaluate_model,
+    explain_rewards,
+    generate,
+    load_classifier,
+    load_model,
+    load_recipe,
+    load_rewards,
+    predict,
+    pull,
+    push,
+    run_recipe,
+)
+
+REWARDS = {"emotion_accuracy": {}, "format": {"weight": 0.2, "tags": ["reasoning", "answer"]}}
+QUESTION = [{"role": "user", "content": "Which emotion is it? I was so scared when the lights went out."}]
+GOOD, BAD = "<reasoning>scared, lights</reasoning><answer>afraid</answer>", "afraid"
+STEP = {"max_steps": 1, "per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 4,
+        "bf16": False, "report_to": "none", "disable_tqdm": True, "use_cpu": True}  # fmt: skip
+
+
+def replies(*texts):
+    return [[{"role": "assistant", "content": text}] for text in texts]
+
+
+def rows():
+    from datasets import Dataset
+
+    return Dataset.from_list([{"prompt": QUESTION, "label": "afraid"}] * 2)
+
+
+def test_an_editor_reads_what_is_exported():
+    tree = ast.parse(Path(empathy_trl.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    typed = {
+        alias.asname or alias.name: f"{node.module}:{alias.name}" if alias.asname else node.module
+        for node in block.body
+        for alias in node.names
+    }
+    assert typed == empathy_trl._EXPORTS
+    assert sorted([*typed, "__version__"]) == empathy_trl.__all__ == dir(empathy_trl)
+
+
+@pytest.mark.parametrize("name", sorted(set(empathy_trl.__all__) - {"__version__"}))
+def test_what_is_exported_is_documented_and_callable(name):
+    exported = getattr(empathy_trl, name)
+    assert callable(exported) and len(inspect.getdoc(exported)) > 20
+
+
+def test_errors_are_one_family():
+    for kind in (DataError, JudgeFailed, RecipeError, StopTraining):
+        assert issubclass(kind, UserError)
+
+
+def test_a_recipe_loads_by_its_name():
+    recipe = load_recipe("ed4_tiny")
+    assert list(recipe.stages) == ["sft", "grpo"]
+    assert load_recipe("ed4_tiny", ["--seed", "7"]).seed == 7
+    with pytest.raises(RecipeError, match="ed4_tin: no such recipe.*ed4_tiny"):
+        load_recipe("ed4_tin")
+
+
+def test_rewards_are_functions_with_a_weight():
+    accuracy, form = load_rewards(REWARDS)
+    assert [accuracy.__name__, accuracy.weight, form.__name__, form.weight] == ["emotion_accuracy", 1.0, "format", 0.2]
+    asked = {"prompts": [QUESTION] * 2, "completions": replies(GOOD, BAD), "completion_ids": None}
+    assert form(**asked) == [1.0, 0.0]
+    assert accuracy(**asked, label=["afraid"] * 2)[0] == 1.0
+    with pytest.raises(UserError, match="emotion_acuracy"):
+        load_rewards({"emotion_acuracy": {}})
+
+
+class Weighing:
+    """A user's reward with an attribute that is called as the recipe's weight."""
+
+    weight = 3.0
+
+    def __call__(self, prompts, completions, **columns):
+        return [self.weight] * len(completions)
+
+
+def test_a_users_own_weight_is_left_alone():
+    (reward,) = load_rewards({"own": {"import": f"{__name__}:Weighing", "weight": 0.5}})
+    assert reward.weight == 0.5 and reward(prompts=["a"], completions=["b"]) == [3.0]
+
+
+def test_rewards_are_explained():
+    table = explain_rewards(REWARDS, [QUESTION] * 2, replies(GOOD, BAD), label=["afraid"] * 2)
+    assert table.rows[0]["total"] == pytest.approx(1.2) and "format" in str(table)
+
+
+def test_our_rewards_in_a_plain_trainer_of_trl(tiny, tmp_path):
+    from trl import GRPOConfig, GRPOTrainer
+
+    model, tokenizer = tiny
+    rewards = load_rewards(REWARDS)
+    config = GRPOConfig(str(tmp_path), reward_weights=[reward.weight for reward in rewards], **STEP)
+    trainer = GRPOTrainer(model, rewards, config, train_dataset=rows(), processing_class=tokenizer)
+    trainer.train()
+    assert trainer.state.global_step == 1
+    assert trainer.reward_weights.tolist() == pytest.approx([1.0, 0.2])
+    assert "rewards/format/mean" in trainer.state.log_history[0]
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "config_class", "figure"),
+    [(EmpathyGRPOTrainer, EmpathyGRPOConfig, "zero_spread_share"), (EmpathyPPOTrainer, PPOConfig, "value_loss")],
+)
+def test_our_trainers_train_from_python(tiny, tmp_path, trainer_class, config_class, figure):
+    model, tokenizer = tiny
+    config = config_class(str(tmp_path), **{**STEP, "logging_steps": 1})
+    trainer = trainer_class(
+        model=model, reward_funcs=load_rewards(REWARDS), args=config, train_dataset=rows(), processing_class=tokenizer
+    )
+    trainer.train()
+    assert figure in trainer.state.log_history[0]
+
+
+def test_a_model_loads_by_its_name_and_answers(tiny_folder):
+    model, tokenizer = load_model(tiny_folder)
+    texts = generate(model, tokenizer, ["I was scared.", QUESTION], max_new_tokens=3)
+    assert len(texts) == 2 and all(isinstance(text, str) for text in texts)
+    assert generate(model, tokenizer, [[{"role": "user", "content": "I was scared."}]], max_new_tokens=3) == texts[:1]
+    with pytest.raises(UserError, match="prompts: a single text; expected a list"):
+        generate(model, tokenizer, "I was scared.", max_new_tokens=3)
+
+
+def test_a_classifier_predicts_by_folder_and_loaded(make_classifier):
+    labels = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
+    folder = make_classifier(
+        {"good": [0.0, 9.0], "bad": [9.0, 0.0]}, problem_type="single_label_classification", **labels
+    )
+    by_folder, loaded = predict(folder, ["good", "bad"]), predict(load_classifier(folder), ["good", "bad"])
+    assert [max(group, key=group.get) for row in by_folder for group in row.values()] == ["yes", "no"]
+    for one, other in zip(by_folder, loaded, strict=True):
+        for group, shares in one.items():
+            assert other[group] == pytest.approx(shares, abs=1e-4)
+
+
+def test_names_on_the_hub_are_checked_before_anything_is_sent(tmp_path):
+    with pytest.raises(UserError, match="repo_id: 'a/b/c' is not a Hub id; expected USER/REPO"):
+        push(tmp_path, "a/b/c")
+    with pytest.raises(UserError, match="expected USER/REPO"):
+        pull("nobody")
+
+
+def test_a_recipe_runs_evaluates_and_compares(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # outputs/ is made here
+    small = ["--stages.sft.trainer.max_steps", "1", "--stages.grpo.trainer.max_steps", "1", "--evaluation.limit", "8"]
+    small += ["--evaluation.max_new_tokens", "4", "--stages.grpo.trainer.per_device_train_batch_size", "8"]
+    small += ["--stages.grpo.trainer.max_completion_length", "4", "--model.from_scratch.hidden_size", "16"]
+    folder = run_recipe("ed4_tiny", small)
+    assert folder == Path("outputs/ed4_tiny") and (folder / "report.md").is_file()
+    change = compare(folder / "sft", folder / "grpo")["metrics"]["accuracy"]
+    assert change["change"] == pytest.approx(change["b"] - change["a"]) and change["n"] == 8
+
+    recipe = load_recipe("ed4_tiny", small)
+    model, tokenizer = load_model(folder / "grpo")
+    stage = recipe.stages["grpo"]
+    again = evaluate_model(model=model, tokenizer=tokenizer, stage=stage, output_dir=tmp_path / "again")
+    first = json.loads((folder / "grpo" / "eval_test.json").read_text(encoding="utf-8"))
+    assert again["metrics"] == first["metrics"] and again["model"] == str(folder / "grpo")
+    with pytest.raises(UserError, match="overrides: .* given with a loaded recipe"):
+        run_recipe(recipe, small)
+
+
+def test_fifteen_lines_train_on_the_embedded_corpus(tiny_folder, tmp_path):
+    from empathy_trl.data import build
+
+    stage = load_recipe("ed4_tiny").stages["grpo"]
+    train = build(stage.data, "train", "grpo").select(range(8))
+    model, tokenizer = load_model(tiny_folder)
+    rewards = load_rewards(REWARDS)
+    trainer = EmpathyGRPOTrainer(
+        model=model,
+        reward_funcs=rewards,
+        reward_weights=[reward.weight for reward in rewards],
+        args=EmpathyGRPOConfig(str(tmp_path), **STEP),
+        train_dataset=train,
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    (reply,) = generate(trainer.model, tokenizer, ["I was so scared when the lights went out."], max_new_tokens=8)
+    assert trainer.state.global_step == 1 and trainer.reward_weights.tolist() == pytest.approx([1.0, 0.2])
+    assert isinstance(reply, str)
