@@ -43,13 +43,12 @@ class Unusable(Exception):
         reason: a few words to count by, such as `out of range`.
         detail: the particulars.
         may_pass: whether the same question may be answered another time.
-        wait: seconds that the server wants to be left alone before.
     """
 
-    def __init__(self, reason: str, detail: str, may_pass: bool = True, wait: float = 0.0):
+    def __init__(self, reason: str, detail: str, may_pass: bool = True):
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
-        self.may_pass, self.wait = may_pass, wait
+        self.may_pass = may_pass
 
 
 class JudgeFailed(StopTraining):

@@ -5,21 +5,29 @@ estimated here, and what a turn counts as tokens are the pieces the server sends
 """
 
 import asyncio
+import codecs
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-
-import httpx
+from functools import partial
 
 from empathy_trl.chat.reply import Counts, Either, Sampling, streamed
 from empathy_trl.errors import UserError
-from empathy_trl.models.api import KEY_REFUSED, NOT_THERE, PREFIX, ApiModel, first_words, on_this_machine, read_key
+from empathy_trl.models.api import (
+    KEY_REFUSED,
+    NOT_THERE,
+    PREFIX,
+    ApiModel,
+    async_client,
+    first_words,
+    no_connection,
+    read_key,
+)
 from empathy_trl.models.api import MODEL_KEY as KEY
 
 CHARACTERS_PER_TOKEN = 3  # on the safe side for English
-DATA = "data:"
-DONE = "[DONE]"
+DONE = b"\ndata: [DONE]"
 LONGEST_LINE = 1_000_000  # bytes
 CUT_OFF = "length"  # a reply's end, as OpenAI calls it
 
@@ -97,97 +105,106 @@ class ServedModel:
 
     async def _read(self, request: dict, put: Callable[[str], None]) -> str | None:
         """Put what the server writes; returns why it ended."""
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        import openai
+
+        ended = asyncio.Event()
+        settings = {
+            "event_hooks": {"response": [partial(self._guard, ended)]},
+            "headers": {"Accept-Encoding": "identity"},
+        }
         try:
             async with (
-                httpx.AsyncClient(
-                    headers=headers, timeout=self.timeout, trust_env=not on_this_machine(self.base_url)
-                ) as client,
-                client.stream("POST", f"{self.base_url}/chat/completions", json=request) as response,
+                async_client(self.base_url, self._key, self.timeout, **settings) as client,
+                await client.chat.completions.create(**request) as events,
             ):
-                if response.status_code != 200:
-                    self._refuse(response.status_code, await _beginning(response))
-                return await self._read_events(response, put)
-        except httpx.ConnectError as error:
-            raise self._error(f"no connection ({error}). Is the server running at {self.base_url}?") from error
-        except httpx.TimeoutException as error:
+                return await self._read_events(events, put, ended)
+        except openai.APITimeoutError as error:
             raise self._error(f"{self.base_url} was silent for {self.timeout:g} s") from error
-        except httpx.RequestError as error:
-            raise self._error(f"broken connection ({type(error).__name__}: {error})") from error
+        except openai.APIConnectionError as error:
+            cause = error.__cause__
+            if no_connection(error):
+                raise self._error(f"no connection ({cause}). Is the server running at {self.base_url}?") from error
+            raise self._error(f"broken connection ({type(cause).__name__}: {cause})") from error
+        except openai.APIStatusError as error:
+            raise self._refusal(error.status_code, error.response.text) from None  # it may repeat the key
+        except openai.APIError as error:  # an event with an error
+            raise self._error(f"{self.base_url} reports {self._words(json.dumps(error.body))}") from None
 
-    async def _read_events(self, response: httpx.Response, put: Callable[[str], None]) -> str | None:
+    async def _read_events(self, events, put: Callable[[str], None], ended: asyncio.Event) -> str | None:
         """Put the text of every event; UserError where one is malformed, or the last one is missing."""
-        reason = None
-        async for line in self._lines(response):
-            if line.startswith("{"):
-                raise self._error(f"{self.base_url} sends no event stream, but {self._words(line)}")
-            if not line.startswith(DATA):  # a comment, a blank line between events, a field without text
-                continue
-            data = line.removeprefix(DATA).strip()
-            if data == DONE:
-                return reason
-            text, why = self._event(data)
-            reason = why or reason
-            if text:
-                put(text)
-        if reason is None:
+        reason = event = None
+        try:
+            async for event in events:
+                if not event.choices:  # such as an event with the usage only
+                    continue
+                text, why = event.choices[0].delta.content, event.choices[0].finish_reason
+                if not isinstance(text, str | None):
+                    raise TypeError
+                reason = why or reason
+                if text:  # no halves of surrogate pairs, which nothing encodes
+                    put(text.encode(errors="replace").decode())
+        except json.JSONDecodeError as error:
+            raise self._error(f"{self.base_url} sends a malformed event: {self._words(error.doc)}") from error
+        except (LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise self._error(f"{self.base_url} sends a malformed event: {self._words(str(event))}") from error
+        if reason is None and not ended.is_set():
             raise self._error(f"{self.base_url} ended the reply in the middle")
         return reason
 
-    async def _lines(self, response: httpx.Response) -> AsyncIterator[str]:
-        """Yield lines; httpx's own also end at characters that JSON leaves as they are, such as U+2028."""
-        rest = b""
-        async for chunk in response.aiter_bytes():
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                yield line.decode(errors="replace")
-            if len(rest) > LONGEST_LINE:
+    async def _guard(self, ended: asyncio.Event, response):
+        """Have the bytes of a stream checked before OpenAI's client takes them as they come."""
+        import httpx2
+
+        bytes_of, checked = response.stream, self._checked
+
+        class Guarded(httpx2.AsyncByteStream):
+            async def __aiter__(self):
+                async for chunk in checked(bytes_of, ended):
+                    yield chunk
+
+            async def aclose(self):
+                await bytes_of.aclose()
+
+        if response.status_code == 200:
+            response.stream = Guarded()
+
+    async def _checked(self, chunks: AsyncIterator[bytes], ended: asyncio.Event) -> AsyncIterator[bytes]:
+        """Yield chunks as valid UTF-8, and set `ended` with the last event, which OpenAI's client keeps for itself.
+
+        Raises:
+            UserError: what comes is no event stream, or a line has no end.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        begun, length, tail = False, 0, b"\n"
+        async for chunk in chunks:
+            if not begun and chunk.startswith(b"{"):
+                raise self._error(
+                    f"{self.base_url} sends no event stream, but {self._words(chunk.decode(errors='replace'))}"
+                )
+            begun = begun or bool(chunk)
+            _, newline, line = chunk.rpartition(b"\n")
+            length = len(line) + (0 if newline else length)
+            if length > LONGEST_LINE:
                 raise self._error(f"{self.base_url} sends a line of more than {LONGEST_LINE} bytes")
-        yield rest.decode(errors="replace")
+            if DONE in (recent := (tail + chunk).replace(b"data:[", b"data: [")):
+                ended.set()
+            tail = recent[-len(DONE) :]
+            yield decoder.decode(chunk).encode()
 
-    def _event(self, data: str) -> tuple[str, str | None]:
-        """Return the text of an event, and why the reply ends with it, if it does."""
-        try:
-            content = json.loads(data)
-            if isinstance(content, dict) and content.get("error"):
-                raise self._error(f"{self.base_url} reports {self._words(json.dumps(content['error']))}")
-            choices = content["choices"]
-            if not choices:  # such as an event with the usage only
-                return "", None
-            text, reason = choices[0]["delta"].get("content"), choices[0].get("finish_reason")
-        except UserError:
-            raise
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise self._error(f"{self.base_url} sends a malformed event: {self._words(data)}") from error
-        if not isinstance(text, str | None):
-            raise self._error(f"{self.base_url} sends a malformed event: {self._words(data)}")
-        # no halves of surrogate pairs, which nothing encodes
-        return (text or "").encode(errors="replace").decode(), reason
-
-    def _refuse(self, status: int, words: str):
+    def _refusal(self, status: int, words: str) -> UserError:
         says = f"{self.base_url} answers HTTP {status}: {self._words(words)}"
         if status in KEY_REFUSED:
             problem = "refuses the key in" if self._key else "wants a key, and none is set in"
-            raise self._error(f"the server {problem} ${KEY}. {says}")
+            return self._error(f"the server {problem} ${KEY}. {says}")
         if status in NOT_THERE:
-            raise self._error(
+            return self._error(
                 f"no {self.name!r} at {self.base_url}/chat/completions; expected a model that the server lists under "
                 f"{self.base_url}/models. {says}"
             )
-        raise self._error(says)
+        return self._error(says)
 
     def _error(self, message: str) -> UserError:
         return UserError(f"--model {PREFIX}{self.name}: {message}")
 
     def _words(self, text: str) -> str:
         return first_words(text, self._key)
-
-
-async def _beginning(response: httpx.Response) -> str:
-    """Return up to 2000 bytes of an answer as text."""
-    body = b""
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) >= 2000:
-            break
-    return body[:2000].decode(errors="replace")

@@ -1,6 +1,7 @@
 """Asking an OpenAI-compatible server, with patience: bounded concurrency, a time limit, retries that back off.
 
-A question that fails is asked again, where that may help; what fails for all of them stops the run (see `errors`).
+The requests are sent by OpenAI's own client. A question that fails is asked again, where that may help; what fails for
+all of them stops the run (see `errors`).
 
 The waits are exponential with full jitter (Brooker 2015, "Exponential Backoff And Jitter", AWS Architecture Blog):
 uniform between 0 and a bound that doubles, so that processes which failed together do not come back together. They are
@@ -42,7 +43,6 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-import httpx
 from tqdm.auto import tqdm
 
 from empathy_trl.errors import JudgeFailed, Unusable, UserError
@@ -53,10 +53,58 @@ LARGEST_BODY = 1 << 20  # bytes; scores need some hundred
 KEY_REFUSED = (401, 403)
 NOT_THERE = (301, 302, 303, 307, 308, 404, 405)
 BAD_REQUEST = (400, 422)
-MAY_PASS = (408, 409, 425, 429)  # and every 5xx
+RETRIES_TAKEN = "x-stainless-retry-count"  # header of a request: how often OpenAI's client has sent it before
 FORMAT_WORDS = ("response_format", "json_schema", "structured output", "structured_output", "guided")
 
 Answer = TypeVar("Answer")
+
+
+def async_client(base_url: str, key: str | None, timeout: float, retries: int = 0, wait: float = 0.0, **http):
+    """Return OpenAI's client for a server: it sends the key there and nowhere else, and none without one.
+
+    Args:
+        base_url: up to and without `/chat/completions`.
+        key: the API key, None sends none.
+        timeout: seconds without a byte from the server.
+        retries: how often a request is sent again that did not get through.
+        wait: bound of the first wait in seconds; it doubles.
+        http: further settings of the HTTP client.
+    """
+    import openai  # takes a second
+
+    class Patient(openai.AsyncOpenAI):
+        """Waits as this module does; the usual client draws its waits from the random numbers of the training."""
+
+        def _validate_headers(self, headers, custom_headers):
+            if key:  # the usual client insists on one
+                super()._validate_headers(headers, custom_headers)
+
+        def _calculate_retry_timeout(self, remaining_retries, options, response_headers=None):
+            usual = backoff(wait, options.get_max_retries(self.max_retries) - remaining_retries)
+            return min(max(usual, retry_after(response_headers or {})), LONGEST_WAIT)
+
+    return Patient(
+        base_url=base_url,
+        api_key=key or "none",
+        default_headers=None if key else {"Authorization": openai.Omit()},
+        timeout=timeout,
+        max_retries=retries,
+        http_client=openai.DefaultAsyncHttpxClient(
+            follow_redirects=False,
+            trust_env=not on_this_machine(base_url),  # proxies
+            **http,
+        ),
+    )
+
+
+def backoff(wait: float, attempt: int) -> float:
+    """Return the seconds to wait after an attempt, which count from 0."""
+    return random.SystemRandom().uniform(0, wait * 2**attempt)
+
+
+def no_connection(error: Exception) -> bool:
+    """Whether a failure of OpenAI's client means that nobody is at the address."""
+    return type(error.__cause__).__name__ == "ConnectError"
 
 
 class Client:
@@ -65,7 +113,7 @@ class Client:
     Args:
         base_url: up to and without `/chat/completions`.
         api_key_env: name of the environment variable with the API key, which is read now; None sends no key.
-        timeout: seconds for one request, from connecting to the last byte.
+        timeout: seconds without a byte from the server.
         retries: how often a question is asked again.
         wait: bound of the first wait in seconds; it doubles.
         concurrency: how many requests may be under way.
@@ -81,21 +129,19 @@ class Client:
         self.timeout, self.retries, self.wait = timeout, retries, wait
         self._key = read_key(api_key_env, base_url)
         self._slots = asyncio.Semaphore(concurrency)
-        self._http = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=None,  # ours is for the whole request, theirs for every single byte
-            limits=httpx.Limits(max_connections=concurrency),
-            trust_env=not on_this_machine(base_url),  # proxies
-        )
+        self._failed = None  # with what no question can be answered
+        self._openai = async_client(base_url, self._key, timeout, retries, wait)
 
     async def __aenter__(self):
         return self
 
     async def __aexit__(self, *error):
-        await self._http.aclose()
+        await self._openai.close()
 
     async def ask(self, request: dict, read: Callable[[str], Answer]) -> Answer:
         """Return what `read` makes of the answer's text.
+
+        OpenAI's client sends a request again that did not get through; an answer of no use is for this method.
 
         Args:
             request: the body, as OpenAI's chat completions take it.
@@ -106,69 +152,73 @@ class Client:
             JudgeFailed: no question can be answered.
         """
         async with self._slots:
-            for attempt in range(self.retries + 1):
+            left = self.retries
+            while True:
+                if self._failed:  # those who wait for a slot wait no longer
+                    raise self._failed
+                response = await self._answer(request, left)
+                left -= int(response.request.headers.get(RETRIES_TAKEN, 0))
                 try:
-                    return read(await self._answer(request))
+                    return read(self._content(response))
                 except Unusable as failure:
-                    if attempt == self.retries or not failure.may_pass:
+                    if left <= 0 or not failure.may_pass:
                         raise
-                    backoff = random.SystemRandom().uniform(0, self.wait * 2**attempt)
-                    pause = min(max(backoff, failure.wait), LONGEST_WAIT)
-                await asyncio.sleep(pause)
+                await asyncio.sleep(min(backoff(self.wait, self.retries - left), LONGEST_WAIT))
+                left -= 1
 
-    async def _answer(self, request: dict) -> str:
-        """Send one request; returns the content of the answer's message."""
+    async def _answer(self, request: dict, retries: int):
+        """Return the response to a request, sent again up to `retries` times."""
+        import httpx2
+        import openai
+
         try:
-            async with (
-                asyncio.timeout(self.timeout),
-                self._http.stream("POST", f"{self.base_url}/chat/completions", json=request) as response,
-            ):
-                body = await read_bounded(response)
-        except TimeoutError as error:
+            return await self._openai.post(
+                "/chat/completions", cast_to=httpx2.Response, body=request, options={"max_retries": retries}
+            )
+        except openai.APITimeoutError as error:
             raise Unusable("timeout", f"no answer within {self.timeout:g} s") from error
-        except httpx.ConnectError as error:
-            raise Unusable("no connection", self._words(str(error))) from error
-        except httpx.RequestError as error:
-            raise Unusable("broken connection", self._words(f"{type(error).__name__}: {error}")) from error
-        words = self._words(body.decode(errors="replace"))
-        if response.status_code != 200:
-            self._refuse(response, words, request)
-        return content(body, words)
+        except openai.APIConnectionError as error:
+            cause = error.__cause__
+            if no_connection(error):
+                raise Unusable("no connection", self._words(str(cause))) from error
+            raise Unusable("broken connection", self._words(f"{type(cause).__name__}: {cause}")) from error
+        except openai.APIStatusError as error:
+            failure = self._refusal(error.status_code, self._words(error.response.text), request)
+            if isinstance(failure, JudgeFailed):
+                self._failed = failure
+            raise failure from None
 
-    def _refuse(self, response: httpx.Response, words: str, request: dict):
-        """Raise what an answer other than 200 amounts to."""
-        status = response.status_code
+    def _content(self, response) -> str:
+        """Return the text of the message in a response."""
+        words = self._words(response.text)
+        if response.status_code != 200:
+            raise Unusable(f"HTTP {response.status_code}", words, may_pass=False)
+        if len(response.content) > LARGEST_BODY:
+            raise Unusable("malformed answer", f"more than {LARGEST_BODY} bytes")
+        return content(response.content, words)
+
+    def _refusal(self, status: int, words: str, request: dict) -> Unusable | JudgeFailed:
+        """Return what an answer amounts to that is none."""
         says = f"{self.base_url} answers HTTP {status}: {words}"
         if status in KEY_REFUSED:
             problem = f"the server refuses the key in ${self.api_key_env}"
             if not self._key:
                 problem = "the server wants a key, and none is sent; expected the name of a variable that is set"
-            raise JudgeFailed(f"api_key_env: {problem}. {says}")
+            return JudgeFailed(f"api_key_env: {problem}. {says}")
         if status in NOT_THERE:
-            raise JudgeFailed(
+            return JudgeFailed(
                 f"model or base_url: no {request['model']!r} at {self.base_url}/chat/completions; expected a model that the "
                 f"server lists under {self.base_url}/models. {says}"
             )
         if status in BAD_REQUEST and "response_format" in request and any(w in words.lower() for w in FORMAT_WORDS):
-            raise JudgeFailed(
+            return JudgeFailed(
                 "structured: true, but the server takes no JSON schema (response_format); set structured: false, which asks "
                 f"for JSON in words only. {says}"
             )
-        may_pass = status in MAY_PASS or status >= 500
-        raise Unusable(f"HTTP {status}", words, may_pass, retry_after(response.headers))
+        return Unusable(f"HTTP {status}", words)
 
     def _words(self, text: str) -> str:
         return first_words(text, self._key)
-
-
-async def read_bounded(response: httpx.Response) -> bytes:
-    """Return the body of an answer; Unusable if it is larger than any answer can be."""
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > LARGEST_BODY:
-            raise Unusable("malformed answer", f"more than {LARGEST_BODY} bytes")
-    return bytes(body)
 
 
 def content(body: bytes, words: str) -> str:
@@ -408,7 +458,7 @@ class ApiModel:
     Args:
         name: of the model on the server.
         base_url: up to and without `/chat/completions`; None takes `$OPENAI_BASE_URL`, or OpenAI's own.
-        timeout: seconds for one request.
+        timeout: seconds without a byte from the server.
         retries: how often a prompt is sent again that was not answered.
         wait: seconds; bound of the first wait before that, which doubles every time.
 

@@ -1,7 +1,7 @@
 """How good is the reply, in the opinion of another language model?
 
 The judge may be any server that speaks OpenAI's chat completions, hosted or local. What it is asked, how its answer is
-read, and what happens when it does not answer is in `empathy_trl.models.api`.
+read, and what happens when it does not answer is in `empathy_trl.models.api` and `empathy_trl.rewards.judge_answers`.
 """
 
 import json
@@ -49,10 +49,10 @@ class LLMJudge(ReadsReply):
         structured: ask for an answer that follows a JSON schema; false asks for it in words only.
         sampling: further members of the request, over `temperature: 0, max_tokens: 300`; null leaves one of these out.
         concurrency: how many requests may be under way, per process.
-        timeout: seconds for one request.
+        timeout: seconds without a byte from the server.
         retries: how often a question is asked again that was not answered, or not in the form asked for.
         wait: seconds; the first wait before asking again is between 0 and this, the bound doubles every time. A
-            server's Retry-After goes first, up to a minute.
+            server's Retry-After goes first, up to a minute; one of more than two minutes ends the asking.
         max_failure_share: the run stops if a larger share of a batch's replies stays without a score.
         cache_dir: folder of the answers (`$EMPATHY_TRL_CACHE/judge` or `~/.cache/empathy_trl/judge` by default); null
             keeps none.

@@ -25,7 +25,7 @@ class StreamingServer(LocalServer):
 
     Attributes:
         requests: bodies of all requests, in order.
-        headers: of all requests.
+        headers: of all requests, names in lower case.
         left: is set when a client closed the connection before the end.
     """
 
@@ -38,7 +38,7 @@ class StreamingServer(LocalServer):
 
             def do_POST(self):
                 server.requests.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-                server.headers.append(dict(self.headers))
+                server.headers.append({name.lower(): value for name, value in self.headers.items()})
                 server.answer(self, server.script(server.requests[-1]))
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -54,7 +54,7 @@ def test_a_reply_comes_as_it_is_written(monkeypatch):
             "seed": 3,
         }
     ]
-    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+    assert server.headers[0]["authorization"] == f"Bearer {KEY}"
 
 
 @pytest.mark.parametrize(

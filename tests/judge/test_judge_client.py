@@ -119,18 +119,22 @@ def test_no_key_no_header():
 @pytest.fixture
 def pauses(monkeypatch):
     """The waits that were asked for; none takes any time."""
+    import anyio
+
     found, usual = [], asyncio.sleep
 
     async def sleep(seconds):
         found.append(seconds)
         await usual(0)
 
-    monkeypatch.setattr(client_module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(client_module.asyncio, "sleep", sleep)  # before an unusable answer is asked for again
+    monkeypatch.setattr(anyio, "sleep", sleep)  # OpenAI's client, before a request is sent again
     return found
 
 
-def test_waits_are_random_below_a_bound_that_doubles(pauses):
-    with ScriptedServer([answer("", 500)]) as server:
+@pytest.mark.parametrize("trouble", [answer("", 500), answer(None)], ids=["refused", "unusable"])
+def test_waits_are_random_below_a_bound_that_doubles(pauses, trouble):
+    with ScriptedServer([trouble]) as server:
         for _ in range(20):
             with pytest.raises(Unusable):
                 ask(server.base_url, retries=3, wait=1.0)
@@ -139,11 +143,23 @@ def test_waits_are_random_below_a_bound_that_doubles(pauses):
     assert len(set(pauses)) == 60
 
 
-@pytest.mark.parametrize("asked, waited", [("2", 2.0), ("86400", LONGEST_WAIT)])
+def test_all_kinds_of_trouble_share_the_retries(pauses):
+    with ScriptedServer([answer("", 500), answer(None), answer("", 500)]) as server, pytest.raises(Unusable):
+        ask(server.base_url, retries=3)
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("asked, waited", [("2", 2.0), ("100", LONGEST_WAIT)])
 def test_retry_after_is_honoured_up_to_a_minute(pauses, asked, waited):
     with ScriptedServer([answer("", 429, Retry_After=asked), answer("fine")]) as server:
         assert ask(server.base_url, wait=0.5) == "fine"
     assert pauses == [waited]
+
+
+def test_a_server_that_wants_to_be_left_alone_for_a_day_is(pauses):
+    with ScriptedServer([answer("", 429, Retry_After="86400")]) as server, pytest.raises(Unusable, match="HTTP 429"):
+        ask(server.base_url)
+    assert len(server.requests) == 1 and not pauses
 
 
 def test_waits_do_not_touch_the_random_numbers_of_the_training(pauses):
