@@ -123,7 +123,7 @@ def _not_here(models: set[str]) -> set[str]:
 
 def _examples(stage, train) -> int:
     """Return how many examples a stage learns from: rows as built, which may be fewer than were read, or pairs of them."""
-    from empathy_trl.evaluation.metrics.agreement import pairs_of
+    from empathy_trl.models.label_schema import pairs_of
 
     return len(pairs_of(train["context"], train["labels"])) if is_pairwise(stage) else len(train)
 

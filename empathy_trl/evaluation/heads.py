@@ -20,16 +20,14 @@ from empathy_trl.evaluation.metrics.agreement import (
     FIGURES,
     MEAN,
     pair_accuracy,
-    pairs_of,
     rating_statistics,
-    right_order,
     score_predictions,
     score_ratings,
     share_statistics,
 )
 from empathy_trl.evaluation.metrics.bootstrap import mean_figure, with_interval
 from empathy_trl.evaluation.plots import draw_confusion, draw_ratings
-from empathy_trl.models.label_schema import Targets, predicted_labels
+from empathy_trl.models.label_schema import Targets, pairs_of, predicted_labels, right_order
 from empathy_trl.models.scorer import predict_outputs
 from empathy_trl.text import words
 

@@ -220,3 +220,33 @@ def probabilities(config, logits: np.ndarray) -> dict[str, np.ndarray]:
 def _softmax(logits: np.ndarray) -> np.ndarray:
     weights = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     return weights / weights.sum(axis=1, keepdims=True)
+
+
+def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the Pearson correlation along the last axis, 0 where either side is constant, nan where a value is nan."""
+    a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
+    scale = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
+    # rounding leaves a trace of spread in a constant
+    tiny = 1e-12 * a.shape[-1]
+    return np.where(scale <= tiny, 0.0, (a * b).sum(axis=-1) / np.maximum(scale, tiny))
+
+
+def pairs_of(contexts: Sequence, ratings: Sequence) -> list[tuple[int, int]]:
+    """Return the row numbers (better, worse) of every two replies to one context whose ratings differ.
+
+    Args:
+        contexts: what every reply answers.
+        ratings: a number per reply, or a sequence that holds just one.
+    """
+    values = np.asarray(ratings, dtype=float).reshape(len(contexts)).tolist()
+    rows_of = {}
+    for row, context in enumerate(contexts):
+        rows_of.setdefault(context, []).append(row)
+    couples = (couple for rows in rows_of.values() for couple in itertools.combinations(rows, 2))
+    return [(a, b) if values[a] > values[b] else (b, a) for a, b in couples if values[a] != values[b]]
+
+
+def right_order(scores: Sequence[float], pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return for every pair (better, worse) 1 where the better one has the higher score, 0.5 for a tie, else 0."""
+    scores, pairs = np.asarray(scores, dtype=float), np.asarray(pairs, dtype=int).reshape(-1, 2)
+    return (1 + np.sign(scores[pairs[:, 0]] - scores[pairs[:, 1]])) / 2

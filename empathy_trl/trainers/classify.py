@@ -17,8 +17,7 @@ from torch.nn import functional
 from transformers import DataCollatorWithPadding, TrainerCallback, TrainingArguments
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.metrics.agreement import pearson
-from empathy_trl.models.label_schema import Targets, predicted_labels
+from empathy_trl.models.label_schema import Targets, pearson, predicted_labels
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import DataCollatorWithPadding
 
 from empathy_trl.errors import DataError
-from empathy_trl.evaluation.metrics.agreement import pairs_of, right_order
+from empathy_trl.models.label_schema import pairs_of, right_order
 from empathy_trl.trainers.classify import check_finite, encode
 
 

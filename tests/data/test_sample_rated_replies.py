@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from empathy_trl.data import build, read_split, targets
-from empathy_trl.evaluation.metrics.agreement import pair_accuracy, pairs_of
+from empathy_trl.evaluation.metrics.agreement import pair_accuracy
+from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.recipe import Data
 
 SIZES = {"train": 160, "valid": 40, "test": 40}

@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from empathy_trl.evaluation.base import score_rating_baselines
-from empathy_trl.evaluation.metrics.agreement import pearson, score_ratings
+from empathy_trl.evaluation.metrics.agreement import score_ratings
+from empathy_trl.models.label_schema import pearson
 
 NAMES = ["Emotion", "Empathy"]
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from empathy_trl.evaluation.metrics.agreement import pair_accuracy, pairs_of, right_order
+from empathy_trl.evaluation.metrics.agreement import pair_accuracy
+from empathy_trl.models.label_schema import pairs_of, right_order
 
 CONTEXTS = ["a", "b", "a", "b", "a", "c"]
 RATINGS = [1, 5, 3, 5, 2, 4]

@@ -22,9 +22,8 @@ import numpy as np
 
 from empathy_trl.data.epitome import LEVELS, MECHANISMS
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.metrics.agreement import pearson
 from empathy_trl.evaluation.metrics.bootstrap import bootstrap, mean_figures
-from empathy_trl.models.label_schema import CLASSIFICATION, label_groups, listed, probabilities, require
+from empathy_trl.models.label_schema import CLASSIFICATION, label_groups, listed, pearson, probabilities, require
 from empathy_trl.recipe.schema import KEY, hint
 from empathy_trl.tags import user_text
 from empathy_trl.text import is_visible
