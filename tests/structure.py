@@ -110,14 +110,26 @@ def measure(root: Path = ROOT) -> Structure:
             length = function.end_lineno - function.lineno + 1
             structure.longest = max(structure.longest, (length, f"{name}:{function.name}"))
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
-                below = node.module.removeprefix(PACKAGE).lstrip(".")
-                for alias in node.names:
-                    longer = f"{below}.{alias.name}".lstrip(".")
-                    target = longer if longer in files else below
-                    if target != name:
-                        structure.arrows.append(Arrow(name, target, node.lineno, id(node) in inner))
+            for target in sorted(_imported(node, files) - {name}):
+                structure.arrows.append(Arrow(name, target, node.lineno, id(node) in inner))
     return structure
+
+
+def _imported(node: ast.AST, files: dict[str, Path]) -> set[str]:
+    """Return the modules of the package that one statement imports, each once however many names it takes."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+        return {_below(name) for name in names if name.split(".")[0] == PACKAGE}
+    if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] != PACKAGE:
+        return set()
+    below = _below(node.module)
+    longer = [f"{below}.{alias.name}".lstrip(".") for alias in node.names]
+    return {name if name in files else below for name in longer}
+
+
+def _below(module: str) -> str:
+    """Return a dotted name without the package's own."""
+    return module.removeprefix(PACKAGE).lstrip(".")
 
 
 def main() -> None:
@@ -131,7 +143,7 @@ def main() -> None:
     print(f"folders that import each other: {structure.cycles() or 'none'}")
     print(f"wrong arrows: {len(structure.wrong_arrows())}")
     for arrow in structure.wrong_arrows():
-        print(f"  {PACKAGE}/{arrow.source.replace('.', '/')}.py:{arrow.line} imports {arrow.target}")
+        print(f"  {PACKAGE}.{arrow.source}:{arrow.line} imports {arrow.target}")
     for folder, (modules, lines) in structure.lines().items():
         print(f"{folder:12} {modules:4} modules {lines:6} lines")
 
