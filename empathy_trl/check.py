@@ -1,7 +1,7 @@
 """What a recipe will do, without doing it: the page that `run.py --check` prints.
 
 Nothing is downloaded and no weights are made: parameters are counted on PyTorch's meta device. What only the Hub knows
-is taken from the local cache, or for the models of our own recipes from `shapes.PUBLISHED`, or reported as unknown.
+is taken from the local cache, or for the models of our own recipes from `PUBLISHED`, or reported as unknown.
 
 How large the model of a stage is, without making or downloading it: for `--check`.
 """

@@ -15,21 +15,29 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from empathy_trl.cli import several_on_cpu
+from empathy_trl.cli import check_writable, join_processes, part_processes, several_on_cpu, use_all_cores
 from empathy_trl.errors import UserError
-from empathy_trl.recipe.layers import LABEL_TASKS
+from empathy_trl.io import digest
+from empathy_trl.recipe import Recipe, load_recipe
+from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.stage_inputs import (
+    classifiers_of,
     describe_input,
     is_pairwise,
+    judging_rewards,
+    judging_stages,
     label_targets,
     label_texts,
+    local_rows,
+    resolve_classifiers,
     resolve_critic,
     resolve_model,
     resolve_rewards,
     scratch_texts,
     stage_rows,
 )
+from empathy_trl.recipe.stages import Consumption, fingerprint, inspect_stage, judges_in, make_way, provenance
 from empathy_trl.recipe.validate import import_class
 
 # optional package -> the extra in setup.cfg that installs it
@@ -316,16 +324,11 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
         RecipeError: the recipe is wrong, with one line per problem.
         UserError: what else would stop a stage, as far as possible before the first one starts.
     """
-    from empathy_trl.recipe import Recipe, load_recipe
-
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
     elif overrides:
         raise UserError(f"overrides: {overrides!r} given with a loaded recipe; give them to load_recipe")
     folder = Path("outputs") / recipe.name if output_dir is None else Path(output_dir)
-    from empathy_trl.cli import join_processes, part_processes, use_all_cores
-    from empathy_trl.recipe.stage_inputs import judging_stages
-    from empathy_trl.recipe.stages import fingerprint, make_way
 
     use_all_cores()
     process = join_processes()
@@ -378,13 +381,9 @@ def preflight(recipe, folder: Path) -> dict[str, dict]:
     Returns stage name -> `{"train", "all"}`: digests of its training rows (None for data on the Hub), and of those with
     the rows it is evaluated on.
     """
-    from empathy_trl.cli import check_writable
     from empathy_trl.evaluation.evaluate import kind_of
     from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
     from empathy_trl.hub.push import check_pushes
-    from empathy_trl.io import digest
-    from empathy_trl.recipe.layers import stage_of
-    from empathy_trl.recipe.stage_inputs import classifiers_of, judging_rewards, local_rows
 
     if missing := [line for stage in recipe.stages.values() for line in missing_extras(stage)]:
         raise UserError(f"this recipe needs packages that are not installed: {', '.join(missing)}")
@@ -413,7 +412,6 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
     """Train one stage, unless it is complete; resume it, if it was interrupted."""
     from accelerate import PartialState
 
-    from empathy_trl.recipe.stages import Consumption, inspect_stage, provenance
     from empathy_trl.trainers.callbacks import ConsumptionLog
 
     path, process = folders[stage.name], PartialState()
@@ -465,9 +463,6 @@ def evaluate_stage(recipe, stage, fingerprints: dict[str, str], folders: dict[st
     from accelerate import PartialState
 
     from empathy_trl.evaluation.evaluate import evaluate_model
-    from empathy_trl.io import digest
-    from empathy_trl.recipe.stage_inputs import classifiers_of, judging_rewards, resolve_classifiers
-    from empathy_trl.recipe.stages import inspect_stage, judges_in
 
     path, resolved = folders[stage.name], recipe.resolved()["stages"]
     folder = inspect_stage(path, fingerprints[stage.name])

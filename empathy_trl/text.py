@@ -18,7 +18,7 @@ What a text speaks of, without a model: its content words, in a form in which in
   letter made single, a final y made i, and five letters are kept. Fewer letters take different words for one, as five do
   with `interest` and `internet`; more tell `decorate` from `decoration`.
 
-Words are those of `words.words`, so every character counts in a script without spaces.
+Words are those of `words`, so every character counts in a script without spaces.
 
 Cleaning of texts written by strangers.
 

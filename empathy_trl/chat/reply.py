@@ -113,7 +113,7 @@ class ReplyReader:
 def is_well_formed(text: str, expects: tuple[str, ...] = ()) -> bool:
     """Whether a whole reply is written as the format of its tags asks, and that is the format that is expected.
 
-    That is all of react, respond and reflect (`parts.read_parts`), or reasoning and answer (the reward `format`). What is expected
+    That is all of react, respond and reflect (`tags.read_parts`), or reasoning and answer (the reward `format`). What is expected
     is all that is looked at: tags of the other format are words then, as they are for the rewards and in an evaluation. A reply
     without any tag is well-formed where nothing is expected.
     """

@@ -4,9 +4,8 @@ One module per corpus, named in `BUILDERS`; each offers `TASKS`, `build` and `re
 or "classify" it also offers `targets`, and `COMPARABLE` where the rows of regress have a column `context`; with "sft" or
 "grpo" `EVALUATION`, the kind by which completions are evaluated, and for the kind "emotions" `LABELS`.
 
-A builder finds its source (`sources.py`, `hub.py`), reads it strictly (`formats.py`, `lists.py`, `tables.py`, `columns.py`),
-splits it where it comes without splits (`splits.py`), cleans the text (`text.py`, `normalize.py`, `turns.py`) and writes the
-prompt. It knows no reward and no trainer.
+A builder finds its source and splits it where it comes without splits (`sources.py`), reads it strictly (`readers.py`,
+`rows.py`), cleans the text (`empathy_trl/text.py`, `normalize.py`) and writes the prompt. It knows no reward and no trainer.
 """
 
 import re
@@ -59,7 +58,7 @@ def build(config, split: str, task: str):
 
 
 def read_split(config, split: str):
-    """Return `(rows, report)`: the rows of `build` before prompts are written, and a `tables.Report`."""
+    """Return `(rows, report)`: the rows of `build` before prompts are written, and a `rows.Report`."""
     return _builder(config.name).read_split(config, split)
 
 

@@ -1,9 +1,9 @@
-"""EMPATH: dialogues in which every turn of the assistant reacts, responds and reflects (see `parts.py`).
+"""EMPATH: dialogues in which every turn of the assistant reacts, responds and reflects (see `tags.py`).
 
 Every turn of the assistant is an example: what was said before is the prompt, the turn is the reference, and what the user
 says next tells whether the reflection saw it coming. Sources are the embedded corpus ("sample"), a JSON Lines file, a folder
 with one such file or with one for each of train, valid and test, or a Hub id with a column `messages`, such as
-leonvanbokhorst/react-respond-reflect-v1. One file, or a Hub id with one split, is split 90/10 by conversation (see `splits.py`).
+leonvanbokhorst/react-respond-reflect-v1. One file, or a Hub id with one split, is split 90/10 by conversation (see `sources.py`).
 """
 
 from collections import Counter
@@ -70,7 +70,7 @@ def build(config, split: str, task: str):
     | `prompt` | system message, the exchanges before, the user's turn |
     | `text` | the user's turn |
     | `reference` | the spoken part of the assistant's turn |
-    | `turn` | the whole turn, as `parts.write_parts` writes it |
+    | `turn` | the whole turn, as `tags.write_parts` writes it |
     | `next_user` | the user's next turn, or None |
     | `other_users` | four user's turns from as many other dialogues of the split, none equal to `next_user`; fewer where there are fewer |
     | `conversation` | id of the dialogue, or the name of its row |

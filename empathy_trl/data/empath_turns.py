@@ -62,7 +62,7 @@ def read_dialogue(row: Row) -> Dialogue | BadRow:
 
 
 def turn_parts(where: str, text: str) -> dict[str, str] | BadRow:
-    """Return the clean parts of an assistant's turn, see `parts.read_parts`; a `BadRow` counted by the kind of the fault."""
+    """Return the clean parts of an assistant's turn, see `tags.read_parts`; a `BadRow` counted by the kind of the fault."""
     if (found := fault(text)) is not None:
         return BadRow(where, *found)
     parts = {part: clean(body) for part, body in read_parts(text).items()}

@@ -2,7 +2,7 @@
 
 The rows of reward models. Two formats: parallel lists (`contexts.json`, `responses.json`, `ratings.json`, the layout of
 RLHF-GODEL), and JSON Lines with `context`, `response` and `ratings`. A source that comes in parts is used so; a single one
-is split 90/10 by context (see `splits.py`), so that no context is in two parts.
+is split 90/10 by context (see `sources.py`), so that no context is in two parts.
 """
 
 import math

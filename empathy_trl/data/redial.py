@@ -4,7 +4,7 @@ After Li et al., "Towards Deep Conversational Recommendations" (NeurIPS 2018). C
 a line each, and every turn of the recommender that answers the seeker is an example: what was said before is the prompt, the
 turn is the reference. Sources are the embedded corpus ("sample"), a folder with the original files or with the layout by
 roles (see `redial_dialogues.py`), or a Hub id with the columns of either. Where a source has no part for `valid`, a
-tenth of the dialogues of `train` becomes one (see `splits.py`).
+tenth of the dialogues of `train` becomes one (see `sources.py`).
 """
 
 from collections import Counter

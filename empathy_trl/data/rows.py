@@ -3,7 +3,7 @@
 There are two kinds of trouble. A file that cannot be trusted as a whole (missing, not UTF-8, broken quoting,
 no such column) always stops with a `DataError`. A single bad row (too many cells, unknown label, no text)
 becomes a `BadRow`; the recipe's `on_bad_rows` then says whether bad rows stop the run or are dropped and
-counted. How files are read is in `formats.py`.
+counted. How files are read is in `readers.py`.
 
 Which column of a table holds the text?
 
@@ -29,7 +29,7 @@ _SHOWN_ROWS = 5
 class Row:
     """One usable row: `where` is how a message names it ("line 12"), `cells` maps column to text.
 
-    Where a reader keeps what stands in JSON (`formats.read_objects`, `lists.py`), a cell is whatever stood there.
+    Where a reader keeps what stands in JSON (`readers.read_objects`, `sources.py`), a cell is whatever stood there.
     """
 
     where: str

@@ -4,7 +4,7 @@ The schema is that of the WASSA 2023/2024 shared task, track CONV-turn (Barriere
 row per turn with a text and a number per dimension. These are the rows of task regress; for sft and grpo the same turns are
 prompts, and what the other person answered is the reference (see `wassa_replies.py`). Sources are the
 embedded corpus ("sample"), a table, a folder, or a Hub id. A source that comes in three files or splits is used so (`split_by: given`); one table is split 90/10, by row or
-by conversation (see `splits.py`).
+by conversation (see `sources.py`).
 
 Conversation turns as prompts: one person's turn, and the other's answer to it as the reference.
 
@@ -77,7 +77,7 @@ def read_split(config, split: str) -> tuple[list[dict], Report]:
 
     Each also has a `number`, its place in the whole source: rows with numbers in sequence are neighbours there, too.
 
-    Read of `config` are `path`, `revision`, `split_by`, `text_column` (None: see `columns.py`), `ranges`, `normalize`
+    Read of `config` are `path`, `revision`, `split_by`, `text_column` (None: see `rows.py`), `ranges`, `normalize`
     (the switches of `normalize.normalize`), `on_bad_rows`, `portion` and `max_words`. A label that is missing, no number
     or out of its range makes a bad row.
 

@@ -17,7 +17,7 @@ The files of an evaluation, in public formats: leaderboard, cards and reports re
   the baselines stands what the kind adds: emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions`
   (group -> the same), ratings and pairs `ratings` (their names), replies `judged_by` (reward -> its parameters, its weight at
   the end of training and, where it asks a model, a digest as `weights`), `classifiers` (epitome, emotion, intent or
-  bertscore -> the model that gave its figures, as `judges` says) and `left_out` (metric -> why it has no value). A
+  bertscore -> the model that gave its figures, as `metrics.reply_classifiers` says) and `left_out` (metric -> why it has no value). A
   perplexity also has `tokens`. `decoding` is there for completions.
 * `predictions_<split>.jsonl`: one row per example. `index` is the row in the whole split, `text` what was asked; the
   rest depends on the kind:
@@ -27,7 +27,7 @@ The files of an evaluation, in public formats: leaderboard, cards and reports re
   pairs `{"label", "prediction", "right_share"}`, the first two rating -> number, the last null for a reply without a pair;
   replies `{"completion", "reply", "reference", "rewards", "reward", "metrics"}`, `rewards` reward -> number or null,
   `reward` null where no reward applies, and `metrics` name -> number or null for every metric that is a mean over rows.
-* `predictions_<split>.partial.jsonl`: the completions of an evaluation that is not done, see `stream`.
+* `predictions_<split>.partial.jsonl`: the completions of an evaluation that is not done, see `generation`.
 * `confusion_<split>.png` (emotions, labels; with several groups `confusion_<group>_<split>.png`), `ratings_<split>.png`
 
 Every file but the partial one is written beside its place and then renamed: a reader never sees half of one.
@@ -74,18 +74,18 @@ def evaluate_model(
     Args:
         model, tokenizer: the whole model, which is moved to the device of this process, and its tokenizer; for a stage
             with task regress or classify, a `scorer.Scorer` in place of the model; for any other, it may be an
-            `api_model.ApiModel`, which has no tokenizer.
+            `api.ApiModel`, which has no tokenizer.
         stage: a `recipe.Stage`; gives task, data, seed and the evaluation settings, in which no classifier is
-            `stage:<name>` any more (`stage_models.resolve_classifiers`).
+            `stage:<name>` any more (`stage_inputs.resolve_classifiers`).
         recipe_name, model_name: noted in the artefacts; by default the model's own name, which is where it was loaded from.
         split: train, valid or test.
         output_dir: folder for the files; made when missing.
         limit: evaluate this many rows, drawn once for all models; None takes the stage's own limit.
         batch_size: prompts generated together; None takes the stage's own.
         rewards: name -> `recipe.Reward`, by which replies are judged; None takes the stage's own.
-        backend: by which completions are generated, one of `backends.CHOICES`.
+        backend: by which completions are generated, one of `generate.CHOICES`.
 
-    Completions are written to `stream.partial_path` as they come, and an evaluation that was interrupted takes them from
+    Completions are written to `generation.partial_path` as they come, and an evaluation that was interrupted takes them from
     there. The file goes when the others are written. The perplexity of references is not kept: it is one pass over each.
 
     Returns the content of `eval_<split>.json`, in every process.

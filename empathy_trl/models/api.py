@@ -365,7 +365,7 @@ class Cache:
 
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-# narrower than `secrets.TOKEN`: what this finds is refused, and a name that merely looks like a key must not be
+# narrower than `text.TOKEN`: what this finds is refused, and a name that merely looks like a key must not be
 KEY = re.compile(r"\b(?:(?:sk|nvapi|xai)-|(?:hf|gsk|r8)_|AIza|eyJ|Bearer )[A-Za-z0-9_-]{20,}")
 
 

@@ -1,13 +1,10 @@
 """Load a model with a head that scores text: a classifier or a regressor, as a full model or as a LoRA adapter.
 
-What its outputs mean is in `outputs.py`.
-
 New models for `task: regress` and `task: classify`: an encoder with a head that is still to be trained.
 
 The encoder is pretrained (a Hub id or a folder, such as roberta-base) or made from nothing, in the shape of RoBERTa and
 with a tokenizer trained on the stage's own texts. What such a model puts out is described in its config, see
-`outputs.py`. Trained models are loaded by `classifiers.py`, which refuses one whose head is as new as the heads made
-here.
+`label_schema.py`. Loading refuses a model whose head is as new as the heads made here.
 """
 
 import json
@@ -238,7 +235,7 @@ def _on_pretrained(config, targets: Targets, seed: int) -> tuple[PreTrainedModel
 
 
 def build_encoder_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
-    """Train the byte-level BPE tokenizer of `scratch.py` and let it mark the beginning of a text, and both of a pair.
+    """Train the byte-level BPE tokenizer of `tiny.py` and let it mark the beginning of a text, and both of a pair.
 
     RoBERTa's head reads the first position, which therefore has to be the same token in every text.
     """

@@ -108,7 +108,7 @@ def generate_completions(
             (0 for any number).
         seed: of the sampling; the random generators of the process are not used.
         progress: show a progress bar on stderr.
-        backend: one of `backends.BACKENDS`.
+        backend: one of `BACKENDS`.
         rows: number of every prompt, which seeds its sampling together with `seed`; by default 0, 1, 2, …
         done: called with the number and the completion of a prompt as soon as it is there.
 
@@ -158,7 +158,7 @@ def generate_shared(
     An `ApiModel` needs no tokenizer, and has `batch_size` requests under way in each process.
 
     Args:
-        backend: one of `backends.CHOICES`.
+        backend: one of `CHOICES`.
         partial: file to which completions are written as they come, and from which those of an interrupted evaluation are
             taken; None for no such file.
 

@@ -1,10 +1,10 @@
 """From the `model:` part of a recipe to a model and its tokenizer.
 
-There are three sources: from scratch (see `scratch.py`), a full model (Hub id or local folder), and a LoRA
+There are three sources: from scratch (see `tiny.py`), a full model (Hub id or local folder), and a LoRA
 adapter (Hub id or local folder), which is put on the base model that it names and stays an adapter: not
 merged, so that training can go on and the base can be shared. A quantised base is loaded in 4 bits (QLoRA).
 
-Where the files are, and what can be wrong with them, is in `hub.py`.
+Where the files are, and what can be wrong with them, is in `hub_files.py`.
 
 Chat templates for models whose tokenizers have none, as `model.chat_template` of a recipe names them.
 

@@ -97,7 +97,7 @@ def originality(spoken: list[str], sources: Iterable[list[str]]) -> float:
     of it. Swapping words here and there breaks trigrams: a paraphrase is not found.
 
     Args:
-        spoken: words of the text, as `content_words.lower_words` returns them.
+        spoken: words of the text, as `text.lower_words` returns them.
         sources: words of what was said before.
     """
     n = min(3, len(spoken))

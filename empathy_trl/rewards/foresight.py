@@ -24,7 +24,7 @@ from empathy_trl.text import content_words, cosine, is_visible, lower_words
 class Foresight:
     """(1 + s) / 2, where s is similarity(reflection, next turn) − mean similarity(reflection, others' turns).
 
-    Similarity is, without a model, the cosine of the sets of content words (`content_words.py`), in which the words of the
+    Similarity is, without a model, the cosine of the sets of content words (`text.py`), in which the words of the
     user's present turn do not count: what was said is not foreseen, and a reflection that repeats it earns 0.5. With
     `model` it is that of `semantic_similarity`, in which repeating pays; pair it with `reflection`, which does not pay for
     that.

@@ -30,7 +30,7 @@ class Format:
     """1 if every tag of a list occurs once, in order, not empty, not nested, with nothing outside.
 
     White space outside the tags is free. Range: {0, 1}. With `partial`, credit in [0, 1] for a part of it, see
-    `tag_format.format_credit`; 1 still means that everything is right.
+    `tags.format_credit`; 1 still means that everything is right.
 
     Args:
         tags: names in the expected order.
@@ -59,7 +59,7 @@ class Format:
 class Length(ReplyReward):
     """1 for a reply of `min` to `max` words, falling linearly to 0 at a distance of `softness` words outside.
 
-    Words are those of `words.words`: without punctuation, and one per character in Chinese or Thai.
+    Words are those of `text.words`: without punctuation, and one per character in Chinese or Thai.
 
     Range: [0, 1]; 0 for a reply without any word, even if `min` is near enough.
 
@@ -140,9 +140,9 @@ class ReasoningLength:
 
 @dataclass
 class StageFormat(Format):
-    """`Format` for the three parts of a reply, with credit for a part of it by default: `tag_format.format_credit`.
+    """`Format` for the three parts of a reply, with credit for a part of it by default: `tags.format_credit`.
 
-    1 is what `parts.read_parts` calls well-formed: every tag once, in order, none empty, only white space outside.
+    1 is what `tags.read_parts` calls well-formed: every tag once, in order, none empty, only white space outside.
 
     Range: [0, 1]; 0 for an empty completion.
 

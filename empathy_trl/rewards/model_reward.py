@@ -33,7 +33,7 @@ class ModelReward(ReadsReply, ABC):
         revision: branch, tag or commit on the Hub.
         device: `cpu`, `cuda` or `cuda:1`; by default the GPU of the process, or the CPU where there is none.
         reply_tags: tags that hold the reply; empty reads the whole completion.
-        min_held_out: refuse a model whose figure on held-out rows (`held_out` in its config.json, see `outputs.py`) is below,
+        min_held_out: refuse a model whose figure on held-out rows (`held_out` in its config.json, see `label_schema.py`) is below,
             or that has none.
     """
 

@@ -42,7 +42,7 @@ def _scorers() -> list:
 class Bleu(ReadsReply):
     """Mean of the sentence BLEU-1, BLEU-2, BLEU-3 and BLEU-4 of the reply against the row's reference, by sacrebleu.
 
-    Exponential smoothing, effective order, case-sensitive, words and punctuation as in `words.pieces`, so that scripts
+    Exponential smoothing, effective order, case-sensitive, words and punctuation as in `text.pieces`, so that scripts
     without spaces work too; numbers are therefore close to, but not those of, sacrebleu's own tokenizer 13a.
 
     Range: [0, 1]; 1 for the reference itself, 0 for a reply that shares no word with it and for an empty one. A row

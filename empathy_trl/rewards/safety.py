@@ -68,7 +68,7 @@ class Safety(ReplyReward):
     """-1 for a reply that holds a phrase of a list, 0 for one that does not.
 
     A phrase matches in any case, as whole words: it is found neither in the middle of a longer word nor at its end.
-    Text and phrases are first brought into one form (`words.plain`: wide and styled letters, zero-width characters),
+    Text and phrases are first brought into one form (`text.plain`: wide and styled letters, zero-width characters),
     and spaces and punctuation may stand anywhere in a phrase or be missing (`k.i.l.l`, `ki ll`).
 
     Range: [-1, 0]; -1 for an empty reply as well, so that nothing can be hidden in a completion that cannot be read.

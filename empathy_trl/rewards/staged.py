@@ -43,7 +43,7 @@ class Response:
     """Length × relevance × originality × pace of the part `<respond>`.
 
     * length: 1 from `min` to `max` words, falling linearly to 0 at a distance of `softness` words outside.
-    * relevance: (1 + r) / 2, where r is the number of content words (`content_words.py`) shared with the user's turn,
+    * relevance: (1 + r) / 2, where r is the number of content words (`text.py`) shared with the user's turn,
       divided by 2 or by as many as the turn has, at most 1. A turn without any asks for none.
     * originality: 1, but less when more than a quarter of the word trigrams stand in the user's turn (`copying.py`).
     * pace: 1 up to `max_seconds` of speaking time, falling linearly to 0 at half as much again.
@@ -218,7 +218,7 @@ def depth(thought: list[str], said: list[list[str]]) -> float:
     """Return the mean of grounded, new and outlook, in [0, 1], see `Reflection`.
 
     Args:
-        thought: words of the reflection, as `content_words.lower_words` returns them.
+        thought: words of the reflection, as `text.lower_words` returns them.
         said: words of each text that it may be about.
     """
     known = [word for text in said for word in text]

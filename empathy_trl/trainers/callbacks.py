@@ -106,7 +106,7 @@ class ConsumptionLog(TrainerCallback):
 
     Args:
         folder: a `stages.StageFolder`.
-        consumption: a `consumption.Consumption`.
+        consumption: a `stages.Consumption`.
     """
 
     def __init__(self, folder, consumption):

@@ -143,13 +143,13 @@ class MergeAdapter(TrainerCallback):
 
 
 class HeldOut(TrainerCallback):
-    """At the end of training, notes in the model's config how good it is on `valid`: see `held_out` in `outputs.py`.
+    """At the end of training, notes in the model's config how good it is on `valid`: see `held_out` in `label_schema.py`.
 
     Measured anew, because the best checkpoint may be another one than the last that was evaluated, or none was.
     """
 
     def __init__(self, trainer, note: Callable[..., dict]):
-        """`note`: what a prediction makes of the config, such as `held_out_labels` or `pairs.held_out_pairs`."""
+        """`note`: what a prediction makes of the config, such as `held_out_labels` or `pairwise.held_out_pairs`."""
         self.trainer, self.note = trainer, note
 
     def on_train_end(self, args, state, control, **kwargs):

@@ -70,7 +70,7 @@ def pair_loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.T
 
 
 def pair_parts(config, targets, train, valid, tokenizer) -> dict:
-    """Return the arguments of `transformers.Trainer` that say what is learned, as `labels.label_parts` does.
+    """Return the arguments of `transformers.Trainer` that say what is learned, as `classify.label_parts` does.
 
     Raises:
         DataError: a split has no pair.
@@ -105,7 +105,7 @@ def comparable_rows(rows):
 
 
 def pair_metrics(prediction) -> dict[str, float]:
-    """Return the figure by which the best checkpoint is chosen, `pair_accuracy`; see `labels.label_metrics`."""
+    """Return the figure by which the best checkpoint is chosen, `pair_accuracy`; see `classify.label_metrics`."""
     check_finite(prediction.predictions)
     return {"pair_accuracy": float(np.mean(right_order(prediction.predictions[:, 0], _pairs(prediction))))}
 

@@ -276,7 +276,7 @@ LESS = ("perplexity", "mae", "invalid_share", "empty_share", "duplicate_share")
 
 def direction(metric: str) -> int:
     """Return 1 where more of a metric is better, -1 where less is, 0 where neither holds."""
-    metric = metric.partition(" by ")[0]  # see `judges`
+    metric = metric.partition(" by ")[0]  # see `table`
     if metric in NEITHER or metric.endswith("_difference"):
         return 0
     if metric.startswith(LESS) or metric.endswith("_mse"):
