@@ -9,7 +9,7 @@ from empathy_trl.chat.reply import Sampling
 from empathy_trl.chat.served import ServedModel
 from empathy_trl.errors import UserError
 from tests.chat.streaming_server import DONE, StreamingServer, event
-from tests.judge.scripted_server import unused_address
+from tests.models.scripted_server import unused_address
 
 KEY = "s3cret-0123456789-key"
 MESSAGES = [{"role": "user", "content": "Hi"}]

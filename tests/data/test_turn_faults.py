@@ -8,7 +8,7 @@ import pytest
 from empathy_trl.data import empath_turns as turn_faults
 from empathy_trl.data.empath_turns import fault
 from empathy_trl.tags import read_parts
-from tests.test_parts import REPLIES, WHOLE
+from tests.test_tags_parts import REPLIES, WHOLE
 
 FAULTS = [
     ("", turn_faults.NO_TAGS, "''", "nothing at all"),

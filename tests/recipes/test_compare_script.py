@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.judge.scripted_server import ScriptedServer, answer
+from tests.models.scripted_server import ScriptedServer, answer
 from tests.recipes.scripts import script
 
 RECIPE = """\

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from empathy_trl.io import read_rows
-from tests.judge.scripted_server import CUT, ScriptedServer, answer
+from tests.models.scripted_server import CUT, ScriptedServer, answer
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "recipes" / "evaluate.py"

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.leaderboard.results import evaluation, saved
+from tests.hub.leaderboard.results import evaluation, saved
 from tests.recipes.scripts import script
 
 leaderboard = script("leaderboard")

@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from tests.judge.scripted_server import CUT, ScriptedServer, answer
+from tests.models.scripted_server import CUT, ScriptedServer, answer
 from tests.recipes.scripts import script
 
 KEY = "s3cret-0123456789-key"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.judge.scripted_server import CUT, HANG, ScriptedServer, answer, reply_of, unused_address
+from tests.models.scripted_server import CUT, HANG, ScriptedServer, answer, reply_of, unused_address
 from tests.recipes.scripts import ROOT, script
 
 ASPECTS = ["empathy", "informativeness", "recommendation", "engagement", "overall"]

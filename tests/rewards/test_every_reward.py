@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from empathy_trl.rewards import REWARDS, is_async
-from tests.judge.scripted_server import ScriptedServer, answer
+from tests.models.scripted_server import ScriptedServer, answer
 from tests.rewards.test_model_reward import KINDS, SCORES, SCORES_OF
 from tests.rewards.three_parts import REPLY
 

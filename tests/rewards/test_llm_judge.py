@@ -11,8 +11,8 @@ from trl.trainer.utils import is_async_callable
 
 from empathy_trl.errors import JudgeFailed, StopTraining, UserError
 from empathy_trl.rewards.llm_judge import LLMJudge
-from tests.judge.scripted_server import CUT, HANG, ScriptedServer, answer, reply_of, unused_address
-from tests.judge.test_judge_prompt import INJECTIONS
+from tests.models.scripted_server import CUT, HANG, ScriptedServer, answer, reply_of, unused_address
+from tests.rewards.test_judge_answers import INJECTIONS
 
 GOOD = answer('{"empathy": 4}')
 

@@ -1,0 +1,330 @@
+"""Pushing over HTTP to a server that fails in every way: what arrives, what is said, and what is not lost."""
+
+import errno
+import hashlib
+import json
+import re
+import time
+
+import pytest
+from huggingface_hub import HfApi, hf_hub_download
+
+from empathy_trl.errors import UserError
+from empathy_trl.hub import client as patience
+from empathy_trl.hub.push import push_dataset, push_stage
+from empathy_trl.recipe import Hub
+from tests.hub.pushed_folder import NOT_PUBLISHED, make_stage_folder
+
+HUB = Hub(repo_id="ann/tiny")
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path):
+    return make_stage_folder(tiny_folder, tmp_path / "outputs" / "grpo")
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Nobody waits; the list says for how long one would have."""
+    seconds = []
+    monkeypatch.setattr(time, "sleep", seconds.append)
+    return seconds
+
+
+def digests(folder):
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def failed(folder, hub=HUB) -> str:
+    """Push, which has to fail and to leave the folder as it was; return what is said."""
+    before = digests(folder)
+    with pytest.raises(UserError) as error:
+        push_stage(folder, hub)
+    assert digests(folder) == before
+    said = str(error.value)
+    assert said.startswith(f"{hub.repo_id}: not pushed: ") and f"Everything in {folder} is as it was" in said
+    assert said.endswith(f"run: python recipes/hub.py push {folder} --repo_id {hub.repo_id}")
+    return said
+
+
+def test_what_is_published(hub_server, folder):
+    assert push_stage(folder, HUB) == f"{hub_server.url}/ann/tiny"
+    files = hub_server.files("ann/tiny")
+    assert set(files) == {
+        ".gitattributes", "README.md", "chat_template.jinja", "config.json", "eval_test.json", "generation_config.json",
+        "metrics.jsonl", "model.safetensors", "recipe.yaml", "reward_curve.png", "run.json", "samples.md", "tokenizer.json",
+        "tokenizer_config.json",
+    }  # fmt: skip
+    assert not {name.split("/")[-1] for name in NOT_PUBLISHED} & {name.split("/")[-1] for name in files}
+    assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+
+
+def test_what_is_published_names_no_place_on_this_machine(hub_server, folder, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.home", lambda: type(folder)("/home/ann"))
+    (folder / "samples.md").write_text("from /home/ann/corpus, not /home/anna/corpus; hf_abcDEF0123456789")
+    push_stage(folder, HUB)
+    files = hub_server.files("ann/tiny")
+    assert files["samples.md"] == b"from ~/corpus, not /home/anna/corpus; [token]"
+    assert json.loads(files["eval_test.json"])["model"] == "ann/tiny"
+    assert json.loads(files["eval_test.json"])["metrics"]["accuracy"]["value"] == 0.5
+    assert b"ann/elsewhere" not in files["recipe.yaml"] and b"hub: null" in files["recipe.yaml"]
+
+
+def test_a_token_that_is_none_is_not_shown(hub_server, folder, tmp_path):
+    with hub_server.in_this_process(tmp_path, token="hf_größeres"):
+        said = failed(folder)
+    assert "your token has characters that no token has" in said and "\\x" not in said
+
+
+def test_the_author_s_notes_go_along(hub_server, folder):
+    (folder / "notes.md").write_text("We like it.")
+    push_stage(folder, HUB)
+    assert hub_server.files("ann/tiny")["notes.md"] == b"We like it."
+
+
+def test_a_name_without_a_user_is_of_who_is_logged_in(hub_server, folder):
+    assert push_stage(folder, Hub(repo_id="tiny", private=True)) == f"{hub_server.url}/ann/tiny"
+    assert HfApi().model_info("ann/tiny").private
+
+
+def test_a_second_push_sends_no_weights_and_makes_no_commit(hub_server, folder):
+    push_stage(folder, HUB)
+    before, sent = HfApi().model_info("ann/tiny").sha, len(hub_server.requests("PUT"))
+    push_stage(folder, HUB)
+    assert HfApi().model_info("ann/tiny").sha == before and len(hub_server.requests("PUT")) == sent
+
+
+def test_what_an_earlier_push_left_goes_and_what_others_put_there_stays(hub_server, folder):
+    push_stage(folder, HUB)
+    for name in ("adapter_config.json", "eval_valid.json", "LICENSE"):
+        HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id="ann/tiny")
+    push_stage(folder, HUB)
+    files = hub_server.files("ann/tiny")
+    assert "LICENSE" in files and not {"adapter_config.json", "eval_valid.json"} & files.keys()
+
+
+FAULTS = {
+    "401": ({"status": 401}, r"does not accept your token.*hf auth login.*HF_TOKEN"),
+    "403": ({"status": 403}, r"no right to do this \(HTTP 403.*name before the /.*hf auth login"),
+    "409": ({"status": 409}, r"somebody else changed it at the same time"),
+    "413": ({"status": 413}, r"the Hub refuses \(HTTP 413"),
+    "429": ({"status": 429, "headers": {"Retry-After": "7"}}, r"too many requests.*wait 7 s"),
+    "429 too long": ({"status": 429, "headers": {"Retry-After": "3600"}}, r"too many requests.*wait 3600 s"),
+    "429 of the Hub, too long": ({"status": 429, "headers": {"RateLimit": '"api";r=0;t=3600'}}, r"wait 3600 s"),
+    "500": ({"status": 500}, r"the Hub is in trouble \(HTTP 500"),
+    "503": ({"status": 503}, r"the Hub is in trouble \(HTTP 503"),
+    "a page of a proxy": ({"status": 502, "body": b"<html>Bad gateway</html>"}, r"HTTP 502|does not answer as the Hub"),
+}
+PLACES = {
+    "info": ("GET", r"/api/models/ann/tiny$"),
+    "create": ("POST", "/api/repos/create"),
+    "card": ("POST", "/api/validate-yaml"),
+    "preupload": ("POST", "/preupload/"),
+    "batch": ("POST", "/info/lfs/objects/batch"),
+    "upload": ("PUT", "/lfs/"),
+    "verify": ("POST", "/lfs/verify"),
+    "commit": ("POST", "/commit/main"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_that_stays_is_told_and_the_same_push_works_when_it_is_over(
+    hub_server, folder, waits, capfd, caplog, fault, place
+):
+    settings, message = FAULTS[fault]
+    hub_server.fail(*PLACES[place], times=1000, **settings)
+    said = failed(folder)
+    assert re.search(message, said), said
+    assert all(wait <= patience.LONGEST_WAIT for wait in waits) and len(waits) <= 2 * 5, (
+        "huggingface_hub tries five times for each of two files"
+    )
+    assert ("too long" in fault) <= (waits == [])
+    hub_server.faults.clear()
+    push_stage(folder, HUB)
+    assert "model.safetensors" in hub_server.files("ann/tiny")
+    everything = said + "".join(capfd.readouterr()) + caplog.text + repr(hub_server.log)
+    everything += repr(hub_server.files("ann/tiny"))
+    assert hub_server.token not in everything
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("fault", ["429", "500", "503"])
+def test_a_fault_that_passes_is_waited_for(hub_server, folder, waits, capsys, fault, place):
+    hub_server.fail(*PLACES[place], times=2, **FAULTS[fault][0])
+    push_stage(folder, HUB)
+    assert len(waits) == 2 and all(wait >= 7 for wait in waits if fault == "429")
+    assert len(hub_server.repositories["models", "ann/tiny"].commits) == 2, "the first, and ours"
+
+
+@pytest.mark.parametrize("place", ["create", "commit"])
+@pytest.mark.parametrize("status", [409, 412])
+def test_a_conflict_is_tried_again_once(hub_server, folder, waits, place, status):
+    hub_server.fail(*PLACES[place], status=status)
+    push_stage(folder, HUB)
+    assert waits == [1] and len(hub_server.repositories["models", "ann/tiny"].commits) == 2
+
+
+def test_an_upload_cut_off_goes_on(hub_server, folder, waits):
+    hub_server.cut("/lfs/[0-9a-f]{64}", after_bytes=2000, times=2, method="PUT")
+    push_stage(folder, HUB)
+    assert hub_server.files("ann/tiny")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+
+
+def test_an_upload_that_stays_cut_off_is_resumed_by_the_next_push(hub_server, folder, waits):
+    (folder / "confusion_test.png").write_bytes(b"\x89PNG" * 1000)
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    hub_server.cut(weights, after_bytes=2000, times=1000, method="PUT")
+    assert "broke off" in failed(folder)
+    arrived = set(hub_server.blobs)
+    assert arrived and weights not in arrived
+    hub_server.faults.clear()
+    before = len(hub_server.requests("PUT"))
+    push_stage(folder, HUB)
+    again = {request.path.split("/")[-1] for request in hub_server.requests("PUT")[before:]}
+    assert weights in again and not again & arrived, "what had arrived was not sent again"
+
+
+def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub_server, folder, waits):
+    def lost(handler, *arguments):
+        status, content, headers = commit(handler, *arguments)
+        if len(waits) == 0:
+            raise ConnectionResetError
+        return status, content, headers
+
+    from tests.hub_server import Handler
+
+    commit, Handler.commit = Handler.commit, lost
+    try:
+        push_stage(folder, HUB)
+    finally:
+        Handler.commit = commit
+    assert len(waits) == 1 and len(hub_server.repositories["models", "ann/tiny"].commits) == 2
+
+
+def test_a_server_that_says_nothing_is_given_up(hub_server, folder, waits, monkeypatch):
+    monkeypatch.setattr(patience, "SILENCE", 0.2)
+    with hub_server.lock:  # without which it answers nobody
+        assert "does not answer" in failed(folder)
+
+
+def test_a_server_that_is_not_there(hub_server, folder, waits, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert "http://127.0.0.1:9 cannot be reached" in failed(folder)
+
+
+def test_offline(hub_server, folder, tmp_path):
+    with hub_server.in_this_process(tmp_path, offline=True):
+        assert "HF_HUB_OFFLINE=1" in failed(folder)
+    assert hub_server.log == []
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        ("", "does not accept your token, or there is none"),
+        ("hf_unknown0123456789", "does not accept your token"),
+        ("read_token", "no right to do this.*read"),
+        ("other_token", "no right to do this.*namespace"),
+    ],
+)
+def test_who_may_not_write_is_told(hub_server, folder, tmp_path, token, message):
+    with hub_server.in_this_process(tmp_path, token=getattr(hub_server, token, token)):
+        assert re.search(message, failed(folder))
+
+
+def test_nothing_private_goes_where_all_can_see_it(hub_server, folder):
+    HfApi().create_repo("ann/tiny")
+    with pytest.raises(UserError, match="public, and shall be private.*--repo_id ann/tiny --private$"):
+        push_stage(folder, Hub(repo_id="ann/tiny", private=True))
+    assert list(hub_server.files("ann/tiny")) == [".gitattributes"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "nothing", "no such folder; expected that of a trained stage"),
+        (lambda folder: folder.parent, r"holds the stages grpo: name one of these"),
+        (lambda folder: folder / "checkpoint-2", "holds no model; expected adapter_config.json or config.json"),
+    ],
+)
+def test_a_folder_without_a_model(hub_server, folder, make, message):
+    with pytest.raises(UserError, match=message):
+        push_stage(make(folder), HUB)
+    assert hub_server.log == []
+
+
+def test_a_data_set(hub_server, tmp_path):
+    for name in ("README.md", "tables/a.csv", "other.txt"):
+        (tmp_path / "table" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "table" / name).write_text(name)
+    settings = {"private": True, "message": "Table", "retry": "do it again"}
+    url = push_dataset(tmp_path / "table", "ann/table", ["README.md", "tables/a.csv"], **settings)
+    assert url == f"{hub_server.url}/datasets/ann/table"
+    assert set(hub_server.files("ann/table", kind="datasets")) == {".gitattributes", "README.md", "tables/a.csv"}
+    assert HfApi().list_repo_commits("ann/table", repo_type="dataset")[0].title == "Table"
+    with pytest.raises(UserError, match="has no b.csv.*run: do it again$"):
+        push_dataset(tmp_path / "table", "ann/table", ["b.csv"], **settings)
+
+
+class TestAdapter:
+    @pytest.fixture
+    def adapter(self, tiny_folder, tmp_path, folder):
+        """A stage's folder that holds an adapter of a base on this machine, in place of a whole model."""
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        base = AutoModelForCausalLM.from_pretrained(tiny_folder)
+        model = get_peft_model(base, LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=["q_proj"]))
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "lora_B" in name:
+                    weight.fill_(0.5)
+        for name in ("model.safetensors", "config.json", "generation_config.json"):
+            (folder / name).unlink()
+        model.save_pretrained(folder)
+        return folder, model
+
+    def test_merged_it_is_one_model_with_the_same_outputs(self, hub_server, adapter):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        folder, model = adapter
+        before = digests(folder)
+        push_stage(folder, Hub(repo_id="ann/tiny", merge_adapter=True))
+        assert digests(folder) == before
+        files = hub_server.files("ann/tiny")
+        assert {"model.safetensors", "config.json", "tokenizer.json"} <= files.keys()
+        assert not [name for name in files if name.startswith("adapter")]
+        assert files["tokenizer_config.json"] == (folder / "tokenizer_config.json").read_bytes()
+        tokens = torch.arange(1, 9)[None]
+        merged = AutoModelForCausalLM.from_pretrained("ann/tiny")
+        with torch.no_grad():
+            torch.testing.assert_close(merged(tokens).logits, model.eval()(tokens).logits)
+
+    def test_a_base_that_only_this_machine_has_is_refused_with_the_way_out(self, hub_server, adapter):
+        with pytest.raises(UserError, match="which nobody else has; publish the two as one model with --merge_adapter"):
+            push_stage(adapter[0], HUB)
+        assert hub_server.log == []
+
+    def test_an_adapter_of_a_model_on_the_hub_goes_up_as_it_is(self, hub_server, adapter, tiny_folder):
+        folder, _ = adapter
+        HfApi().create_repo("ann/base")
+        HfApi().upload_folder(repo_id="ann/base", folder_path=tiny_folder)
+        config = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": "ann/base"}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        push_stage(folder, HUB)
+        files = hub_server.files("ann/tiny")
+        assert {"adapter_config.json", "adapter_model.safetensors"} <= files.keys() and "model.safetensors" not in files
+        assert json.loads(open(hf_hub_download("ann/tiny", "adapter_config.json")).read()) == config  # noqa: SIM115
+
+    def test_no_room_for_the_merged_model(self, hub_server, adapter, monkeypatch):
+        def full(*arguments, **settings):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+        before = digests(adapter[0])
+        with pytest.raises(UserError, match=r"cannot be written to .*No space left.*TMPDIR.*--merge_adapter$"):
+            push_stage(adapter[0], Hub(repo_id="ann/tiny", merge_adapter=True))
+        assert digests(adapter[0]) == before

@@ -1,0 +1,204 @@
+"""Generation: independent of the batch size, in the order of the prompts, ended by every stop token, silent."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from empathy_trl.errors import UserError
+from empathy_trl.models.api import ApiModel
+from empathy_trl.models.generate import decoding, generate_completions, generate_shared
+from empathy_trl.recipe.schema import Evaluation
+from tests.models.livelier import make_livelier
+from tests.trainers.tiny_t5 import tiny_t5
+
+SITUATIONS = [
+    "I lost my keys.",
+    "My neighbours were rude and shouted all night long while I was trying to sleep before a big day.",
+    "Party!",
+    "The lights went out in the cellar and I was so scared that I could not move for a whole minute.",
+    "Cried.",
+    "We laughed.",
+    "Somebody took my seat in the train, and when I asked for it back there was only a shrug.",
+    "Nothing happened today.",
+    "I got lost in the woods when it was dark.",
+]
+PROMPTS = [[{"role": "user", "content": text}] for text in SITUATIONS]
+
+
+def generate(tiny, prompts=PROMPTS, **settings):
+    settings = {"batch_size": 4, "max_new_tokens": 12, "progress": False} | settings
+    return generate_completions(*tiny, prompts, **settings)
+
+
+@pytest.fixture
+def varied(tiny):
+    """The tiny model with larger weights: its greedy completions then differ from prompt to prompt."""
+    import torch
+
+    model, tokenizer = tiny
+    make_livelier(model)
+    with torch.no_grad():
+        embeddings = model.get_input_embeddings().weight
+        embeddings[tokenizer.pad_token_id] = -embeddings[50]  # zero by default, which would hide attention to padding
+    return model, tokenizer
+
+
+@pytest.fixture
+def batches(tiny, monkeypatch):
+    """What goes into and comes out of the model, batch by batch: (width of the prompts, generated ids)."""
+    model, seen = tiny[0], []
+    original = model.generate
+
+    def spy(**inputs):
+        output, width = original(**inputs), inputs["input_ids"].shape[1]
+        seen.append((width, output[:, width:].tolist()))
+        return output
+
+    monkeypatch.setattr(model, "generate", spy)
+    return seen
+
+
+def test_greedy_text_does_not_depend_on_the_batch_size(varied):
+    one_by_one = generate(varied, batch_size=1)
+    assert len(set(one_by_one)) > 4, "the test needs completions that differ"
+    assert generate(varied, batch_size=8) == one_by_one
+    assert generate(varied, batch_size=100) == one_by_one
+
+
+def test_completions_come_back_in_the_order_of_the_prompts(varied):
+    forwards, backwards = generate(varied), generate(varied, PROMPTS[::-1])
+    assert forwards == backwards[::-1]
+    assert forwards == [generate(varied, [prompt])[0] for prompt in PROMPTS]
+
+
+def test_the_longest_prompts_are_generated_first(tiny, batches):
+    generate(tiny, batch_size=2)
+    widths = [width for width, _ in batches]
+    assert len(widths) == 5 and widths == sorted(widths, reverse=True) and widths[0] > widths[-1]
+
+
+def test_every_stop_token_of_the_model_ends_a_completion(varied, batches):
+    model, tokenizer = varied
+    generate(varied, PROMPTS[:1])
+    ids = batches[0][1][0]
+    end = next(position for position in range(1, len(ids)) if ids[position] not in ids[:position])
+    assert ids[end] not in tokenizer.all_special_ids
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, ids[end]]
+    after = generate(varied)
+    assert after[0] == tokenizer.decode(ids[:end])  # neither the stop token itself nor the padding behind it
+
+
+def test_special_tokens_vanish_and_tags_stay(tiny):
+    model, tokenizer = tiny
+    answer, end = tokenizer.convert_tokens_to_ids(["<answer>", tokenizer.eos_token])
+
+    def scripted(input_ids, **_):
+        import torch
+
+        return torch.cat([input_ids, torch.tensor([[answer, end, answer]] * len(input_ids))], dim=1)
+
+    model.generate = scripted
+    assert generate(tiny) == ["<answer>"] * len(PROMPTS)
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+def test_tokens_are_limited(varied, batches, limit):
+    generate(varied, max_new_tokens=limit)
+    assert {len(ids) for _, rows in batches for ids in rows} == {limit}
+
+
+def test_generation_defaults_of_the_model_change_nothing_and_give_no_warning(varied, recwarn):
+    plain = generate(varied)
+    config = varied[0].generation_config
+    config.do_sample, config.temperature, config.top_p, config.top_k = True, 0.6, 0.8, 20
+    config.repetition_penalty, config.pad_token_id = 1.5, None
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        assert generate(varied) == plain
+        generate(varied, temperature=0.9)
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert [record.getMessage() for record in records] == []
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_model_and_tokenizer_are_left_as_they_were(tiny):
+    model, tokenizer = tiny
+    model.train()
+    tokenizer.padding_side = "right"
+    generate(tiny)
+    assert model.training and tokenizer.padding_side == "right"
+    model.eval()
+    generate(tiny)
+    assert not model.training
+
+
+def test_tokenizer_without_pad_token(varied):
+    expected = generate(varied)
+    varied[1].pad_token = None
+    assert generate(varied) == expected
+
+
+def test_an_encoder_decoder_writes_what_its_own_generate_does(recwarn):
+    import torch
+
+    model, tokenizer = tiny_t5()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    expected = []
+    for prompt in PROMPTS:
+        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+        output = model.generate(
+            torch.tensor([ids]), max_new_tokens=12, do_sample=False, num_beams=1, no_repeat_ngram_size=0
+        )
+        expected.append(tokenizer.decode(output[0], skip_special_tokens=True))
+    assert len(set(expected)) > 4, "the test needs completions that differ"
+    usual = model.generation_config
+    usual.num_beams, usual.no_repeat_ngram_size, usual.encoder_no_repeat_ngram_size = 4, 1, 1  # are not applied
+    usual.forced_bos_token_id, usual.forced_eos_token_id, usual.min_length = 7, 1, 10
+    for batch_size in (1, 4, 100):
+        assert generate((model, tokenizer), batch_size=batch_size) == expected
+    assert model.generation_config is usual
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_no_prompts(tiny):
+    assert generate(tiny, []) == []
+
+
+def test_sampling_is_repeated_by_its_seed_and_leaves_the_random_state_alone(tiny):
+    prompts = [[{"role": "user", "content": f"prompt {i}"}] for i in range(6)]
+    settings = {"batch_size": 6, "max_new_tokens": 8, "temperature": 1.0, "progress": False}
+    before = torch.get_rng_state()
+    first = generate_completions(*tiny, prompts, **settings, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert generate_completions(*tiny, prompts, **settings, seed=1) == first
+    assert generate_completions(*tiny, prompts, **settings, seed=2) != first
+    greedy = generate_completions(*tiny, prompts, **{**settings, "temperature": 0.0})
+    assert generate_completions(*tiny, prompts, **settings, top_k=1, seed=1) == greedy
+    assert generate_completions(*tiny, prompts, **settings, top_p=1e-6, seed=1) == greedy
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({}, "greedy decoding"),
+        ({"temperature": 0.7}, "sampled at temperature 0.7, seed 42"),
+        ({"temperature": 1.0, "top_p": 0.9, "top_k": 50}, "sampled at temperature 1, top-p 0.9, top-k 50, seed 42"),
+    ],
+)
+def test_how_tokens_were_chosen_is_said_in_words(settings, words):
+    assert decoding(SimpleNamespace(evaluation=Evaluation(**settings), seed=42)) == words
+
+
+def test_a_model_behind_an_api_does_not_sample():
+    stage = SimpleNamespace(evaluation=Evaluation(temperature=0.5), seed=0)
+    model = ApiModel.__new__(ApiModel)
+    with pytest.raises(UserError, match=r"evaluation.temperature: 0.5, but a model behind an API .* expected 0"):
+        generate_shared(model, None, [], 1, stage)
