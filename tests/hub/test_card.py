@@ -14,9 +14,11 @@ from huggingface_hub import ModelCard
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.evaluate import write_eval
+from empathy_trl.hub import card as card_module
 from empathy_trl.hub.card import model_card
 from empathy_trl.hub.results import from_results
 from empathy_trl.recipe import load_recipe
+from empathy_trl.rewards import REWARDS
 from empathy_trl.tasks import CONFIG_CLASSES
 from tests.hub.stage_folder import stage_folder, write_stage
 from tests.hub.test_results import evaluation
@@ -99,7 +101,7 @@ def test_a_card_without_what_is_not_there(tmp_path, name):
     assert "has not been evaluated" in card and ".png" not in card and "samples.md" not in card
     assert "model-index" not in front(card)
     if name == "run.json":
-        assert "not finished when it was published" in card and "a machine that is not known" in card
+        assert "not finished when this card was written" in card and "a machine that is not known" in card
         assert "a commit that is not known" in card and "not measured" in card
 
 
@@ -256,10 +258,7 @@ def test_weights_that_change_are_told_in_words(tmp_path):
 
 
 def test_every_reward_has_words():
-    from empathy_trl.hub import card as wording
-    from empathy_trl.rewards import REWARDS
-
-    assert wording.REWARDS.keys() == REWARDS.keys()
+    assert card_module.REWARD_WORDS.keys() == REWARDS.keys()
 
 
 def test_measured_energy_and_hardware_are_told(tmp_path):
