@@ -61,8 +61,8 @@ class DictatedModel(LocalModel):
     def anew(self, messages: list[dict]) -> float:
         """Return the seconds to the end of the reaction when nothing is kept."""
         start, text = time.perf_counter(), ""
-        for piece in self.stream(messages, self.new_cache(), threading.Event(), sum(REPLY)):
-            text += piece
+        for chunk in self.stream(messages, self.new_cache(), threading.Event(), sum(REPLY)):
+            text += chunk
             if f"</{PARTS[0]}>" in text:
                 return time.perf_counter() - start
         raise RuntimeError(f"the reply was not dictated: {text!r}")

@@ -18,6 +18,8 @@ from pathlib import Path
 from empathy_trl.cli import documented_parser, positive
 from empathy_trl.errors import UserError
 
+SHOWN = ("web", "host", "port", "show_reflection")  # how the chat is shown; the other flags are arguments of `Chat`
+
 
 def command_line() -> argparse.ArgumentParser:
     """Return the parser."""
@@ -47,11 +49,14 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max_new_tokens", type=positive, default=400, help="of a reply (default: %(default)s)")
     parser.add_argument(
-        "--temperature", type=between(0, 10), default=0.7, help="0: the likeliest words (default: %(default)g)"
+        "--temperature",
+        type=float,
+        default=0.7,
+        help="from 0 to 10; 0 takes the likeliest words (default: %(default)g)",
     )
-    parser.add_argument("--top_p", type=between(0.01, 1), default=0.9, help="from 0.01 to 1 (default: %(default)g)")
+    parser.add_argument("--top_p", type=float, default=0.9, help="above 0, at most 1 (default: %(default)g)")
     parser.add_argument(
-        "--seed", type=whole, default=42, help="of the sampling: another one, other replies (default: %(default)s)"
+        "--seed", type=int, default=42, help="of the sampling: another one, other replies (default: %(default)s)"
     )
     parser.add_argument("--show_reflection", action="store_true", help="show what the model thinks")
     parser.add_argument("--web", action="store_true", help="on a web page instead")
@@ -60,91 +65,31 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def whole(text: str) -> int:
-    """Read a whole number from 0 that a generator of random numbers takes; as `type` of a flag."""
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0 to {2**32 - 1}")
-    return int(text)
-
-
-def between(low: float, high: float):
-    """Return a `type` of a flag: a number from `low` to `high`."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from {low:g} to {high:g}")
-        return value
-
-    return read
-
-
 def chat(options: argparse.Namespace) -> int:
     """Load the model and talk; returns the exit status."""
-    check_flags(options)
-    from empathy_trl.chat.session import Session, Settings
-
-    model, prompts = open_model(options)
-    settings = Settings(options.context, options.max_new_tokens)
-    first = Session(model, prompts, settings)  # whatever is wrong with the settings stops us here
-    name = options.adapter or options.model
-    if options.web:
-        from empathy_trl.chat.web import serve
-
-        serve(lambda: Session(model, prompts, settings), Path(name).name, options.host, options.port)
-        return 0
-    from empathy_trl.chat.terminal import Terminal
-
-    manner = "" if prompts.name == "chat" else f", asked as {prompts.name} trains"
-    print(f"{name}{manner}; /help lists the commands")
-    return Terminal(first, options.show_reflection).run()
-
-
-def check_flags(options: argparse.Namespace):
-    """Raise UserError for flags that do not go together, before anything is loaded."""
-    from empathy_trl.models.api import PREFIX
-
-    served = options.model.startswith(PREFIX)
-    if options.base_url and not served:
-        raise UserError(f"--base_url: is for --model {PREFIX}NAME, got --model {options.model}")
-    for flag in ("adapter", "load_in_4bit", "revision"):
-        if served and getattr(options, flag):
-            raise UserError(f"--{flag}: is for a model in this process, got --model {options.model}")
     if options.web and importlib.util.find_spec("gradio") is None:
         raise UserError('--web: needs gradio; install it with pip install "empathy-trl[web]"')
-
-
-def open_model(options: argparse.Namespace):
-    """Return the model, loaded or on its server, and what makes prompts for it."""
-    from empathy_trl.chat.reply import Sampling
-    from empathy_trl.chat.setup import choose_prompts, control_texts
-    from empathy_trl.models.api import PREFIX
-
-    sampling = Sampling(options.temperature, options.top_p, options.seed)
-    if options.model.startswith(PREFIX):
-        from empathy_trl.chat.served import ServedModel
-
-        prompts = choose_prompts([], options.recipe, options.system, control_texts(None), options.trust_recipe)
-        return ServedModel(options.model.removeprefix(PREFIX), options.base_url, sampling), prompts
-
+    settings = {name: value for name, value in vars(options).items() if name not in SHOWN}
     from transformers.utils import logging as transformers_logging
+
+    from empathy_trl.chat.chat import Chat
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if sys.stderr.isatty():
         print(f"loading {options.model} …", file=sys.stderr)
-    from empathy_trl.chat.local import LocalModel
-    from empathy_trl.chat.setup import load_for_chat
-    from empathy_trl.models.hub_files import one_revision, split_revision
+    opened = Chat(**settings)
+    name = options.adapter or options.model
+    if options.web:
+        from empathy_trl.chat.web import serve
 
-    model, tokenizer = load_for_chat(options.model, options.adapter, options.revision, options.load_in_4bit)
-    places = [split_revision(options.adapter)] if options.adapter else []
-    places.append(one_revision(options.model, options.revision))
-    prompts = choose_prompts(places, options.recipe, options.system, control_texts(tokenizer), options.trust_recipe)
-    return LocalModel(model, tokenizer, sampling), prompts
+        serve(opened.new_session, Path(name).name, options.host, options.port)
+        return 0
+    from empathy_trl.chat.terminal import Terminal
+
+    system = "" if opened.prompts.name == "chat" else f", prompted as {opened.prompts.name} trains"
+    print(f"{name}{system}; /help lists the commands")
+    return Terminal(opened.session, options.show_reflection).run()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 import empathy_trl
 from empathy_trl import (
+    Chat,
     DataError,
     EmpathyGRPOConfig,
     EmpathyGRPOTrainer,
@@ -143,6 +144,13 @@ def test_a_model_loads_by_its_name_and_answers(tiny_folder):
     assert generate(model, tokenizer, [[{"role": "user", "content": "I was scared."}]], max_new_tokens=3) == texts[:1]
     with pytest.raises(UserError, match="prompts: a single text; expected a list"):
         generate(model, tokenizer, "I was scared.", max_new_tokens=3)
+
+
+def test_a_model_is_talked_to(tiny_folder):
+    chat = Chat(tiny_folder, seed=1, max_new_tokens=3)
+    with pytest.warns(UserWarning, match="the reply was cut off at 3 tokens"):
+        reply = chat.say("I was scared.")
+    assert [message["content"] for message in chat.history] == ["I was scared.", reply]
 
 
 def test_a_classifier_predicts_by_folder_and_loaded(make_classifier):

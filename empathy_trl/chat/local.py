@@ -142,7 +142,7 @@ def hidden_ids(tokenizer) -> set[int]:
     return {index for index, content in special.items() if content not in tags}
 
 
-CHUNK = 512  # tokens computed at a time: in between, a reply can be stopped
+PREFILL_TOKENS = 512  # tokens computed at a time: in between, a reply can be stopped
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_source_positions")
 
 
@@ -230,7 +230,7 @@ class LocalModel:
         if self.is_decoder:
             cached = cache.fit(ids, self._config())
             cache.counts = Counts(prefilled=len(ids) - cached, cached=cached)
-            self._compute(ids, len(ids) - 1, cache, stopped, keep=CHUNK)
+            self._compute(ids, len(ids) - 1, cache, stopped, keep=PREFILL_TOKENS)
         if stopped.is_set():
             return
         decoder, said = TokenDecoder(self.tokenizer, self._ends), []
@@ -280,7 +280,7 @@ class LocalModel:
         """Read tokens into the cache up to `end`, but for the last `keep` and a stop, in chunks."""
         reader = self.model.get_decoder()
         while end - len(cache.ids) > keep and not stopped.is_set():
-            reached = min(len(cache.ids) + CHUNK, end)
+            reached = min(len(cache.ids) + PREFILL_TOKENS, end)
             chunk = torch.tensor([ids[len(cache.ids) : reached]], device=self.model.device)
             reader(input_ids=chunk, past_key_values=cache.states, use_cache=True)
             cache.ids = ids[:reached]

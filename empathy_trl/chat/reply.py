@@ -1,13 +1,7 @@
-"""Reading a reply while it is written: which part of it does what is new belong to?
+"""A reply while it is written: how it is sampled, streamed from a thread, counted, and split into its parts.
 
-A whole reply is read by `empathy_trl.tags` and `empathy_trl.tags`; what they make of it when it is complete is what this
-reader makes of it, however it was cut into pieces on its way.
-
-A text that is written in a thread and read as it comes.
-
-What a turn costs.
-
-How replies are written, by a model here or on a server.
+`ReplyReader` says of each new text which part of the reply it belongs to. However the reply was cut into texts on its way, the
+result agrees with `empathy_trl.tags`, which reads whole replies.
 """
 
 import re
@@ -16,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+from empathy_trl.errors import UserError
 from empathy_trl.rewards.format import Format
 from empathy_trl.tags import PARTS, read_parts
 
@@ -27,7 +22,7 @@ _MARK = re.compile(rf"</?({'|'.join(TAGS)})>")
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """Something new in a reply.
 
     Attributes:
@@ -42,7 +37,7 @@ class Piece:
 
 
 class ReplyReader:
-    """Takes a reply in pieces of any size and says of each which part it belongs to, as soon as that is certain.
+    """Takes a reply in chunks of any size and says of each which part it belongs to, as soon as that is certain.
 
     Only what may still become a tag is held back: a `<` and what follows it. Inside a part nothing ends it but its own
     closing tag. White space between parts comes out as `TEXT`; whoever shows a reply in parts leaves it away.
@@ -61,52 +56,52 @@ class ReplyReader:
         self._read: list[str] = []
         self._held = ""
 
-    def feed(self, text: str) -> list[Piece]:
-        """Return what is certain now, in order; neighbours of one part are one piece."""
+    def feed(self, text: str) -> list[Chunk]:
+        """Return what is certain now, in order; neighbours of one part are one chunk."""
         self._read.append(text)
         self._held += text
-        pieces: list[Piece] = []
+        chunks: list[Chunk] = []
         while self._held:
             start = self._held.find("<")
             if start != 0:
-                self._emit(pieces, len(self._held) if start < 0 else start)
+                self._emit(chunks, len(self._held) if start < 0 else start)
                 continue
             marks = [f"<{tag}>" for tag in TAGS] if self._part == TEXT else [f"</{self._part}>"]
             mark = next((mark for mark in marks if self._held.startswith(mark)), None)
             if mark is not None:
                 self._held = self._held[len(mark) :]
-                self._pass(mark, pieces)
+                self._pass(mark, chunks)
             elif any(mark.startswith(self._held) for mark in marks):
                 break
             else:
-                self._emit(pieces, 1)
-        return pieces
+                self._emit(chunks, 1)
+        return chunks
 
-    def close(self) -> list[Piece]:
+    def close(self) -> list[Chunk]:
         """Return what was held back, and judge the reply; nothing can be fed afterwards."""
-        pieces: list[Piece] = []
+        chunks: list[Chunk] = []
         if self._held:
-            self._emit(pieces, len(self._held))
+            self._emit(chunks, len(self._held))
         self.well_formed = is_well_formed("".join(self._read), self._expects)
-        return pieces
+        return chunks
 
-    def _emit(self, pieces: list[Piece], length: int):
-        """Move the first characters that are held back to the pieces."""
+    def _emit(self, chunks: list[Chunk], length: int):
+        """Move the first characters that are held back to the chunks."""
         text, self._held = self._held[:length], self._held[length:]
-        if pieces and pieces[-1].part == self._part and not pieces[-1].complete:
-            pieces[-1] = Piece(self._part, pieces[-1].text + text)
+        if chunks and chunks[-1].part == self._part and not chunks[-1].complete:
+            chunks[-1] = Chunk(self._part, chunks[-1].text + text)
         else:
-            pieces.append(Piece(self._part, text))
+            chunks.append(Chunk(self._part, text))
 
-    def _pass(self, mark: str, pieces: list[Piece]):
+    def _pass(self, mark: str, chunks: list[Chunk]):
         """Go into a part, or out of it."""
         if self._part == TEXT:
             self._part = mark.strip("</>")
             return
-        if pieces and pieces[-1].part == self._part and not pieces[-1].complete:
-            pieces[-1] = Piece(self._part, pieces[-1].text, complete=True)
+        if chunks and chunks[-1].part == self._part and not chunks[-1].complete:
+            chunks[-1] = Chunk(self._part, chunks[-1].text, complete=True)
         else:
-            pieces.append(Piece(self._part, "", complete=True))
+            chunks.append(Chunk(self._part, "", complete=True))
         self._part = TEXT
 
 
@@ -180,14 +175,25 @@ class Counts:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How replies are written.
+    """How replies are sampled.
 
     Attributes:
-        temperature: 0 takes the likeliest token, above 0 samples.
-        top_p: sample from the likeliest tokens only, those that have this probability together.
-        seed: of the sampling; None for another one each time.
+        temperature: at least 0; 0 takes the likeliest token.
+        top_p: above 0, at most 1: sample from the likeliest tokens that together have this probability.
+        seed: from 0 to 2**32 - 1; None samples differently each time.
+
+    Raises:
+        UserError: a value is out of range.
     """
 
     temperature: float = 0.7
     top_p: float = 0.9
     seed: int | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.temperature <= 10:
+            raise UserError(f"temperature: got {self.temperature!r}, expected a number from 0 to 10")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p: got {self.top_p!r}, expected a number above 0 and at most 1")
+        if self.seed is not None and not 0 <= self.seed < 2**32:
+            raise UserError(f"seed: got {self.seed!r}, expected a whole number from 0 to {2**32 - 1}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from empathy_trl.chat.reply import TEXT, Piece, ReplyReader
+from empathy_trl.chat.reply import TEXT, Chunk, ReplyReader
 from empathy_trl.errors import UserError
 from empathy_trl.io import write_rows
 from empathy_trl.tags import REACT, REFLECT, RESPOND, read_parts
@@ -25,7 +25,7 @@ SPOKEN = (RESPOND, "answer", TEXT)  # the parts whose first word a user waits fo
 
 
 @dataclass(frozen=True)
-class Notice:
+class SessionEvent:
     """Something the user has to know, to be shown apart from the reply."""
 
     text: str
@@ -53,7 +53,7 @@ class Stats:
         reaction: until the reaction was complete.
         first_word: until the first word of the response, the answer or a plain reply.
         whole: until the end.
-        tokens: written; of a model behind a server, pieces it sent.
+        tokens: written; of a model behind a server, chunks it sent.
         prefilled: tokens of the prompt that were computed now.
         cached: tokens of the prompt that had been computed before.
     """
@@ -72,8 +72,8 @@ class Stats:
 
 
 @dataclass
-class _Talk:
-    """What is said between two resets. A reply belongs to the talk it was begun in: after a reset it leaves no trace."""
+class _Conversation:
+    """What is said between two resets. A reply belongs to the conversation it was begun in: after a reset it leaves no trace."""
 
     cache: object
     history: list[dict[str, str]] = field(default_factory=list)
@@ -115,7 +115,7 @@ class Session:
         elif model.positions:  # as many as it can read it can write
             self.max_new_tokens = min(self.max_new_tokens, model.positions)
         self._room = self.max_new_tokens if model.is_decoder else 0
-        self._talk = _Talk(model.new_cache())
+        self._conversation = _Conversation(model.new_cache())
         self._fixed = self._alone("")  # tokens of a prompt without a word
         if self._fixed + self._room >= self.context:
             raise UserError(
@@ -126,17 +126,17 @@ class Session:
     @property
     def history(self) -> list[dict[str, str]]:
         """All that was said, `{"role", "content"}`, replies as the model wrote them; one that was stopped as far as it came."""
-        return self._talk.history
+        return self._conversation.history
 
     @property
     def well_formed(self) -> bool | None:
         """Whether the last reply is written as its format asks; None before the first."""
-        return self._talk.well_formed
+        return self._conversation.well_formed
 
     @property
     def all_stats(self) -> list[Stats]:
         """Figures of every reply."""
-        return self._talk.all_stats
+        return self._conversation.all_stats
 
     @property
     def stats(self) -> Stats | None:
@@ -149,7 +149,7 @@ class Session:
         parts = read_parts(self.history[-1]["content"]) if self.history else None
         return parts and parts[REFLECT]
 
-    def send(self, message: str) -> Iterator[Piece | Notice]:
+    def send(self, message: str) -> Iterator[Chunk | SessionEvent]:
         """Say something, and yield the reply as it comes.
 
         When the iterator ends, or is left, `history`, `well_formed` and `stats` are those of this reply. A message that gets
@@ -161,40 +161,42 @@ class Session:
         """
         if not message.strip():
             raise UserError("the message is empty")
-        talk = self._talk
-        if not talk.writing:
-            talk.stop = threading.Event()  # heard from here on, while a long message is counted, too
+        conversation = self._conversation
+        if not conversation.writing:
+            conversation.stop = threading.Event()  # heard from here on, while a long message is counted, too
         self._check_length(message)
-        return self._reply(talk, message)
+        return self._reply(conversation, message)
 
     def stop(self):
         """End the reply that is being written; what was said stays. May be called from any thread, at any time."""
-        self._talk.stop.set()
+        self._conversation.stop.set()
 
     def leave(self):
         """End a reply that is being written, and `prepare`: the user does not go on."""
         self.stop()
-        self._talk.left = True
+        self._conversation.left = True
 
     def reset(self):
         """Forget all that was said; ends a reply that is being written."""
         self.leave()
-        self._talk = _Talk(self.model.new_cache())
+        self._conversation = _Conversation(self.model.new_cache())
 
     def prepare(self):
         """Do what the next turn needs and does not depend on its message: cut the history, compute what comes before it."""
-        talk = self._talk
-        if not talk.history or talk.writing or not talk.working.acquire(blocking=False):
+        conversation = self._conversation
+        if not conversation.history or conversation.writing or not conversation.working.acquire(blocking=False):
             return
-        one, other = ([*talk.history, {"role": "user", "content": word}] for word in "ab")
+        one, other = ([*conversation.history, {"role": "user", "content": word}] for word in "ab")
         try:
             # with room for a message, so that `send` has nothing to cut
-            self._cut(talk, one, margin=self.context // 8)
-            self.model.prefill((self._prompt(talk, one), self._prompt(talk, other)), talk.cache, talk)
+            self._cut(conversation, one, margin=self.context // 8)
+            self.model.prefill(
+                (self._prompt(conversation, one), self._prompt(conversation, other)), conversation.cache, conversation
+            )
         except UserError:
             pass  # nobody waits for this; `send` meets it again, and says so
         finally:
-            talk.working.release()
+            conversation.working.release()
 
     def save(self, path: str | Path) -> Path:
         """Write the conversation as one row of training data, `{"conversation_id", "messages"}`, and return where.
@@ -227,21 +229,23 @@ class Session:
             f"median of {len(self.all_stats)}: {_times(Stats(**middle))}{_rate(rate)}"
         )
 
-    def _reply(self, talk: _Talk, message: str) -> Iterator[Piece | Notice]:
-        if talk.writing:
+    def _reply(self, conversation: _Conversation, message: str) -> Iterator[Chunk | SessionEvent]:
+        if conversation.writing:
             raise UserError("the last reply is still being written; stop it first")
         started = time.perf_counter()
         stats, reader, said = Stats(), ReplyReader(self.prompts.expects), []
-        talk.writing = failed = True
+        conversation.writing = failed = True
         try:
-            with talk.working:
-                history = [*talk.history, {"role": "user", "content": message}]
-                self._cut(talk, history)
-                if talk.forgotten:
-                    yield Notice(f"the context is full: the model no longer sees the oldest {talk.forgotten} turns")
-                    talk.forgotten = 0
-                prompt = self._prompt(talk, history)
-                for text in self.model.stream(prompt, talk.cache, talk.stop, self.max_new_tokens):
+            with conversation.working:
+                history = [*conversation.history, {"role": "user", "content": message}]
+                self._cut(conversation, history)
+                if conversation.forgotten:
+                    yield SessionEvent(
+                        f"the context is full: the model no longer sees the oldest {conversation.forgotten} turns"
+                    )
+                    conversation.forgotten = 0
+                prompt = self._prompt(conversation, history)
+                for text in self.model.stream(prompt, conversation.cache, conversation.stop, self.max_new_tokens):
                     said.append(text)
                     yield from _timed(reader.feed(text), stats, started)
             failed = False
@@ -250,36 +254,36 @@ class Session:
             raise
         finally:
             rest = reader.close()
-            talk.writing = False
+            conversation.writing = False
             if not failed and "".join(said).strip():
-                stats.whole, counts = time.perf_counter() - started, talk.cache.counts
+                stats.whole, counts = time.perf_counter() - started, conversation.cache.counts
                 stats.tokens, stats.prefilled, stats.cached = counts.written, counts.prefilled, counts.cached
-                talk.history = [*history, {"role": "assistant", "content": "".join(said)}]
-                talk.well_formed = reader.well_formed
-                talk.all_stats.append(stats)
+                conversation.history = [*history, {"role": "assistant", "content": "".join(said)}]
+                conversation.well_formed = reader.well_formed
+                conversation.all_stats.append(stats)
         yield from _timed(rest, stats, started)
-        if talk.stop.is_set():
-            yield Notice("stopped")
+        if conversation.stop.is_set():
+            yield SessionEvent("stopped")
         elif not "".join(said).strip():
-            yield Notice("the model said nothing; say it in other words")
-        elif talk.cache.counts.cut_off:
-            yield Notice(f"the reply was cut off at {self.max_new_tokens} tokens (--max_new_tokens)")
+            yield SessionEvent("the model said nothing; say it in other words")
+        elif conversation.cache.counts.cut_off:
+            yield SessionEvent(f"the reply was cut off at {self.max_new_tokens} tokens (--max_new_tokens)")
 
-    def _prompt(self, talk: _Talk, history: list[dict[str, str]]) -> list[dict[str, str]]:
+    def _prompt(self, conversation: _Conversation, history: list[dict[str, str]]) -> list[dict[str, str]]:
         """Return the messages for what the model still sees of a history."""
-        return self.prompts.messages(history[talk.seen_from :])
+        return self.prompts.messages(history[conversation.seen_from :])
 
-    def _cut(self, talk: _Talk, history: list[dict[str, str]], margin: int = 0):
+    def _cut(self, conversation: _Conversation, history: list[dict[str, str]], margin: int = 0):
         """Let the oldest exchanges go if a history and a margin do not fit, until a quarter of the context is free."""
 
         def length() -> int:
-            return self.model.count(self._prompt(talk, history), talk.cache) + self._room
+            return self.model.count(self._prompt(conversation, history), conversation.cache) + self._room
 
         if length() + margin <= self.context:
             return
-        while talk.seen_from + 2 < len(history) and length() > self.context * 3 // 4:
-            talk.seen_from += 2
-            talk.forgotten += 2
+        while conversation.seen_from + 2 < len(history) and length() > self.context * 3 // 4:
+            conversation.seen_from += 2
+            conversation.forgotten += 2
 
     def _check_length(self, message: str):
         if len(message) > LONGEST_MESSAGE:
@@ -296,15 +300,15 @@ class Session:
         return self.model.count(self.prompts.messages([{"role": "user", "content": message}]), self.model.new_cache())
 
 
-def _timed(pieces: list[Piece], stats: Stats, started: float) -> Iterator[Piece]:
-    """Yield pieces, and note when the first ones of their kind came."""
-    for piece in pieces:
+def _timed(chunks: list[Chunk], stats: Stats, started: float) -> Iterator[Chunk]:
+    """Yield chunks, and note when the first ones of their kind came."""
+    for chunk in chunks:
         now = time.perf_counter() - started
-        if stats.reaction is None and piece.part == REACT and piece.complete:
+        if stats.reaction is None and chunk.part == REACT and chunk.complete:
             stats.reaction = now
-        if stats.first_word is None and piece.part in SPOKEN and piece.text.strip():
+        if stats.first_word is None and chunk.part in SPOKEN and chunk.text.strip():
             stats.first_word = now
-        yield piece
+        yield chunk
 
 
 def _times(stats: Stats) -> str:

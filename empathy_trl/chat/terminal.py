@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from empathy_trl.chat.reply import TEXT, Piece
-from empathy_trl.chat.session import Notice, Session
+from empathy_trl.chat.reply import TEXT, Chunk
+from empathy_trl.chat.session import Session, SessionEvent
 from empathy_trl.errors import UserError
 from empathy_trl.tags import REACT, REFLECT
 from empathy_trl.text import printable
@@ -39,29 +39,29 @@ class Display:
         self._in_parts = False  # whether tags were left away
         self._part: str | None = None  # on the screen; None at the start of a line
 
-    def show(self, piece: Piece):
+    def show(self, chunk: Chunk):
         """Show what is new."""
-        self._in_parts = self._in_parts or piece.part != TEXT
-        if piece.part == REFLECT and not self._shows:
+        self._in_parts = self._in_parts or chunk.part != TEXT
+        if chunk.part == REFLECT and not self._shows:
             return
-        if piece.part == REACT:
-            self._raw.append(piece.text)
-            if piece.complete:
+        if chunk.part == REACT:
+            self._raw.append(chunk.text)
+            if chunk.complete:
                 self._line()
                 self._say(REACT, "".join(self._raw).strip())
                 self._raw = []
                 self._line()
             return
-        text = piece.text
-        if self._part != piece.part:
+        text = chunk.text
+        if self._part != chunk.part:
             text = text.lstrip()
-            if not text and not piece.complete:  # white space between parts
+            if not text and not chunk.complete:  # white space between parts
                 return
             self._line()
-            self._part = piece.part
-            self._say(piece.part, LABELS.get(piece.part, ""))
-        self._say(piece.part, text.rstrip() if piece.complete else text)
-        if piece.complete:
+            self._part = chunk.part
+            self._say(chunk.part, LABELS.get(chunk.part, ""))
+        self._say(chunk.part, text.rstrip() if chunk.complete else text)
+        if chunk.complete:
             self._line()
 
     def end(self, reply: str, well_formed: bool | None):
@@ -195,11 +195,11 @@ class Terminal:
         before, stopped = len(self.session.all_stats), False
         try:
             with stopping(self.session.stop) as stops:
-                for piece in self.session.send(message):
-                    if isinstance(piece, Notice):
-                        display.note(piece.text)
+                for chunk in self.session.send(message):
+                    if isinstance(chunk, SessionEvent):
+                        display.note(chunk.text)
                     else:
-                        display.show(piece)
+                        display.show(chunk)
                 stopped = bool(stops)
         except UserError as error:
             display.note(str(error))

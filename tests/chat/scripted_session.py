@@ -3,7 +3,7 @@
 import threading
 
 from empathy_trl.chat.reply import ReplyReader
-from empathy_trl.chat.session import Notice, Stats
+from empathy_trl.chat.session import SessionEvent, Stats
 from empathy_trl.errors import UserError
 
 
@@ -53,7 +53,7 @@ class ScriptedSession:
             self.history.append({"role": "assistant", "content": "".join(said)})
             self.stats = Stats(reaction=0.21, first_word=0.35, whole=0.96, tokens=40)
         if self._stop.is_set():
-            yield Notice("stopped")
+            yield SessionEvent("stopped")
 
     def stop(self):
         self._stop.set()

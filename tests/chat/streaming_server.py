@@ -9,7 +9,7 @@ from tests.local_server import LocalServer
 
 
 def event(text: str, finish: str | None = None) -> bytes:
-    """Return a server-sent event with a piece of a reply."""
+    """Return a server-sent event with a chunk of a reply."""
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
     return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
 

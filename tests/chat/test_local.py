@@ -96,7 +96,7 @@ def test_what_is_prefilled_is_not_computed_again(lengths):
 
 
 def test_a_long_prompt_is_computed_in_chunks(monkeypatch, lengths):
-    monkeypatch.setattr("empathy_trl.chat.local.CHUNK", 7)
+    monkeypatch.setattr("empathy_trl.chat.local.PREFILL_TOKENS", 7)
     model = LocalModel(*sharpened(), GREEDY)
     messages = [user("so scared when the lights went out " * 4)]
     expected = "".join(

@@ -1,4 +1,4 @@
-"""A reply in pieces: which part is what, and the same however it is cut."""
+"""A reply in chunks: which part is what, and the same however it is cut."""
 
 import itertools
 import random
@@ -6,7 +6,7 @@ import random
 import pytest
 
 from empathy_trl.chat.reply import REASONED as REASONED_TAGS
-from empathy_trl.chat.reply import TAGS, Piece, ReplyReader, is_well_formed
+from empathy_trl.chat.reply import TAGS, Chunk, ReplyReader, is_well_formed
 from empathy_trl.rewards.format import Format, StageFormat
 from empathy_trl.tags import PARTS, read_parts
 
@@ -16,14 +16,14 @@ STAGED = (
 REASONED = "<reasoning>lost it</reasoning><answer>sad</answer>"
 
 
-def read(pieces):
-    """Parts of a reply given in pieces, neighbours of one part joined, as (part, text, complete)."""
+def read(chunks):
+    """Parts of a reply given in chunks, neighbours of one part joined, as (part, text, complete)."""
     reader, parts = ReplyReader(), []
-    for piece in [*(new for text in pieces for new in reader.feed(text)), *reader.close()]:
-        if parts and parts[-1][0] == piece.part and not parts[-1][2]:
-            parts[-1] = (piece.part, parts[-1][1] + piece.text, piece.complete)
+    for chunk in [*(new for text in chunks for new in reader.feed(text)), *reader.close()]:
+        if parts and parts[-1][0] == chunk.part and not parts[-1][2]:
+            parts[-1] = (chunk.part, parts[-1][1] + chunk.text, chunk.complete)
         else:
-            parts.append((piece.part, piece.text, piece.complete))
+            parts.append((chunk.part, chunk.text, chunk.complete))
     return parts, reader.well_formed
 
 
@@ -104,8 +104,8 @@ def test_any_cut_gives_the_same_parts():
         assert read(text) == whole, text  # character by character
         for _ in range(3):
             places = sorted(draw.choices(range(len(text) + 1), k=draw.randint(1, 6)))
-            pieces = [text[start:end] for start, end in itertools.pairwise([0, *places, len(text)])]
-            assert read(pieces) == whole, pieces
+            chunks = [text[start:end] for start, end in itertools.pairwise([0, *places, len(text)])]
+            assert read(chunks) == whole, chunks
 
 
 def test_the_reader_agrees_with_who_reads_whole_replies():
@@ -117,10 +117,10 @@ def test_the_reader_agrees_with_who_reads_whole_replies():
 
 def test_only_what_may_become_a_tag_is_held_back():
     reader = ReplyReader()
-    assert reader.feed("Hello <") == [Piece("text", "Hello ")]
+    assert reader.feed("Hello <") == [Chunk("text", "Hello ")]
     assert reader.feed("re") == []
-    assert reader.feed("d> ") == [Piece("text", "<red> ")]
-    assert reader.feed("<react>*no") == [Piece("react", "*no")]
-    assert reader.feed("ds*</react") == [Piece("react", "ds*")]
-    assert reader.feed(">") == [Piece("react", "", complete=True)]
-    assert reader.feed("<respond>Hi") == [Piece("respond", "Hi")]
+    assert reader.feed("d> ") == [Chunk("text", "<red> ")]
+    assert reader.feed("<react>*no") == [Chunk("react", "*no")]
+    assert reader.feed("ds*</react") == [Chunk("react", "ds*")]
+    assert reader.feed(">") == [Chunk("react", "", complete=True)]
+    assert reader.feed("<respond>Hi") == [Chunk("respond", "Hi")]

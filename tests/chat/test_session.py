@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from empathy_trl.chat.local import LocalModel
-from empathy_trl.chat.reply import Piece, Sampling
-from empathy_trl.chat.session import Notice, Session, Settings
+from empathy_trl.chat.reply import Chunk, Sampling
+from empathy_trl.chat.session import Session, SessionEvent, Settings
 from empathy_trl.chat.setup import Prompts
 from empathy_trl.errors import UserError
 from tests.chat.scripted_model import STAGED, ScriptedModel
@@ -30,9 +30,9 @@ def said(session, message="Hi"):
 
 def test_a_reply_comes_in_parts_and_stays_in_the_history():
     session, _ = talk(STAGED)
-    pieces = said(session)
-    assert [piece.part for piece in pieces if piece.complete] == ["react", "respond", "reflect"]
-    assert pieces[0] == Piece("react", "*no")
+    chunks = said(session)
+    assert [chunk.part for chunk in chunks if chunk.complete] == ["react", "respond", "reflect"]
+    assert chunks[0] == Chunk("react", "*no")
     assert session.history == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "".join(STAGED)}]
     assert session.well_formed is True and session.reflection == "They wait."
 
@@ -75,7 +75,7 @@ def test_a_stop_keeps_what_was_said():
     reply = session.send("Hi")
     next(reply)
     session.stop()
-    assert list(reply) == [Notice("stopped")]
+    assert list(reply) == [SessionEvent("stopped")]
     assert session.history[-1] == {"role": "assistant", "content": "One "}
     said(session, "Go on")
     assert model.prompts[1][1]["content"] == "One "
@@ -90,7 +90,7 @@ def test_a_stop_is_heard_while_a_message_is_counted():
         return count(messages, cache)
 
     model.count = interrupted
-    assert said(session) == [Notice("stopped")]
+    assert said(session) == [SessionEvent("stopped")]
     assert said(session)[0].text == "Two."
 
 
@@ -114,7 +114,7 @@ def test_a_reset_in_the_middle_of_a_reply_leaves_no_trace():
     reply = session.send("Hi")
     next(reply)
     session.reset()
-    assert list(reply) == [Notice("stopped")] and session.history == [] and session.stats is None
+    assert list(reply) == [SessionEvent("stopped")] and session.history == [] and session.stats is None
     said(session, "New")
     assert [message["content"] for message in session.history] == ["New", "Three"]
 
@@ -126,13 +126,13 @@ def test_a_reply_that_nobody_finishes_does_not_block_what_comes_after_a_reset():
     with pytest.raises(UserError, match="still being written"):
         said(session, "Too early")
     session.reset()
-    assert said(session, "New") == [Piece("text", "Three")]
+    assert said(session, "New") == [Chunk("text", "Three")]
 
 
 @pytest.mark.parametrize("reply", [[], [" ", "\n"]])
 def test_a_model_that_says_nothing_is_no_exchange(reply):
     session, _ = talk(reply)
-    assert said(session)[-1] == Notice("the model said nothing; say it in other words")
+    assert said(session)[-1] == SessionEvent("the model said nothing; say it in other words")
     assert session.history == []
 
 
@@ -145,7 +145,7 @@ def test_a_reply_that_fails_does_not_stay():
     with pytest.raises(UserError, match="no connection"):
         said(session)
     assert session.history == []
-    assert said(session) == [Piece("text", "Fine.")]
+    assert said(session) == [Chunk("text", "Fine.")]
 
 
 def test_stop_may_come_from_another_thread():
@@ -156,7 +156,7 @@ def test_stop_may_come_from_another_thread():
 
     session, _ = talk(endless)
     threading.Timer(0.05, session.stop).start()
-    assert said(session)[-1] == Notice("stopped")
+    assert said(session)[-1] == SessionEvent("stopped")
 
 
 def test_figures_of_a_reply():
@@ -210,7 +210,7 @@ def test_the_oldest_exchanges_go_seldom_and_the_user_is_told():
     system = Prompts(system="Be kind now")  # 4 tokens
     model = ScriptedModel(["one two three four"])  # an exchange: 5 + 5 tokens
     session = Session(model, system, Settings(context=100, max_new_tokens=20))
-    notices = [[each for each in said(session, "a b c d") if isinstance(each, Notice)] for _ in range(40)]
+    notices = [[each for each in said(session, "a b c d") if isinstance(each, SessionEvent)] for _ in range(40)]
     told = [turn for turn, each in enumerate(notices) if each]
     assert len(told) > 3 and min(after - before for before, after in itertools.pairwise(told)) >= 3
     assert notices[told[0]][0].text.startswith("the context is full: the model no longer sees the oldest ")
@@ -232,15 +232,15 @@ def test_prepare_cuts_ahead_of_time_and_computes_what_comes_before_the_message()
         session.prepare()
         one, other = model.prefilled[-1]
         assert one[:-1] == other[:-1] and one[-1]["content"] != other[-1]["content"]
-        before = session._talk.seen_from
+        before = session._conversation.seen_from
         said(session, "a b c d")
-        assert session._talk.seen_from == before and model.prompts[-1][:-1] == one[:-1]
+        assert session._conversation.seen_from == before and model.prompts[-1][:-1] == one[:-1]
         session.prepare()
 
 
 def test_a_reply_that_is_cut_off_is_told():
     session = local_session(context=200)
-    assert said(session)[-1] == Notice("the reply was cut off at 10 tokens (--max_new_tokens)")
+    assert said(session)[-1] == SessionEvent("the reply was cut off at 10 tokens (--max_new_tokens)")
 
 
 def test_a_context_that_leaves_no_room_is_refused():
@@ -283,12 +283,12 @@ def test_fifty_turns_stay_within_the_context_and_compute_only_what_is_new():
     computed = []
     for turn in range(50):
         lengths.clear()
-        notices = [each for each in said(session, f"How are you {turn % 10}?") if isinstance(each, Notice)]
+        notices = [each for each in said(session, f"How are you {turn % 10}?") if isinstance(each, SessionEvent)]
         assert all(re.search("no longer sees|cut off at 10 tokens", notice.text) for notice in notices)
         computed.append(lengths[0])
         total.append(session.stats.prefilled + session.stats.cached + session.stats.tokens)
         session.prepare()
-    assert len(session.all_stats) == 50 and session._talk.seen_from > 0
+    assert len(session.all_stats) == 50 and session._conversation.seen_from > 0
     assert max(total) <= 200
     assert set(computed[1:]) == {computed[1]}  # at equal new tokens, no more in turn 50 than in turn 2
 
@@ -320,9 +320,9 @@ def test_what_is_said_does_not_depend_on_what_is_kept():
             said(session, f"How are you {turn}?")
         assert kept.history == afresh.history
         kept.prepare()
-        cache = afresh._talk.cache  # the same tokens, none of them computed
+        cache = afresh._conversation.cache  # the same tokens, none of them computed
         cache.states, cache.ids = None, []
-        afresh._cut(afresh._talk, [*afresh.history, {"role": "user", "content": "a"}], margin=200 // 8)
+        afresh._cut(afresh._conversation, [*afresh.history, {"role": "user", "content": "a"}], margin=200 // 8)
     assert sum(stats.cached for stats in kept.all_stats) > 500 == 500 + sum(stats.cached for stats in afresh.all_stats)
 
 
@@ -347,7 +347,7 @@ def test_an_encoder_decoder_in_a_session():
     for turn in range(8):
         said(session, f"I lost my keys {turn}.")
         session.prepare()
-    assert session._talk.seen_from > 0
+    assert session._conversation.seen_from > 0
     assert all(stats.prefilled <= 60 and stats.cached == 0 for stats in session.all_stats)
 
 
@@ -368,7 +368,7 @@ def test_prepare_ends_when_the_user_does_not_wait_for_it(way):
     assert began.wait(5)
     if way == "stop":  # of a reply that waits for it
         threading.Timer(0.1, session.stop).start()
-        assert said(session) == [Notice("stopped")]
+        assert said(session) == [SessionEvent("stopped")]
     else:
         getattr(session, way)()
     preparing.join(5)
@@ -380,7 +380,7 @@ def test_prepare_leaves_errors_to_send(monkeypatch):
     said(session)
     monkeypatch.setattr(model, "prefill", lambda *arguments: (_ for _ in ()).throw(UserError("no memory")))
     session.prepare()
-    assert said(session) == [Piece("text", "One.")]
+    assert said(session) == [Chunk("text", "One.")]
 
 
 @pytest.mark.parametrize(("name", "well_formed"), [("chat", True), ("ed4", False), ("dialogues", True)])

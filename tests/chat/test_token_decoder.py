@@ -14,9 +14,9 @@ def test_tokens_become_text_one_by_one(text, special):
     _, tokenizer = small()
     decoder = TokenDecoder(tokenizer)
     ids = tokenizer(text + "".join(special), add_special_tokens=False)["input_ids"]
-    pieces = [decoder.feed(token) for token in ids]
-    assert "".join(pieces) + decoder.close() == text
-    assert not any("\ufffd" in piece for piece in pieces)
+    chunks = [decoder.feed(token) for token in ids]
+    assert "".join(chunks) + decoder.close() == text
+    assert not any("\ufffd" in chunk for chunk in chunks)
 
 
 def test_half_a_character_never_comes_out():

@@ -1,50 +1,50 @@
 import pytest
 
-from empathy_trl.chat.reply import Piece
-from empathy_trl.chat.session import Notice, Stats
+from empathy_trl.chat.reply import Chunk
+from empathy_trl.chat.session import SessionEvent, Stats
 from empathy_trl.chat.web.view import BREAKS, Turn, latency, problem_html, turn_html
 
 
-def shown(*pieces, **changes) -> str:
+def shown(*chunks, **changes) -> str:
     turn = Turn("hello")
-    for piece in pieces:
-        turn.add(piece)
+    for chunk in chunks:
+        turn.add(chunk)
     for name, value in changes.items():
         setattr(turn, name, value)
     return turn_html(turn)
 
 
 def test_reaction_is_shown_once_it_is_complete():
-    assert "soft" not in shown(Piece("react", "*soft eyes"))
-    page = shown(Piece("react", "*soft eyes"), Piece("react", "* + *nods*", complete=True))
+    assert "soft" not in shown(Chunk("react", "*soft eyes"))
+    page = shown(Chunk("react", "*soft eyes"), Chunk("react", "* + *nods*", complete=True))
     assert '<p class="reaction" dir="auto">soft eyes + nods</p>' in page
-    assert '<p class="reaction" dir="auto">soft eyes</p>' in shown(Piece("react", "*soft eyes"), done=True)
+    assert '<p class="reaction" dir="auto">soft eyes</p>' in shown(Chunk("react", "*soft eyes"), done=True)
 
 
 def test_reflection_is_shown_at_the_end_and_closed():
-    thought = Piece("reflect", "They are sad.", complete=True)
+    thought = Chunk("reflect", "They are sad.", complete=True)
     assert "They are sad." not in shown(thought)
     assert '<details class="reflection"><summary>' in shown(thought, done=True)
     assert "They are sad." in shown(thought, done=True)
 
 
 def test_reasoning_is_open_until_it_is_complete():
-    assert '<details class="reasoning" open>' in shown(Piece("reasoning", "lost"))
-    assert '<details class="reasoning">' in shown(Piece("reasoning", "lost", complete=True))
+    assert '<details class="reasoning" open>' in shown(Chunk("reasoning", "lost"))
+    assert '<details class="reasoning">' in shown(Chunk("reasoning", "lost", complete=True))
 
 
 def test_white_space_between_parts_is_no_text():
-    page = shown(Piece("react", "*nods*", complete=True), Piece("text", "\n"), Piece("respond", "Yes."))
+    page = shown(Chunk("react", "*nods*", complete=True), Chunk("text", "\n"), Chunk("respond", "Yes."))
     assert page.count('class="spoken') == 1
 
 
 def test_notices_stand_where_they_came():
-    page = shown(Notice("cut"), Piece("text", "words"), Notice("stopped"))
+    page = shown(SessionEvent("cut"), Chunk("text", "words"), SessionEvent("stopped"))
     assert page.index("cut") < page.index("words") < page.index("stopped")
 
 
 def test_broken_reply_is_shown_as_it_is():
-    page = shown(Piece("respond", "x"), broken="<respond>x", done=True)
+    page = shown(Chunk("respond", "x"), broken="<respond>x", done=True)
     assert "&lt;respond&gt;x</div>" in page and BREAKS in page
     assert page.count('class="spoken') == 1
 
@@ -61,13 +61,13 @@ def test_broken_reply_is_shown_as_it_is():
     ],
 )
 def test_what_models_write_is_text(part, written, harmless):
-    page = shown(Piece(part, written, complete=True), done=True)
+    page = shown(Chunk(part, written, complete=True), done=True)
     assert harmless in page and written not in page
     page.encode()
 
 
 def test_other_texts_are_text_as_well():
-    page = shown(Notice("<i>"), user="<b>", error="<u>", stats="<s>", broken="<em>")
+    page = shown(SessionEvent("<i>"), user="<b>", error="<u>", stats="<s>", broken="<em>")
     assert not any(tag in page for tag in ("<i>", "<b>", "<u>", "<s>", "<em>"))
     assert problem_html("<u>") == '<p class="error" dir="auto" role="alert">&lt;u&gt;</p>'
     assert problem_html("") == ""

@@ -4,7 +4,7 @@ import pytest
 
 from empathy_trl.chat.local import LocalModel
 from empathy_trl.chat.reply import Sampling
-from empathy_trl.chat.session import Notice, Session, Settings
+from empathy_trl.chat.session import Session, SessionEvent, Settings
 from empathy_trl.chat.setup import Prompts
 from empathy_trl.chat.web.visitors import Conversation, Visitors
 from empathy_trl.errors import UserError
@@ -196,7 +196,7 @@ def test_stopped_reply_is_no_broken_one():
 
 
 def test_figures_are_those_of_this_reply():
-    session = ScriptedSession({"silent": [Notice("the model said nothing")]})
+    session = ScriptedSession({"silent": [SessionEvent("the model said nothing")]})
     conversation = Conversation(lambda: session)
     assert talk(conversation, "hello").stats
     assert talk(conversation, "silent").stats == ""

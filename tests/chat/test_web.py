@@ -11,7 +11,7 @@ pytest.importorskip("gradio", reason='the page needs gradio: pip install "empath
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser needs playwright: pip install -e .[dev]")
 expect = playwright.expect
 
-from empathy_trl.chat.session import Notice
+from empathy_trl.chat.session import SessionEvent
 from empathy_trl.chat.web.page import FORGOTTEN, LONGEST_MESSAGE
 from empathy_trl.chat.web.server import build_app, listen, make_server
 from empathy_trl.chat.web.view import BREAKS
@@ -257,7 +257,7 @@ def test_message_that_is_not_taken(visit, message, problem):
 def test_hostile_text_is_text(site, visit):
     reply = f"<react>{HOSTILE}</react><respond>{HOSTILE}</respond><reflect>{HOSTILE}</reflect>"
     message = f"<b>mine</b> {HOSTILE}"
-    site.scripts[message] = [Notice(HOSTILE), reply]
+    site.scripts[message] = [SessionEvent(HOSTILE), reply]
     page = visit()
     say(page, message)
     expect(page.locator("#live .stats")).to_be_visible()
@@ -293,7 +293,7 @@ def test_reasoning_and_answer(site, visit):
 
 
 def test_plain_reply_and_notice(site, visit):
-    site.scripts["plain"] = [Notice("2 turns were forgotten"), "Just words,\n**as they are**."]
+    site.scripts["plain"] = [SessionEvent("2 turns were forgotten"), "Just words,\n**as they are**."]
     page = visit()
     talk(page, "plain")
     expect(page.locator("#live .spoken")).to_have_text("Just words,\n**as they are**.")

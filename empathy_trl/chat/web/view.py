@@ -3,8 +3,8 @@
 import html
 from dataclasses import dataclass, field
 
-from empathy_trl.chat.reply import Piece
-from empathy_trl.chat.session import SPOKEN, Notice, Stats
+from empathy_trl.chat.reply import Chunk
+from empathy_trl.chat.session import SPOKEN, SessionEvent, Stats
 from empathy_trl.tags import REACT, REFLECT, RESPOND
 from empathy_trl.text import printable
 
@@ -17,7 +17,7 @@ class Turn:
 
     Attributes:
         user: the message.
-        texts: part -> text; the parts are those of `Piece`.
+        texts: part -> text; the parts are those of `Chunk`.
         complete: parts that are complete.
         before, after: what the user should know, such as that the history was cut; above and below the reply.
         error: why there is no reply, or no more of it.
@@ -36,14 +36,14 @@ class Turn:
     stats: str = ""
     done: bool = False
 
-    def add(self, piece: Piece | Notice):
+    def add(self, chunk: Chunk | SessionEvent):
         """Take what comes next."""
-        if isinstance(piece, Notice):
-            (self.after if self.texts else self.before).append(piece.text)
+        if isinstance(chunk, SessionEvent):
+            (self.after if self.texts else self.before).append(chunk.text)
             return
-        self.texts[piece.part] = self.texts.get(piece.part, "") + piece.text
-        if piece.complete:
-            self.complete.add(piece.part)
+        self.texts[chunk.part] = self.texts.get(chunk.part, "") + chunk.text
+        if chunk.complete:
+            self.complete.add(chunk.part)
 
 
 def latency(stats: Stats) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from empathy_trl.chat.session import Notice
+from empathy_trl.chat.session import SessionEvent
 from empathy_trl.chat.web.view import Turn, latency
 from empathy_trl.errors import UserError
 
@@ -56,19 +56,19 @@ class Conversation:
         """
         if not self._taken.acquire(blocking=False):
             raise UserError("a reply is being written; wait for its end, or stop it")
-        turn, pieces = Turn(message, before=[*notices]), queue.SimpleQueue()
+        turn, chunks = Turn(message, before=[*notices]), queue.SimpleQueue()
         try:
             self._stopped.clear()
             self.turns = [*self.turns, turn][-LONGEST_SHOWN:]
-            self._worker.submit(self._speak, message, turn, pieces)
+            self._worker.submit(self._speak, message, turn, chunks)
             yield turn
             while not turn.done:
                 # all there is by now, so that a page that takes them slower than they come does not fall behind
-                for piece in [pieces.get(), *(pieces.get() for _ in range(pieces.qsize()))]:
-                    if piece is _END:
+                for chunk in [chunks.get(), *(chunks.get() for _ in range(chunks.qsize()))]:
+                    if chunk is _END:
                         turn.done = True
                     else:
-                        turn.add(piece)
+                        turn.add(chunk)
                 yield turn
         finally:
             if not turn.done:  # nobody is watching any more
@@ -94,28 +94,28 @@ class Conversation:
         self._worker.submit(self._let_go)
         self._worker.shutdown(wait=False)
 
-    def _speak(self, message: str, turn: Turn, pieces: queue.SimpleQueue):
+    def _speak(self, message: str, turn: Turn, chunks: queue.SimpleQueue):
         try:
             if self._session is None:
                 self._session = self._make_session()
             if self._stopped.is_set():
-                pieces.put(Notice("stopped"))
+                chunks.put(SessionEvent("stopped"))
             else:
-                self._send(message, turn, pieces)
+                self._send(message, turn, chunks)
         except UserError as error:
             turn.error = str(error)
         except Exception:
             log.exception("a reply failed")
             turn.error = "The reply failed; the server's log says why."
         finally:
-            pieces.put(_END)
+            chunks.put(_END)
         if not (turn.error or self._stopped.is_set()):
             self._prepare()
 
-    def _send(self, message: str, turn: Turn, pieces: queue.SimpleQueue):
+    def _send(self, message: str, turn: Turn, chunks: queue.SimpleQueue):
         session, earlier = self._session, self._session.stats
-        for piece in session.send(message):
-            pieces.put(piece)
+        for chunk in session.send(message):
+            chunks.put(chunk)
             if self._stopped.is_set():  # `send` forgets that it was stopped before it began
                 session.stop()
         if session.stats is earlier:  # nothing was said

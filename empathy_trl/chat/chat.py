@@ -1,0 +1,136 @@
+"""Talking to a model from Python: `Chat` opens a model, prompts it as it was trained, and holds a conversation with it."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from empathy_trl.chat.local import LocalModel
+from empathy_trl.chat.reply import Chunk, Sampling
+from empathy_trl.chat.served import ServedModel
+from empathy_trl.chat.session import Session, SessionEvent, Settings
+from empathy_trl.chat.setup import choose_prompts, control_texts, load_for_chat
+from empathy_trl.errors import UserError
+from empathy_trl.models.api import PREFIX
+from empathy_trl.models.hub_files import one_revision, split_revision
+
+
+class Chat:
+    """A conversation with a model.
+
+    ```python
+    chat = Chat("outputs/ed4_tiny/grpo")
+    print(chat.say("I lost my keys."))
+    ```
+
+    Args:
+        model: folder or Hub id (also `USER/REPO@revision`) of a model or an adapter; `openai:NAME` for a model behind a
+            server that streams OpenAI chat completions; or a loaded model, with its `tokenizer`.
+        tokenizer: of a loaded model, with a chat template.
+        adapter: folder or Hub id of a LoRA adapter to put on the model.
+        revision: branch, tag or commit of the model on the Hub.
+        load_in_4bit: quantise the weights while they are loaded; needs the extra `quantization`.
+        base_url: of the server of `openai:NAME`, up to and without `/chat/completions`; by default `$OPENAI_BASE_URL`, or
+            OpenAI's. The key is read from `$OPENAI_API_KEY`.
+        recipe: file or name of the recipe that says how the model is prompted; by default the `recipe.yaml` in its folder.
+            A model without a recipe is sent the plain conversation.
+        system: system message of a plain conversation, in place of a recipe.
+        trust_recipe: let a recipe from the Hub do what a local file may, such as import code.
+        temperature: at least 0; 0 takes the likeliest token.
+        top_p: above 0, at most 1: sample from the likeliest tokens that together have this probability.
+        seed: of the sampling, from 0 to 2**32 - 1; None samples differently each time.
+        context: tokens the model sees, its reply included; by default all it can read, at most 8192.
+        max_new_tokens: tokens after which a reply is cut off.
+
+    Attributes:
+        model: a `LocalModel` or `ServedModel`.
+        prompts: `setup.Prompts`, from a conversation to the messages of a prompt.
+        session: `session.Session`, with history, statistics and `save`.
+
+    Raises:
+        UserError: the model, adapter or recipe cannot be found or read; two arguments exclude each other; a value is out of
+            range.
+    """
+
+    def __init__(
+        self,
+        model,
+        tokenizer=None,
+        *,
+        adapter: str | None = None,
+        revision: str | None = None,
+        load_in_4bit: bool = False,
+        base_url: str | None = None,
+        recipe: str | None = None,
+        system: str | None = None,
+        trust_recipe: bool = False,
+        temperature: float = 0.7,
+        top_p: float = 0.9,
+        seed: int | None = None,
+        context: int | None = None,
+        max_new_tokens: int = 400,
+    ):
+        name = str(model) if isinstance(model, str | Path) else None
+        source = {"adapter": adapter, "revision": revision, "load_in_4bit": load_in_4bit}
+        _check(name, tokenizer, base_url, source)
+        sampling, self._settings = Sampling(temperature, top_p, seed), Settings(context, max_new_tokens)
+        places = []  # where the recipe of the model's training may lie
+        if name is None:
+            self.model = LocalModel(model, tokenizer, sampling)
+        elif name.startswith(PREFIX):
+            self.model = ServedModel(name.removeprefix(PREFIX), base_url, sampling)
+        else:
+            self.model = LocalModel(*load_for_chat(name, **source), sampling)
+            places = [split_revision(adapter)] if adapter else []
+            places.append(one_revision(name, revision))
+        control = control_texts(getattr(self.model, "tokenizer", None))
+        self.prompts = choose_prompts(places, recipe, system, control, trust_recipe)
+        self.session = self.new_session()
+
+    def new_session(self) -> Session:
+        """Return another conversation with the same model; sessions see nothing of each other."""
+        return Session(self.model, self.prompts, self._settings)
+
+    @property
+    def history(self) -> list[dict[str, str]]:
+        """The conversation, `{"role", "content"}`, replies as the model wrote them."""
+        return self.session.history
+
+    def say(self, message: str) -> str:
+        """Send a message and return the reply as the model wrote it, tags included; `tags.read_parts` splits it.
+
+        Warns (`UserWarning`) when a reply is empty or cut off, and when the context is full.
+
+        Raises:
+            UserError: the message is empty or longer than the context, or the model fails.
+        """
+        before = len(self.history)
+        for _ in self.stream(message):
+            pass
+        return self.history[-1]["content"] if len(self.history) > before else ""
+
+    def stream(self, message: str) -> Iterator[Chunk]:
+        """Send a message and yield the reply as it is written: `Chunk(part, text, complete)`. Otherwise as `say`."""
+        for item in self.session.send(message):
+            if isinstance(item, SessionEvent):
+                warnings.warn(item.text, stacklevel=3)
+            else:
+                yield item
+
+    def reset(self):
+        """Forget the conversation."""
+        self.session.reset()
+
+
+def _check(name: str | None, tokenizer, base_url: str | None, source: dict):
+    """Raise UserError for arguments that do not go together, before anything is loaded."""
+    if (name is None) != (tokenizer is not None):
+        raise UserError(
+            "tokenizer: belongs to a loaded model; expected both, or the name of a model without a tokenizer"
+        )
+    served = name is not None and name.startswith(PREFIX)
+    shown = "a loaded model" if name is None else f"--model {name}"
+    if base_url and not served:
+        raise UserError(f"--base_url: is for --model {PREFIX}NAME, got {shown}")
+    for flag, value in source.items():
+        if value and (served or name is None):
+            raise UserError(f"--{flag}: is for a model that is loaded by its name, got {shown}")
