@@ -4,7 +4,6 @@ import re
 import threading
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
 pytest.importorskip("gradio", reason='the page needs gradio: pip install "empathy-trl[web]"')
@@ -315,33 +314,6 @@ def test_errors_have_no_trace(site, visit, failure, shown):
     expect(page.get_by_role("alert")).to_have_text(shown)
     assert "Traceback" not in page.content() and "/some/path" not in page.content()
     talk(page, "hello")
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/gradio_api/upload"),
-        ("POST", "/gradio_api/run/predict"),
-        ("POST", "/gradio_api/call/_reply"),
-        ("GET", "/gradio_api/file=/etc/passwd"),
-        ("GET", "/gradio_api/proxy=http://127.0.0.1/"),
-        ("GET", "/gradio_api/openapi.json"),
-        ("GET", "/monitoring/summary"),
-        ("GET", "/docs"),
-        ("DELETE", "/"),
-    ],
-)
-def test_what_the_page_does_not_need_is_closed(site, method, path):
-    assert httpx.request(method, site.url + path).status_code == 404
-
-
-def test_large_bodies_are_refused(site):
-    def post(**body):
-        return httpx.post(f"{site.url}/gradio_api/queue/join", **body).status_code
-
-    assert post(content=b"x" * 200_000) == 413
-    assert post(content=iter([b"x"])) == 411  # no length is said
-    assert post(json={"data": ["x"]}) == 400 or post(json={"data": ["x"]}) == 422  # passes the gate, has no session
 
 
 def test_server_ends_while_a_reply_is_written(browser, capfd):

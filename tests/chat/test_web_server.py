@@ -5,7 +5,6 @@ import sys
 import pytest
 
 from empathy_trl.chat.web import serve
-from empathy_trl.chat.web.gate import LARGEST_BODY, refusal
 from empathy_trl.chat.web.server import build_app, listen
 
 
@@ -66,29 +65,3 @@ def test_missing_gradio(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_gradio)
     with pytest.raises(ValueError, match=r'needs gradio \(No module .*expected: pip install "empathy-trl\[web\]"'):
         build_app(None, "a model")
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "headers", "status"),
-    [
-        ("GET", "/", [], None),
-        ("HEAD", "/", [], None),
-        ("GET", "/assets/index.js", [], None),
-        ("GET", "/gradio_api/heartbeat/abc", [], None),
-        ("POST", "/gradio_api/queue/join", [(b"content-length", b"10")], None),
-        ("POST", "/gradio_api/queue/join", [(b"content-length", str(LARGEST_BODY + 1).encode())], 413),
-        ("POST", "/gradio_api/queue/join", [], 411),
-        ("POST", "/gradio_api/queue/join", [(b"content-length", b"-1")], 411),
-        ("GET", "/", [(b"content-length", str(LARGEST_BODY + 1).encode())], 413),
-        ("GET", "/gradio_api/queue/join", [], 404),
-        ("GET", "/gradio_api/file=/etc/passwd", [], 404),
-        ("POST", "/gradio_api/upload", [(b"content-length", b"10")], 404),
-        ("PUT", "/", [], 404),
-    ],
-)
-def test_gate(method, path, headers, status):
-    assert refusal({"type": "http", "method": method, "path": path, "headers": headers}) == status
-
-
-def test_gate_is_closed_to_web_sockets():
-    assert refusal({"type": "websocket", "path": "/", "headers": []}) == 404

@@ -38,7 +38,7 @@ def serve(make_session: Callable, title: str, host: str = "127.0.0.1", port: int
 
 
 def build_app(visitors: Visitors, title: str):
-    """Return the ASGI application: the page behind its gate.
+    """Return the ASGI application.
 
     Raises:
         UserError: gradio is missing.
@@ -50,11 +50,9 @@ def build_app(visitors: Visitors, title: str):
         raise UserError(f'the web page needs gradio ({error}); expected: pip install "empathy-trl[web]"') from error
     from fastapi import FastAPI
 
-    from empathy_trl.chat.web.gate import Gate
     from empathy_trl.chat.web.page import build_page, theme
 
     app = FastAPI()
-    app.add_middleware(Gate)
     return gradio.mount_gradio_app(
         app,
         build_page(visitors, title),
