@@ -106,7 +106,7 @@ def _reward_downloads(recipe) -> set[str]:
     from empathy_trl.rewards import build_rewards
 
     built = [reward for stage in recipe.stages.values() for reward in build_rewards(stage.rewards)[0]]
-    named = {reward.model for reward in built if getattr(reward, "loads_model", False)} - {None}
+    named = {reward.model for reward in built if reward.loads_model} - {None}
     return {f"reward model {name}" for name in _not_here(named)}
 
 

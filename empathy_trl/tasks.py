@@ -125,8 +125,7 @@ def _reward_trainer(base, stage, folder: Path, stage_folders: dict[str, Path]):
     resolve_critic(config, stage_folders)
     rewards, weights = build_rewards(resolve_rewards(stage.rewards, stage_folders))
     for reward in rewards:
-        if hasattr(reward, "load"):  # a model that cannot be loaded stops the run now, not in its first step
-            reward.load()
+        reward.load()  # a model that cannot be loaded stops the run now, not in its first step
     model, tokenizer, adapter = _policy(stage, train, stage_folders)
     trainer = trainer_class(base, model)(
         model=model,
@@ -201,7 +200,7 @@ def check_devices(stage):
     from empathy_trl.rewards import build_rewards
 
     for reward in build_rewards(stage.rewards)[0]:
-        if getattr(reward, "loads_model", False):
+        if reward.loads_model:
             try:
                 resolve_device(reward.device)
             except UserError as error:

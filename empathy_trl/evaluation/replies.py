@@ -285,7 +285,7 @@ class StagedReplyEvaluator(ReplyEvaluator):
 def _reading(rewards: dict) -> dict[str, list[str]]:
     """Return reward -> the tags it looks for, of those that read the reply alone."""
     built = {name: build_rewards({name: reward})[0][0] for name, reward in rewards.items()}
-    return {name: reward.reply_tags for name, reward in built.items() if hasattr(reward, "reply_tags")}
+    return {name: reward.reply_tags for name, reward in built.items() if reward.reply_tags is not None}
 
 
 def _table(texts: dict[str, list], earned: list[dict], by_row: dict[str, list], rewards) -> list[dict]:
@@ -309,7 +309,7 @@ def _judged_by(rewards: dict) -> dict[str, dict]:
     for name, reward in rewards.items():
         entries[name] = reward.params | {"weight": weight_at(reward.weight, 1.0), "import": reward.import_path}
         built = build_rewards({name: reward})[0][0]
-        scorer = built.load() if getattr(built, "loads_model", False) else None
+        scorer = built.load() if built.loads_model else None
         if scorer is not None:
             entries[name]["weights"] = weights_digest(scorer.model)
     return entries

@@ -23,6 +23,7 @@ from empathy_trl.hub.stage_folder import StageFiles, code, fenced, lineage, loca
 from empathy_trl.recipe.layers import stage_of
 from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE
 from empathy_trl.rewards import REWARDS
+from empathy_trl.rewards.base import Reward
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 CITATIONS = Path(__file__).with_name("citations.bib")
@@ -182,11 +183,11 @@ def _rewards(rewards: dict[str, dict]) -> list[dict]:
     """Return the rows of the table of rewards."""
     rows = []
     for name, entry in rewards.items():
-        pays_for, misses = REWARD_WORDS.get(name, ("", ""))
+        reward = REWARDS.get(name, Reward)
+        pays_for, misses = reward.card, reward.misses
         if entry.get("import"):
             pays_for, misses = f"the author's own: {code(entry['import'])}", ""
-        # without addresses, time limits and the like
-        hidden = {"weight", "import", *getattr(REWARDS.get(name), "operational", ())}
+        hidden = {"weight", "import", *reward.operational}
         settings = ", ".join(code(f"{key}: {value}") for key, value in entry.items() if key not in hidden)
         weight = entry.get("weight", 1.0)
         rows.append({"name": name, "weight": weight, "pays_for": pays_for, "misses": misses, "settings": settings})
@@ -200,13 +201,15 @@ def _local_data(stages: dict[str, dict]) -> list[str]:
 
 
 def _citations(files: StageFiles, sources: list) -> str:
-    """Return the BibTeX entries of this package, the system, the method, the base model and the data, each once."""
+    """Return the BibTeX entries of this package, the system, the method, the base model, the data and the rewards, each once."""
     entries = dict(
         re.findall(r"^(?=@\w+\{(\w+),)(.*?^\})$", CITATIONS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     )
     keys = ["empathy_trl", *OF_BUILDER.get(files.data.get("name"), ()), *METHOD_CITATIONS.get(files.task, ())]
     keys += ["peng2022"] if "GODEL" in (files.base or "") else []
     keys += [key for source in sources for key in source.citations]
+    ours = [name for name, entry in (files.stage.get("rewards") or {}).items() if not entry.get("import")]
+    keys += [key for name in ours for key in REWARDS.get(name, Reward).citations]
     return "\n\n".join(entries[key] for key in dict.fromkeys(keys))
 
 
@@ -409,53 +412,6 @@ SYSTEMS = {
     "dialogues": "RLHF-GODEL",
     "redial": "ECR (empathetic conversational recommendation)",
     "empath": "EMPATH (react, respond, reflect) by Leon van Bokhorst",
-}
-OPINION = "it is a model's opinion, and texts that please a model need not help a person"
-# reward -> what it pays for, and how an answer pleases it without being any better
-REWARD_WORDS = {
-    "bleu": ("wording shared with what a person answered", "other right answers earn little"),
-    "distinct": ("words that are not repeated within the answer", "short answers score high"),
-    "emotion_accuracy": ("the right emotion", "the reasoning before it may be nonsense"),
-    "emotion_alignment": ("an answer that fits the user's emotion, by a classifier", OPINION),
-    "emotion_confidence": (
-        "how sure the model itself is of the right emotion",
-        "the reasoning before it may be nonsense",
-    ),
-    "empathy_model": ("a high rating, by a model of ratings", OPINION),
-    "epitome": ("a high level of one mechanism of empathy, by a classifier", OPINION),
-    "foresight": (
-        "a thought that has more in common with what the user says next than with what others say",
-        "it compares words",
-    ),
-    "format": ("the tags in their order", "what stands between them does not matter"),
-    "format_penalty": ("nothing: it takes away for an empty or malformed answer", ""),
-    "length": ("a length within bounds, in words", "what is said does not matter"),
-    "llm_judge": ("good grades by a language model", "language models like long, smooth and flattering answers"),
-    "quality_critic": ("high ratings, by a model of ratings", OPINION),
-    "reaction": (
-        "a short reaction of face and posture that fits the user's emotion",
-        "a list of words decides what fits",
-    ),
-    "reasoning_length": ("reasoning of a length within bounds", "what is reasoned does not matter"),
-    "recommendation": ("recommending a film when it is time to", "hardly which film"),
-    "reflection": (
-        "a thought of fair length, with depth, that copies nothing",
-        "words of reasoning count, not insight",
-    ),
-    "repetition_penalty": (
-        "nothing: it takes away for what the answer repeats",
-        "it sees no repetition across answers",
-    ),
-    "response": ("an answer of fair length about what the user said, soon said", "it compares words"),
-    "reward_model": ("a high score, by a model that was trained on rated answers", OPINION),
-    "safety": ("nothing: it takes away for phrases of a list", "harm in other words"),
-    "safety_classifier": ("nothing: it takes away for what a classifier calls harmful", OPINION),
-    "semantic_similarity": (
-        "nearness in meaning to what the user said, by a model",
-        "repeating what was said scores high",
-    ),
-    "sentence_end": ("an answer that ends like a sentence", "what is said does not matter"),
-    "stage_format": ("the three parts in their order", "what stands in them does not matter"),
 }
 
 # data.name -> what somebody says, in an example

@@ -275,6 +275,7 @@ def _may_be_model(name: str) -> bool:
 def check_rewards(rewards: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
     """Yield what is wrong with names and parameters of rewards; `earlier` are the stages before, name -> task."""
     from empathy_trl.rewards import REWARDS, build_rewards, import_reward
+    from empathy_trl.rewards import base as rewards_base
 
     for name, entry in rewards.items():
         if not isinstance(entry, dict):
@@ -291,11 +292,11 @@ def check_rewards(rewards: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
         own = {"weight": slots(Reward)["weight"], "import": Slot(str)}
         typed = slots(kind) if dataclasses.is_dataclass(kind) else {key: Slot(Any) for key in entry}
         problems = list(check_mapping(entry, typed | own, f"parameter of {name}"))
-        if getattr(kind, "penalty", False) and any(end < 0 for end in _ends(entry) if isinstance(end, (int, float))):
-            message = f"{name} is never above 0, so a weight below 0 pays for what it should cost; expected one above 0"
-            problems.append((("weight",), message))
         model = entry.get("model")
-        is_loaded = getattr(kind, "loads_model", False) and isinstance(model, str) and bool(model)
+        declared = (
+            kind if isinstance(kind, type) and issubclass(kind, rewards_base.Reward) else rewards_base.FunctionReward
+        )
+        is_loaded = declared.loads_model and isinstance(model, str) and bool(model)
         if (stage := stage_of(model)) is not None:
             problems += [(("model",), message) for _, message in _check_stage_model(stage, earlier, LABEL_TASKS)]
         elif is_loaded and not _may_be_model(model):
@@ -304,9 +305,15 @@ def check_rewards(rewards: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
         yield from _under(name, problems)
         if not problems:
             try:  # once, to hear the reward's own objections
-                build_rewards({name: Reward.from_yaml(entry)})
+                (reward,), _ = build_rewards({name: Reward.from_yaml(entry)})
             except UserError as error:
                 yield _problem(name, error)
+                continue
+            if reward.range[1] <= 0 and any(end < 0 for end in _ends(entry)):
+                message = (
+                    f"{name} is never above 0, so a weight below 0 pays for what it should cost; expected one above 0"
+                )
+                yield (name, "weight"), message
 
 
 def _check_classifiers(evaluation: dict, earlier: dict[str, Any]) -> Iterator[Problem]:

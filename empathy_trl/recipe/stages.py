@@ -87,8 +87,9 @@ def _made_by(model, earlier: dict[str, str]) -> str | None:
 def _decisive(name: str, reward: dict) -> dict:
     """Return a reward without what its class lists as `operational`: a longer timeout makes no other run."""
     from empathy_trl.rewards import REWARDS
+    from empathy_trl.rewards.base import Reward
 
-    operational = () if "import" in reward else getattr(REWARDS.get(name), "operational", ())
+    operational = () if "import" in reward else REWARDS.get(name, Reward).operational
     return {key: value for key, value in reward.items() if key not in operational}
 
 

@@ -1,32 +1,15 @@
-"""Rewards: one file per idea, each a small dataclass whose fields are its parameters in a recipe.
+"""Rewards: one class per idea, each a small dataclass whose fields are its parameters in a recipe.
 
-A reward is called as TRL calls reward functions, `reward(prompts, completions, completion_ids, **columns)`
-with the columns of the data set, and returns one number per completion, or None where it does not apply. One
-that asks a model is a coroutine, which TRL awaits, and has the same as a plain function in `score`. A reward
-keeps no state (but for one calibration of `empathy_model`), so that it can be pickled and two runs with the
-same completions give the same rewards. A reward that cannot go on raises `StopTraining`.
-
-A class may offer more, which is looked for by name, and but for the last also in a user's own class:
-
-| name | what it is for |
-|---|---|
-| `tags` | names of tags it looks for, which must not be special tokens of the policy's tokenizer |
-| `policy` | None, until the trainer sets it to a function that asks the policy (`trainers.policy_scorer`) |
-| `load()` | loads its model, so that one that cannot be loaded stops the run before the first step |
-| `reply_tags` | it reads the reply alone, so that an evaluation may show it people's replies too |
-| `loads_model` | its `model` is loaded into this process, on `device`, so that both are checked and the plan names the download |
-| `penalty` | it is never above 0, so that a weight below 0 is a mistake |
-| `operational` | parameters (an address, a time limit) that do not make a run another one when they change |
-
-A recipe names a reward of this package by its key in `REWARDS`, or brings its own with
-`import: my_package.rewards:Kindness` (a class, made with the recipe's parameters, or a plain function).
+`Reward` in `base` says what a reward is. A recipe names a reward of this package by its key in `REWARDS`, or brings its own
+with `import: my_package.rewards:Kindness`: a subclass of `Reward` or any other class, made with the recipe's parameters, or
+a plain function.
 """
 
 import importlib
-import inspect
 from collections.abc import Callable
 
 from empathy_trl.errors import UserError
+from empathy_trl.rewards.base import Reward, as_reward
 from empathy_trl.rewards.emotion import EmotionAccuracy, EmotionAlignment, EmotionConfidence
 from empathy_trl.rewards.foresight import Foresight
 from empathy_trl.rewards.format import Format, FormatPenalty, Length, ReasoningLength, SentenceEnd, StageFormat
@@ -66,14 +49,14 @@ REWARDS = {
 }
 
 
-def build_rewards(rewards: dict) -> tuple[list[Callable], list]:
+def build_rewards(rewards: dict) -> tuple[list[Reward], list]:
     """Make the rewards of a stage.
 
     Args:
         rewards: name -> `recipe.Reward` (attributes `weight`, `params`, `import_path`).
 
     Returns:
-        The callables and, in the same order, their weights (numbers or schedules).
+        The rewards and, in the same order, their weights (numbers or schedules).
 
     Raises:
         UserError: unknown name, impossible import, parameters that the reward does not take or does not
@@ -82,7 +65,7 @@ def build_rewards(rewards: dict) -> tuple[list[Callable], list]:
     return [_build(name, reward) for name, reward in rewards.items()], [reward.weight for reward in rewards.values()]
 
 
-def load_rewards(rewards: dict) -> list[Callable]:
+def load_rewards(rewards: dict) -> list[Reward]:
     """Return the rewards that a recipe's `rewards:` would give, as functions for any trainer of TRL.
 
         rewards = load_rewards({"emotion_accuracy": {}, "format": {"weight": 0.2, "tags": ["reasoning", "answer"]}})
@@ -103,12 +86,9 @@ def load_rewards(rewards: dict) -> list[Callable]:
         UserError: an unknown name, or parameters that the reward does not take or does not accept.
     """
     made, weights = build_rewards(as_rewards(rewards))
-    named = []
     for reward, weight in zip(made, weights, strict=True):
-        reward = _wrapped(reward, reward.__name__) if hasattr(reward, "weight") else reward  # a user's own attribute
         reward.weight = weight
-        named.append(reward)
-    return named
+    return made
 
 
 def as_rewards(rewards: dict) -> dict:
@@ -123,37 +103,7 @@ def as_rewards(rewards: dict) -> dict:
     return rewards | read_rewards(plain)
 
 
-class _Named:
-    """A reward that is called by its name in the recipe, where it cannot carry that name itself.
-
-    Not a `functools.partial`: TRL looks through one for the name of the function in it.
-    """
-
-    def __init__(self, reward: Callable, name: str):
-        self.reward = reward
-        self.__name__ = name
-
-    def __call__(self, *args, **columns) -> list[float | None]:
-        return self.reward(*args, **columns)
-
-
-class _NamedAsync(_Named):
-    """The same for a coroutine function, which TRL recognises by its `__call__`."""
-
-    async def __call__(self, *args, **columns) -> list[float | None]:
-        return await self.reward(*args, **columns)
-
-
-def is_async(reward: Callable) -> bool:
-    """Return whether calling a reward returns something to await, by the rule of TRL."""
-    return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__)
-
-
-def _wrapped(reward: Callable, name: str) -> Callable:
-    return (_NamedAsync if is_async(reward) else _Named)(reward, name)
-
-
-def _build(name: str, reward) -> Callable:
+def _build(name: str, reward) -> Reward:
     """Make one reward; it answers to its name in the recipe, so that two of one class are logged apart."""
     if reward.import_path is not None:
         kind = import_reward(name, reward.import_path)
@@ -163,16 +113,9 @@ def _build(name: str, reward) -> Callable:
         raise UserError(
             f"rewards.{name}: unknown reward (choices: {', '.join(REWARDS)}, or `import: my_package.rewards:Kindness`)"
         )
-    if not isinstance(kind, type):
-        if reward.params:
-            raise UserError(f"rewards.{name}: a function takes no parameters (got {', '.join(reward.params)})")
-        return _wrapped(kind, name)  # a function belongs to its module, and so does its own name
-    made = _made(name, kind, reward)
-    try:
-        made.__name__ = name
-    except AttributeError:  # a user's class that is frozen or has slots
-        return _wrapped(made, name)
-    return made
+    if not isinstance(kind, type) and reward.params:
+        raise UserError(f"rewards.{name}: a function takes no parameters (got {', '.join(reward.params)})")
+    return as_reward(_made(name, kind, reward) if isinstance(kind, type) else kind, name)
 
 
 def _made(name: str, kind: type, reward) -> Callable:

@@ -1,29 +1,127 @@
-"""What rewards that read the reply in a completion have in common.
+"""What every reward is: the base class `Reward`, its weight, and what rewards that read the reply have in common.
 
-The soft band: full reward for a length inside it, less and less outside.
-
-Columns of the data, as TRL hands them to a reward.
-
-Does a text say something, or does it say again what was said? The share of its word trigrams that stand elsewhere.
-
-Reward weights that change over training.
-
-A weight in a recipe is a number, or `{start: 0.5, end: 2.0, until: 0.5}`: linear from `start` to `end` over the first
-`until` of the training, `end` from there on.
+A reward is called as TRL calls reward functions, `reward(prompts, completions, completion_ids, **columns)` with the columns
+of the data set, and returns one number per completion, or None where it does not apply. `Reward` declares what else a
+class may say about itself; a plain function or callable becomes one through `as_reward`.
 """
 
+import copy
+import inspect
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from empathy_trl.errors import UserError
 from empathy_trl.tags import REPLY_TAGS, reply_text
-from empathy_trl.text import ngrams
+
+
+class Reward(ABC):
+    """Base class of rewards: a dataclass whose fields are its parameters in a recipe.
+
+    A subclass defines `__call__`, and `async def __call__` if it waits for a model or a server: TRL awaits the asynchronous
+    rewards of a step together. It has no state, so it can be pickled, and the same completions earn the same rewards. It
+    raises `StopTraining` where it cannot go on. In a subclass, override an attribute below without a type annotation;
+    with one it would become a parameter.
+
+    Attributes:
+        __name__: under which its values are logged; in a recipe, the key under `rewards:`.
+        weight: set by the recipe: a number, or a schedule (see `weight_at`).
+        range: lowest and highest value. A reward that is never above 0 is a penalty, whose weight must not be negative.
+        tags: names of the tags it looks for, which must not be special tokens of the policy's tokenizer.
+        reply_tags: the tags that may hold the reply, if it reads the reply alone; None if it reads more. Only the former
+            can also score what people wrote.
+        needs_policy: it asks the model in training. The trainer sets `policy`, a `trainers.policy_scorer.PolicyScorer`.
+        loads_model: it has a `model` (Hub id, folder, `stage:<name>` or None) and a `device`, and loads that model into
+            this process.
+        operational: parameters, such as an address or a timeout, that do not change what a run learns.
+        card: what it pays for, in a few words for the model card.
+        misses: how a completion can earn it without being any better, for the model card.
+        citations: keys of its papers in the model card's bibliography.
+    """
+
+    __name__: str
+    weight: Any = 1.0
+    range: tuple[float, float] = (0.0, 1.0)
+    tags: Sequence[str] = ()
+    reply_tags: list[str] | None = None
+    needs_policy: bool = False
+    policy: Callable | None = None
+    loads_model: bool = False
+    operational: tuple[str, ...] = ()
+    card: str = ""
+    misses: str = ""
+    citations: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
+        """Return one reward per completion, None where it does not apply.
+
+        Args:
+            prompts, completions: one text or list of chat messages per completion.
+            completion_ids: the completions' token ids, or None.
+            **columns: of the data, one value per completion; also TRL's `log_metric` and `log_extra`.
+        """
+
+    def load(self):
+        """Return the scorer of its model, loaded now if it was not before; None if there is no model.
+
+        Raises:
+            UserError: the model cannot be loaded.
+        """
+        return None  # noqa: RET501
+
+
+class FunctionReward(Reward):
+    """A function or callable object in TRL's signature as a `Reward`, under a name of its own."""
+
+    range = (-math.inf, math.inf)
+
+    def __init__(self, function: Callable, name: str):
+        self.function = function
+        self.__name__ = name
+
+    def __call__(self, *args, **columns) -> list[float | None]:
+        return self.function(*args, **columns)
+
+
+class AsyncFunctionReward(FunctionReward):
+    """The same for a coroutine function, which TRL recognises by its `__call__`."""
+
+    async def __call__(self, *args, **columns) -> list[float | None]:
+        return await self.function(*args, **columns)
+
+
+def as_reward(function: Callable, name: str) -> Reward:
+    """Return a function or callable as a `Reward` with this name; a `Reward` as a copy of itself."""
+    if not isinstance(function, Reward):
+        return (AsyncFunctionReward if is_async(function) else FunctionReward)(function, name)
+    reward = copy.copy(function)
+    vars(reward)["__name__"] = name  # also of a frozen dataclass
+    return reward
+
+
+def is_async(reward: Callable) -> bool:
+    """Return whether calling a reward returns something to await, by the rule of TRL."""
+    return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__)
+
+
+def weight_at(weight, progress: float) -> float:
+    """Return the weight at `progress` (share of the optimizer steps done, 0 to 1).
+
+    Args:
+        weight: a number, or an object with `start`, `end` and `until` (`empathy_trl.recipe.WeightSchedule`).
+    """
+    if isinstance(weight, (int, float)):
+        return float(weight)
+    share = min(1.0, progress / weight.until)
+    return weight.start + share * (weight.end - weight.start)
 
 
 @dataclass(kw_only=True)
-class ReadsReply:
-    """The reply in a completion, for rewards that look at it.
+class ReadsReply(Reward):
+    """A reward that reads the reply in a completion and nothing else of it.
 
     Args:
         reply_tags: the tags that may hold the reply, see `tags.reply_text`; `[]` takes the whole completion.
@@ -42,7 +140,7 @@ class ReadsReply:
 
 
 @dataclass
-class ReplyReward(ReadsReply, ABC):
+class ReplyReward(ReadsReply):
     """A reward that is a function of the reply's text alone: `score(reply)`."""
 
     def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
@@ -84,38 +182,3 @@ def needed_column(reward, columns: dict, name: str) -> list:
     if name not in columns:
         raise UserError(f"rewards.{reward.__name__}: needs a column `{name}` in the data")
     return columns[name]
-
-
-# of a text's trigrams that may stand elsewhere without a loss: taking up somebody's phrase is a way of listening
-FREE = 0.25
-
-
-def originality(spoken: list[str], sources: Iterable[list[str]]) -> float:
-    """Return 1 for a text of which at most a quarter is copied, falling linearly to 0 for one that is copied entirely.
-
-    What counts as copied is a trigram of the text that stands in one of the sources; of a text of one or two words, all
-    of it. Swapping words here and there breaks trigrams: a paraphrase is not found.
-
-    Args:
-        spoken: words of the text, as `text.lower_words` returns them.
-        sources: words of what was said before.
-    """
-    n = min(3, len(spoken))
-    if n == 0:
-        return 0.0
-    known = {gram for source in sources for gram in ngrams(source, n)}
-    grams = ngrams(spoken, n)
-    copied = sum(gram in known for gram in grams) / len(grams)
-    return min(1.0, (1 - copied) / (1 - FREE))
-
-
-def weight_at(weight, progress: float) -> float:
-    """Return the weight at `progress` (share of the optimizer steps done, 0 to 1).
-
-    Args:
-        weight: a number, or an object with `start`, `end` and `until` (`empathy_trl.recipe.WeightSchedule`).
-    """
-    if isinstance(weight, (int, float)):
-        return float(weight)
-    share = min(1.0, progress / weight.until)
-    return weight.start + share * (weight.end - weight.start)

@@ -19,7 +19,7 @@ import numpy as np
 
 from empathy_trl.errors import UserError
 from empathy_trl.models.label_schema import CLASSIFICATION, label_groups, probabilities, require
-from empathy_trl.rewards.base import needed_column
+from empathy_trl.rewards.base import Reward, needed_column
 from empathy_trl.rewards.model_reward import ModelReward
 from empathy_trl.tags import completion_text, tag_bodies
 
@@ -27,7 +27,7 @@ EMOTIONS = ("sad", "joyful", "angry", "afraid")
 
 
 @dataclass
-class EmotionAccuracy:
+class EmotionAccuracy(Reward):
     """1 for the right answer, 0 for a wrong one, `invalid` for none.
 
     The answer is the body of the only `<answer>` tag, compared without regard to case and surrounding space.
@@ -45,7 +45,14 @@ class EmotionAccuracy:
     invalid: float = 0.0
 
     __name__ = "emotion_accuracy"
+    card = "the right emotion"
+    misses = "the reasoning before it may be nonsense"
     tags = ("answer",)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """From the reward of an invalid answer to that of the right one."""
+        return self.invalid, 1.0
 
     def __post_init__(self):
         check_labels(self.labels)
@@ -102,7 +109,7 @@ def gold_labels(reward, columns: dict) -> list[str | None]:
 
 
 @dataclass
-class EmotionConfidence:
+class EmotionConfidence(Reward):
     """The policy's probability of the gold label among `labels`, given prompt and reasoning.
 
     The labels compete as continuations `label</answer>` of everything up to and including the first
@@ -122,8 +129,11 @@ class EmotionConfidence:
     labels: list[str] = field(default_factory=lambda: list(EMOTIONS))
 
     __name__ = "emotion_confidence"
+    card = "how sure the model itself is of the right emotion"
+    misses = "the reasoning before it may be nonsense"
+    citations = ("you2025",)
     tags = ("reasoning", "answer")
-    policy = None  # without annotation, so that it is no parameter
+    needs_policy = True
 
     def __post_init__(self):
         check_labels(self.labels)
@@ -188,6 +198,7 @@ class EmotionAlignment(ModelReward):
     mapping: dict[str, list[str]] = field(default_factory=dict)
 
     __name__ = "emotion_alignment"
+    card = "an answer that fits the user's emotion, by a classifier"
 
     def __post_init__(self):
         super().__post_init__()

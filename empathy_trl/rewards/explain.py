@@ -17,8 +17,8 @@ from statistics import fmean
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import parse_json, write_atomically
-from empathy_trl.rewards import as_rewards, build_rewards, is_async
-from empathy_trl.rewards.base import weight_at
+from empathy_trl.rewards import as_rewards, build_rewards
+from empathy_trl.rewards.base import Reward, is_async, weight_at
 from empathy_trl.tags import completion_text, user_text
 
 # of the printed table; `rows` has everything
@@ -97,8 +97,7 @@ def breakdown(rewards: dict, prompts, completions, progress: float = 0.0, **colu
     functions = dict(zip(rewards, functions, strict=True))
     _check_names(functions)
     for reward in functions.values():
-        if hasattr(reward, "load"):
-            reward.load()
+        reward.load()
     metrics, extras = defaultdict(list), {}
     arguments = {"prompts": prompts, "completions": completions, "completion_ids": None, **columns}
     arguments["log_metric"] = lambda name, value: metrics[name].append(float(value))
@@ -130,12 +129,12 @@ def _table(weights: dict, values: dict, extras: dict, prompts: list, completions
     return Breakdown(weights, rows, means, metrics)
 
 
-def _check_names(functions: dict[str, Callable]) -> None:
+def _check_names(functions: dict[str, Reward]) -> None:
     """Refuse a reward that cannot stand in the table, before any is loaded."""
     for name, reward in functions.items():
         if name in ("prompt", "completion", "total"):
             raise UserError(f"rewards.{name}: the table has a column of this name; give the reward another one")
-        if hasattr(reward, "policy") and reward.policy is None:
+        if reward.needs_policy and reward.policy is None:
             raise UserError(
                 f"rewards.{name}: needs a policy, the model in training, and cannot be shown without a trainer; leave "
                 f"it out (on the command line: --rewards.{name} null, or --stages.<stage>.rewards.{name} null)"

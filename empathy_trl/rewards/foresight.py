@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.base import needed_column
+from empathy_trl.rewards.base import Reward, needed_column
 from empathy_trl.rewards.learned import SemanticSimilarity
 from empathy_trl.rewards.model_reward import visible_or_none
 from empathy_trl.tags import REFLECT, part_text, user_text
@@ -21,7 +21,7 @@ from empathy_trl.text import content_words, cosine, is_visible, lower_words
 
 
 @dataclass
-class Foresight:
+class Foresight(Reward):
     """(1 + s) / 2, where s is similarity(reflection, next turn) − mean similarity(reflection, others' turns).
 
     Similarity is, without a model, the cosine of the sets of content words (`text.py`), in which the words of the
@@ -49,6 +49,8 @@ class Foresight:
     label_range: list[float] | None = None
 
     __name__ = "foresight"
+    card = "a thought that has more in common with what the user says next than with what others say"
+    misses = "it compares words"
     loads_model = True  # if it is given one, see `ModelReward`
     tags = (REFLECT,)
 

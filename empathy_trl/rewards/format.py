@@ -20,13 +20,13 @@ from typing import Literal
 import regex
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.base import ReplyReward, band, check_band
+from empathy_trl.rewards.base import ReplyReward, Reward, band, check_band
 from empathy_trl.tags import PARTS, completion_text, format_credit, tag_bodies
 from empathy_trl.text import is_visible, plain, words
 
 
 @dataclass
-class Format:
+class Format(Reward):
     """1 if every tag of a list occurs once, in order, not empty, not nested, with nothing outside.
 
     White space outside the tags is free. Range: {0, 1}. With `partial`, credit in [0, 1] for a part of it, see
@@ -41,6 +41,8 @@ class Format:
     partial: bool = False
 
     __name__ = "format"
+    card = "the tags in their order"
+    misses = "what stands between them does not matter"
 
     def __post_init__(self):
         if not self.tags or len(set(self.tags)) < len(self.tags):
@@ -74,6 +76,8 @@ class Length(ReplyReward):
     softness: float = 10.0
 
     __name__ = "length"
+    card = "a length within bounds, in words"
+    misses = "what is said does not matter"
 
     def __post_init__(self):
         check_band(self.min, self.max, self.softness)
@@ -84,7 +88,7 @@ class Length(ReplyReward):
 
 
 @dataclass
-class ReasoningLength:
+class ReasoningLength(Reward):
     """1 inside the band from `min` to `max`, falling linearly to 0 at a distance of `softness` outside it.
 
     With unit `words` the length is the number of space-separated words in the body of `<reasoning>`; a
@@ -107,6 +111,8 @@ class ReasoningLength:
     softness: float = 10.0
 
     __name__ = "reasoning_length"
+    card = "reasoning of a length within bounds"
+    misses = "what is reasoned does not matter"
 
     def __post_init__(self):
         check_band(self.min, self.max, self.softness)
@@ -155,6 +161,8 @@ class StageFormat(Format):
     partial: bool = True
 
     __name__ = "stage_format"
+    card = "the three parts in their order"
+    misses = "what stands in them does not matter"
 
 
 # What never belongs in a reply.
@@ -183,7 +191,8 @@ class FormatPenalty(ReplyReward):
     placeholder: str = "<movie>"
 
     __name__ = "format_penalty"
-    penalty = True
+    card = "nothing: it takes away for an empty or malformed answer"
+    range = (-1.0, 0.0)
 
     def __post_init__(self):
         if not regex.fullmatch(r"<\w+>", self.placeholder):
@@ -217,6 +226,8 @@ class SentenceEnd(ReplyReward):
     """
 
     __name__ = "sentence_end"
+    card = "an answer that ends like a sentence"
+    misses = "what is said does not matter"
 
     def score(self, reply: str) -> float:
         return float(ends_like_a_sentence(reply))

@@ -53,6 +53,7 @@ class QualityCritic(ModelReward):
     label_range: list[float] | None = None
 
     __name__ = "quality_critic"
+    card = "high ratings, by a model of ratings"
 
     def __post_init__(self):
         super().__post_init__()
@@ -102,6 +103,7 @@ class RewardModel(ModelReward):
     label_range: list[float] | None = None
 
     __name__ = "reward_model"
+    card = "a high score, by a model that was trained on rated answers"
 
     def __post_init__(self):
         super().__post_init__()
@@ -161,6 +163,8 @@ class SemanticSimilarity(ModelReward):
     label_range: list[float] | None = None
 
     __name__ = "semantic_similarity"
+    card = "nearness in meaning to what the user said, by a model"
+    misses = "repeating what was said scores high"
 
     def __post_init__(self):
         super().__post_init__()
@@ -234,6 +238,7 @@ class EmpathyModel(ModelReward):
     _seen: tuple[int, float, float] = field(default=(0, 0.0, 0.0), init=False, repr=False)
 
     __name__ = "empathy_model"
+    card = "a high rating, by a model of ratings"
 
     def __post_init__(self):
         super().__post_init__()
@@ -292,6 +297,8 @@ class Epitome(ModelReward):
     mechanism: str
 
     __name__ = "epitome"
+    card = "a high level of one mechanism of empathy, by a classifier"
+    citations = ("sharma2020",)
 
     def check(self, config) -> None:
         require(config, CLASSIFICATION)

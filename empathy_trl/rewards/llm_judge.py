@@ -78,6 +78,9 @@ class LLMJudge(ReadsReply):
     cache_dir: str | None = field(default_factory=default_folder)
 
     __name__ = "llm_judge"
+    card = "good grades by a language model"
+    misses = "language models like long, smooth and flattering answers"
+    citations = ("zheng2023",)
     # where and how patiently is asked: changing them makes no other run of it
     operational = (
         "base_url",

@@ -8,7 +8,7 @@ different devices work at the same time; those on one device take turns. Without
 
 import asyncio
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from empathy_trl.text import is_visible
 
 
 @dataclass(kw_only=True)
-class ModelReward(ReadsReply, ABC):
+class ModelReward(ReadsReply):
     """A reward that comes from a sequence classification model's opinion about the reply.
 
     A reply without a visible character (see `tags.reply_text` for what else counts as none) earns `lowest` and is not
@@ -43,7 +43,8 @@ class ModelReward(ReadsReply, ABC):
     min_held_out: float | None = None
 
     lowest = 0.0  # not annotated, so that it is no parameter
-    loads_model = True  # `model` and `device` say which one and where
+    loads_model = True
+    misses = "it is a model's opinion, and texts that please a model need not help a person"
 
     def __post_init__(self):
         if not self.model:

@@ -56,6 +56,9 @@ class Bleu(ReadsReply):
     column: str = "reference"
 
     __name__ = "bleu"
+    card = "wording shared with what a person answered"
+    misses = "other right answers earn little"
+    citations = ("papineni2002",)
 
     def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
         """Return one reward per completion.
@@ -97,6 +100,9 @@ class Distinct(ReplyReward):
     n: int = 2
 
     __name__ = "distinct"
+    card = "words that are not repeated within the answer"
+    misses = "short answers score high"
+    citations = ("li2016",)
 
     def __post_init__(self):
         if self.n < 1:
@@ -127,7 +133,10 @@ class RepetitionPenalty(ReplyReward):
     n: int = 3
 
     __name__ = "repetition_penalty"
-    penalty = True
+    card = "nothing: it takes away for what the answer repeats"
+    misses = "it sees no repetition across answers"
+    citations = ("welleck2020",)
+    range = (-1.0, 0.0)
 
     def __post_init__(self):
         if self.n < 1:

@@ -49,6 +49,8 @@ class Recommendation(ReadsReply):
     placeholder: str = "<movie>"
 
     __name__ = "recommendation"
+    card = "recommending a film when it is time to"
+    misses = "hardly which film"
 
     def __post_init__(self):
         if self.mode not in ("any", "match", "liked"):

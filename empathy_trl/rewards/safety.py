@@ -82,7 +82,9 @@ class Safety(ReplyReward):
     file: str | None = None
 
     __name__ = "safety"
-    penalty = True
+    card = "nothing: it takes away for phrases of a list"
+    misses = "harm in other words"
+    range = (-1.0, 0.0)
 
     def __post_init__(self):
         if self.words is not None and self.file is not None:
@@ -163,7 +165,8 @@ class SafetyClassifier(ModelReward):
     labels: list[str]
 
     __name__ = "safety_classifier"
-    penalty = True
+    card = "nothing: it takes away for what a classifier calls harmful"
+    range = (-1.0, 0.0)
     lowest = -1.0
 
     def __post_init__(self):

@@ -20,15 +20,16 @@ with `reply_tags: [react]`.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
 import regex
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.base import band, check_band, originality
+from empathy_trl.rewards.base import Reward, band, check_band
 from empathy_trl.tags import REACT, REFLECT, RESPOND, part_text, user_text
-from empathy_trl.text import content_words, lower_words, plain, words
+from empathy_trl.text import content_words, lower_words, ngrams, plain, words
 
 WORDS_PER_MINUTE = 150  # a calm voice, as in audio books
 PAUSE_SECONDS = 0.5  # after a sentence
@@ -39,13 +40,13 @@ _SENTENCE_ENDS = regex.compile(r"[.!?]+(?![\p{L}\p{N}])|[\p{Sentence_Terminal}--
 
 
 @dataclass
-class Response:
+class Response(Reward):
     """Length × relevance × originality × pace of the part `<respond>`.
 
     * length: 1 from `min` to `max` words, falling linearly to 0 at a distance of `softness` words outside.
     * relevance: (1 + r) / 2, where r is the number of content words (`text.py`) shared with the user's turn,
       divided by 2 or by as many as the turn has, at most 1. A turn without any asks for none.
-    * originality: 1, but less when more than a quarter of the word trigrams stand in the user's turn (`copying.py`).
+    * originality: 1, but less when more than a quarter of the word trigrams stand in the user's turn (`originality`).
     * pace: 1 up to `max_seconds` of speaking time, falling linearly to 0 at half as much again.
 
     The mean speaking time is logged as `response/speaking_seconds`.
@@ -65,6 +66,8 @@ class Response:
     max_seconds: float = 75.0
 
     __name__ = "response"
+    card = "an answer of fair length about what the user said, soon said"
+    misses = "it compares words"
     tags = (RESPOND,)
 
     def __post_init__(self):
@@ -93,6 +96,29 @@ class Response:
         return length * (1 + relevance(spoken, heard)) / 2 * originality(spoken, [heard])
 
 
+# of a text's trigrams that may stand elsewhere without a loss: taking up somebody's phrase is a way of listening
+FREE = 0.25
+
+
+def originality(spoken: list[str], sources: Iterable[list[str]]) -> float:
+    """Return 1 for a text of which at most a quarter is copied, falling linearly to 0 for one that is copied entirely.
+
+    What counts as copied is a trigram of the text that stands in one of the sources; of a text of one or two words, all
+    of it. Swapping words here and there breaks trigrams: a paraphrase is not found.
+
+    Args:
+        spoken: words of the text, as `text.lower_words` returns them.
+        sources: words of what was said before.
+    """
+    n = min(3, len(spoken))
+    if n == 0:
+        return 0.0
+    known = {gram for source in sources for gram in ngrams(source, n)}
+    grams = ngrams(spoken, n)
+    copied = sum(gram in known for gram in grams) / len(grams)
+    return min(1.0, (1 - copied) / (1 - FREE))
+
+
 def relevance(spoken: list[str], heard: list[str]) -> float:
     """Return in [0, 1] how much of what the user spoke of is taken up; 1 where the user spoke of nothing."""
     topics = content_words(heard)
@@ -111,14 +137,14 @@ _FORM = re.compile(rf"{_STARRED}(?:\s+\w+)?(?:\s*\+\s*{_STARRED}(?:\s+\w+)?)*")
 
 
 @dataclass
-class Reaction:
+class Reaction(Reward):
     """Grammar × brevity × fit of the part `<react>`.
 
     * grammar: 1 for `*expression* + *posture*`, two or more different phrases joined by + (or by commas inside the stars),
       where one word may stand behind a star; 0.5 for anything else with a starred phrase; 0 otherwise.
     * brevity: 1 up to `max_words` words, falling linearly to 0 at `softness` words more.
     * fit: (1 + f) / 2, where f is 1 for an expression that fits the emotion in the user's turn, 0 for one that contradicts
-      it, 0.5 without evidence, by the lexicon of `expressions.py`. By a classifier: `emotion_alignment` with
+      it, 0.5 without evidence, by the lexicon below. By a classifier: `emotion_alignment` with
       `reply_tags: [react]`.
 
     Range: [0, 1]; 0 where the part is missing, broken or without a word.
@@ -132,6 +158,8 @@ class Reaction:
     softness: float = 10.0
 
     __name__ = "reaction"
+    card = "a short reaction of face and posture that fits the user's emotion"
+    misses = "a list of words decides what fits"
     tags = (REACT,)
 
     def __post_init__(self):
@@ -172,7 +200,7 @@ OUTLOOK = frozenset(_OUTLOOK.split())
 
 
 @dataclass
-class Reflection:
+class Reflection(Reward):
     """Length × depth × originality of the part `<reflect>`.
 
     * length: 1 from `min` to `max` words, falling linearly to 0 at a distance of `softness` words outside.
@@ -181,7 +209,7 @@ class Reflection:
       new, twice the share of its content words that stand in neither, at most 1;
       outlook, 1 if a word looks ahead or leaves open (`OUTLOOK`), so that a list of words decides on a third at most.
     * originality: 1, but less when more than a quarter of the word trigrams stand in the response or in the user's turn
-      (`copying.py`).
+      (`originality`).
 
     Range: [0, 1]; 0 where the part is missing, broken or without a word. A missing or broken response counts as empty.
 
@@ -196,6 +224,8 @@ class Reflection:
     softness: float = 10.0
 
     __name__ = "reflection"
+    card = "a thought of fair length, with depth, that copies nothing"
+    misses = "words of reasoning count, not insight"
     tags = (RESPOND, REFLECT)
 
     def __post_init__(self):

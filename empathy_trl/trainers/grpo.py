@@ -33,7 +33,7 @@ from trl.trainer.utils import RepeatSampler
 from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.io import patched
 from empathy_trl.models.load import check_tags
-from empathy_trl.rewards.base import weight_at
+from empathy_trl.rewards.base import Reward, weight_at
 from empathy_trl.trainers.exact_resume import StepStart, first_stop, holding_back
 from empathy_trl.trainers.policy_scorer import PolicyScorer
 from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
@@ -94,8 +94,8 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
         reward_weights: one entry per reward function, a number or a `WeightSchedule` (see `empathy_trl.rewards.base`).
             Without it, `GRPOConfig.reward_weights` counts, as with TRL. The rewards of environments, which TRL adds
             itself, keep the weight that TRL gives them.
-        **kwargs: everything `trl.GRPOTrainer` takes; `args` may be an `EmpathyGRPOConfig`. A reward with a `tags`
-            attribute is checked against the tokenizer's special tokens; a reward with a `policy` attribute is given a
+        **kwargs: everything `trl.GRPOTrainer` takes; `args` may be an `EmpathyGRPOConfig`. The `tags`
+            of a `Reward` are checked against the tokenizer's special tokens; one that `needs_policy` is given a
             `PolicyScorer`.
 
     Raises:
@@ -113,8 +113,10 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
         self._prompt_order = None  # a stream has none
         self.weight_schedules = reward_weights
         for name, reward in zip(self.reward_func_names, self.reward_funcs, strict=True):
-            check_tags({name: getattr(reward, "tags", ())}, self._tokenizer)
-            if hasattr(reward, "policy"):
+            if not isinstance(reward, Reward):
+                continue
+            check_tags({name: reward.tags}, self._tokenizer)
+            if reward.needs_policy:
                 reward.policy = PolicyScorer(
                     self._scoring_model, self._tokenizer, self.args.per_device_train_batch_size
                 )

@@ -257,8 +257,11 @@ def test_weights_that_change_are_told_in_words(tmp_path):
     assert "| `length` | 0.3 | a length within bounds, in words | what is said does not matter | `min: 5` |" in card
 
 
-def test_every_reward_has_words():
-    assert card_module.REWARD_WORDS.keys() == REWARDS.keys()
+def test_every_reward_has_words_and_its_papers_are_in_the_bibliography():
+    known = card_module.CITATIONS.read_text(encoding="utf-8")
+    for name, reward in REWARDS.items():
+        assert reward.card and (reward.misses or reward.range[1] == 0), name
+        assert all(f"{{{key}," in known for key in reward.citations), name
 
 
 def test_measured_energy_and_hardware_are_told(tmp_path):

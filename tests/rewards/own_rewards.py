@@ -3,6 +3,8 @@
 import asyncio
 from dataclasses import dataclass
 
+from empathy_trl.rewards.base import Reward
+
 WAITING = []
 
 
@@ -34,7 +36,7 @@ class Returns:
 
 
 @dataclass
-class Loads:
+class Loads(Reward):
     """Has to be loaded before it is called."""
 
     loaded = False

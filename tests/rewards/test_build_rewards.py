@@ -69,7 +69,7 @@ def test_an_imported_class_takes_parameters_and_the_name_of_its_key(own_module):
     rewards, _ = build_rewards({"kindness": entry(import_path="my_rewards:Kindness", word="warm")})
     assert rewards[0]([""], ["a warm word"]) == [1.0]
     assert get_callable_name(rewards[0]) == "kindness"
-    assert pickle.loads(pickle.dumps(rewards[0])).word == "warm"
+    assert pickle.loads(pickle.dumps(rewards[0]))([""], ["a warm word"]) == [1.0]
 
 
 @pytest.mark.parametrize(("attribute", "result"), [("length", 4.0), ("Frozen", 2.0)])

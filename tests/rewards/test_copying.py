@@ -2,7 +2,7 @@
 
 import pytest
 
-from empathy_trl.rewards.base import originality
+from empathy_trl.rewards.staged import originality
 from empathy_trl.text import lower_words
 
 SOURCE = lower_words("My dog ran into the woods and never came back.")

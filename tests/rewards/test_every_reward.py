@@ -6,7 +6,8 @@ import pickle
 
 import pytest
 
-from empathy_trl.rewards import REWARDS, is_async
+from empathy_trl.rewards import REWARDS
+from empathy_trl.rewards.base import is_async
 from tests.models.scripted_server import ScriptedServer, answer
 from tests.rewards.test_model_reward import KINDS, SCORES, SCORES_OF
 from tests.rewards.three_parts import REPLY

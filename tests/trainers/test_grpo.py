@@ -9,6 +9,7 @@ from trl.chat_template_utils import qwen3_chat_template
 from empathy_trl.errors import UserError
 from empathy_trl.recipe import WeightSchedule
 from empathy_trl.recipe.stages import last_checkpoint
+from empathy_trl.rewards.base import Reward
 from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer, NonFiniteLoss
 from tests.trainers.settings import (
     ROWS,
@@ -88,11 +89,11 @@ def test_constant_weight_is_not_logged(tiny_folder, tmp_path):
     assert not any(name.startswith("reward_weight/") for name in row)
 
 
-class NeedsTag:
+class NeedsTag(Reward):
     __name__ = "needs_tag"
     tags = ("answer",)
 
-    def __call__(self, completions, **kwargs):
+    def __call__(self, prompts, completions, **kwargs):
         return [0.0] * len(completions)
 
 
