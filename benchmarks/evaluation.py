@@ -26,7 +26,7 @@ from empathy_trl.evaluation.generation import partial_path, remove_partial
 from empathy_trl.models.batching import completion_of, end_tokens, pad, prompt_tokens
 from empathy_trl.models.generate import generate_shared
 from empathy_trl.recipe import load_recipe
-from empathy_trl.tasks import CONFIG_CLASSES, load_trained
+from empathy_trl.tasks import load_trained
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "ed_easy_4"
@@ -75,7 +75,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count (default 5)")
     args = parser.parse_args()
     source = str(args.data.resolve()) if args.data.is_dir() else "sample"
-    stage = load_recipe("ed4_tiny", ["--data.path", source], CONFIG_CLASSES).choose_stage("sft")
+    stage = load_recipe("ed4_tiny", ["--data.path", source]).choose_stage("sft")
     prompts = list(empathy_trl.data.build(stage.data, "test", "grpo")["prompt"])[: args.limit]
     completions = {}
 

@@ -5,7 +5,14 @@ The two kinds of failure, which are kept apart.
 `Unusable` is about one question: it is asked again where that may help, and then given up. `JudgeFailed` is about all
 of them (no such model, a key that is refused, a server that cannot follow a schema): asking again would change nothing,
 so it stops the run at once.
+
+`show` and `suggestion` write the values and the choices that a message names.
 """
+
+import json
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(ValueError):
@@ -53,3 +60,36 @@ class Unusable(Exception):
 
 class JudgeFailed(StopTraining):
     """The judge cannot be asked, or fails too often to be trained on; the message says why and what to do."""
+
+
+LONG_LIST = 20  # of more choices than this, only the nearest are listed
+_PLAIN = re.compile(r"[\w./:<>@-]+")
+
+
+def show(value) -> str:
+    """Return a value as an error message shows it: as YAML writes it, with invisible characters escaped, cut if long."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:60] + "…")
+    shown = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return shown if len(shown) <= 80 else shown[:79] + "…"
+
+
+def suggestion(name: str, choices: Iterable, title: str = "choices") -> str:
+    """Return the end of an error message about an unknown name: `; did you mean X? (choices: X, Y)`.
+
+    Args:
+        name: what was written.
+        choices: what could stand there. Of more than `LONG_LIST` only the nearest five are listed.
+        title: what the choices are called.
+    """
+    names = [_choice(choice) for choice in choices]
+    by_lower = {each.lower(): each for each in names}
+    near = [by_lower[each] for each in get_close_matches(name.lower(), by_lower, n=5)]
+    meant = f"; did you mean {near[0]}?" if near else ""
+    if len(names) > LONG_LIST:
+        return meant + (f" (nearest: {', '.join(near)})" if near else "")
+    return f"{meant} ({title}: {', '.join(names) or 'none'})"
+
+
+def _choice(choice) -> str:
+    return choice if isinstance(choice, str) and _PLAIN.fullmatch(choice) else show(choice)

@@ -39,9 +39,7 @@ def command_line() -> argparse.ArgumentParser:
         help="ask as this recipe trains, a file or hub:USER/REPO (default: recipe.yaml in the model's folder)",
     )
     parser.add_argument(
-        "--trust_recipe",
-        action="store_true",
-        help="let --recipe hub:USER/REPO do what a file of yours may, such as run code",
+        "--trust_remote_code", action="store_true", help="let a recipe from the Hub import Python code; read it first"
     )
     parser.add_argument("--system", help="chat plainly, with this system message")
     parser.add_argument(

@@ -31,9 +31,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
         "--recipe", required=True, help="YAML file, the name of one in recipes/, or hub:USER/REPO[@revision]"
     )
     parser.add_argument(
-        "--trust_recipe",
-        action="store_true",
-        help="let --recipe hub:USER/REPO do what a file of yours may, such as run code",
+        "--trust_remote_code", action="store_true", help="let a recipe from the Hub import Python code; read it first"
     )
     parser.add_argument(
         "--model",
@@ -74,7 +72,7 @@ def evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     """
     from empathy_trl.recipe import load_recipe
 
-    recipe = load_recipe(arguments.recipe, overrides, trusted=arguments.trust_recipe)
+    recipe = load_recipe(arguments.recipe, overrides, trust_remote_code=arguments.trust_remote_code)
     stage = recipe.choose_stage(arguments.stage)
     folders = output_folders(arguments.model, recipe, arguments.output_dir)
 

@@ -2,7 +2,7 @@
 
     accelerate launch recipes/run.py --recipe ed4_tiny.yaml
     python recipes/run.py --recipe ed4_gemma.yaml --check
-    python recipes/run.py --recipe hub:USER/REPO --yes
+    python recipes/run.py --recipe hub:USER/REPO --check
     python recipes/run.py --list
 
 A stage that is complete for the same settings is skipped, an interrupted one resumes from its last checkpoint. Heavy
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from empathy_trl.errors import UserError
-from empathy_trl.recipe import fetch_recipe, is_from_hub, is_on_hub, list_recipes, load_recipe
+from empathy_trl.recipe import find_recipe, is_on_hub, list_recipes, load_recipe, pin_recipe
 
 RECIPES = Path(__file__).resolve().parent
 
@@ -33,19 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.recipe is None:
             raise UserError("--recipe: missing; a path or one of the names that --list prints")
         else:
-            for flag, is_for in (("yes", is_on_hub), ("trust_recipe", is_from_hub)):
-                if getattr(options, flag) and not is_for(options.recipe):
-                    raise UserError(f"--{flag}: is for --recipe hub:USER/REPO, got --recipe {options.recipe}")
             name = show_hub_recipe(options.recipe)
-            recipe = load_recipe(name, overrides, trusted=options.trust_recipe)
-            from_hub, folder = is_on_hub(name), output_folder(recipe, options.output_dir)
-            if (options.check or from_hub) and os.environ.get("RANK", "0") == "0":
+            recipe = load_recipe(name, overrides, trust_remote_code=options.trust_remote_code)
+            folder = output_folder(recipe, options.output_dir)
+            if options.check:
                 from empathy_trl.check import describe
 
-                print(describe(recipe, folder))
-            if from_hub and not (options.check or options.yes):
-                print(f"\nNothing was trained. To do so, repeat the command with --recipe {name} --yes")
-            elif not options.check:
+                if os.environ.get("RANK", "0") == "0":
+                    print(describe(recipe, folder))
+            else:
                 from empathy_trl.tasks import run_recipe
 
                 run_recipe(recipe, output_dir=folder, fresh=options.fresh)
@@ -77,11 +73,8 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fresh", action="store_true", help="delete what an earlier run of this recipe left and start over"
     )
-    parser.add_argument("--yes", action="store_true", help="train a recipe from the Hub, which is otherwise only shown")
     parser.add_argument(
-        "--trust_recipe",
-        action="store_true",
-        help="let a recipe from the Hub do what a file of yours may, such as run code",
+        "--trust_remote_code", action="store_true", help="let a recipe from the Hub import Python code; read it first"
     )
     parser.add_argument("--output_dir", help="where the stages' folders go (default: outputs/<recipe name>)")
     return parser
@@ -94,19 +87,16 @@ def print_list():
 
 
 def show_hub_recipe(name: str) -> str:
-    """Print a recipe from the Hub; returns its name with the commit that was shown. Others are left alone."""
+    """Print a recipe from the Hub; returns its name with the commit that was printed. Others are left alone."""
     if not is_on_hub(name):
         return name
     from empathy_trl.text import printable
 
-    found = fetch_recipe(name)
+    pinned = pin_recipe(name)
+    path = find_recipe(pinned)
     if os.environ.get("RANK", "0") == "0":
-        print(f"{found.name}:\n\n{printable(found.text)}")
-        for key in found.dropped:
-            print(
-                f"left out: {key}, which is where its author's model went; to push yours, give --hub.repo_id YOU/NAME"
-            )
-    return found.name
+        print(f"{pinned} ({path}):\n\n{printable(path.read_text(encoding='utf-8', errors='replace'))}")
+    return pinned
 
 
 def output_folder(recipe, output_dir: str | None) -> Path:

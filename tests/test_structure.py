@@ -9,8 +9,6 @@ KNOWN = {
     ("models.generate", "evaluation.generation"),
     ("rewards", "recipe"),
     ("rewards.explain", "recipe.stage_inputs"),
-    ("trainers.encoder_decoder", "recipe.checks"),
-    ("trainers.seq2seq", "recipe.checks"),
 }
 
 

@@ -11,7 +11,6 @@ from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.label_schema import Targets
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tasks import (
-    CONFIG_CLASSES,
     TASKS,
     check_devices,
     load_trained,
@@ -22,7 +21,7 @@ from empathy_trl.tasks import (
 
 
 def stage_of(name, stage, *overrides):
-    return load_recipe(name, list(overrides), CONFIG_CLASSES).stages[stage]
+    return load_recipe(name, list(overrides)).stages[stage]
 
 
 def test_what_the_config_class_refuses_is_an_error_of_the_user(tmp_path):

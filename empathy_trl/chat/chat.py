@@ -34,7 +34,7 @@ class Chat:
         recipe: file or name of the recipe that says how the model is prompted; by default the `recipe.yaml` in its folder.
             A model without a recipe is sent the plain conversation.
         system: system message of a plain conversation, in place of a recipe.
-        trust_recipe: let a recipe from the Hub do what a local file may, such as import code.
+        trust_remote_code: let a recipe from the Hub import Python code.
         temperature: at least 0; 0 takes the likeliest token.
         top_p: above 0, at most 1: sample from the likeliest tokens that together have this probability.
         seed: of the sampling, from 0 to 2**32 - 1; None samples differently each time.
@@ -62,7 +62,7 @@ class Chat:
         base_url: str | None = None,
         recipe: str | None = None,
         system: str | None = None,
-        trust_recipe: bool = False,
+        trust_remote_code: bool = False,
         temperature: float = 0.7,
         top_p: float = 0.9,
         seed: int | None = None,
@@ -83,7 +83,7 @@ class Chat:
             places = [split_revision(adapter)] if adapter else []
             places.append(one_revision(name, revision))
         control = control_texts(getattr(self.model, "tokenizer", None))
-        self.prompts = choose_prompts(places, recipe, system, control, trust_recipe)
+        self.prompts = choose_prompts(places, recipe, system, control, trust_remote_code)
         self.session = self.new_session()
 
     def new_session(self) -> Session:

@@ -170,7 +170,7 @@ def choose_prompts(
     recipe: str | None,
     system: str | None,
     control: tuple[str, ...] = (),
-    trusted: bool = False,
+    trust_remote_code: bool = False,
 ) -> Prompts:
     """Return the prompts for a model.
 
@@ -179,7 +179,7 @@ def choose_prompts(
         recipe: path or name, see `find_recipe`; goes before that of the model.
         system: message of a plain chat; goes before all recipes.
         control: see `Prompts`.
-        trusted: see `load_recipe`.
+        trust_remote_code: see `load_recipe`.
 
     Raises:
         UserError: both a recipe and a system message; a recipe that cannot be read, or whose data is nothing to talk about.
@@ -188,17 +188,17 @@ def choose_prompts(
         raise UserError("--recipe, --system: a recipe has its own system message; expected one of them")
     if system is not None:
         return Prompts(system=system, control=control)
-    data = _data_of_recipe(recipe, models, trusted) if recipe else _data_beside(models)
+    data = _data_of_recipe(recipe, models, trust_remote_code) if recipe else _data_beside(models)
     if data is None:
         return Prompts(control=control)
     return Prompts(name=data["name"], data=data, control=control)
 
 
-def _data_of_recipe(name: str, models: list[tuple[str, str | None]], trusted: bool) -> dict:
+def _data_of_recipe(name: str, models: list[tuple[str, str | None]], trust_remote_code: bool) -> dict:
     """Return the data section of a recipe: of the stage that is called like the model's folder, else of the last to talk to."""
     from empathy_trl.recipe import load_recipe
 
-    stages = load_recipe(name, trusted=trusted).resolved()["stages"]
+    stages = load_recipe(name, trust_remote_code=trust_remote_code).resolved()["stages"]
     return _choose(f"--recipe {name}", stages, Path(models[0][0]).name if models else None)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from empathy_trl.errors import RecipeError, UserError
 from empathy_trl.io import json_or_none, write_text
 from empathy_trl.models.hub_files import join_revision, split_revision
-from empathy_trl.recipe.layers import RECIPE_FILE
-from empathy_trl.recipe.load import PULL_FILE, read_pulled
+from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
+from empathy_trl.recipe.load import PULL_FILE
 from empathy_trl.recipe.schema import HUB_MODEL
 from empathy_trl.text import printable
 
@@ -125,7 +125,7 @@ def _recipe_line(folder: Path) -> str:
     if not path.is_file():
         return f"none ({RECIPE_FILE} is missing: not published by empathy-trl?)"
     try:
-        content = read_pulled(path).content
+        content = read_yaml(path)
     except RecipeError as error:
         return f"cannot be read: {error}"
     stages = content["stages"] if isinstance(content.get("stages"), dict) else {"": content}

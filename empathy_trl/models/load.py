@@ -17,9 +17,11 @@ moves behind the turns; a model with another template reads it where it stands. 
 `[KNOWLEDGE]` is missing. The reply itself is what the decoder writes: nothing announces it.
 """
 
+import dataclasses
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType
@@ -33,7 +35,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
 from empathy_trl.io import patched
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
@@ -60,6 +62,17 @@ __all__ = [
     "start_token",
     "without_generation_defaults",
 ]
+# settings of GRPO and PPO -> why an encoder-decoder cannot have them
+FOR_DECODERS = {
+    "use_vllm": "vLLM would be given a prompt to continue, and serves no T5; transformers generates instead",
+    "use_transformers_continuous_batching": "its paged cache has no place for an encoder",
+    "cast_lm_head_to_fp32": "TRL looks for the parts of a decoder",
+}
+FOR_ONE_SEQUENCE = "its prompt and its completion are two sequences, and the trainer for those has no such setting"
+SHARED_WITH_SFT = (
+    "max_length",
+    "pad_to_multiple_of",
+)  # fields of `SFTConfig` that `Seq2SeqConfig` keeps the meaning of
 SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
@@ -149,6 +162,27 @@ def lora_config(lora, task_type: str = TaskType.CAUSAL_LM, base_revision: str | 
         task_type=task_type,
         revision=base_revision,
     )
+
+
+def decoder_settings(settings: Mapping[str, Any], config_class: type) -> Iterator[tuple[str, str]]:
+    """Yield (key, message) for settings that an encoder-decoder cannot be trained with and that are not the default.
+
+    Args:
+        settings: of a trainer.
+        config_class: `trl.SFTConfig`, `trl.GRPOConfig`, or a subclass.
+    """
+    from transformers import TrainingArguments
+    from trl import SFTConfig
+
+    fields = {field.name: field.default for field in dataclasses.fields(config_class)}
+    reasons = dict(FOR_DECODERS)
+    if issubclass(config_class, SFTConfig):
+        common = {field.name for field in dataclasses.fields(TrainingArguments)} | {*SHARED_WITH_SFT}
+        own = [field.name for field in dataclasses.fields(SFTConfig) if field.name not in common]
+        reasons |= dict.fromkeys(own, FOR_ONE_SEQUENCE)
+    for key, reason in reasons.items():
+        if key in settings and key in fields and settings[key] != fields[key]:
+            yield key, f"{show(settings[key])}, but the model is an encoder-decoder: {reason}; leave it out"
 
 
 def start_token(model) -> int:

@@ -20,12 +20,11 @@ other (`layers`) and checks every key (`schema`, `validation`, `trainer_options`
 
 from empathy_trl.recipe.load import (
     SHIPPED,
-    fetch_recipe,
     find_recipe,
-    is_from_hub,
     is_on_hub,
     list_recipes,
     load_recipe,
+    pin_recipe,
     read_rewards,
 )
 from empathy_trl.recipe.schema import (
@@ -55,11 +54,10 @@ __all__ = [
     "Stage",
     "Weight",
     "WeightSchedule",
-    "fetch_recipe",
     "find_recipe",
-    "is_from_hub",
     "is_on_hub",
     "list_recipes",
     "load_recipe",
+    "pin_recipe",
     "read_rewards",
 ]

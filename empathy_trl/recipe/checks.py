@@ -10,14 +10,14 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.models.hub_files import CONFIG_FILE, saved_critic, split_revision
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
-from empathy_trl.recipe.schema import HUB_MODEL, RECIPES, SAMPLE, Data, FromScratch, Reward, Stage, hint
+from empathy_trl.recipe.schema import CONFIG_CLASSES, HUB_MODEL, RECIPES, SAMPLE, Data, FromScratch, Reward, Stage, hint
 from empathy_trl.recipe.validate import (
     Problem,
     Slot,
@@ -25,9 +25,7 @@ from empathy_trl.recipe.validate import (
     check_trainer,
     check_value,
     import_class,
-    show,
     slots,
-    suggestion,
 )
 from empathy_trl.tags import CHAT_TEMPLATES
 
@@ -35,7 +33,7 @@ DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("roberta",)  # of the models
 HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
 
 
-def check_top(layers: Layers, contents: dict[str, dict], tasks: Iterable[str]) -> Iterator[str]:
+def check_top(layers: Layers, contents: dict[str, dict]) -> Iterator[str]:
     """Yield what is wrong with the keys that belong to the whole recipe."""
     name = layers.name
     if name is not None and not (isinstance(name, str) and name and Path(name).name == name != ".."):
@@ -43,7 +41,7 @@ def check_top(layers: Layers, contents: dict[str, dict], tasks: Iterable[str]) -
     if "seed" in layers.top:
         yield from (f"seed: {message}" for _, message in check_value(layers.top["seed"], slots(Stage)["seed"]))
     used = {content.get("task") for content in contents.values() if isinstance(content.get("task"), str)}
-    if layers.top.get("rewards") and used <= set(tasks) and not used & set(REWARD_TASKS):
+    if layers.top.get("rewards") and used <= set(CONFIG_CLASSES) and not used & set(REWARD_TASKS):
         yield f"rewards: no stage learns from rewards; tasks that do: {', '.join(REWARD_TASKS)}"
     yield from _check_repositories(contents)
 
@@ -57,20 +55,20 @@ def _check_repositories(contents: dict[str, dict]) -> Iterator[str]:
             yield f"stages.{name}.hub.repo_id: {repo_id} is where stage {earlier} goes; expected one of its own for each stage"
 
 
-def check_stage(content: dict, earlier: dict[str, Any], config_classes: dict[str, str]) -> Iterator[Problem]:
+def check_stage(content: dict, earlier: dict[str, dict]) -> Iterator[Problem]:
     """Yield what is wrong with the keys that hold for a stage.
 
     Args:
         content: the keys, from wherever the stage has them.
-        earlier: the stages before this one, name -> task.
-        config_classes: see `load_recipe`.
+        earlier: the stages before this one, name -> keys.
     """
+    earlier = {name: keys.get("task") for name, keys in earlier.items()}
     fields = slots(Stage) | {"task": Slot(str), "rewards": Slot(dict), "trainer": Slot(dict)}
     del fields["name"]
     yield from check_mapping(content, fields)
     sections = {key: value for key, value in content.items() if isinstance(value, dict)}
     labels = content.get("task") in LABEL_TASKS
-    fitting = [task for task in config_classes if (task in LABEL_TASKS) == labels]
+    fitting = [task for task in CONFIG_CLASSES if (task in LABEL_TASKS) == labels]
     yield from _under("model", _check_origin(sections.get("model", {}), earlier, fitting))
     yield from _under("data", _check_source(sections.get("data", {})))
     yield from _under("rewards", check_rewards(sections.get("rewards", {}), earlier))
@@ -78,15 +76,15 @@ def check_stage(content: dict, earlier: dict[str, Any], config_classes: dict[str
         yield from _under("evaluation", _check_classifiers(sections.get("evaluation", {}), earlier))
         yield from _under("evaluation", _check_encoder(sections.get("evaluation", {})))
     if "task" not in content:
-        yield ("task",), f"missing{suggestion('', config_classes)}"
+        yield ("task",), f"missing{suggestion('', CONFIG_CLASSES)}"
     elif isinstance(content["task"], str):
-        yield from _check_task(content["task"], content, config_classes, earlier)
+        yield from _check_task(content["task"], content, earlier)
 
 
-def _check_task(task: str, content: dict, config_classes: dict[str, str], earlier: dict[str, Any]) -> Iterator[Problem]:
+def _check_task(task: str, content: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
     """Yield whether a task is known, has rewards if it learns from them, and what is wrong with its trainer's keys."""
-    if task not in config_classes:
-        yield ("task",), f"unknown task {show(task)}{suggestion(task, config_classes)}"
+    if task not in CONFIG_CLASSES:
+        yield ("task",), f"unknown task {show(task)}{suggestion(task, CONFIG_CLASSES)}"
         return
     if task in REWARD_TASKS and not content.get("rewards"):
         yield ("rewards",), f"missing; task {task} needs at least one"
@@ -105,7 +103,7 @@ def _check_task(task: str, content: dict, config_classes: dict[str, str], earlie
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by `accelerate launch`
     trainer = content.get("trainer", {})
     if isinstance(trainer, dict):
-        yield from _under("trainer", check_trainer(trainer, import_class(config_classes[task]), processes))
+        yield from _under("trainer", check_trainer(trainer, import_class(CONFIG_CLASSES[task]), processes))
         if task == "ppo":
             yield from _under("trainer", _check_critic(trainer, content.get("model"), earlier))
 
@@ -347,57 +345,25 @@ def _problem(name: str, error: UserError) -> Problem:
 
 
 ENCODER_DECODERS = ("t5",)  # of the models that can be made from scratch
-# settings of GRPO and PPO -> why they are for decoders only
-FOR_DECODERS = {
-    "use_vllm": "vLLM would be given a prompt to continue, and serves no T5; transformers generates instead",
-    "use_transformers_continuous_batching": "its paged cache has no place for an encoder",
-    "cast_lm_head_to_fp32": "TRL looks for the parts of a decoder",
-}
-FOR_ONE_SEQUENCE = "its prompt and its completion are two sequences, and the trainer for those has no such setting"
-SHARED_WITH_SFT = ("max_length", "pad_to_multiple_of")  # what `SFTConfig` adds, and Seq2SeqConfig keeps the meaning of
 
 
-def check_encoder_decoder(name: str, contents: dict[str, dict], config_classes: dict[str, str]) -> Iterator[Problem]:
+def check_encoder_decoder(name: str, contents: dict[str, dict]) -> Iterator[Problem]:
     """Yield what does not go with the kind of model that a stage trains, where that can be known without the network.
 
     Args:
         name: of the stage.
         contents: stage name -> its keys, of this stage and those before it.
-        config_classes: see `load_recipe`.
     """
     model, trainer, task = (contents[name].get(key) for key in ("model", "trainer", "task"))
     found = _is_encoder_decoder(model, contents)
     template = model.get("chat_template") if isinstance(model, dict) else None
     if isinstance(template, str) and template in CHAT_TEMPLATES and (found is False or task in LABEL_TASKS):
         yield ("model", "chat_template"), f"{show(template)} is the input of an encoder-decoder; leave it out"
-    if found and isinstance(trainer, dict) and isinstance(task, str) and task in config_classes:
-        for key, message in decoder_settings(trainer, import_class(config_classes[task])):
+    if found and isinstance(trainer, dict) and isinstance(task, str) and task in CONFIG_CLASSES:
+        from empathy_trl.models.load import decoder_settings
+
+        for key, message in decoder_settings(trainer, import_class(CONFIG_CLASSES[task])):
             yield ("trainer", key), message
-
-
-def decoder_settings(settings: Mapping[str, Any], config_class: type) -> Iterator[tuple[str, str]]:
-    """Yield (key, message) for settings that an encoder-decoder cannot be trained with and that are not the default.
-
-    Args:
-        settings: of a trainer.
-        config_class: `trl.SFTConfig`, `trl.GRPOConfig`, or a subclass.
-    """
-    fields = {field.name: field.default for field in dataclasses.fields(config_class)}
-    reasons = FOR_DECODERS | dict.fromkeys(_for_one_sequence(config_class), FOR_ONE_SEQUENCE)
-    for key, reason in reasons.items():
-        if key in settings and key in fields and settings[key] != fields[key]:
-            yield key, f"{show(settings[key])}, but the model is an encoder-decoder: {reason}; leave it out"
-
-
-def _for_one_sequence(config_class: type) -> list[str]:
-    """Return the fields by which `trl.SFTConfig` differs from what every trainer takes; none for other configs."""
-    from transformers import TrainingArguments
-    from trl import SFTConfig
-
-    if not issubclass(config_class, SFTConfig):
-        return []
-    common = {field.name for field in dataclasses.fields(TrainingArguments)} | {*SHARED_WITH_SFT}
-    return [field.name for field in dataclasses.fields(SFTConfig) if field.name not in common]
 
 
 def _is_encoder_decoder(model: Any, contents: dict[str, dict]) -> bool | None:

@@ -21,8 +21,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from empathy_trl.errors import RecipeError
-from empathy_trl.recipe.validate import show, suggestion
+from empathy_trl.errors import RecipeError, show, suggestion
 
 STAGE_KEYS = ("task", "model", "data", "rewards", "trainer", "evaluation", "hub", "seed")
 STAGE_NAME = re.compile(r"[A-Za-z0-9_-]+")  # a folder's name, and one part of a dotted key
@@ -249,8 +248,6 @@ def _continues(own: dict, path: tuple[str, ...]) -> bool:
 
 RECIPE_FILE = "recipe.yaml"  # in the folders of a run and in a repository: the recipe as resolved
 TAG = "tag:yaml.org,2002:"
-LARGEST = 1_000_000  # bytes; ours have a few thousand
-DEEPEST = 50  # PyYAML takes time with the square of the depth
 NULL = re.compile(r"(~|null|Null|NULL|)$")
 BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)$")
 INT = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
@@ -302,26 +299,6 @@ def parse_yaml(text: str, source: str) -> Any:
         raise RecipeError([f"{source}: {error}"]) from error
     except RecursionError as error:
         raise RecipeError([f"{source}: is nested too deeply"]) from error
-
-
-def check_harmless(text: str, source: str) -> None:
-    """Refuse YAML of a stranger that could take for ever; what is no YAML passes, whoever parses it says where it is not.
-
-    Raises:
-        RecipeError: it is longer or nested more deeply than any of ours, or repeats parts of itself by aliases.
-    """
-    if (size := len(text.encode())) > LARGEST:
-        raise RecipeError([f"{source} has {size:,} bytes; expected at most {LARGEST:,}"])
-    depth = 0
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                raise RecipeError([f"{source} is nested too deeply; expected at most {DEEPEST} levels"])
-            if isinstance(event, yaml.AliasEvent):
-                raise RecipeError([f"{source} repeats parts of itself by aliases (*name); expected none"])
-    except yaml.YAMLError:
-        pass
 
 
 def dump_yaml(content: dict[str, Any]) -> str:

@@ -16,7 +16,6 @@ groups of GRPO fit the batch. Fields that a class does not have are ignored here
 """
 
 import dataclasses
-import difflib
 import enum
 import functools
 import importlib
@@ -29,9 +28,10 @@ from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from pydantic import AfterValidator, BaseModel, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
+from empathy_trl.errors import LONG_LIST, show, suggestion
+
 Problem = tuple[tuple[str, ...], str]
 
-LONG_LIST = 20  # of more choices than this only the nearest ones are shown
 CONSTRAINTS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "value_error")
 
 
@@ -105,22 +105,6 @@ def check_model(value: Any, model: type[BaseModel]) -> Iterator[Problem]:
         except ValidationError as error:
             for detail in error.errors():
                 yield tuple(map(str, detail["loc"])), _in_words(detail)
-
-
-def suggestion(name: str, choices: Iterable[Any]) -> str:
-    """Return `; did you mean X? (choices: …)`; of a long list of choices only the nearest five are shown."""
-    names = [choice if isinstance(choice, str) else show(choice) for choice in choices]
-    near = difflib.get_close_matches(name.lower(), names, n=5, cutoff=0.6)
-    text = f"; did you mean {near[0]}?" if near else ""
-    if len(names) > LONG_LIST:
-        return text + (f" (nearest: {', '.join(near)})" if near else "")
-    return f"{text} (choices: {', '.join(names) or 'none'})"
-
-
-def show(value: Any) -> str:
-    """Return a value as it reads in YAML, cut to 80 characters."""
-    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def union_arms(hint: Any) -> tuple[Any, ...]:

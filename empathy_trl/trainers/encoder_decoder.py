@@ -20,8 +20,7 @@ from trl.trainer.utils import selective_log_softmax_and_entropy
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import patched
-from empathy_trl.models.load import start_token, without_generation_defaults
-from empathy_trl.recipe.checks import decoder_settings
+from empathy_trl.models.load import decoder_settings, start_token, without_generation_defaults
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments
 from trl import SFTConfig
 
-from empathy_trl.recipe.checks import decoder_settings
+from empathy_trl.models.load import decoder_settings
 
 logger = logging.getLogger(__name__)
 

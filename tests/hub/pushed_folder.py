@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 from empathy_trl.recipe import load_recipe
-from empathy_trl.tasks import CONFIG_CLASSES
 
 NOT_PUBLISHED = (
     "predictions_test.jsonl",
@@ -19,7 +18,7 @@ NOT_PUBLISHED = (
 def make_stage_folder(model: Path, folder: Path) -> Path:
     """Copy a model's files to a folder and put the artefacts of ed4_tiny's stage grpo beside them."""
     shutil.copytree(model, folder)
-    recipe = load_recipe("ed4_tiny", ["--hub.repo_id", "ann/elsewhere"], CONFIG_CLASSES)
+    recipe = load_recipe("ed4_tiny", ["--hub.repo_id", "ann/elsewhere"])
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     record = {
         "fingerprint": "f",

@@ -19,7 +19,6 @@ from empathy_trl.hub.card import model_card
 from empathy_trl.hub.results import from_results
 from empathy_trl.recipe import load_recipe
 from empathy_trl.rewards import REWARDS
-from empathy_trl.tasks import CONFIG_CLASSES
 from tests.hub.stage_folder import stage_folder, write_stage
 from tests.hub.test_results import evaluation
 from tests.recipes.scripts import ROOT
@@ -61,7 +60,7 @@ def test_a_card_has_all_a_reader_looks_for(tmp_path):
     assert (
         "![The training, step by step](reward_curve.png)" in card and "(samples.md)" in card and "(recipe.yaml)" in card
     )
-    assert "accelerate launch recipes/run.py --recipe hub:user/model --yes" in card
+    assert "accelerate launch recipes/run.py --recipe hub:user/model\n" in card
     assert "`0123abc`" in card and "trl 1.16.0" in card
     assert "@software{empathy_trl" in card and "@article{shao2024" in card
 
@@ -387,7 +386,7 @@ def stage_folder_of(folder: str, **stage):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_stage_of_every_recipe_has_a_card(path, tmp_path):
-    recipe = load_recipe(path, [], CONFIG_CLASSES).resolved()
+    recipe = load_recipe(path).resolved()
     for name, stage in recipe["stages"].items():
         card = model_card(write_stage(tmp_path / name, recipe, name), "user/model")
         data, source = front(card), block(card, "python")

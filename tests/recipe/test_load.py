@@ -12,7 +12,6 @@ import yaml
 from empathy_trl.errors import RecipeError
 from empathy_trl.recipe import SHIPPED, WeightSchedule, find_recipe, list_recipes, load_recipe
 
-CONFIG_CLASSES = {"sft": "trl:SFTConfig", "grpo": "trl:GRPOConfig"}
 SCRATCH = {"architecture": "qwen2", "hidden_size": 64, "layers": 2, "vocab_size": 512}
 SFT = {"task": "sft", "model": {"from_scratch": SCRATCH}, "data": {"name": "ed4"}}
 GRPO = {
@@ -50,7 +49,7 @@ def load(tmp_path, monkeypatch):
     def write_and_load(content, overrides=(), name="recipe.yaml"):
         text = content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
         (tmp_path / name).write_text(text, encoding="utf-8")
-        return load_recipe(tmp_path / name, list(overrides), CONFIG_CLASSES)
+        return load_recipe(tmp_path / name, list(overrides))
 
     return write_and_load
 
@@ -79,8 +78,8 @@ def errors_of(load, content, overrides=()):
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("task", "gpro", "task: unknown task 'gpro'; did you mean grpo? (choices: sft, grpo)"),
-        ("task", ..., "task: missing (choices: sft, grpo)"),
+        ("task", "gpro", "task: unknown task 'gpro'; did you mean grpo? (choices: sft, grpo, ppo, regress, classify)"),
+        ("task", ..., "task: missing (choices: sft, grpo, ppo, regress, classify)"),
         ("task", 3, "task: 3 is not a valid str"),
         ("model", ..., "model: missing; expected mapping of name_or_path, revision, dtype, attn_implementation,"),
         ("model", "me/base", "model: 'me/base' is not a valid mapping of name_or_path,"),
@@ -128,7 +127,7 @@ def errors_of(load, content, overrides=()):
         ("trainer.num_generations", 4.5, "trainer.num_generations: 4.5 is not a valid int"),
         ("trainer.max_grad_norm", float("inf"), "trainer.max_grad_norm: inf is not finite"),
         ("trainer.num_generations", 3, "trainer.num_generations: 3 does not divide the generation batch of 8 (per_device_train_batch_size 8 ×"),
-        ("trainer.learning_rat", 1.0, "trainer.learning_rat: unknown field of GRPOConfig; did you mean learning_rate? (nearest: learning_rate"),
+        ("trainer.learning_rat", 1.0, "trainer.learning_rat: unknown field of EmpathyGRPOConfig; did you mean learning_rate? (nearest: learning_rate"),
         ("trainer.seed", 1, "trainer.seed: cannot be set here; use the recipe's own `seed`"),
         ("evaluation.split", "dev", "evaluation.split: unknown choice 'dev' (choices: train, valid, test)"),
         ("evaluation.batch_size", 1.5, "evaluation.batch_size: 1.5 is not a valid int"),
@@ -184,7 +183,7 @@ def test_one_wrong_key_of_a_warm_start_is_one_line(load, key, value, expected):
         ("trainer.learning_rate", "fast", "trainer.learning_rate: 'fast' is not a valid float"),
         ("trainer.num_generations", 8, "trainer.num_generations: unknown field of SFTConfig"),
         ("stages.sft.rewards", {"format": {}}, "stages.sft.rewards: task sft learns from no rewards; tasks that do: grpo, ppo"),
-        ("stages.grpo.task", ..., "stages.grpo.task: missing (choices: sft, grpo)"),
+        ("stages.grpo.task", ..., "stages.grpo.task: missing (choices: sft, grpo, ppo, regress, classify)"),
         ("stages.grpo.data", {"nam": "x"}, "stages.grpo.data.nam: unknown key; did you mean name? (choices: name, path,"),
         ("data", {}, "stages.sft.data.name: missing; expected str"),
         ("stages.grpo.modle", {}, "stages.grpo.modle: unknown key; did you mean model? (choices: task, model,"),
@@ -272,7 +271,7 @@ def test_numbers_without_a_dot_are_floats(load):
 def test_a_resolved_recipe_loads_as_itself(load, tmp_path, content):
     first = load(content, ["--evaluation.limit", "5"], name="first.yaml")
     (tmp_path / "second.yaml").write_text(first.to_yaml(), encoding="utf-8")
-    second = load_recipe(tmp_path / "second.yaml", [], CONFIG_CLASSES)
+    second = load_recipe(tmp_path / "second.yaml")
     assert second.resolved() == first.resolved()
     assert second.to_yaml() == first.to_yaml()
     assert yaml.safe_load(first.to_yaml()) == first.resolved()

@@ -13,20 +13,19 @@ from empathy_trl.recipe.stage_inputs import (
     resolve_model,
     resolve_rewards,
 )
-from empathy_trl.tasks import CONFIG_CLASSES
 
 FOLDERS = {name: Path("out") / name for name in ("reward", "sft", "grpo")}
 
 
 def test_stage_reference_becomes_its_folder():
-    model = load_recipe("ed4_tiny", [], CONFIG_CLASSES).stages["grpo"].model
+    model = load_recipe("ed4_tiny").stages["grpo"].model
     assert resolve_model(model, {"sft": Path("out/sft")}).name_or_path == str(Path("out/sft"))
     assert model.name_or_path == "stage:sft"
 
 
 @pytest.fixture
 def wassa():
-    return load_recipe("wassa_tiny", [], CONFIG_CLASSES)
+    return load_recipe("wassa_tiny")
 
 
 def test_a_reward_s_model_becomes_its_folder(wassa):
@@ -43,7 +42,7 @@ def test_a_warm_start_is_judged_by_the_rewards_that_come_after_it(wassa):
 @pytest.fixture
 def classified():
     """wassa_tiny whose replies are judged by the model of its first stage, and by one from the Hub."""
-    recipe = load_recipe("wassa_tiny", ["--evaluation.classifiers.emotion", "me/emotions"], CONFIG_CLASSES)
+    recipe = load_recipe("wassa_tiny", ["--evaluation.classifiers.emotion", "me/emotions"])
     for name, stage in recipe.stages.items():
         classifiers = stage.evaluation.classifiers.model_copy(update={"intent": "stage:intent"})
         evaluation = stage.evaluation.model_copy(update={"classifiers": classifiers})

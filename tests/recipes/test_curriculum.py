@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from empathy_trl.recipe import load_recipe
-from empathy_trl.tasks import CONFIG_CLASSES, build_grpo
+from empathy_trl.tasks import build_grpo
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "rewards.md"
 TRAINER = {
@@ -40,7 +40,7 @@ def test_the_example_trains(tiny_folder, tmp_path):
     }
     (tmp_path / "curriculum.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
-    (stage,) = load_recipe(tmp_path / "curriculum.yaml", [], CONFIG_CLASSES).stages.values()
+    (stage,) = load_recipe(tmp_path / "curriculum.yaml").stages.values()
     trainer = build_grpo(stage, tmp_path / "out", {})
     trainer.train()
 

@@ -12,7 +12,6 @@ from empathy_trl.check import describe
 from empathy_trl.errors import UserError
 from empathy_trl.recipe import load_recipe, schema
 from empathy_trl.recipe.layers import STAGE_KEYS, read_yaml
-from empathy_trl.tasks import CONFIG_CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -21,9 +20,9 @@ each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.ste
 
 @each_recipe
 def test_check_passes_offline(path, tmp_path):
-    plan = describe(load_recipe(path, [], CONFIG_CLASSES), tmp_path)
+    plan = describe(load_recipe(path), tmp_path)
     assert "\n\nThe recipe is sound." in plan
-    for stage in load_recipe(path, [], CONFIG_CLASSES).stages.values():
+    for stage in load_recipe(path).stages.values():
         assert f"stage {stage.name}: {stage.task}" in plan
 
 
@@ -38,18 +37,18 @@ def test_check_passes_offline(path, tmp_path):
     ],
 )
 def test_verdict_holds_the_plan_against_the_machine(tmp_path, override, verdict):
-    assert re.search(verdict, describe(load_recipe("ed4_tiny", override, CONFIG_CLASSES), tmp_path))
+    assert re.search(verdict, describe(load_recipe("ed4_tiny", override), tmp_path))
 
 
 def test_check_finds_what_the_config_class_will_refuse(tmp_path):
-    recipe = load_recipe("ed4_tiny", ["--stages.grpo.trainer.load_best_model_at_end", "true"], CONFIG_CLASSES)
+    recipe = load_recipe("ed4_tiny", ["--stages.grpo.trainer.load_best_model_at_end", "true"])
     with pytest.raises(UserError, match="stages.grpo.trainer: "):
         describe(recipe, tmp_path)
 
 
 def test_the_plan_names_the_model_of_foresight(tmp_path):
     overrides = ["--stages.grpo.rewards.foresight.model", "me/similarity"]
-    plan = describe(load_recipe("empath_tiny", overrides, CONFIG_CLASSES), tmp_path)
+    plan = describe(load_recipe("empath_tiny", overrides), tmp_path)
     assert "downloads: reward model me/similarity\n" in plan
 
 
@@ -70,7 +69,7 @@ def test_every_key_reaches_the_resolved_recipe(path, tmp_path):
     content = read_yaml(path)
     if "extends" in content:
         content["extends"] = str(path.parent / content["extends"])
-    resolved = load_recipe(path, [], CONFIG_CLASSES).resolved()
+    resolved = load_recipe(path).resolved()
     unread = []
     for keys in leaves(content):
         if keys == ("extends",):
@@ -78,7 +77,7 @@ def test_every_key_reaches_the_resolved_recipe(path, tmp_path):
         changed = tmp_path / "changed.yaml"
         changed.write_text(yaml.safe_dump({"name": path.stem, **without(content, keys)}, sort_keys=False))
         try:
-            same = load_recipe(changed, [], CONFIG_CLASSES).resolved() == resolved
+            same = load_recipe(changed).resolved() == resolved
         except ValueError:
             continue  # required, so it is read
         if same and not says(resolved, keys):

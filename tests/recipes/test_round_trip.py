@@ -60,5 +60,5 @@ def test_what_is_pushed_comes_back_and_answers_alike(command, hub_server, overri
         answer = command("chat", "--model", model, "--temperature", "0", says=situation)
         assert len(answer.split()) > 5, answer
 
-    command("run", "--recipe", "hub:ann/ed4", "--yes")
+    command("run", "--recipe", "hub:ann/ed4")
     assert predictions(outputs / "ed4_tiny" / "grpo") == before

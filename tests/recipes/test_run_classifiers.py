@@ -7,7 +7,6 @@ import pytest
 
 from empathy_trl.check import describe
 from empathy_trl.recipe import load_recipe
-from empathy_trl.tasks import CONFIG_CLASSES
 from tests.recipes.scripts import finished_run, script
 
 SMALL = """
@@ -105,5 +104,5 @@ def test_a_run_finds_a_classifier_that_does_not_fit_before_it_trains(finished, t
 
 def test_the_plan_names_classifiers_that_are_downloaded(finished, tmp_path):
     overrides = ["--evaluation.classifiers.emotion", "me/emotions"]
-    plan = describe(load_recipe(finished[0], overrides, CONFIG_CLASSES), tmp_path)
+    plan = describe(load_recipe(finished[0], overrides), tmp_path)
     assert "downloads: classifier me/emotions\n" in plan

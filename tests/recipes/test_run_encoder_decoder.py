@@ -10,7 +10,6 @@ from empathy_trl.check import describe
 from empathy_trl.errors import UserError
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tags import CHAT_TEMPLATES
-from empathy_trl.tasks import CONFIG_CLASSES
 from tests.recipes.scripts import script
 from tests.trainers.tiny_t5 import save_t5
 
@@ -57,7 +56,7 @@ def test_it_runs_from_end_to_end(recipe, tmp_path):
 
 
 def test_the_plan_counts_a_t5(recipe, tmp_path):
-    plan = describe(load_recipe(recipe, [], CONFIG_CLASSES), tmp_path)
+    plan = describe(load_recipe(recipe), tmp_path)
     assert plan.count("48,224 of 48,224 trained") == 2 and "logits" in plan
     assert re.search(r"4 × \(\d+ prompt \+ at most 6 new\)", plan)  # each completion reads its own prompt
     assert "The recipe is sound." in plan
@@ -76,13 +75,13 @@ def test_the_plan_counts_a_t5(recipe, tmp_path):
 )  # fmt: skip
 def test_what_does_not_go_with_an_encoder_decoder_is_found_before_training(recipe, override, message):
     with pytest.raises(UserError, match=message):
-        load_recipe(recipe, override, CONFIG_CLASSES)
+        load_recipe(recipe, override)
 
 
 @pytest.mark.parametrize("key", ["use_vllm", "packing"])
 def test_defaults_may_be_written_out(recipe, key):
     stage = "grpo" if key == "use_vllm" else "sft"
-    assert load_recipe(recipe, [f"--stages.{stage}.trainer.{key}", "false"], CONFIG_CLASSES).stages
+    assert load_recipe(recipe, [f"--stages.{stage}.trainer.{key}", "false"]).stages
 
 
 def test_a_folder_says_what_its_model_is(recipe, tmp_path):
@@ -96,4 +95,4 @@ def test_a_folder_says_what_its_model_is(recipe, tmp_path):
         "true",
     ]
     with pytest.raises(UserError, match="trainer.use_vllm: true, but the model is an encoder-decoder"):
-        load_recipe(recipe, override, CONFIG_CLASSES)
+        load_recipe(recipe, override)

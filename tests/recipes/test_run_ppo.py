@@ -9,7 +9,6 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from empathy_trl.recipe import load_recipe
-from empathy_trl.tasks import CONFIG_CLASSES
 from tests.recipes.scripts import ROOT, finished_run, script
 
 SMALL = """
@@ -95,7 +94,7 @@ def test_a_head_on_a_quantised_policy_is_refused_by_the_check(finished, capsys):
 def test_a_critic_of_another_run_makes_it_another_run(finished):
     from empathy_trl.recipe.stages import fingerprint
 
-    content = load_recipe(str(finished[0]), [], CONFIG_CLASSES).resolved()["stages"]["ppo"]
+    content = load_recipe(str(finished[0])).resolved()["stages"]["ppo"]
     content["trainer"]["critic_name_or_path"] = "stage:critic"
     assert fingerprint(content, {"critic": "a"}) != fingerprint(content, {"critic": "b"})
 

@@ -9,7 +9,6 @@ import yaml
 from empathy_trl.errors import UserError
 from empathy_trl.models.scorer import predict
 from empathy_trl.recipe import load_recipe
-from empathy_trl.tasks import CONFIG_CLASSES
 from tests.recipes.scripts import finished_run, script
 
 SMALL = """
@@ -186,7 +185,7 @@ def test_a_judge_may_be_trained_after_the_warm_start(tmp_path):
 def test_mistakes_are_found_before_anything_is_trained(tmp_path, override, message):
     (tmp_path / "small.yaml").write_text(SMALL)
     with pytest.raises(UserError, match=message):
-        load_recipe(tmp_path / "small.yaml", override, CONFIG_CLASSES)
+        load_recipe(tmp_path / "small.yaml", override)
 
 
 def test_replies_that_nobody_would_judge_are_found_before_training(tmp_path, capsys):

@@ -6,7 +6,6 @@ import pytest
 
 from empathy_trl.recipe import load_recipe
 from empathy_trl.recipe.layers import REWARD_TASKS
-from empathy_trl.tasks import CONFIG_CLASSES
 from tests.recipes.scripts import ROOT, script
 
 TINY = sorted(path.stem for path in (ROOT / "recipes").glob("*_tiny.yaml"))
@@ -14,7 +13,7 @@ TINY = sorted(path.stem for path in (ROOT / "recipes").glob("*_tiny.yaml"))
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_tiny_recipe_trains_from_end_to_end(name, tmp_path):
-    stages = load_recipe(name, [], CONFIG_CLASSES).stages
+    stages = load_recipe(name).stages
     overrides = ["--evaluation.limit", "8", "--evaluation.max_new_tokens", "8"]
     for stage in stages.values():
         # a single stage has its keys at the top level of the file

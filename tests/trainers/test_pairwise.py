@@ -15,7 +15,7 @@ from empathy_trl.errors import DataError, UserError
 from empathy_trl.models.classifier import build_encoder_tokenizer
 from empathy_trl.models.scorer import predict, shared_scorer
 from empathy_trl.recipe import load_recipe
-from empathy_trl.tasks import CONFIG_CLASSES, TASKS
+from empathy_trl.tasks import TASKS
 from empathy_trl.trainers.classify import RegressConfig, encode
 from empathy_trl.trainers.pairwise import (
     PairCollator,
@@ -48,7 +48,7 @@ def rows():
 
 def stage(tmp_path, *overrides):
     (tmp_path / "r.yaml").write_text(RECIPE)
-    return load_recipe(tmp_path / "r.yaml", list(overrides), CONFIG_CLASSES).stages["regress"]
+    return load_recipe(tmp_path / "r.yaml", list(overrides)).stages["regress"]
 
 
 def outputs(scores):
@@ -130,12 +130,12 @@ def test_data_without_a_pair_are_an_error():
 def test_settings_that_cannot_be_compared_are_found_by_the_check(tmp_path, overrides, message):
     (tmp_path / "r.yaml").write_text(RECIPE)
     with pytest.raises(UserError, match=message):
-        describe(load_recipe(tmp_path / "r.yaml", overrides, CONFIG_CLASSES), tmp_path)
+        describe(load_recipe(tmp_path / "r.yaml", overrides), tmp_path)
 
 
 def test_the_check_counts_pairs(tmp_path):
     (tmp_path / "r.yaml").write_text(RECIPE.replace("max_steps: 6", "num_train_epochs: 1"))
-    plan = describe(load_recipe(tmp_path / "r.yaml", [], CONFIG_CLASSES), tmp_path)
+    plan = describe(load_recipe(tmp_path / "r.yaml"), tmp_path)
     data = build(stage(tmp_path).data, "train", "regress")
     assert f"{round(len(some_pairs(data, 'train')) / 8)} steps" in plan and "8 × 2 × " in plan
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import yaml
-from huggingface_hub import EvalResult, HfApi, ModelCard, hf_hub_download
+from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -19,7 +19,6 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
 )
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from tqdm.auto import tqdm
 from yaml import YAMLError
 
@@ -29,7 +28,6 @@ from empathy_trl.evaluation.compare import check_evaluation
 from empathy_trl.hub.client import failures, hub_session, patiently, reason
 from empathy_trl.hub.results import from_results, is_finite
 from empathy_trl.io import read_json
-from empathy_trl.recipe.layers import check_harmless
 from empathy_trl.text import mask, printable
 
 SPLITS = ("train", "valid", "test")
@@ -244,19 +242,16 @@ def _entries(id_: str, problems: list[str]) -> list[Entry]:
         problems.append(f"{id_}: its card is not for you to see (HTTP {status})")  # the others still count
         return []
     try:
-        return [make_entry(evaluation, id_) for evaluation in from_results(_results(Path(path)), id_)]
+        return [
+            make_entry(evaluation, id_)
+            for evaluation in from_results(
+                ModelCard(Path(path).read_text(encoding="utf-8")).data.eval_results or [], id_
+            )
+        ]
     except (ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:  # whatever somebody wrote into a card
         said = " ".join(printable(str(error)).split())[:300]
         problems.append(mask(f"{id_}: its card cannot be read: {said}"))
         return []
-
-
-def _results(path: Path) -> list[EvalResult]:
-    """Return the results in a card; RecipeError (a ValueError) for front matter that could take for ever to read."""
-    content = path.read_text(encoding="utf-8")
-    if (block := REGEX_YAML_BLOCK.search(content)) is not None:
-        check_harmless(block[2], "its metadata")
-    return ModelCard(content).data.eval_results or []
 
 
 def _behind(error: Exception) -> Exception:

@@ -8,7 +8,6 @@ from empathy_trl.hub.leaderboard.entries import read_hub
 from empathy_trl.hub.leaderboard.table import build_board
 from empathy_trl.hub.results import to_results
 from tests.hub.leaderboard.results import evaluation, figure
-from tests.hub_server import Repository
 
 
 def publish(repo_id, *evaluations, card=None):
@@ -53,22 +52,6 @@ def test_a_card_that_cannot_be_read_is_named_and_the_others_count(models):
     found = read_hub("ann")
     assert len(found.entries) == 3
     assert [line.partition(":")[0] for line in found.problems] == ["ann/broken", "1 of 4 models of author ann"]
-
-
-@pytest.mark.parametrize(
-    ("front", "message"),
-    [
-        ("a: " + "[" * 60 + "]" * 60, "its metadata is nested too deeply"),
-        ("a: &a [x]\nb: *a", "its metadata repeats parts of itself by aliases"),
-        ("a: " + "x" * 1_000_001, "its metadata has 1,000,004 bytes"),
-    ],
-)
-def test_a_card_that_would_take_for_ever_is_named_and_the_others_count(models, monkeypatch, front, message):
-    monkeypatch.setattr(Repository, "card", lambda repository, sha: {})  # the server reads it with PyYAML alone
-    publish("ann/bomb", card=f"---\n{front}\n---\n")
-    found = read_hub("ann")
-    assert len(found.entries) == 3
-    assert found.problems[0].startswith(f"ann/bomb: its card cannot be read: {message}")
 
 
 def test_a_card_without_figures_we_can_rank_is_named(models):
