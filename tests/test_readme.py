@@ -20,7 +20,7 @@ INDEX = ROOT / "recipes" / "README.md"
 PAGES = [ROOT / "README.md", INDEX, *sorted(DOCS.glob("*.md"))]
 # heading of a command's section in the index -> how it is called, and how many flags of its own it has
 COMMANDS = {
-    "Train: run.py": (["recipes/run.py"], 7),
+    "Train: run.py": (["recipes/run.py"], 6),
     "Measure: evaluate.py": (["recipes/evaluate.py"], 10),
     "Talk to it: chat.py": (["recipes/chat.py"], 17),
     "Set side by side: compare.py": (["recipes/compare.py"], 2),
