@@ -15,14 +15,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, contextmanager
+from unittest.mock import patch
 
 import torch
 from shapes import SHAPES, make_trainer
 from tqdm import tqdm
 from trl import GRPOTrainer
 from trl.extras.profiling import ProfilingContext
-
-from empathy_trl.io import patched
 
 # Sections that do not come from TRL's profiling
 WHOLE, TRAINING, POLICY, REFERENCE, TOKENIZING = (
@@ -90,7 +89,7 @@ def trl_profiling(seconds: dict) -> AbstractContextManager:
     def collect(context, duration):
         seconds[context.name.split(".", 1)[1] if "Trainer." in context.name else context.name] += duration
 
-    return patched(ProfilingContext, "_log_metrics", collect)
+    return patch.object(ProfilingContext, "_log_metrics", collect)
 
 
 @contextmanager

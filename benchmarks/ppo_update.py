@@ -20,8 +20,7 @@ from plain_ppo import GAMMA, KL_COEF, LAM, LEARNING_RATE, VALUE_CLIP, VF_COEF, P
 from shapes import SHAPES, Shape, make_model, make_prompts, make_tokenizer, token_reward
 from transformers import Qwen2ForCausalLM
 
-from empathy_trl.trainers.ppo import EmpathyPPOTrainer
-from empathy_trl.trainers.ppo_config import PPOConfig
+from empathy_trl.trainers.ppo import EmpathyPPOTrainer, PPOConfig
 
 
 def make_plain(shape: Shape) -> PlainPPO:

@@ -24,8 +24,7 @@ if TYPE_CHECKING:  # what an editor reads; `_EXPORTS` says the same at run time
     from empathy_trl.rewards.explain import breakdown as explain_rewards
     from empathy_trl.tasks import run_recipe
     from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer
-    from empathy_trl.trainers.ppo import EmpathyPPOTrainer
-    from empathy_trl.trainers.ppo_config import PPOConfig
+    from empathy_trl.trainers.ppo import EmpathyPPOTrainer, PPOConfig
 
 # name -> module, or module:attribute where the attribute has another name
 _EXPORTS = {
@@ -35,7 +34,7 @@ _EXPORTS = {
     "EmpathyGRPOTrainer": "empathy_trl.trainers.grpo",
     "EmpathyPPOTrainer": "empathy_trl.trainers.ppo",
     "JudgeFailed": "empathy_trl.errors",
-    "PPOConfig": "empathy_trl.trainers.ppo_config",
+    "PPOConfig": "empathy_trl.trainers.ppo",
     "RecipeError": "empathy_trl.errors",
     "StopTraining": "empathy_trl.errors",
     "UserError": "empathy_trl.errors",

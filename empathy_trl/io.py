@@ -2,8 +2,6 @@
 
 A short name for plain data: equal data have one, different data (as good as always) do not.
 
-Another attribute for a while, where TRL or transformers offer no argument for what we want of them.
-
 What all pictures of a run share: drawn without a screen, written whole, noisy curves smoothed the same way.
 """
 
@@ -11,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 from empathy_trl.errors import UserError
@@ -99,25 +96,6 @@ def json_or_none(path: Path) -> dict | None:
 def digest(content) -> str:
     """Return a hash of plain data, 16 hexadecimal digits; the order of keys makes no difference."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def patched(owner, name: str, value):
-    """Let `owner.name` be `value` inside the block, and afterwards what it was before.
-
-    Args:
-        owner: a module, a class or an object. What an object only finds in its class it finds there again afterwards.
-    """
-    own = vars(owner)  # not getattr: it would bind methods, and copy the class's attributes into the object
-    absent, usual = name not in own, own.get(name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if absent:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, usual)
 
 
 def pyplot():

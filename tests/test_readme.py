@@ -134,7 +134,7 @@ def test_what_our_trainers_add_is_documented():
     from trl import GRPOConfig
 
     from empathy_trl.trainers.classify import RegressConfig
-    from empathy_trl.trainers.ppo_config import PPOConfig
+    from empathy_trl.trainers.ppo import PPOConfig
 
     text = (DOCS / "training.md").read_text()
     for kind, base in ((PPOConfig, GRPOConfig), (RegressConfig, TrainingArguments)):
@@ -143,7 +143,7 @@ def test_what_our_trainers_add_is_documented():
 
 
 def test_the_defaults_of_ppo_are_documented():
-    from empathy_trl.trainers.ppo_config import PPOConfig
+    from empathy_trl.trainers.ppo import PPOConfig
 
     defaults = {field.name: field.default for field in dataclasses.fields(PPOConfig)}
     rows = rows_of(DOCS / "training.md", "key of `trainer`")

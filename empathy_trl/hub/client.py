@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
+from unittest.mock import patch
 
 import httpx
 from huggingface_hub import close_session, constants
@@ -18,7 +19,6 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from huggingface_hub.utils import _http, hf_raise_for_status, parse_ratelimit_headers
 
 from empathy_trl.errors import UserError
-from empathy_trl.io import patched
 from empathy_trl.models.api import retry_after
 from empathy_trl.text import mask, masked_log
 
@@ -42,7 +42,7 @@ def hub_session() -> Iterator[None]:
     close_session()
     try:
         with (
-            patched(_http, "_GLOBAL_CLIENT_FACTORY", lambda: _limited(usual())),
+            patch.object(_http, "_GLOBAL_CLIENT_FACTORY", lambda: _limited(usual())),
             masked_log("huggingface_hub.utils._http"),
         ):
             yield

@@ -22,6 +22,7 @@ import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType
@@ -36,7 +37,6 @@ from transformers import (
 )
 
 from empathy_trl.errors import UserError, show
-from empathy_trl.io import patched
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
     NO_CODE,
@@ -214,7 +214,7 @@ def without_generation_defaults(model) -> AbstractContextManager:
     """
     bare = model.get_base_model() if isinstance(model, PeftModel) else model
     usual = bare.generation_config
-    return patched(
+    return patch.object(
         bare, "generation_config", GenerationConfig(**{name: getattr(usual, name) for name in SPECIAL_TOKENS})
     )
 

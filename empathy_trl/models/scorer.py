@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -278,17 +279,12 @@ def model_files(name: str) -> tuple:
 def _whole_weights() -> Iterator[None]:
     """Load the whole model in every process, however the policy is sharded.
 
-    Under FSDP's memory-saving loading transformers leaves zeros in all processes but the first, and under ZeRO-3 shards:
-    the trainer fills in its own model later, but nobody would fill in this one.
+    Under FSDP's memory-saving loading transformers leaves zeros in all processes but the first, and under ZeRO-3 shards.
+    The trainer fills in the weights of the policy later, but not those of a scorer.
     """
-    saving = os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)
-    zero3, deepspeed._hf_deepspeed_config_weak_ref = deepspeed._hf_deepspeed_config_weak_ref, None
-    try:
+    whole = patch.object(deepspeed, "_hf_deepspeed_config_weak_ref", None)
+    with whole, patch.dict(os.environ, {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}):
         yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = zero3
-        if saving is not None:
-            os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = saving
 
 
 def _dtype(device: str) -> torch.dtype:

@@ -24,7 +24,7 @@ HUB_MODEL = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # name or user/name
 CONFIG_CLASSES = {
     "sft": "trl:SFTConfig",
     "grpo": "empathy_trl.trainers.grpo:EmpathyGRPOConfig",
-    "ppo": "empathy_trl.trainers.ppo_config:PPOConfig",
+    "ppo": "empathy_trl.trainers.ppo:PPOConfig",
     "regress": "empathy_trl.trainers.classify:RegressConfig",
     "classify": "empathy_trl.trainers.classify:LabelConfig",
 }

@@ -14,12 +14,12 @@ right, because encoders with absolute positions (BART) count padding; T5 does no
 """
 
 from functools import partial
+from unittest.mock import patch
 
 import torch
 from trl.trainer.utils import selective_log_softmax_and_entropy
 
 from empathy_trl.errors import UserError
-from empathy_trl.io import patched
 from empathy_trl.models.load import decoder_settings, start_token, without_generation_defaults
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
@@ -60,7 +60,7 @@ class EncoderDecoderMixin:
         model = self._bare(self.model)
         generate = partial(generate_behind_prompt, model.generate)
         # the log-probabilities of the loss know nothing of beams or of tokens that were forced
-        with patched(model, "generate", generate), without_generation_defaults(model):
+        with patch.object(model, "generate", generate), without_generation_defaults(model):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
 
     def _get_per_token_logps_and_entropies(

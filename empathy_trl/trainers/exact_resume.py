@@ -1,57 +1,146 @@
-"""Stopping because a reward cannot go on: all processes together, leaving a checkpoint that a resume continues exactly.
+"""Exact resume: an interrupted run ends with the weights of a run that was never interrupted, bit for bit.
 
-A reward raises `StopTraining` while a rollout is scored. By then sampling has drawn random numbers and TRL has counted
-tokens, while the other processes wait for this one's rewards. So the stop is held back until all have met, and what the
-rollout has changed is put back, before the checkpoint is saved.
+`trl.GRPOTrainer` saves model, optimizer, scheduler and random number generators. Three things are lost: a rollout that
+further steps still use, metrics that are not logged yet, and the order of the prompts in a later epoch.
+`ExactResumeMixin` saves the first two beside each checkpoint (`rollout_<process>.pt`) and makes the third depend on
+(seed, epoch) alone. It overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
+
+| method | why |
+|---|---|
+| `_get_train_sampler`, `_run_epoch` | shuffle the prompts by (seed, epoch) |
+| `_save_rng_state`, `_load_rng_state` | save and load the rollout with the random number generators |
+| `training_step`, `_run_epoch`, `_load_rng_state` | take a snapshot when an optimizer step begins |
+| `_calculate_rewards` | stop in all processes together, and save a checkpoint |
+
+The snapshot serves rewards that raise `StopTraining`, such as a judge that cannot be reached. A reward raises it while a
+rollout is scored. By then sampling has drawn random numbers, TRL has counted tokens, and the other processes wait for the
+rewards of this one. The mixin therefore defers the stop until all processes have scored, restores the snapshot, saves a
+checkpoint, and raises the stop again.
 """
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import numpy
 import torch
 from accelerate.utils import gather_object
-from trl.trainer.utils import is_async_callable
+from torch.utils.data import Sampler
+from trl.trainer.utils import RepeatSampler, is_async_callable
 
-from empathy_trl.errors import StopTraining
+from empathy_trl.errors import StopTraining, UserError
+
+SAMPLER_FIELDS = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
 
 
-def holding_back(reward: Callable, held: list[StopTraining]) -> Callable:
-    """Return a reward function for TRL that adds a StopTraining to `held` instead of raising it.
+class ExactResumeMixin:
+    """Put before `trl.GRPOTrainer`: a resumed run is bit-identical to an uninterrupted one.
 
-    It then returns zeros, which nobody learns from: `first_stop` comes right after them.
+    Raises:
+        StopTraining: from `train()`, when a reward raises it; a checkpoint of all complete steps is saved.
+        UserError: from `train()`, for a checkpoint that fewer processes saved.
     """
-    if isinstance(reward, torch.nn.Module):
-        return reward
-    if is_async_callable(reward):
 
-        async def guarded(prompts, **columns):
-            try:
-                return await reward(prompts=prompts, **columns)
-            except StopTraining as stop:
-                held.append(stop)
-                return [0.0] * len(prompts)
-    else:
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._epoch_sampler = None  # an IterableDataset has no sampler
+        self._step_start = StepSnapshot.take(self)
 
-        def guarded(prompts, **columns):
-            try:
-                return reward(prompts=prompts, **columns)
-            except StopTraining as stop:
-                held.append(stop)
-                return [0.0] * len(prompts)
+    def _get_train_sampler(self, dataset=None) -> Sampler:
+        sampler = super()._get_train_sampler(dataset)
+        self._epoch_sampler = EpochRepeatSampler(**{name: getattr(sampler, name) for name in SAMPLER_FIELDS})
+        return self._epoch_sampler
 
-    return guarded
+    def _run_epoch(self, *args, **kwargs):
+        # accelerate passes `set_epoch` on to a sampler only through some of the wrappers that it may put around it
+        if self._epoch_sampler is not None:
+            self._epoch_sampler.set_epoch(kwargs["epoch"])
+        self._step_start = StepSnapshot.take(self)  # before the first rows are drawn, which is where a resume begins
+        return super()._run_epoch(*args, **kwargs)
+
+    def training_step(self, model, inputs, num_items_in_batch):
+        if self.state.global_step != self._step_start.step:
+            self._step_start = StepSnapshot.take(self)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        stops = []
+        with patch.object(self, "reward_funcs", [defer_stops(reward, stops) for reward in self.reward_funcs]):
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if stop := gather_first_stop(stops):
+            self._stop_with_checkpoint(stop)
+        return rewards
+
+    def _stop_with_checkpoint(self, stop: StopTraining):
+        """Save all complete steps and raise `stop` again; an evaluation inside the training restores nothing."""
+        if not self.is_in_train:
+            raise stop
+        if self.model.training:
+            self._step_start.restore(self)
+        self._save_checkpoint(self.model, trial=None)
+        done = self.state.global_step
+        what = f"The state after step {done}" if done else "No step is complete; the state before the first one"
+        checkpoint = os.path.join(self.args.output_dir, f"checkpoint-{done}")
+        message = f"{stop}\n{what} is saved in {checkpoint}: start again with the same settings to go on from there."
+        raise type(stop)(message) from stop
+
+    def _save_before_step(self, model) -> str:
+        """Save the state before the current optimizer step, and return the folder; a resume samples new completions."""
+        self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        self._buffered_inputs = None
+        self._save_checkpoint(model, trial=None)
+        return os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+
+    def _rollout_state(self) -> dict:
+        """Return what a checkpoint holds besides TRL's own, for `torch.load(..., weights_only=True)`."""
+        used_again = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        return {
+            "step": self._step,
+            "inputs": self._buffered_inputs if used_again else None,
+            "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
+        }
+
+    def _load_rollout_state(self, rollout: dict):
+        """Continue with what `_rollout_state` returned when the checkpoint was saved."""
+        self._step = rollout["step"]
+        self._buffered_inputs = rollout["inputs"]
+        self._metrics["train"].update(rollout["metrics"])
+
+    def _rollout_file(self, folder: str) -> str:
+        return os.path.join(folder, f"rollout_{self.accelerator.process_index}.pt")
+
+    def _save_rng_state(self, output_dir: str):
+        super()._save_rng_state(output_dir)
+        torch.save(self._rollout_state(), self._rollout_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None):
+        super()._load_rng_state(checkpoint)
+        if checkpoint is None:
+            return
+        file = self._rollout_file(checkpoint)
+        if not os.path.isfile(file):
+            raise UserError(
+                f"{checkpoint} was saved by fewer than {self.accelerator.num_processes} processes and cannot be "
+                "resumed exactly: launch the number of processes it was saved with, or start over with --fresh"
+            )
+        self._load_rollout_state(torch.load(file, map_location=self.accelerator.device, weights_only=True))
+        self._step_start = StepSnapshot.take(self)
 
 
-def first_stop(held: list[StopTraining]) -> StopTraining | None:
-    """Return, in all processes alike, the first stop that was held back in any of them."""
-    return next((stop for stop in gather_object(held[:1])), None)
+class EpochRepeatSampler(RepeatSampler):
+    """TRL's `RepeatSampler`, shuffled by (seed, epoch) instead of by the number of epochs this process has drawn."""
+
+    def set_epoch(self, epoch: int):
+        """Shuffle the next pass for `epoch`; epoch 0 has the parent's order."""
+        if self.shuffle:
+            self.generator.manual_seed(self.seed + epoch)
 
 
 @dataclass
-class StepStart:
-    """What generating and scoring change before the weights change, as it was when an optimizer step began.
+class StepSnapshot:
+    """What generation and scoring change before the weights change, as it was when an optimizer step began.
 
     Attributes:
         step: complete optimizer steps at that time.
@@ -64,8 +153,8 @@ class StepStart:
     tokens_seen: int
 
     @classmethod
-    def of(cls, trainer) -> "StepStart":
-        """Remember a trainer as it is now."""
+    def take(cls, trainer) -> "StepSnapshot":
+        """Return the snapshot of a trainer as it is now."""
         on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         return cls(
             step=trainer.state.global_step,
@@ -76,7 +165,7 @@ class StepStart:
         )
 
     def restore(self, trainer):
-        """Put a trainer back; its weights and optimizer have to be the same still."""
+        """Restore a trainer whose weights and optimizer have not changed since."""
         in_python, in_numpy, in_torch, on_gpu = self.generators
         random.setstate(in_python)
         numpy.random.set_state(in_numpy)
@@ -87,3 +176,35 @@ class StepStart:
         trainer._metrics["train"].clear()
         trainer._metrics["train"].update(self.metrics)
         trainer.state.num_input_tokens_seen = self.tokens_seen
+
+
+def defer_stops(reward: Callable, stops: list[StopTraining]) -> Callable:
+    """Return a reward function for TRL that appends a StopTraining to `stops` instead of raising it.
+
+    It returns zeros then. They are never used, because `gather_first_stop` follows at once.
+    """
+    if isinstance(reward, torch.nn.Module):
+        return reward
+    if is_async_callable(reward):
+
+        async def deferring(prompts, **columns):
+            try:
+                return await reward(prompts=prompts, **columns)
+            except StopTraining as stop:
+                stops.append(stop)
+                return [0.0] * len(prompts)
+    else:
+
+        def deferring(prompts, **columns):
+            try:
+                return reward(prompts=prompts, **columns)
+            except StopTraining as stop:
+                stops.append(stop)
+                return [0.0] * len(prompts)
+
+    return deferring
+
+
+def gather_first_stop(stops: list[StopTraining]) -> StopTraining | None:
+    """Return the first stop of any process, in all processes alike; None if there was no stop."""
+    return next(iter(gather_object(stops[:1])), None)

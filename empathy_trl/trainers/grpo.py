@@ -1,57 +1,59 @@
 """GRPO as TRL ships it, plus what a long run on real data needs.
 
-Prompts are computed once per group by `empathy_trl.trainers.shared_prefix.mixin`. Besides, these seams of `trl.GRPOTrainer`
-1.16 and of `transformers.Trainer` are overridden, each calls `super()`:
+`EmpathyGRPOTrainer` is `trl.GRPOTrainer` with two mixins, each in a module of its own: prompts are computed once per group
+(`shared_prefix.mixin`), and an interrupted run resumes exactly (`exact_resume`). What this module adds overrides these
+methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
 
-| seam | why |
+| method | why |
 |---|---|
-| `_get_train_sampler`, `_run_epoch` | prompts are shuffled by (seed, epoch), so a later epoch resumes with its rows |
 | `_generate_and_score_completions` | reward weights may follow a schedule |
-| `_calculate_rewards` | the share of groups without any spread is logged; a reward may stop the run, see `stopping` |
-| `training_step`, `_clip_grad_norm` | a loss or gradient that is not finite stops the run before the weights |
-| `_get_per_token_logps_and_entropies` | without a GPU, prompts are not sent through the vocabulary projection |
-| `_save_rng_state`, `_load_rng_state` | a checkpoint inside a rollout carries the rollout, so that a resume is exact |
-
-`_run_epoch`, `_load_rng_state` and `training_step` also remember how an optimizer step began, for a stop in the middle
-of it.
+| `_calculate_rewards` | log the share of groups whose completions all earn the same |
+| `training_step`, `_clip_grad_norm` | stop on a loss or gradient that is not finite, before it reaches the weights |
+| `_get_per_token_logps_and_entropies` | without a GPU, keep prompts out of the vocabulary projection |
 
 `tests/trainers/test_seams.py` pins the source of every parent method named here.
-
-The settings of `EmpathyGRPOTrainer`: TRL's, and whether prompts are shared.
 """
 
 import dataclasses
-import os
 from typing import Literal
+from unittest.mock import patch
 
 import torch
 import trl.trainer.utils
-from torch.utils.data import Sampler
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import RepeatSampler
 
-from empathy_trl.errors import StopTraining, UserError
-from empathy_trl.io import patched
+from empathy_trl.errors import UserError
 from empathy_trl.models.load import check_tags
 from empathy_trl.rewards.base import Reward, weight_at
-from empathy_trl.trainers.exact_resume import StepStart, first_stop, holding_back
+from empathy_trl.trainers.exact_resume import ExactResumeMixin
 from empathy_trl.trainers.policy_scorer import PolicyScorer
 from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
-
-SAMPLER_FIELDS = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
 
 
 class NonFiniteLoss(UserError):
     """Training produced a loss or gradient that is nan or infinite; the weights before that step are saved."""
 
 
-class EpochRepeatSampler(RepeatSampler):
-    """TRL's `RepeatSampler`, shuffled by (seed, epoch) instead of by how many epochs this process has drawn."""
+@dataclasses.dataclass
+class EmpathyGRPOConfig(GRPOConfig):
+    """`trl.GRPOConfig` with the field `shared_prefix`.
 
-    def set_epoch(self, epoch: int):
-        """Shuffle the next pass for `epoch`; epoch 0 has the parent's order."""
-        if self.shuffle:
-            self.generator.manual_seed(self.seed + epoch)
+    Raises:
+        ValueError: `shared_prefix` is not "auto", True or False.
+    """
+
+    shared_prefix: bool | Literal["auto"] = dataclasses.field(
+        default="auto",
+        metadata={
+            "help": "Compute a prompt once for all its completions. auto: where the model allows it and it saves work; "
+            "true: the same, but a model that does not allow it is an error; false: never."
+        },
+    )
+
+    def __post_init__(self):
+        if not isinstance(self.shared_prefix, bool) and self.shared_prefix != "auto":
+            raise ValueError(f"shared_prefix: {self.shared_prefix!r} should be 'auto', True or False")
+        super().__post_init__()
 
 
 def zero_spread_share(rewards: torch.Tensor, weights: torch.Tensor, num_generations: int) -> float:
@@ -69,7 +71,7 @@ def zero_spread_share(rewards: torch.Tensor, weights: torch.Tensor, num_generati
     return (spread < 1e-6).float().mean().item()
 
 
-def check_weights(weights: list, reward_funcs, args: GRPOConfig | None):
+def check_reward_weights(weights: list, reward_funcs, args: GRPOConfig | None):
     """Raise UserError unless the trainer's argument `reward_weights` has one entry per reward and is alone.
 
     Args:
@@ -87,7 +89,7 @@ def check_weights(weights: list, reward_funcs, args: GRPOConfig | None):
         )
 
 
-class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
+class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
     """`trl.GRPOTrainer` with shared prompts, scheduled weights, an exact resume, and a stop on a non-finite loss.
 
     Args:
@@ -105,12 +107,12 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
         StopTraining: from `train()`, when a reward raises it; a checkpoint of all complete steps is saved.
     """
 
+    _kl_setting = "beta"  # the setting that keeps the policy near its reference, for messages
+
     def __init__(self, model, reward_funcs=None, args=None, *others, reward_weights: list | None = None, **kwargs):
         if reward_weights is not None:
-            check_weights(reward_weights, reward_funcs, args)
+            check_reward_weights(reward_weights, reward_funcs, args)
         super().__init__(model, reward_funcs, args, *others, **kwargs)
-        self._step_start = StepStart.of(self)
-        self._prompt_order = None  # a stream has none
         self.weight_schedules = reward_weights
         for name, reward in zip(self.reward_func_names, self.reward_funcs, strict=True):
             if not isinstance(reward, Reward):
@@ -129,18 +131,6 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
     def _scoring_model(self):
         return self.accelerator.unwrap_model(self.model)
 
-    def _get_train_sampler(self, dataset=None) -> Sampler:
-        sampler = super()._get_train_sampler(dataset)
-        self._prompt_order = EpochRepeatSampler(**{name: getattr(sampler, name) for name in SAMPLER_FIELDS})
-        return self._prompt_order
-
-    def _run_epoch(self, *args, **kwargs):
-        # accelerate forwards `set_epoch` to a sampler only through some of the wrappers it may put around it
-        if self._prompt_order is not None:
-            self._prompt_order.set_epoch(kwargs["epoch"])
-        self._step_start = StepStart.of(self)  # before the epoch's first rows are drawn, where a resume begins, too
-        return super()._run_epoch(*args, **kwargs)
-
     def _generate_and_score_completions(self, inputs):
         if self.weight_schedules is not None:
             self._set_weights(self.weight_schedules, self.state.global_step / max(1, self.state.max_steps))
@@ -154,39 +144,20 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
                 self._metrics[self._mode][f"reward_weight/{self.reward_func_names[index]}"].append(weight)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        held = []
-        with patched(self, "reward_funcs", [holding_back(reward, held) for reward in self.reward_funcs]):
-            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if stop := first_stop(held):
-            self._stop_with_checkpoint(stop)
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         mode = self._mode
         groups = self.num_generations if mode == "train" else self.num_generations_eval
         self._metrics[mode]["zero_spread_share"].append(zero_spread_share(rewards, self.reward_weights, groups))
         return rewards
 
-    def _stop_with_checkpoint(self, stop: StopTraining):
-        """Save the complete steps and raise a stop again; in an evaluation, nothing of the training is put back."""
-        if not self.is_in_train:
-            raise stop
-        if self.model.training:
-            self._step_start.restore(self)
-        self._save_checkpoint(self.model, trial=None)
-        done = self.state.global_step
-        what = f"The state after step {done}" if done else "No step is complete; the state before the first one"
-        checkpoint = os.path.join(self.args.output_dir, f"checkpoint-{done}")
-        message = f"{stop}\n{what} is saved in {checkpoint}: start again with the same settings to go on from there."
-        raise type(stop)(message) from stop
-
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         # TRL's fused LM head projects only positions with a label where Triton runs, and all elsewhere, to spare
         # compilers a new shape per batch. On a CPU nothing is compiled, and with a long prompt and a small model the
         # prompt's projection is half of the whole step. This makes it project only those with a label everywhere.
-        with patched(trl.trainer.utils, "_use_triton", lambda device: True):
+        with patch.object(trl.trainer.utils, "_use_triton", lambda device: True):
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch):
-        if self.state.global_step != self._step_start.step:
-            self._step_start = StepStart.of(self)
         loss = super().training_step(model, inputs, num_items_in_batch)
         # gathered, so that all processes stop together instead of waiting for the one that failed
         if not torch.isfinite(self.accelerator.gather(loss)).all():
@@ -201,66 +172,17 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, GRPOTrainer):
         return norm
 
     def _stop_before_update(self, model, problem: str):
-        self._step = self.state.global_step * self.args.gradient_accumulation_steps
-        self._buffered_inputs = None
-        self._save_checkpoint(model, trial=None)
-        checkpoint = os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")
-        towards_reference = "kl_coef" if hasattr(self.args, "kl_coef") else "beta"  # of PPO, and of GRPO
+        checkpoint = self._save_before_step(model)
         raise NonFiniteLoss(
             f"step {self.state.global_step + 1}: {problem}. The weights before this step are in {checkpoint}. Lower "
             f"trainer.learning_rate (now {self.args.learning_rate:g}), raise trainer.warmup_steps (now "
-            f"{self.args.warmup_steps:g}) or trainer.{towards_reference} (now {self.beta:g}), lower trainer.max_grad_norm (now "
+            f"{self.args.warmup_steps:g}) or trainer.{self._kl_setting} (now {self.beta:g}), lower trainer.max_grad_norm (now "
             f"{self.args.max_grad_norm:g}), or load the model in float32."
         )
 
-    def _rollout_file(self, folder: str) -> str:
-        return os.path.join(folder, f"rollout_{self.accelerator.process_index}.pt")
+    def _rollout_state(self) -> dict:
+        return super()._rollout_state() | {"shares": self._shares}  # what has switched itself off stays off
 
-    def _save_rng_state(self, output_dir: str):
-        super()._save_rng_state(output_dir)
-        reused = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
-        rollout = {
-            "step": self._step,
-            "inputs": self._buffered_inputs if reused else None,
-            "shares": self._shares,  # what has switched itself off stays off
-            "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
-        }
-        torch.save(rollout, self._rollout_file(output_dir))
-
-    def _load_rng_state(self, checkpoint: str | None):
-        super()._load_rng_state(checkpoint)
-        if checkpoint is None:
-            return
-        if not os.path.isfile(self._rollout_file(checkpoint)):
-            raise UserError(
-                f"{checkpoint} was saved by fewer than {self.accelerator.num_processes} processes and cannot be "
-                "resumed exactly: launch the number of processes it was saved with, or start over with --fresh"
-            )
-        rollout = torch.load(self._rollout_file(checkpoint), map_location=self.accelerator.device, weights_only=True)
-        self._step = rollout["step"]
-        self._buffered_inputs = rollout["inputs"]
+    def _load_rollout_state(self, rollout: dict):
+        super()._load_rollout_state(rollout)
         self._shares.update(rollout["shares"])
-        self._metrics["train"].update(rollout["metrics"])
-        self._step_start = StepStart.of(self)
-
-
-@dataclasses.dataclass
-class EmpathyGRPOConfig(GRPOConfig):
-    """`trl.GRPOConfig` and one field more.
-
-    Raises:
-        ValueError: `shared_prefix` is none of "auto", True and False.
-    """
-
-    shared_prefix: bool | Literal["auto"] = dataclasses.field(
-        default="auto",
-        metadata={
-            "help": "Compute a prompt once for all its completions. auto: where the model allows it and it saves work; "
-            "true: the same, but a model that does not allow it is an error; false: never."
-        },
-    )
-
-    def __post_init__(self):
-        if not isinstance(self.shared_prefix, bool) and self.shared_prefix != "auto":
-            raise ValueError(f"shared_prefix: {self.shared_prefix!r} should be 'auto', True or False")
-        super().__post_init__()

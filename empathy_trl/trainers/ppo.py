@@ -1,41 +1,124 @@
 """Proximal policy optimisation with a learned critic, on top of GRPO.
 
-TRL's GRPO trainer brings what PPO needs and its own PPO trainer, gone since 1.13, never had: vLLM, PEFT, DeepSpeed, FSDP,
-several rewards, resume. Only the advantages are others. They come from a critic and generalised advantage estimation, one
-per token, instead of from the group of a prompt. These seams of `trl.GRPOTrainer` 1.16 and of `transformers.Trainer` are
-overridden, each calls `super()`:
+TRL removed its PPO trainer in 1.13. `EmpathyPPOTrainer` is `EmpathyGRPOTrainer` with other advantages: one per token, from a
+critic and generalised advantage estimation (`gae`), instead of one per completion from the group of a prompt. So it has what
+TRL's GRPO trainer has: vLLM, PEFT, DeepSpeed, FSDP, several rewards, resume. The objective is that of Schulman et al. 2017
+(arXiv 1707.06347), with the KL penalty per token of Ziegler et al. 2019 (arXiv 1909.08593). `PPOConfig` has the settings.
 
-| seam | what it adds |
+These methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer` are overridden; each calls `super()`:
+
+| method | what it adds |
 |---|---|
 | `_calculate_rewards` | keeps the score of every completion |
 | `_generate_and_score_completions` | values, token rewards with the KL in them, advantages and returns of the rollout |
 | `_get_per_token_logps_and_entropies` | values from the same forward pass |
 | `_compute_loss` | the clipped value loss; no KL in the loss |
 | `_generate_single_turn` | keeps the critic out of what is sent to vLLM, or cast for continuous batching |
-| `create_optimizer` | a learning rate of its own for the critic |
-| `_save`, `_load_from_checkpoint`, `_load_best_model` | the critic in a folder of its own, beside a policy that knows nothing of it |
+| `create_optimizer` | a separate learning rate for the critic |
+| `_save`, `_load_from_checkpoint`, `_load_best_model` | the critic in a separate folder, beside an ordinary policy |
 
-Old values, returns and their mask travel with the rollout through TRL's shuffle and split. The objective is that of Schulman
-et al. 2017 (arXiv 1707.06347), with the KL penalty per token of Ziegler et al. 2019 (arXiv 1909.08593).
+Old values, returns and their mask are part of the rollout, so TRL shuffles and splits them with it.
 """
 
+import dataclasses
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
+from unittest.mock import patch
 
 import torch
 from transformers import TrainerCallback
+from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import get_config_model_id
 
-from empathy_trl.io import patched
+from empathy_trl.errors import UserError
 from empathy_trl.models.hub_files import FOLDER, saved_critic
 from empathy_trl.trainers import gae
 from empathy_trl.trainers.callbacks import PPOAdvice
 from empathy_trl.trainers.critic import ValuesBesideLogProbs, build_critic, switch_off_dropout, without_critic
-from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
-from empathy_trl.trainers.ppo_config import PPOConfig
+from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer
 from empathy_trl.trainers.shared_prefix.attention import install, unsupported
+
+LOSSES = ("dapo", "grpo", "bnpo", "dr_grpo")  # these clip the ratio of every token
+# what a rollout of a model that reads images holds besides its tokens, as TRL's method takes it
+IMAGE_INPUTS = (
+    *("pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles"),
+    *("image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids"),
+)
+
+
+def _field(default, help: str):
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass
+class PPOConfig(EmpathyGRPOConfig):
+    """`EmpathyGRPOConfig` with a critic: what TRL's own `PPOConfig` had until 1.12, on top of GRPO's settings.
+
+    `num_iterations` are the PPO epochs over a rollout, `epsilon` clips the policy's ratio. The KL to the reference is part
+    of the reward (`kl_coef`), so `beta` stays 0. Dropout is off (`disable_dropout`), as it always was in TRL's PPO trainer.
+    `scale_rewards` and `multi_objective_aggregation` belong to GRPO's advantages and change nothing here.
+
+    Raises:
+        ValueError: a value out of its range, a loss that is not PPO's, or a setting that belongs to GRPO alone.
+    """
+
+    gamma: float = _field(1.0, "Discount of later rewards, in [0, 1].")
+    lam: float = _field(0.95, "Lambda of the generalised advantage estimation, in [0, 1].")
+    vf_coef: float = _field(0.1, "Weight of the value loss beside the policy loss.")
+    cliprange_value: float = _field(0.2, "How far a value may move from the one of the rollout before it is clipped.")
+    kl_coef: float = _field(0.05, "Weight of the KL to the reference, which every token pays; 0 needs no reference.")
+    kl_estimator: Literal["k1", "k3"] = _field(
+        "k1", "How the KL is estimated: k1 is log p - log q; k3 is never negative and varies less."
+    )
+    whiten_advantages: bool = _field(True, "Bring the advantages of a rollout to mean 0 and variance 1.")
+    disable_dropout: bool = _field(
+        True,
+        "Train policy and critic without dropout, that of an adapter included: the ratio to the policy of the rollout, the "
+        "KL and the values would otherwise measure its noise.",
+    )
+    missing_eos_penalty: float | None = _field(None, "What a completion loses that does not end by itself.")
+    critic_kind: Literal["head", "model"] = _field(
+        "head",
+        "head: a linear layer on the policy's own hidden states, from the same forward pass; "
+        "model: a backbone of its own.",
+    )
+    critic_name_or_path: str | None = _field(
+        None,
+        "Where the critic starts: a folder with a critic of an earlier run; for kind model also a model with the policy's "
+        "tokenizer, such as a reward model of its family. By default a new head, or a copy of the policy.",
+    )
+    critic_learning_rate: float = _field(1e-4, "Learning rate of the critic's own weights.")
+    critic_warmup_steps: int = _field(0, "Optimizer steps at the start in which only the critic learns.")
+
+    def __post_init__(self):
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)} should be from 0 to 1")
+        for name in ("vf_coef", "kl_coef", "critic_warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} should not be below 0")
+        for name in ("cliprange_value", "critic_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: {getattr(self, name)} should be above 0")
+        for name, choices in (
+            ("kl_estimator", ("k1", "k3")),
+            ("critic_kind", ("head", "model")),
+            ("loss_type", LOSSES),
+            ("importance_sampling_level", ("token",)),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is none of PPO's (choices: {', '.join(choices)})")
+        if self.beta not in (0, self.kl_coef):
+            raise ValueError(
+                f"beta: {self.beta} puts a KL into the loss; PPO has it in the reward, set kl_coef instead"
+            )
+        if self.use_liger_kernel:
+            raise ValueError("use_liger_kernel: true has no loss for advantages of single tokens; expected false")
+        self.beta = self.kl_coef  # so that the parent loads the reference and scores with it
+        super().__post_init__()
 
 
 class EmpathyPPOTrainer(EmpathyGRPOTrainer):
@@ -46,19 +129,26 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
     Args:
         **kwargs: everything `EmpathyGRPOTrainer` takes; `args` is a `PPOConfig`, by default one with all its defaults.
 
-    Logged beside what GRPO logs: `policy_loss` (without the entropy bonus), `value_loss`, `explained_variance` (of the returns, by the values at the
-    time of the rollout), `returns/mean`, `returns/std`, `advantages/mean`, `advantages/std` (before whitening), `values/mean`,
-    `values/std`, `value_clip_ratio`, `distinct_2` (of the rollout's tokens), and with a reference `kl` (per token) and
-    `kl_penalty` (per completion, in units of reward).
+    Logged beside what GRPO logs: `policy_loss` (without the entropy bonus), `value_loss`, `explained_variance` (of the
+    returns, by the values at the time of the rollout), `returns/mean`, `returns/std`, `advantages/mean`, `advantages/std`
+    (before whitening), `values/mean`, `values/std`, `value_clip_ratio`, `distinct_2` (of the rollout's tokens), and with a
+    reference `kl` (per token) and `kl_penalty` (per completion, in units of reward).
 
     Raises:
-        UserError: the policy cannot have a critic of this kind.
+        UserError: `args` is not a `PPOConfig`, or the policy cannot have a critic of this kind.
     """
+
+    _kl_setting = "kl_coef"
 
     def __init__(self, model, reward_funcs=None, args=None, *others, **kwargs):
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = PPOConfig(f"{name.split('/')[-1]}-PPO")
+        if not isinstance(args, PPOConfig):
+            raise UserError(
+                f"args: {type(args).__name__} has no settings for a critic; expected an empathy_trl.PPOConfig, which takes the "
+                "same settings as trl.GRPOConfig and more"
+            )
         super().__init__(model, reward_funcs, args, *others, **kwargs)
         policy = self._bare(self.model)
         self.critic = build_critic(self.args.critic_kind, self.args.critic_name_or_path, policy, self._tokenizer)
@@ -93,9 +183,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         return super()._readers(model) + ([backbone] if backbone is not None and self._critic_hooks.wanted else [])
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        # as it is, and not as for the rollout: a reward may stop the run, which saves a checkpoint
-        with patched(self, "num_iterations", self.args.num_iterations):
-            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         scores = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
         scores[rewards.isnan().all(dim=1)] = torch.nan  # no reward applies
         start = self.accelerator.process_index * len(prompts)
@@ -106,21 +194,16 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         if not self._awaits_values:
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
         self._awaits_values = False  # what is scored next may be the reference, which has no critic
-        with patched(self._critic_hooks, "wanted", True):
+        with patch.object(self._critic_hooks, "wanted", True):
             both, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         log_probs, self._values = both.unbind(dim=-1)
         return log_probs, *rest
 
     def _generate_and_score_completions(self, inputs):
-        aligned = self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations) == 0
-        self._awaits_values = self._critic_hooks.detached = True
-        # The parent scores its rollout only where a later step needs to know how it was; the values are needed always. This
-        # many iterations make it so.
-        with patched(self, "num_iterations", self.args.gradient_accumulation_steps + 1):
-            output = super()._generate_and_score_completions(inputs)
-        log_probs = (
-            output.pop("old_per_token_logps") if aligned and not self.use_vllm else output["old_per_token_logps"]
-        )
+        self._critic_hooks.detached = True
+        self._awaits_values = scored = self._is_scored_by_parent()
+        output = super()._generate_and_score_completions(inputs)
+        log_probs = output["old_per_token_logps"] if scored else self._score_rollout(output)
         values, self._values = self._values, None
 
         mask = output["completion_mask"] * output.get("tool_mask", 1)
@@ -137,6 +220,27 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
             advantages = gae.whitened(advantages, scored, self._total)
         self._log_advantages((advantages * scored).sum(1) / scored.sum(1).clamp(min=1))
         return output | {"advantages": advantages, "returns": returns, "old_values": values, "value_mask": scored}
+
+    def _is_scored_by_parent(self) -> bool:
+        """Whether the parent computes a rollout's log-probabilities, because a later step needs them in its loss."""
+        steps = self.args.steps_per_generation * self.num_iterations
+        corrected = self.use_vllm and self.vllm_importance_sampling_correction
+        return corrected or self.args.gradient_accumulation_steps % steps != 0
+
+    @torch.no_grad()
+    def _score_rollout(self, output: dict) -> torch.Tensor:
+        """Return a rollout's log-probabilities, shape (rows, completion length); `self._values` are set with them."""
+        ids, mask = (
+            torch.cat([output[f"prompt_{part}"], output[f"completion_{part}"]], dim=1) for part in ("ids", "mask")
+        )
+        training = self._mode == "train"
+        rows = self.args.per_device_train_batch_size if training else self.args.per_device_eval_batch_size
+        images = {name: output[name] for name in IMAGE_INPUTS if name in output}
+        self._awaits_values = True
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            return self._get_per_token_logps_and_entropies(
+                self.model, ids, mask, output["completion_ids"].shape[1], rows, **images
+            )[0]
 
     def _centred(self, values, scores, scored) -> torch.Tensor:
         """Return a rollout's values; from the first one a new critic takes what a completion earns on average."""
@@ -161,7 +265,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
     def _compute_loss(self, model, inputs):
         warming_up = self.state.global_step < self.args.critic_warmup_steps
         self._awaits_values, self._critic_hooks.detached = True, warming_up
-        with patched(self, "beta", 0.0):  # the KL is in the reward
+        with patch.object(self, "beta", 0.0):  # the KL is in the reward
             policy_loss = super()._compute_loss(model, inputs)
         values, self._values = self._values, None
         value_loss = self._value_loss(values, inputs)

@@ -25,7 +25,7 @@ def regress():
 
 @pytest.fixture(scope="module")
 def ppo():
-    return import_class("empathy_trl.trainers.ppo_config:PPOConfig")
+    return import_class("empathy_trl.trainers.ppo:PPOConfig")
 
 
 def lines(trainer, config_class, processes=1):

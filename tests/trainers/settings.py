@@ -8,8 +8,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer
-from empathy_trl.trainers.ppo import EmpathyPPOTrainer
-from empathy_trl.trainers.ppo_config import PPOConfig
+from empathy_trl.trainers.ppo import EmpathyPPOTrainer, PPOConfig
 
 ROWS = Dataset.from_dict({"prompt": [[{"role": "user", "content": f"number {i}"}] for i in range(8)]})
 

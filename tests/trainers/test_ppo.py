@@ -5,14 +5,14 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from trl import GRPOConfig
 
 from empathy_trl.errors import UserError
 from empathy_trl.recipe.stages import last_checkpoint
 from empathy_trl.trainers.critic import Critic, build_critic
 from empathy_trl.trainers.encoder_decoder import trainer_class
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
-from empathy_trl.trainers.ppo import EmpathyPPOTrainer
-from empathy_trl.trainers.ppo_config import LOSSES, PPOConfig
+from empathy_trl.trainers.ppo import LOSSES, EmpathyPPOTrainer, PPOConfig
 from tests.trainers.settings import (
     ROWS,
     assert_identical,
@@ -652,3 +652,10 @@ def test_a_push_uploads_the_policy_and_the_critic_in_a_folder_of_its_own(tiny_fo
         "critic/value_head.safetensors",
         "critic/critic_config.json",
     } <= uploaded
+
+
+def test_settings_without_a_critic_are_refused(tiny_folder, tmp_path):
+    with pytest.raises(
+        UserError, match=r"args: GRPOConfig has no settings for a critic; expected an empathy_trl.PPOConfig"
+    ):
+        make_ppo_trainer(tiny_folder, tmp_path, kinds=(EmpathyPPOTrainer, GRPOConfig))

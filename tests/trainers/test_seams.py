@@ -4,17 +4,22 @@ A failure here after an upgrade means: read what changed in that method, check t
 docstring says (`tests/trainers/test_grpo.py` tests the behaviour), then update the hash.
 """
 
+import ast
 import hashlib
 import inspect
+from pathlib import Path
 
 import pytest
 from transformers import Cache, DataCollatorForSeq2Seq, DynamicLayer, Trainer, masking_utils
+from transformers.distributed import fsdp
 from transformers.generation import GenerationMixin
-from transformers.integrations import sdpa_attention
+from transformers.integrations import deepspeed, sdpa_attention
 from trl import GRPOTrainer
 from trl.trainer import utils
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler
+
+from empathy_trl import trainers
 
 PINNED = {
     (GRPOTrainer, "_get_train_sampler"): "36497afb4d31",
@@ -27,6 +32,9 @@ PINNED = {
     (DataCollatorForSeq2Seq, "__call__"): "2837c183bfdd",
     (GRPOTrainer, "_tokenize_prompts"): "d2d27f7c9bfd",
     (GRPOTrainer, "_generate_single_turn"): "e0f02e4fc094",
+    (GenerationMixin, "_prepare_generation_config"): "e31e7ac9816e",
+    (deepspeed, "is_deepspeed_zero3_enabled"): "3e3f9ededb3d",
+    (fsdp, "is_fsdp_enabled"): "d866585226f3",
     (GenerationMixin, "_sample"): "9f5d2e3906df",
     (GenerationMixin, "_extract_generation_mode_kwargs"): "85fc21b2a2cd",
     (Cache, "update"): "ddd4599eb8ee",
@@ -62,3 +70,21 @@ def source_hash(owner, name):
 @pytest.mark.parametrize("owner, name", PINNED, ids=lambda value: getattr(value, "__name__", value))
 def test_parent_is_as_it_was_when_the_override_was_written(owner, name):
     assert source_hash(owner, name) == PINNED[owner, name], f"{owner.__name__}.{name} has changed"
+
+
+def test_what_is_replaced_for_a_call_is_in_the_table():
+    """A new `patch.object` on somebody else's attribute needs a reason in the docstring of `empathy_trl.trainers`."""
+    package = Path(trainers.__file__).parents[1]
+    replaced = set()
+    for file in sorted([*package.glob("trainers/**/*.py"), *package.glob("models/*.py")]):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "patch.object":
+                replaced.add((ast.unparse(node.args[0]), node.args[1].value))
+    replaced.remove(("self._critic_hooks", "wanted"))  # our own
+    assert replaced
+    missing = [
+        name
+        for _, name in sorted(replaced)
+        if f"`{name}`" not in trainers.__doc__ and f".{name}`" not in trainers.__doc__
+    ]
+    assert not missing

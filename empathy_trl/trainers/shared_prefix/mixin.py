@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,6 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.extras.profiling import profiling_context
 from trl.trainer import grpo_trainer
 
-from empathy_trl.io import patched
 from empathy_trl.models.load import evaluating
 from empathy_trl.trainers.shared_prefix.attention import COMPILED, decide, install, require_all_layers, unsupported
 from empathy_trl.trainers.shared_prefix.decoding import sample, shared_log_probs, usual_log_probs
@@ -143,7 +143,7 @@ class SharedPrefixMixin:
         steps = min(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
         rows = self.args.per_device_train_batch_size * steps
         shuffle = partial(shuffle_between_steps, rows=rows if self._shares["log-probabilities"] else 1)
-        with patched(grpo_trainer, "shuffle_sequence_dict", shuffle):
+        with patch.object(grpo_trainer, "shuffle_sequence_dict", shuffle):
             return super()._prepare_inputs(generation_batch)
 
     def _tokenize_prompts(self, prompts):
@@ -160,7 +160,7 @@ class SharedPrefixMixin:
         if plain:
             self._verify_generation(model, prompt_ids[0])
         if plain and self._shares["generation"]:
-            with patched(model, "generate", partial(model.generate, custom_generate=sample)):
+            with patch.object(model, "generate", partial(model.generate, custom_generate=sample)):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         return super()._generate_single_turn(prompt_ids, *args, **kwargs)
 
