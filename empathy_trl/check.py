@@ -96,7 +96,7 @@ def _memory_here() -> float:
 
 
 def _data_downloads(recipe) -> set[str]:
-    from empathy_trl.data import on_hub
+    from empathy_trl.io import on_hub
 
     return {f"data {stage.data.path}" for stage in recipe.stages.values() if on_hub(stage.data.path)}
 

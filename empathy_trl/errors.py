@@ -62,7 +62,7 @@ class JudgeFailed(StopTraining):
     """The judge cannot be asked, or fails too often to be trained on; the message says why and what to do."""
 
 
-LONG_LIST = 20  # of more choices than this, only the nearest are listed
+LONG_LIST = 20
 _PLAIN = re.compile(r"[\w./:<>@-]+")
 
 
@@ -79,15 +79,18 @@ def suggestion(name: str, choices: Iterable, title: str = "choices") -> str:
 
     Args:
         name: what was written.
-        choices: what could stand there. Of more than `LONG_LIST` only the nearest five are listed.
+        choices: what could stand there. Of more than `LONG_LIST`, only the nearest five are listed; where none is near, all
+            of up to twice as many.
         title: what the choices are called.
     """
     names = [_choice(choice) for choice in choices]
     by_lower = {each.lower(): each for each in names}
     near = [by_lower[each] for each in get_close_matches(name.lower(), by_lower, n=5)]
     meant = f"; did you mean {near[0]}?" if near else ""
-    if len(names) > LONG_LIST:
-        return meant + (f" (nearest: {', '.join(near)})" if near else "")
+    if near and len(names) > LONG_LIST:
+        return f"{meant} (nearest: {', '.join(near)})"
+    if len(names) > 2 * LONG_LIST:
+        return ""
     return f"{meant} ({title}: {', '.join(names) or 'none'})"
 
 

@@ -6,12 +6,47 @@ What all pictures of a run share: drawn without a screen, written whole, noisy c
 """
 
 import hashlib
+import importlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, suggestion
+
+
+def on_hub(path: str) -> bool:
+    """Return whether `path` means a Hub id: it looks like "owner/name", and no such folder or file exists."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path)) and not Path(path).exists()
+
+
+def import_object(where: str, path: str):
+    """Return the class or function that `package.module:Name` points to.
+
+    Args:
+        where: the recipe's key, for messages.
+        path: where it is.
+
+    Raises:
+        UserError: the path has another form, or the module cannot be imported or has no such class or function.
+    """
+    module_name, colon, attribute = str(path).partition(":")
+    if not (module_name and colon and attribute):
+        raise UserError(f"{where}: {path!r} is not of the form package.module:Name")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"{where}: cannot import {module_name}: {error}; install it, or put its folder on PYTHONPATH"
+        ) from error
+    except (Exception, SystemExit) as error:  # the user's own code, which may raise anything, or be a script
+        raise UserError(f"{where}: cannot import {module_name}: {type(error).__name__}: {error}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        names = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
+        raise UserError(f"{where}: {module_name} has no class or function {attribute}{suggestion(attribute, names)}")
+    return found
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:

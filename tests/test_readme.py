@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from empathy_trl.data import BUILDERS, tasks_of
+from empathy_trl.data import CORPORA, corpus
 from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.model_reward import ModelReward
 
@@ -126,7 +126,7 @@ def test_every_builder_is_documented_with_its_tasks():
     documented = {
         name: {task for other, tasks in lines if other == name for task in tasks.split(", ")} for name, _ in lines
     }
-    assert documented == {name: set(tasks_of(name)) for name in BUILDERS}
+    assert documented == {name: set(corpus(name).tasks) for name in CORPORA}
 
 
 def test_what_our_trainers_add_is_documented():

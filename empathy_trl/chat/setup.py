@@ -14,7 +14,7 @@ by the name of its base; only where that is a folder that is gone do the shapes 
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,9 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 
-from empathy_trl.chat.reply import REASONED, TAGS
+from empathy_trl.chat.reply import TAGS
+from empathy_trl.data import CORPORA, corpus
+from empathy_trl.data.base import Corpus
 from empathy_trl.errors import UserError
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
@@ -40,7 +42,7 @@ from empathy_trl.models.load import load_model
 from empathy_trl.recipe import Model
 from empathy_trl.recipe.layers import RECIPE_FILE
 from empathy_trl.recipe.stages import RUN_FILE
-from empathy_trl.tags import PARTS, reply_text, tag_marks, without_reflection
+from empathy_trl.tags import tag_marks
 from empathy_trl.text import clean
 
 Messages = list[dict[str, str]]
@@ -50,56 +52,12 @@ TEMPLATE_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[CONTEXT]", "[KNO
 _TAGS = re.compile(rf"<(?=/?\s*(?:{'|'.join(TAGS)})\s*>)", flags=re.IGNORECASE)
 
 
-def _empath(data: dict, history: Messages) -> Messages:
-    from empathy_trl.data.empath import SYSTEM
-
-    return [{"role": "system", "content": data.get("instruction") or SYSTEM}, *history]
-
-
-def _dialogues(data: dict, history: Messages) -> Messages:
-    from empathy_trl.data.dialogues import INSTRUCTION, make_prompt
-
-    return make_prompt([message["content"] for message in history], data.get("instruction") or INSTRUCTION)
-
-
-def _redial(data: dict, history: Messages) -> Messages:
-    from empathy_trl.data.redial import make_prompt
-
-    roles = {"user": "seeker", "assistant": "recommender"}
-    turns = [(roles[message["role"]], message["content"]) for message in history]
-    return make_prompt(turns, data.get("slots", "placeholder"))
-
-
-def _wassa(data: dict, history: Messages) -> Messages:
-    from empathy_trl.data.wassa import make_prompt
-
-    return make_prompt(history[-1]["content"])
-
-
-def _ed4(data: dict, history: Messages) -> Messages:
-    from empathy_trl.data.ed4 import make_prompt
-
-    return make_prompt(history[-1]["content"])
-
-
-# `data.name` -> (data section, history that ends with the user) -> messages
-SYSTEMS: dict[str, Callable[[dict, Messages], Messages]] = {
-    "empath": _empath,
-    "dialogues": _dialogues,
-    "redial": _redial,
-    "wassa": _wassa,
-    "ed4": _ed4,
-}
-# the tags that a system's replies have to have
-EXPECTS = {"empath": PARTS, "wassa": REASONED, "ed4": REASONED}
-
-
 @dataclass(frozen=True)
 class Prompts:
     """Makes prompts for one model.
 
     Attributes:
-        name: a key of `SYSTEMS`, or "chat" for a plain one.
+        name: `data.name` of the recipe, or "chat" for a plain one.
         data: the `data` section of the recipe.
         system: message of a plain chat; None for none.
         control: texts that must not come from anybody's words, see `control_texts`.
@@ -111,9 +69,16 @@ class Prompts:
     control: tuple[str, ...] = ()
 
     @property
+    def corpus(self) -> Corpus | None:
+        """The corpus that the model was trained on; None for a plain chat."""
+        if self.name in CORPORA or self.data.get("builder"):
+            return corpus(self.name, self.data.get("builder"))
+        return None
+
+    @property
     def expects(self) -> tuple[str, ...]:
         """Tags that a reply has to have; empty where any reply will do."""
-        return EXPECTS.get(self.name, ())
+        return self.corpus.reply_tags if self.corpus else ()
 
     def messages(self, history: Messages) -> Messages:
         """Return the messages of a prompt.
@@ -122,20 +87,16 @@ class Prompts:
             history: `{"role", "content"}`, user and assistant in turn, the last one the user's; replies as the model wrote them.
         """
         said = [message | {"content": self._as_text(**message)} for message in history]
-        if self.name in SYSTEMS:
-            return SYSTEMS[self.name](self.data, said)
+        if self.corpus:
+            return self.corpus.chat_messages(self.data, said)
         return [{"role": "system", "content": self.system}] * (self.system is not None) + said
 
     def _as_text(self, role: str, content: str) -> str:
         """Return what was said as it stands in a prompt; breaking up comes last, as cleaning may put together what was apart."""
         if role == "user":
-            said = _TAGS.sub("< ", _cleaned(content) if self.name in SYSTEMS else content)
-        elif self.name in ("dialogues", "redial"):
-            said = _cleaned(reply_text(content) or content)
-        elif self.name == "empath" and self.data.get("reflections") == "drop":
-            said = without_reflection(content)
+            said = _TAGS.sub("< ", _cleaned(content) if self.corpus else content)
         else:
-            said = content
+            said = self.corpus.chat_reply(self.data, content) if self.corpus else content
         return break_up(said, self.control)
 
 
@@ -213,7 +174,13 @@ def _data_beside(models: list[tuple[str, str | None]]) -> dict | None:
         stages = read_yaml(path).get("stages")
         if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
             raise UserError(f"{path}: has no stages; expected the recipe of a training, or another one by --recipe")
-        return _choose(str(path), stages, _stage_in(name, revision, path))
+        data = _choose(str(path), stages, _stage_in(name, revision, path))
+        if data.get("builder") is not None and not Path(expand(name)).is_dir():
+            raise UserError(
+                f"{name}: data.builder: its recipe names code, {data['builder']}, which is not run for a model from the Hub; "
+                "give a recipe of yours with --recipe, or chat plainly with --system TEXT"
+            )
+        return data
     return None
 
 
@@ -249,8 +216,9 @@ def _file_of(name: str, revision: str | None, filename: str) -> Path | None:
 def _choose(source: str, stages: dict, name: str | None) -> dict:
     talking = {key: stage["data"] for key, stage in stages.items() if _talks(stage)}
     if not talking:
+        fitting = ", ".join(name for name in CORPORA if corpus(name).talks)
         raise UserError(
-            f"{source}: no stage of it trains a model to talk to (data.name: {', '.join(SYSTEMS)}); choose another recipe with "
+            f"{source}: no stage of it trains a model to talk to (data.name: {fitting}); choose another recipe with "
             "--recipe, or chat plainly with --system TEXT"
         )
     return talking.get(name) or list(talking.values())[-1]
@@ -258,7 +226,9 @@ def _choose(source: str, stages: dict, name: str | None) -> dict:
 
 def _talks(stage: dict) -> bool:
     data = stage.get("data")
-    return isinstance(data, dict) and data.get("name") in SYSTEMS and stage.get("task") in ("sft", "grpo", "ppo")
+    if not isinstance(data, dict) or stage.get("task") not in ("sft", "grpo", "ppo"):
+        return False
+    return data.get("builder") is not None or data.get("name") in CORPORA
 
 
 def _cleaned(text: str) -> str:

@@ -6,26 +6,24 @@ RLHF-GODEL: `contexts.json`, `targets.json`, `instructions.json`, `knowledge.jso
 sample, with all turns before it.
 """
 
-from empathy_trl.data import on_hub
-from empathy_trl.data.readers import JSON_LINES, read_objects
-from empathy_trl.data.rows import BadRow, Report, Row, Table, as_messages, optional_text, shown, text_of, turns_of
-from empathy_trl.data.sources import (
+from empathy_trl.data.base import Corpus, Messages
+from empathy_trl.data.hub_tables import EMPATHETIC_DIALOGUES, conversations, hub_split
+from empathy_trl.data.tables import (
     FOLDERS,
-    check_split,
-    check_task,
-    conversations,
-    hub_split,
-    local_folder,
+    JSON_LINES,
+    BadRow,
+    Row,
+    Table,
     read_lists,
+    read_objects,
     split_file,
     split_folder,
-    usable_rows,
 )
-from empathy_trl.errors import DataError
-from empathy_trl.tags import KNOWLEDGE
+from empathy_trl.errors import DataError, show
+from empathy_trl.io import on_hub
+from empathy_trl.tags import KNOWLEDGE, reply_text
+from empathy_trl.text import clean
 
-TASKS = ("sft", "grpo", "ppo")
-EVALUATION = "replies"  # how completions are evaluated
 INSTRUCTION = "Answer the other person with empathy, in one or two sentences."
 SPEAKERS = ("speaker", "listener")
 
@@ -36,13 +34,79 @@ _FILES = {
     "instruction": "instructions.json",
     "knowledge": "knowledge.json",
 }
-_EXPECTED = (
-    "a folder with train, val and test folders of contexts.json and targets.json, a folder with train, valid and test "
-    "files of conversations, or a Hub id such as 'facebook/empathetic_dialogues'"
-)
 
 
-def make_prompt(turns: list[str], instruction: str, knowledge: str = "") -> list[dict[str, str]]:
+class Dialogues(Corpus):
+    """Replies in dialogues. Rows: `turns` (a list), `reference`, `instruction`, `knowledge` ("": none), `emotion` or None.
+
+    Together the turns of a row have `config.max_words` words: the oldest turns go first, the instruction and the knowledge
+    stay whole. `config.instruction` replaces `INSTRUCTION` where a row has none of its own.
+    """
+
+    tasks = ("sft", "grpo", "ppo")
+    settings = ("instruction", "max_words")
+    texts = ("turns",)
+    sample = "sample/dialogues"
+    expected = (
+        "a folder with train, val and test folders of contexts.json and targets.json, a folder with train, valid and test "
+        "files of conversations, or a Hub id such as 'facebook/empathetic_dialogues'"
+    )
+    evaluation = "replies"
+    published = EMPATHETIC_DIALOGUES
+    local_hint = "EmpatheticDialogues, CC BY-NC 4.0 applies"
+    local_citations = ("rashkin2019",)
+    writes = "answers what somebody tells in a conversation, in one or two sentences that are meant to show empathy"
+    follows = "RLHF-GODEL"
+    says = "I did not get the job that I was hoping for."
+
+    def read_table(self, config, split: str) -> Table:
+        """Return the samples of one split, one row per reply."""
+        if on_hub(config.path):
+            return _samples(conversations(*hub_split(config.path, config.revision, split)))
+        folder = self.folder(config)
+        if any(folder.joinpath(name).is_dir() for names in FOLDERS.values() for name in names):
+            files = list(_FILES.values())
+            return read_lists(split_folder(folder, split), needed=files[:2], optional=files[2:])
+        return _samples(read_objects(split_file(folder, split, JSON_LINES), ("utterances",)))
+
+    def parse(self, row: Row, config) -> dict | BadRow:
+        """Return a sample, whose cells are named by what they hold or by the file they are from."""
+        column = {key: file if file in row.cells else key for key, file in _FILES.items()}
+        sample = {
+            "turns": turns_of(row, column["context"]),
+            "reference": text_of(row, column["target"], "target"),
+            "instruction": optional_text(row, column["instruction"]),
+            "knowledge": optional_text(row, column["knowledge"]),
+            "emotion": optional_text(row, "emotion"),
+        }
+        if (bad := next((value for value in sample.values() if isinstance(value, BadRow)), None)) is not None:
+            return bad
+        instruction = sample["instruction"] or config.instruction or INSTRUCTION
+        return sample | {"instruction": instruction, "emotion": sample["emotion"] or None}
+
+    def columns(self, rows: list[dict], config, task: str) -> dict[str, list]:
+        """Return `prompt`, `text` (the last turn), `reference` (the reply), `emotion`; for sft also `completion`."""
+        columns = {
+            "prompt": [make_prompt(row["turns"], row["instruction"], row["knowledge"]) for row in rows],
+            "text": [row["turns"][-1] for row in rows],
+            "reference": [row["reference"] for row in rows],
+            "emotion": [row["emotion"] for row in rows],
+        }
+        if task == "sft":
+            columns["completion"] = [[{"role": "assistant", "content": row["reference"]}] for row in rows]
+        return columns
+
+    def chat_messages(self, data: dict, history: Messages) -> Messages:
+        """Return the instruction and the history."""
+        return make_prompt([message["content"] for message in history], data.get("instruction") or INSTRUCTION)
+
+    def chat_reply(self, data: dict, content: str) -> str:
+        """Return the reply alone, cleaned as a reference is."""
+        reply = reply_text(content) or content
+        return clean(reply) or reply
+
+
+def make_prompt(turns: list[str], instruction: str, knowledge: str = "") -> Messages:
     """Return the conversational prompt of a dialogue: the instruction, and the turns (see `as_messages`).
 
     Args:
@@ -52,72 +116,6 @@ def make_prompt(turns: list[str], instruction: str, knowledge: str = "") -> list
     """
     system = f"{instruction}\n{KNOWLEDGE} {knowledge}" if knowledge else instruction
     return [{"role": "system", "content": system}, *as_messages(turns)]
-
-
-def build(config, split: str, task: str):
-    """Return one split as a `datasets.Dataset`, one row per reply, in the order of the source.
-
-    Columns: `prompt` (see `make_prompt`), `text` (the last turn), `reference` (the reply), `emotion` (of the dialogue, or
-    None); for sft also `completion` (the reference as one assistant message).
-
-    Raises what `read_split` raises, and `UserError` for an unknown task.
-    """
-    check_task("dialogues", task, TASKS)
-    rows, _ = read_split(config, split)
-    from datasets import Dataset, Features, List, Value
-
-    columns = {
-        "prompt": [make_prompt(row["turns"], row["instruction"], row["knowledge"]) for row in rows],
-        "text": [row["turns"][-1] for row in rows],
-        "reference": [row["reference"] for row in rows],
-        "emotion": [row["emotion"] for row in rows],
-    }
-    text = Value("string")  # said, because a source may have no emotion at all
-    kinds = {"prompt": List({"role": text, "content": text})} | dict.fromkeys(("text", "reference", "emotion"), text)
-    if task == "sft":
-        columns["completion"] = [[{"role": "assistant", "content": row["reference"]}] for row in rows]
-        kinds["completion"] = kinds["prompt"]
-    return Dataset.from_dict(columns, features=Features(kinds))
-
-
-def read_split(config, split: str) -> tuple[list[dict], Report]:
-    """Return `(rows, report)`: dicts with `turns` (a list), `reference`, `instruction`, `knowledge` ("": none), `emotion`.
-
-    Together the turns of a row have `config.max_words` words: the oldest turns go first, the instruction and the knowledge
-    stay whole. `config.instruction` replaces `INSTRUCTION` where a row has none of its own.
-
-    Raises `DataError` when a file, or with `on_bad_rows` "error" a row, cannot be used, or when no row is left;
-    `UserError` for an unknown split or a Hub id that cannot be loaded.
-    """
-    check_split(split)
-    table = _read_source(config, split)
-    columns = {key: file if file in table.columns else key for key, file in _FILES.items()}
-    default = config.instruction or INSTRUCTION
-    return usable_rows(config, split, table, lambda row: _parse(row, columns, default), texts=("turns",))
-
-
-def _parse(row: Row, columns: dict[str, str], instruction: str) -> dict | BadRow:
-    found = {
-        "turns": turns_of(row, columns["context"]),
-        "reference": text_of(row, columns["target"], "target"),
-        "instruction": optional_text(row, columns["instruction"]),
-        "knowledge": optional_text(row, columns["knowledge"]),
-        "emotion": optional_text(row, "emotion"),
-    }
-    if (bad := next((value for value in found.values() if isinstance(value, BadRow)), None)) is not None:
-        return bad
-    return found | {"instruction": found["instruction"] or instruction, "emotion": found["emotion"] or None}
-
-
-def _read_source(config, split: str) -> Table:
-    """Return the samples of one split, from whatever kind of source `config.path` names."""
-    if on_hub(config.path):
-        return _samples(conversations(*hub_split(config.path, config.revision, split)))
-    folder = local_folder(config.path, "sample/dialogues", _EXPECTED)
-    if any(folder.joinpath(name).is_dir() for names in FOLDERS.values() for name in names):
-        files = list(_FILES.values())
-        return read_lists(split_folder(folder, split), needed=files[:2], optional=files[2:])
-    return _samples(read_objects(split_file(folder, split, JSON_LINES), ("utterances",)))
 
 
 def _samples(table: Table) -> Table:
@@ -140,11 +138,11 @@ def _samples_of(row: Row | BadRow) -> list[Row | BadRow]:
         isinstance(each, dict) and {"speaker", "text"} <= each.keys() for each in said
     )
     if not fits:
-        detail = f"utterances has {shown(said)}; expected a list of {{speaker, text}}"
+        detail = f"utterances has {show(said)}; expected a list of {{speaker, text}}"
         return [BadRow(row.where, "no conversation", detail)]
     for number, each in enumerate(said, 1):
         if each["speaker"] not in SPEAKERS:
-            detail = f"{shown(each['speaker'])} in utterance {number}; expected {' or '.join(SPEAKERS)}"
+            detail = f"{show(each['speaker'])} in utterance {number}; expected {' or '.join(SPEAKERS)}"
             return [BadRow(row.where, "unknown speaker", detail)]
     texts, emotion = [each["text"] for each in said], row.cells.get("emotion")
     return [
@@ -155,3 +153,43 @@ def _samples_of(row: Row | BadRow) -> list[Row | BadRow]:
         for number, each in enumerate(said)
         if each["speaker"] == "listener"
     ]
+
+
+def turns_of(row: Row, column: str) -> list[str] | BadRow:
+    """Return the clean turns of a context: a list of texts, or one text. Turns of which nothing is left are left out."""
+    value = row.cells[column]
+    turns = [value] if isinstance(value, str) else value
+    if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
+        return BadRow(
+            row.where, "context is no text", f"{column} has {show(value)}; expected a list of texts, or a text"
+        )
+    cleaned = [turn for turn in map(clean, turns) if turn]
+    return cleaned or BadRow(row.where, "empty context", f"nothing is left of {show(value)} in {column} after cleaning")
+
+
+def text_of(row: Row, column: str, name: str) -> str | BadRow:
+    """Return a clean text that has to be there; `name` is what messages call it."""
+    value = row.cells[column]
+    if not isinstance(value, str):
+        return BadRow(row.where, f"{name} is no text", f"{column} has {show(value)}; expected a text")
+    detail = f"nothing is left of {show(value)} in {column} after cleaning"
+    return clean(value) or BadRow(row.where, f"empty {name}", detail)
+
+
+def optional_text(row: Row, column: str) -> str | BadRow:
+    """Return a clean text that may be missing, then ""."""
+    value = row.cells.get(column)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return BadRow(row.where, "no text", f"{column} has {show(value)}; expected a text, or an empty one for none")
+    return clean(value)
+
+
+def as_messages(turns: list[str]) -> Messages:
+    """Return the turns of two people who take turns, the oldest first, as chat messages.
+
+    The last turn is the user's, the one before it the assistant's, and so on back to the first.
+    """
+    roles = [("user", "assistant")[place % 2] for place in range(len(turns))][::-1]
+    return [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=True)]

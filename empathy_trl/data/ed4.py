@@ -1,17 +1,13 @@
 """ED_easy_4: which of four emotions does a situation express?
 
-Three sources give the same rows: the embedded corpus ("sample"), a local folder of CSV files, and
-EmpatheticDialogues on the Hub. `read_split` turns any of them into clean rows, `build` writes prompts (and,
-for the warm start, completions) around the rows. The situation stands last in the prompt: whatever shortens a
-text can never touch the instruction.
+Three sources give the same rows: the embedded corpus ("sample"), a local folder of CSV files, and EmpatheticDialogues on the
+Hub. The situation stands last in the prompt: whatever shortens a text can never touch the instruction.
 
-Template rationales for the warm start.
-
-A model that never writes `<reasoning>…</reasoning><answer>…</answer>` earns no reward, so GRPO has nothing to compare.
-The warm start (task sft) shows it the format. Its rationales are NOT human reasoning and contain no knowledge about
-emotions: one fixed sentence quotes the word of a text that went most often with its label in the rows at hand. What
-reasoning is worth the model finds out later, by reward. The label itself is not named in the rationale (unless the text
-says it): the answer has to follow from the word quoted.
+Template rationales for the warm start. A model that never writes `<reasoning>…</reasoning><answer>…</answer>` earns no reward,
+so GRPO has nothing to compare. The warm start (task sft) shows it the format. Its rationales are NOT human reasoning and
+contain no knowledge about emotions: one fixed sentence quotes the word of a text that went most often with its label in the
+rows at hand. What reasoning is worth the model finds out later, by reward. The label itself is not named in the rationale
+(unless the text says it): the answer has to follow from the word quoted.
 
 One sentence and one word on purpose: every token that a tiny policy is unsure of adds noise to the policy gradient.
 With three quoted words in one of four sentences, GRPO on ED_easy_4 improved several times more slowly.
@@ -20,26 +16,15 @@ With three quoted words in one of four sentences, GRPO on ED_easy_4 improved sev
 import re
 from collections import Counter
 
-from empathy_trl.data import on_hub
-from empathy_trl.data.readers import read_table
-from empathy_trl.data.rows import BadRow, Report, Row, Table, quote
-from empathy_trl.data.sources import (
-    check_split,
-    check_task,
-    hub_split,
-    local_folder,
-    situations,
-    split_file,
-    usable_rows,
-)
-from empathy_trl.errors import DataError
+from empathy_trl.data.base import Corpus, Messages
+from empathy_trl.data.hub_tables import EMPATHETIC_DIALOGUES, hub_split, situations
+from empathy_trl.data.tables import BadRow, Row, Table, read_table, split_file
+from empathy_trl.errors import DataError, show
+from empathy_trl.io import on_hub
 from empathy_trl.text import clean
 
 # The position is the number of the label in the CSV files.
 LABELS = ("sad", "joyful", "angry", "afraid")
-TASKS = ("sft", "grpo", "ppo")
-EVALUATION = "emotions"  # how completions are evaluated
-
 PROMPT = (
     "Which emotion does this situation express: sad, joyful, angry or afraid?\n"
     "Reason briefly, then answer with one of these words, in this format:\n"
@@ -48,81 +33,74 @@ PROMPT = (
 )
 
 _LABEL_OF = {str(number): label for number, label in enumerate(LABELS)} | {label: label for label in LABELS}
-_EXPECTED = "a folder with train.csv, valid.csv and test.csv, or a Hub id such as 'facebook/empathetic_dialogues'"
 
 
-def make_prompt(text: str) -> list[dict[str, str]]:
+class Ed4(Corpus):
+    """Situations, each with one of four emotions. Rows: `text` (clean), `label`."""
+
+    tasks = ("sft", "grpo", "ppo")
+    needs = ("text", "label")
+    sample = "sample"
+    expected = "a folder with train.csv, valid.csv and test.csv, or a Hub id such as 'facebook/empathetic_dialogues'"
+    evaluation = "emotions"
+    labels = LABELS
+    reply_tags = ("reasoning", "answer")
+    citations = ("you2025",)
+    published = EMPATHETIC_DIALOGUES
+    local_hint = "ED_easy_4, which comes from EmpatheticDialogues, CC BY-NC 4.0 applies"
+    local_citations = ("rashkin2019",)
+    writes = (
+        "reads a short description of a situation, writes a line of reasoning, and names the emotion that the situation "
+        "expresses: sad, joyful, angry or afraid"
+    )
+    follows = "RREC-Emotion on ED_easy_4"
+    says = "Somebody broke into our car last night and I still check every lock twice."
+
+    def read_table(self, config, split: str) -> Table:
+        """Return the situations of one split (`text`, `label`); on the Hub, those with one of the four emotions."""
+        if not on_hub(config.path):
+            return read_table(split_file(self.folder(config), split, (".csv",)), self.needs)
+        table = situations(*hub_split(config.path, config.revision, split))
+        rows = [row for row in table.rows if row.cells["label"] in LABELS]
+        if not rows:
+            raise DataError(f"{table.source}: no row whose context is one of {', '.join(LABELS)}")
+        return Table(table.source, table.columns, rows)
+
+    def parse(self, row: Row, config) -> dict[str, str] | BadRow:
+        """Return `text` and `label`, which may be a number; the text is checked first."""
+        text, value = clean(row.cells["text"]), row.cells["label"]
+        if not text:
+            return BadRow(row.where, "empty text", f"nothing is left of {show(row.cells['text'])} after cleaning")
+        label = _LABEL_OF.get(value.strip().lower())
+        if label is None:
+            choices = ", ".join(f"{number} or {name}" for number, name in enumerate(LABELS))
+            return BadRow(row.where, "unknown label", f"{show(value)} (choices: {choices})")
+        return {"text": text, "label": label}
+
+    def columns(self, rows: list[dict], config, task: str) -> dict[str, list]:
+        """Return `prompt`, `text`, `label`; for sft also `completion`, its reasoning a template (see the module's docstring).
+
+        Words are scored on the rows of this split and portion, nothing else is looked at.
+        """
+        columns = {"prompt": [make_prompt(row["text"]) for row in rows]} | super().columns(rows, config, task)
+        if task == "sft":
+            shares = label_shares(rows)
+            columns["completion"] = [_completion(row["text"], row["label"], shares) for row in rows]
+        return columns
+
+    def chat_messages(self, data: dict, history: Messages) -> Messages:
+        """Return the prompt of what the user said last."""
+        return make_prompt(history[-1]["content"])
+
+
+def make_prompt(text: str) -> Messages:
     """Return the conversational prompt of a situation: one user message, as gemma has no system role."""
     return [{"role": "user", "content": PROMPT + text}]
 
 
-def build(config, split: str, task: str):
-    """Return one split as a `datasets.Dataset`, one row per situation, in the order of the source.
-
-    Columns: `prompt` (one user message), `text` (clean situation), `label` (one of `LABELS`); for task "sft"
-    also `completion` (one assistant message `<reasoning>…</reasoning><answer>label</answer>`, the reasoning
-    being a template: see `rationale.py`). Words are scored on the rows of this split and portion, nothing
-    else is looked at.
-
-    Raises what `read_split` raises, and `UserError` for an unknown task.
-    """
-    check_task("ed4", task, TASKS)
-    rows, _ = read_split(config, split)
-    # Imported here, not above: it takes a second, and --check and --help can do without.
-    from datasets import Dataset
-
-    columns = {
-        "prompt": [make_prompt(row["text"]) for row in rows],
-        "text": [row["text"] for row in rows],
-        "label": [row["label"] for row in rows],
-    }
-    if task == "sft":
-        shares = label_shares(rows)
-        columns["completion"] = [_completion(row["text"], row["label"], shares) for row in rows]
-    return Dataset.from_dict(columns)
-
-
-def read_split(config, split: str) -> tuple[list[dict[str, str]], Report]:
-    """Return `(rows, report)` of one split: dicts with `text` and `label`, in the order of the source.
-
-    `config.path` is "sample", a folder (write "./sample" for one of that name), or a Hub id "owner/name".
-    `config.portion` (low, high) keeps the rows from int(low * n) to int(high * n) of the n good rows of the
-    training split, so portions that share a bound share no row; other splits stay whole.
-
-    Raises `DataError` when a file, or with `on_bad_rows` "error" a row, cannot be used, or when no row is
-    left; `UserError` for an unknown split or a Hub id that cannot be loaded.
-    """
-    check_split(split)
-    return usable_rows(config, split, _read_source(config.path, config.revision, split), _parse)
-
-
-def _completion(text: str, label: str, shares) -> list[dict[str, str]]:
+def _completion(text: str, label: str, shares) -> Messages:
     content = f"<reasoning>{rationale(text, label, shares)}</reasoning><answer>{label}</answer>"
     return [{"role": "assistant", "content": content}]
-
-
-def _parse(row: Row) -> dict[str, str] | BadRow:
-    """Check one row with the cells `text` and `label`; text is looked at first."""
-    text, value = clean(row.cells["text"]), row.cells["label"]
-    if not text:
-        detail = f"nothing is left of {quote(row.cells['text'])} after cleaning"
-        return BadRow(row.where, "empty text", detail)
-    label = _LABEL_OF.get(value.strip().lower())
-    if label is None:
-        choices = ", ".join(f"{number} or {name}" for number, name in enumerate(LABELS))
-        return BadRow(row.where, "unknown label", f"{quote(value)} (choices: {choices})")
-    return {"text": text, "label": label}
-
-
-def _read_source(path: str, revision: str | None, split: str) -> Table:
-    """Return the table (`text`, `label`) of one split, from whatever kind of source `path` names."""
-    if not on_hub(path):
-        return read_table(split_file(local_folder(path, "sample", _EXPECTED), split, (".csv",)), ("text", "label"))
-    table = situations(*hub_split(path, revision, split))
-    rows = [row for row in table.rows if row.cells["label"] in LABELS]
-    if not rows:
-        raise DataError(f"{table.source}: no row whose context is one of {', '.join(LABELS)}")
-    return Table(table.source, table.columns, rows)
 
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")

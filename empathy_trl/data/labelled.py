@@ -1,26 +1,23 @@
-"""One label per text: the 32 emotions of EmpatheticDialogues (`emotions`), or the intents of replies (`intents`).
+"""Labels of texts: emotions of situations, intents of replies, and mechanisms of empathy in responses to a post.
 
-The emotions are those of Rashkin et al. (2019): which of 32 does a situation express? The intents are the eight of
-Welivita & Pu (2020) and neutral: what does a listener's reply do? EmpatheticIntents labels both kinds of text with one
-list of 41 labels; either builder skips the rows of the other.
+`emotions`: which of the 32 emotions of EmpatheticDialogues (Rashkin et al., 2019) does a situation express? `intents`: what
+does a listener's reply do? These are the eight intents of Welivita & Pu (2020) and neutral. EmpatheticIntents labels both
+kinds of text with one list of 41 labels; either corpus skips the rows of the other.
+
+`epitome`: after Sharma et al. (2020), "A Computational Approach to Understanding Empathy Expressed in Text-Based Mental Health
+Support" (EMNLP). Emotional reactions express warmth or concern, interpretations tell an understanding of the seeker's
+feelings and experiences, explorations ask about what the post leaves open; each is absent, weak or strong. The published
+data are one CSV per mechanism; they are joined on the ids of the two posts and split 90/10, so that all responses to a
+seeker are in one part.
 """
 
-from empathy_trl.data import on_hub
-from empathy_trl.data.readers import SUFFIXES, read_table
-from empathy_trl.data.rows import BadRow, Report, Row, Table, check_columns, did_you_mean, quote
-from empathy_trl.data.sources import (
-    as_table,
-    check_split,
-    check_task,
-    hub_split,
-    local_folder,
-    situations,
-    split_file,
-    usable_rows,
-)
+from empathy_trl.data.base import Corpus
+from empathy_trl.data.hub_tables import EMPATHETIC_DIALOGUES, as_table, hub_split, situations
+from empathy_trl.data.splits import split_table
+from empathy_trl.data.tables import BadRow, Row, Table, check_columns, read_table
+from empathy_trl.errors import show, suggestion
+from empathy_trl.io import on_hub
 from empathy_trl.text import clean
-
-TASKS = ("classify",)
 
 EMOTIONS = (
     *("afraid", "angry", "annoyed", "anticipating", "anxious", "apprehensive", "ashamed", "caring"),
@@ -32,69 +29,169 @@ INTENTS = (
     *("agreeing", "acknowledging", "encouraging", "consoling", "sympathizing"),
     *("suggesting", "questioning", "wishing", "neutral"),
 )
-# Builder name -> the name of its one group of labels, and the labels.
-LABEL_SETS = {"emotions": ("emotion", EMOTIONS), "intents": ("intent", INTENTS)}
 
-_EXPECTED = (
-    "a folder with train, valid and test tables of `text` and `label` (or `situation` and `emotion`), or a Hub id "
-    "such as 'facebook/empathetic_dialogues'"
-)
 # Columns of the text and the label. EmpatheticDialogues as JSON Lines has one conversation a row.
 _COLUMNS = (("text", "label"), ("situation", "emotion"))
 
 
-def targets(config) -> dict[str, tuple[str, ...]]:
-    """Return `{"emotion": (32 names)}` or `{"intent": (9 names)}`, by `config.name`; a label is a position in it."""
-    group, names = LABEL_SETS[config.name]
-    return {group: names}
+class _Labelled(Corpus):
+    """One label per text, of one list of names. Rows: `text` (clean), `labels` ([position of the name])."""
+
+    tasks = ("classify",)
+    expected = (
+        "a folder with train, valid and test tables of `text` and `label` (or `situation` and `emotion`), or a Hub id "
+        "such as 'facebook/empathetic_dialogues'"
+    )
+    group: str
+    names: tuple[str, ...]
+
+    def targets(self, config) -> dict[str, tuple[str, ...]]:
+        """Return the one group of labels, name -> labels."""
+        return {self.group: self.names}
+
+    def read_table(self, config, split: str) -> Table:
+        """Return the texts of one split; on the Hub, the situations of EmpatheticDialogues are found too."""
+        if on_hub(config.path):
+            source, dataset = hub_split(config.path, config.revision, split)
+            is_dialogues = "context" in dataset.column_names
+            table = situations(source, dataset) if is_dialogues else as_table(source, dataset)
+        else:
+            table = super().read_table(config, split)
+        check_columns(table.source, table.columns, _text_and_label(table.columns))
+        return table
+
+    def parse(self, row: Row, config) -> dict | BadRow | None:
+        """Return `text` and `labels`; None for a label of the other list."""
+        text, label = (row.cells[column] for column in _text_and_label(row.cells))
+        value = label.strip().lower()
+        if value not in self.names:
+            if value in EMOTIONS or value in INTENTS:
+                return None
+            return BadRow(row.where, "unknown label", f"{show(label)}{suggestion(value, self.names)}")
+        content = clean(text)
+        if not content:
+            return BadRow(row.where, "empty text", f"nothing is left of {show(text)} after cleaning")
+        return {"text": content, "labels": [self.names.index(value)]}
 
 
-def build(config, split: str, task: str):
-    """Return one split as a `datasets.Dataset`, one row per text, in the order of the source.
+def _text_and_label(columns) -> tuple[str, str]:
+    return next((pair for pair in _COLUMNS if pair[1] in columns), _COLUMNS[0])
 
-    Columns: `text` (clean) and `labels` (a list of one int, the position in `targets`).
 
-    Raises what `read_split` raises, and `UserError` for an unknown task.
+class Emotions(_Labelled):
+    """Situations with one of 32 emotions."""
+
+    sample = "sample/emotions"
+    group, names = "emotion", EMOTIONS
+    published = EMPATHETIC_DIALOGUES
+    local_hint = "EmpatheticDialogues, CC BY-NC 4.0 applies"
+    local_citations = ("rashkin2019",)
+    scores = "reads a short description of a situation and names which of 32 emotions it expresses"
+    scored = ("I open the letter box every hour, although the answer is not due before Friday.",)
+
+
+class Intents(_Labelled):
+    """Replies with one of nine intents."""
+
+    sample = "sample/intents"
+    group, names = "intent", INTENTS
+    citations = ("welivita2020",)
+    local_hint = "EmpatheticIntents, which comes from EmpatheticDialogues, CC BY-NC 4.0 applies"
+    local_citations = ("welivita2020",)
+    scores = "reads what a listener answers and names what the answer does: console, question, encourage and so on, nine in all"
+    scored = ("That must have been a hard year for you.",)
+
+
+MECHANISMS = ("emotional_reactions", "interpretations", "explorations")
+LEVELS = ("0", "1", "2")
+
+_POSTS = ("seeker_post", "response_post")
+_PUBLISHED = {mechanism: f"{mechanism.replace('_', '-')}-reddit.csv" for mechanism in MECHANISMS}
+
+
+class Epitome(Corpus):
+    """Pairs of a seeker's post and a response. Rows: `text` and `pair` (clean posts), `labels` (three ints from 0 to 2)."""
+
+    tasks = ("classify",)
+    needs = _POSTS + MECHANISMS
+    texts = ("text", "pair")
+    sample = "sample/epitome"
+    expected = (
+        f"a folder with {', '.join(_PUBLISHED.values())}, a folder with train, valid and test tables of the columns "
+        f"{', '.join(_POSTS + MECHANISMS)}, one such table, or a Hub id"
+    )
+    citations = ("sharma2020",)
+    local_hint = "the pairs of EPITOME, they are to be had from their authors only"
+    local_citations = ("sharma2020",)
+    scores = (
+        "reads the post of somebody in trouble and a response to it, and rates three ways in which the response may show "
+        "empathy, each from 0 to 2: emotional reactions, interpretations, explorations"
+    )
+    scored = ("I lost my job and nobody seems to care.", "I am so sorry. Which part of it weighs most on you?")
+
+    def targets(self, config) -> dict[str, tuple[str, ...]]:
+        """Return `{mechanism: ("0", "1", "2")}` for the three mechanisms."""
+        return dict.fromkeys(MECHANISMS, LEVELS)
+
+    def read_table(self, config, split: str) -> Table:
+        """Return the pairs of one split; one table, or the published files, are split 90/10 by seeker post."""
+        if on_hub(config.path):
+            return super().read_table(config, split)
+        path = self.path(config)
+        if path.is_file():
+            table = read_table(path, self.needs)
+            seekers = [row.cells["seeker_post"] if isinstance(row, Row) else None for row in table.rows]
+            return _part(table, split, seekers)
+        if path.joinpath(_PUBLISHED[MECHANISMS[0]]).is_file():
+            return _part(*_join_published(path, split))
+        return super().read_table(config, split)
+
+    def parse(self, row: Row, config) -> dict | BadRow:
+        """Return both posts and the three levels."""
+        posts = [clean(row.cells[post]) for post in _POSTS]
+        for name, post in zip(_POSTS, posts, strict=True):
+            if not post:
+                detail = f"nothing is left of {name} {show(row.cells[name])} after cleaning"
+                return BadRow(row.where, "empty text", detail)
+        levels = [row.cells[mechanism].strip() for mechanism in MECHANISMS]
+        for mechanism, level in zip(MECHANISMS, levels, strict=True):
+            if level not in LEVELS:
+                return BadRow(row.where, "unknown level", f"{mechanism} is {show(level)}; expected 0, 1 or 2")
+        return {"text": posts[0], "pair": posts[1], "labels": [int(level) for level in levels]}
+
+
+def _part(table: Table, split: str, seekers: list[str | None]) -> Table:
+    """Return the rows of one part of a table without splits; a row without a seeker is a group of its own."""
+    groups = [number if seeker is None else seeker for number, seeker in enumerate(seekers)]
+    return split_table(table, groups, "seeker post", split)[0]
+
+
+def _join_published(folder, split: str) -> tuple[Table, str, list[str | None]]:
+    """Join the three published files on (sp_id, rp_id); a pair that one of them lacks is a bad row.
+
+    Returns the arguments of `_part`.
     """
-    check_task(config.name, task, TASKS)
-    rows, _ = read_split(config, split)
-    from datasets import Dataset, Features, List, Value
-
-    columns = {"text": Value("string"), "labels": List(Value("int64"))}
-    return Dataset.from_dict({name: [row[name] for row in rows] for name in columns}, features=Features(columns))
-
-
-def read_split(config, split: str) -> tuple[list[dict], Report]:
-    """Return `(rows, report)`: dicts with `text` and `labels` ([int]). A label of the other set is skipped and counted.
-
-    `config.path` is "sample", a folder, or a Hub id; on the Hub the situations of EmpatheticDialogues are found too.
-
-    Raises `DataError` when a file, or with `on_bad_rows` "error" a row, cannot be used, or when no row is left;
-    `UserError` for an unknown split or a Hub id that cannot be loaded.
-    """
-    check_split(split)
-    table = _read_source(config, split)
-    text, label = next((pair for pair in _COLUMNS if pair[1] in table.columns), _COLUMNS[0])
-    check_columns(table.source, table.columns, (text, label))
-    _, names = LABEL_SETS[config.name]
-    return usable_rows(config, split, table, lambda row: _parse(row, text, label, names))
+    joined, bad = {}, []
+    for mechanism, name in _PUBLISHED.items():
+        table = read_table(folder.joinpath(name), ("sp_id", "rp_id", *_POSTS, "level"))
+        for row in table.rows:
+            where = f"{name}, {row.where}"
+            if isinstance(row, BadRow):
+                bad.append(BadRow(where, row.reason, row.detail))
+                continue
+            key = row.cells["sp_id"], row.cells["rp_id"]
+            cells = joined.setdefault(key, {"where": where} | {post: row.cells[post] for post in _POSTS})
+            if mechanism in cells:
+                bad.append(BadRow(where, "second row of a pair", f"sp_id {key[0]}, rp_id {key[1]}"))
+            cells.setdefault(mechanism, row.cells["level"])
+    rows = [_joined_row(key, cells) for key, cells in joined.items()]
+    seekers = [seeker for seeker, _ in joined] + [None] * len(bad)
+    return Table(str(folder), [*_POSTS, *MECHANISMS], rows + bad), split, seekers
 
 
-def _parse(row: Row, text: str, label: str, names: tuple[str, ...]) -> dict | BadRow | None:
-    value = row.cells[label].strip().lower()
-    if value not in names:
-        if value in EMOTIONS or value in INTENTS:
-            return None
-        return BadRow(row.where, "unknown label", f"{quote(row.cells[label])}{did_you_mean(value, names)}")
-    content = clean(row.cells[text])
-    if not content:
-        return BadRow(row.where, "empty text", f"nothing is left of {quote(row.cells[text])} after cleaning")
-    return {"text": content, "labels": [names.index(value)]}
-
-
-def _read_source(config, split: str) -> Table:
-    if not on_hub(config.path):
-        folder = local_folder(config.path, f"sample/{config.name}", _EXPECTED)
-        return read_table(split_file(folder, split, SUFFIXES))
-    source, dataset = hub_split(config.path, config.revision, split)
-    return situations(source, dataset) if "context" in dataset.column_names else as_table(source, dataset)
+def _joined_row(key: tuple[str, str], cells: dict[str, str]) -> Row | BadRow:
+    missing = [_PUBLISHED[mechanism] for mechanism in MECHANISMS if mechanism not in cells]
+    if missing:
+        detail = f"sp_id {key[0]}, rp_id {key[1]} is not in {' and '.join(missing)}"
+        return BadRow(cells["where"], "pair without a level", detail)
+    return Row(cells["where"], {name: cells[name] for name in (*_POSTS, *MECHANISMS)})

@@ -3,41 +3,32 @@
 After Li et al., "Towards Deep Conversational Recommendations" (NeurIPS 2018). Consecutive messages of one side are one turn,
 a line each, and every turn of the recommender that answers the seeker is an example: what was said before is the prompt, the
 turn is the reference. Sources are the embedded corpus ("sample"), a folder with the original files or with the layout by
-roles (see `redial_dialogues.py`), or a Hub id with the columns of either. Where a source has no part for `valid`, a
-tenth of the dialogues of `train` becomes one (see `sources.py`).
+roles (see `redial_files.py`), or a Hub id with the columns of either. Where a source has no part for `valid`, a
+tenth of the dialogues of `train` becomes one (see `splits.py`).
 """
 
 from collections import Counter
 from dataclasses import replace
+from typing import ClassVar
 
-from empathy_trl.data import on_hub
-from empathy_trl.data.readers import JSON_LINES, read_objects
+from empathy_trl.data.base import Corpus, Messages, Report
+from empathy_trl.data.hub_tables import Published, as_table, hub_has, hub_split
 from empathy_trl.data.redial_files import (
+    check_layout,
     conversation_of,
-    dialogue_parser,
     fill_slots,
     film_ids,
     join_emotions,
     keep_start,
     keep_turns,
+    read_dialogue,
 )
-from empathy_trl.data.rows import Report, Table
-from empathy_trl.data.sources import (
-    as_table,
-    check_split,
-    check_task,
-    hub_has,
-    hub_split,
-    local_folder,
-    split_file,
-    split_files,
-    split_table,
-    usable_rows,
-)
+from empathy_trl.data.splits import split_table
+from empathy_trl.data.tables import JSON_LINES, BadRow, Row, Table, read_objects, split_file, split_files
 from empathy_trl.errors import DataError
-
-TASKS = ("sft", "grpo", "ppo")
-EVALUATION = "replies"  # how completions are evaluated
+from empathy_trl.io import on_hub
+from empathy_trl.tags import reply_text
+from empathy_trl.text import clean
 
 SYSTEM = (
     "You talk with somebody who looks for a film. Respond to how they feel and what they like, and recommend a film when it is "
@@ -49,26 +40,11 @@ SLOTS = {"placeholder": ", with <movie> in place of every film's title.", "title
 UNSAID = "…"
 
 _SUFFIXES = (*JSON_LINES, *(f"_data{suffix}" for suffix in JSON_LINES))
-_EXPECTED = "a folder with train, valid and test files (train_data.jsonl or train.jsonl …), or a Hub id"
 _CHAT_ROLES = {"seeker": "user", "recommender": "assistant"}
 
 
-def make_prompt(turns: list[tuple[str, str]], slots: str, emotion: str | None = None) -> list[dict[str, str]]:
-    """Return the conversational prompt of a context: the instruction, and the turns in the roles of a chat.
-
-    Args:
-        turns: (role, text), the roles in turn, the last one the seeker's.
-        slots: a key of `SLOTS`.
-        emotion: of the last turn; it ends the instruction, as in "They feel sad."
-    """
-    system = SYSTEM + SLOTS[slots] + (f" They feel {emotion}." if emotion else "")
-    opening = [{"role": "user", "content": UNSAID}] if turns[0][0] == "recommender" else []
-    messages = [{"role": _CHAT_ROLES[role], "content": text} for role, text in turns]
-    return [{"role": "system", "content": system}, *opening, *messages]
-
-
-def build(config, split: str, task: str):
-    """Return one split as a `datasets.Dataset`, one row per answer of a recommender, in the order of the source.
+class Redial(Corpus):
+    """Answers of recommenders. Rows: the columns below, and `turns` (role, text) in place of `prompt`.
 
     | column | what it holds |
     |---|---|
@@ -82,47 +58,113 @@ def build(config, split: str, task: str):
     | `liked` | titles of the films in the whole dialogue that the seeker liked, by the form filled in afterwards |
     | `context_movies` | titles of the films named before, by either side, also in turns that were cut |
     | `emotion` | of the seeker's last turn, from `data.emotions`, or None |
-
-    Raises what `read_split` raises, and `UserError` for an unknown task.
     """
-    check_task("redial", task, TASKS)
-    rows, _ = read_split(config, split)
-    from datasets import Dataset, Features, List, Value
 
-    text, message = Value("string"), List({"role": Value("string"), "content": Value("string")})
-    columns = {"prompt": message, "text": text, "reference": text, "conversation": text, "recommends": Value("bool")}
-    columns |= {"movies": List(text), "liked": List(text), "context_movies": List(text), "emotion": text}
-    content = {name: [row[name] for row in rows] for name in columns if name != "prompt"}
-    content["prompt"] = [make_prompt(row["turns"], config.slots, row["emotion"]) for row in rows]
-    if task == "sft":
-        columns["completion"] = message
-        content["completion"] = [[{"role": "assistant", "content": row["reference"]}] for row in rows]
-    return Dataset.from_dict({name: content[name] for name in columns}, features=Features(columns))
+    tasks = ("sft", "grpo", "ppo")
+    settings = ("context_tokens", "emotions", "reply_tokens", "slots")
+    texts = ()
+    types: ClassVar[dict] = {
+        "recommends": "bool",
+        "movies": ["string"],
+        "liked": ["string"],
+        "context_movies": ["string"],
+    }
+    sample = "sample/redial"
+    expected = "a folder with train, valid and test files (train_data.jsonl or train.jsonl …), or a Hub id"
+    evaluation = "replies"
+    citations = ("zhang2024",)
+    published = Published(
+        "community-datasets/re_dial",
+        "cc-by-4.0",
+        "CC BY 4.0",
+        "conversations of crowd workers who recommend films to each other (ReDial, Li et al. 2018)",
+        ("li2018",),
+    )
+    local_hint = "ReDial, CC BY 4.0 applies"
+    local_citations = ("li2018",)
+    writes = "talks with somebody who looks for a film, responds to how they feel, and recommends one"
+    follows = "ECR (empathetic conversational recommendation)"
+    says = "Hi! I had an awful week. Which film would cheer me up?"
+
+    def read_split(self, config, split: str) -> tuple[list[dict], Report]:
+        """Return the answers of one split, and a `Report` that counts dialogues, and in its notes the answers.
+
+        `config.portion` is one of the dialogues. A dialogue that is bad (an unknown film id, for one) is bad as a whole,
+        because what follows rests on it.
+
+        Raises what `Corpus.read_split` raises, and `DataError` when no recommender answers in any dialogue.
+        """
+        dialogues, report = super().read_split(config, split)
+        emotions, notes = join_emotions(config, dialogues, report.source)
+        rows, counts, shortened = [], Counter(), 0
+        for dialogue in dialogues:
+            answers, cut = _answers(dialogue, emotions.get(dialogue["conversation"], {}), config, counts)
+            rows += answers
+            shortened += cut
+        if not rows:
+            raise DataError(
+                f"{report.source}: in none of {len(dialogues)} dialogues does a recommender answer a seeker"
+            )
+        notes = {"answers": len(rows)} | {name: count for name, count in counts.items() if count} | notes
+        return rows, replace(report, shortened=shortened, notes=notes)
+
+    def read_table(self, config, split: str) -> Table:
+        """Return the dialogues of one split; without a part for `valid`, a tenth of those of `train` becomes one."""
+        if on_hub(config.path):
+            has_valid = hub_has(config.path, config.revision, "valid")
+        else:
+            has_valid = bool(split_files(self.folder(config), "valid", _SUFFIXES))
+        if split == "test" or has_valid:
+            return self._given_split(config, split)
+        table = self._given_split(config, "train")
+        groups = [conversation_of(row) or number for number, row in enumerate(table.rows)]
+        return split_table(table, groups, "conversation", split, held_out=("valid",))[0]
+
+    def parse(self, row: Row, config) -> dict | BadRow:
+        """Return a dialogue, see `redial_files.read_dialogue`."""
+        return read_dialogue(row)
+
+    def columns(self, rows: list[dict], config, task: str) -> dict[str, list]:
+        """Return the columns of the class's table."""
+        prompts = [make_prompt(row["turns"], config.slots, row["emotion"]) for row in rows]
+        columns = {"prompt": prompts} | {name: [row[name] for row in rows] for name in rows[0] if name != "turns"}
+        if task == "sft":
+            columns["completion"] = [[{"role": "assistant", "content": row["reference"]}] for row in rows]
+        return columns
+
+    def chat_messages(self, data: dict, history: Messages) -> Messages:
+        """Return the instruction and the history; the user is the seeker."""
+        roles = {"user": "seeker", "assistant": "recommender"}
+        turns = [(roles[message["role"]], message["content"]) for message in history]
+        return make_prompt(turns, data.get("slots", "placeholder"))
+
+    def chat_reply(self, data: dict, content: str) -> str:
+        """Return the reply alone, cleaned as a reference is."""
+        reply = reply_text(content) or content
+        return clean(reply) or reply
+
+    def _given_split(self, config, split: str) -> Table:
+        """Return the dialogues of a split that the source has."""
+        if on_hub(config.path):
+            table = as_table(*hub_split(config.path, config.revision, split), as_cell=lambda value: value)
+        else:
+            table = read_objects(split_file(self.folder(config), split, _SUFFIXES))
+        check_layout(table)
+        return table
 
 
-def read_split(config, split: str) -> tuple[list[dict], Report]:
-    """Return `(rows, report)`: dicts with the columns of `build`, and `turns` (role, text) instead of `prompt`.
+def make_prompt(turns: list[tuple[str, str]], slots: str, emotion: str | None = None) -> Messages:
+    """Return the conversational prompt of a context: the instruction, and the turns in the roles of a chat.
 
-    Read of `config` are `path`, `revision`, `on_bad_rows`, `portion` (of the dialogues), `slots`, `context_tokens`,
-    `reply_tokens` and `emotions`. The report counts dialogues, and in its notes the answers. A dialogue that is bad (see
-    `redial_dialogues.py`; an unknown film id, for one) is bad as a whole, because what follows rests on it.
-
-    Raises `DataError` when a file, or with `on_bad_rows` "error" a row, cannot be used, or when nobody answers in any
-    dialogue; `UserError` for an unknown split or a Hub id that cannot be loaded.
+    Args:
+        turns: (role, text), the roles in turn, the last one the seeker's.
+        slots: a key of `SLOTS`.
+        emotion: of the last turn; it ends the instruction, as in "They feel sad."
     """
-    check_split(split)
-    table = _read_source(config, split)
-    dialogues, report = usable_rows(config, split, table, dialogue_parser(table), texts=())
-    emotions, notes = join_emotions(config, dialogues, table.source)
-    rows, counts, shortened = [], Counter(), 0
-    for dialogue in dialogues:
-        answers, cut = _answers(dialogue, emotions.get(dialogue["conversation"], {}), config, counts)
-        rows += answers
-        shortened += cut
-    if not rows:
-        raise DataError(f"{table.source}: in none of {len(dialogues)} dialogues does a recommender answer a seeker")
-    notes = {"answers": len(rows)} | {name: count for name, count in counts.items() if count} | notes
-    return rows, replace(report, shortened=shortened, notes=notes)
+    system = SYSTEM + SLOTS[slots] + (f" They feel {emotion}." if emotion else "")
+    opening = [{"role": "user", "content": UNSAID}] if turns[0][0] == "recommender" else []
+    messages = [{"role": _CHAT_ROLES[role], "content": text} for role, text in turns]
+    return [{"role": "system", "content": system}, *opening, *messages]
 
 
 def _answers(dialogue: dict, emotions: dict[int, str], config, counts: Counter) -> tuple[list[dict], bool]:
@@ -179,23 +221,3 @@ def _turns(messages: list[tuple[str, str]], emotions: dict[int, str]) -> list[tu
 def _titles(films: dict[str, str], ids: list[str]) -> list[str]:
     """Return the titles of films, each once: two ids may have one title."""
     return list(dict.fromkeys(films[film] for film in ids))
-
-
-def _read_source(config, split: str) -> Table:
-    """Return the dialogues of one split, from whatever kind of source `config.path` names."""
-    if on_hub(config.path):
-        has_valid = hub_has(config.path, config.revision, "valid")
-    else:
-        folder = local_folder(config.path, "sample/redial", _EXPECTED)
-        has_valid = bool(split_files(folder, "valid", _SUFFIXES))
-
-    def read(name: str) -> Table:
-        if on_hub(config.path):
-            return as_table(*hub_split(config.path, config.revision, name), as_cell=lambda value: value)
-        return read_objects(split_file(folder, name, _SUFFIXES))
-
-    if split == "test" or has_valid:
-        return read(split)
-    table = read("train")
-    groups = [conversation_of(row) or number for number, row in enumerate(table.rows)]
-    return split_table(table, groups, "conversation", split, held_out=("valid",))[0]

@@ -2,7 +2,7 @@
 
 The original one names workers: who asks for a film is the initiator (here the seeker), who answers is the respondent
 (the recommender), and each has filled in a form about the films. The Hub has the same columns, with lists where the files
-have mappings. The other layout names roles. Film ids stay in the texts (`@111776`); `redial_slots.py` replaces them.
+have mappings. The other layout names roles. Film ids stay in the texts (`@111776`); `fill_slots` replaces them.
 
 Emotions of seekers from a table of their own, joined to the dialogues of ReDial.
 
@@ -17,12 +17,11 @@ usually has more tokens.
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
-from empathy_trl.data.readers import SUFFIXES, read_table
-from empathy_trl.data.rows import BadRow, Row, Table, check_columns, quote, settle_bad_rows, shown
-from empathy_trl.errors import DataError
+from empathy_trl.data.base import handle_bad_rows
+from empathy_trl.data.tables import SUFFIXES, BadRow, Row, Table, check_columns, read_table
+from empathy_trl.errors import DataError, show
 from empathy_trl.text import clean, newest_turns
 
 ROLES = ("seeker", "recommender")
@@ -39,27 +38,28 @@ class _Unusable(ValueError):
     """What is wrong with a dialogue: reason and detail of its `BadRow`."""
 
 
-def dialogue_parser(table: Table) -> Callable[[Row], dict | BadRow]:
-    """Return the function that turns a row of `table` into a dialogue; the layout follows from the columns.
+def check_layout(table: Table) -> None:
+    """Raise `DataError` for a table that has the columns of neither layout."""
+    check_columns(table.source, table.columns, _ORIGINAL if _is_original(table.columns) else _BY_ROLE)
+
+
+def read_dialogue(row: Row) -> dict | BadRow:
+    """Return a row as a dialogue; the layout follows from its columns.
 
     A dialogue is a dict with `where` (of the row), `conversation` (its id), `messages` (role and clean text of each, "" for
     one without text), `films` (id -> title, single spaces) and `likes` (id -> 0, 1 or 2 of `LIKES`).
-
-    Raises `DataError` for a table that has the columns of neither layout.
     """
-    original = "movieMentions" in table.columns or "conversationId" in table.columns
-    check_columns(table.source, table.columns, _ORIGINAL if original else _BY_ROLE)
-    read = _read_original if original else _read_by_role
+    read = _read_original if _is_original(row.cells) else _read_by_role
+    try:
+        dialogue = read(row.cells)
+        _check(dialogue)
+    except _Unusable as error:
+        return BadRow(row.where, *error.args)
+    return {"where": row.where} | dialogue
 
-    def parse(row: Row) -> dict | BadRow:
-        try:
-            dialogue = read(row.cells)
-            _check(dialogue)
-        except _Unusable as error:
-            return BadRow(row.where, *error.args)
-        return {"where": row.where} | dialogue
 
-    return parse
+def _is_original(columns) -> bool:
+    return "movieMentions" in columns or "conversationId" in columns
 
 
 def conversation_of(row: Row | BadRow) -> str | None:
@@ -73,7 +73,7 @@ def _read_original(cells: dict) -> dict:
     workers = cells["initiatorWorkerId"], cells["respondentWorkerId"]
     for column, worker in zip(("initiatorWorkerId", "respondentWorkerId"), workers, strict=True):
         if not _is_id(worker):
-            raise _Unusable("unknown sender", f"{column} is {shown(worker)}; expected the id of a worker")
+            raise _Unusable("unknown sender", f"{column} is {show(worker)}; expected the id of a worker")
     if workers[0] == workers[1]:
         raise _Unusable("unknown sender", f"initiator and respondent are both worker {workers[0]!r}")
     likes = _by_id(cells, "respondentQuestions", "liked") | _by_id(cells, "initiatorQuestions", "liked")
@@ -88,9 +88,9 @@ def _dialogue(cells: dict, identity: str, films: str, likes: dict, sender: str, 
     """Return a dialogue; `senders` are the values of `sender` that stand for the two roles."""
     messages = cells["messages"]
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise _Unusable("no messages", f"messages is {quote(str(messages))}; expected a list of mappings")
+        raise _Unusable("no messages", f"messages is {show(str(messages))}; expected a list of mappings")
     if not _is_id(cells[identity]):
-        raise _Unusable("no conversation", f"{identity} is {shown(cells[identity])}; expected a number or a text")
+        raise _Unusable("no conversation", f"{identity} is {show(cells[identity])}; expected a number or a text")
     role_of = dict(zip(senders, ROLES, strict=True))
     for number, message in enumerate(messages):
         if message.get(sender) not in senders:
@@ -116,7 +116,7 @@ def _is_id(value) -> bool:
 def _text(value, name: str) -> str:
     """Return a clean text, "" for null."""
     if value is not None and not isinstance(value, str):
-        raise _Unusable("no text", f"{name} is {shown(value)}; expected a text")
+        raise _Unusable("no text", f"{name} is {show(value)}; expected a text")
     return clean(value or "")
 
 
@@ -134,7 +134,7 @@ def _by_id(cells: dict, column: str, key: str) -> dict:
     if isinstance(value, dict):
         entries = list(value.items())
     if entries is None or len(entries) < len(value):
-        raise _Unusable("no mapping", f"{column} is {quote(str(value))}; expected film ids and what belongs to each")
+        raise _Unusable("no mapping", f"{column} is {show(str(value))}; expected film ids and what belongs to each")
     return {str(film): entry.get(key) if isinstance(entry, dict) else entry for film, entry in entries}
 
 
@@ -166,7 +166,7 @@ def join_emotions(config, dialogues: list[dict], source: str) -> tuple[dict[str,
 
     Args:
         config: a recipe's `data`; read are `emotions` (the table's path, or None) and `on_bad_rows`.
-        dialogues: as `redial_dialogues` gives them.
+        dialogues: as `read_dialogue` gives them.
         source: where they are from, for messages.
 
     The notes count rows about dialogues that are not among these, rows about the recommender, and bad rows that were
@@ -204,7 +204,7 @@ def join_emotions(config, dialogues: list[dict], source: str) -> tuple[dict[str,
                 emotions.setdefault(conversation, {})[number] = emotion
             else:
                 notes["emotions of the recommender"] += 1
-    notes |= settle_bad_rows(table.source, bad, len(table.rows), config.on_bad_rows)
+    notes |= handle_bad_rows(table.source, bad, len(table.rows), config.on_bad_rows)
     if not emotions:
         raise DataError(f"data.emotions: no row of {path} is about a seeker's message in {source}")
     return emotions, {name: count for name, count in notes.items() if count}
@@ -215,9 +215,9 @@ def _parse(row: Row, roles: dict[str, list[str]], seen: dict) -> tuple[str, int,
     conversation, turn = (row.cells[column].strip() for column in _COLUMNS[:2])
     emotion = clean(row.cells["emotion"])
     if not emotion:
-        return BadRow(row.where, "no emotion", f"emotion is {quote(row.cells['emotion'])}")
+        return BadRow(row.where, "no emotion", f"emotion is {show(row.cells['emotion'])}")
     if not turn.isdecimal() or len(turn) > _DIGITS:
-        return BadRow(row.where, "turn is no number", f"{quote(turn)}; expected the number of a message, from 0")
+        return BadRow(row.where, "turn is no number", f"{show(turn)}; expected the number of a message, from 0")
     key = conversation, int(turn)
     if (first := seen.setdefault(key, row.where)) != row.where:
         return BadRow(row.where, "second emotion", f"conversation {conversation}, turn {turn} was rated in {first}")

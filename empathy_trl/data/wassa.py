@@ -1,198 +1,42 @@
 """WASSA empathy conversations: how much emotion, which polarity and how much empathy does a turn show?
 
 The schema is that of the WASSA 2023/2024 shared task, track CONV-turn (Barriere et al., 2023; Giorgi et al., 2024): one
-row per turn with a text and a number per dimension. These are the rows of task regress; for sft and grpo the same turns are
-prompts, and what the other person answered is the reference (see `wassa_replies.py`). Sources are the
-embedded corpus ("sample"), a table, a folder, or a Hub id. A source that comes in three files or splits is used so (`split_by: given`); one table is split 90/10, by row or
-by conversation (see `sources.py`).
+row per turn with a text and a number per dimension. These are the rows of task regress. Sources are the embedded corpus
+("sample"), a table, a folder, or a Hub id. A source that comes in three files or splits is used so (`split_by: given`); one
+table is split 90/10, by row or by conversation (see `splits.py`).
 
-Conversation turns as prompts: one person's turn, and the other's answer to it as the reference.
-
-The policy is asked to think about the person first, in `<reasoning>`, and to answer in one or two sentences, in `<answer>`.
-For a warm start (task sft) the answer is the reference, and the reasoning is a template, filled with what the ratings of
-the turn say: it shows the format, and is no human reasoning.
+For sft, grpo and ppo the same turns are prompts, and what the other person answered is the reference. The policy is asked to
+think about the person first, in `<reasoning>`, and to answer in one or two sentences, in `<answer>`. For a warm start (task
+sft) the answer is the reference, and the reasoning is a template, filled with what the ratings of the turn say: it shows the
+format, and is no human reasoning.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from empathy_trl.data import on_hub
+from empathy_trl.data.base import Corpus, Messages
+from empathy_trl.data.hub_tables import as_table, hub_source, hub_split, load_hub
 from empathy_trl.data.normalize import normalize
-from empathy_trl.data.readers import SUFFIXES, read_table
-from empathy_trl.data.rows import BadRow, Report, Row, Table, check_columns, quote, text_column
-from empathy_trl.data.sources import (
-    as_table,
-    check_split,
-    check_task,
-    hub_source,
-    hub_split,
-    load_hub,
-    local_path,
+from empathy_trl.data.splits import split_table
+from empathy_trl.data.tables import (
+    SUFFIXES,
+    BadRow,
+    Row,
+    Table,
+    check_columns,
     names_in,
+    read_table,
     split_file,
-    split_table,
     tables_in,
-    usable_rows,
 )
-from empathy_trl.errors import DataError
+from empathy_trl.errors import DataError, show, suggestion
+from empathy_trl.io import on_hub
 from empathy_trl.text import JOINERS
 
-TASKS = ("regress", "sft", "grpo", "ppo")
-EVALUATION = "replies"  # how completions are evaluated
 # Dimension -> lowest and highest label.
 RANGES = {"Emotion": (0.0, 5.0), "EmotionalPolarity": (0.0, 2.0), "Empathy": (0.0, 5.0)}
-
-# Key of a row -> what its column may be called. They may all be missing.
-_OPTIONAL = {"conversation": ("conversation_id", "conv_id"), "turn": ("turn_id",), "speaker": ("speaker_id", "speaker")}
-_EXPECTED = "a table, a folder with one table or with train, valid and test tables, or a Hub id"
-
-
-def targets(config) -> dict[str, tuple[float, float]]:
-    """Return `{dimension: (lowest, highest label)}` in the order of `labels`: `config.ranges`, or else `RANGES`."""
-    return dict(config.ranges or RANGES)
-
-
-def build(config, split: str, task: str):
-    """Return one split as a `datasets.Dataset`, in the order of the source.
-
-    Columns for regress, one row per turn: `text` (normalised), `labels` (a float32 for each of `targets`), `conversation`
-    (its id or None). For grpo, one row per turn that is answered: `prompt` (system and user message), `text` (the turn),
-    `reference` (the answer), `conversation`; for sft also `completion`.
-
-    Raises what `read_split` raises, and `UserError` for an unknown task.
-    """
-    check_task("wassa", task, TASKS)
-    rows, report = read_split(config, split)
-    if task != "regress":
-        return replies(rows, report.source, list(targets(config)), with_completion=task == "sft")
-    from datasets import Dataset, Features, List, Value
-
-    columns = {"text": Value("string"), "labels": List(Value("float32")), "conversation": Value("string")}
-    return Dataset.from_dict({name: [row[name] for row in rows] for name in columns}, features=Features(columns))
-
-
-def read_split(config, split: str) -> tuple[list[dict], Report]:
-    """Return `(rows, report)`: dicts with `text`, `labels` (floats), and `conversation`, `turn`, `speaker` (text or None).
-
-    Each also has a `number`, its place in the whole source: rows with numbers in sequence are neighbours there, too.
-
-    Read of `config` are `path`, `revision`, `split_by`, `text_column` (None: see `rows.py`), `ranges`, `normalize`
-    (the switches of `normalize.normalize`), `on_bad_rows`, `portion` and `max_words`. A label that is missing, no number
-    or out of its range makes a bad row.
-
-    Raises `DataError` when a file, or with `on_bad_rows` "error" a row, cannot be used, or when no row is left;
-    `UserError` for an unknown split or a Hub id that cannot be loaded.
-    """
-    check_split(split)
-    if config.split_by == "given":
-        table = _given_split(config, split)
-        numbers = range(len(table.rows))
-    else:
-        table, numbers = _own_split(config, split)
-    return usable_rows(config, split, table, _parser(config, table, numbers))
-
-
-def _parser(config, table: Table, numbers: Sequence[int]):
-    """Return the function that checks one row of `table`; the columns are found once, here.
-
-    `numbers` are the places of the table's rows in the whole source.
-    """
-    number_of = {row.where: number for row, number in zip(table.rows, numbers, strict=True)}
-    ranges = targets(config)
-    text = text_column(table.source, table.columns, config.text_column)
-    check_columns(table.source, table.columns, ranges)
-    optional = {key: _optional_column(table, key) for key in _OPTIONAL}
-
-    def parse(row: Row) -> dict | BadRow:
-        content = normalize(row.cells[text], **vars(config.normalize))  # the switches are named as the parameters
-        if not content.strip(JOINERS).strip():
-            detail = f"nothing is left of {quote(row.cells[text])} after normalisation"
-            return BadRow(row.where, "empty text", detail)
-        labels = [_label(row, dimension, *bounds) for dimension, bounds in ranges.items()]
-        bad = next((label for label in labels if isinstance(label, BadRow)), None)
-        if bad is not None:
-            return bad
-        found = {key: row.cells[column].strip() or None if column else None for key, column in optional.items()}
-        if config.split_by == "conversation" and found["conversation"] is None:
-            return BadRow(row.where, "no conversation", f"{optional['conversation']} is empty")
-        return {"text": content, "labels": labels, **found, "number": number_of[row.where]}
-
-    return parse
-
-
-def _label(row: Row, dimension: str, low: float, high: float) -> float | BadRow:
-    cell = row.cells[dimension].strip()
-    expected = f"expected a number from {low:g} to {high:g}"
-    if not cell:
-        return BadRow(row.where, "missing label", f"{dimension} is empty; {expected}")
-    try:
-        label = float(cell)
-    except ValueError:
-        label = math.nan
-    if not math.isfinite(label):
-        return BadRow(row.where, "label is no number", f"{dimension} is {quote(cell)}; {expected}")
-    if not low <= label <= high:
-        return BadRow(row.where, "label out of range", f"{dimension} is {quote(cell)}; {expected}")
-    return label
-
-
-def _optional_column(table: Table, key: str) -> str | None:
-    return next((column for column in _OPTIONAL[key] if column in table.columns), None)
-
-
-def _given_split(config, split: str) -> Table:
-    """Read a split that the source has as a file or Hub split of its own."""
-    if on_hub(config.path):
-        return as_table(*hub_split(config.path, config.revision, split))
-    path = local_path(config.path, "sample/wassa", _EXPECTED)
-    advice = "; one table is split 90/10 with data.split_by: row or conversation"
-    if path.is_file():
-        raise DataError(f"data.split_by: {config.split_by!r}, but {path} has no splits{advice}")
-    return read_table(split_file(path, split, SUFFIXES, advice))
-
-
-def _own_split(config, split: str) -> tuple[Table, list[int]]:
-    """Read the only table of the source; return the rows of `split` and their places in that table."""
-    table = _only_table(config)
-    groups = range(len(table.rows))
-    if config.split_by == "conversation":
-        column = _optional_column(table, "conversation")
-        if column is None:
-            raise DataError(
-                f"{table.source}: data.split_by is 'conversation', but no column is called "
-                f"{' or '.join(_OPTIONAL['conversation'])} (columns found: {', '.join(map(quote, table.columns))}); "
-                "split with data.split_by: row, or leave this stage out (--stages.<name> null)"
-            )
-        # A bad row, or one without a conversation, is a group of its own until it is reported.
-        groups = [
-            (isinstance(row, Row) and row.cells[column].strip()) or number for number, row in enumerate(table.rows)
-        ]
-    return split_table(table, groups, config.split_by, split)
-
-
-def _only_table(config) -> Table:
-    if on_hub(config.path):
-        splits = load_hub(config.path, config.revision)
-        _check_single(config, config.path, list(splits), ", ".join(splits))
-        ((name, dataset),) = splits.items()
-        return as_table(hub_source(config.path, config.revision, name), dataset)
-    path = local_path(config.path, "sample/wassa", _EXPECTED)
-    if path.is_file():
-        return read_table(path)
-    tables = tables_in(path)
-    _check_single(config, path, tables, names_in(path))
-    return read_table(tables[0])
-
-
-def _check_single(config, source, tables: list, found: str) -> None:
-    if len(tables) != 1:
-        raise DataError(
-            f"data.split_by: {config.split_by!r} splits a single table, but {source} holds {len(tables)} "
-            f"(found: {found}); name one file with data.path, or use its own splits with data.split_by: given"
-        )
-
-
+CANDIDATES = ("text", "utterance", "response", "essay", "message", "sentence", "reply", "comment", "post")
 SYSTEM = (
     "You talk with somebody about what moves them. First reason about the person: their concern, the emotional content of "
     "what they say, its intensity from 0 to 5, and your approach. Then answer them in one or two sentences.\n"
@@ -206,17 +50,196 @@ CONTENT = ("positive", "mixed", "negative")
 # by the reference's Empathy: what a reply of that kind sets out to do
 APPROACHES = ((3.0, "show that I understand"), (1.5, "acknowledge it"), (0.0, "keep it short"))
 
+# Key of a row -> what its column may be called. They may all be missing.
+_OPTIONAL = {"conversation": ("conversation_id", "conv_id"), "turn": ("turn_id",), "speaker": ("speaker_id", "speaker")}
 
-def make_prompt(turn: str) -> list[dict[str, str]]:
+
+class Wassa(Corpus):
+    """Rated turns of conversations. Rows: `text`, `labels` (floats), `conversation`, `turn`, `speaker` (text or None).
+
+    Each row also has a `number`, its place in the whole source: rows with numbers in sequence are neighbours there, too. A
+    label that is missing, no number or out of its range makes a bad row.
+    """
+
+    tasks = ("regress", "sft", "grpo", "ppo")
+    settings = ("max_words", "normalize", "ranges", "split_by", "text_column")
+    sample = "sample/wassa"
+    expected = "a table, a folder with one table or with train, valid and test tables, or a Hub id"
+    evaluation = "replies"
+    reply_tags = ("reasoning", "answer")
+    citations = ("giorgi2024",)
+    local_hint = "the turns of the WASSA shared task, they are to be had from its organisers only"
+    local_citations = ("giorgi2024",)
+    writes = (
+        "answers what somebody says, in one or two sentences that are meant to show empathy, after a line of reasoning"
+    )
+    scores = (
+        "reads one turn of a conversation and rates it: how intense the emotion is, whether it is positive or negative, and "
+        "how much empathy it shows"
+    )
+    follows = "a system for the WASSA shared task on empathy"
+    says = "Our street was flooded, and my grandmother had to be carried out of her house."
+    scored = ("I am so sorry that you lost your home. Is your family safe?",)
+
+    def targets(self, config) -> dict[str, tuple[float, float]]:
+        """Return `{dimension: (lowest, highest label)}`: `config.ranges`, or else `RANGES`."""
+        return dict(config.ranges or RANGES)
+
+    def normalization(self, config) -> dict[str, bool]:
+        """Return the switches of `normalize.normalize`."""
+        return config.normalize.model_dump()
+
+    def read_table(self, config, split: str) -> Table:
+        """Return one split with the cells `text`, `ratings` (dimension -> text), `conversation`, `turn`, `speaker`, `number`."""
+        if config.split_by == "given":
+            table = self._given_split(config, split)
+            numbers = range(len(table.rows))
+        else:
+            table, numbers = self._own_split(config, split)
+        text, ranges = text_column(table.source, table.columns, config.text_column), self.targets(config)
+        check_columns(table.source, table.columns, ranges)
+        optional = {key: _optional_column(table, key) for key in _OPTIONAL}
+
+        def renamed(row: Row, number: int) -> Row:
+            found = {key: row.cells[column].strip() or None if column else None for key, column in optional.items()}
+            ratings = {dimension: row.cells[dimension].strip() for dimension in ranges}
+            return Row(row.where, {"text": row.cells[text], "ratings": ratings, **found, "number": number})
+
+        rows = [
+            row if isinstance(row, BadRow) else renamed(row, number)
+            for row, number in zip(table.rows, numbers, strict=True)
+        ]
+        return Table(table.source, ["text", "ratings", *optional, "number"], rows)
+
+    def parse(self, row: Row, config) -> dict | BadRow:
+        """Return a rated turn, its text normalised."""
+        # the switches are named as the parameters
+        content = normalize(row.cells["text"], **vars(config.normalize))
+        if not content.strip(JOINERS).strip():
+            detail = f"nothing is left of {show(row.cells['text'])} after normalisation"
+            return BadRow(row.where, "empty text", detail)
+        ratings = row.cells["ratings"]
+        labels = [_label(row, name, ratings[name], *bounds) for name, bounds in self.targets(config).items()]
+        bad = next((label for label in labels if isinstance(label, BadRow)), None)
+        if bad is not None:
+            return bad
+        if config.split_by == "conversation" and row.cells["conversation"] is None:
+            return BadRow(row.where, "no conversation", f"{' or '.join(_OPTIONAL['conversation'])} is empty")
+        others = {key: row.cells[key] for key in ("conversation", "turn", "speaker", "number")}
+        return {"text": content, "labels": labels, **others}
+
+    def columns(self, rows: list[dict], config, task: str) -> dict[str, list]:
+        """Return `text`, `labels`, `conversation` for regress; else the columns of `reply_columns`."""
+        if task == "regress":
+            return {name: [row[name] for row in rows] for name in ("text", "labels", "conversation")}
+        return reply_columns(rows, config.path, list(self.targets(config)), with_completion=task == "sft")
+
+    def chat_messages(self, data: dict, history: Messages) -> Messages:
+        """Return the prompt of what the user said last."""
+        return make_prompt(history[-1]["content"])
+
+    def _given_split(self, config, split: str) -> Table:
+        """Read a split that the source has as a file or Hub split of its own."""
+        if on_hub(config.path):
+            return as_table(*hub_split(config.path, config.revision, split))
+        path = self.path(config)
+        advice = "; one table is split 90/10 with data.split_by: row or conversation"
+        if path.is_file():
+            raise DataError(f"data.split_by: {config.split_by!r}, but {path} has no splits{advice}")
+        return read_table(split_file(path, split, SUFFIXES, advice))
+
+    def _own_split(self, config, split: str) -> tuple[Table, list[int]]:
+        """Read the only table of the source; return the rows of `split` and their places in that table."""
+        table = self._only_table(config)
+        groups = range(len(table.rows))
+        if config.split_by == "conversation":
+            column = _optional_column(table, "conversation")
+            if column is None:
+                raise DataError(
+                    f"{table.source}: data.split_by is 'conversation', but no column is called "
+                    f"{' or '.join(_OPTIONAL['conversation'])}{suggestion('', table.columns, 'columns found')}; "
+                    "split with data.split_by: row, or leave this stage out (--stages.<name> null)"
+                )
+            # A bad row, or one without a conversation, is a group of its own until it is reported.
+            groups = [
+                (isinstance(row, Row) and row.cells[column].strip()) or number for number, row in enumerate(table.rows)
+            ]
+        return split_table(table, groups, config.split_by, split)
+
+    def _only_table(self, config) -> Table:
+        if on_hub(config.path):
+            splits = load_hub(config.path, config.revision)
+            _check_single(config, config.path, list(splits), ", ".join(splits))
+            ((name, dataset),) = splits.items()
+            return as_table(hub_source(config.path, config.revision, name), dataset)
+        path = self.path(config)
+        if path.is_file():
+            return read_table(path)
+        tables = tables_in(path)
+        _check_single(config, path, tables, names_in(path))
+        return read_table(tables[0])
+
+
+def _check_single(config, source, tables: list, found: str) -> None:
+    if len(tables) != 1:
+        raise DataError(
+            f"data.split_by: {config.split_by!r} splits a single table, but {source} holds {len(tables)} "
+            f"(found: {found}); name one file with data.path, or use its own splits with data.split_by: given"
+        )
+
+
+def text_column(
+    source: str, found: list[str], wanted: str | None = None, candidates: Iterable[str] = CANDIDATES
+) -> str:
+    """Return the wanted column, or else the only one of `found` that is called like a candidate, in any case.
+
+    Raises `DataError` when the wanted one is not there, when no candidate is, or when several are: which of them is
+    meant is not guessed.
+    """
+    if wanted is not None:
+        check_columns(source, found, [wanted])
+        return wanted
+    there = [column for column in found if column.lower() in candidates]
+    if len(there) == 1:
+        return there[0]
+    if there:
+        several = ", ".join(show(column) for column in there)
+        raise DataError(f"{source}: {len(there)} columns may hold the text: {several}; name one with data.text_column")
+    raise DataError(
+        f"{source}: no column is called {', '.join(candidates)}; name the one that holds the text with "
+        f"data.text_column{suggestion('', found, 'columns found')}"
+    )
+
+
+def _label(row: Row, dimension: str, cell: str, low: float, high: float) -> float | BadRow:
+    expected = f"expected a number from {low:g} to {high:g}"
+    if not cell:
+        return BadRow(row.where, "missing label", f"{dimension} is empty; {expected}")
+    try:
+        label = float(cell)
+    except ValueError:
+        label = math.nan
+    if not math.isfinite(label):
+        return BadRow(row.where, "label is no number", f"{dimension} is {show(cell)}; {expected}")
+    if not low <= label <= high:
+        return BadRow(row.where, "label out of range", f"{dimension} is {show(cell)}; {expected}")
+    return label
+
+
+def _optional_column(table: Table, key: str) -> str | None:
+    return next((column for column in _OPTIONAL[key] if column in table.columns), None)
+
+
+def make_prompt(turn: str) -> Messages:
     """Return the conversational prompt of a turn: the instruction, and the turn as the user's message."""
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": turn}]
 
 
-def replies(rows: list[dict], source: str, ratings: list[str], with_completion: bool):
-    """Return the answered turns as a `datasets.Dataset`: `prompt`, `text`, `reference`, `conversation`, and `completion`.
+def reply_columns(rows: list[dict], source: str, ratings: list[str], with_completion: bool) -> dict[str, list]:
+    """Return the columns of the answered turns: `prompt`, `text`, `reference`, `conversation`, and `completion`.
 
     Args:
-        rows: rated turns in the order of their conversations, see `wassa.read_split`.
+        rows: rated turns in the order of their conversations, see `Wassa`.
         source: how messages name them.
         ratings: the names of the numbers in `labels`.
         with_completion: for a warm start, which needs the ratings Emotion, EmotionalPolarity and Empathy.
@@ -224,8 +247,6 @@ def replies(rows: list[dict], source: str, ratings: list[str], with_completion: 
     Raises:
         DataError: no turn is answered, or a warm start lacks a rating.
     """
-    from datasets import Dataset
-
     pairs = answered_turns(rows)
     if not pairs:
         raise DataError(
@@ -247,7 +268,7 @@ def replies(rows: list[dict], source: str, ratings: list[str], with_completion: 
         columns["completion"] = [
             make_completion(reply["text"], *rated) for (_, reply), rated in zip(pairs, named, strict=True)
         ]
-    return Dataset.from_dict(columns)
+    return columns
 
 
 def answered_turns(rows: list[dict]) -> list[tuple[dict, dict]]:
@@ -280,7 +301,7 @@ def _skips(turn: str | None, after: str | None) -> bool:
     return int(after) - int(turn) not in (0, 1)
 
 
-def make_completion(reply: str, turn_ratings: dict, reply_ratings: dict) -> list[dict[str, str]]:
+def make_completion(reply: str, turn_ratings: dict, reply_ratings: dict) -> Messages:
     """Return a warm start's completion: a template for the reasoning, filled from ratings, and the reference as answer.
 
     Args:

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from empathy_trl.data.rows import shown
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation import EVALUATORS, evaluator
 from empathy_trl.evaluation import evaluate as artefacts
 from empathy_trl.evaluation.base import markdown
@@ -49,7 +48,7 @@ class Result:
         for name, values in found.items():
             for row, value in zip(self.rows, values, strict=True):
                 if not (value is None or isinstance(value, (int, float))):
-                    raise UserError(f"{self.folder}: the row with index {row['index']} has {shown(value)} as {name}")
+                    raise UserError(f"{self.folder}: the row with index {row['index']} has {show(value)} as {name}")
         return found
 
     def statistics(self) -> dict[str, tuple]:
@@ -102,7 +101,7 @@ def read_result(folder: Path, split: str) -> Result:
         if not isinstance(row, dict) or not {"index", "text", gold} <= row.keys():
             raise UserError(f"{path}, row {number}: expected an object with index, text and {gold}")
         if type(row["index"]) is not int:
-            raise UserError(f"{path}, row {number}: index is {shown(row['index'])}; expected a whole number")
+            raise UserError(f"{path}, row {number}: index is {show(row['index'])}; expected a whole number")
     if not rows or len({row["index"] for row in rows}) < len(rows):
         raise UserError(f"{path}: expected rows, each with an index of its own")
     return Result(folder, evaluation, sorted(rows, key=lambda row: row["index"]))
@@ -133,7 +132,7 @@ def check_evaluation(path: Path | str, evaluation) -> None:
             if not (_is(dict, each) and _is((int, float), each.get("value")))
         ]
     for key, value, expected in wrong:
-        raise UserError(f"{path}: {key} is {shown(value)}; expected {expected}")
+        raise UserError(f"{path}: {key} is {show(value)}; expected {expected}")
 
 
 def _is(kind, value) -> bool:
@@ -158,7 +157,7 @@ def check_same_rows(a: Result, b: Result) -> None:
         for one, other in zip(a.rows, b.rows, strict=True):
             if one[key] != other[key]:
                 raise UserError(
-                    f"the row with index {one['index']} has the {key} {shown(one[key])} in {a.folder}, {shown(other[key])} in "
+                    f"the row with index {one['index']} has the {key} {show(one[key])} in {a.folder}, {show(other[key])} in "
                     f"{b.folder}; evaluate both on the same data"
                 )
 

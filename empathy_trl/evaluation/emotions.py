@@ -1,9 +1,8 @@
 """The evaluator of completions that answer with an emotion."""
 
-from importlib import import_module
 from pathlib import Path
 
-import empathy_trl.data
+from empathy_trl.data import corpus
 from empathy_trl.evaluation import evaluate as artefacts
 from empathy_trl.evaluation.base import Evaluator, markdown, score_baselines
 from empathy_trl.evaluation.metrics.agreement import reasoning_words, score_emotions, share_statistics
@@ -36,7 +35,7 @@ class EmotionEvaluator(Evaluator):
 
     def score(self, stage, rows, train, completions: list[str], rewards) -> tuple[dict, list[dict]]:
         """Return `metrics`, `baselines` and `confusion`, and one row per example."""
-        labels = import_module(empathy_trl.data.BUILDERS[stage.data.name]).LABELS
+        labels = corpus(stage.data.name, stage.data.builder).labels
         gold = list(rows["label"])
         metrics, predictions, confusion = score_emotions(completions, gold, labels)
         baselines = score_baselines(train["text"], train["label"], rows["text"], gold, labels)

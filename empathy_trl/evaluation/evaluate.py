@@ -33,7 +33,6 @@ The files of an evaluation, in public formats: leaderboard, cards and reports re
 Every file but the partial one is written beside its place and then renamed: a reader never sees half of one.
 """
 
-import importlib
 import json
 import random
 from pathlib import Path
@@ -150,7 +149,7 @@ def kind_of(stage) -> str:
     """Return how a stage's model is evaluated: by its task or, for completions, by its data."""
     if stage.task in LABEL_TASKS:
         return "pairs" if is_pairwise(stage) else {"regress": "ratings", "classify": "labels"}[stage.task]
-    return importlib.import_module(empathy_trl.data.BUILDERS[stage.data.name]).EVALUATION
+    return empathy_trl.data.corpus(stage.data.name, stage.data.builder).evaluation
 
 
 def chosen_rows(n: int, limit: int | None) -> list[int]:

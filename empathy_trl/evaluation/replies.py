@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from accelerate import PartialState
 
-from empathy_trl.data.epitome import MECHANISMS
+from empathy_trl.data.labelled import MECHANISMS
 from empathy_trl.data.redial_files import PLACEHOLDER
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import NAMES, Evaluator, markdown

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from empathy_trl.data.readers import JSON_LINES, read_objects
-from empathy_trl.data.rows import BadRow, Table, as_messages, shown
-from empathy_trl.data.sources import read_lists
-from empathy_trl.errors import DataError, UserError
+from empathy_trl.data.dialogues import as_messages
+from empathy_trl.data.tables import JSON_LINES, BadRow, Table, read_lists, read_objects
+from empathy_trl.errors import DataError, UserError, show
 
 COLUMNS = (("context", "response"), ("text", "reply"))
 LISTS = ("contexts.json", "responses.json")
@@ -106,4 +105,4 @@ def _all_messages(turns: list) -> bool:
 
 
 def _given(value) -> str:
-    return "missing" if value is None else shown(value)
+    return "missing" if value is None else show(value)

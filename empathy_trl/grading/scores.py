@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from empathy_trl.data.rows import shown
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
 from empathy_trl.grading.pairs import Pair
 from empathy_trl.io import read_json, read_rows, write_rows, write_text
 from empathy_trl.rewards.judge_answers import RUBRICS
@@ -100,13 +99,11 @@ class ScoreFile:
             )
         before = read_json(self.settings_path)
         if not isinstance(before, dict):
-            raise UserError(
-                f"--output: {self.settings_path} is {shown(before)}; expected a judge's settings; {ANOTHER}"
-            )
+            raise UserError(f"--output: {self.settings_path} is {show(before)}; expected a judge's settings; {ANOTHER}")
         for name, value in self.settings.items():
             if before.get(name) != value:
                 raise UserError(
-                    f"--output: {self.path} was scored with {name} {shown(before.get(name))}, this run has {shown(value)}; "
+                    f"--output: {self.path} was scored with {name} {show(before.get(name))}, this run has {show(value)}; "
                     f"{ANOTHER}"
                 )
 
@@ -128,7 +125,7 @@ class ScoreFile:
             for name, value in (("context", pair.context), ("response", pair.response)):
                 if row[name] != value:
                     raise UserError(
-                        f"{where}: its {name} {shown(row[name])} is not that of the input's row {index}, {shown(value)}; "
+                        f"{where}: its {name} {show(row[name])} is not that of the input's row {index}, {show(value)}; "
                         f"{ANOTHER}"
                     )
             if not isinstance(row["ratings"], dict) or list(row["ratings"]) != self.aspects:
@@ -138,7 +135,7 @@ class ScoreFile:
                 # type: true and false are no numbers; the comparison: neither is NaN
                 if type(value) not in (int, float) or not low <= value <= high:
                     raise UserError(
-                        f"{where}: {name} is {shown(value)}; expected a number from {low:g} to {high:g}; {ANOTHER}"
+                        f"{where}: {name} is {show(value)}; expected a number from {low:g} to {high:g}; {ANOTHER}"
                     )
             ratings[index] = row["ratings"]
         return ratings

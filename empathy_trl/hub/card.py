@@ -13,13 +13,16 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from empathy_trl.chat.setup import Prompts
-from empathy_trl.data import on_hub
+from empathy_trl.data import corpus
+from empathy_trl.data.base import Corpus
+from empathy_trl.data.hub_tables import Published
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.base import NAMES, markdown
 from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.hub.results import source_name, to_results
 from empathy_trl.hub.stage_folder import StageFiles, code, fenced, lineage, local_name, origin, read_stage_files, text
+from empathy_trl.io import on_hub
 from empathy_trl.recipe.layers import stage_of
 from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE
 from empathy_trl.rewards import REWARDS
@@ -84,7 +87,7 @@ def model_card(folder: Path, repo_id: str, merged: bool = False) -> str:
     sources = list(dict.fromkeys(training_data(stage["data"]) for stage in stages.values()))
     licence_keys, licence_words = licence(files.base, files.from_scratch, sources)
     is_adapter = files.is_adapter and not merged
-    builder, record = files.data.get("name"), files.record
+    known, record = _corpus(files.data) or Corpus, files.record
     notes = files.folder / NOTES_FILE
     card = ModelCard.from_template(
         _metadata(files, repo_id, is_adapter, sources, licence_keys),
@@ -93,8 +96,8 @@ def model_card(folder: Path, repo_id: str, merged: bool = False) -> str:
         text=text, code=code, fenced=fenced, literal=_literal, stage_of=stage_of, method_of=_method_of,
         # the model and how to use it
         files=files, repo_id=repo_id, model_name=repo_id.split("/")[-1], is_adapter=is_adapter,
-        start_of=origin(files.recipe, files.name), purpose=_purpose(files), system=SYSTEMS.get(builder),
-        example=SCORED.get(builder, SCORED["emotions"]), messages=_example_messages(files), tags=TAGS.get(builder),
+        start_of=origin(files.recipe, files.name), purpose=_purpose(files), system=known.follows,
+        example=known.scored, messages=_example_messages(files), tags=known.reply_tags,
         sampling={"max_new_tokens": 300, "temperature": 0.0, "top_p": 1.0, "top_k": 0} | (files.stage.get("evaluation") or {}),
         is_last_stage=files.name == list(files.recipe["stages"])[-1],
         results=[_result(evaluation) for evaluation in files.evaluations.values()],
@@ -137,14 +140,16 @@ def _purpose(files: StageFiles) -> str:
     """Return what the model does, for a reader who does not know the project."""
     if files.is_pairwise:
         return PAIRWISE
-    return (SCORES if files.scores_texts else WRITES).get(files.data.get("name"), "works on texts")
+    known = _corpus(files.data)
+    purpose = (known.scores if files.scores_texts else known.writes) if known else ""
+    return purpose or "works on texts"
 
 
 def _example_messages(files: StageFiles) -> list[dict]:
     """Return a prompt in the form that the model was trained on."""
-    name = files.data.get("name")
-    prompts = Prompts(name=name, data=files.data)
-    return prompts.messages([{"role": "user", "content": SAYS.get(name, "I did not sleep last night.")}])
+    known = _corpus(files.data)
+    prompts = Prompts(name=files.data["name"], data=files.data) if known else Prompts()
+    return prompts.messages([{"role": "user", "content": (known or Corpus).says}])
 
 
 def _literal(value) -> str:
@@ -205,7 +210,8 @@ def _citations(files: StageFiles, sources: list) -> str:
     entries = dict(
         re.findall(r"^(?=@\w+\{(\w+),)(.*?^\})$", CITATIONS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     )
-    keys = ["empathy_trl", *OF_BUILDER.get(files.data.get("name"), ()), *METHOD_CITATIONS.get(files.task, ())]
+    known = _corpus(files.data)
+    keys = ["empathy_trl", *(known.citations if known else ()), *METHOD_CITATIONS.get(files.task, ())]
     keys += ["peng2022"] if "GODEL" in (files.base or "") else []
     keys += [key for source in sources for key in source.citations]
     ours = [name for name, entry in (files.stage.get("rewards") or {}).items() if not entry.get("import")]
@@ -280,52 +286,37 @@ class TrainingData:
     hub_id: str | None = None
 
 
-_ED = "conversations of crowd workers about their feelings (Rashkin et al. 2019)"
-# Hub id -> licence, words for it, source, citation
-ON_HUB = {
-    "facebook/empathetic_dialogues": ("cc-by-nc-4.0", "CC BY-NC 4.0: no commercial use", _ED, ("rashkin2019",)),
-    "community-datasets/re_dial": (
-        "cc-by-4.0",
-        "CC BY 4.0",
-        "conversations of crowd workers who recommend films to each other (ReDial, Li et al. 2018)",
-        ("li2018",),
-    ),
-    "leonvanbokhorst/react-respond-reflect-v1": (
-        None,
-        "its page names none",
-        "written dialogues, mostly by a language model, for the system EMPATH",
-        (),
-    ),
-}
-# builder -> what its files usually hold, for somebody who wonders about a local folder
-USUAL = {
-    "ed4": ("ED_easy_4, which comes from EmpatheticDialogues, CC BY-NC 4.0 applies", ("rashkin2019",)),
-    "wassa": ("the turns of the WASSA shared task, they are to be had from its organisers only", ("giorgi2024",)),
-    "dialogues": ("EmpatheticDialogues, CC BY-NC 4.0 applies", ("rashkin2019",)),
-    "redial": ("ReDial, CC BY 4.0 applies", ("li2018",)),
-    "empath": ("react-respond-reflect, see the licence of its repository", ()),
-    "emotions": ("EmpatheticDialogues, CC BY-NC 4.0 applies", ("rashkin2019",)),
-    "intents": ("EmpatheticIntents, which comes from EmpatheticDialogues, CC BY-NC 4.0 applies", ("welivita2020",)),
-    "epitome": ("the pairs of EPITOME, they are to be had from their authors only", ("sharma2020",)),
-}
-
-
 def training_data(data: dict) -> TrainingData:
     """Return what is known of a `data` section of a resolved recipe."""
-    builder, path = str(data.get("name")), str(data.get("path", SAMPLE))
+    builder, path, known = str(data.get("name")), str(data.get("path", SAMPLE)), _corpus(data)
     if path == SAMPLE:
         source = "written for empathy-trl; no texts of real people, labels and ratings by their authors"
         return TrainingData(f"embedded corpus {code(builder)} of empathy-trl", "apache-2.0", "Apache-2.0", source)
     if on_hub(path):
-        licence, words, source, cite = ON_HUB.get(path, (None, "see its page", "see its page", ()))
+        published = known.published if known else None
+        if published is None or published.hub_id != path:
+            published = Published(path, None, "see its page", "see its page")
         revision = f", revision {code(data['revision'])}" if data.get("revision") else ""
         return TrainingData(
-            f"[{code(path)}](https://huggingface.co/datasets/{path}){revision}", licence, words, source, cite, path
+            f"[{code(path)}](https://huggingface.co/datasets/{path}){revision}",
+            published.licence,
+            published.terms,
+            published.source,
+            published.citations,
+            path,
         )
-    usual, cite = USUAL.get(builder, (None, ()))
-    hint = f"; if it is {usual}" if usual else ""
+    hint = f"; if it is {known.local_hint}" if known and known.local_hint else ""
     name = f"local data {code(local_name(path))} (read as {code(builder)})"
-    return TrainingData(name, None, f"not stated{hint}", "the author's own data", cite)
+    citations = known.local_citations if known else ()
+    return TrainingData(name, None, f"not stated{hint}", "the author's own data", citations)
+
+
+def _corpus(data: dict) -> Corpus | None:
+    """Return the corpus of a `data` section; None where this package does not have it."""
+    try:
+        return corpus(str(data.get("name")), data.get("builder"))
+    except UserError:
+        return None
 
 
 # what ask for no more than to be named
@@ -374,61 +365,3 @@ def licence(base: str | None, from_scratch: bool, corpora: list[TrainingData]) -
         "commercial use." if careful else ""
     )  # fmt: skip
     return {"license": only}, words
-
-
-OF_BUILDER = {
-    "ed4": ("you2025",),
-    "wassa": ("giorgi2024",),
-    "redial": ("zhang2024",),
-    "epitome": ("sharma2020",),
-    "intents": ("welivita2020",),
-}
-
-
-# data.name -> what a model that writes does
-WRITES = {
-    "ed4": "reads a short description of a situation, writes a line of reasoning, and names the emotion that the situation "
-    "expresses: sad, joyful, angry or afraid",
-    "wassa": "answers what somebody says, in one or two sentences that are meant to show empathy, after a line of reasoning",
-    "dialogues": "answers what somebody tells in a conversation, in one or two sentences that are meant to show empathy",
-    "redial": "talks with somebody who looks for a film, responds to how they feel, and recommends one",
-    "empath": "answers in a conversation in three parts: a reaction that shows at once (face and posture), what is said, and a "
-    "thought that is not said and that its next answer builds on",
-}
-# data.name -> what a model that scores does
-SCORES = {
-    "wassa": "reads one turn of a conversation and rates it: how intense the emotion is, whether it is positive or negative, and "
-    "how much empathy it shows",
-    "rated_replies": "reads what somebody said and a reply to it, and rates the reply",
-    "emotions": "reads a short description of a situation and names which of 32 emotions it expresses",
-    "intents": "reads what a listener answers and names what the answer does: console, question, encourage and so on, nine in all",
-    "epitome": "reads the post of somebody in trouble and a response to it, and rates three ways in which the response may show "
-    "empathy, each from 0 to 2: emotional reactions, interpretations, explorations",
-}
-# a published system that the builder's recipes follow
-SYSTEMS = {
-    "ed4": "RREC-Emotion on ED_easy_4",
-    "wassa": "a system for the WASSA shared task on empathy",
-    "dialogues": "RLHF-GODEL",
-    "redial": "ECR (empathetic conversational recommendation)",
-    "empath": "EMPATH (react, respond, reflect) by Leon van Bokhorst",
-}
-
-# data.name -> what somebody says, in an example
-SAYS = {
-    "ed4": "Somebody broke into our car last night and I still check every lock twice.",
-    "wassa": "Our street was flooded, and my grandmother had to be carried out of her house.",
-    "dialogues": "I did not get the job that I was hoping for.",
-    "redial": "Hi! I had an awful week. Which film would cheer me up?",
-    "empath": "I keep thinking about the exam that I failed yesterday.",
-}
-# data.name -> text, and its pair where the model reads two
-SCORED = {
-    "wassa": ("I am so sorry that you lost your home. Is your family safe?",),
-    "emotions": ("I open the letter box every hour, although the answer is not due before Friday.",),
-    "intents": ("That must have been a hard year for you.",),
-    "epitome": ("I lost my job and nobody seems to care.", "I am so sorry. Which part of it weighs most on you?"),
-    "rated_replies": ("I lost my job and nobody seems to care.", "I am so sorry. Which part of it weighs most on you?"),
-}
-PAIRED = ("epitome", "rated_replies")
-TAGS = {"empath": ("react", "respond", "reflect"), "ed4": ("reasoning", "answer"), "wassa": ("reasoning", "answer")}

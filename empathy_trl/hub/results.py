@@ -12,11 +12,10 @@ from pathlib import Path
 from huggingface_hub import EvalResult
 from pydantic import BaseModel, ConfigDict, FiniteFloat, StrictInt, StrictStr, ValidationError
 
-from empathy_trl.data import on_hub
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import NAMES
 from empathy_trl.evaluation.metrics.reply_classifiers import deciding, digests
-from empathy_trl.io import digest
+from empathy_trl.io import digest, on_hub
 from empathy_trl.recipe.schema import SAMPLE
 
 # kind of evaluation -> what the Hub calls such a task, and what a reader does

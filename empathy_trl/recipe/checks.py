@@ -29,6 +29,7 @@ from empathy_trl.recipe.validate import (
 )
 from empathy_trl.tags import CHAT_TEMPLATES
 
+FOR_ALL_CORPORA = ("name", "builder", "path", "revision", "on_bad_rows", "portion")  # keys of `data`
 DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("roberta",)  # of the models that can be made from scratch
 HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
 
@@ -195,13 +196,26 @@ def _check_length(content: dict) -> Iterator[Problem]:
 
 
 def _check_rows(task: str, data: Any) -> Iterator[Problem]:
-    """Yield whether the builder has rows for the task."""
-    from empathy_trl.data import BUILDERS, tasks_of
+    """Yield whether the corpus has rows for the task."""
+    from empathy_trl.data import CORPORA, corpus
 
-    name = data.get("name") if isinstance(data, dict) else None
-    if isinstance(name, str) and name in BUILDERS and task not in tasks_of(name):
-        fitting = [other for other in BUILDERS if task in tasks_of(other)]
-        yield ("name",), f"{name} has rows for {', '.join(tasks_of(name))}, not for {task}{suggestion('', fitting)}"
+    found = _corpus(data) if isinstance(data, dict) else None
+    if found is not None and task not in found.tasks:
+        fitting = [name for name in CORPORA if task in corpus(name).tasks]
+        has = ", ".join(found.tasks)
+        yield ("name",), f"{data['name']} has rows for {has}, not for {task}{suggestion('', fitting)}"
+
+
+def _corpus(data: dict):
+    """Return the corpus of a `data` section; None where its keys are wrong, which `_check_source` says."""
+    from empathy_trl.data import corpus
+
+    if not isinstance(data.get("name"), str) or not isinstance(data.get("builder"), str | None):
+        return None
+    try:
+        return corpus(data["name"], data.get("builder"))
+    except UserError:
+        return None
 
 
 def _under(section: str, problems: Iterable[Problem]) -> Iterator[Problem]:
@@ -239,17 +253,22 @@ def _check_stage_model(stage: str, earlier: dict[str, Any], fitting: Iterable[st
 
 
 def _check_source(data: dict) -> Iterator[Problem]:
-    """Yield whether the builder is known and its source is where `path` says."""
-    from empathy_trl.data import BUILDERS, OWN_KEYS
+    """Yield whether the corpus is known, reads the keys given, and has its source where `path` says."""
+    from empathy_trl.data import CORPORA, corpus
 
-    name, path = data.get("name"), data.get("path", SAMPLE)
-    if isinstance(name, str) and name not in BUILDERS:
-        yield ("name",), f"unknown data builder {show(name)}{suggestion(name, BUILDERS)}"
-    defaults = Data(name="").model_dump(mode="json")
-    for key, readers in OWN_KEYS.items():
-        # a resolved recipe says all defaults
-        if name in BUILDERS and name not in readers and key in data and data[key] != defaults[key]:
-            yield (key,), f"{name} does not read it; builders that do: {', '.join(readers)}"
+    name, builder, path = data.get("name"), data.get("builder"), data.get("path", SAMPLE)
+    if isinstance(name, str) and isinstance(builder, str | None):
+        try:
+            corpus(name, builder)
+        except UserError as error:
+            key, _, message = str(error).removeprefix("data.").partition(": ")
+            yield (key,), message
+    if (found := _corpus(data)) is not None:
+        for key, default in Data(name="").model_dump(mode="json").items():
+            # a resolved recipe says all defaults
+            if key in data and key not in (*FOR_ALL_CORPORA, *found.settings) and data[key] != default:
+                readers = [other for other in CORPORA if key in corpus(other).settings]
+                yield (key,), f"{name} does not read it; corpora that do: {', '.join(readers)}"
     is_file = isinstance(path, str) and os.path.isfile(os.path.expanduser(path))  # a single table
     if isinstance(path, str) and path != SAMPLE and not is_file and not _may_exist(path, HUB_DATASET):
         yield ("path",), f"no folder {path!r}; expected {SAMPLE}, a folder, or a Hub id such as user/name"

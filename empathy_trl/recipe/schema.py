@@ -110,7 +110,8 @@ class Data(_Section):
     """Which corpus, from where, and how much of it.
 
     Attributes:
-        name: a key of `empathy_trl.data.BUILDERS`.
+        name: a key of `empathy_trl.data.CORPORA`, or with a `builder` what results call the data.
+        builder: `package.module:Class` of a corpus from outside the package, a subclass of `empathy_trl.data.base.Corpus`.
         path: `sample` (the corpus in the package), a local folder or a Hub id.
         portion: share of the training split that the stage sees, from (0) to (1).
         max_words: longer texts lose their beginning.
@@ -128,6 +129,8 @@ class Data(_Section):
 
     name: str
     path: str = SAMPLE
+    # left out of a resolved recipe where it is null, so that recipes without one keep their fingerprints
+    builder: str | None = Field(None, exclude_if=lambda builder: builder is None)
     revision: str | None = None
     on_bad_rows: Literal["error", "drop"] = "error"
     portion: tuple[float, float] = (0.0, 1.0)

@@ -87,7 +87,8 @@ def local_rows(stage) -> dict[str, tuple]:
         DataError: a file or a row cannot be used.
         UserError: from `label_targets`.
     """
-    from empathy_trl.data import on_hub, read_split
+    from empathy_trl.data import read_split
+    from empathy_trl.io import on_hub
 
     if stage.task in LABEL_TASKS:
         label_targets(stage)
@@ -117,15 +118,16 @@ def label_targets(stage):
     Raises:
         UserError: pairs are to be learned from data without contexts, or from several ratings at once.
     """
-    from empathy_trl.data import BUILDERS, comparable, targets
+    from empathy_trl.data import CORPORA, corpus
     from empathy_trl.models.label_schema import Targets
 
-    found = targets(stage.data)
+    data = corpus(stage.data.name, stage.data.builder)
+    found = data.targets(stage.data)
     if not is_pairwise(stage):
         return Targets(stage.task, found)
     key = f"stages.{stage.name}.trainer.objective: pairwise"
-    if not comparable(stage.data.name):
-        fitting = ", ".join(filter(comparable, BUILDERS))
+    if not data.comparable:
+        fitting = ", ".join(name for name in CORPORA if corpus(name).comparable)
         raise UserError(
             f"{key} compares replies to one context, and {stage.data.name} has none (data that do: {fitting})"
         )
@@ -136,10 +138,10 @@ def label_targets(stage):
 
 def describe_input(config, stage, max_length: int) -> None:
     """Note in a model's config how texts were prepared, so that they are prepared alike wherever the model is used."""
-    from empathy_trl.data import normalization
+    from empathy_trl.data import corpus
 
     config.text_max_length = max_length
-    config.text_normalization = normalization(stage.data)
+    config.text_normalization = corpus(stage.data.name, stage.data.builder).normalization(stage.data)
 
 
 def label_texts(train) -> list[str]:

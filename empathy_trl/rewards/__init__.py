@@ -5,10 +5,10 @@ with `import: my_package.rewards:Kindness`: a subclass of `Reward` or any other 
 a plain function.
 """
 
-import importlib
 from collections.abc import Callable
 
 from empathy_trl.errors import UserError
+from empathy_trl.io import import_object
 from empathy_trl.rewards.base import Reward, as_reward
 from empathy_trl.rewards.emotion import EmotionAccuracy, EmotionAlignment, EmotionConfidence
 from empathy_trl.rewards.foresight import Foresight
@@ -146,20 +146,4 @@ def import_reward(name: str, path: str) -> Callable:
     Raises:
         UserError: the path has another form, or the module cannot be imported or has no such class or function.
     """
-    where = f"rewards.{name}.import"
-    module_name, colon, attribute = str(path).partition(":")
-    if not (module_name and colon and attribute):
-        raise UserError(f"{where}: {path!r} is not of the form package.module:Name")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(
-            f"{where}: cannot import {module_name}: {error}; install it, or put its folder on PYTHONPATH"
-        ) from error
-    except (Exception, SystemExit) as error:  # the user's own code, which may raise anything, or be a script
-        raise UserError(f"{where}: cannot import {module_name}: {type(error).__name__}: {error}") from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(f"{where}: {module_name} has no class or function {attribute} (choices: {', '.join(names)})")
-    return found
+    return import_object(f"rewards.{name}.import", path)

@@ -1,12 +1,11 @@
 """From a history to the messages a model was trained on, and nothing that a user types is more than text."""
 
-import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
-from empathy_trl.chat.setup import SYSTEMS, Prompts, break_up, choose_prompts, control_texts
-from empathy_trl.data import BUILDERS, build, dialogues, ed4, redial
+from empathy_trl.chat.setup import Prompts, break_up, choose_prompts, control_texts
+from empathy_trl.data import CORPORA, build, corpus, dialogues, ed4, redial
 from empathy_trl.data import wassa as wassa_replies
 from empathy_trl.errors import UserError
 from empathy_trl.models.tiny import build_tokenizer
@@ -27,7 +26,7 @@ def assistant(text):
 HISTORY = [user("My dog ran away."), assistant("Oh no, since when?"), user("Monday.")]
 
 
-@pytest.mark.parametrize("name", sorted(set(SYSTEMS) & set(BUILDERS)))
+@pytest.mark.parametrize("name", [name for name in CORPORA if corpus(name).talks])
 def test_prompts_are_those_of_training(name):
     """Of rows of the embedded corpus, what was said gives the very prompt that the data builder makes."""
     split_by = "conversation" if name == "wassa" else "given"
@@ -76,9 +75,7 @@ def test_single_turns_have_no_history(name, module):
     ("reflections", "kept"), [("keep", STAGED), ("drop", STAGED.rpartition("\n")[0]), (None, STAGED)]
 )
 def test_empath_keeps_or_drops_reflections(monkeypatch, reflections, kept):
-    stand_in = ModuleType("empathy_trl.data.empath")
-    stand_in.SYSTEM = "React, respond, reflect."
-    monkeypatch.setitem(sys.modules, "empathy_trl.data.empath", stand_in)
+    monkeypatch.setattr("empathy_trl.data.empath.SYSTEM", "React, respond, reflect.")
     data = {} if reflections is None else {"reflections": reflections}
     history = [user("Hi"), assistant(STAGED), user("I am sad.")]
     system = {"role": "system", "content": "React, respond, reflect."}
@@ -198,7 +195,7 @@ def test_the_adapter_comes_before_its_base_and_no_recipe_is_a_plain_chat(tmp_pat
 )
 def test_a_recipe_can_be_named(recipe, model, name):
     prompts = choose_prompts([(model, None)] if model else [], recipe, None)
-    assert prompts.name == name and set(Data.model_fields) == set(prompts.data)
+    assert prompts.name == name and set(Data.model_fields) - {"builder"} == set(prompts.data)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ def data_section(name, path, **changes):
         "text_column": None,
         "split_by": "given",
         "ranges": None,
+        "builder": None,
     }
     switches = dict.fromkeys(SWITCHES, True) | changes.pop("normalize", {})
     return SimpleNamespace(**defaults | changes, normalize=SimpleNamespace(**switches))

@@ -156,7 +156,7 @@ def test_the_hub(monkeypatch):
         ("contexts", ["", " \u200b"], r"row 2: empty context: nothing is left of \['', "),
         ("contexts", "<br>", r"row 2: empty context: nothing is left of '<br>' in contexts\.json"),
         ("contexts", ["a", 3], r"row 2: context is no text: contexts\.json has \['a', 3\]; expected a list of texts"),
-        ("contexts", None, r"row 2: context is no text: contexts\.json has None"),
+        ("contexts", None, r"row 2: context is no text: contexts\.json has null"),
         ("contexts", {"a": 1}, r"row 2: context is no text: contexts\.json has \{'a': 1\}"),
         ("targets", " ", r"row 2: empty target: nothing is left of ' ' in targets\.json"),
         ("targets", 5, r"row 2: target is no text: targets\.json has 5; expected a text"),
@@ -200,7 +200,7 @@ def test_files_that_cannot_be_used(tmp_path, lists, message):
             r"line 2: no conversation: utterances has 'he left'; expected a list of \{speaker, text\}",
         ),
         ({"utterances": [{"text": "a"}]}, r"line 2: no conversation: utterances has \[\{'text': 'a'\}\]"),
-        ({"emotion": "sad"}, r"line 2: no conversation: utterances has None"),
+        ({"emotion": "sad"}, r"line 2: no conversation: utterances has null"),
         (
             {"utterances": [{"speaker": "speaker", "text": "a"}, {"speaker": "listener", "text": ""}]},
             r"line 2, utterance 2: empty target: nothing is left of '' in target",
@@ -246,7 +246,7 @@ def test_places_that_hold_no_dialogues(tmp_path):
     with pytest.raises(DataError, match="has several folders for the split valid: val, valid; keep one"):
         read_split(section(tmp_path), "valid")
     with pytest.raises(
-        UserError, match=r"the dialogues data has no columns for task 'regress' \(choices: 'sft', 'grpo', 'ppo'"
+        UserError, match=r"the dialogues data has no columns for task 'regress' \(choices: sft, grpo, ppo"
     ):
         build(section(tmp_path), "train", "regress")
 

@@ -12,9 +12,10 @@ import pytest
 from datasets import Dataset, DatasetDict
 from datasets.exceptions import DatasetNotFoundError
 
-from empathy_trl.data import build, on_hub, read_split
+from empathy_trl.data import build, read_split
 from empathy_trl.data.ed4 import LABELS, PROMPT, label_shares, make_prompt, rationale
 from empathy_trl.errors import DataError, UserError
+from empathy_trl.io import on_hub
 from empathy_trl.tags import tag_bodies
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "ed_easy_4"
@@ -30,6 +31,7 @@ def make_config(path, **changes):
         "on_bad_rows": "error",
         "portion": (0.0, 1.0),
         "max_words": 400,
+        "builder": None,
     }
     return SimpleNamespace(**defaults | changes)
 
@@ -125,12 +127,12 @@ def test_portion_takes_training_rows_in_file_order(folder, portion, expected):
         ("", r"train\.csv: the file is empty; expected a header with the columns text, label"),
         ("\n \n".replace(" ", ""), r"train\.csv: the file is empty"),
         ("text,label\n", r"train\.csv: the file has a header but no rows"),
-        ("Text,label\na,1\n", r"no column 'text'; did you mean 'Text'\? \(columns found: 'Text', 'label'\)"),
+        ("Text,label\na,1\n", r"no column 'text'; did you mean Text\? \(columns found: Text, label\)"),
         (
             "text,lable\na,1\n",
-            r"no column 'label'; did you mean 'lable'\? \(columns found: 'text', 'lable'\)",
+            r"no column 'label'; did you mean lable\? \(columns found: text, lable\)",
         ),
-        ("i won,1\ni lost,0\n", r"no column 'text' \(columns found: 'i won', '1'\)"),
+        ("i won,1\ni lost,0\n", r"no column 'text' \(columns found: 'i won', 1\)"),
         ("text;label\na;1\n", r"columns found: 'text;label'\); cells must be separated by commas"),
         ("text,label,text\na,1,b\n", r"2 columns are called 'text'; names must differ"),
         (b"text,label\nok,1\ncaf\xe9,1\n", r"train\.csv, line 3: byte 0xe9 at offset 19 is not UTF-8"),
@@ -194,16 +196,16 @@ def test_portion_without_rows(folder):
     [
         (
             lambda config: build(config, "dev", "grpo"),
-            r"unknown split 'dev' \(choices: 'train', 'valid', 'test'\)",
+            r"unknown split 'dev' \(choices: train, valid, test\)",
         ),
-        (lambda config: build(config, "tests", "grpo"), r"unknown split 'tests'; did you mean 'test'\?"),
+        (lambda config: build(config, "tests", "grpo"), r"unknown split 'tests'; did you mean test\?"),
         (
             lambda config: build(config, "train", "gpro"),
-            r"task 'gpro'; did you mean 'grpo'\? \(choices: 'sft', 'grpo', 'ppo'\)",
+            r"task 'gpro'; did you mean grpo\? \(choices: sft, grpo, ppo\)",
         ),
         (
-            lambda config: build(SimpleNamespace(name="ed5"), "train", "sft"),
-            r"unknown builder 'ed5'; did you mean 'ed4'",
+            lambda config: build(SimpleNamespace(name="ed5", builder=None), "train", "sft"),
+            r"unknown corpus 'ed5'; did you mean ed4",
         ),
     ],
 )
@@ -311,7 +313,7 @@ def test_hub_gives_one_row_per_conversation_of_the_four_emotions(monkeypatch):
         (
             {"text": ["a"], "label": [1]},
             "validation",
-            r"no column 'conv_id' \(columns found: 'text', 'label'\)",
+            r"no column 'conv_id' \(columns found: text, label\)",
         ),
         (UTTERANCES | {"context": ["proud"] * 6}, "validation", "no row whose context is one of sad, joyful"),
         (UTTERANCES | {"prompt": ["x"] * 3 + [None] * 3}, "validation", r"row 4: empty text"),

@@ -199,16 +199,16 @@ def roles(*names):
 @pytest.mark.parametrize(
     "bad, message",
     [
-        ({"messages": None}, "line 2: no messages: messages is None"),
+        ({"messages": None}, "line 2: no messages: messages is null"),
         ({"messages": []}, r"line 2: no messages: messages is \[\]"),
-        ({"conversation_id": "x"}, "line 2: no messages: messages is None"),
+        ({"conversation_id": "x"}, "line 2: no messages: messages is null"),
         ({"messages": ["Hi"]}, "line 2: no message: message 1 is 'Hi'; expected {role, content}"),
         ({"messages": [{"role": "user"}]}, "line 2: no message: message 1 is {'role': 'user'}; expected"),
         ({"messages": [{"role": "user", "content": ["Hi"]}]}, r"line 2: no text: content of message 1 is \['Hi'\]"),
         (dialogue("Hi", " \n"), r"line 2: empty text: content of message 2 is ' \\n'"),
         (dialogue("\0<b> </b>", turn()), r"line 2: empty text: nothing is left of '\\x00<b> </b>' in message 1"),
         (roles("user", "bot"), "line 2: unknown role: role of message 2 is 'bot'; expected user or assistant"),
-        (roles("user", None), "line 2: unknown role: role of message 2 is None"),
+        (roles("user", None), "line 2: unknown role: role of message 2 is null"),
         (roles("assistant"), "line 2: the assistant begins: message 1 is of the assistant; expected the user"),
         (roles("user", "user"), "line 2: two turns of one role: message 2 is of the user; expected the assistant"),
         (roles("system"), "line 2: no messages: nobody says anything after the system message"),
@@ -294,7 +294,7 @@ def test_one_dialogue_cannot_be_split(tmp_path):
     "content, message",
     [
         (b"", r"test\.jsonl: the file is empty; expected one JSON object a line"),
-        (b'{"text": "Hi"}\n', r"test\.jsonl: no column 'messages' \(columns found: 'text'\)"),
+        (b'{"text": "Hi"}\n', r"test\.jsonl: no column 'messages' \(columns found: text\)"),
         (b'{"messages": "\xff"}\n', r"test\.jsonl, line 1: byte 0xff at offset 14 is not UTF-8"),
         (b'{"messages": []}\n\0', r"test\.jsonl, line 2: NUL byte at offset 17"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset, DatasetDict, List, Value
 
 from empathy_trl.data import build, read_split, targets
-from empathy_trl.data.epitome import MECHANISMS
+from empathy_trl.data.labelled import MECHANISMS
 from empathy_trl.errors import DataError, UserError
 from tests.data.sections import data_section
 
@@ -144,7 +144,7 @@ def test_both_posts_are_shortened(tmp_path):
 
 
 def test_unknown_names(tmp_path):
-    with pytest.raises(UserError, match=r"the epitome data has no columns for task 'regress' \(choices: 'classify'\)"):
+    with pytest.raises(UserError, match=r"the epitome data has no columns for task 'regress' \(choices: classify\)"):
         build(section("sample"), "train", "regress")
     with pytest.raises(DataError, match=rf"no folder 'nowhere' here.*{FILES[0]}.*seeker_post, response_post"):
         read_split(section("nowhere"), "train")

@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from empathy_trl.data.readers import read_objects, read_table
-from empathy_trl.data.rows import BadRow
+from empathy_trl.data.tables import BadRow, read_objects, read_table
 from empathy_trl.errors import DataError
 
 
@@ -63,7 +62,7 @@ def test_bad_lines_are_bad_rows_named_by_line(tmp_path):
         ("x.jsonl", " \n", r"x\.jsonl: the file is empty; expected one JSON object a line with the columns text"),
         ("x.jsonl", "text,label\na,1\n", r"no line is a JSON object; line 1: Expecting value.*'text,label'"),
         ("x.jsonl", json.dumps([{"text": "a"}]), r"no line is a JSON object; line 1: '\[\{"),
-        ("x.jsonl", '{"txt": "a"}', r"x\.jsonl: no column 'text'; did you mean 'txt'\?"),
+        ("x.jsonl", '{"txt": "a"}', r"x\.jsonl: no column 'text'; did you mean txt\?"),
         ("x.jsonl", b'{"text": "\xff"}', r"x\.jsonl, line 1: byte 0xff at offset 10 is not UTF-8"),
         ("x.jsonl.gz", b"no gzip", r"x\.jsonl\.gz: not a whole gzip file"),
         ("x.jsonl.gz", gzip.compress(b"a" * 5000, mtime=0)[:-9], r"x\.jsonl\.gz: not a whole gzip file"),

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
-from empathy_trl.data.redial_files import conversation_of, dialogue_parser
-from empathy_trl.data.rows import BadRow, Row, Table
+from empathy_trl.data.redial_files import check_layout, conversation_of, read_dialogue
+from empathy_trl.data.tables import BadRow, Row, Table
 from empathy_trl.errors import DataError
 
 BY_ROLE = {
@@ -44,7 +44,7 @@ STRUCTURE = BY_ROLE | {"movies": BY_ROLE["movies"] | {"99": None}, "liked": BY_R
 
 
 def parse(cells):
-    return dialogue_parser(Table("train.jsonl", list(cells), []))(Row("line 3", cells))
+    return read_dialogue(Row("line 3", cells))
 
 
 @pytest.mark.parametrize("cells", [BY_ROLE, ORIGINAL, HUB, STRUCTURE], ids=["by role", "original", "hub", "structure"])
@@ -91,11 +91,11 @@ def with_text(text):
         (
             BY_ROLE | {"conversation_id": None},
             "no conversation",
-            "conversation_id is None; expected a number or a text",
+            "conversation_id is null; expected a number or a text",
         ),
         (BY_ROLE | {"conversation_id": {"a": 1}}, "no conversation", "conversation_id is {'a': 1}"),
         (with_text(["See"]), "no text", "text of message 1 is ['See']; expected a text"),
-        (with_text(True), "no text", "text of message 1 is True"),
+        (with_text(True), "no text", "text of message 1 is true"),
         (BY_ROLE | {"movies": {"12": ["The Salt Line"]}}, "no text", "the title of @12 is ['The Salt Line']"),
         (BY_ROLE | {"liked": {"7": True}}, "unknown like", "True for @7; expected 0, 1, 2"),
         (BY_ROLE | {"movies": "The Salt Line"}, "no mapping", "movies is 'The Salt Line'; expected film ids"),
@@ -106,7 +106,7 @@ def with_text(text):
             "unknown sender",
             "initiatorWorkerId is [4]; expected the id of a worker",
         ),
-        (ORIGINAL | {"respondentWorkerId": None}, "unknown sender", "respondentWorkerId is None"),
+        (ORIGINAL | {"respondentWorkerId": None}, "unknown sender", "respondentWorkerId is null"),
         (ORIGINAL | {"initiatorWorkerId": 5}, "unknown sender", "initiator and respondent are both worker 5"),
     ],
 )
@@ -124,10 +124,10 @@ def test_titles_are_cleaned_as_texts_are():
 @pytest.mark.parametrize(
     "columns, message",
     [
-        (["conversation_id", "messages", "movie", "liked"], "no column 'movies'; did you mean 'movie'"),
+        (["conversation_id", "messages", "movie", "liked"], "no column 'movies'; did you mean movie"),
         (["conversationId", "messages"], "no column 'movieMentions'"),
     ],
 )
 def test_columns_of_neither_layout(columns, message):
     with pytest.raises(DataError, match=message):
-        dialogue_parser(Table("train.jsonl", columns, []))
+        check_layout(Table("train.jsonl", columns, []))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from empathy_trl.data.rows import text_column
+from empathy_trl.data.wassa import text_column
 from empathy_trl.errors import DataError
 
 
@@ -27,10 +27,10 @@ def test_the_column_is_found(found, wanted, expected):
         (
             ["body", "id"],
             None,
-            r"no column is called text, utterance, .*data\.text_column \(columns found: 'body', 'id'",
+            r"no column is called text, utterance, .*data\.text_column \(columns found: body, id",
         ),
         ([], None, r"no column is called text"),
-        (["text", "boddy"], "body", r"no column 'body'; did you mean 'boddy'\? \(columns found: 'text', 'boddy'\)"),
+        (["text", "boddy"], "body", r"no column 'body'; did you mean boddy\? \(columns found: text, boddy\)"),
     ],
 )
 def test_what_cannot_be_decided_is_an_error(found, wanted, message):

@@ -14,7 +14,7 @@ from empathy_trl.data.ed4 import LABELS
 
 SIZES = {"train": 560, "valid": 120, "test": 120}
 SAMPLE = SimpleNamespace(
-    name="ed4", path="sample", revision=None, on_bad_rows="error", portion=(0.0, 1.0), max_words=400
+    name="ed4", builder=None, path="sample", revision=None, on_bad_rows="error", portion=(0.0, 1.0), max_words=400
 )
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from empathy_trl.data import read_split
-from empathy_trl.data.epitome import MECHANISMS
+from empathy_trl.data.labelled import MECHANISMS
 from tests.data.sections import data_section
 
 SIZES = {"train": 216, "valid": 24, "test": 30}

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from empathy_trl.data import empath_turns as turn_faults
-from empathy_trl.data.empath_turns import fault
+from empathy_trl.data import empath as turn_faults
+from empathy_trl.data.empath import fault
 from empathy_trl.tags import read_parts
 from tests.test_tags_parts import REPLIES, WHOLE
 

@@ -99,7 +99,7 @@ def test_one_table_needs_a_way_to_split_it(one_file, name):
 def test_a_split_by_conversation_needs_its_column(tmp_path):
     (tmp_path / "turns.csv").write_text("text,Emotion,EmotionalPolarity,Empathy\na,1,1,1\n")
     message = (
-        r"no column is called conversation_id or conv_id \(columns found: 'text', 'Emotion', .*\); "
+        r"no column is called conversation_id or conv_id \(columns found: text, Emotion, .*\); "
         r"split with data\.split_by: row, or leave this stage out"
     )
     with pytest.raises(DataError, match=message):
@@ -183,7 +183,7 @@ def test_the_hub(monkeypatch):
 
 
 def test_unknown_names():
-    with pytest.raises(UserError, match=r"wassa data has no columns for task 'dpo'.*'regress'"):
+    with pytest.raises(UserError, match=r"wassa data has no columns for task 'dpo'.*regress"):
         build(section("sample"), "train", "dpo")
     with pytest.raises(UserError, match="unknown split 'dev'"):
         read_split(section("sample"), "dev")

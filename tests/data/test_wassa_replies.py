@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from empathy_trl.data import build
-from empathy_trl.data.wassa import SYSTEM, answered_turns, make_completion, replies
+from empathy_trl.data.wassa import SYSTEM, answered_turns, make_completion, reply_columns
 from empathy_trl.errors import DataError
 from empathy_trl.recipe import Data
 from empathy_trl.rewards.format import Format
@@ -69,7 +69,7 @@ def test_turns_that_nobody_answers_are_an_error_that_says_what_is_needed():
     with pytest.raises(
         DataError, match=r"turns\.csv: no turn is answered by the next one; .* a column conversation_id"
     ):
-        replies([row("a", None, None)], "turns.csv", ["Emotion"], with_completion=False)
+        reply_columns([row("a", None, None)], "turns.csv", ["Emotion"], with_completion=False)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from datasets import Dataset
 
-from empathy_trl.data.epitome import MECHANISMS
+from empathy_trl.data.labelled import MECHANISMS
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluate as artefacts
 from empathy_trl.evaluation import replies

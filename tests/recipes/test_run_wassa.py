@@ -179,7 +179,7 @@ def test_a_judge_may_be_trained_after_the_warm_start(tmp_path):
         (["--stages.reward.task", "classify"], r"data.name: wassa has rows for regress, sft, grpo, ppo, not for classify"),
         (["--data.ranges", "{Empathy: [5, 0]}"], r"ranges.Empathy \[5.0, 0.0\] is not a range with low < high"),
         (["--data.split_by", "turn"], r"data.split_by: unknown choice 'turn'"),
-        (["--data.name", "ed4"], r"data.split_by: ed4 does not read it; builders that do: wassa"),
+        (["--data.name", "ed4"], r"data.split_by: ed4 does not read it; corpora that do: wassa"),
     ],
 )  # fmt: skip
 def test_mistakes_are_found_before_anything_is_trained(tmp_path, override, message):

@@ -11,6 +11,7 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 
 from empathy_trl.data import build
 from empathy_trl.errors import UserError
+from empathy_trl.recipe import Data
 from empathy_trl.rewards import REWARDS, build_rewards
 
 
@@ -125,7 +126,7 @@ def test_two_rewards_of_one_class_have_their_own_names():
         (
             "k",
             entry(import_path="my_rewards:Kind"),
-            "my_rewards has no class or function Kind .*Kindness, length",
+            "my_rewards has no class or function Kind; did you mean Kindness.*Kindness, length",
         ),
         ("k", entry(import_path="my_rewards:CONSTANT"), "has no class or function CONSTANT"),
         (
@@ -152,10 +153,7 @@ def test_errors_name_the_reward(own_module, name, reward, message):
 
 
 def test_the_references_of_the_data_score_at_the_top():
-    config = SimpleNamespace(
-        name="ed4", path="sample", revision=None, on_bad_rows="error", portion=(0.0, 0.05), max_words=400
-    )
-    rows = build(config, "train", "sft")
+    rows = build(Data(name="ed4", portion=(0.0, 0.05)), "train", "sft")
     rewards, _ = build_rewards(
         {"emotion_accuracy": entry(), "format": entry(), "reasoning_length": entry(min=5, max=30)}
     )

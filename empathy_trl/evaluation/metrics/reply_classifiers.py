@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from empathy_trl.data.epitome import LEVELS, MECHANISMS
+from empathy_trl.data.labelled import LEVELS, MECHANISMS
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.bootstrap import bootstrap, mean_figures
 from empathy_trl.models.label_schema import CLASSIFICATION, label_groups, listed, pearson, probabilities, require

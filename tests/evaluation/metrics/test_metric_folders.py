@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from empathy_trl.data.epitome import MECHANISMS
+from empathy_trl.data.labelled import MECHANISMS
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics import NAMES, path
 from tests.evaluation.metrics.loaded import load

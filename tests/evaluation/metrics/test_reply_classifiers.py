@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from empathy_trl.data.epitome import MECHANISMS
+from empathy_trl.data.labelled import MECHANISMS
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.reply_classifiers import check_configs, judge_replies, load_classifiers
 

@@ -1,6 +1,7 @@
-"""Strict reading of table files: CSV, TSV and JSON Lines (also gzipped).
+"""Tables: finding the file of a split, and reading it strictly (CSV, TSV, JSON Lines, JSON lists; also gzipped).
 
-What is wrong with a file as a whole is a `DataError`; what is wrong with one row of it becomes a `BadRow`.
+A file that cannot be trusted as a whole (missing, not UTF-8, broken quoting, a missing column) raises `DataError`. A single
+bad row (too many cells, no JSON) becomes a `BadRow`, which says what is wrong and where.
 """
 
 import csv
@@ -9,14 +10,115 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
-from empathy_trl.data.rows import BadRow, Row, Table, check_columns, quote
-from empathy_trl.errors import DataError
+from empathy_trl.errors import DataError, show, suggestion
 
 JSON_LINES = (".jsonl", ".jsonl.gz")
 SUFFIXES = (".csv", ".tsv", *JSON_LINES)
 BYTE_ORDER_MARK = "\ufeff"
+# Split -> how the names of its files begin.
+STEMS = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
+# Split -> what its folder may be called.
+FOLDERS = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One usable row: `where` is how a message names it ("line 12"), `cells` maps column to text.
+
+    A reader of JSON (`read_objects`, `read_lists`) keeps the values as they are: lists, mappings, numbers.
+    """
+
+    where: str
+    cells: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """One row that cannot be used: `reason` is what rows are counted by, `detail` quotes the value."""
+
+    where: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as read: `source` is how messages name it; every `Row` has a cell for each of `columns`."""
+
+    source: str
+    columns: list[str]
+    rows: list[Row | BadRow]
+
+
+def local_path(path: str, sample: str | None, expected: str):
+    """Return the folder or file that `data.path` names.
+
+    Args:
+        path: "sample", or a folder or file.
+        sample: the folder below `empathy_trl/data` that "sample" means; None where nothing is embedded.
+        expected: for the error about a path that does not exist, what else `data.path` may be.
+    """
+    is_sample = path == "sample" and sample is not None
+    found = files("empathy_trl.data").joinpath(sample) if is_sample else Path(path).expanduser()
+    if not found.is_dir() and not found.is_file():
+        embedded = "'sample' (the embedded corpus), " if sample is not None else ""
+        raise DataError(f"data.path: no folder {show(path)} here; expected {embedded}{expected}")
+    return found
+
+
+def split_file(folder, split: str, suffixes: tuple[str, ...], advice: str = ""):
+    """Return the one file of a split in `folder`: one of `STEMS` with one of `suffixes`; `advice` ends the error."""
+    names = [stem + suffix for stem in STEMS[split] for suffix in suffixes]
+    found = split_files(folder, split, suffixes)
+    if len(found) > 1:
+        raise DataError(f"data.path: {folder} has several files for the split {split}: {', '.join(found)}; keep one")
+    if not found:
+        raise DataError(f"data.path: {folder} has no {' or '.join(names)} (files found: {names_in(folder)}){advice}")
+    return folder.joinpath(found[0])
+
+
+def split_files(folder, split: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Return the names of the files in `folder` that may be those of a split."""
+    names = [stem + suffix for stem in STEMS[split] for suffix in suffixes]
+    return [name for name in names if folder.joinpath(name).is_file()]
+
+
+def split_folder(folder, split: str):
+    """Return the one sub-folder of a split, by one of the names of `FOLDERS`."""
+    found = [name for name in FOLDERS[split] if folder.joinpath(name).is_dir()]
+    if len(found) > 1:
+        raise DataError(f"data.path: {folder} has several folders for the split {split}: {', '.join(found)}; keep one")
+    if not found:
+        raise DataError(
+            f"data.path: {folder} has no folder {' or '.join(FOLDERS[split])} (files found: {names_in(folder)})"
+        )
+    return folder.joinpath(found[0])
+
+
+def tables_in(folder) -> list:
+    """Return the table files of a folder, by name."""
+    return sorted((entry for entry in folder.iterdir() if entry.is_file() and is_table(entry)), key=lambda e: e.name)
+
+
+def names_in(folder) -> str:
+    """Return the names of the first 20 entries of a folder, for a message."""
+    return ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "none"
+
+
+def check_columns(source, found: list[str], columns: Iterable[str]) -> None:
+    """Raise a `DataError` that lists the columns found when one of `columns` is missing."""
+    for column in columns:
+        if column not in found:
+            hint = suggestion(column, found, "columns found")
+            if len(found) == 1 and any(separator in found[0] for separator in ";\t|"):
+                hint += "; cells must be separated by commas"
+            raise DataError(f"{source}: no column {column!r}{hint}")
 
 
 def read_table(path, columns: Iterable[str] = ()) -> Table:
@@ -56,6 +158,30 @@ def read_objects(path, columns: Iterable[str] = ()) -> Table:
     return table
 
 
+def read_lists(folder, needed: Sequence[str], optional: Sequence[str] = ()) -> Table:
+    """Return the lists of some files as a table, file name -> column; "row 1" has the first entry of each as it stands there.
+
+    The cells of an optional file that is not there are None.
+
+    Raises `DataError` when a needed file is missing, a file is no JSON list, or one list is longer than another.
+    """
+    missing = [name for name in needed if not folder.joinpath(name).is_file()]
+    if missing:
+        raise DataError(f"data.path: {folder} has no {' and no '.join(missing)} (files found: {names_in(folder)})")
+    columns = [*needed, *optional]
+    lists = {name: read_list(folder.joinpath(name)) for name in columns if folder.joinpath(name).is_file()}
+    length = len(lists[needed[0]])
+    for name, entries in lists.items():
+        if len(entries) != length:
+            raise DataError(
+                f"{folder}: {name} has {len(entries)} entries, {needed[0]} has {length}; the entries of one place belong "
+                "together, so all lists have to be equally long"
+            )
+    cells = zip(*(lists.get(name, [None] * length) for name in columns), strict=True)
+    rows = [Row(f"row {number}", dict(zip(columns, row, strict=True))) for number, row in enumerate(cells, 1)]
+    return Table(str(folder), columns, rows)
+
+
 def read_list(path) -> list:
     """Read a UTF-8 JSON file that holds one list. Raises `DataError` for anything else, and for an empty list."""
     text = read_text(path)
@@ -64,7 +190,7 @@ def read_list(path) -> list:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON: {error}; expected one JSON list") from error
     if not isinstance(content, list):
-        raise DataError(f"{path}: {quote(text.strip())} is not a JSON list")
+        raise DataError(f"{path}: {show(text.strip())} is not a JSON list")
     if not content:
         raise DataError(f"{path}: the list is empty")
     return content
@@ -113,7 +239,7 @@ def _read_csv(path, text: str, columns: Iterable[str], separator: str) -> Table:
         if header is None:
             header = _header(path, cells)
         elif len(cells) != len(header):
-            detail = f"{len(cells)} cells, the header has {len(header)}: {quote(separator.join(cells))}"
+            detail = f"{len(cells)} cells, the header has {len(header)}: {show(separator.join(cells))}"
             rows.append(BadRow(f"line {line}", "wrong number of cells", detail))
         else:
             rows.append(Row(f"line {line}", dict(zip(header, cells, strict=True))))
@@ -159,9 +285,9 @@ def _json_object(number: int, line: str) -> dict | BadRow:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return BadRow(f"line {number}", "not JSON", f"{error}: {quote(line)}")
+        return BadRow(f"line {number}", "not JSON", f"{error}: {show(line)}")
     if not isinstance(value, dict):
-        return BadRow(f"line {number}", "not a JSON object", quote(line))
+        return BadRow(f"line {number}", "not a JSON object", show(line))
     return value
 
 
@@ -195,5 +321,5 @@ def _header(path, cells: list[str]) -> list[str]:
     # Spreadsheets leave nameless columns at the end, so only names count as duplicates.
     for column, count in Counter(header).items():
         if column and count > 1:
-            raise DataError(f"{path}: {count} columns are called {quote(column)}; names must differ")
+            raise DataError(f"{path}: {count} columns are called {show(column)}; names must differ")
     return header
