@@ -361,13 +361,19 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
 
 def push_stages(recipe, folders: dict[str, Path]):
     """Push the stages that have `hub:`. What goes wrong stops no other push; a rerun tries again, without training."""
-    from empathy_trl.hub.push import push_stage
+    from empathy_trl.hub.push import push
 
     failed = []
     for name, stage in recipe.stages.items():
         if stage.hub is not None:
             try:
-                print(f"[{name}] pushed to {push_stage(folders[name], stage.hub)}")
+                url = push(
+                    folders[name],
+                    stage.hub.repo_id,
+                    private=stage.hub.private,
+                    merge_adapter=stage.hub.merge_adapter,
+                )
+                print(f"[{name}] pushed to {url}")
             except UserError as error:
                 failed.append(str(error))
     if failed:

@@ -52,7 +52,7 @@ def pull(options: argparse.Namespace):
 def card(options: argparse.Namespace):
     """Print the card."""
     from empathy_trl.hub.card import model_card
-    from empathy_trl.hub.contents import model_files
+    from empathy_trl.hub.push import model_files
 
     model_files(options.folder)  # says what is wrong with the folder
     print(model_card(options.folder, repo_id(options.repo_id)))

@@ -89,7 +89,7 @@ def push(board, options: argparse.Namespace) -> str:
     from empathy_trl.hub.push import push_dataset
 
     files = write_card(board, options.output_dir)
-    settings = {"private": options.private, "message": "Leaderboard", "retry": again(options)}
+    settings = {"private": options.private, "message": "Leaderboard", "again": again(options)}
     return push_dataset(options.output_dir, options.push, files, **settings)
 
 

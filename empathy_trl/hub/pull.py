@@ -1,22 +1,47 @@
-"""Fetching what was published: a model with its recipe and its results, into a folder that all other commands take.
+"""Fetching a published model with its recipe and results; and what all requests to the Hub share: retries and clear errors.
 
-Only files of kinds that are read as data come along. Weights as pickles and Python files, which can run code, stay on the
-Hub, and so does everything that nobody here would read.
+`pull` fetches only files that are read as data. Weights as pickles and Python files, which can run code, stay on the Hub.
+
+huggingface_hub itself repeats uploads of large files, five times each. It sends other requests once (who am I, does it exist,
+create it, commit): `retry` repeats them.
 """
 
 import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import httpx
+from huggingface_hub import HfApi, constants, get_session, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils import parse_ratelimit_headers
 
 from empathy_trl.errors import RecipeError, UserError
 from empathy_trl.io import json_or_none, write_text
-from empathy_trl.models.hub_files import join_revision, split_revision
+from empathy_trl.models.api import retry_after
+from empathy_trl.models.hub_files import ADAPTER_FILE, hub_errors, join_revision, split_revision
 from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
 from empathy_trl.recipe.load import PULL_FILE
 from empathy_trl.recipe.schema import HUB_MODEL
-from empathy_trl.text import printable
+from empathy_trl.text import mask, masked_log, printable
 
 PULLS = Path("outputs") / "hub"
 KINDS = (".safetensors", ".json", ".jsonl", ".yaml", ".md", ".txt", ".png", ".model", ".jinja")
+
+ATTEMPTS = 4
+LONGEST_WAIT = 300.0  # seconds; the Hub counts requests in windows of that length
+SILENCE = 300.0  # seconds
+PASSING = (408, 425, 429, 500, 502, 503, 504)
+CONFLICT = (409, 412)  # somebody else made the repository, or committed, at the same time
+REPEATED_BY_LIBRARY = ("/preupload/", "/info/lfs/")
+# what huggingface_hub raises; ValueError where an answer is HTML instead of JSON
+FAILURES = (httpx.HTTPError, OSError, RuntimeError, ValueError)
+LOGIN = "run `hf auth login`, or set HF_TOKEN, with a token that may write (https://huggingface.co/settings/tokens)"
+
+Answer = TypeVar("Answer")
 
 
 def pull(name: str, output_dir: Path | None = None) -> Path:
@@ -34,10 +59,6 @@ def pull(name: str, output_dir: Path | None = None) -> Path:
     Raises:
         UserError: the repository cannot be had, has nothing to fetch, or the folder holds something else.
     """
-    from huggingface_hub import HfApi, snapshot_download
-
-    from empathy_trl.models.hub_files import hub_errors
-
     repo, revision = split_revision(name)
     if "/" not in repo or not HUB_MODEL.fullmatch(repo):
         raise UserError(f"{name}: expected USER/REPO, or USER/REPO@ with a branch, a tag or a commit")
@@ -110,12 +131,12 @@ def describe(folder: Path) -> list[str]:
 
 
 def _model_line(folder: Path) -> str:
-    adapter, config = json_or_none(folder / "adapter_config.json"), json_or_none(folder / "config.json")
+    adapter, config = json_or_none(folder / ADAPTER_FILE), json_or_none(folder / "config.json")
     if adapter is not None:
         base = join_revision(str(adapter.get("base_model_name_or_path")), adapter.get("revision"))
         return f"LoRA adapter on {base}, which is fetched when the adapter is loaded"
     if config is None:
-        return "none (neither adapter_config.json nor config.json)"
+        return f"none (neither {ADAPTER_FILE} nor config.json)"
     kinds = config.get("architectures")
     return ", ".join(map(str, kinds)) if isinstance(kinds, list) and kinds else str(config.get("model_type"))
 
@@ -153,3 +174,119 @@ def _figure(figure) -> str:
         return "{value:.3f} [{low:.3f}, {high:.3f}], n = {n}".format(**figure)
     except (TypeError, KeyError, ValueError):
         return str(figure)[:60]
+
+
+# ---- requests to the Hub ----
+
+
+@contextmanager
+def hub_requests(what: str, advice: str) -> Iterator[None]:
+    """Turn what goes wrong inside the block into a `UserError`, "what: the reason. advice", without secrets.
+
+    A server that is silent for `SILENCE` seconds is given up; huggingface_hub would wait for ever.
+    """
+    try:
+        if constants.is_offline_mode():
+            raise OfflineModeIsEnabled
+        client = get_session()
+        hooks = client.event_hooks
+        client.event_hooks = hooks | {"request": [*hooks["request"], _limit_silence]}
+        try:
+            with masked_log("huggingface_hub.utils._http"):
+                yield
+        finally:
+            client.event_hooks = hooks
+    except FAILURES as error:
+        raise UserError(f"{what}: {reason(error).rstrip('.')}. {advice}") from error
+
+
+def _limit_silence(request: httpx.Request):
+    """Set the timeout of the request, which goes before that of the client: huggingface_hub passes None with many."""
+    request.extensions["timeout"] = httpx.Timeout(SILENCE, connect=min(SILENCE, 30.0)).as_dict()
+
+
+def retry(request: Callable[[], Answer], what: str) -> Answer:
+    """Return what `request` returns; after a passing failure it is called again, after a conflict once.
+
+    Args:
+        request: may be called several times.
+        what: what the request is about, for the line that is printed before a wait.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return request()
+        except (HfHubHTTPError, httpx.TransportError) as error:
+            pause = _pause(error, attempt)
+            if attempt == ATTEMPTS or pause is None:
+                raise
+            print(f"{what}: {reason(error)}; again in {pause:g} s", file=sys.stderr)
+        time.sleep(pause)
+
+
+def _pause(error: httpx.HTTPError, attempt: int) -> float | None:
+    """Return the seconds to wait before the next attempt; None where another attempt is of no use."""
+    source = error.response if isinstance(error, HfHubHTTPError) else error
+    if any(part in source.request.url.path for part in REPEATED_BY_LIBRARY):
+        return None
+    backoff = 2.0 ** (attempt - 1)
+    if not isinstance(error, HfHubHTTPError):
+        return backoff
+    status, wait = error.response.status_code, _requested_wait(error.response.headers)
+    if status in CONFLICT and attempt == 1:
+        return backoff
+    return max(backoff, wait) if status in PASSING and wait <= LONGEST_WAIT else None
+
+
+def _requested_wait(headers: Mapping[str, str]) -> float:
+    """Return the seconds that a refusal asks for in `RateLimit`, which the Hub sends, or `Retry-After`; 0 without them."""
+    limit = parse_ratelimit_headers(headers)
+    return float(limit.reset_in_seconds) if limit and limit.remaining == 0 else retry_after(headers)
+
+
+def reason(error: BaseException) -> str:
+    """Return one sentence, without secrets, that says why a request to the Hub failed."""
+    return mask(" ".join(_reason(error).split()))
+
+
+def _reason(error: BaseException) -> str:
+    # the name of the file that huggingface_hub wraps around a failed upload says little
+    while isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    endpoint = constants.ENDPOINT
+    if isinstance(error, LocalTokenNotFoundError):
+        return f"you are not logged in: {LOGIN}"
+    if isinstance(error, UnicodeEncodeError):  # of a header; its own message shows a part of the token
+        return f"your token has characters that no token has: {LOGIN}"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE=1 forbids requests to the Hub; unset it"
+    if isinstance(error, HfHubHTTPError):
+        return _reason_of_status(error.response, str(error.server_message or "")[:300])
+    if isinstance(error, httpx.TimeoutException):
+        return f"{endpoint} does not answer"
+    if isinstance(error, (httpx.ConnectError, httpx.ProxyError)):
+        return f"{endpoint} cannot be reached ({error})"
+    if isinstance(error, httpx.HTTPError):
+        return f"the connection to {endpoint} broke off ({type(error).__name__})"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{endpoint} does not answer as the Hub does; a proxy may be in between"
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {str(error)[:500]}"
+
+
+def _reason_of_status(response: httpx.Response, message: str) -> str:
+    status = response.status_code
+    answer = f"HTTP {status}: {message}" if message else f"HTTP {status}"
+    if status == 401:
+        return f"the Hub does not accept your token, or you have none ({answer}): {LOGIN}"
+    if status == 403:
+        return (
+            f"no right to do this ({answer}): the name before the / must be yours or your organisation's, and the token must "
+            f"allow writing there; choose another repo_id, or {LOGIN}"
+        )
+    if status == 404:
+        return f"it does not exist, or you may not see it ({answer}); if it is private, {LOGIN}"
+    if status in CONFLICT:
+        return f"somebody else changed it at the same time ({answer})"
+    if status == 429:
+        wait = _requested_wait(response.headers)
+        return f"too many requests ({answer})" + (f"; the Hub asks to wait {wait:.0f} s" if wait else "")
+    return f"the Hub is in trouble ({answer})" if status >= 500 else f"the Hub refuses ({answer})"

@@ -1,21 +1,21 @@
-"""Pushing to the Hub: a stage's model with everything that says what it is, or files as a data set.
+"""Publishing: a stage's model with its recipe, results and card, or files as a data set.
 
-A push is one commit. What is on the Hub already is not sent again, be it from an earlier push or from one that was cut off;
-a push that failed is repeated by its own command (`recipes/hub.py push`). Nothing local is written, moved or deleted.
+A push is one commit. Files that are on the Hub already, from an earlier push or one that was cut off, are not sent again.
+Nothing local is written, moved or deleted, so a failed push is repeated by its command (`recipes/hub.py push`).
 
-Pushing while a model is still being trained.
-
-Whether a model can be pushed when it is trained: asked before the training, and not after hours of it.
-
-An adapter put into its base for good, in a folder of its own, so that whoever loads it needs no peft.
+Published are the files that `MODEL`, `RUN` and `IMAGES` name. Everything else in the folder stays: checkpoints and optimizer
+states, `training_args.bin` (a pickle), `predictions_*.jsonl` (they repeat the rows of the data), a critic, logs. What is
+published holds no token and not the path of the home folder (`without_secrets`).
 """
 
+import json
 import re
 import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from accelerate import PartialState
@@ -26,34 +26,42 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from empathy_trl.errors import UserError
-from empathy_trl.hub.client import LOGIN, failures, hub_session, patiently, reason
-from empathy_trl.hub.contents import (
-    CARD,
-    TOKENIZER,
-    Contents,
-    cleaned,
-    found,
-    is_ours,
-    model_files,
-    run_files,
-    without_secrets,
-)
-from empathy_trl.models.hub_files import ADAPTER_FILE, adapter_base, expand
-from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
-from empathy_trl.recipe.schema import HUB_MODEL, Hub
+from empathy_trl.hub.card import CARD_FILE, NOTES_FILE, model_card
+from empathy_trl.hub.pull import LOGIN, hub_requests, retry
+from empathy_trl.io import read_json
+from empathy_trl.models.hub_files import ADAPTER_FILE, VOCABULARY_FILES, adapter_base, expand
+from empathy_trl.models.load import load_model
+from empathy_trl.recipe import Model
+from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, dump_yaml, read_yaml, stage_of
+from empathy_trl.recipe.schema import HUB_MODEL
+from empathy_trl.recipe.stages import RUN_FILE
 from empathy_trl.text import mask
 
+WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"]
+TOKENIZER = [
+    *VOCABULARY_FILES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template.jinja",
+]
+MODEL = [*WEIGHTS, "config.json", "generation_config.json", ADAPTER_FILE, *TOKENIZER]
+RUN = [RECIPE_FILE, RUN_FILE, "metrics.jsonl", "samples.md", NOTES_FILE, "eval_*.json"]
+IMAGES = ["*.png"]
 PREFIX = {"model": "", "dataset": "datasets/"}
+
+Contents = dict[str, Path | bytes]  # name in the repository -> a local file, or its content
 
 
 def push(folder: str | Path, repo_id: str, *, private: bool = False, merge_adapter: bool = False) -> str:
     """Publish the model in a stage's folder with recipe, results and card, in one commit; return its address.
 
     Args:
-        folder: of a trained stage, such as outputs/ed4_tiny/grpo.
-        repo_id: `USER/REPO`; it is made if it is not there.
-        private: only you can see it; refused if it is there and public.
-        merge_adapter: an adapter and its base go up as one model.
+        folder: the folder of a trained stage, such as outputs/ed4_tiny/grpo.
+        repo_id: `USER/REPO`, or `REPO` for the user who is logged in; created if it does not exist.
+        private: create it private; refused if it exists and is public.
+        merge_adapter: publish an adapter and its base as one model; a whole model is published as it is.
 
     Raises:
         UserError: `repo_id` is not a Hub id, the folder holds no trained model, or the Hub refuses; with the command that
@@ -61,195 +69,109 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, merge_adapt
     """
     if not HUB_MODEL.fullmatch(repo_id):
         raise UserError(f"repo_id: {repo_id!r} is not a Hub id; expected USER/REPO")
-    return push_stage(Path(folder), Hub(repo_id=repo_id, private=private, merge_adapter=merge_adapter))
-
-
-def push_stage(folder: Path, hub) -> str:
-    """Push the model in a stage's folder with its tokenizer, recipe, record, figures, pictures and card; return its address.
-
-    Args:
-        folder: of the stage, see `contents` for what of it is published.
-        hub: has the attributes of `recipe.Hub`. With `merge_adapter` an adapter goes up as a whole model; a model that is
-            none goes up as it is.
-
-    Raises:
-        UserError: with the reason and the command that tries it again.
-    """
-    from empathy_trl.hub.card import model_card
-
     folder = Path(folder)
-    files = model_files(folder)
-    merge = hub.merge_adapter and is_adapter(folder)
-    if is_adapter(folder) and not merge:
-        check_base(folder)
-    with _told(folder, hub.repo_id, retry_command(folder, hub)), hub_session(), ExitStack() as stack:
-        api, repo_id = HfApi(), full_id(hub.repo_id)
-        make_repository(api, repo_id, "model", hub.private)
+    files, is_adapter = model_files(folder), (folder / ADAPTER_FILE).is_file()
+    merge = merge_adapter and is_adapter
+    if is_adapter and not merge:
+        _check_base(folder)
+    again = _push_command(folder, repo_id, private, merge_adapter)
+    with _push_errors(folder, repo_id, again), ExitStack() as stack:
+        api, repo_id = HfApi(), _full_id(repo_id)
+        _create(api, repo_id, "model", private)
         if merge:
-            files = stack.enter_context(merged_files(folder))
+            files = stack.enter_context(_merged_files(folder))
         card = model_card(folder, repo_id, merged=merge)
-        contents = files | run_files(folder, repo_id) | {CARD: without_secrets(card)}
-        return commit(api, repo_id, contents, f"{folder.name}: model, recipe and results", replace=True)
+        contents = files | _run_files(folder, repo_id) | {CARD_FILE: without_secrets(card)}
+        return _commit(api, repo_id, contents, f"{folder.name}: model, recipe and results", replace=True)
 
 
-def push_checkpoint(checkpoint: Path, hub) -> None:
-    """Push the model in a checkpoint, with the recipe and the figures up to there that lie in the folder above it.
-
-    Raises:
-        UserError, or one of `failures()`: as it came.
-    """
-    with hub_session():
-        files = model_files(checkpoint)
-        api, repo_id = HfApi(), full_id(hub.repo_id)
-        make_repository(api, repo_id, "model", hub.private)
-        texts = [path for name in ("recipe.yaml", "metrics.jsonl") if (path := checkpoint.parent / name).is_file()]
-        commit(api, repo_id, files | {path.name: cleaned(path, repo_id) for path in texts}, checkpoint.name)
-
-
-def push_dataset(folder: Path, repo_id: str, files: list[str], *, private: bool, message: str, retry: str) -> str:
-    """Push files of a folder in one commit, into a data set that is made if there is none; return its address.
+def push_dataset(folder: Path, repo_id: str, files: list[str], *, private: bool, message: str, again: str) -> str:
+    """Publish files of a folder as a data set, in one commit; return its address.
 
     Args:
-        repo_id: `USER/REPO`; without a user, of whoever is logged in.
-        files: names below `folder`, where they stand in the data set too.
-        private: of a new data set. One that is there and public is refused.
-        message: of the commit.
-        retry: the command that tries it again, for the message of an error.
+        repo_id: as in `push`.
+        files: names below `folder`, kept in the data set.
+        private: as in `push`.
+        message: the title of the commit.
+        again: the command that repeats the push, for the message of an error.
 
     Raises:
-        UserError: what happened, that nothing local was lost, and `retry`.
+        UserError: what happened, that nothing local was lost, and `again`.
     """
-    with _told(folder, repo_id, retry), hub_session():
+    with _push_errors(folder, repo_id, again):
         contents = {name: folder / name for name in files}
         if missing := [name for name, path in contents.items() if not path.is_file()]:
             raise UserError(f"{folder} has no {', '.join(missing)}")
-        api, repo_id = HfApi(), full_id(repo_id)
-        make_repository(api, repo_id, "dataset", private)
-        return commit(api, repo_id, contents, message, repo_type="dataset")
-
-
-def retry_command(folder: Path, hub) -> str:
-    """Return the command that pushes a stage's folder."""
-    flags = ["--private"] * hub.private + ["--merge_adapter"] * hub.merge_adapter
-    return shlex.join(["python", "recipes/hub.py", "push", str(folder), "--repo_id", hub.repo_id, *flags])
-
-
-@contextmanager
-def _told(folder: Path, repo_id: str, retry: str) -> Iterator[None]:
-    """Turn whatever stops a push into a `UserError` that says so, and how to go on."""
-    try:
-        yield
-    except failures() as error:
-        raise UserError(
-            f"{repo_id}: not pushed: {reason(error).rstrip('.')}. Everything in {folder} is as it was; to push it, run: {retry}"
-        ) from error
-
-
-def full_id(repo_id: str) -> str:
-    """Return `USER/REPO` for a name without a user, which is that of whoever is logged in."""
-    return repo_id if "/" in repo_id else f"{patiently(HfApi().whoami, repo_id)['name']}/{repo_id}"
-
-
-def make_repository(api: HfApi, repo_id: str, repo_type: str, private: bool) -> None:
-    """Make a repository unless it is there.
-
-    Raises:
-        UserError: it is there and public, and what is pushed shall be private.
-    """
-
-    def find_or_make():
-        try:
-            found = api.repo_info(repo_id, repo_type=repo_type)
-        except RepositoryNotFoundError:
-            api.create_repo(repo_id, repo_type=repo_type, private=private)
-            return
-        refuse_public(found, private)
-
-    patiently(find_or_make, repo_id)
-
-
-def refuse_public(found, private: bool) -> None:
-    """Raise UserError if a repository that was found is public, and what is pushed shall be private."""
-    if private and not found.private:
-        raise UserError(
-            "it is there and public, and shall be private; change that in its settings, or take another repo_id"
-        )
-
-
-def commit(
-    api: HfApi, repo_id: str, contents: Contents, message: str, *, repo_type: str = "model", replace: bool = False
-) -> str:
-    """Upload contents in one commit and return the repository's address; no commit where nothing has changed.
-
-    An attempt that is repeated asks anew what is there: files that arrived are not sent again, and a commit that was made,
-    but whose answer got lost, is not made twice.
-
-    Args:
-        replace: delete what an earlier push left and this one does not bring, such as the weights of an adapter.
-    """
-
-    def attempt():
-        there = api.list_repo_files(repo_id, repo_type=repo_type) if replace else []
-        stale = [name for name in there if is_ours(name) and name not in contents]
-        operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
-        operations += [CommitOperationDelete(name) for name in stale]
-        api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type)
-
-    patiently(attempt, repo_id)
-    return mask(f"{constants.ENDPOINT}/{PREFIX[repo_type]}{repo_id}")
+        api, repo_id = HfApi(), _full_id(repo_id)
+        _create(api, repo_id, "dataset", private)
+        return _commit(api, repo_id, contents, message, repo_type="dataset")
 
 
 class PushCheckpoints(TrainerCallback):
-    """Pushes every checkpoint that is saved, before the training goes on. A push that fails is told, and stops nothing.
+    """Pushes every checkpoint when it is saved, before the training goes on.
 
-    What fails at every checkpoint for the same reason is told once.
+    A push that fails is reported and stops nothing; failures that differ only in numbers are reported once.
 
     Args:
-        hub: has the attributes of `recipe.Hub`.
+        hub: a `recipe.Hub`.
     """
 
     def __init__(self, hub):
-        self.hub, self.told = hub, set()
+        self.hub, self.reported = hub, set()
 
     def on_save(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         try:
-            push_checkpoint(checkpoint, self.hub)
-        except failures() as error:
-            said = reason(error)
-            if (kind := re.sub(r"\d", "", said)) not in self.told:
-                self.told.add(kind)
-                print(
-                    f"\n{self.hub.repo_id}: {checkpoint.name} was not pushed: {said}. It is in {checkpoint.parent}; training "
-                    "goes on, and says no more of this kind",
-                    file=sys.stderr,
-                )
+            self._push(checkpoint)
+        except UserError as error:
+            if (kind := re.sub(r"\d", "", str(error))) not in self.reported:
+                self.reported.add(kind)
+                print(f"\n{error}", file=sys.stderr)
+
+    def _push(self, checkpoint: Path) -> None:
+        """Push the model in a checkpoint, with the recipe and the metrics so far, which lie in the folder above it."""
+        what = f"{self.hub.repo_id}: {checkpoint.name} was not pushed"
+        with hub_requests(
+            what, f"It is in {checkpoint.parent}; the training goes on, and reports no failure of this kind again"
+        ):
+            files = model_files(checkpoint)
+            api, repo_id = HfApi(), _full_id(self.hub.repo_id)
+            _create(api, repo_id, "model", self.hub.private)
+            texts = _matching(checkpoint.parent, [RECIPE_FILE, "metrics.jsonl"])
+            _commit(api, repo_id, files | {path.name: _cleaned(path, repo_id) for path in texts}, checkpoint.name)
+
+
+# ---- checks before training ----
 
 
 def check_pushes(recipe, folder: Path) -> None:
-    """Raise UserError, in every process, if a stage that has `hub:` could not be pushed; the main process asks the Hub.
+    """Find out before training whether every stage that has `hub:` can be pushed; the main process asks, and only reads.
 
     Args:
         recipe: a checked `Recipe`.
-        folder: of its run.
+        folder: the folder of its run.
+
+    Raises:
+        UserError: in every process: nobody is logged in, the token may not write, the repository belongs to someone else or is
+            public and must be private, or the Hub cannot be reached; or an adapter has a local base.
     """
-    said = [None]
+    message = [None]
     if PartialState().is_main_process:
         try:
             for stage in recipe.stages.values():
                 if stage.hub is not None:
-                    check_base_of(recipe, stage)
-                    check_push(stage.hub, folder / stage.name)
+                    _check_base_of(recipe, stage)
+                    _check_rights(stage.hub, folder / stage.name)
         except UserError as error:
-            said = [str(error)]
-    if said := broadcast_object_list(said)[0]:
-        raise UserError(said)
+            message = [str(error)]
+    if message := broadcast_object_list(message)[0]:
+        raise UserError(message)
 
 
-def check_base_of(recipe, stage) -> None:
-    """Raise UserError if a stage makes an adapter whose base is only on this machine, and it is to go up as an adapter."""
+def _check_base_of(recipe, stage) -> None:
+    """Raise UserError if a stage makes an adapter whose base is local, and it is to be published as an adapter."""
     model = stage.model
     if model.lora is None or stage.hub.merge_adapter or stage.task in LABEL_TASKS:  # labels: merged after training
         return
@@ -258,51 +180,33 @@ def check_base_of(recipe, stage) -> None:
     folder = Path(expand(model.name_or_path))
     if earlier is not None or (folder.is_dir() and not (folder / ADAPTER_FILE).is_file()):
         raise UserError(
-            f"hub.merge_adapter: false, but the base of the adapter ({model.name_or_path}) is only on this machine, and nobody "
+            f"hub.merge_adapter: false, but the base of the adapter ({model.name_or_path}) is only on this machine, so nobody "
             "could load what is published; expected true"
         )
 
 
-def check_push(hub, folder: Path) -> None:
-    """Find out before a training whether its model can be pushed when it is done. The Hub is only read.
-
-    Raises:
-        UserError: nobody is logged in, the token may not write, the repository is somebody else's, or public where it shall be
-            private; or the Hub cannot be asked.
-    """
-    try:
-        with hub_session():
-            _check_rights(HfApi(), hub)
-    except failures() as error:
-        raise UserError(
-            f"hub: {hub.repo_id} cannot be pushed to: {reason(error).rstrip('.')}. Or train without it (--hub null), and push "
-            f"later: {retry_command(folder, hub)}"
-        ) from error
-
-
-def _check_rights(api: HfApi, hub) -> None:
-    user = patiently(api.whoami, hub.repo_id)
-    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise UserError(f"your token may only read: {LOGIN}")
-    repo_id = full_id(hub.repo_id)
-    names = [user["name"], *(each["name"] for each in user.get("orgs", []))]
-    try:
-        found = patiently(lambda: api.repo_info(repo_id), repo_id)
-    except RepositoryNotFoundError as error:
-        if repo_id.split("/")[0] not in names:
-            raise UserError(f"the name before the / is not yours (choices: {', '.join(names)})") from error
-        return
-    patiently(lambda: api.auth_check(repo_id, write=True), repo_id)
-    refuse_public(found, hub.private)
+def _check_rights(hub, folder: Path) -> None:
+    again = _push_command(folder, hub.repo_id, hub.private, hub.merge_adapter)
+    advice = f"Or train without it (--hub null), and push later: {again}"
+    with hub_requests(f"hub: {hub.repo_id} cannot be pushed to", advice):
+        api = HfApi()
+        user = retry(api.whoami, hub.repo_id)
+        if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise UserError(f"your token may only read: {LOGIN}")
+        repo_id = _full_id(hub.repo_id)
+        try:
+            found = retry(lambda: api.repo_info(repo_id), repo_id)
+        except RepositoryNotFoundError as error:
+            names = [user["name"], *(each["name"] for each in user.get("orgs", []))]
+            if repo_id.split("/")[0] not in names:
+                raise UserError(f"the name before the / is not yours (choices: {', '.join(names)})") from error
+            return
+        retry(lambda: api.auth_check(repo_id, write=True), repo_id)
+        _refuse_public(found, hub.private)
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter, and not a whole model."""
-    return (folder / ADAPTER_FILE).is_file()
-
-
-def check_base(folder: Path) -> None:
-    """Raise UserError if an adapter's base is a folder on this machine: nobody else could load what is published."""
+def _check_base(folder: Path) -> None:
+    """Raise UserError if an adapter's base is a local folder."""
     base, _ = adapter_base(folder / ADAPTER_FILE, str(folder))
     if Path(base).is_dir() or Path(base).is_absolute():
         raise UserError(
@@ -311,19 +215,100 @@ def check_base(folder: Path) -> None:
         )
 
 
-@contextmanager
-def merged_files(folder: Path) -> Iterator[Contents]:
-    """Give the files of the model that an adapter and its base are together; the adapter's folder stays as it is.
+# ---- one commit ----
 
-    The base is loaded as it was published, not quantised (an adapter trained on a 4-bit base is merged into the full one, as
-    QLoRA's authors do), on the CPU, with room for both models in memory and for one of them in the temporary folder.
+
+def _push_command(folder: Path, repo_id: str, private: bool, merge_adapter: bool) -> str:
+    flags = ["--private"] if private else []
+    flags += ["--merge_adapter"] if merge_adapter else []
+    return shlex.join(["python", "recipes/hub.py", "push", str(folder), "--repo_id", repo_id, *flags])
+
+
+def _push_errors(folder: Path, repo_id: str, again: str):
+    return hub_requests(f"{repo_id}: not pushed", f"Everything in {folder} is as it was; to push it, run: {again}")
+
+
+def _full_id(repo_id: str) -> str:
+    """Return `USER/REPO`; a name without a user belongs to the one who is logged in."""
+    return repo_id if "/" in repo_id else f"{retry(HfApi().whoami, repo_id)['name']}/{repo_id}"
+
+
+def _create(api: HfApi, repo_id: str, repo_type: str, private: bool) -> None:
+    """Create a repository unless it exists; UserError if it is public and must be private."""
+
+    def find_or_create():
+        try:
+            found = api.repo_info(repo_id, repo_type=repo_type)
+        except RepositoryNotFoundError:
+            api.create_repo(repo_id, repo_type=repo_type, private=private)
+        else:
+            _refuse_public(found, private)
+
+    retry(find_or_create, repo_id)
+
+
+def _refuse_public(found, private: bool) -> None:
+    if private and not found.private:
+        raise UserError(
+            "the repository is public, and shall be private; change that in its settings, or choose another repo_id"
+        )
+
+
+def _commit(
+    api: HfApi, repo_id: str, contents: Contents, message: str, *, repo_type: str = "model", replace: bool = False
+) -> str:
+    """Upload contents in one commit and return the repository's address; no commit is made where nothing has changed.
+
+    Every attempt compares with what is there: files that arrived are not sent again, and a commit whose answer was lost is
+    not made twice.
+
+    Args:
+        replace: delete files of an earlier push that this one does not bring, such as the weights of an adapter.
+    """
+
+    def attempt():
+        existing = api.list_repo_files(repo_id, repo_type=repo_type) if replace else []
+        ours = [name for name in existing if _matches(name, [CARD_FILE, *MODEL, *RUN, *IMAGES])]
+        operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        operations += [CommitOperationDelete(name) for name in ours if name not in contents]
+        api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type)
+
+    retry(attempt, repo_id)
+    return mask(f"{constants.ENDPOINT}/{PREFIX[repo_type]}{repo_id}")
+
+
+# ---- what is published ----
+
+
+def model_files(folder: Path) -> Contents:
+    """Return the files of the model or the adapter in a folder, and of its tokenizer.
 
     Raises:
-        UserError: the base cannot be loaded, or there is no room to write the merged model.
+        UserError: the folder holds no model.
     """
-    from empathy_trl.models.load import load_model
-    from empathy_trl.recipe import Model
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder; expected the folder of a trained stage, such as outputs/ed4_tiny/grpo"
+        )
+    files = {path.name: path for path in _matching(folder, MODEL)}
+    has_weights = any(_matches(name, WEIGHTS) for name in files)
+    if not has_weights or not {"config.json", ADAPTER_FILE} & files.keys():
+        stages = sorted(path.parent.name for path in folder.glob(f"*/{RUN_FILE}"))
+        hint = f"; it holds the stages {', '.join(stages)}: name one of these" if stages else ""
+        raise UserError(f"{folder}: holds no model; expected {ADAPTER_FILE} or config.json, with *.safetensors{hint}")
+    return files
 
+
+@contextmanager
+def _merged_files(folder: Path) -> Iterator[Contents]:
+    """Yield the files of an adapter and its base as one model; the adapter's folder stays as it is.
+
+    The base is loaded unquantised on the CPU (an adapter trained on a 4-bit base is merged into the full one, as QLoRA's
+    authors do). That takes memory for both models, and room for one in the temporary folder.
+
+    Raises:
+        UserError: the base cannot be loaded, or the temporary folder is full.
+    """
     with tempfile.TemporaryDirectory(prefix="merged-") as name:
         model, tokenizer = load_model(Model(name_or_path=str(folder)), seed=0, is_trainable=False)
         try:
@@ -334,4 +319,42 @@ def merged_files(folder: Path) -> Iterator[Contents]:
                 f"the merged model cannot be written to {tempfile.gettempdir()} ({error}); make room there, or let TMPDIR name "
                 "another folder"
             ) from error
-        yield model_files(Path(name)) | {path.name: path for path in found(folder, TOKENIZER)}
+        yield model_files(Path(name)) | {path.name: path for path in _matching(folder, TOKENIZER)}
+
+
+def _run_files(folder: Path, repo_id: str) -> Contents:
+    """Return what the run left beside the model: cleaned texts, and images."""
+    texts = {path.name: _cleaned(path, repo_id) for path in _matching(folder, RUN)}
+    return texts | {path.name: path for path in _matching(folder, IMAGES)}
+
+
+def _cleaned(path: Path, repo_id: str) -> bytes:
+    """Return a text as it is published.
+
+    An evaluation names the repository as its model instead of the folder. A recipe loses `hub`, so that repeating the run does
+    not push to this repository.
+    """
+    if path.name == RECIPE_FILE:
+        recipe = read_yaml(path)
+        stages = {name: {**stage, "hub": None} for name, stage in recipe.get("stages", {}).items()}
+        text = dump_yaml({key: value for key, value in recipe.items() if key != "hub"} | {"stages": stages})
+    elif path.name.startswith("eval_"):
+        text = json.dumps(read_json(path) | {"model": repo_id}, indent=2, ensure_ascii=False) + "\n"
+    else:
+        text = path.read_text(encoding="utf-8")
+    return without_secrets(text)
+
+
+def without_secrets(text: str) -> bytes:
+    """Return a text in UTF-8 with `~` for the home folder and `[token]` for what looks like a token."""
+    home = str(Path.home())
+    return mask(text if home == "/" else re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)).encode()
+
+
+def _matching(folder: Path, patterns: list[str]) -> list[Path]:
+    """Return the files directly in a folder whose names match one of the patterns, sorted."""
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and _matches(path.name, patterns)]
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -5,7 +5,6 @@ import re
 import pytest
 from huggingface_hub import HfApi
 
-from empathy_trl.hub import client as patience
 from tests.recipes.scripts import finished_run, script
 
 SMALL = """
@@ -33,7 +32,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 def test_a_run_pushes_checkpoints_and_in_the_end_everything(run, hub_server, tmp_path, capsys):

@@ -16,7 +16,6 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
 )
 from tqdm.auto import tqdm
@@ -25,7 +24,7 @@ from yaml import YAMLError
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.compare import check_evaluation
-from empathy_trl.hub.client import failures, hub_session, patiently, reason
+from empathy_trl.hub.pull import hub_requests, retry
 from empathy_trl.hub.results import from_results, is_finite
 from empathy_trl.io import read_json
 from empathy_trl.text import mask, printable
@@ -186,22 +185,18 @@ def read_hub(name: str, split: str | None = None) -> Found:
     Raises:
         UserError: the Hub cannot be reached or refuses, no model has this author or tag, or none has results.
     """
-    try:
-        with hub_session():
-            return _read(name, split)
-    except OfflineModeIsEnabled as error:
-        raise UserError(_refused(f"--hub {name}", error)) from error
-
-
-def _read(name: str, split: str | None) -> Found:
-    """Do what `read_hub` says, inside a session."""
     found, without = Found(), 0
-    ids, meaning = _models(name)
-    for id_ in tqdm(ids, desc="cards", unit="model"):
-        known = len(found.problems)
-        entries = _entries(id_, found.problems)
-        without += not entries and len(found.problems) == known
-        found.entries += [entry for entry in entries if split in (None, entry.evaluation["data"]["split"])]
+    with hub_requests(f"--hub {name}", "Folders with eval_<split>.json can be given instead"):
+        ids, meaning = _models(name)
+        for id_ in tqdm(ids, desc="cards", unit="model"):
+            known = len(found.problems)
+            entries = _entries(id_, found.problems)
+            without += not entries and len(found.problems) == known
+            found.entries += [entry for entry in entries if split in (None, entry.evaluation["data"]["split"])]
+    if not ids:
+        raise UserError(
+            f"--hub {name}: no model on the Hub has this author or tag; if they are private, run `hf auth login`"
+        )
     if not found.entries:
         lacking = f"none with evaluation results{f' of split {split}' if split else ''} as empathy-trl writes them"
         raise UserError("\n".join([f"--hub {name}: {len(ids)} model(s) {meaning}, and {lacking}", *found.problems]))
@@ -211,51 +206,37 @@ def _read(name: str, split: str | None) -> Found:
 
 
 def _models(name: str) -> tuple[list[str], str]:
-    """Return the ids of the models, sorted, and what their list is of."""
+    """Return the sorted ids of the models of an author or, where there are none, with a tag; and which of the two."""
     for search, meaning in (({"author": name}, f"of author {name}"), ({"filter": name}, f"with tag {name}")):
-        try:
-            ids = patiently(lambda search=search: sorted(model.id for model in HfApi().list_models(**search)), "models")
-        except failures() as error:
-            raise UserError(_refused(f"--hub {name}", error)) from error
-        if ids:
-            return ids, meaning
-    raise UserError(
-        f"--hub {name}: no model on the Hub has this author or tag; if they are private, run `hf auth login`"
-    )
-
-
-def _refused(name: str, error: Exception) -> str:
-    return f"{name}: {reason(error)}. Folders with eval_<split>.json can be given instead"
+        models = retry(lambda search=search: list(HfApi().list_models(**search)), "models")
+        if models:
+            return sorted(model.id for model in models), meaning
+    return [], ""
 
 
 def _entries(id_: str, problems: list[str]) -> list[Entry]:
-    """Return the evaluations in a model's card; a card that cannot be read is a problem, one without results is none."""
+    """Return the evaluations in a model's card; a card that cannot be read adds to `problems`, a card without results does not."""
     try:
         path = hf_hub_download(id_, "README.md")
     except RemoteEntryNotFoundError:  # no card
         return []
-    except (EntryNotFoundError, *failures()) as error:
-        error = _behind(error)
-        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    except (EntryNotFoundError, HfHubHTTPError) as error:
+        cause = _cause(error)
+        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
         if status not in (401, 403, 404):
-            raise UserError(_refused(id_, error)) from error
-        problems.append(f"{id_}: its card is not for you to see (HTTP {status})")  # the others still count
+            raise cause from error
+        problems.append(f"{id_}: you may not see its card (HTTP {status})")  # the others still count
         return []
     try:
-        return [
-            make_entry(evaluation, id_)
-            for evaluation in from_results(
-                ModelCard(Path(path).read_text(encoding="utf-8")).data.eval_results or [], id_
-            )
-        ]
+        results = ModelCard.load(path).data.eval_results or []
+        return [make_entry(evaluation, id_) for evaluation in from_results(results, id_)]
     except (ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:  # whatever somebody wrote into a card
-        said = " ".join(printable(str(error)).split())[:300]
-        problems.append(mask(f"{id_}: its card cannot be read: {said}"))
+        problems.append(mask(f"{id_}: its card cannot be read: {' '.join(printable(str(error)).split())[:300]}"))
         return []
 
 
-def _behind(error: Exception) -> Exception:
-    """Return what kept a download from being made, which huggingface_hub reports as a file that is not in the cache."""
+def _cause(error: Exception) -> Exception:
+    """Return why a download failed, which huggingface_hub reports as a file that is not in the cache."""
     while isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return error

@@ -72,7 +72,7 @@ def test_nobody_and_nothing_of_that_name(models):
 def test_a_server_that_fails_is_no_missing_card(models, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     models.fail("*", "ann/two/resolve", status=500, times=50)
-    with pytest.raises(UserError, match="ann/two: the Hub is in trouble .HTTP 500.*can be given instead"):
+    with pytest.raises(UserError, match="--hub ann: the Hub is in trouble .HTTP 500.*can be given instead"):
         read_hub("ann")
 
 
@@ -80,12 +80,14 @@ def test_a_model_that_is_closed_is_named_and_the_others_count(models):
     models.fail("*", "ann/two/resolve", status=403, times=50)
     found = read_hub("ann")
     assert [each.origin for each in found.entries] == ["ann/one"]
-    assert any(line.startswith("ann/two: its card is not for you to see (HTTP 403)") for line in found.problems)
+    assert any(line.startswith("ann/two: you may not see its card (HTTP 403)") for line in found.problems)
 
 
 def test_without_a_network(tmp_path, hub_server):
     with (
         hub_server.in_this_process(tmp_path, offline=True),
-        pytest.raises(UserError, match="--hub ann: HF_HUB_OFFLINE=1 forbids to ask the Hub; unset it. Folders with"),
+        pytest.raises(
+            UserError, match="--hub ann: HF_HUB_OFFLINE=1 forbids requests to the Hub; unset it. Folders with"
+        ),
     ):
         read_hub("ann")
