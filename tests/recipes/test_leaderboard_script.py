@@ -66,7 +66,7 @@ def test_push_publishes_these_files_and_no_others(results, pushed, capsys):
     assert (folder, repo_id) == (board, "ann/board")
     assert settings["private"] is True
     assert sorted(files) == sorted(path.name for path in board.iterdir() if path.name != "private.txt")
-    assert settings["retry"] == (
+    assert settings["again"] == (
         "python recipes/leaderboard.py outputs/run --split test --output_dir 'board dir' --push ann/board --private"
     )
     assert str(results) not in "".join(path.read_text() for path in board.glob("*.md"))
@@ -103,7 +103,7 @@ def test_a_push_over_http_and_one_that_fails(results, hub_server, monkeypatch, c
         ),
         (["outputs/cut"], "outputs/cut: no results that can be read:"),
         (["outputs", "--output_dir", "outputs/cut/eval_test.json/x"], "--output_dir: cannot write to outputs/cut"),
-        (["--hub", "ann"], "--hub ann: HF_HUB_OFFLINE=1 forbids to ask the Hub; unset it"),
+        (["--hub", "ann"], "--hub ann: HF_HUB_OFFLINE=1 forbids requests to the Hub; unset it"),
     ],
 )
 def test_what_the_user_can_fix_is_one_error_without_a_traceback(results, capsys, arguments, message):
