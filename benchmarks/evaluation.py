@@ -22,9 +22,8 @@ import yaml
 from harness import in_turns, print_ratio, print_table
 
 import empathy_trl.data
-from empathy_trl.evaluation.generation import partial_path, remove_partial
+from empathy_trl.evaluation.generation import generate_shared, partial_path, remove_partial
 from empathy_trl.models.batching import completion_of, end_tokens, pad, prompt_tokens
-from empathy_trl.models.generate import generate_shared
 from empathy_trl.recipe import load_recipe
 from empathy_trl.tasks import load_trained
 

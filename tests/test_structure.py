@@ -6,7 +6,6 @@ from tests import structure
 
 # Imports of a later layer that are still to be turned round; the list may only shrink
 KNOWN = {
-    ("models.generate", "evaluation.generation"),
     ("rewards", "recipe"),
     ("rewards.explain", "recipe.stage_inputs"),
 }
@@ -29,7 +28,7 @@ def test_little_lies_loose_at_the_top(measured):
 
 
 def test_the_package_does_not_grow_back(measured):
-    assert len(measured.modules) <= 138
+    assert len(measured.modules) <= 129
     assert measured.longest[0] <= 80, measured.longest
 
 

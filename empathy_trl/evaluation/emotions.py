@@ -5,10 +5,10 @@ from pathlib import Path
 from empathy_trl.data import corpus
 from empathy_trl.evaluation import evaluate as artefacts
 from empathy_trl.evaluation.base import Evaluator, markdown, score_baselines
+from empathy_trl.evaluation.generation import generate_shared
 from empathy_trl.evaluation.metrics.agreement import reasoning_words, score_emotions, share_statistics
 from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.evaluation.plots import draw_confusion
-from empathy_trl.models.generate import generate_shared
 
 COLUMNS = {
     "accuracy": "accuracy",

@@ -44,9 +44,8 @@ import empathy_trl.data
 from empathy_trl import evaluation
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import Evaluator
-from empathy_trl.evaluation.generation import partial_path, remove_partial
+from empathy_trl.evaluation.generation import decoding, partial_path, remove_partial
 from empathy_trl.io import digest, read_json, read_rows, write_rows, write_text
-from empathy_trl.models.generate import decoding
 from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.recipe.stage_inputs import is_pairwise
 from empathy_trl.recipe.stages import versions

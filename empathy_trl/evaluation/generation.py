@@ -1,47 +1,145 @@
-"""Completions on disk as they come, so that an interrupted evaluation goes on where it was.
+"""Completions of an evaluation: generated as its stage says, and kept on disk as they come.
 
-`predictions_<split>.partial.jsonl` stands beside the files of an evaluation until these are written. Its first line says
-what decides a completion: `{"header": {...}}`; a row follows for every completion: `{"row": number, "completion": text}`,
-in the order in which they were made. Of several processes each appends to a file of its own
-(`predictions_<split>.partial.<process>.jsonl`); the main process collects what is there when an evaluation begins. A last
-line that was cut short is left out, and its row made again. Completions made for another header are worth nothing, and go.
+`predictions_<split>.partial.jsonl` stands beside the files of an evaluation until these are written, so that an interrupted
+evaluation goes on where it stopped. Its first line holds what decides a completion: `{"header": {...}}`. One row follows for
+every completion, in the order in which they were made: `{"row": number, "completion": text}`. With several processes, each
+one appends to a file of its own (`predictions_<split>.partial.<process>.jsonl`), and the main process collects them when the
+next evaluation begins. A last line that was cut short is dropped and its row generated again. Completions with another
+header are discarded.
 """
 
-import hashlib
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
+from empathy_trl.cli import shared
 from empathy_trl.errors import UserError
-from empathy_trl.io import read_rows, write_rows
+from empathy_trl.io import digest, read_rows, write_rows
+from empathy_trl.models.api import ApiModel
+from empathy_trl.models.batching import end_tokens, prompt_tokens
+from empathy_trl.models.generate import choose_backend, generate_completions
+from empathy_trl.models.load import weights_digest
 
-SAMPLE = 512  # numbers of every tensor that go into the digest of the weights
+REQUESTS = 32  # sent at the same time, unless the caller says how many
+
+
+def generate_shared(
+    model,
+    tokenizer,
+    prompts: list[list[dict]],
+    batch_size: int | None,
+    stage,
+    *,
+    backend: str = "transformers",
+    partial: Path | None = None,
+) -> list[str]:
+    """Generate as a stage says, each process for its share of the prompts; all processes return all completions.
+
+    An `ApiModel` needs no tokenizer; each process sends it `batch_size` requests at the same time.
+
+    Args:
+        backend: one of `models.generate.CHOICES`.
+        partial: file that takes completions as they come and holds those of an interrupted evaluation, see
+            `partial_path`; None for no such file.
+
+    Raises:
+        UserError: an `ApiModel` is to sample, or a back end cannot do what is asked.
+    """
+    make = _on_server if isinstance(model, ApiModel) else _in_process
+    complete, settings = make(model, tokenizer, batch_size, stage, backend)
+    file = None if partial is None else PartialFile(partial, _header(model, tokenizer, prompts, settings))
+    known = {} if file is None else file.completions
+    missing = [row for row in range(len(prompts)) if row not in known]
+    hooks = {} if file is None else {"done": file.add}
+    try:
+        made = shared(missing, lambda rows: complete([prompts[row] for row in rows], rows=rows, **hooks))
+    finally:
+        if file is not None:
+            file.close()
+    completions = known | dict(zip(missing, made, strict=True))
+    return [completions[row] for row in range(len(prompts))]
+
+
+def _on_server(model: ApiModel, tokenizer, batch_size: int | None, stage, backend: str) -> tuple[Callable, dict]:
+    """Return the function that completes prompts on a server, and the settings that decide the completions."""
+    temperature = stage.evaluation.temperature
+    if temperature > 0:
+        raise UserError(
+            f"evaluation.temperature: {temperature:g}, but a model behind an API is asked for its likeliest answer; expected 0"
+        )
+    if backend not in ("auto", "transformers"):
+        raise UserError(f"--backend {backend}: the model is behind an API and generates there; expected auto")
+    settings = {"max_new_tokens": stage.evaluation.max_new_tokens}
+    how = {"batch_size": REQUESTS if batch_size is None else batch_size, "progress": PartialState().is_main_process}
+    return functools.partial(model.complete, **how, **settings), settings
+
+
+def _in_process(model, tokenizer, batch_size: int | None, stage, backend: str) -> tuple[Callable, dict]:
+    """Return the function that completes prompts with a loaded model, and the settings that decide the completions."""
+    state, evaluation = PartialState(), stage.evaluation
+    if backend != "transformers":
+        backend, why = choose_backend(backend, model)
+        state.print(f"back end: {backend} ({why})", flush=True)
+    settings = {
+        "max_new_tokens": evaluation.max_new_tokens,
+        "temperature": evaluation.temperature,
+        "top_p": evaluation.top_p,
+        "top_k": evaluation.top_k,
+        "seed": stage.seed,
+        "backend": backend,
+    }
+    how = {"batch_size": batch_size, "progress": state.is_main_process}
+    return functools.partial(generate_completions, model, tokenizer, **how, **settings), settings
+
+
+def _header(model, tokenizer, prompts: list[list[dict]], settings: dict) -> dict:
+    """Return what decides the completions; the seed does so only if tokens are sampled."""
+    settings = {name: value for name, value in settings.items() if name != "seed" or settings["temperature"]}
+    if isinstance(model, ApiModel):
+        return {"model": model.name, "base_url": model.base_url, "prompts": digest(prompts), "settings": settings}
+    # the tokens of one prompt tell tokenizers apart; encoding all prompts twice would cost time
+    questions = [prompts, tokenizer.chat_template, prompt_tokens(tokenizer, prompts[:1]), end_tokens(model, tokenizer)]
+    return {"weights": weights_digest(model), "prompts": digest(questions), "settings": settings}
+
+
+def decoding(stage) -> str:
+    """Return how `generate_shared` chooses tokens, in words."""
+    evaluation = stage.evaluation
+    if not evaluation.temperature:
+        return "greedy decoding"
+    parts = [f"sampled at temperature {evaluation.temperature:g}"]
+    if evaluation.top_p < 1:
+        parts.append(f"top-p {evaluation.top_p:g}")
+    if evaluation.top_k > 0:
+        parts.append(f"top-k {evaluation.top_k}")
+    return ", ".join([*parts, f"seed {stage.seed}"])
 
 
 def partial_path(folder: str | Path, split: str) -> Path:
     return Path(folder) / f"predictions_{split}.partial.jsonl"
 
 
-class Stream:
+class PartialFile:
     """The partial file of an evaluation.
 
     Args:
         path: of the main process' file, see `partial_path`.
-        header: plain data: what decides a completion.
+        header: what decides a completion, as plain data.
 
     Attributes:
-        found: row -> completion, of an earlier evaluation with this header; the same in all processes.
+        completions: row -> completion, from an earlier evaluation with this header; the same in all processes.
     """
 
     def __init__(self, path: Path, header: dict):
         self.path, self.header = Path(path), json.loads(json.dumps(header))
         state = PartialState()
-        found = self._collect() if state.is_main_process else None
-        self.found: dict[int, str] = broadcast_object_list([found])[0]
+        earlier = self._collect() if state.is_main_process else None
+        self.completions: dict[int, str] = broadcast_object_list([earlier])[0]
         own = self.path if state.is_main_process else self.path.with_suffix(f".{state.process_index}.jsonl")
         if not state.is_main_process:
             write_rows(own, [{"header": self.header}])
@@ -56,27 +154,27 @@ class Stream:
         self._file.close()
 
     def _collect(self) -> dict[int, str]:
-        """Return what all processes of an earlier evaluation wrote, and write it to the main process' file alone."""
-        found, foreign = {}, []
+        """Return what all processes of an earlier evaluation wrote, and gather it in the main process' file."""
+        completions, discarded = {}, []
         others = [path for path in _files(self.path) if path != self.path]
         for path in _files(self.path):
             try:
                 first, *rows = read_rows(path, last_may_be_cut=True) or [{}]
                 if first.get("header") != self.header:
-                    foreign.append(_difference(first.get("header"), self.header))
+                    discarded.append(_difference(first.get("header"), self.header))
                     continue
-                found |= {row["row"]: row["completion"] for row in rows}
+                completions |= {row["row"]: row["completion"] for row in rows}
             except (UserError, KeyError, TypeError, AttributeError, ValueError) as error:
-                foreign.append(f"it is broken ({error})")
-        if foreign:
-            tqdm.write(f"{self.path}: not used, because {foreign[0]}; starting over")
-        if found:
-            tqdm.write(f"{self.path}: {len(found)} completions are there already; going on")
-        kept = [{"row": row, "completion": completion} for row, completion in found.items()]
+                discarded.append(f"it is broken ({error})")
+        if discarded:
+            tqdm.write(f"{self.path}: not used, because {discarded[0]}; starting over")
+        if completions:
+            tqdm.write(f"{self.path}: {len(completions)} completions are there already; going on")
+        kept = [{"row": row, "completion": completion} for row, completion in completions.items()]
         write_rows(self.path, [{"header": self.header}, *kept])
         for path in others:
             path.unlink()
-        return found
+        return completions
 
 
 def remove_partial(path: Path) -> None:
@@ -90,22 +188,8 @@ def _files(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{path.name.removesuffix(ending)}*{ending}"))
 
 
-def _difference(there, here: dict) -> str:
-    if not isinstance(there, dict):
-        return "it says nothing of how it was made"
-    keys = [key for key in here | there if there.get(key) != here.get(key)]
+def _difference(other, header: dict) -> str:
+    if not isinstance(other, dict):
+        return "it does not say how it was made"
+    keys = [key for key in header | other if other.get(key) != header.get(key)]
     return f"it was made with other {', '.join(keys)}"
-
-
-def weights_digest(model) -> str:
-    """Return a hash of a model as it is loaded: names, shapes and types of its weights, and evenly spaced numbers of each.
-
-    Whatever a folder, a revision or an adapter is called: another training has moved nearly all of these numbers.
-    """
-    total = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.detach().reshape(-1)
-        some = flat[:: max(1, len(flat) // SAMPLE)].contiguous().cpu()
-        total.update(some.view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:16]

@@ -16,7 +16,7 @@ from empathy_trl.data.labelled import MECHANISMS
 from empathy_trl.data.redial_files import PLACEHOLDER
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import NAMES, Evaluator, markdown
-from empathy_trl.evaluation.generation import weights_digest
+from empathy_trl.evaluation.generation import generate_shared
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures, with_interval
 from empathy_trl.evaluation.metrics.perplexity import Likelihood, perplexity, reference_likelihoods, why_none
 from empathy_trl.evaluation.metrics.reply_classifiers import (
@@ -37,7 +37,7 @@ from empathy_trl.evaluation.metrics.reply_metrics import (
     row_metrics,
     variety_statistics,
 )
-from empathy_trl.models.generate import generate_shared
+from empathy_trl.models.load import weights_digest
 from empathy_trl.recipe.stage_inputs import classifiers_of
 from empathy_trl.rewards import build_rewards
 from empathy_trl.rewards.base import weight_at

@@ -19,12 +19,10 @@ Which back end generates: what is asked for, where it can, and else the choice f
 """
 
 import copy
-import functools
 import gc
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -38,11 +36,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from empathy_trl.cli import shared
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.generation import Stream, weights_digest
-from empathy_trl.io import digest
-from empathy_trl.models.api import ApiModel
 from empathy_trl.models.batching import (
     Asked,
     completion_of,
@@ -54,8 +48,6 @@ from empathy_trl.models.batching import (
     read_prefix,
 )
 from empathy_trl.models.load import evaluating, without_generation_defaults
-
-REQUESTS = 32  # under way at a time where nobody says how many
 
 
 def generate(model, tokenizer, prompts, *, max_new_tokens: int, progress: bool = False, **settings) -> list[str]:
@@ -141,90 +133,6 @@ def generate_completions(
                 done(rows[place], completions[place])
             bar.update()
     return completions
-
-
-def generate_shared(
-    model,
-    tokenizer,
-    prompts: list[list[dict]],
-    batch_size: int | None,
-    stage,
-    *,
-    backend: str = "transformers",
-    partial: Path | None = None,
-) -> list[str]:
-    """Generate as a stage says, each process for its share of the prompts; all processes return all completions.
-
-    An `ApiModel` needs no tokenizer, and has `batch_size` requests under way in each process.
-
-    Args:
-        backend: one of `CHOICES`.
-        partial: file to which completions are written as they come, and from which those of an interrupted evaluation are
-            taken; None for no such file.
-
-    Raises:
-        UserError: an `ApiModel` is to sample, or a back end cannot do what is asked.
-    """
-    make = _served if isinstance(model, ApiModel) else _local
-    complete, decides = make(model, tokenizer, batch_size, stage, backend)
-    stream = None if partial is None else Stream(partial, _header(model, tokenizer, prompts, decides))
-    found = {} if stream is None else stream.found
-    missing = [row for row in range(len(prompts)) if row not in found]
-    hooks = {} if stream is None else {"done": stream.add}
-    try:
-        made = shared(missing, lambda rows: complete([prompts[row] for row in rows], rows=rows, **hooks))
-    finally:
-        if stream is not None:
-            stream.close()
-    completions = found | dict(zip(missing, made, strict=True))
-    return [completions[row] for row in range(len(prompts))]
-
-
-def _served(model: ApiModel, tokenizer, batch_size: int | None, stage, backend: str) -> tuple[Callable, dict]:
-    """Return what completes prompts on a server, and the settings that decide what comes."""
-    temperature = stage.evaluation.temperature
-    if temperature > 0:
-        raise UserError(
-            f"evaluation.temperature: {temperature:g}, but a model behind an API is asked for its likeliest answer; expected 0"
-        )
-    if backend not in ("auto", "transformers"):
-        raise UserError(f"--backend {backend}: the model is behind an API and generates there; expected auto")
-    decides = {"max_new_tokens": stage.evaluation.max_new_tokens}
-    how = {"batch_size": REQUESTS if batch_size is None else batch_size, "progress": PartialState().is_main_process}
-    return functools.partial(model.complete, **how, **decides), decides
-
-
-def _local(model, tokenizer, batch_size: int | None, stage, backend: str) -> tuple[Callable, dict]:
-    """Return what completes prompts with a model that is loaded, and the settings that decide what comes."""
-    state, evaluation = PartialState(), stage.evaluation
-    if backend != "transformers":
-        backend, why = choose_backend(backend, model)
-        state.print(f"back end: {backend} ({why})", flush=True)
-    decides = {name: getattr(evaluation, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
-    decides |= {"seed": stage.seed, "backend": backend}
-    how = {"batch_size": batch_size, "progress": state.is_main_process}
-    return functools.partial(generate_completions, model, tokenizer, **how, **decides), decides
-
-
-def _header(model, tokenizer, prompts: list[list[dict]], decides: dict) -> dict:
-    """Return what decides the completions; the seed decides nothing where nothing is sampled."""
-    said = {name: value for name, value in decides.items() if name != "seed" or decides["temperature"]}
-    if isinstance(model, ApiModel):
-        return {"model": model.name, "base_url": model.base_url, "prompts": digest(prompts), "settings": said}
-    # the tokens of one prompt tell tokenizers apart; those of all would be made twice
-    asked = [prompts, tokenizer.chat_template, prompt_tokens(tokenizer, prompts[:1]), end_tokens(model, tokenizer)]
-    return {"weights": weights_digest(model), "prompts": digest(asked), "settings": said}
-
-
-def decoding(stage) -> str:
-    """Return in words how `generate_shared` chooses tokens."""
-    evaluation = stage.evaluation
-    if not evaluation.temperature:
-        return "greedy decoding"
-    limits = [f"top-p {evaluation.top_p:g}"] * (evaluation.top_p < 1) + [f"top-k {evaluation.top_k}"] * (
-        evaluation.top_k > 0
-    )
-    return ", ".join([f"sampled at temperature {evaluation.temperature:g}", *limits, f"seed {stage.seed}"])
 
 
 def complete_padded(model, asked: Asked, batch_size: int | None) -> Iterator[tuple[int, list[int]]]:

@@ -18,6 +18,7 @@ moves behind the turns; a model with another template reads it where it stands. 
 """
 
 import dataclasses
+import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -344,3 +345,17 @@ def set_template(tokenizer, choice: str | None, name: str) -> None:
             "tokenizer_config.json), and every recipe prompts by chat; expected an instruction-tuned model, or for an "
             f"encoder-decoder model.chat_template (choices: {', '.join(CHAT_TEMPLATES)})"
         )
+
+
+def weights_digest(model) -> str:
+    """Return a hash of a model as it is loaded: names, shapes and types of its weights, and evenly spaced numbers of each.
+
+    Whatever a folder, a revision or an adapter is called: another training has moved nearly all of these numbers.
+    """
+    total = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().reshape(-1)
+        some = flat[:: max(1, len(flat) // 512)].contiguous().cpu()
+        total.update(some.view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]

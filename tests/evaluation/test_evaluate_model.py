@@ -7,8 +7,7 @@ import accelerate
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import evaluate
-from empathy_trl.models import generate
+from empathy_trl.evaluation import evaluate, generation
 from empathy_trl.recipe import Data, Evaluation, Model, Stage
 
 LABELS = ["sad", "joyful", "angry", "afraid"]
@@ -49,7 +48,7 @@ def scripted(monkeypatch):
         seen.update(settings, prompts=prompts)
         return [ANSWERS[i % 3] for i in range(len(prompts))]
 
-    monkeypatch.setattr(generate, "generate_completions", answers)
+    monkeypatch.setattr(generation, "generate_completions", answers)
     return seen
 
 
@@ -119,7 +118,7 @@ def test_predictions_belong_to_their_rows(tiny, tmp_path, monkeypatch):
     def oracle(model, tokenizer, prompts, **_):
         return [f"<answer>{gold[prompt[-1]['content']]}</answer>" for prompt in prompts]
 
-    monkeypatch.setattr(generate, "generate_completions", oracle)
+    monkeypatch.setattr(generation, "generate_completions", oracle)
     result = run(tiny, tmp_path)
     assert result["metrics"]["accuracy"]["value"] == 1
     assert result["data"]["n"] == len(dataset)
@@ -139,9 +138,9 @@ def test_processes_share_the_prompts_and_all_get_all_completions(monkeypatch, ra
     state = SimpleNamespace(process_index=rank, num_processes=2, is_main_process=rank == 0)
     monkeypatch.setattr(accelerate, "PartialState", lambda: state)
     monkeypatch.setattr(accelerate.utils, "gather_object", gather)
-    monkeypatch.setattr(generate, "PartialState", lambda: state)
-    monkeypatch.setattr(generate, "generate_completions", lambda model, tokenizer, prompts, **_: prompts)
-    assert generate.generate_shared(None, None, list("abcde"), 1, make_stage()) == list("abcde")
+    monkeypatch.setattr(generation, "PartialState", lambda: state)
+    monkeypatch.setattr(generation, "generate_completions", lambda model, tokenizer, prompts, **_: prompts)
+    assert generation.generate_shared(None, None, list("abcde"), 1, make_stage()) == list("abcde")
 
 
 def test_settings_come_from_the_stage_unless_given(tiny, tmp_path, scripted):
@@ -182,7 +181,7 @@ def test_what_cannot_be_evaluated_is_refused(tiny, tmp_path, stage, settings, me
 def test_the_same_rows_have_one_digest_whatever_is_answered(tiny, tmp_path, monkeypatch):
     def answering(text):
         monkeypatch.setattr(
-            generate, "generate_completions", lambda model, tokenizer, prompts, **_: [text] * len(prompts)
+            generation, "generate_completions", lambda model, tokenizer, prompts, **_: [text] * len(prompts)
         )
 
     answering("?")

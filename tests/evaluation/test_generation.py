@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from empathy_trl.evaluation import generation as stream
-from empathy_trl.evaluation.generation import partial_path, remove_partial, weights_digest
+from empathy_trl.evaluation import generation
+from empathy_trl.evaluation.generation import generate_shared, partial_path, remove_partial
 from empathy_trl.models import generate
-from empathy_trl.models.generate import generate_shared
+from empathy_trl.models.load import weights_digest
 from empathy_trl.recipe.schema import Evaluation
 
 PROMPTS = [
@@ -91,7 +91,7 @@ def test_half_a_last_line_is_made_again(counted, interrupted):
     ("change", "why"),
     [
         (lambda content: content[:-20] + b"\xff" + content[-20:], "it is broken"),
-        (lambda content: content.replace(b"header", b"hea", 1), "it says nothing of how it was made"),
+        (lambda content: content.replace(b"header", b"hea", 1), "it does not say how it was made"),
         (lambda content: b"[]\n" + content, "it is broken"),
     ],
     ids=["bytes", "no header", "no object"],
@@ -129,10 +129,10 @@ def test_what_several_processes_wrote_is_collected(counted, tmp_path, monkeypatc
 
     def as_process(rank):
         state = SimpleNamespace(process_index=rank, num_processes=2, is_main_process=rank == 0)
-        for module in (stream, generate):
+        for module in (generation, generate):
             monkeypatch.setattr(module, "PartialState", lambda: state)
         monkeypatch.setattr("accelerate.PartialState", lambda: state)
-        monkeypatch.setattr(stream, "broadcast_object_list", lambda items: [items[0] or {}])
+        monkeypatch.setattr(generation, "broadcast_object_list", lambda items: [items[0] or {}])
 
     def gather(own):
         gathered.extend(own)

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation.generation import generate_shared
 from empathy_trl.models.api import OPENAI, ApiModel
-from empathy_trl.models.generate import generate_shared
 from empathy_trl.recipe.schema import Evaluation
 from tests.models.scripted_server import CUT, HANG, ScriptedServer, answer, unused_address
 

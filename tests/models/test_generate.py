@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation.generation import decoding, generate_shared
 from empathy_trl.models.api import ApiModel
-from empathy_trl.models.generate import decoding, generate_completions, generate_shared
+from empathy_trl.models.generate import generate_completions
 from empathy_trl.recipe.schema import Evaluation
 from tests.models.livelier import make_livelier
 from tests.trainers.tiny_t5 import tiny_t5

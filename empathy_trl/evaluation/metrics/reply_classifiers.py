@@ -262,7 +262,7 @@ OTHER_CLASSIFIER = "the two results were judged by different classifiers, or one
 
 def recorded(models: dict) -> dict[str, dict[str, str]]:
     """Return what `classifiers` holds, for kind -> (name, model)."""
-    from empathy_trl.evaluation.generation import weights_digest
+    from empathy_trl.models.load import weights_digest
 
     return {kind: {"model": name, "weights": weights_digest(model)} for kind, (name, model) in models.items()}
 

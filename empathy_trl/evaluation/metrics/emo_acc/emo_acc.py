@@ -1,7 +1,6 @@
 """EMO-ACC: how often a classifier finds the dialogue's emotion in the reply."""
 
 from empathy_trl.evaluation.metrics import module
-from empathy_trl.evaluation.metrics import module as judging
 
 
 class EmoAcc(module.Module):
@@ -9,7 +8,7 @@ class EmoAcc(module.Module):
 
     inputs = module.inputs(predictions=module.TEXT, references=module.TEXT)
     summary = "The share of replies in which a classifier finds the emotion of the dialogue."
-    source = judging.LEE
+    source = module.LEE
 
     def _compute(self, predictions, references, model: str | None = None, intervals: bool = False) -> dict:
         """Return `emo_acc`, and `emo_acc_majority`, which the most frequent emotion would get.
@@ -21,4 +20,4 @@ class EmoAcc(module.Module):
         Raises:
             UserError: the model cannot be loaded or is no classifier of emotions, or does not know one of the references.
         """
-        return judging.agreement("emotion", model, predictions, predictions, references, intervals=intervals)
+        return module.agreement("emotion", model, predictions, predictions, references, intervals=intervals)

@@ -2,7 +2,6 @@
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics import module
-from empathy_trl.evaluation.metrics import module as judging
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures
 from empathy_trl.text import is_visible
 
@@ -21,7 +20,7 @@ class Epitome(module.Module):
 
     inputs = module.inputs(predictions=module.TEXT, references=module.TEXT, prompts=module.TEXT)
     summary = "Levels of EPITOME's mechanisms in replies, and their difference to the levels of the reference replies."
-    source = SOURCE + judging.LEE
+    source = SOURCE + module.LEE
 
     def _compute(self, predictions, references, prompts, model: str | None = None, intervals: bool = False) -> dict:
         """Return `epitome_<mechanism>` and its `_difference`, `_mse`, `_pearson`, `_reference` and `_mse_of_level_0`.
@@ -37,7 +36,7 @@ class Epitome(module.Module):
         """
         if not any(map(is_visible, prompts)):
             raise UserError("prompts: all are empty; expected what was replied to")
-        judged = judging.judged("epitome", model, prompts, predictions, references)
+        judged = module.judged("epitome", model, prompts, predictions, references)
         found = mean_figures(judged.rows)
         found |= {f"{name}_reference": figure for name, figure in judged.baselines["reference"].items()}
         constant = {name: figure for name, figure in judged.baselines["constant_0"].items() if name.endswith("_mse")}

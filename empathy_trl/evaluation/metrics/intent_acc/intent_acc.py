@@ -1,7 +1,6 @@
 """INTENT-ACC: how often a classifier finds the intent of the reference in the reply."""
 
 from empathy_trl.evaluation.metrics import module
-from empathy_trl.evaluation.metrics import module as judging
 
 SOURCE = """\
 @inproceedings{welivita-pu-2020-taxonomy,
@@ -18,7 +17,7 @@ class IntentAcc(module.Module):
 
     inputs = module.inputs(predictions=module.TEXT, references=module.TEXT)
     summary = "The share of replies with the intent that a classifier finds in the reference reply."
-    source = SOURCE + judging.LEE
+    source = SOURCE + module.LEE
 
     def _compute(self, predictions, references, model: str | None = None, intervals: bool = False) -> dict:
         """Return `intent_acc`, and `intent_acc_majority`, which the most frequent intent would get.
@@ -30,4 +29,4 @@ class IntentAcc(module.Module):
         Raises:
             UserError: the model cannot be loaded, or is no classifier of intents.
         """
-        return judging.agreement("intent", model, predictions, references, intervals=intervals)
+        return module.agreement("intent", model, predictions, references, intervals=intervals)
