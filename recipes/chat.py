@@ -9,7 +9,6 @@ A model is asked as it was trained: recipe.yaml in its folder says how, or --rec
 """
 
 import argparse
-import importlib.util
 import logging
 import os
 import sys
@@ -65,26 +64,22 @@ def command_line() -> argparse.ArgumentParser:
 
 def chat(options: argparse.Namespace) -> int:
     """Load the model and talk; returns the exit status."""
-    if options.web and importlib.util.find_spec("gradio") is None:
-        raise UserError('--web: needs gradio; install it with pip install "empathy-trl[web]"')
-    settings = {name: value for name, value in vars(options).items() if name not in SHOWN}
+    if options.web:
+        from empathy_trl.chat.web import serve
     from transformers.utils import logging as transformers_logging
 
     from empathy_trl.chat.chat import Chat
+    from empathy_trl.chat.terminal import Terminal
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if sys.stderr.isatty():
         print(f"loading {options.model} …", file=sys.stderr)
-    opened = Chat(**settings)
+    opened = Chat(**{name: value for name, value in vars(options).items() if name not in SHOWN})
     name = options.adapter or options.model
     if options.web:
-        from empathy_trl.chat.web import serve
-
         serve(opened.new_session, Path(name).name, options.host, options.port)
         return 0
-    from empathy_trl.chat.terminal import Terminal
-
     system = "" if opened.prompts.name == "chat" else f", prompted as {opened.prompts.name} trains"
     print(f"{name}{system}; /help lists the commands")
     return Terminal(opened.session, options.show_reflection).run()

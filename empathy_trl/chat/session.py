@@ -130,7 +130,7 @@ class Session:
 
     @property
     def well_formed(self) -> bool | None:
-        """Whether the last reply is written as its format asks; None before the first."""
+        """Whether the last reply is written as its format asks; None before the first, and where it was stopped."""
         return self._conversation.well_formed
 
     @property
@@ -198,6 +198,24 @@ class Session:
         finally:
             conversation.working.release()
 
+    def undo(self) -> str:
+        """Take the last message and its reply back, and return the message.
+
+        Raises:
+            UserError: nothing was said yet, or a reply is being written.
+        """
+        conversation = self._conversation
+        if conversation.writing or not conversation.history:
+            raise UserError(
+                "a reply is being written; stop it first" if conversation.writing else "nothing was said yet"
+            )
+        with conversation.working:
+            *conversation.history, message, _ = conversation.history
+            conversation.seen_from = min(conversation.seen_from, len(conversation.history))
+            conversation.all_stats.pop()
+            conversation.well_formed = None
+        return message["content"]
+
     def save(self, path: str | Path) -> Path:
         """Write the conversation as one row of training data, `{"conversation_id", "messages"}`, and return where.
 
@@ -259,7 +277,7 @@ class Session:
                 stats.whole, counts = time.perf_counter() - started, conversation.cache.counts
                 stats.tokens, stats.prefilled, stats.cached = counts.written, counts.prefilled, counts.cached
                 conversation.history = [*history, {"role": "assistant", "content": "".join(said)}]
-                conversation.well_formed = reader.well_formed
+                conversation.well_formed = None if conversation.stop.is_set() else reader.well_formed
                 conversation.all_stats.append(stats)
         yield from _timed(rest, stats, started)
         if conversation.stop.is_set():

@@ -2,17 +2,17 @@
 
 import threading
 
-from empathy_trl.chat.reply import ReplyReader
-from empathy_trl.chat.session import SessionEvent, Stats
-from empathy_trl.errors import UserError
+from empathy_trl.chat.reply import Counts
+from empathy_trl.chat.session import Session, Settings
+from empathy_trl.chat.setup import Prompts
 
 
 class Wait(threading.Event):
     """In a script: go on once this is set, or the reply is stopped."""
 
 
-class ScriptedSession:
-    """Replies with the script of a message: texts, notices, errors to raise, and `Wait`s.
+class ScriptedReplies:
+    """A model that replies to a message with its script: texts, errors to raise, and `Wait`s.
 
     A message without a script is answered with all that the user has said so far, in three parts.
 
@@ -20,56 +20,41 @@ class ScriptedSession:
         scripts: message -> script.
     """
 
-    def __init__(self, scripts: dict[str, list] | None = None):
-        self.scripts = scripts or {}
-        self.history: list[dict] = []
-        self.well_formed: bool | None = None
-        self.prepared, self.left = 0, False
-        self._stop = threading.Event()
-        self.stats: Stats | None = None
+    is_decoder, positions = True, 1000
 
-    def send(self, message):
-        if not message.strip():
-            raise UserError("the message is empty")
-        self._stop.clear()
-        self.history.append({"role": "user", "content": message})
-        reader, said = ReplyReader(), []
-        for item in self.scripts.get(message) or [self._all_said()]:
+    def __init__(self, scripts: dict[str, list]):
+        self.scripts = scripts
+
+    def new_cache(self):
+        return Counted()
+
+    def count(self, messages, cache):
+        return sum(len(message["content"].split()) for message in messages)
+
+    def prefill(self, prompts, cache, stop):
+        cache.prefilled += 1
+
+    def stream(self, messages, cache, stop, max_new_tokens):
+        said = [message["content"] for message in messages if message["role"] == "user"]
+        usual = f"<react>*nods*</react><respond>I know of: {', '.join(said)}</respond><reflect>What next?</reflect>"
+        for item in self.scripts.get(said[-1], [usual]):
             if isinstance(item, Exception):
                 raise item
-            if isinstance(item, Wait):
-                while not (item.wait(0.01) or self._stop.is_set()):
-                    pass
-            elif isinstance(item, str):
-                said.append(item)
-                yield from reader.feed(item)
-            else:
+            if isinstance(item, str):
                 yield item
-            if self._stop.is_set():
-                break
-        yield from reader.close()
-        self.well_formed = reader.well_formed
-        if said:
-            self.history.append({"role": "assistant", "content": "".join(said)})
-            self.stats = Stats(reaction=0.21, first_word=0.35, whole=0.96, tokens=40)
-        if self._stop.is_set():
-            yield SessionEvent("stopped")
+            while isinstance(item, Wait) and not (item.wait(0.01) or stop.is_set()):
+                pass
+            if stop.is_set():
+                return
 
-    def stop(self):
-        self._stop.set()
 
-    def leave(self):
-        self.left = True
-        self.stop()
+class Counted:
+    """What `ScriptedReplies` keeps of a session."""
 
-    def reset(self):
-        self.history = []
+    def __init__(self):
+        self.counts, self.prefilled = Counts(), 0
 
-    def prepare(self):
-        self.prepared += 1
 
-    def _all_said(self) -> str:
-        said = ", ".join(message["content"] for message in self.history if message["role"] == "user")
-        return (
-            f"<react>*nods* + *leans in*</react><respond>I know of: {said}</respond><reflect>What comes next?</reflect>"
-        )
+def scripted_session(scripts: dict[str, list] | None = None) -> Session:
+    """Return a real `Session` with such a model."""
+    return Session(ScriptedReplies(scripts or {}), Prompts(), Settings(max_new_tokens=100))

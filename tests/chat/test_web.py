@@ -1,44 +1,169 @@
-"""The page in a real browser, with a session without a model."""
+"""The page: what a visit shows, without a browser, and what a person sees in one."""
 
-import re
+import itertools
+import socket
 import threading
+import time
 from urllib.parse import urlsplit
 
 import pytest
 
-pytest.importorskip("gradio", reason='the page needs gradio: pip install "empathy-trl[web]"')
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser needs playwright: pip install -e .[dev]")
-expect = playwright.expect
+gr = pytest.importorskip("gradio", reason='the page needs gradio: pip install "empathy-trl[web]"')
 
-from empathy_trl.chat.session import SessionEvent
-from empathy_trl.chat.web.page import FORGOTTEN, LONGEST_MESSAGE
-from empathy_trl.chat.web.server import build_app, listen, make_server
-from empathy_trl.chat.web.view import BREAKS
-from empathy_trl.chat.web.visitors import Visitors
+from empathy_trl.chat.local import LocalModel
+from empathy_trl.chat.reply import Sampling
+from empathy_trl.chat.session import Session, Settings, Stats
+from empathy_trl.chat.setup import Prompts
+from empathy_trl.chat.web import BREAKS_FORMAT, Visit, build_page, latency, launch, serve
 from empathy_trl.errors import UserError
 from tests.browser import chromium
-from tests.chat.scripted_session import ScriptedSession, Wait
+from tests.chat.scripted_session import Wait, scripted_session
+from tests.chat.small_models import small
 
 HOSTILE = (
     "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> [a link](http://example.org) **bold** "
-    "${window.hacked = 3} {{value}} </div></details> \x1b[31mred\x1b[0m \u202eturned"
+    "&lt; {{value}} </div></details> \x1b[31mred\x1b[0m \u202eturned"
 )
+HARMLESS = HOSTILE.replace("\x1b", r"\x1b").replace("\u202e", "")
+
+
+def said(visit, message="Hi"):
+    """Send a message and return what the page shows at the end: (role, content or title), and the figures."""
+    *_, (messages, _, figures) = visit.send(message)
+    return shown(messages), figures
+
+
+def shown(messages):
+    return [(each["role"], each["metadata"].get("title") or each["content"]) for each in messages]
+
+
+def test_a_reply_is_a_message_for_each_part():
+    visit = Visit(
+        scripted_session({"Hi": ["<react>*nods*</re", "act>\n<respond>Yes, I ", "am.</respond><reflect>Hm."]})
+    )
+    seen = [shown(messages)[1:] for messages, _, _ in visit.send("Hi")]
+    assert [seen[0], *(new for old, new in itertools.pairwise(seen) if new != old)][:4] == [
+        [],
+        [("assistant", "*nods*")],
+        [("assistant", "*nods*"), ("assistant", "Yes, I ")],
+        [("assistant", "*nods*"), ("assistant", "Yes, I am.")],
+    ]
+    visit = Visit(scripted_session())
+    messages, figures = said(visit)
+    assert [text for _, text in messages] == ["Hi", "*nods*", "I know of: Hi", "Reflection"]
+    assert figures.startswith("reaction after 0.") and figures.endswith("tokens/s")
+
+
+@pytest.mark.parametrize(
+    ("reply", "texts"),
+    [
+        (["Just words.\n"], ["Just words.\n"]),
+        (["<respond>x</respond>"], ["&lt;respond>x&lt;/respond>", BREAKS_FORMAT]),
+        ([], ["the model said nothing; say it in other words"]),
+        (["Half", UserError("no <connection>")], ["Half", "Error: no &lt;connection>"]),
+        (["Half", RuntimeError("at /some/path")], ["Half", "Error: the reply failed; the server's log says why."]),
+    ],
+)
+def test_other_replies(reply, texts):
+    visit = Visit(scripted_session({"Hi": reply}))
+    assert [text for _, text in said(visit)[0][1:]] == texts
+    assert visit.undo()[:2] == ([], "Hi") and visit.session.history == []
+
+
+def test_messages_that_are_not_taken():
+    visit = Visit(scripted_session())
+    assert list(visit.send(" \n")) == []
+    with pytest.warns(UserWarning, match="the message is too long"):
+        assert list(visit.send("word " * 1000)) == []
+    assert visit.turns == [] and said(visit)[0]
+
+
+def test_undo_and_retry():
+    visit = Visit(scripted_session())
+    for message in ("apples", "pears"):
+        said(visit, message)
+    messages, box, _ = visit.undo()
+    assert box == "pears" and len(messages) == len(visit.session.history) + 2 == 4
+    *_, (messages, _, _) = visit.retry()
+    assert [text for _, text in shown(messages)[:3]] == ["apples", "*nods*", "I know of: apples"]
+    assert len(visit.session.history) == 2 and len(visit.session.all_stats) == 1
+    visit.undo()
+    assert visit.undo() == ([], "", "") and list(visit.retry()) == []
+
+
+def test_one_reply_at_a_time():
+    visit = Visit(scripted_session({"long": ["words", Wait()]}))
+    reply = visit.send("long")
+    next(reply), next(reply)
+    for other in (lambda: list(visit.send("again")), visit.undo, lambda: list(visit.retry())):
+        with pytest.warns(UserWarning, match="still being written; stop it first"):
+            other()
+    assert len(visit.turns) == 1
+    threading.Timer(0.1, visit.stop).start()
+    *_, (messages, _, _) = reply
+    assert shown(messages)[1:] == [("assistant", "words"), ("assistant", "stopped")]
+
+
+def test_a_page_that_closes_in_the_middle_ends_its_reply():
+    visit = Visit(scripted_session({"long": ["words", Wait()]}))
+    reply = visit.send("long")
+    next(reply), next(reply)
+    reply.close()
+    assert said(visit, "again")[0][-2:] == [("assistant", "I know of: long, again"), ("assistant", "Reflection")]
+
+
+def test_a_model_in_this_process():
+    session = Session(LocalModel(*small(), Sampling(seed=1)), Prompts(), Settings(max_new_tokens=8))
+    visit = Visit(session)
+    messages, figures = said(visit, "I was so scared.")
+    assert messages[1][1] and "tokens/s" in figures
+    visit.prepare()
+    assert said(visit, "And lost.")[0][: len(messages)] == messages
+
+
+@pytest.mark.parametrize(
+    ("stats", "words"),
+    [
+        (Stats(0.5, 1.0, 2.0, 50), "reaction after 0.50 s · first word after 1.00 s · 25.0 tokens/s"),
+        (Stats(first_word=1.0, whole=2.0, tokens=50), "first word after 1.00 s · 25.0 tokens/s"),
+        (Stats(), ""),
+    ],
+)
+def test_latency(stats, words):
+    assert latency(stats) == words
+
+
+@pytest.mark.parametrize(("host", "warns"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_the_page_is_for_this_machine_unless_the_user_says_so(monkeypatch, capsys, host, warns):
+    monkeypatch.setattr(gr.Blocks, "launch", lambda page, **settings: (None, settings["server_name"], None))
+    monkeypatch.setattr(gr.Blocks, "block_thread", lambda page: None)
+    serve(scripted_session, "a model", *([host] if warns else []))
+    printed = capsys.readouterr()
+    assert f"a model: {host} (Ctrl-C ends it)" in printed.out
+    assert ("anybody who reaches this port can use the model" in printed.err) is warns
+
+
+@pytest.mark.parametrize("address", [("127.0.0.1", 70_000), ("127.0.0.1", None), ("nowhere.invalid", 7860)])
+def test_an_address_that_cannot_be_listened_on(address):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        host, port = address
+        with pytest.raises(UserError, match=f"cannot listen on {host}, port"):
+            launch(build_page(scripted_session, "a model"), host, port or taken.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def site():
-    """The server: `url`, its `visitors`, and the `scripts` of all their sessions."""
-    scripts: dict[str, list] = {}
-    visitors = Visitors(lambda: ScriptedSession(scripts))
-    server, listening = make_server(build_app(visitors, "A model <1>"), visitors), listen("127.0.0.1", 0)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    visitors.url, visitors.scripts = f"http://127.0.0.1:{listening.getsockname()[1]}", scripts
-    yield visitors
-    server.should_exit = True
-    thread.join(timeout=20)
-    visitors.close()
-    assert not thread.is_alive()
+    """The server: `url`, the `scripts` of all its sessions, and the `sessions`."""
+    scripts, sessions = {}, []
+
+    def new_session():
+        sessions.append(scripted_session(scripts))
+        return sessions[-1]
+
+    page = build_page(new_session, "A model <1>")
+    page.url, page.scripts, page.sessions = launch(page, "127.0.0.1", 0), scripts, sessions
+    yield page
+    page.close()
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +177,15 @@ def visit(browser, site):
     """Return a function that opens the page as a new visitor; all are gone after the test."""
     contexts = []
 
-    def open_page(**settings):
-        contexts.append(browser.new_context(**settings))
+    def open_page():
+        contexts.append(browser.new_context())
         page = contexts[-1].new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(30_000)
         page.requested, page.wrong = [], []
         page.on("request", lambda request: page.requested.append(request.url))
         page.on("pageerror", lambda error: page.wrong.append(str(error)))
-        page.on("console", lambda message: page.wrong.append(message.text) if message.type == "error" else None)
         page.goto(site.url)
-        expect(box(page)).to_be_visible(timeout=30_000)
+        expect(box(page)).to_be_visible()
         return page
 
     yield open_page
@@ -69,8 +193,17 @@ def visit(browser, site):
         context.close()
 
 
+def expect(locator):
+    return pytest.importorskip("playwright.sync_api").expect(locator)
+
+
 def box(page):
-    return page.get_by_label("Message")
+    return page.get_by_placeholder("Your message")
+
+
+def bot(page):
+    """The parts of all replies that are on the screen."""
+    return page.get_by_test_id("bot")
 
 
 def button(page, name):
@@ -86,252 +219,106 @@ def say(page, message):
 def talk(page, message):
     """Say something and wait for the end of the reply."""
     say(page, message)
-    expect(page.locator("#live .user")).to_have_text(message)
-    expect(page.locator("#live .stats")).to_be_visible()
+    expect(page.get_by_test_id("user").last).to_have_text(message)
+    expect(page.get_by_text("tokens/s")).to_be_visible()
 
 
-def test_page_is_all_there_is_to_fetch(site, visit):
+def test_a_conversation_in_a_browser(site, visit):
+    begun, reflected = Wait(), Wait()
+    site.scripts["a long day"] = [
+        "<react>*soft eyes*</react>\n<respond>That sounds", begun, " hard.</respond>",
+        "<reflect>They want", reflected, " rest.</reflect>",
+    ]  # fmt: skip
     page = visit()
-    talk(page, "hello")
+    assert page.title() == "A model <1>"
+    say(page, "a long day")
+    expect(bot(page)).to_have_text(["*soft eyes*", "That sounds"])
+    expect(box(page)).to_have_value("")
+    begun.set()
+    expect(bot(page).nth(1)).to_have_text("That sounds hard.")
+    reflected.set()
+    expect(page.get_by_text("reaction after")).to_be_visible()
+    thought = page.get_by_text("They want rest.")
+    expect(thought).to_be_hidden()
+    page.get_by_text("Reflection", exact=True).click()
+    expect(thought).to_be_visible()
+    talk(page, "apples")
+    expect(page.get_by_text("I know of: a long day, apples")).to_be_visible()
+    button(page, "Undo").click()
+    expect(page.get_by_test_id("user")).to_have_text(["a long day"])
+    expect(box(page)).to_have_value("apples")
+    talk(page, "pears")
+    button(page, "Retry").click()
+    expect(page.get_by_text("I know of: a long day, pears")).to_have_count(1)
+    button(page, "Clear").click()
+    expect(page.get_by_test_id("user")).to_have_count(0)
+    talk(page, "plums")
+    expect(page.get_by_text("I know of: plums")).to_be_visible()
     assert {urlsplit(url).netloc for url in page.requested if not url.startswith("data:")} == {
         urlsplit(site.url).netloc
     }
     assert page.wrong == []
-    assert page.title() == "A model <1>"
-    expect(page.get_by_role("heading")).to_have_text("A model <1>")
 
 
-def test_reply_comes_in_stages(site, visit):
-    reacted, begun, reflected = Wait(), Wait(), Wait()
-    site.scripts["a long day"] = [
-        "<react>*soft eyes* +", " *leans in*</react>\n<respond>", reacted, "That sounds", begun,
-        " hard.</respond>", reflected, "<reflect>They want rest.</reflect>",
-    ]  # fmt: skip
-    page = visit()
-    say(page, "a long day")
-    live = page.locator("#live")
-    expect(live.locator(".reaction")).to_have_text("soft eyes + leans in")
-    expect(live.locator(".spoken")).to_have_count(0)
-    expect(live.locator(".waiting")).to_have_text("…")
-    expect(box(page)).to_have_value("")
-    reacted.set()
-    expect(live.locator(".spoken")).to_have_text("That sounds")
-    begun.set()
-    expect(live.locator(".spoken")).to_have_text("That sounds hard.")
-    expect(live.locator(".waiting")).to_have_text("reflecting …")
-    expect(live.locator(".stats")).to_have_count(0)
-    reflected.set()
-    expect(live.locator(".stats")).to_have_text("reaction after 0.21 s · first word after 0.35 s · 41.7 tokens/s")
-    expect(live.locator(".waiting")).to_have_count(0)
-    expect(live.locator(".mark")).to_have_count(0)
-
-
-def test_reflection_is_in_a_closed_drawer(visit):
-    page = visit()
-    talk(page, "hello")
-    thought = page.locator("#live .reflection .thought")
-    expect(thought).to_be_hidden()
-    page.get_by_text("Reflection", exact=True).click()
-    expect(thought).to_have_text("What comes next?")
-    expect(thought).to_be_visible()
-
-
-def test_earlier_turns_stay(visit):
-    page = visit()
-    talk(page, "apples")
-    talk(page, "pears")
-    expect(page.locator("#past .user")).to_have_text(["apples"])
-    expect(page.locator("#past .spoken")).to_have_text(["I know of: apples"])
-    expect(page.locator("#live .spoken")).to_have_text("I know of: apples, pears")
-
-
-def test_reset_forgets(visit):
-    page = visit()
-    talk(page, "apples")
-    talk(page, "pears")
-    button(page, "Reset").click()
-    expect(page.locator(".turn")).to_have_count(0)
-    talk(page, "plums")
-    expect(page.locator("#live .spoken")).to_have_text("I know of: plums")
-    expect(page.locator(".notice")).to_have_count(0)
-
-
-def test_reset_while_a_reply_is_written(site, visit):
-    site.scripts["endless"] = ["<react>*sighs* + *sits*</react><respond>And so on", Wait()]
+def test_stop_keeps_what_there_is_and_clear_ends_a_reply(site, visit):
+    site.scripts["endless"] = ["And so on", Wait()]
     page = visit()
     say(page, "endless")
-    expect(page.locator("#live .spoken")).to_have_text("And so on")
-    button(page, "Reset").click()
-    expect(page.locator(".turn")).to_have_count(0)
-    talk(page, "plums")
-    expect(page.locator("#live .spoken")).to_have_text("I know of: plums")
-
-
-def test_stop_keeps_what_there_is(site, visit):
-    site.scripts["endless"] = ["<react>*sighs* + *sits*</react><respond>And so on", Wait(), " for ever</respond>"]
-    page = visit()
-    say(page, "endless")
-    expect(page.locator("#live .spoken")).to_have_text("And so on")
+    expect(bot(page)).to_have_text("And so on")
     say(page, "wait")  # is not sent meanwhile
     expect(box(page)).to_have_value("wait")
-    button(page, "Stop").click()
-    expect(page.locator("#live .notice")).to_have_text("stopped")
-    expect(page.locator("#live .spoken")).to_have_text("And so on")
-    expect(button(page, "Stop")).to_be_hidden()
+    page.locator(".stop-button").click()
+    expect(page.get_by_text("stopped")).to_be_visible()
+    expect(bot(page).first).to_have_text("And so on")
     talk(page, "plums")
-    expect(page.locator("#live .spoken")).to_have_text("I know of: endless, plums")
+    expect(page.get_by_text("I know of: endless, plums")).to_be_visible()
+    say(page, "endless")
+    expect(bot(page).last).to_have_text("And so on")
+    button(page, "Clear").click()
+    expect(page.get_by_test_id("user")).to_have_count(0)
+    expect(page.locator(".submit-button")).to_be_visible()
+    talk(page, "pears")
+    expect(page.get_by_text("I know of: pears")).to_be_visible()
 
 
-def test_two_visitors_at_once(site, visit):
+def test_two_visitors_at_once_and_one_who_leaves(site, visit):
     waiting = Wait()
-    site.scripts["my secret"] = ["<react>*nods* + *sits*</react><respond>Your secret", waiting, " is safe.</respond>"]
+    site.scripts["my secret"] = ["Your secret", waiting, " is safe."]
     one, other = visit(), visit()
     say(one, "my secret")
-    expect(one.locator("#live .spoken")).to_have_text("Your secret")
+    expect(bot(one)).to_have_text("Your secret")
     talk(other, "hello")  # while the first one's reply is not complete
-    expect(other.locator("#live .spoken")).to_have_text("I know of: hello")
-    expect(one.locator(".user")).to_have_text(["my secret"])
-    waiting.set()
-    expect(one.locator("#live .stats")).to_be_visible()
-    button(other, "Reset").click()
-    expect(other.locator(".turn")).to_have_count(0)
-    talk(one, "more")
-    expect(one.locator("#live .spoken")).to_have_text("I know of: my secret, more")
+    expect(other.get_by_text("I know of: hello")).to_be_visible()
     assert "secret" not in other.content()
+    (session,) = [each for each in site.sessions if each.history and each.history[0]["content"] == "hello"]
+    other.close()
+    waiting.set()
+    expect(bot(one)).to_have_text("Your secret is safe.")
+    ends = time.monotonic() + 20
+    while not session._conversation.left:
+        assert time.monotonic() < ends, "its session goes on"
+        time.sleep(0.1)
 
 
-def test_a_page_that_is_left_is_forgotten(site, visit):
-    page = visit()
-    talk(page, "hello")
-    key = session_key(page)
-    assert site.find(key)
-    page.close()
-    for _ in range(100):
-        if not site.find(key):
-            return
-        threading.Event().wait(0.1)
-    pytest.fail("its conversation is still there after 10 seconds")
-
-
-def test_what_was_dropped_is_said(site, visit):
-    page = visit()
-    talk(page, "apples")
-    site.drop(session_key(page))
-    talk(page, "pears")
-    expect(page.locator("#live .notice")).to_have_text(FORGOTTEN)
-    expect(page.locator("#live .spoken")).to_have_text("I know of: pears")
-    expect(page.locator("#past .turn")).to_have_count(0)
-
-
-def test_browser_takes_no_more_than_the_longest_message(visit):
-    page = visit()
-    expect(box(page)).to_have_attribute("maxlength", str(LONGEST_MESSAGE))
-    box(page).fill("x" * (LONGEST_MESSAGE - 1))
-    expect(page.locator("#problem")).to_have_text("")
-    page.keyboard.type("yz")
-    expect(box(page)).to_have_value("x" * (LONGEST_MESSAGE - 1) + "y")
-    expect(page.locator("#problem")).to_have_text(f"The message is full: {LONGEST_MESSAGE} characters.")
-
-
-@pytest.mark.parametrize(
-    ("message", "problem"),
-    [
-        ("x" * (LONGEST_MESSAGE + 1), f"has {LONGEST_MESSAGE + 1} characters; expected at most {LONGEST_MESSAGE}"),
-        ("  ", "there is no message"),
-    ],
-    ids=["too long", "empty"],
-)
-def test_message_that_is_not_taken(visit, message, problem):
-    page = visit()
-    talk(page, "hello")
-    box(page).evaluate("box => box.removeAttribute('maxlength')")  # as a client might
-    say(page, message)
-    expect(page.get_by_role("alert")).to_contain_text(problem)
-    expect(box(page)).to_have_value(message)
-    expect(page.locator(".turn")).to_have_count(1)
-    talk(page, "again")
-    expect(page.get_by_role("alert")).to_have_count(0)
-
-
-def test_hostile_text_is_text(site, visit):
-    reply = f"<react>{HOSTILE}</react><respond>{HOSTILE}</respond><reflect>{HOSTILE}</reflect>"
-    message = f"<b>mine</b> {HOSTILE}"
-    site.scripts[message] = [SessionEvent(HOSTILE), reply]
-    page = visit()
-    say(page, message)
-    expect(page.locator("#live .stats")).to_be_visible()
-    for part in (".user", ".reaction", ".spoken", ".reflection .thought", ".notice"):
-        text = page.locator(f"#live {part}").text_content()
-        assert "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>" in text
-        assert "[a link](http://example.org)" in text and "${window.hacked = 3} {{value}} </div></details>" in text
-        assert r"\x1b[31mred\x1b[0m turned" in text
-    talk(page, "next")  # which puts it into the past
-    assert page.locator("#past :is(script, img, a, strong, b)").count() == 0
-    assert page.evaluate("window.hacked") is None
-    assert not any("example.org" in url or url.endswith("/x") for url in page.requested)
-
-
-def test_reply_that_breaks_the_format(site, visit):
-    site.scripts["odd"] = ["<respond>Well.</respond>", "<react>*nods*</react>"]
-    page = visit()
-    talk(page, "odd")
-    expect(page.locator("#live .mark")).to_have_text(BREAKS)
-    expect(page.locator("#live .spoken")).to_have_text("<respond>Well.</respond><react>*nods*</react>")
-
-
-def test_reasoning_and_answer(site, visit):
+def test_reasoning_folds_up_when_the_answer_begins(site, visit):
     reasoned = Wait()
     site.scripts["feel"] = ["<reasoning>lost, cried", reasoned, "</reasoning><answer>sad</answer>"]
     page = visit()
     say(page, "feel")
-    expect(page.locator("#live .reasoning .thought")).to_be_visible()
+    expect(page.get_by_text("lost, cried")).to_be_visible()
     reasoned.set()
-    expect(page.locator("#live .spoken")).to_have_text("sad")
-    expect(page.locator("#live .reasoning .thought")).to_be_hidden()
-    expect(page.locator("#live .mark")).to_have_count(0)
+    expect(page.get_by_text("sad", exact=True)).to_be_visible()
+    expect(page.get_by_text("lost, cried")).to_be_hidden()
 
 
-def test_plain_reply_and_notice(site, visit):
-    site.scripts["plain"] = [SessionEvent("2 turns were forgotten"), "Just words,\n**as they are**."]
+def test_hostile_text_is_text(site, visit):
+    site.scripts[f"mine {HARMLESS}"] = [f"<react>{HOSTILE}</react><respond>{HOSTILE}", UserError(HOSTILE)]
     page = visit()
-    talk(page, "plain")
-    expect(page.locator("#live .spoken")).to_have_text("Just words,\n**as they are**.")
-    expect(page.locator("#live .notice")).to_have_text("2 turns were forgotten")
-
-
-@pytest.mark.parametrize(
-    ("failure", "shown"),
-    [
-        (UserError("the context of 64 tokens is full"), "the context of 64 tokens is full"),
-        (RuntimeError("at /some/path"), "The reply failed; the server's log says why."),
-    ],
-    ids=["UserError", "other"],
-)
-def test_errors_have_no_trace(site, visit, failure, shown):
-    site.scripts["bad"] = ["<react>*nods", failure]
-    page = visit()
-    say(page, "bad")
-    expect(page.get_by_role("alert")).to_have_text(shown)
-    assert "Traceback" not in page.content() and "/some/path" not in page.content()
-    talk(page, "hello")
-
-
-def test_server_ends_while_a_reply_is_written(browser, capfd):
-    visitors = Visitors(lambda: ScriptedSession({"endless": ["And so on", Wait()]}))
-    server, listening = make_server(build_app(visitors, "a model"), visitors), listen("127.0.0.1", 0)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    page = browser.new_page()
-    page.goto(f"http://127.0.0.1:{listening.getsockname()[1]}")
-    say(page, "endless")
-    expect(page.locator("#live .spoken")).to_have_text("And so on")
-    server.should_exit = True
-    thread.join(timeout=20)
-    page.close()
-    assert not thread.is_alive()
-    printed = capfd.readouterr().err
-    assert "Traceback" not in printed and "ERROR" not in printed
-
-
-def session_key(page) -> str:
-    return next(found[1] for url in page.requested if (found := re.search(r"heartbeat/(\w+)", url)))
+    say(page, f"mine {HARMLESS}")
+    expect(page.get_by_text("Error: ")).to_be_visible()
+    expect(page.get_by_test_id("user")).to_have_text(f"mine {HARMLESS}")
+    expect(bot(page).first).to_have_text(HARMLESS)
+    expect(bot(page).nth(1)).to_have_text(HARMLESS)
+    expect(page.get_by_text(f"Error: {HARMLESS}")).to_be_visible()
+    assert page.evaluate("window.hacked") is None
+    assert not any("example.org" in url or url.endswith("/x") for url in page.requested)

@@ -364,7 +364,8 @@ def test_wrong_arguments_end_with_status_2(capsys, arguments, message):
 
 
 def test_a_page_needs_gradio(run, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "empathy_trl.chat.web", raising=False)
+    monkeypatch.setitem(sys.modules, "gradio", None)
     status, _, error = run("--model", "openai:m", "--base_url", "http://localhost/v1", "--web")
     assert status == 2 and 'pip install "empathy-trl[web]"' in error
 

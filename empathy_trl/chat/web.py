@@ -1,0 +1,268 @@
+"""The chat as a web page, made of Gradio's components: a session per open page, replies in parts as they are written."""
+
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from empathy_trl.chat.reply import Chunk
+from empathy_trl.chat.session import Session, Stats
+from empathy_trl.errors import UserError
+from empathy_trl.models.api import on_this_machine
+from empathy_trl.tags import REFLECT
+from empathy_trl.text import printable
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+try:
+    import gradio as gr
+except ImportError as error:
+    raise UserError(f'--web: needs gradio ({error}); install it with pip install "empathy-trl[web]"') from error
+
+REPLIES_AT_ONCE = 8  # further messages wait in the queue
+LONGEST_QUEUE = 64
+BREAKS_FORMAT = "This reply breaks its format and is shown as it is."
+# parts that stand behind a title: reasoning folds up when it is complete, a reflection is folded up from its beginning
+THOUGHTS = {
+    "reasoning": {"title": "Reasoning", "status": "pending"},
+    REFLECT: {"title": "Reflection", "status": "done"},
+}
+
+log = logging.getLogger(__name__)
+
+
+def serve(new_session: Callable[[], Session], title: str, host: str = "127.0.0.1", port: int = 7860):
+    """Serve the chat as a web page until interrupted; prints its address once it can be opened.
+
+    Args:
+        new_session: called for every page that is opened.
+        title: above the conversation, such as the name of the model.
+        host: address to listen on. Anybody who reaches it can use the model: beyond this machine, a warning says so.
+        port: 0 takes a free one.
+
+    Raises:
+        UserError: the address cannot be listened on.
+    """
+    page = build_page(new_session, title)
+    if not on_this_machine(f"http://[{host}]" if ":" in host else f"http://{host}"):
+        print(f"warning: listening on {host}: anybody who reaches this port can use the model", file=sys.stderr)
+    url = launch(page, host, port)
+    print(f"{title}: {url} (Ctrl-C ends it)", flush=True)
+    page.block_thread()
+
+
+def launch(page: gr.Blocks, host: str, port: int) -> str:
+    """Start the server of a page in a thread and return its address; `page.close()` ends it."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.create_server((host, port), family=family) as free:
+            port = free.getsockname()[1]
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"cannot listen on {host}, port {port}: {error}; expected an address of this machine and a free port (0 takes one)"
+        ) from error
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # nothing is downloaded
+    theme = gr.themes.Default(**fonts)
+    where = {"server_name": host, "server_port": port, "share": False, "ssr_mode": False}
+    _, url, _ = page.launch(theme=theme, footer_links=[], quiet=True, prevent_thread_lock=True, **where)
+    return url
+
+
+def build_page(new_session: Callable[[], Session], title: str) -> gr.Blocks:
+    """Return the page."""
+    open_pages: dict[str, Visit] = {}
+
+    def start(request: gr.Request) -> Visit:
+        open_pages[request.session_hash] = Visit(new_session())
+        return open_pages[request.session_hash]
+
+    def leave(request: gr.Request):
+        if visit := open_pages.pop(request.session_hash, None):
+            visit.session.leave()
+
+    with gr.Blocks(title=title, fill_height=True) as page:
+        chat = gr.Chatbot(
+            label=title, scale=1, render_markdown=False, buttons=["copy", "copy_all"], placeholder="Say something."
+        )
+        figures = gr.Markdown()
+        box = gr.Textbox(
+            placeholder="Your message", show_label=False, submit_btn=True, autofocus=True, max_lines=8, label="Message"
+        )
+        visit = gr.State()
+        shown = [chat, box, figures]
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        replying = {"outputs": shown, "concurrency_limit": REPLIES_AT_ONCE, "concurrency_id": "reply", **quiet}
+        at_once = {"concurrency_limit": None, **quiet}
+        page.load(start, None, visit, **at_once)
+        page.unload(leave)
+        for event in (box.submit(_send, [visit, box], **replying), chat.retry(Visit.retry, visit, **replying)):
+            event.then(Visit.prepare, visit, None, **at_once)
+        box.stop(Visit.stop, visit, None, **at_once)
+        chat.undo(Visit.undo, visit, shown, **at_once)
+        # shown by an event of its own, after the last one of a reply that it stops
+        chat.clear(Visit.clear, visit, None, **at_once).then(Visit.show, visit, shown, **at_once)
+    page.queue(max_size=LONGEST_QUEUE, api_open=False)
+    return page
+
+
+def _send(visit: "Visit | None", message: str) -> Iterator[tuple]:
+    if visit is None:  # Gradio keeps the state of a page for an hour after its connection is lost
+        gr.Warning("this conversation was left alone for too long; reload the page", duration=None)
+        return
+    yield from visit.send(message)
+
+
+@dataclass
+class Turn:
+    """A message and what the page shows of its reply.
+
+    Attributes:
+        message: by the user.
+        reply: messages as `gr.Chatbot` takes them; a part of the reply is one, and so is a note to the user.
+        part: of the reply, which the last message of `reply` holds and goes on with; None where the next part begins anew.
+        remembered: whether the session has this turn in its history.
+    """
+
+    message: str
+    reply: list[dict] = field(default_factory=list)
+    part: str | None = None
+    remembered: bool = False
+
+    def add(self, chunk: Chunk):
+        """Show what is new in the reply."""
+        text = _plain(chunk.text)
+        if chunk.part != self.part:
+            text = text.lstrip()
+            if not text:  # white space between parts
+                return
+            self.part = chunk.part
+            self.reply.append(_message("", **THOUGHTS.get(chunk.part, {})))
+        last = self.reply[-1]
+        last["content"] += text
+        if chunk.complete:
+            self.part = None
+            last["content"] = last["content"].rstrip()
+            if last["metadata"]:
+                last["metadata"]["status"] = "done"
+
+    def note(self, text: str):
+        """Show what the user has to know, apart from the reply."""
+        self.part = None
+        self.reply.append(_message("", title=_plain(text)))
+
+
+class Visit:
+    """One open page: its session, and the turns that it shows.
+
+    The methods are what the page's events do; those that yield or return a tuple give the values of chat, box and figures.
+    """
+
+    def __init__(self, session: Session):
+        self.session = session
+        self.turns: list[Turn] = []
+        self._writing = threading.Lock()  # held from a message to the end of its reply
+
+    def send(self, message: str) -> Iterator[tuple]:
+        """Reply to a message."""
+        if not message.strip() or self._is_writing():
+            return
+        with self._writing:
+            try:
+                yield from self._reply(message)
+            except UserError as error:  # the message is not taken, and stays in the box
+                gr.Warning(_plain(str(error)), duration=None)
+
+    def retry(self) -> Iterator[tuple]:
+        """Reply to the last message anew."""
+        if not self._is_writing():
+            yield from self.send(self._take_back())
+
+    def undo(self) -> tuple:
+        """Take the last turn back; its message returns to the box."""
+        if self._is_writing():
+            return gr.skip(), gr.skip(), gr.skip()
+        message = self._take_back()
+        return self._chat(), message, ""
+
+    def stop(self):
+        """End the reply that is being written; what there is of it stays."""
+        self.session.stop()
+
+    def clear(self):
+        """Forget everything, once the reply that is being written has ended."""
+        self.stop()
+        with self._writing:
+            self.session.reset()
+            self.turns = []
+
+    def prepare(self):
+        """Work ahead for the next turn while the user reads."""
+        self.session.prepare()
+
+    def show(self) -> tuple:
+        """Show the conversation, and a box to write in."""
+        return self._chat(), gr.Textbox(submit_btn=True, stop_btn=False), ""
+
+    def _reply(self, message: str) -> Iterator[tuple]:
+        before, stats = len(self.session.history), self.session.stats
+        with closing(self.session.send(message)) as items:
+            turn = Turn(message)
+            self.turns.append(turn)
+            yield self._chat(), gr.Textbox("", submit_btn=False, stop_btn=True), ""
+            try:
+                for item in items:
+                    turn.add(item) if isinstance(item, Chunk) else turn.note(item.text)
+                    yield self._chat(), gr.skip(), gr.skip()
+            except UserError as error:
+                turn.note(f"Error: {error}")
+            except Exception:
+                log.exception("a reply failed")
+                turn.note("Error: the reply failed; the server's log says why.")
+            finally:
+                turn.remembered = len(self.session.history) > before
+        if turn.remembered and self.session.well_formed is False:
+            turn.reply = [_message(_plain(self.session.history[-1]["content"]))]
+            turn.note(BREAKS_FORMAT)
+        yield (
+            self._chat(),
+            gr.Textbox(submit_btn=True, stop_btn=False),
+            "" if self.session.stats is stats else latency(self.session.stats),
+        )
+
+    def _is_writing(self) -> bool:
+        """Whether a reply is being written, of which a toast reminds the user."""
+        if self._writing.locked():
+            gr.Warning("the last reply is still being written; stop it first")
+        return self._writing.locked()
+
+    def _take_back(self) -> str:
+        """Remove the last turn and return its message, "" where there is none."""
+        if not self.turns:
+            return ""
+        turn = self.turns.pop()
+        if turn.remembered:
+            self.session.undo()
+        return turn.message
+
+    def _chat(self) -> list[dict]:
+        return [each for turn in self.turns for each in (_message(_plain(turn.message), "user"), *turn.reply)]
+
+
+def _message(content: str, role: str = "assistant", **metadata: str) -> dict:
+    """Return a message as `gr.Chatbot` takes it; one with a `title` is folded away behind it."""
+    return {"role": role, "content": content, "metadata": metadata}
+
+
+def _plain(text: str) -> str:
+    """Return a text that the chat shows as it is: Gradio renders HTML even where it does not render Markdown."""
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;")
+
+
+def latency(stats: Stats) -> str:
+    """Return how fast a reply was, in words; what did not come is left out."""
+    figures = [("reaction after {:.2f} s", stats.reaction), ("first word after {:.2f} s", stats.first_word)]
+    figures.append(("{:.1f} tokens/s", stats.tokens_per_second))
+    return " · ".join(words.format(figure) for words, figure in figures if figure is not None)
