@@ -121,7 +121,7 @@ def test_every_reward_is_documented_with_its_parameters():
 
 
 def test_every_builder_is_documented_with_its_tasks():
-    section = (DOCS / "data.md").read_text().split("\n## Builders\n")[1].split("\n## ")[0]
+    section = (DOCS / "data.md").read_text().split("\n## Corpora\n")[1].split("\n## ")[0]
     lines = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \|", section, flags=re.MULTILINE)
     documented = {
         name: {task for other, tasks in lines if other == name for task in tasks.split(", ")} for name, _ in lines
