@@ -1,10 +1,7 @@
 """The errors a user can fix: launchers print their message and exit with status 2, without a traceback.
 
-The two kinds of failure, which are kept apart.
-
-`Unusable` is about one question: it is asked again where that may help, and then given up. `JudgeFailed` is about all
-of them (no such model, a key that is refused, a server that cannot follow a schema): asking again would change nothing,
-so it stops the run at once.
+A server that is asked can fail in two ways. An `InvalidAnswer` concerns one request, which is repeated where that may help.
+`JudgeFailed` concerns all of them (no such model, a refused key, a server that cannot follow a schema); it stops the run.
 
 `show` and `suggestion` write the values and the choices that a message names.
 """
@@ -43,19 +40,20 @@ class DataError(UserError):
     """A data set that cannot be used as it is; the message names file, row and value."""
 
 
-class Unusable(Exception):
-    """An answer that is not what was asked for.
+class InvalidAnswer(Exception):
+    """A server's answer that cannot be used, or no answer.
 
     Args:
         reason: a few words to count by, such as `out of range`.
         detail: the particulars.
-        may_pass: whether the same question may be answered another time.
+        may_pass: whether a retry may help.
+        retry_after: seconds that the server asks to wait before a retry.
     """
 
-    def __init__(self, reason: str, detail: str, may_pass: bool = True):
+    def __init__(self, reason: str, detail: str, may_pass: bool = True, retry_after: float = 0.0):
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
-        self.may_pass = may_pass
+        self.may_pass, self.retry_after = may_pass, retry_after
 
 
 class JudgeFailed(StopTraining):

@@ -1,35 +1,20 @@
-"""Asking an OpenAI-compatible server, with patience: bounded concurrency, a time limit, retries that back off.
+"""Models behind a server that speaks OpenAI's chat completions: judges, and models to evaluate.
 
-The requests are sent by OpenAI's own client. A question that fails is asked again, where that may help; what fails for
-all of them stops the run (see `errors`).
-
-The waits are exponential with full jitter (Brooker 2015, "Exponential Backoff And Jitter", AWS Architecture Blog):
-uniform between 0 and a bound that doubles, so that processes which failed together do not come back together. They are
-drawn from the operating system, not from `random`, whose state belongs to the training.
-
-The questions of a whole batch, asked at the same time, and the point at which too many of them have failed.
-
-Scores kept on disk: one small file per question, so that no question is paid for twice.
-
-A file is named by the hash of the request without the server's address: messages (reply, rubric and scale are in them),
-model and sampling settings. Files are written whole or not at all, so any number of processes, also on several machines
-with a shared folder, may use one cache at a time. A file holds scores, no text of anybody's conversation.
-
-The API key: it comes from the environment when it is used, and stays out of everything that is written down.
-
-A recipe is saved beside the model and published with it. So it holds the name of an environment variable, and whatever
-looks like a key in it is refused, without repeating it in the message.
-
-A model behind a server that speaks OpenAI's chat completions, evaluated like one that is loaded.
-
-Prompts and completions are the same; what needs the model itself (its probabilities, its tokens) is not to be had.
-
-How long a server asks to wait before it is asked again.
+* Settings: an address (`checked_base_url`) and the NAME of the environment variable with the API key (`read_key`). A recipe
+  is saved beside the model and published with it, so `refuse_keys` refuses whatever looks like a key, without repeating it.
+* `Client` sends one request with OpenAI's own client. It limits concurrency and time, and retries after waits that grow
+  exponentially with full jitter (Brooker 2015, "Exponential Backoff And Jitter", AWS Architecture Blog), so that processes
+  which failed together do not return together. An `InvalidAnswer` concerns one request; `JudgeFailed` concerns all of them
+  (no such model, a refused key) and stops the run.
+* `ask_all` sends a batch, and `Failures` stops it when too many answers are missing.
+* `Cache` keeps answers on disk, so that no request is paid for twice.
+* `ApiModel` completes chat prompts for an evaluation, like a model that is loaded.
 """
 
 import asyncio
 import email.utils
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -45,327 +30,21 @@ from urllib.parse import urlsplit
 
 from tqdm.auto import tqdm
 
-from empathy_trl.errors import JudgeFailed, Unusable, UserError
+from empathy_trl.errors import InvalidAnswer, JudgeFailed, UserError
 from empathy_trl.io import write_text
 
-LONGEST_WAIT = 60.0  # seconds, whatever a server's Retry-After says
-LARGEST_BODY = 1 << 20  # bytes; scores need some hundred
+LONGEST_WAIT = 60.0  # seconds between two attempts
+GIVE_UP = 120.0  # seconds; a server that asks for a longer wait is not asked again
 KEY_REFUSED = (401, 403)
 NOT_THERE = (301, 302, 303, 307, 308, 404, 405)
 BAD_REQUEST = (400, 422)
-RETRIES_TAKEN = "x-stainless-retry-count"  # header of a request: how often OpenAI's client has sent it before
+MAY_PASS = (408, 409, 429)  # and all from 500 on
 FORMAT_WORDS = ("response_format", "json_schema", "structured output", "structured_output", "guided")
 
 Answer = TypeVar("Answer")
 
-
-def async_client(base_url: str, key: str | None, timeout: float, retries: int = 0, wait: float = 0.0, **http):
-    """Return OpenAI's client for a server: it sends the key there and nowhere else, and none without one.
-
-    Args:
-        base_url: up to and without `/chat/completions`.
-        key: the API key, None sends none.
-        timeout: seconds without a byte from the server.
-        retries: how often a request is sent again that did not get through.
-        wait: bound of the first wait in seconds; it doubles.
-        http: further settings of the HTTP client.
-    """
-    import openai  # takes a second
-
-    class Patient(openai.AsyncOpenAI):
-        """Waits as this module does; the usual client draws its waits from the random numbers of the training."""
-
-        def _validate_headers(self, headers, custom_headers):
-            if key:  # the usual client insists on one
-                super()._validate_headers(headers, custom_headers)
-
-        def _calculate_retry_timeout(self, remaining_retries, options, response_headers=None):
-            usual = backoff(wait, options.get_max_retries(self.max_retries) - remaining_retries)
-            return min(max(usual, retry_after(response_headers or {})), LONGEST_WAIT)
-
-    return Patient(
-        base_url=base_url,
-        api_key=key or "none",
-        default_headers=None if key else {"Authorization": openai.Omit()},
-        timeout=timeout,
-        max_retries=retries,
-        http_client=openai.DefaultAsyncHttpxClient(
-            follow_redirects=False,
-            trust_env=not on_this_machine(base_url),  # proxies
-            **http,
-        ),
-    )
-
-
-def backoff(wait: float, attempt: int) -> float:
-    """Return the seconds to wait after an attempt, which count from 0."""
-    return random.SystemRandom().uniform(0, wait * 2**attempt)
-
-
-def no_connection(error: Exception) -> bool:
-    """Whether a failure of OpenAI's client means that nobody is at the address."""
-    return type(error.__cause__).__name__ == "ConnectError"
-
-
-class Client:
-    """Asks one server, for as long as `async with` lasts.
-
-    Args:
-        base_url: up to and without `/chat/completions`.
-        api_key_env: name of the environment variable with the API key, which is read now; None sends no key.
-        timeout: seconds without a byte from the server.
-        retries: how often a question is asked again.
-        wait: bound of the first wait in seconds; it doubles.
-        concurrency: how many requests may be under way.
-
-    Raises:
-        JudgeFailed: see `read_key`.
-    """
-
-    def __init__(
-        self, base_url: str, api_key_env: str | None, timeout: float, retries: int, wait: float, concurrency: int
-    ):
-        self.base_url, self.api_key_env = base_url, api_key_env
-        self.timeout, self.retries, self.wait = timeout, retries, wait
-        self._key = read_key(api_key_env, base_url)
-        self._slots = asyncio.Semaphore(concurrency)
-        self._failed = None  # with what no question can be answered
-        self._openai = async_client(base_url, self._key, timeout, retries, wait)
-
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(self, *error):
-        await self._openai.close()
-
-    async def ask(self, request: dict, read: Callable[[str], Answer]) -> Answer:
-        """Return what `read` makes of the answer's text.
-
-        OpenAI's client sends a request again that did not get through; an answer of no use is for this method.
-
-        Args:
-            request: the body, as OpenAI's chat completions take it.
-            read: raises Unusable for an answer that it cannot use.
-
-        Raises:
-            Unusable: the last failure, after all retries.
-            JudgeFailed: no question can be answered.
-        """
-        async with self._slots:
-            left = self.retries
-            while True:
-                if self._failed:  # those who wait for a slot wait no longer
-                    raise self._failed
-                response = await self._answer(request, left)
-                left -= int(response.request.headers.get(RETRIES_TAKEN, 0))
-                try:
-                    return read(self._content(response))
-                except Unusable as failure:
-                    if left <= 0 or not failure.may_pass:
-                        raise
-                await asyncio.sleep(min(backoff(self.wait, self.retries - left), LONGEST_WAIT))
-                left -= 1
-
-    async def _answer(self, request: dict, retries: int):
-        """Return the response to a request, sent again up to `retries` times."""
-        import httpx2
-        import openai
-
-        try:
-            return await self._openai.post(
-                "/chat/completions", cast_to=httpx2.Response, body=request, options={"max_retries": retries}
-            )
-        except openai.APITimeoutError as error:
-            raise Unusable("timeout", f"no answer within {self.timeout:g} s") from error
-        except openai.APIConnectionError as error:
-            cause = error.__cause__
-            if no_connection(error):
-                raise Unusable("no connection", self._words(str(cause))) from error
-            raise Unusable("broken connection", self._words(f"{type(cause).__name__}: {cause}")) from error
-        except openai.APIStatusError as error:
-            failure = self._refusal(error.status_code, self._words(error.response.text), request)
-            if isinstance(failure, JudgeFailed):
-                self._failed = failure
-            raise failure from None
-
-    def _content(self, response) -> str:
-        """Return the text of the message in a response."""
-        words = self._words(response.text)
-        if response.status_code != 200:
-            raise Unusable(f"HTTP {response.status_code}", words, may_pass=False)
-        if len(response.content) > LARGEST_BODY:
-            raise Unusable("malformed answer", f"more than {LARGEST_BODY} bytes")
-        return content(response.content, words)
-
-    def _refusal(self, status: int, words: str, request: dict) -> Unusable | JudgeFailed:
-        """Return what an answer amounts to that is none."""
-        says = f"{self.base_url} answers HTTP {status}: {words}"
-        if status in KEY_REFUSED:
-            problem = f"the server refuses the key in ${self.api_key_env}"
-            if not self._key:
-                problem = "the server wants a key, and none is sent; expected the name of a variable that is set"
-            return JudgeFailed(f"api_key_env: {problem}. {says}")
-        if status in NOT_THERE:
-            return JudgeFailed(
-                f"model or base_url: no {request['model']!r} at {self.base_url}/chat/completions; expected a model that the "
-                f"server lists under {self.base_url}/models. {says}"
-            )
-        if status in BAD_REQUEST and "response_format" in request and any(w in words.lower() for w in FORMAT_WORDS):
-            return JudgeFailed(
-                "structured: true, but the server takes no JSON schema (response_format); set structured: false, which asks "
-                f"for JSON in words only. {says}"
-            )
-        return Unusable(f"HTTP {status}", words)
-
-    def _words(self, text: str) -> str:
-        return first_words(text, self._key)
-
-
-def content(body: bytes, words: str) -> str:
-    """Return the text of the first message in a chat completion; Unusable with `words` if there is none."""
-    try:
-        text = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise Unusable("malformed answer", f"no chat completion: {words}") from error
-    if not isinstance(text, str):
-        raise Unusable("malformed answer", f"a message without text: {words}")
-    return text
-
-
-ADVICE = {
-    "no connection": "Is the server running at base_url?",
-    "broken connection": "Is the server still running? Its log may say more.",
-    "timeout": "Raise timeout, or lower concurrency.",
-    "HTTP 429": "Lower concurrency, or raise retries.",
-    "HTTP 400": "Does the server take a schema (structured), all settings in `sampling`, and so long a conversation?",
-    "not JSON": "Set structured: true, if the server can; raise sampling.max_tokens, if the answer is cut off.",
-    "wrong schema": "Set structured: true, if the server can, or take a model that follows the format.",
-    "out of range": "Take a scale of whole numbers, which a schema can list, or a model that follows the format.",
-}
-
-
-@dataclass
-class Failures:
-    """Counts the replies of a batch that stay without a score.
-
-    Args:
-        replies: in the whole batch.
-        limit: the largest share of them that may fail.
-        judge: `model at base_url`, for messages.
-    """
-
-    replies: int
-    limit: float
-    judge: str
-    found: list[Unusable] = field(default_factory=list)
-
-    def add(self, failure: Unusable, times: int):
-        """Count a failure for `times` equal replies; JudgeFailed if the share is now above the limit."""
-        self.found += [failure] * times
-        if len(self.found) / self.replies > self.limit:
-            most = Counter(failure.reason for failure in self.found).most_common(1)[0][0]
-            advice = ADVICE.get(most, "The server's log may say more.")
-            raise JudgeFailed(f"{self.summary()}. That is more than max_failure_share: {self.limit:g}. {advice}")
-
-    def summary(self) -> str:
-        """Say how many failed, why, and what happened first."""
-        reasons = Counter(failure.reason for failure in self.found).most_common()
-        counts = ", ".join(f"{reason}: {count}" for reason, count in reasons)
-        first = self.found[0]
-        return (
-            f"{len(self.found)} of {self.replies} replies got no score from {self.judge} ({counts}). "
-            f"The first: {first.reason}: {first.detail}"
-        )
-
-
-async def ask_all(
-    client: Client, requests: Mapping[str, dict], times: Mapping[str, int], read: Callable, failures: Failures
-) -> dict:
-    """Return key -> what `read` makes of the answer, None for a question that stays without.
-
-    Args:
-        client: whom to ask; it bounds the concurrency.
-        requests: key -> request.
-        times: key -> for how many replies the question stands.
-        read: called with key and answer; raises Unusable for an answer that is not as asked.
-        failures: counts them.
-
-    Raises:
-        JudgeFailed: too many have failed, which is noticed without waiting for the others, or none can be answered.
-    """
-
-    async def one(key: str):
-        try:
-            return key, await client.ask(requests[key], lambda answer: read(key, answer)), None
-        except Unusable as failure:
-            return key, None, failure
-
-    results = {}
-    tasks = [asyncio.create_task(one(key)) for key in requests]
-    try:
-        for task in asyncio.as_completed(tasks):
-            key, results[key], failure = await task
-            if failure:
-                failures.add(failure, times[key])
-    finally:  # none goes on in the background
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return results
-
-
-def default_folder() -> str:
-    """Return `$EMPATHY_TRL_CACHE/judge`, or `~/.cache/empathy_trl/judge` without that variable."""
-    return os.path.join(os.environ.get("EMPATHY_TRL_CACHE") or "~/.cache/empathy_trl", "judge")
-
-
-def question_key(request: dict) -> str:
-    """Return the hash of a request, 64 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-
-
-class Cache:
-    """Answers as text, by key.
-
-    Args:
-        folder: where they are, `~` allowed; None keeps nothing.
-
-    Raises:
-        UserError: the folder or a file in it cannot be read or written.
-    """
-
-    def __init__(self, folder: str | None):
-        self.folder = None if folder is None else Path(folder).expanduser()
-
-    def get(self, key: str) -> str | None:
-        """Return what was put under a key; None if there is nothing."""
-        if self.folder is None:
-            return None
-        try:
-            return self._path(key).read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise self._refusal(error) from error
-
-    def put(self, key: str, answer: str):
-        """Keep an answer."""
-        if self.folder is None:
-            return
-        try:
-            write_text(self._path(key), answer)
-        except OSError as error:
-            raise self._refusal(error) from error
-
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.json"  # no folder with a hundred thousand files
-
-    def _refusal(self, error: OSError) -> UserError:
-        return UserError(f"cache_dir: cannot use {self.folder}: {error.strerror}; set another folder, or null for none")
-
-
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-# narrower than `text.TOKEN`: what this finds is refused, and a name that merely looks like a key must not be
+# narrower than `text.TOKEN`: a match is refused, and an ordinary name must not match
 KEY = re.compile(r"\b(?:(?:sk|nvapi|xai)-|(?:hf|gsk|r8)_|AIza|eyJ|Bearer )[A-Za-z0-9_-]{20,}")
 
 
@@ -389,7 +68,7 @@ def checked_base_url(base_url: str) -> str:
     """Return a server's address without a slash at its end.
 
     Raises:
-        UserError: not an address, one that may hold a secret (user, password, query), or one that goes too far.
+        UserError: it is not an address, may hold a secret (user, password, query), or includes `/chat/completions`.
     """
     try:
         url = urlsplit(base_url)
@@ -406,10 +85,10 @@ def checked_base_url(base_url: str) -> str:
 
 
 def read_key(variable: str | None, base_url: str) -> str | None:
-    """Return the API key in an environment variable, or None where none is to be sent.
+    """Return the API key in an environment variable; None to send no key.
 
     Raises:
-        JudgeFailed: the variable is not set and the server is not on this machine, or its value cannot be in a header.
+        JudgeFailed: the variable is not set and the server is not on this machine, or its value does not fit in a header.
     """
     key = os.environ.get(variable, "").strip() if variable else ""
     if not key:
@@ -433,11 +112,318 @@ def on_this_machine(base_url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
+def async_client(base_url: str, key: str | None, timeout: float | None, **http):
+    """Return OpenAI's client for one server, without retries.
+
+    Args:
+        base_url: up to and without `/chat/completions`.
+        key: the API key; None sends none.
+        timeout: seconds without a byte from the server; None for no limit.
+        http: further settings of the HTTP client.
+    """
+    import openai  # takes a second
+
+    return openai.AsyncOpenAI(
+        base_url=base_url,
+        api_key=key or "none",  # the client insists on one
+        timeout=timeout,
+        max_retries=0,
+        http_client=openai.DefaultAsyncHttpxClient(
+            auth=None if key else _without_key,
+            follow_redirects=False,
+            trust_env=not on_this_machine(base_url),  # proxies
+            **http,
+        ),
+    )
+
+
+def _without_key(request):
+    """Take the placeholder for a key out of a request."""
+    del request.headers["Authorization"]
+    return request
+
+
+def backoff(wait: float, attempt: int) -> float:
+    """Return a random wait in seconds from 0 to `wait` × 2^attempt; attempts count from 0.
+
+    It is drawn from the operating system, because `random`'s state belongs to the training.
+    """
+    return random.SystemRandom().uniform(0, wait * 2**attempt)
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Return the seconds that `Retry-After` asks for, a number or a date (RFC 9110, 10.2.3); 0 without a usable one."""
+    value = headers.get("retry-after", "").strip()
+    try:
+        if value.isdecimal():
+            return float(value)
+        return max(0.0, (email.utils.parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):  # not a date, or one without a time zone
+        return 0.0
+
+
+def no_connection(error: Exception) -> bool:
+    """Whether a failure of OpenAI's client means that no server listens at the address."""
+    return type(error.__cause__).__name__ == "ConnectError"
+
+
+class Client:
+    """Sends requests to one server, for as long as `async with` lasts.
+
+    Args:
+        base_url: up to and without `/chat/completions`.
+        api_key_env: name of the environment variable with the API key, which is read now; None sends no key.
+        timeout: seconds for one attempt, from connecting to the last byte.
+        retries: how often a request is repeated.
+        wait: bound of the first wait in seconds; it doubles with every attempt.
+        concurrency: how many requests may be under way.
+
+    Raises:
+        JudgeFailed: see `read_key`.
+    """
+
+    def __init__(
+        self, base_url: str, api_key_env: str | None, timeout: float, retries: int, wait: float, concurrency: int
+    ):
+        self.base_url, self.api_key_env = base_url, api_key_env
+        self.timeout, self.retries, self.wait = timeout, retries, wait
+        self._key = read_key(api_key_env, base_url)
+        self._slots = asyncio.Semaphore(concurrency)
+        self._fatal = None  # the failure that concerns all requests
+        self._openai = async_client(base_url, self._key, timeout=None)
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *error):
+        await self._openai.close()
+
+    async def ask(self, request: dict, read: Callable[[str], Answer]) -> Answer:
+        """Return what `read` makes of the answer's text.
+
+        Args:
+            request: the body, as OpenAI's chat completions take it.
+            read: raises InvalidAnswer for an answer that it cannot use.
+
+        Raises:
+            InvalidAnswer: the last failure, after all retries.
+            JudgeFailed: no request can be answered.
+        """
+        async with self._slots:
+            for attempt in itertools.count():
+                if self._fatal:  # requests that wait for a slot stop, too
+                    raise self._fatal
+                try:
+                    return read(self._content(await self._send(request)))
+                except InvalidAnswer as failure:
+                    if attempt >= self.retries or not failure.may_pass:
+                        raise
+                    wait = max(backoff(self.wait, attempt), failure.retry_after)
+                await asyncio.sleep(min(wait, LONGEST_WAIT))
+
+    async def _send(self, request: dict):
+        """Return the response to one attempt."""
+        import httpx2
+        import openai
+
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await self._openai.post("/chat/completions", cast_to=httpx2.Response, body=request)
+        except TimeoutError as error:
+            raise InvalidAnswer("timeout", f"no answer within {self.timeout:g} s") from error
+        except openai.APIConnectionError as error:
+            cause = error.__cause__
+            if no_connection(error):
+                raise InvalidAnswer("no connection", self._excerpt(str(cause))) from error
+            raise InvalidAnswer("broken connection", self._excerpt(f"{type(cause).__name__}: {cause}")) from error
+        except openai.APIStatusError as error:
+            failure = self._refusal(error.response, request)
+            if isinstance(failure, JudgeFailed):
+                self._fatal = failure
+            raise failure from None  # the original may repeat the key
+
+    def _content(self, response) -> str:
+        """Return the text of the first message in a response."""
+        excerpt = self._excerpt(response.text)
+        if response.status_code != 200:
+            raise InvalidAnswer(f"HTTP {response.status_code}", excerpt, may_pass=False)
+        try:
+            text = json.loads(response.content)["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise InvalidAnswer("malformed answer", f"no chat completion: {excerpt}") from error
+        if not isinstance(text, str):
+            raise InvalidAnswer("malformed answer", f"a message without text: {excerpt}")
+        return text
+
+    def _refusal(self, response, request: dict) -> InvalidAnswer | JudgeFailed:
+        """Return the failure that a response with an error status stands for."""
+        status, excerpt = response.status_code, self._excerpt(response.text)
+        answer = f"{self.base_url} answers HTTP {status}: {excerpt}"
+        if status in KEY_REFUSED:
+            problem = f"the server refuses the key in ${self.api_key_env}"
+            if not self._key:
+                problem = "the server wants a key, and none is sent; expected the name of a variable that is set"
+            return JudgeFailed(f"api_key_env: {problem}. {answer}")
+        if status in NOT_THERE:
+            return JudgeFailed(
+                f"model or base_url: no {request['model']!r} at {self.base_url}/chat/completions; expected a model that the "
+                f"server lists under {self.base_url}/models. {answer}"
+            )
+        asks_for_schema = "response_format" in request and any(word in excerpt.lower() for word in FORMAT_WORDS)
+        if status in BAD_REQUEST and asks_for_schema:
+            return JudgeFailed(
+                "structured: true, but the server takes no JSON schema (response_format); set structured: false, which asks "
+                f"for JSON in words only. {answer}"
+            )
+        wait = retry_after(response.headers)
+        may_pass = (status in MAY_PASS or status >= 500) and wait <= GIVE_UP
+        return InvalidAnswer(f"HTTP {status}", excerpt, may_pass, wait)
+
+    def _excerpt(self, text: str) -> str:
+        return first_words(text, self._key)
+
+
 def first_words(text: str, key: str | None) -> str:
-    """Return the beginning of what a server says, on one line, for a message; some servers repeat the key they were sent."""
+    """Return the beginning of a server's text on one line, for a message; some servers repeat the key they were sent."""
     text = text.replace(key, "[key]") if key else text
     text = " ".join(text[:2000].split())
     return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+ADVICE = {
+    "no connection": "Is the server running at base_url?",
+    "broken connection": "Is the server still running? Its log may say more.",
+    "timeout": "Raise timeout, or lower concurrency.",
+    "HTTP 429": "Lower concurrency, or raise retries.",
+    "HTTP 400": "Does the server take a schema (structured), all settings in `sampling`, and so long a conversation?",
+    "not JSON": "Set structured: true, if the server can; raise sampling.max_tokens, if the answer is cut off.",
+    "wrong schema": "Set structured: true, if the server can, or take a model that follows the format.",
+    "out of range": "Take a scale of whole numbers, which a schema can list, or a model that follows the format.",
+}
+
+
+@dataclass
+class Failures:
+    """The replies of a batch that got no score, counted.
+
+    Args:
+        replies: in the whole batch.
+        limit: the largest share of them that may fail.
+        judge: `model at base_url`, for messages.
+    """
+
+    replies: int
+    limit: float
+    judge: str
+    failures: list[InvalidAnswer] = field(default_factory=list)
+
+    def add(self, failure: InvalidAnswer, times: int):
+        """Count a failure for `times` equal replies; JudgeFailed if the share is now above the limit."""
+        self.failures += [failure] * times
+        if len(self.failures) / self.replies > self.limit:
+            most = Counter(failure.reason for failure in self.failures).most_common(1)[0][0]
+            advice = ADVICE.get(most, "The server's log may say more.")
+            raise JudgeFailed(f"{self.summary()}. That is more than max_failure_share: {self.limit:g}. {advice}")
+
+    def summary(self) -> str:
+        """Say how many failed, why, and what happened first."""
+        reasons = Counter(failure.reason for failure in self.failures).most_common()
+        counts = ", ".join(f"{reason}: {count}" for reason, count in reasons)
+        first = self.failures[0]
+        return (
+            f"{len(self.failures)} of {self.replies} replies got no score from {self.judge} ({counts}). "
+            f"The first: {first.reason}: {first.detail}"
+        )
+
+
+async def ask_all(
+    client: Client, requests: Mapping[str, dict], times: Mapping[str, int], read: Callable, failures: Failures
+) -> dict:
+    """Return key -> what `read` makes of the answer; None for a request without a usable answer.
+
+    Args:
+        client: limits the concurrency.
+        requests: key -> request.
+        times: key -> number of replies that share the request.
+        read: called with key and answer; raises InvalidAnswer.
+        failures: counts them; its `add` may stop the batch.
+
+    Raises:
+        JudgeFailed: too many requests have failed, or none can be answered; requests under way are cancelled.
+    """
+
+    async def ask_one(key: str):
+        try:
+            return key, await client.ask(requests[key], lambda answer: read(key, answer)), None
+        except InvalidAnswer as failure:
+            return key, None, failure
+
+    results = {}
+    tasks = [asyncio.create_task(ask_one(key)) for key in requests]
+    try:
+        for task in asyncio.as_completed(tasks):
+            key, results[key], failure = await task
+            if failure:
+                failures.add(failure, times[key])
+    finally:  # nothing continues in the background
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return results
+
+
+def default_folder() -> str:
+    """Return `$EMPATHY_TRL_CACHE/judge`, or `~/.cache/empathy_trl/judge` without that variable."""
+    return os.path.join(os.environ.get("EMPATHY_TRL_CACHE") or "~/.cache/empathy_trl", "judge")
+
+
+def question_key(request: dict) -> str:
+    """Return the hash of a request, 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+class Cache:
+    """Answers on disk as text, one file per request.
+
+    A file is named by the hash of the request: messages (with reply, rubric and scale), model and sampling settings, not
+    the address. It is written whole or not at all, so several processes and machines may share a folder. It holds scores,
+    not the conversation.
+
+    Args:
+        folder: of the cache, `~` allowed; None keeps nothing.
+
+    Raises:
+        UserError: the folder or a file in it cannot be read or written.
+    """
+
+    def __init__(self, folder: str | None):
+        self.folder = None if folder is None else Path(folder).expanduser()
+
+    def get(self, key: str) -> str | None:
+        """Return the answer under a key; None if there is none."""
+        if self.folder is None:
+            return None
+        try:
+            return self._path(key).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def put(self, key: str, answer: str):
+        """Keep an answer."""
+        if self.folder is None:
+            return
+        try:
+            write_text(self._path(key), answer)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"  # no folder with a hundred thousand files
+
+    def _unusable(self, error: OSError) -> UserError:
+        return UserError(f"cache_dir: cannot use {self.folder}: {error.strerror}; set another folder, or null for none")
 
 
 PREFIX = "openai:"  # of a model's name on the command line
@@ -458,11 +444,9 @@ class ApiModel:
     Args:
         name: of the model on the server.
         base_url: up to and without `/chat/completions`; None takes `$OPENAI_BASE_URL`, or OpenAI's own.
-        timeout: seconds without a byte from the server.
-        retries: how often a prompt is sent again that was not answered.
-        wait: seconds; bound of the first wait before that, which doubles every time.
+        timeout, retries, wait: see `Client`.
 
-    The API key is in `$OPENAI_API_KEY`, which is read when the model is asked; a server on this machine may do without.
+    The API key is in `$OPENAI_API_KEY`, which is read when the model is asked; a server on this machine needs none.
 
     Raises:
         UserError: no name, no possible address, or no key for a server elsewhere.
@@ -506,12 +490,11 @@ class ApiModel:
             done: called with the number and the completion of a prompt as soon as it is there.
 
         Raises:
-            UserError: a prompt stays without an answer after all retries, or none can be answered. Nothing stands in for
-                an answer that is missing.
+            UserError: a prompt has no answer after all retries, or none can be answered. A missing answer is never replaced.
         """
-        asked = [self._request(prompt, max_new_tokens) for prompt in prompts]
-        keys = list(map(question_key, asked))
-        requests = dict(zip(keys, asked, strict=True))
+        bodies = [self._request(prompt, max_new_tokens) for prompt in prompts]
+        keys = list(map(question_key, bodies))
+        requests = dict(zip(keys, bodies, strict=True))
         rows_of = defaultdict(list)
         for row, key in zip(range(len(prompts)) if rows is None else rows, keys, strict=True):
             rows_of[key].append(row)
@@ -526,7 +509,7 @@ class ApiModel:
 
             try:
                 completions = asyncio.run(self._ask(requests, Counter(keys), batch_size, read))
-            except JudgeFailed as error:  # the client's word for: no prompt can be answered
+            except JudgeFailed as error:  # no prompt can be answered
                 raise UserError(f"--model {PREFIX}{self.name}: {error}") from error
         return [completions[key] for key in keys]
 
@@ -534,30 +517,18 @@ class ApiModel:
         return {"model": self.name, "messages": prompt, "temperature": 0, "max_tokens": max_new_tokens}
 
     async def _ask(self, requests: dict, times: Counter, concurrency: int, read: Callable) -> dict[str, str]:
-
         async with Client(self.base_url, MODEL_KEY, self.timeout, self.retries, self.wait, concurrency) as client:
-            return await ask_all(client, requests, times, read, _NoFailures(self))
+            return await ask_all(client, requests, times, read, _StopAtFirst(self))
 
 
 @dataclass
-class _NoFailures:
-    """Stops at the first prompt that stays without an answer: figures of the others would flatter or blame the model."""
+class _StopAtFirst:
+    """Stops at the first prompt without an answer: figures of the other prompts alone would mislead."""
 
     model: ApiModel
 
-    def add(self, failure: Unusable, times: int):
+    def add(self, failure: InvalidAnswer, times: int):
         advice = MODEL_ADVICE.get(failure.reason, "The server's log may say more.")
         raise UserError(
             f"--model {PREFIX}{self.model.name}: {self.model.base_url} left a prompt without an answer ({failure}). {advice}"
         )
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds that `Retry-After` asks for, a number or a date (RFC 9110, 10.2.3); 0 without a usable one."""
-    value = headers.get("retry-after", "").strip()
-    try:
-        if value.isdecimal():
-            return float(value)
-        return max(0.0, (email.utils.parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):  # not a date, or one without a zone
-        return 0.0

@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from empathy_trl.errors import Unusable
+from empathy_trl.errors import InvalidAnswer
 
 RUBRICS = {
     "empathy": "The reply shows that it has understood what the other person feels and why, and meets those feelings with "
@@ -111,20 +111,20 @@ def parse_scores(text: str, aspects: list[str], scale: tuple[float, float]) -> d
     """Return aspect -> score, in the order of `aspects`, from an answer that is one JSON object and nothing else.
 
     Raises:
-        Unusable: for the reason `not JSON` (prose around it, NaN, a repeated member), `wrong schema` (a member too few,
+        InvalidAnswer: for the reason `not JSON` (prose around it, NaN, a repeated member), `wrong schema` (a member too few,
             too many or not a number) or `out of range`.
     """
     try:
         found = json.loads(text, object_pairs_hook=_no_repetition, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise Unusable("not JSON", f"{_shown(text)} ({error})") from error
+        raise InvalidAnswer("not JSON", f"{_shown(text)} ({error})") from error
     if not isinstance(found, dict) or found.keys() != set(aspects):
-        raise Unusable("wrong schema", f"{_shown(text)} (expected exactly the members {', '.join(aspects)})")
+        raise InvalidAnswer("wrong schema", f"{_shown(text)} (expected exactly the members {', '.join(aspects)})")
     for name, score in found.items():
         if isinstance(score, bool) or not isinstance(score, (int, float)):
-            raise Unusable("wrong schema", f"{_shown(text)} ({name} is not a number)")
+            raise InvalidAnswer("wrong schema", f"{_shown(text)} ({name} is not a number)")
         if not scale[0] <= score <= scale[1]:
-            raise Unusable("out of range", f"{_shown(text)} ({name} is not from {scale[0]:g} to {scale[1]:g})")
+            raise InvalidAnswer("out of range", f"{_shown(text)} ({name} is not from {scale[0]:g} to {scale[1]:g})")
     return {name: float(found[name]) for name in aspects}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 
-from empathy_trl.errors import JudgeFailed, Unusable, UserError
+from empathy_trl.errors import InvalidAnswer, JudgeFailed, UserError
 from empathy_trl.models.api import Cache, checked_base_url, default_folder, question_key, refuse_keys
 from empathy_trl.rewards.base import ReadsReply
 from empathy_trl.rewards.judge_answers import RUBRICS, messages, parse_scores, response_format
@@ -49,7 +49,7 @@ class LLMJudge(ReadsReply):
         structured: ask for an answer that follows a JSON schema; false asks for it in words only.
         sampling: further members of the request, over `temperature: 0, max_tokens: 300`; null leaves one of these out.
         concurrency: how many requests may be under way, per process.
-        timeout: seconds without a byte from the server.
+        timeout: seconds for one request, from connecting to the last byte.
         retries: how often a question is asked again that was not answered, or not in the form asked for.
         wait: seconds; the first wait before asking again is between 0 and this, the bound doubles every time. A
             server's Retry-After goes first, up to a minute; one of more than two minutes ends the asking.
@@ -218,11 +218,11 @@ class LLMJudge(ReadsReply):
         answer = Cache(self.cache_dir).get(key)
         try:
             return None if answer is None else parse_scores(answer, self.aspects, self.scale)
-        except Unusable:  # somebody damaged the file
+        except InvalidAnswer:  # somebody damaged the file
             return None
 
     def _read(self, key: str, answer: str) -> dict[str, float]:
-        """Return the scores in an answer and keep them; Unusable if it is not as asked."""
+        """Return the scores in an answer and keep them; InvalidAnswer if it is not as asked."""
         scores = parse_scores(answer, self.aspects, self.scale)
         Cache(self.cache_dir).put(key, json.dumps(scores))
         return scores
@@ -235,7 +235,7 @@ class LLMJudge(ReadsReply):
         settings = (self.base_url, self.api_key_env, self.timeout, self.retries, self.wait, self.concurrency)
         async with Client(*settings) as client:
             scores = await ask_all(client, requests, times, read, failures)
-        if failures.found:
+        if failures.failures:
             logger.warning("rewards.%s: %s", self.__name__, failures.summary())
         return scores
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from empathy_trl.errors import Unusable
+from empathy_trl.errors import InvalidAnswer
 from empathy_trl.rewards.judge_answers import RUBRICS, messages, parse_scores, quoted, response_format, whole
 
 INJECTIONS = {
@@ -121,7 +121,7 @@ def test_answers_are_read_strictly(text, scores, why):
     if isinstance(scores, dict):
         assert parse_scores(text, ["a", "b"], (1, 5)) == scores, why
     else:
-        with pytest.raises(Unusable) as caught:
+        with pytest.raises(InvalidAnswer) as caught:
             parse_scores(text, ["a", "b"], (1, 5))
         assert caught.value.reason == scores, why
         assert len(caught.value.detail) < 400, why

@@ -131,7 +131,7 @@ MISBEHAVIOUR = {
     "500": (answer(b"oops", 500), "HTTP 500"),
     "too long for the model": (answer(b"maximum context length is 2048 tokens", 400), "HTTP 400"),
     "malformed body": (answer(b'{"choices": [{'), "malformed answer"),
-    "huge body": (answer("5" * (1 << 21)), "malformed answer"),
+    "huge body": (answer("5" * (1 << 21)), "not JSON"),
     "no content": (answer(None), "malformed answer"),
     "malformed JSON": (answer('{"empathy": 4'), "not JSON"),
     "prose around JSON": (answer('The score is {"empathy": 4}.'), "not JSON"),
