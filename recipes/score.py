@@ -4,8 +4,9 @@
     python recipes/score.py --input my_folder --output scores.jsonl --base_url https://api.openai.com/v1 --model NAME
 
 The input is a file of JSON Lines with `context` and `response`, a folder with contexts.json and responses.json, or the
-predictions_<split>.jsonl of an evaluation of replies. The same command again goes on where it was stopped and asks about no
-row twice. The flags from --base_url on are those of the reward `llm_judge`.
+predictions_<split>.jsonl of an evaluation of replies. The output is written whole at the end of a run. Answers are kept in the
+judge's cache as they come: after a stop, the same command asks only what is missing. The flags from --base_url on are those of
+the reward `llm_judge`.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\ninterrupted; {options.output} has what was answered, the same command goes on", file=sys.stderr)
+        print("\ninterrupted; the same command goes on with the answers in the judge's cache", file=sys.stderr)
         return 130  # as shells say it
     return 0
 
@@ -38,7 +39,7 @@ def command_line() -> argparse.ArgumentParser:
     parser = documented_parser(__doc__)
     parser.add_argument("--input", required=True, type=Path, help="file or folder with contexts and responses")
     parser.add_argument(
-        "--output", required=True, type=Path, help="file of the scores, JSON Lines; an unfinished one goes on"
+        "--output", required=True, type=Path, help="file of the scores, JSON Lines; an existing one is replaced"
     )
     parser.add_argument("--limit", type=positive, help="score only the first rows of the input, this many")
     parser.add_argument("--base_url", required=True, help="of the server, up to and without /chat/completions")
@@ -70,20 +71,23 @@ def command_line() -> argparse.ArgumentParser:
         help="stop if a larger share of a batch of rows gets no valid answer (default: %(default)g)",
     )
     parser.add_argument(
-        "--cache_dir", type=optional, default=argparse.SUPPRESS, help="folder of the judge's answers; null keeps none"
+        "--cache_dir",
+        type=optional,
+        default=argparse.SUPPRESS,
+        help="folder of the judge's answers; null keeps none, so that a run which stops asks everything again",
     )
     return parser
 
 
 def score(options: argparse.Namespace) -> str:
-    """Score what is not scored yet; returns what was done, for the screen."""
-    from empathy_trl.grading.scoring import score_file
+    """Score the rows; returns what was done, for the screen."""
+    from empathy_trl.evaluation.score import score_file
     from empathy_trl.rewards.llm_judge import LLMJudge
 
     settings = dict(vars(options), structured=options.structured == "true", reply_tags=[])  # the whole response
     source, output, limit = (settings.pop(name) for name in ("input", "output", "limit"))
     done = score_file(LLMJudge(**settings), source, output, limit)
-    lines = [f"{output}: {done.rows - done.missing} of {done.rows} rows have scores ({done.before} had them before)"]
+    lines = [f"{output}: {done.rows - done.missing} of {done.rows} rows have scores"]
     if done.empty:
         lines.append(f"{done.empty} with an empty response got the lowest scores, unasked")
     if done.missing:

@@ -14,7 +14,7 @@ LAYERS = (
     ("models",),
     ("rewards",),
     ("trainers", "recipe"),
-    ("evaluation", "chat", "grading"),
+    ("evaluation", "chat"),
     ("hub",),
     ("tasks",),
     ("check",),

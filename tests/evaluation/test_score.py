@@ -6,7 +6,7 @@ import json
 import pytest
 
 from empathy_trl.errors import DataError, UserError
-from empathy_trl.grading.pairs import Pair, read_pairs
+from empathy_trl.evaluation.score import Pair, read_pairs
 
 MESSAGES = [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "I lost my job."}]
 
