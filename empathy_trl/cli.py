@@ -1,31 +1,63 @@
-"""What the command lines have in common.
+"""What the command lines share: parsers, exit statuses, and how processes that were launched together find each other.
 
-Processes that were launched together find each other, on a GPU and on a CPU, and share work.
-
-On a CPU neither half of that works by itself: `accelerate launch --num_processes 2` starts one process there
-(accelerate 1.15), and accelerate joins the processes that `torchrun` starts only if it is told that they are to use the
-CPU.
+On a CPU, `accelerate launch --num_processes 2` starts one process (accelerate 1.15), and accelerate joins the processes that
+`torchrun` starts only if it is told to use the CPU; `join_processes` does.
 """
 
 import argparse
+import inspect
+import logging
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from empathy_trl.errors import UserError
+from empathy_trl.text import printable
+
+OUTPUTS = Path("outputs")
 
 
-def documented_parser(documentation: str, **settings) -> argparse.ArgumentParser:
-    """Return a parser whose help is a module's docstring: its first paragraph above the flags, the rest below them."""
-    summary, _, examples = documentation.partition("\n\n")
+def command_parser(name: str, documentation: str) -> argparse.ArgumentParser:
+    """Return the parser of a command whose help is a docstring: its first paragraph above the flags, the rest below them."""
+    summary, _, examples = inspect.cleandoc(documentation).partition("\n\n")
     return argparse.ArgumentParser(
+        prog=f"empathy-trl {name}",
         description=summary,
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        **settings,
     )
+
+
+def exit_status(work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
+    """Do the work of a command and return its exit status: its own, 2 after a UserError, or 130 after Ctrl-C.
+
+    Args:
+        interrupted: what to print after Ctrl-C.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that are not used here
+    try:
+        status = work() or 0
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        if is_first_process():
+            print(f"error: {printable(str(error))}", file=sys.stderr)  # it may quote a stranger's file
+        return 2
+    except KeyboardInterrupt:
+        if is_first_process():
+            print(f"\n{interrupted}", file=sys.stderr)
+        return 130  # as shells do
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def is_first_process() -> bool:
+    """Say whether this is the process that prints, before the processes are joined."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def check_writable(folder: Path) -> None:

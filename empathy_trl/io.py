@@ -160,3 +160,21 @@ def smooth(values) -> list[float]:
     width = smoothing_width(values)
     windows = [values[max(0, end - width) : end] for end in range(1, len(values) + 1)]
     return [sum(window) / len(window) for window in windows]
+
+
+def shipped_folder(name: str) -> Path:
+    """Return a folder that comes with the package: `recipes` or `accelerate_configs`.
+
+    A wheel has it inside the package; in the repository it lies beside the package, which links to it.
+    """
+    package = Path(__file__).resolve().parent
+    return next((folder for folder in (package / name, package.parent / name) if folder.is_dir()), package / name)
+
+
+def yaml_titles(folder: Path) -> list[tuple[str, str]]:
+    """Return the file name and the first comment line of every YAML file in a folder."""
+    titles = []
+    for path in sorted(Path(folder).glob("*.yaml")):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        titles.append((path.name, next((line.lstrip("# ") for line in lines if line.startswith("#")), "")))
+    return titles

@@ -18,6 +18,7 @@ LAYERS = (
     ("hub",),
     ("tasks",),
     ("check",),
+    ("commands",),
 )
 HELPERS = ("errors", "tags", "text", "io", "cli")
 LAYER = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from empathy_trl.errors import RecipeError, UserError, show, suggestion
+from empathy_trl.io import shipped_folder, yaml_titles
 from empathy_trl.models.hub_files import REVISION, hub_errors, join_revision
 from empathy_trl.recipe.checks import check_encoder_decoder, check_rewards, check_stage, check_top
 from empathy_trl.recipe.layers import RECIPE_FILE, Layers, merge, parse_overrides, read_yaml
 from empathy_trl.recipe.schema import Recipe, Reward, Stage
 
-SHIPPED = Path(__file__).resolve().parents[2] / "recipes"
+SHIPPED = shipped_folder("recipes")
 HUB_PREFIX = "hub:"
 HUB_NAME = re.compile(rf"{HUB_PREFIX}(\w[\w.-]*/\w[\w.-]*)(?:@({REVISION.pattern}))?")
 PULL_FILE = "pull.json"  # in a folder that `hub.py pull` filled: the repository and the commit
@@ -76,17 +77,8 @@ def find_recipe(path_or_name: str | Path, beside: Path = Path()) -> Path:
         for path in (folder / path_or_name, folder / f"{path_or_name}.yaml"):
             if path.is_file():
                 return path
-    shipped = [Path(name).stem for name, _ in list_recipes(SHIPPED)]
+    shipped = [Path(name).stem for name, _ in yaml_titles(SHIPPED)]
     raise RecipeError([f"{path_or_name}: no such recipe{suggestion(Path(path_or_name).stem, shipped)}"])
-
-
-def list_recipes(folder: Path) -> list[tuple[str, str]]:
-    """Return the file name and the first comment line of every recipe in a folder."""
-    recipes = []
-    for path in sorted(Path(folder).glob("*.yaml")):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        recipes.append((path.name, next((line.lstrip("# ") for line in lines if line.startswith("#")), "")))
-    return recipes
 
 
 def read_rewards(rewards: dict[str, dict]) -> dict[str, Reward]:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from empathy_trl.errors import RecipeError
-from empathy_trl.recipe import SHIPPED, WeightSchedule, find_recipe, list_recipes, load_recipe
+from empathy_trl.io import yaml_titles
+from empathy_trl.recipe import SHIPPED, WeightSchedule, find_recipe, load_recipe
 
 SCRATCH = {"architecture": "qwen2", "hidden_size": 64, "layers": 2, "vocab_size": 512}
 SFT = {"task": "sft", "model": {"from_scratch": SCRATCH}, "data": {"name": "ed4"}}
@@ -451,8 +452,8 @@ def test_recipes_are_found_by_path_and_by_name(tmp_path, monkeypatch):
         tmp_path / "recipes" / "mine.yaml",
     ):
         assert find_recipe(name).samefile(tmp_path / "recipes" / "mine.yaml")
-    assert list_recipes(tmp_path / "recipes") == [("bare.yaml", ""), ("mine.yaml", "What it trains")]
-    for shipped, _ in list_recipes(SHIPPED):
+    assert yaml_titles(tmp_path / "recipes") == [("bare.yaml", ""), ("mine.yaml", "What it trains")]
+    for shipped, _ in yaml_titles(SHIPPED):
         assert find_recipe(Path(shipped).stem) == SHIPPED / shipped
     with pytest.raises(
         RecipeError, match=r"^ed4_tny.yaml: no such recipe; did you mean ed4_tiny\? \(nearest: ed4_tiny"

