@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # what an editor reads; `_EXPORTS` says the same at run time
     from empathy_trl.models.scorer import predict
     from empathy_trl.recipe import load_recipe
     from empathy_trl.rewards import load_rewards
-    from empathy_trl.rewards.explain import breakdown as explain_rewards
+    from empathy_trl.rewards.explain import explain_rewards
     from empathy_trl.tasks import run_recipe
     from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer
     from empathy_trl.trainers.ppo import EmpathyPPOTrainer, PPOConfig
@@ -40,7 +40,7 @@ _EXPORTS = {
     "UserError": "empathy_trl.errors",
     "compare": "empathy_trl.evaluation.compare",
     "evaluate_model": "empathy_trl.evaluation.evaluate",
-    "explain_rewards": "empathy_trl.rewards.explain:breakdown",
+    "explain_rewards": "empathy_trl.rewards.explain",
     "generate": "empathy_trl.models.generate",
     "load_classifier": "empathy_trl.models.classifier",
     "load_model": "empathy_trl.models",

@@ -103,10 +103,8 @@ def _data_downloads(recipe) -> set[str]:
 
 def _reward_downloads(recipe) -> set[str]:
     """Return the models that rewards ask and that are neither a stage's nor in a folder."""
-    from empathy_trl.rewards import build_rewards
-
-    built = [reward for stage in recipe.stages.values() for reward in build_rewards(stage.rewards)[0]]
-    named = {reward.model for reward in built if reward.loads_model} - {None}
+    rewards = [reward for stage in recipe.stages.values() for reward in stage.rewards.values()]
+    named = {reward.model for reward in rewards if reward.loads_model} - {None}
     return {f"reward model {name}" for name in _not_here(named)}
 
 
@@ -130,12 +128,9 @@ def _examples(stage, train) -> int:
 
 def _stage_lines(stage, rows, shape, options, prompt: float | None, parts: dict):
     """Yield (key, text) for every line about one stage."""
-    from empathy_trl.rewards import build_rewards
-
     yield "model", _model_line(stage.model)
     yield "data", f"{stage.data.name} from {stage.data.path}: " + _data_line(rows)
     if stage.rewards:
-        build_rewards(stage.rewards)  # raises now what would stop the run later
         yield "rewards", ", ".join(f"{name} × {_weight(reward.weight)}" for name, reward in stage.rewards.items())
     if "critic_kind" in options:
         yield "critic", _critic_line(options)

@@ -117,13 +117,13 @@ def build_ppo(stage, folder: Path, stage_folders: dict[str, Path]):
 
 def _reward_trainer(base, stage, folder: Path, stage_folders: dict[str, Path]):
     """Return a trainer that learns from the recipe's rewards: `base`, for an encoder-decoder as its kind of it."""
-    from empathy_trl.rewards import build_rewards
+    from empathy_trl.rewards import load_rewards
     from empathy_trl.trainers.callbacks import MetricsLog, SamplePages, show_progress
     from empathy_trl.trainers.encoder_decoder import trainer_class
 
     config, train = trainer_config(stage, folder), stage_rows(stage, "train")
     resolve_critic(config, stage_folders)
-    rewards, weights = build_rewards(resolve_rewards(stage.rewards, stage_folders))
+    rewards = load_rewards(resolve_rewards(stage.rewards, stage_folders))
     for reward in rewards:
         reward.load()  # a model that cannot be loaded stops the run now, not in its first step
     model, tokenizer, adapter = _policy(stage, train, stage_folders)
@@ -134,7 +134,7 @@ def _reward_trainer(base, stage, folder: Path, stage_folders: dict[str, Path]):
         processing_class=tokenizer,
         peft_config=adapter,
         reward_funcs=rewards,
-        reward_weights=weights,
+        reward_weights=[reward.weight for reward in rewards],
         callbacks=[MetricsLog(folder)],
     )
     trainer.add_callback(SamplePages(folder, trainer))
@@ -197,9 +197,8 @@ def missing_extras(stage) -> list[str]:
 def check_devices(stage):
     """Raise UserError if a reward's model is to sit on a device that is not here."""
     from empathy_trl.models.scorer import resolve_device
-    from empathy_trl.rewards import build_rewards
 
-    for reward in build_rewards(stage.rewards)[0]:
+    for reward in stage.rewards.values():
         if reward.loads_model:
             try:
                 resolve_device(reward.device)
@@ -475,7 +474,7 @@ def evaluate_stage(recipe, stage, fingerprints: dict[str, str], folders: dict[st
     judges = [judges_in(content["rewards"], fingerprints) for content in resolved.values()]
     classifiers = {kind: {"model": model} for kind, model in classifiers_of(stage).items()}
     judges.append(judges_in(classifiers, fingerprints))
-    judged_by = digest([{name: reward.model_dump(mode="json") for name, reward in rewards.items()}, judges])
+    judged_by = digest([{name: _as_record(reward) for name, reward in rewards.items()}, judges])
     settings = resolved[stage.name]["evaluation"] | {"rows": rows, "judged_by": judged_by}
     if folder.record.get("evaluated") == settings and (path / f"eval_{stage.evaluation.split}.json").is_file():
         return
@@ -493,6 +492,11 @@ def evaluate_stage(recipe, stage, fingerprints: dict[str, str], folders: dict[st
     )
     if PartialState().is_main_process:
         folder.save(evaluated=settings)
+
+
+def _as_record(reward) -> dict:
+    """Return what `run.json` has hashed of a reward since version 0.1."""
+    return {"weight": reward.as_yaml()["weight"], "params": reward.params, "import_path": reward.import_path}
 
 
 def finish(recipe, folder: Path):

@@ -27,8 +27,8 @@ from empathy_trl.models.api import PREFIX, ApiModel
 from empathy_trl.models.hub_files import check_exists, expand, split_revision
 from empathy_trl.recipe import Model, Recipe, Stage, load_recipe
 from empathy_trl.recipe.layers import LABEL_TASKS
-from empathy_trl.recipe.stage_inputs import judging_rewards, resolve_classifiers
-from empathy_trl.rewards.explain import breakdown, read_completions, rewards_of, write_csv
+from empathy_trl.recipe.stage_inputs import judging_rewards, resolve_classifiers, rewards_of
+from empathy_trl.rewards.explain import explain_rewards, read_completions, write_csv
 from empathy_trl.rewards.llm_judge import LLMJudge
 from empathy_trl.tasks import load_trained
 
@@ -323,7 +323,7 @@ def _explain(options: argparse.Namespace, overrides: list[str]) -> None:
     rewards = rewards_of(recipe, recipe.choose_stage(options.stage))
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     prompts, completions = columns.pop("prompt"), columns.pop("completion")
-    table = breakdown(rewards, prompts, completions, options.progress, **columns)
+    table = explain_rewards(rewards, prompts, completions, options.progress, **columns)
     print(table)
     if options.csv:
         write_csv(options.csv, table)

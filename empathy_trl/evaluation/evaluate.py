@@ -80,7 +80,7 @@ def evaluate_model(
         output_dir: folder for the files; made when missing.
         limit: evaluate this many rows, drawn once for all models; None takes the stage's own limit.
         batch_size: prompts generated together; None takes the stage's own.
-        rewards: name -> `recipe.Reward`, by which replies are judged; None takes the stage's own.
+        rewards: name -> `Reward`, by which replies are judged; None takes the stage's own.
         backend: by which completions are generated, one of `generate.CHOICES`.
 
     Completions are written to `generation.partial_path` as they come, and an evaluation that was interrupted takes them from

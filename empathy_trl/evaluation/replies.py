@@ -39,9 +39,8 @@ from empathy_trl.evaluation.metrics.reply_metrics import (
 )
 from empathy_trl.models.load import weights_digest
 from empathy_trl.recipe.stage_inputs import classifiers_of
-from empathy_trl.rewards import build_rewards
 from empathy_trl.rewards.base import weight_at
-from empathy_trl.rewards.explain import breakdown
+from empathy_trl.rewards.explain import explain_rewards
 from empathy_trl.tags import REPLY_TAGS, RESPOND, part_text, read_parts, reply_text
 
 # metric -> heading: of the main table, where the metric was measured, and of the others
@@ -147,13 +146,13 @@ class ReplyEvaluator(Evaluator):
         completions = [prediction.completion for prediction in predictions]
         read, (people, readable) = self.reader(rewards), self.reference_completions(rows, rewards)
         replies = [read(completion) for completion in completions]
-        earned = breakdown(rewards, prompts, completions, progress=1.0, **columns).rows
+        earned = explain_rewards(rewards, prompts, completions, progress=1.0, **columns).rows
         if all(row["total"] is None for row in earned):
             raise UserError(
                 f"rewards: none ({', '.join(rewards) or 'there are none'}) applies to any of the {len(prompts)} rows"
             )
         kept = {name: rewards[name] for name in readable}
-        earned_by_people = breakdown(kept, prompts, people, progress=1.0, **columns).rows
+        earned_by_people = explain_rewards(kept, prompts, people, progress=1.0, **columns).rows
         scorers, emotions = load_classifiers(classifiers_of(stage)), columns.get("emotion")
         judged = judge_replies(scorers, prompts, replies, references, emotions)
         slots = "recommends" in columns and any(PLACEHOLDER in reference for reference in references)
@@ -284,8 +283,7 @@ class StagedReplyEvaluator(ReplyEvaluator):
 
 def _reading(rewards: dict) -> dict[str, list[str]]:
     """Return reward -> the tags it looks for, of those that read the reply alone."""
-    built = {name: build_rewards({name: reward})[0][0] for name, reward in rewards.items()}
-    return {name: reward.reply_tags for name, reward in built.items() if reward.reply_tags is not None}
+    return {name: reward.reply_tags for name, reward in rewards.items() if reward.reply_tags is not None}
 
 
 def _table(texts: dict[str, list], earned: list[dict], by_row: dict[str, list], rewards) -> list[dict]:
@@ -307,9 +305,8 @@ def _judged_by(rewards: dict) -> dict[str, dict]:
     """Return reward -> what decides its figures: parameters, weight, and of a model that it asks a digest of the weights."""
     entries = {}
     for name, reward in rewards.items():
-        entries[name] = reward.params | {"weight": weight_at(reward.weight, 1.0), "import": reward.import_path}
-        built = build_rewards({name: reward})[0][0]
-        scorer = built.load() if built.loads_model else None
+        entries[name] = {**reward.params, "weight": weight_at(reward.weight, 1.0), "import": reward.import_path}
+        scorer = reward.load() if reward.loads_model else None
         if scorer is not None:
             entries[name]["weights"] = weights_digest(scorer.model)
     return entries

@@ -24,7 +24,6 @@ from empathy_trl.recipe.load import (
     is_on_hub,
     load_recipe,
     pin_recipe,
-    read_rewards,
 )
 from empathy_trl.recipe.schema import (
     Data,
@@ -34,10 +33,7 @@ from empathy_trl.recipe.schema import (
     Lora,
     Model,
     Recipe,
-    Reward,
     Stage,
-    Weight,
-    WeightSchedule,
 )
 
 __all__ = [
@@ -49,13 +45,9 @@ __all__ = [
     "Lora",
     "Model",
     "Recipe",
-    "Reward",
     "Stage",
-    "Weight",
-    "WeightSchedule",
     "find_recipe",
     "is_on_hub",
     "load_recipe",
     "pin_recipe",
-    "read_rewards",
 ]

@@ -6,7 +6,6 @@ problems, (path of the key, message), and none raises, so that all of them can b
 Encoder-decoders such as T5: how a recipe is known to train one, and what of `model:` and `trainer:` does not go with it.
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from typing import Any, get_args
 from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.models.hub_files import CONFIG_FILE, saved_critic, split_revision
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
-from empathy_trl.recipe.schema import CONFIG_CLASSES, HUB_MODEL, RECIPES, SAMPLE, Data, FromScratch, Reward, Stage, hint
+from empathy_trl.recipe.schema import CONFIG_CLASSES, HUB_MODEL, RECIPES, SAMPLE, Data, FromScratch, Stage, hint
 from empathy_trl.recipe.validate import (
     Problem,
     Slot,
@@ -27,6 +26,8 @@ from empathy_trl.recipe.validate import (
     import_class,
     slots,
 )
+from empathy_trl.rewards import read_rewards
+from empathy_trl.rewards.base import Reward
 from empathy_trl.tags import CHAT_TEMPLATES
 
 FOR_ALL_CORPORA = ("name", "builder", "path", "revision", "on_bad_rows", "portion")  # keys of `data`
@@ -72,7 +73,6 @@ def check_stage(content: dict, earlier: dict[str, dict]) -> Iterator[Problem]:
     fitting = [task for task in CONFIG_CLASSES if (task in LABEL_TASKS) == labels]
     yield from _under("model", _check_origin(sections.get("model", {}), earlier, fitting))
     yield from _under("data", _check_source(sections.get("data", {})))
-    yield from _under("rewards", check_rewards(sections.get("rewards", {}), earlier))
     if not labels:  # replies are judged, not labels
         yield from _under("evaluation", _check_classifiers(sections.get("evaluation", {}), earlier))
         yield from _under("evaluation", _check_encoder(sections.get("evaluation", {})))
@@ -289,48 +289,25 @@ def _may_be_model(name: str) -> bool:
     return _may_exist(plain, HUB_MODEL)
 
 
-def check_rewards(rewards: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
-    """Yield what is wrong with names and parameters of rewards; `earlier` are the stages before, name -> task."""
-    from empathy_trl.rewards import REWARDS, build_rewards, import_reward
-    from empathy_trl.rewards import base as rewards_base
+def check_rewards(entries: Any, earlier: dict[str, dict]) -> tuple[dict[str, Reward], list[Problem]]:
+    """Return the rewards that `rewards:` of a stage describes, and what is wrong with the other entries.
 
-    for name, entry in rewards.items():
-        if not isinstance(entry, dict):
-            yield (name,), f"{show(entry)} is not a mapping; expected at least {{}}, such as {{weight: 1.0}}"
-            continue
-        if "import" not in entry and name not in REWARDS:
-            yield (name,), f"unknown reward{suggestion(name, REWARDS)}"
-            continue
-        try:
-            kind = import_reward(name, entry["import"]) if "import" in entry else REWARDS[name]
-        except UserError as error:
-            yield _problem(name, error)
-            continue
-        own = {"weight": slots(Reward)["weight"], "import": Slot(str)}
-        typed = slots(kind) if dataclasses.is_dataclass(kind) else {key: Slot(Any) for key in entry}
-        problems = list(check_mapping(entry, typed | own, f"parameter of {name}"))
-        model = entry.get("model")
-        declared = (
-            kind if isinstance(kind, type) and issubclass(kind, rewards_base.Reward) else rewards_base.FunctionReward
-        )
-        is_loaded = declared.loads_model and isinstance(model, str) and bool(model)
+    Args:
+        entries: the section.
+        earlier: the stages before this one, name -> keys.
+    """
+    if not isinstance(entries, dict):
+        return {}, []  # `check_stage` says so
+    rewards, problems = read_rewards(entries)
+    tasks = {name: keys.get("task") for name, keys in earlier.items()}
+    for name, entry in entries.items():
+        model = entry.get("model") if isinstance(entry, dict) else None
         if (stage := stage_of(model)) is not None:
-            problems += [(("model",), message) for _, message in _check_stage_model(stage, earlier, LABEL_TASKS)]
-        elif is_loaded and not _may_be_model(model):
+            problems += [((name, "model"), message) for _, message in _check_stage_model(stage, tasks, LABEL_TASKS)]
+        elif name in rewards and rewards[name].loads_model and model and not _may_be_model(model):
             expected = "stage:<name>, a folder, or a Hub id such as user/name"
-            problems.append((("model",), f"no folder {model!r}; expected {expected}"))
-        yield from _under(name, problems)
-        if not problems:
-            try:  # once, to hear the reward's own objections
-                (reward,), _ = build_rewards({name: Reward.from_yaml(entry)})
-            except UserError as error:
-                yield _problem(name, error)
-                continue
-            if reward.range[1] <= 0 and any(end < 0 for end in _ends(entry)):
-                message = (
-                    f"{name} is never above 0, so a weight below 0 pays for what it should cost; expected one above 0"
-                )
-                yield (name, "weight"), message
+            problems.append(((name, "model"), f"no folder {model!r}; expected {expected}"))
+    return rewards, list(_under("rewards", problems))
 
 
 def _check_classifiers(evaluation: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
@@ -353,14 +330,6 @@ def _check_encoder(evaluation: dict) -> Iterator[Problem]:
     name = evaluation.get("bertscore")
     if isinstance(name, str) and name and not _may_exist(name, HUB_MODEL):
         yield ("bertscore",), f"no folder {name!r}; expected a folder, or a Hub id such as roberta-large"
-
-
-def _problem(name: str, error: UserError) -> Problem:
-    """Return an error about a reward, which begins with `rewards.<name>: ` or `rewards.<name>.import: `."""
-    message = str(error).removeprefix(f"rewards.{name}")
-    if message.startswith(".import: "):
-        return (name, "import"), message.removeprefix(".import: ")
-    return (name,), message.removeprefix(": ")
 
 
 ENCODER_DECODERS = ("t5",)  # of the models that can be made from scratch

@@ -11,7 +11,8 @@ from empathy_trl.io import shipped_folder, yaml_titles
 from empathy_trl.models.hub_files import REVISION, hub_errors, join_revision
 from empathy_trl.recipe.checks import check_encoder_decoder, check_rewards, check_stage, check_top
 from empathy_trl.recipe.layers import RECIPE_FILE, Layers, merge, parse_overrides, read_yaml
-from empathy_trl.recipe.schema import Recipe, Reward, Stage
+from empathy_trl.recipe.schema import Recipe, Stage
+from empathy_trl.rewards.base import Reward
 
 SHIPPED = shipped_folder("recipes")
 HUB_PREFIX = "hub:"
@@ -45,14 +46,16 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = (), *, trus
     stages = {name: layers.merged(name) for name in layers.stages}
     if from_hub and not trust_remote_code:
         _refuse_imports(layers, stages)
+    rewards = {}
     for position, (name, keys) in enumerate(stages.items()):
         earlier = dict(list(stages.items())[:position])
-        problems = [*check_stage(keys, earlier), *check_encoder_decoder(name, earlier | {name: keys})]
+        rewards[name], problems = check_rewards(keys.get("rewards"), earlier)
+        problems += [*check_stage(keys, earlier), *check_encoder_decoder(name, earlier | {name: keys})]
         errors += [f"{layers.label(name, path)}: {message}" for path, message in problems]
     errors += check_top(layers, stages)
     if errors:
         raise RecipeError(list(dict.fromkeys(errors)))
-    built = {name: _build_stage(name, keys) for name, keys in stages.items()}
+    built = {name: _build_stage(name, keys, rewards[name]) for name, keys in stages.items()}
     seed = layers.top.get("seed", next(iter(built.values())).seed if layers.single else 42)
     return Recipe(name=layers.name or path.stem, path=path, seed=seed, stages=built)
 
@@ -79,17 +82,6 @@ def find_recipe(path_or_name: str | Path, beside: Path = Path()) -> Path:
                 return path
     shipped = [Path(name).stem for name, _ in yaml_titles(SHIPPED)]
     raise RecipeError([f"{path_or_name}: no such recipe{suggestion(Path(path_or_name).stem, shipped)}"])
-
-
-def read_rewards(rewards: dict[str, dict]) -> dict[str, Reward]:
-    """Return the rewards that a recipe's `rewards:` describes, for those who have no recipe.
-
-    Raises:
-        RecipeError: with one line per problem.
-    """
-    if errors := [".".join(("rewards", *path)) + f": {message}" for path, message in check_rewards(rewards, {})]:
-        raise RecipeError(errors)
-    return {name: Reward.from_yaml(entry) for name, entry in rewards.items()}
 
 
 def is_on_hub(path_or_name: str | Path) -> bool:
@@ -161,7 +153,6 @@ def _refuse_imports(layers: Layers, stages: dict[str, dict]) -> None:
         raise RecipeError(list(dict.fromkeys(errors)))
 
 
-def _build_stage(name: str, keys: dict) -> Stage:
+def _build_stage(name: str, keys: dict, rewards: dict[str, Reward]) -> Stage:
     """Return the stage that checked keys describe."""
-    rewards = {key: Reward.from_yaml(entry) for key, entry in keys.get("rewards", {}).items()}
     return Stage.model_validate({**copy.deepcopy(keys), "name": name, "rewards": rewards})

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from empathy_trl.errors import UserError
 from empathy_trl.models.hub_files import one_revision
 from empathy_trl.recipe.layers import STAGE_KEYS, dump_yaml, stage_of
+from empathy_trl.rewards.base import Reward
 
 SAMPLE = "sample"  # `data.path` for the corpus in the package
 HUB_MODEL = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # name or user/name
@@ -157,39 +158,6 @@ class Data(_Section):
         return self
 
 
-class WeightSchedule(_Section):
-    """A weight that goes linearly from `start` to `end` over the first `until` (a share) of the training."""
-
-    start: float
-    end: float
-    until: float = Field(gt=0, le=1)
-
-
-Weight = float | WeightSchedule
-
-
-class Reward(_Section):
-    """A reward's weight, its parameters (fields of its dataclass), and `package.module:Class` if it is the user's."""
-
-    weight: Weight = 1.0
-    params: dict[str, Any] = {}
-    import_path: str | None = None
-
-    @classmethod
-    def from_yaml(cls, entry: dict[str, Any]) -> "Reward":
-        """Return the reward that an entry of `rewards:` describes: `weight`, `import`, and parameters beside them."""
-        params = {key: value for key, value in entry.items() if key not in ("weight", "import")}
-        weight = {"weight": entry["weight"]} if "weight" in entry else {}
-        return cls.model_validate({**weight, "import_path": entry.get("import"), "params": params})
-
-    def as_yaml(self) -> dict[str, Any]:
-        """Return the entry that `from_yaml` reads, with the weight written out."""
-        content = self.model_dump(mode="json", exclude={"params", "import_path"})
-        if self.import_path is not None:
-            content["import"] = self.import_path
-        return content | copy.deepcopy(self.params)
-
-
 class Classifiers(_Section):
     """Models that judge replies in an evaluation: folders, Hub ids, or `stage:<name>`."""
 
@@ -238,6 +206,8 @@ class Hub(_Section):
 
 class Stage(_Section):
     """One training: a task, a model, data, and the trainer's settings."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     name: str
     task: str

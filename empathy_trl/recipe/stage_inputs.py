@@ -22,9 +22,30 @@ def resolve_rewards(rewards: dict, stage_folders: dict[str, Path]) -> dict:
     for key, reward in rewards.items():
         name = stage_of(reward.params.get("model"))
         if name is not None:
-            reward = reward.model_copy(update={"params": reward.params | {"model": str(stage_folders[name])}})
+            reward = reward.with_model(str(stage_folders[name]))
         resolved[key] = reward
     return resolved
+
+
+def rewards_of(recipe, stage) -> dict:
+    """Return the rewards of a stage, to be explained; models of stages are where `run.py` leaves them.
+
+    Raises:
+        UserError: the stage has no rewards, or one of them asks the model of a stage that is not trained.
+    """
+    if not stage.rewards:
+        having = [name for name, other in recipe.stages.items() if other.rewards]
+        raise UserError(f"--stage {stage.name}: has no rewards (stages that have: {', '.join(having) or 'none'})")
+    folders = {name: Path("outputs") / recipe.name / name for name in recipe.stages}
+    for name, reward in stage.rewards.items():
+        for judge in stages_in({name: reward}):
+            if not folders[judge].is_dir():
+                flag = f"--stages.{stage.name}.rewards.{name}.model"
+                raise UserError(
+                    f"rewards.{name}.model: stage {judge} has no model in {folders[judge]}; train it with recipes/run.py, "
+                    f"name its folder with {flag} FOLDER, or leave the reward out with {flag.removesuffix('.model')} null"
+                )
+    return resolve_rewards(stage.rewards, folders)
 
 
 def resolve_critic(config, stage_folders: dict[str, Path]) -> None:

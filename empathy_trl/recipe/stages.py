@@ -27,6 +27,8 @@ from pathlib import Path
 from empathy_trl.errors import UserError
 from empathy_trl.io import digest, json_or_none, write_text
 from empathy_trl.recipe.layers import stage_of
+from empathy_trl.rewards import REWARDS
+from empathy_trl.rewards.base import Reward
 
 RUN_FILE = "run.json"
 # evaluation and publishing do not change the weights, so they do not make a stage another one
@@ -86,9 +88,6 @@ def _made_by(model, earlier: dict[str, str]) -> str | None:
 
 def _decisive(name: str, reward: dict) -> dict:
     """Return a reward without what its class lists as `operational`: a longer timeout makes no other run."""
-    from empathy_trl.rewards import REWARDS
-    from empathy_trl.rewards.base import Reward
-
     operational = () if "import" in reward else REWARDS.get(name, Reward).operational
     return {key: value for key, value in reward.items() if key not in operational}
 

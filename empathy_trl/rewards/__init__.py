@@ -1,15 +1,25 @@
 """Rewards: one class per idea, each a small dataclass whose fields are its parameters in a recipe.
 
-`Reward` in `base` says what a reward is. A recipe names a reward of this package by its key in `REWARDS`, or brings its own
-with `import: my_package.rewards:Kindness`: a subclass of `Reward` or any other class, made with the recipe's parameters, or
-a plain function.
+`Reward` in `base` says what a reward is. This module reads a `rewards:` mapping as it stands in a recipe:
+
+    emotion_accuracy: {}                                     # a key of `REWARDS`; the weight is 1
+    format: {weight: 0.2, tags: [reasoning, answer]}         # weight, and parameters of the class
+    kindness: {import: "my_package.rewards:Kindness"}        # your own: a subclass of `Reward`, another class, or a function
 """
 
-from collections.abc import Callable
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
-from empathy_trl.errors import UserError
+from pydantic import TypeAdapter, ValidationError
+
+from empathy_trl.errors import RecipeError, UserError, show, suggestion
 from empathy_trl.io import import_object
-from empathy_trl.rewards.base import Reward, as_reward
+from empathy_trl.rewards.base import Reward, WeightSchedule, as_reward
 from empathy_trl.rewards.emotion import EmotionAccuracy, EmotionAlignment, EmotionConfidence
 from empathy_trl.rewards.foresight import Foresight
 from empathy_trl.rewards.format import Format, FormatPenalty, Length, ReasoningLength, SentenceEnd, StageFormat
@@ -49,20 +59,7 @@ REWARDS = {
 }
 
 
-def build_rewards(rewards: dict) -> tuple[list[Reward], list]:
-    """Make the rewards of a stage.
-
-    Args:
-        rewards: name -> `recipe.Reward` (attributes `weight`, `params`, `import_path`).
-
-    Returns:
-        The rewards and, in the same order, their weights (numbers or schedules).
-
-    Raises:
-        UserError: unknown name, impossible import, parameters that the reward does not take or does not
-            accept; of a user's own reward, whatever its module or its constructor raises.
-    """
-    return [_build(name, reward) for name, reward in rewards.items()], [reward.weight for reward in rewards.values()]
+Problem = tuple[tuple[str, ...], str]  # the keys that lead to a wrong value, and a message about it
 
 
 def load_rewards(rewards: dict) -> list[Reward]:
@@ -73,77 +70,140 @@ def load_rewards(rewards: dict) -> list[Reward]:
         trainer = GRPOTrainer(reward_funcs=rewards, args=config, ...)
 
     Args:
-        rewards: name -> `{"weight": 1.0, "import": "package.module:Class", **parameters}`, each of which may be left out,
-            or a `recipe.Reward`.
+        rewards: name -> `{"weight": 1.0, "import": "package.module:Class", **parameters}`, each of which may be left out;
+            or a function in TRL's signature, or a `Reward`, such as those of `recipe.stages[...].rewards`.
 
     Returns:
-        One callable per reward, in order: `reward(prompts, completions, **columns)` gives one number per completion, or
+        One `Reward` per name, in order: `reward(prompts, completions, **columns)` gives one number per completion, or
         None where it does not apply. `reward.__name__` is its name, `reward.weight` its weight: a number, or a schedule,
         which `EmpathyGRPOTrainer(reward_weights=...)` takes and TRL does not. A reward that has a model loads it when it
-        is called first; one that asks the policy (`emotion_confidence`) needs `EmpathyGRPOTrainer`.
+        is called first; one that asks the policy (`emotion_confidence`) needs `EmpathyGRPOTrainer`. A `Reward` is copied,
+        so what a trainer notes on the copy stays there.
 
     Raises:
-        UserError: an unknown name, or parameters that the reward does not take or does not accept.
+        RecipeError: an unknown name, a parameter that the reward does not take or does not accept; one line per problem.
     """
-    made, weights = build_rewards(as_rewards(rewards))
-    for reward, weight in zip(made, weights, strict=True):
-        reward.weight = weight
-    return made
-
-
-def as_rewards(rewards: dict) -> dict:
-    """Return name -> `recipe.Reward`; what stands there as in YAML is checked as a recipe is."""
     if not isinstance(rewards, dict):
-        raise UserError(f"rewards: {rewards!r} is not a mapping from a reward's name to its weight and parameters")
-    plain = {name: reward for name, reward in rewards.items() if isinstance(reward, dict)}
-    if not plain:
-        return rewards
-    from empathy_trl.recipe import read_rewards
-
-    return rewards | read_rewards(plain)
+        raise UserError(f"rewards: {show(rewards)} is not a mapping from a reward's name to its weight and parameters")
+    read, problems = read_rewards({name: entry for name, entry in rewards.items() if not callable(entry)})
+    if problems:
+        raise RecipeError([".".join(("rewards", *path)) + f": {message}" for path, message in problems])
+    return [as_reward(read.get(name, entry), name) for name, entry in rewards.items()]
 
 
-def _build(name: str, reward) -> Reward:
-    """Make one reward; it answers to its name in the recipe, so that two of one class are logged apart."""
-    if reward.import_path is not None:
-        kind = import_reward(name, reward.import_path)
-    elif name in REWARDS:
-        kind = REWARDS[name]
-    else:
-        raise UserError(
-            f"rewards.{name}: unknown reward (choices: {', '.join(REWARDS)}, or `import: my_package.rewards:Kindness`)"
-        )
-    if not isinstance(kind, type) and reward.params:
-        raise UserError(f"rewards.{name}: a function takes no parameters (got {', '.join(reward.params)})")
-    return as_reward(_made(name, kind, reward) if isinstance(kind, type) else kind, name)
+def read_rewards(entries: dict[str, Any]) -> tuple[dict[str, Reward], list[Problem]]:
+    """Return the rewards that a `rewards:` mapping describes, and what is wrong with the other entries."""
+    rewards, problems = {}, []
+    for name, entry in entries.items():
+        reward, wrong = _read_entry(name, entry)
+        if reward is not None:
+            rewards[name] = reward
+        problems += [((name, *path), message) for path, message in wrong]
+    return rewards, problems
 
 
-def _made(name: str, kind: type, reward) -> Callable:
-    """Return an object of a reward's class, made with the recipe's parameters."""
-    if reward.import_path is None:
-        try:
-            return kind(**reward.params)
-        except (TypeError, UserError) as error:
-            raise UserError(f"rewards.{name}: {error}") from error
-    where = f"rewards.{name}.import: {reward.import_path}"
+def _read_entry(name: str, entry: Any) -> tuple[Reward | None, list[Problem]]:
+    """Return the reward of one entry, or None and why there is none."""
+    if not isinstance(entry, dict):
+        return None, [((), f"{show(entry)} is not a mapping; expected at least {{}}, such as {{weight: 1.0}}")]
+    if "import" not in entry and name not in REWARDS:
+        return None, [((), f"unknown reward{suggestion(name, REWARDS)}")]
+    params = {key: value for key, value in entry.items() if key not in ("weight", "import")}
+    path = entry.get("import")
     try:
-        made = kind(**reward.params)
-    except Exception as error:  # the user's own code, which may raise anything
-        given = ", ".join(f"{key}={value!r}" for key, value in reward.params.items())
-        raise UserError(f"{where}({given}) raises {type(error).__name__}: {error}") from error
+        kind = import_object("import", path) if "import" in entry else REWARDS[name]
+        weight, problems = _read_weight(entry.get("weight", 1.0))
+        problems += _check_parameters(kind, params, f"parameter of {name}")
+        if problems:
+            return None, problems
+        reward = as_reward(_make(kind, params, path), name)
+    except UserError as error:
+        return None, [(("import",) if "import" in entry else (), str(error).removeprefix("import: "))]
+    if reward.range[1] <= 0 and min(_ends(weight)) < 0:
+        message = f"{name} is never above 0, so a weight below 0 pays for what it should cost; expected one above 0"
+        return None, [(("weight",), message)]
+    vars(reward).update(weight=weight, params=params, import_path=path)
+    return reward, []
+
+
+def _make(kind: Callable, params: dict, path: str | None) -> Callable:
+    """Return a reward of a class, or the function itself. Raises UserError with whatever the class has to object."""
+    if not isinstance(kind, type):
+        if params:
+            raise UserError(f"a function takes no parameters (got {', '.join(params)})")
+        return kind
+    try:
+        made = kind(**params)
+    except Exception as error:  # the user's own code may raise anything
+        if path is None and isinstance(error, UserError):
+            raise
+        given = ", ".join(f"{key}={value!r}" for key, value in params.items())
+        raise UserError(f"{path or kind.__name__}({given}) raises {type(error).__name__}: {error}") from error
     if not callable(made):
-        raise UserError(f"{where} makes objects that cannot be called")
+        raise UserError(f"{path} makes objects that cannot be called")
     return made
 
 
-def import_reward(name: str, path: str) -> Callable:
-    """Return the class or function that `package.module:Name` points to.
+def _read_weight(value: Any) -> tuple[float | WeightSchedule | None, list[Problem]]:
+    """Return a weight or a schedule, and what is wrong with it."""
+    if isinstance(value, dict):
+        problems = list(_check_parameters(WeightSchedule, value, "key"))
+        if not problems:
+            try:
+                return WeightSchedule(**{key: float(number) for key, number in value.items()}), []
+            except UserError as error:
+                key, _, message = str(error).partition(": ")
+                problems = [((key,), message)]
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        problems = [((), f"{show(value)} is not a valid float or mapping of start, end, until")]
+    elif not math.isfinite(value):
+        problems = [((), f"{show(value)} is not finite")]
+    else:
+        return float(value), []
+    return None, [(("weight", *path), message) for path, message in problems]
 
-    Args:
-        name: of the reward in the recipe, for messages.
-        path: where it is.
 
-    Raises:
-        UserError: the path has another form, or the module cannot be imported or has no such class or function.
+def _ends(weight: float | WeightSchedule) -> tuple[float, ...]:
+    return (weight.start, weight.end) if isinstance(weight, WeightSchedule) else (weight,)
+
+
+def _check_parameters(kind: Callable, params: dict, what: str) -> Iterator[Problem]:
+    """Yield which keys are no fields of a dataclass, which values have another type than the field, and what is missing.
+
+    Values are typed as strictly as JSON is. Another class, or a function, is left to object by itself.
     """
-    return import_object(f"rewards.{name}.import", path)
+    if not dataclasses.is_dataclass(kind):
+        return
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    for key, value in params.items():
+        if key not in fields:
+            yield (key,), f"unknown {what}{suggestion(key, fields)}"
+        elif message := _type_problem(value, hints[key]):
+            yield (key,), message
+    for name, field in fields.items():
+        is_required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if is_required and name not in params:
+            yield (name,), f"missing; expected {_type_name(hints[name])}"
+
+
+def _type_problem(value: Any, hint: Any) -> str | None:
+    try:
+        TypeAdapter(hint).validate_json(json.dumps(value, allow_nan=False), strict=True)
+    except ValidationError:
+        if typing.get_origin(hint) is Literal:
+            return f"unknown choice {show(value)}{suggestion(str(value), typing.get_args(hint))}"
+        return f"{show(value)} is not a valid {_type_name(hint)}"
+    except ValueError:  # json: not a number, or infinite
+        return f"{show(value)} is not finite"
+    return None
+
+
+def _type_name(hint: Any) -> str:
+    """Return a type in words; that a value may also be null helps nobody."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type_name(each) for each in arguments if each is not type(None))
+    if origin is list:
+        return f"list of {_type_name(arguments[0])}"
+    return "mapping" if dict in (hint, origin) else hint.__name__

@@ -9,12 +9,39 @@ import copy
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from empathy_trl.errors import UserError
 from empathy_trl.tags import REPLY_TAGS, reply_text
+
+
+@dataclass(frozen=True)
+class WeightSchedule:
+    """A weight that moves linearly from `start` to `end` over the first part of the training, and then stays there.
+
+    Args:
+        start, end: the first and the last weight.
+        until: which part, as a share of the training, above 0 and at most 1.
+    """
+
+    start: float
+    end: float
+    until: float
+
+    def __post_init__(self):
+        if not 0 < self.until <= 1:
+            raise UserError(f"until: {self.until:g} is not a share of the training, above 0 and at most 1")
+
+
+def weight_at(weight: float | WeightSchedule, progress: float) -> float:
+    """Return the weight at `progress`, the share of the optimizer steps done, from 0 to 1."""
+    if isinstance(weight, (int, float)):
+        return float(weight)
+    share = min(1.0, progress / weight.until)
+    return weight.start + share * (weight.end - weight.start)
 
 
 class Reward(ABC):
@@ -27,7 +54,9 @@ class Reward(ABC):
 
     Attributes:
         __name__: under which its values are logged; in a recipe, the key under `rewards:`.
-        weight: set by the recipe: a number, or a schedule (see `weight_at`).
+        weight: its weight in the recipe.
+        params, import_path: from the recipe: its parameters as they stand there, and `package.module:Name` of a reward
+            that is not in this package.
         range: lowest and highest value. A reward that is never above 0 is a penalty, whose weight must not be negative.
         tags: names of the tags it looks for, which must not be special tokens of the policy's tokenizer.
         reply_tags: the tags that may hold the reply, if it reads the reply alone; None if it reads more. Only the former
@@ -42,7 +71,9 @@ class Reward(ABC):
     """
 
     __name__: str
-    weight: Any = 1.0
+    weight: float | WeightSchedule = 1.0
+    params: Mapping[str, Any] = MappingProxyType({})
+    import_path: str | None = None
     range: tuple[float, float] = (0.0, 1.0)
     tags: Sequence[str] = ()
     reply_tags: list[str] | None = None
@@ -72,6 +103,18 @@ class Reward(ABC):
         """
         return None  # noqa: RET501
 
+    def with_model(self, model: str) -> "Reward":
+        """Return a copy that asks another model, such as the folder that `stage:<name>` stands for."""
+        reward = copy.copy(self)
+        vars(reward).update(model=model, params={**self.params, "model": model})
+        return reward
+
+    def as_yaml(self) -> dict[str, Any]:
+        """Return the entry of `rewards:` that describes this reward, with the weight written out."""
+        weight = asdict(self.weight) if isinstance(self.weight, WeightSchedule) else self.weight
+        path = {} if self.import_path is None else {"import": self.import_path}
+        return {"weight": weight, **path, **copy.deepcopy(dict(self.params))}
+
 
 class FunctionReward(Reward):
     """A function or callable object in TRL's signature as a `Reward`, under a name of its own."""
@@ -84,6 +127,12 @@ class FunctionReward(Reward):
 
     def __call__(self, *args, **columns) -> list[float | None]:
         return self.function(*args, **columns)
+
+    def with_model(self, model: str) -> Reward:
+        reward = super().with_model(model)
+        reward.function = copy.copy(self.function)
+        reward.function.model = model
+        return reward
 
 
 class AsyncFunctionReward(FunctionReward):
@@ -105,18 +154,6 @@ def as_reward(function: Callable, name: str) -> Reward:
 def is_async(reward: Callable) -> bool:
     """Return whether calling a reward returns something to await, by the rule of TRL."""
     return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__)
-
-
-def weight_at(weight, progress: float) -> float:
-    """Return the weight at `progress` (share of the optimizer steps done, 0 to 1).
-
-    Args:
-        weight: a number, or an object with `start`, `end` and `until` (`empathy_trl.recipe.WeightSchedule`).
-    """
-    if isinstance(weight, (int, float)):
-        return float(weight)
-    share = min(1.0, progress / weight.until)
-    return weight.start + share * (weight.end - weight.start)
 
 
 @dataclass(kw_only=True)

@@ -17,20 +17,20 @@ from statistics import fmean
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import parse_json, write_atomically
-from empathy_trl.rewards import as_rewards, build_rewards
+from empathy_trl.rewards import load_rewards
 from empathy_trl.rewards.base import Reward, is_async, weight_at
 from empathy_trl.tags import completion_text, user_text
 
 # of the printed table; `rows` has everything
 SHOWN_ROWS = 40
 SHOWN_LETTERS = 60
-# what `breakdown` and rewards are given under these names is something else
+# what `explain_rewards` and rewards are given under these names is something else
 RESERVED = ("rewards", "prompts", "completions", "progress", "log_metric", "log_extra")
 
 
 @dataclass
-class Breakdown:
-    """What `breakdown` found.
+class Explanation:
+    """What each completion earned, from which reward.
 
     Attributes:
         weights: reward -> its weight.
@@ -67,15 +67,15 @@ class Breakdown:
         return pandas.DataFrame(self.rows)
 
 
-def breakdown(rewards: dict, prompts, completions, progress: float = 0.0, **columns) -> Breakdown:
+def explain_rewards(rewards: dict, prompts, completions, progress: float = 0.0, **columns) -> Explanation:
     """Call rewards as a trainer does and put their values side by side.
 
     A total is the sum of weight times value over the rewards that apply to the completion, None if none does: what TRL
     compares within a group, unless `multi_objective_aggregation` is `normalize_then_sum`.
 
     Args:
-        rewards: name -> `recipe.Reward`, as in `stage.rewards`, or what a recipe's YAML says, such as
-            `{"weight": 0.5, "n": 2}`.
+        rewards: as `load_rewards` takes them: name -> what a recipe says, such as `{"weight": 0.5, "n": 2}`, or a `Reward`
+            or function, as in `stage.rewards`.
         prompts: one text or list of chat messages per completion.
         completions: the same.
         progress: share of the training that is done, from 0 to 1; decides the weights that follow a schedule.
@@ -93,8 +93,7 @@ def breakdown(rewards: dict, prompts, completions, progress: float = 0.0, **colu
     prompts = _one_per_completion("prompts", prompts, n)
     columns = {name: _one_per_completion(f"column `{name}`", values, n) for name, values in columns.items()}
 
-    functions, schedules = build_rewards(as_rewards(rewards))
-    functions = dict(zip(rewards, functions, strict=True))
+    functions = {reward.__name__: reward for reward in load_rewards(rewards)}
     _check_names(functions)
     for reward in functions.values():
         reward.load()
@@ -107,11 +106,11 @@ def breakdown(rewards: dict, prompts, completions, progress: float = 0.0, **colu
     }
     values = _call_all(calls, {name for name, reward in functions.items() if is_async(reward)})
     values = {name: _checked_values(name, values[name], n) for name in functions}
-    weights = {name: weight_at(schedule, progress) for name, schedule in zip(functions, schedules, strict=True)}
+    weights = {name: weight_at(reward.weight, progress) for name, reward in functions.items()}
     return _table(weights, values, extras, prompts, completions, {name: fmean(each) for name, each in metrics.items()})
 
 
-def _table(weights: dict, values: dict, extras: dict, prompts: list, completions: list, metrics: dict) -> Breakdown:
+def _table(weights: dict, values: dict, extras: dict, prompts: list, completions: list, metrics: dict) -> Explanation:
     rows = []
     for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         scores = {name: each[index] for name, each in values.items()}
@@ -126,7 +125,7 @@ def _table(weights: dict, values: dict, extras: dict, prompts: list, completions
     for name in [*weights, "total"]:
         applies = [row[name] for row in rows if row[name] is not None]
         means[name] = fmean(applies) if applies else None
-    return Breakdown(weights, rows, means, metrics)
+    return Explanation(weights, rows, means, metrics)
 
 
 def _check_names(functions: dict[str, Reward]) -> None:
@@ -211,25 +210,6 @@ def _shortened(text: str) -> str:
     return line if len(line) <= SHOWN_LETTERS else line[: SHOWN_LETTERS - 1] + "…"
 
 
-def rewards_of(recipe, stage) -> dict:
-    """Return name -> `recipe.Reward` of a stage, ready to be built; models of stages are where `run.py` leaves them."""
-    from empathy_trl.recipe.stage_inputs import resolve_rewards, stages_in
-
-    if not stage.rewards:
-        having = [name for name, other in recipe.stages.items() if other.rewards]
-        raise UserError(f"--stage {stage.name}: has no rewards (stages that have: {', '.join(having) or 'none'})")
-    folders = {name: Path("outputs") / recipe.name / name for name in recipe.stages}
-    for name, reward in stage.rewards.items():
-        for judge in stages_in({name: reward}):
-            if not folders[judge].is_dir():
-                flag = f"--stages.{stage.name}.rewards.{name}.model"
-                raise UserError(
-                    f"rewards.{name}.model: stage {judge} has no model in {folders[judge]}; train it with recipes/run.py, "
-                    f"name its folder with {flag} FOLDER, or leave the reward out with {flag.removesuffix('.model')} null"
-                )
-    return resolve_rewards(stage.rewards, folders)
-
-
 def read_completions(path: Path) -> list[dict]:
     """Return the rows of a file, at least one, all with the same keys.
 
@@ -276,7 +256,7 @@ def _are_messages(value) -> bool:
     )
 
 
-def write_csv(path: Path, table: Breakdown) -> None:
+def write_csv(path: Path, table: Explanation) -> None:
     """Write all rows of a table; nothing stands where a reward does not apply."""
     frame = table.to_pandas()
     try:

@@ -11,7 +11,7 @@ import pytest
 from empathy_trl.data import build
 from empathy_trl.data.labelled import EMOTIONS
 from empathy_trl.recipe import Data
-from empathy_trl.rewards.explain import breakdown
+from empathy_trl.rewards.explain import explain_rewards
 from empathy_trl.tags import read_parts
 
 SIZES = {"train": (48, 250), "valid": (16, 86), "test": (16, 84)}  # dialogues, the assistant's turns
@@ -85,5 +85,5 @@ def test_gold_turns_are_at_or_near_the_top_of_the_rewards_for_three_parts():
     rows = build(Data(name="empath"), "train", "grpo")
     columns = {name: list(rows[name]) for name in ("next_user", "other_users")}
     floors = {"stage_format": 1.0, "reaction": 0.93, "response": 0.97, "reflection": 0.86, "foresight": 0.57}
-    means = breakdown({name: {} for name in floors}, list(rows["prompt"]), list(rows["turn"]), **columns).means
+    means = explain_rewards({name: {} for name in floors}, list(rows["prompt"]), list(rows["turn"]), **columns).means
     assert not {name: means[name] for name, floor in floors.items() if means[name] < floor}

@@ -15,8 +15,8 @@ from empathy_trl.evaluation.heads import LabelEvaluator, PairEvaluator, RatingEv
 from empathy_trl.evaluation.replies import Prediction, ReplyEvaluator
 from empathy_trl.evaluation.report import write_report
 from empathy_trl.recipe import Data, Model, Stage
-from empathy_trl.recipe.load import read_rewards
 from empathy_trl.rewards import REWARDS as KNOWN
+from empathy_trl.rewards import read_rewards
 from empathy_trl.rewards.format import Length
 
 
@@ -174,7 +174,7 @@ def judged(completions, rewards=REWARDS):
     """The result for the sample's first test rows, with chosen completions."""
     rows = build(Data(name="wassa", split_by="conversation"), "test", "grpo").select(range(len(completions)))
     predictions = [Prediction(completion, why_none="of a test") for completion in completions]
-    return ReplyEvaluator().score(stage("grpo", "wassa"), rows, None, predictions, read_rewards(rewards))
+    return ReplyEvaluator().score(stage("grpo", "wassa"), rows, None, predictions, read_rewards(rewards)[0])
 
 
 def test_replies_show_what_a_hacked_reward_would_move():

@@ -15,7 +15,7 @@ from empathy_trl.evaluation.metrics.reply_classifiers import deciding
 from empathy_trl.evaluation.report import write_report
 from empathy_trl.hub.results import judge_digest
 from empathy_trl.recipe import Data, Evaluation, Model, Stage
-from empathy_trl.recipe.load import read_rewards
+from empathy_trl.rewards import read_rewards
 
 EVALUATOR = replies.ReplyEvaluator()
 TURNS = ["my dog died", "i won", "my dog died", "hello"]
@@ -29,7 +29,7 @@ ROWS = Dataset.from_dict(
         "recommends": [False, True, False, False],
     }
 )
-REWARDS = read_rewards({"length": {"min": 1, "max": 8}})
+REWARDS = read_rewards({"length": {"min": 1, "max": 8}})[0]
 
 
 @pytest.fixture
@@ -98,7 +98,9 @@ def test_a_reward_model_is_known_by_its_weights_wherever_it_lies(make_classifier
         settings = {"id2label": {0: "Empathy"}, "problem_type": "regression", "label_ranges": {"Empathy": [0, 5]}}
         model = make_classifier({text: [float(len(text) % 6)] for text in texts}, folder, seed, **settings)
         predictions = [replies.Prediction(reply, why_none="no model") for reply in SAID]
-        return EVALUATOR.score(stage(), ROWS, None, predictions, read_rewards({"empathy_model": {"model": model}}))[0]
+        return EVALUATOR.score(stage(), ROWS, None, predictions, read_rewards({"empathy_model": {"model": model}})[0])[
+            0
+        ]
 
     one, moved, trained_again = (judged_by(*each)["judged_by"] for each in (("here", 0), ("there", 0), ("here", 1)))
     assert one["empathy_model"]["model"] != moved["empathy_model"]["model"]

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from empathy_trl.evaluation.replies import Prediction, StagedReplyEvaluator
 from empathy_trl.recipe import Data, Evaluation, Model, Stage
-from empathy_trl.recipe.load import read_rewards
+from empathy_trl.rewards import read_rewards
 from empathy_trl.tags import PARTS, write_parts
 
 EVALUATOR = StagedReplyEvaluator()
@@ -24,7 +24,7 @@ ROWS = Dataset.from_dict(
 )
 REWARDS = read_rewards(
     {"format": {"weight": 2.0, "tags": list(PARTS), "partial": True}, "length": {"min": 1, "max": 9}}
-)
+)[0]
 STAGE = Stage(
     name="grpo",
     task="grpo",
@@ -60,7 +60,7 @@ def test_broken_turns_are_counted_and_have_no_reply_where_the_spoken_part_is_bro
 def test_a_reward_that_applies_to_no_row_is_left_out_with_the_reason():
     rows = ROWS.add_column("next_user", SPOKEN).add_column("other_users", [[], [], []])
     predictions = [Prediction(completion, likelihood=(2.0, 1)) for completion in WHOLE]
-    result, _ = EVALUATOR.score(STAGE, rows, None, predictions, REWARDS | read_rewards({"foresight": {}}))
+    result, _ = EVALUATOR.score(STAGE, rows, None, predictions, REWARDS | read_rewards({"foresight": {}})[0])
     assert "reward_foresight" not in result["metrics"] and "reward_length" in result["metrics"]
     assert EVALUATOR.summary(result | {"stage": "grpo"})[-1] == (
         "reward_foresight: none, because it applies to none of the 3 rows"

@@ -11,7 +11,8 @@ import yaml
 
 from empathy_trl.errors import RecipeError
 from empathy_trl.io import yaml_titles
-from empathy_trl.recipe import SHIPPED, WeightSchedule, find_recipe, load_recipe
+from empathy_trl.recipe import SHIPPED, find_recipe, load_recipe
+from empathy_trl.rewards.base import WeightSchedule
 
 SCRATCH = {"architecture": "qwen2", "hidden_size": 64, "layers": 2, "vocab_size": 512}
 SFT = {"task": "sft", "model": {"from_scratch": SCRATCH}, "data": {"name": "ed4"}}
@@ -122,7 +123,7 @@ def errors_of(load, content, overrides=()):
         ("rewards", {"foresight": {"device": "cpu"}}, "rewards.foresight: device: 'cpu' says something of a model, and `model` is not given"),
         ("rewards.format.weight", "high", "rewards.format.weight: 'high' is not a valid float or mapping of start, end, until"),
         ("rewards.format.weight", float("nan"), "rewards.format.weight: nan is not finite"),
-        ("rewards.format.weight", {"start": 1, "end": 2, "until": 0}, "rewards.format.weight.until: 0 should be greater than 0"),
+        ("rewards.format.weight", {"start": 1, "end": 2, "until": 0}, "rewards.format.weight.until: 0 is not a share of the training, above 0 and at most 1"),
         ("rewards.format.weight", {"start": 1, "until": 1}, "rewards.format.weight.end: missing; expected float"),
         ("trainer", [1], "trainer: [1] is not a valid mapping"),
         ("trainer.num_generations", 4.5, "trainer.num_generations: 4.5 is not a valid int"),

@@ -1,4 +1,4 @@
-"""`breakdown`: values, weights and totals as a trainer would have them, and an error for every reward that misbehaves."""
+"""`explain_rewards`: values, weights and totals as a trainer would have them, and an error for every reward that misbehaves."""
 
 import asyncio
 import re
@@ -9,8 +9,10 @@ import torch
 from datasets import Dataset
 
 from empathy_trl.errors import UserError
-from empathy_trl.recipe import Reward, WeightSchedule
-from empathy_trl.rewards.explain import SHOWN_ROWS, breakdown
+from empathy_trl.rewards import load_rewards
+from empathy_trl.rewards.base import WeightSchedule
+from empathy_trl.rewards.explain import SHOWN_ROWS, explain_rewards
+from empathy_trl.rewards.format import SentenceEnd
 from tests.rewards import own_rewards
 
 PROMPTS = ["How?", [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "I am sad."}]]
@@ -23,7 +25,7 @@ def own(name, **params):
 
 def test_rows_weights_means_and_totals():
     rewards = {"sentence_end": {"weight": 0.5}, "emotion_accuracy": {"weight": 2.0, "invalid": -0.5}}
-    table = breakdown(rewards, PROMPTS, COMPLETIONS, label=["sad", None])
+    table = explain_rewards(rewards, PROMPTS, COMPLETIONS, label=["sad", None])
     assert table.weights == {"sentence_end": 0.5, "emotion_accuracy": 2.0}
     assert table.rows == [
         {"prompt": "How?", "completion": "Fine.", "sentence_end": 1.0, "emotion_accuracy": -0.5, "total": -0.5},
@@ -34,16 +36,16 @@ def test_rows_weights_means_and_totals():
 
 
 def test_a_completion_to_which_nothing_applies_has_no_total():
-    table = breakdown({"nowhere": own("nowhere")}, PROMPTS, COMPLETIONS)
+    table = explain_rewards({"nowhere": own("nowhere")}, PROMPTS, COMPLETIONS)
     assert [row["total"] for row in table.rows] == [None, None]
     assert table.means == {"nowhere": None, "total": None}
 
 
 def test_rewards_of_a_stage_and_of_yaml_are_the_same():
     as_yaml = {"length": {"weight": 0.5, "min": 1}, "sentence_end": {}}
-    of_stage = {"length": Reward(weight=0.5, params={"min": 1}), "sentence_end": Reward()}
+    of_stage = {reward.__name__: reward for reward in load_rewards(as_yaml)}
     mixed = {"length": of_stage["length"], "sentence_end": {}}
-    tables = [breakdown(rewards, PROMPTS, COMPLETIONS) for rewards in (as_yaml, of_stage, mixed)]
+    tables = [explain_rewards(rewards, PROMPTS, COMPLETIONS) for rewards in (as_yaml, of_stage, mixed)]
     assert tables[0] == tables[1] == tables[2]
     assert list(tables[2].weights) == ["length", "sentence_end"]
 
@@ -51,38 +53,40 @@ def test_rewards_of_a_stage_and_of_yaml_are_the_same():
 @pytest.mark.parametrize(("progress", "weight"), [(0.0, 1.0), (0.25, 2.0), (0.5, 3.0), (1.0, 3.0)])
 def test_a_scheduled_weight_is_that_of_the_progress(progress, weight):
     schedule = {"start": 1.0, "end": 3.0, "until": 0.5}
-    for entry in ({"weight": schedule}, Reward(weight=WeightSchedule(**schedule))):
-        table = breakdown({"sentence_end": entry}, ["p"], ["Fine."], progress=progress)
+    own = SentenceEnd()
+    own.weight = WeightSchedule(**schedule)
+    for entry in ({"weight": schedule}, own):
+        table = explain_rewards({"sentence_end": entry}, ["p"], ["Fine."], progress=progress)
         assert table.weights["sentence_end"] == table.rows[0]["total"] == weight
 
 
 def test_asynchronous_rewards_run_at_the_same_time():
     rewards = {"sentence_end": {}, "one": own("meets"), "two": own("meets")}
-    table = breakdown(rewards, PROMPTS, COMPLETIONS)
+    table = explain_rewards(rewards, PROMPTS, COMPLETIONS)
     assert list(table.weights) == list(rewards)
     assert [row["total"] for row in table.rows] == [3.0, 2.0]
 
 
 def test_works_inside_a_running_loop():
     async def notebook():
-        return breakdown({"one": own("meets"), "two": own("meets")}, PROMPTS, COMPLETIONS)
+        return explain_rewards({"one": own("meets"), "two": own("meets")}, PROMPTS, COMPLETIONS)
 
     assert [row["total"] for row in asyncio.run(notebook()).rows] == [2.0, 2.0]
 
 
 def test_rewards_are_called_as_trl_calls_them():
-    table = breakdown({"sees": own("Sees"), "loads": own("Loads")}, PROMPTS, COMPLETIONS, label=["sad", "angry"])
+    table = explain_rewards({"sees": own("Sees"), "loads": own("Loads")}, PROMPTS, COMPLETIONS, label=["sad", "angry"])
     assert [(row["sees"], row["loads"]) for row in table.rows] == [(1.0, 1.0)] * 2
 
 
 def test_completion_ids_are_passed_on():
     rewards = {"reasoning_length": {"unit": "tokens", "min": 1, "max": 2, "softness": 0}}
-    table = breakdown(rewards, PROMPTS, COMPLETIONS, completion_ids=[[1, 2], [1, 2, 3]])
+    table = explain_rewards(rewards, PROMPTS, COMPLETIONS, completion_ids=[[1, 2], [1, 2, 3]])
     assert [row["total"] for row in table.rows] == [1.0, 0.0]
 
 
 def test_what_rewards_log_is_there():
-    table = breakdown({"a": own("Logs", value=1.0), "b": own("Logs", value=2.0)}, PROMPTS, COMPLETIONS)
+    table = explain_rewards({"a": own("Logs", value=1.0), "b": own("Logs", value=2.0)}, PROMPTS, COMPLETIONS)
     assert table.metrics == {"kindness": 1.5}
     assert [(row["a/why"], row["b/why"]) for row in table.rows] == [("because", "because")] * 2
     assert "kindness: 1.500" in str(table)
@@ -93,13 +97,13 @@ def test_what_rewards_log_is_there():
 )
 def test_any_kind_of_number_is_a_number(values, monkeypatch):
     monkeypatch.setattr(own_rewards, "letters", lambda prompts, completions, **columns: values)
-    rows = breakdown({"letters": own("letters")}, PROMPTS, COMPLETIONS).rows
+    rows = explain_rewards({"letters": own("letters")}, PROMPTS, COMPLETIONS).rows
     assert all(row["letters"] is None or type(row["letters"]) is float for row in rows)
 
 
 def test_columns_of_a_data_set_are_taken_as_they_are():
     data = Dataset.from_dict({"prompt": ["a", "b"], "completion": ["x", "y"], "reference": ["x", "z"]})
-    table = breakdown({"bleu": {}}, data["prompt"], data["completion"], reference=data["reference"])
+    table = explain_rewards({"bleu": {}}, data["prompt"], data["completion"], reference=data["reference"])
     assert [row["bleu"] for row in table.rows] == [1.0, 0.0]
 
 
@@ -111,9 +115,9 @@ def test_columns_of_a_data_set_are_taken_as_they_are():
         ({"r": own("Returns", values=None)}, {}, "rewards.r: returned None; expected a list with a number or None per"),
         ({"r": own("Returns", values="no")}, {}, "rewards.r: returned 'no'; expected a list"),
         ({"r": own("Returns", values=[1.0, "1"])}, {}, "rewards.r: returned '1' for completion 2; expected a finite"),
-        ({"r": Reward(import_path="tests.rewards.own_rewards:Returns", params={"values": [float("nan"), 1]})}, {},
+        ({"r": own_rewards.Returns([float("nan"), 1])}, {},
          "rewards.r: returned nan for completion 1"),
-        ({"r": Reward(import_path="tests.rewards.own_rewards:Returns", params={"values": [1, float("-inf")]})}, {},
+        ({"r": own_rewards.Returns([1, float("-inf")])}, {},
          "rewards.r: returned -inf for completion 2"),
         ({"r": own("Returns", values=[[1], 1])}, {}, r"rewards.r: returned \[1\] for completion 1"),
         ({"r": own("Logs", extra=3)}, {}, "rewards.r: log_extra `why`: 3 values for 2 completions"),
@@ -131,22 +135,22 @@ def test_columns_of_a_data_set_are_taken_as_they_are():
 )  # fmt: skip
 def test_errors(rewards, arguments, message):
     with pytest.raises(UserError, match=message):
-        breakdown(rewards, **{"prompts": PROMPTS, "completions": COMPLETIONS, **arguments})
+        explain_rewards(rewards, **{"prompts": PROMPTS, "completions": COMPLETIONS, **arguments})
 
 
 def test_the_policy_is_missed_before_anything_is_loaded_or_called():
     with pytest.raises(UserError, match="needs a policy"):
-        breakdown({"fails": own("Fails"), "emotion_confidence": {}}, PROMPTS, COMPLETIONS, label=["sad", "sad"])
+        explain_rewards({"fails": own("Fails"), "emotion_confidence": {}}, PROMPTS, COMPLETIONS, label=["sad", "sad"])
 
 
 def test_infrastructure_that_fails_is_no_number():
     with pytest.raises(ConnectionError, match="the judge is gone"):
-        breakdown({"fails": own("Fails")}, PROMPTS, COMPLETIONS)
+        explain_rewards({"fails": own("Fails")}, PROMPTS, COMPLETIONS)
 
 
 def test_printed_as_an_aligned_table():
     rewards = {"sentence_end": {"weight": 0.25}, "emotion_accuracy": {}}
-    shown = str(breakdown(rewards, PROMPTS, COMPLETIONS, label=["sad", None]))
+    shown = str(explain_rewards(rewards, PROMPTS, COMPLETIONS, label=["sad", None]))
     assert shown.split("\n") == [
         "        sentence_end  emotion_accuracy  total  completion",
         "weight         0.250             1.000",
@@ -159,7 +163,7 @@ def test_printed_as_an_aligned_table():
 
 def test_long_and_wild_texts_are_cut_for_reading_only():
     wild = "line one\n\n\x1b[31mline two\u202e " + "word " * 100
-    table = breakdown({"length": {}}, ["p"], [wild])
+    table = explain_rewards({"length": {}}, ["p"], [wild])
     line = str(table).split("\n")[2]
     assert "line one [31mline two word" in line and line.endswith("…") and len(line) < 100
     assert table.rows[0]["completion"] == wild
@@ -167,19 +171,21 @@ def test_long_and_wild_texts_are_cut_for_reading_only():
 
 def test_many_rows_are_counted_not_printed():
     n = SHOWN_ROWS + 7
-    table = breakdown({"length": {}}, ["p"] * n, ["a b c d e"] * n)
+    table = explain_rewards({"length": {}}, ["p"] * n, ["a b c d e"] * n)
     lines = str(table).split("\n")
     assert lines[-2:] == ["... and 7 more", lines[-1]] and re.match(rf"mean .* of {n} completions", lines[-1])
     assert len(lines) == SHOWN_ROWS + 4 and len(table.rows) == n
 
 
 def test_pandas():
-    frame = breakdown({"bleu": {}, "logs": own("Logs")}, PROMPTS, COMPLETIONS, reference=["Fine.", None]).to_pandas()
+    frame = explain_rewards(
+        {"bleu": {}, "logs": own("Logs")}, PROMPTS, COMPLETIONS, reference=["Fine.", None]
+    ).to_pandas()
     assert list(frame) == ["prompt", "completion", "bleu", "logs", "total", "logs/why"]
     assert frame["bleu"].tolist()[0] == 1.0 and frame["bleu"].isna().tolist() == [False, True]
 
 
 def test_no_completions():
-    table = breakdown({"length": {}}, [], [])
+    table = explain_rewards({"length": {}}, [], [])
     assert (table.rows, table.means) == ([], {"length": None, "total": None})
     assert "of 0 completions" in str(table)

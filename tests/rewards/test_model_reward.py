@@ -16,7 +16,7 @@ from trl.trainer.utils import is_async_callable
 from empathy_trl.errors import UserError
 from empathy_trl.models import scorer
 from empathy_trl.models.scorer import Scorer, shared_scorer
-from empathy_trl.rewards import build_rewards
+from empathy_trl.rewards import load_rewards
 from empathy_trl.rewards.emotion import EmotionAlignment
 from empathy_trl.rewards.learned import EmpathyModel, Epitome, QualityCritic, RewardModel, SemanticSimilarity
 from empathy_trl.rewards.safety import SafetyClassifier
@@ -169,24 +169,12 @@ def test_two_rewards_share_a_model(make_classifier, monkeypatch):
 
 
 def test_a_trainer_logs_the_scorer(tiny_folder, tmp_path, empathy):
-    rewards, weights = build_rewards(
-        {
-            "kindness": type(
-                "Entry",
-                (),
-                {
-                    "weight": 1.0,
-                    "import_path": "empathy_trl.rewards.learned:EmpathyModel",
-                    "params": {"model": empathy.model},
-                },
-            )
-        }
-    )
+    rewards = load_rewards({"kindness": {"import": "empathy_trl.rewards.learned:EmpathyModel", "model": empathy.model}})
     trainer = EmpathyGRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny_folder),
         processing_class=AutoTokenizer.from_pretrained(tiny_folder, padding_side="left"),
         reward_funcs=rewards,
-        reward_weights=weights,
+        reward_weights=[1.0],
         args=quiet_config(tmp_path / "run", num_generations=2, max_completion_length=4, max_steps=2, use_cpu=True),
         train_dataset=Dataset.from_dict({"prompt": [CHAT] * 4}),
     )

@@ -2,8 +2,7 @@
 
 import pytest
 
-from empathy_trl.recipe import WeightSchedule
-from empathy_trl.rewards.base import weight_at
+from empathy_trl.rewards.base import WeightSchedule, weight_at
 
 RISING = WeightSchedule(start=0.5, end=2.0, until=0.5)
 

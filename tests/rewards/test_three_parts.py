@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 
 from empathy_trl.rewards import REWARDS
-from empathy_trl.rewards.explain import breakdown
+from empathy_trl.rewards.explain import explain_rewards
 from empathy_trl.tags import PARTS, read_parts, write_parts
 from tests.rewards.three_parts import NEXT, OTHERS, PROMPT, REPLY, TURN, real_turns
 from tests.trainers.settings import make_trainer
@@ -21,7 +21,7 @@ NAMES = ["stage_format", "reaction", "response", "reflection", "foresight"]
 def earned(completion, prompt=PROMPT, following=NEXT, others=OTHERS):
     """Return reward -> what one completion earns."""
     rewards = {name: {} for name in NAMES}
-    shown = breakdown(rewards, [prompt], [completion], next_user=[following], other_users=[others])
+    shown = explain_rewards(rewards, [prompt], [completion], next_user=[following], other_users=[others])
     return {name: shown.rows[0][name] for name in NAMES}
 
 
@@ -123,7 +123,7 @@ def means(rows, **parts):
     ]
     columns = {name: [row[name] for row in rows] for name in ("next_user", "other_users")}
     rewards = {name: {} for name in NAMES} | {"response": {"min": 12, "softness": 6}}
-    return breakdown(rewards, [row["prompt"] for row in rows], completions, **columns).means
+    return explain_rewards(rewards, [row["prompt"] for row in rows], completions, **columns).means
 
 
 def test_peoples_replies_earn_near_the_most(rows):

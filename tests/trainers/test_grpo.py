@@ -7,9 +7,8 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
 
 from empathy_trl.errors import UserError
-from empathy_trl.recipe import WeightSchedule
 from empathy_trl.recipe.stages import last_checkpoint
-from empathy_trl.rewards.base import Reward
+from empathy_trl.rewards.base import Reward, WeightSchedule
 from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer, NonFiniteLoss
 from tests.trainers.settings import (
     ROWS,
