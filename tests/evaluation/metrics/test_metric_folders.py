@@ -143,17 +143,3 @@ def test_the_snippet_of_the_readme_prints_what_it_says(name, placeholders, capsy
     exec(compile(code, name, "exec"), {})  # noqa: S102
     promised = re.findall(r"^print\(.*\)  # (.+)$", code, flags=re.MULTILINE)
     assert promised and capsys.readouterr().out.splitlines() == promised
-
-
-def test_a_wheel_has_the_folders(tmp_path):
-    """What setup.cfg calls package data covers every file that a folder needs."""
-    import configparser
-
-    config = configparser.ConfigParser()
-    config.read(Path(__file__).resolve().parents[3] / "setup.cfg")
-    patterns = config["options.package_data"]["empathy_trl"].split()
-    package = Path(path(NAMES[0])).parents[2]
-    packed = {found for pattern in patterns for found in package.glob(pattern)}
-    for name in NAMES:
-        for file in (f"{name}.py", "README.md"):
-            assert Path(path(name)) / file in packed

@@ -1,0 +1,104 @@
+"""`empathy-trl`: what it says of itself, `list`, `copy`, and the help of every command."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import empathy_trl
+from empathy_trl.commands import COMMANDS, main
+from empathy_trl.recipe import load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in COMMANDS)
+    assert main([]) == 0 and capsys.readouterr().out == shown
+    assert main(["--version"]) == 0 and capsys.readouterr().out == f"{empathy_trl.__version__}\n"
+
+
+def test_an_unknown_command_gets_the_nearest(capsys):
+    assert main(["evalute", "--model", "x"]) == 2
+    assert "error: evalute: no such command; did you mean evaluate? (commands: run, " in capsys.readouterr().err
+
+
+HELP = """
+import sys
+from empathy_trl.commands import COMMANDS, main
+assert main(["--help"]) == 0
+assert main(["list"]) == 0
+for name in COMMANDS:
+    try:
+        main([name, "--help"])
+    except SystemExit as stopped:
+        assert stopped.code == 0
+heavy = {"torch", "transformers", "datasets", "matplotlib", "gradio"} & set(sys.modules)
+if heavy:
+    sys.exit(f"imported: {heavy}")
+"""
+
+
+def test_help_and_list_import_nothing_heavy():
+    shown = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    for name in COMMANDS:
+        assert f"usage: empathy-trl {name} [-h]" in shown.stdout
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_calls_its_command(name):
+    text = (ROOT / "recipes" / f"{name}.py").read_text()
+    module, _, function = COMMANDS[name][0].partition(":")
+    assert f"from empathy_trl.commands.{module} import {function} as main\n" in text
+
+
+def test_list_prints_recipes_and_configs(capsys):
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert names == [
+        path.name for folder in ("recipes", "accelerate_configs") for path in sorted((ROOT / folder).glob("*.yaml"))
+    ]
+    assert "Trains a small model from nothing to reason about emotions" in next(
+        line for line in lines if "ed4_tiny" in line
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        (["ed4_tiny"], {"ed4_tiny.yaml": "ed4_tiny"}),
+        (["ed4_tiny.yaml", "new/folder"], {"new/folder/ed4_tiny.yaml": "ed4_tiny"}),
+        (["ed4_tiny", "mine.yaml"], {"mine.yaml": "ed4_tiny"}),
+        (["ecr_empathy", "new"], {"new/ecr_empathy.yaml": "ecr_empathy", "new/ecr.yaml": "ecr"}),
+    ],
+)
+def test_copy_writes_a_recipe_and_what_it_extends(arguments, files, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["copy", *arguments]) == 0
+    assert capsys.readouterr().out.splitlines() == list(files)
+    assert {path for path in tmp_path.rglob("*.yaml")} == {tmp_path / name for name in files}
+    for path, name in files.items():
+        assert load_recipe(path).stages == load_recipe(name).stages
+    assert main(["copy", *arguments]) == 0  # nothing has changed
+
+
+def test_copy_overwrites_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("ecr.yaml").write_text("seed: 1\n")
+    assert main(["copy", "ecr_empathy"]) == 2
+    assert "error: ecr.yaml: exists and differs from" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["ecr.yaml"]
+
+
+def test_copy_knows_accelerate_configs_and_near_names(tmp_path, capsys):
+    assert main(["copy", "zero3", str(tmp_path)]) == 0
+    assert (tmp_path / "zero3.yaml").read_bytes() == (ROOT / "accelerate_configs" / "zero3.yaml").read_bytes()
+    capsys.readouterr()
+    assert main(["copy", "ed4_tny", str(tmp_path)]) == 2
+    assert "error: ed4_tny: no such recipe or accelerate config; did you mean ed4_tiny?" in capsys.readouterr().err
