@@ -416,6 +416,7 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
     """Train one stage, unless it is complete; resume it, if it was interrupted."""
     from accelerate import PartialState
 
+    from empathy_trl.hub.card import write_card
     from empathy_trl.trainers.callbacks import ConsumptionLog
 
     path, process = folders[stage.name], PartialState()
@@ -457,6 +458,7 @@ def train_stage(recipe, stage, fingerprint: str, folders: dict[str, Path]):
     trainer.save_model(str(path))  # with tokenizer
     if process.is_main_process:
         folder.save(status="complete")
+        write_card(path)
     process.wait_for_everyone()
     del trainer
     gc.collect()
@@ -467,6 +469,7 @@ def evaluate_stage(recipe, stage, fingerprints: dict[str, str], folders: dict[st
     from accelerate import PartialState
 
     from empathy_trl.evaluation.evaluate import evaluate_model
+    from empathy_trl.hub.card import write_card
 
     path, resolved = folders[stage.name], recipe.resolved()["stages"]
     folder = inspect_stage(path, fingerprints[stage.name])
@@ -492,6 +495,7 @@ def evaluate_stage(recipe, stage, fingerprints: dict[str, str], folders: dict[st
     )
     if PartialState().is_main_process:
         folder.save(evaluated=settings)
+        write_card(path)
 
 
 def _as_record(reward) -> dict:

@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -22,8 +23,8 @@ from empathy_trl.evaluation.base import NAMES, markdown
 from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.hub.results import source_name, to_results
 from empathy_trl.hub.stage_folder import StageFiles, code, fenced, lineage, local_name, origin, read_stage_files, text
-from empathy_trl.io import on_hub
-from empathy_trl.recipe.layers import stage_of
+from empathy_trl.io import on_hub, write_text
+from empathy_trl.recipe.layers import RECIPE_FILE, stage_of
 from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE
 from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.base import Reward
@@ -69,33 +70,42 @@ SETTING_WORDS = {
 }
 
 
-def model_card(folder: Path, repo_id: str, merged: bool = False) -> str:
+def write_card(folder: Path) -> Path:
+    """Write README.md into a stage's folder; a stage with `hub:` is called by its repository there, any other by its folder."""
+    hub = read_stage_files(folder).stage.get("hub") or {}
+    return write_text(folder / CARD_FILE, model_card(folder, hub.get("repo_id")))
+
+
+def model_card(folder: Path, repo_id: str | None = None, merged: bool = False) -> str:
     """Return the text of README.md for a stage's model: metadata in YAML, and Markdown.
 
     Args:
         folder: the folder of the stage, as `run.py` leaves it.
-        repo_id: the model's id on the Hub, now or later: `user/name`.
+        repo_id: the model's id on the Hub, now or later: `user/name`; None for a model that stays in its folder.
         merged: the adapter in the folder is published as a whole model.
 
     Raises:
         UserError: the folder is not the folder of a stage, or `repo_id` is not a Hub id.
     """
-    if not HUB_MODEL.fullmatch(repo_id):
+    if repo_id is not None and not HUB_MODEL.fullmatch(repo_id):
         raise UserError(f"{repo_id!r} is not a Hub id; expected name or user/name")
-    files = read_stage_files(Path(folder))
+    folder = Path(folder)
+    files = read_stage_files(folder)
     stages = lineage(files.recipe, files.name)
     sources = list(dict.fromkeys(training_data(stage["data"]) for stage in stages.values()))
     licence_keys, licence_words = licence(files.base, files.from_scratch, sources)
     is_adapter = files.is_adapter and not merged
     known, record = _corpus(files.data) or Corpus, files.record
-    notes = files.folder / NOTES_FILE
+    title = repo_id.split("/")[-1] if repo_id else f"{files.recipe.get('name')}-{files.name}"
+    notes = folder / NOTES_FILE
     card = ModelCard.from_template(
-        _metadata(files, repo_id, is_adapter, sources, licence_keys),
+        _metadata(files, title, is_adapter, sources, licence_keys),
         template_str=TEMPLATE.read_text(encoding="utf-8"),
         # functions
-        text=text, code=code, fenced=fenced, literal=_literal, stage_of=stage_of, method_of=_method_of,
+        text=text, code=code, fenced=fenced, literal=_literal, quote=quote, stage_of=stage_of, method_of=_method_of,
         # the model and how to use it
-        files=files, repo_id=repo_id, model_name=repo_id.split("/")[-1], is_adapter=is_adapter,
+        files=files, title=title, model=repo_id or str(folder), is_adapter=is_adapter,
+        recipe=f"hub:{repo_id}" if repo_id else str(folder / RECIPE_FILE),
         start_of=origin(files.recipe, files.name), purpose=_purpose(files), system=known.follows,
         example=known.scored, messages=_example_messages(files), tags=known.reply_tags,
         sampling={"max_new_tokens": 300, "temperature": 0.0, "top_p": 1.0, "top_k": 0} | (files.stage.get("evaluation") or {}),
@@ -112,7 +122,7 @@ def model_card(folder: Path, repo_id: str, merged: bool = False) -> str:
     return f"{card.content.rstrip()}\n"
 
 
-def _metadata(files: StageFiles, repo_id: str, is_adapter: bool, sources: list, licence_keys: dict) -> ModelCardData:
+def _metadata(files: StageFiles, title: str, is_adapter: bool, sources: list, licence_keys: dict) -> ModelCardData:
     """Return what the Hub and programs read."""
     grams = emissions(files.record)
     carbon = None if grams is None else {
@@ -131,7 +141,7 @@ def _metadata(files: StageFiles, repo_id: str, is_adapter: bool, sources: list, 
         tags=[TAG, "trl", str(files.task)],
         datasets=list(dict.fromkeys(source.hub_id for source in sources if source.hub_id)) or None,
         co2_eq_emissions=carbon,
-        model_name=repo_id.split("/")[-1],
+        model_name=title,
         eval_results=[result for each in files.evaluations.values() for result in to_results(each)] or None,
     )
 

@@ -38,7 +38,7 @@ def stage_folder(folder: Path, record: dict | None = None, earlier: dict | None 
     """
     section = copy.deepcopy(STAGE)
     for key, value in stage.items():
-        section[key] = section[key] | value if isinstance(value, dict) and key != "rewards" else value
+        section[key] = section.get(key, {}) | value if isinstance(value, dict) and key != "rewards" else value
     recipe = {"name": "mine", "seed": 42, "stages": {**(earlier or {}), "grpo": section}}
     return write_stage(folder, recipe, "grpo", record)
 

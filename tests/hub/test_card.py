@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.evaluate import write_eval
 from empathy_trl.hub import card as card_module
-from empathy_trl.hub.card import model_card
+from empathy_trl.hub.card import model_card, write_card
 from empathy_trl.hub.results import from_results
 from empathy_trl.recipe import load_recipe
 from empathy_trl.rewards import REWARDS
@@ -303,6 +303,17 @@ def test_snippet_of_a_language_model(decoder, capsys):
     card = model_card(stage_folder(decoder, model=SCRATCH), "user/model")
     assert run_snippet(card, decoder, capsys).endswith("None\n")  # random weights give no answer in tags
     assert "python recipes/chat.py --model user/model" in card
+
+
+def test_a_card_in_the_stage_s_folder_calls_the_model_by_its_folder_or_by_its_repository(decoder, capsys):
+    card = write_card(stage_folder(decoder, model=SCRATCH)).read_text()
+    assert "\n# mine-grpo\n" in card and f"--recipe {decoder}/recipe.yaml" in card
+    capsys.readouterr()
+    (decoder / "snippet.py").write_text(block(card, "python"), encoding="utf-8")
+    runpy.run_path(str(decoder / "snippet.py"))
+    assert capsys.readouterr().out.endswith("None\n")
+    pushed = write_card(stage_folder(decoder, model=SCRATCH, hub={"repo_id": "user/model"})).read_text()
+    assert pushed == model_card(decoder, "user/model") and str(decoder) not in pushed
 
 
 def test_snippet_samples_as_the_evaluation_did(decoder, capsys):

@@ -117,6 +117,10 @@ def test_mistakes_on_the_command_line_of_hub(finished, capsys, arguments, messag
     assert said.startswith("error: ") and message in said
 
 
-def test_a_card_without_a_push(finished, capsys):
+def test_the_card_in_a_stage_s_folder_is_ours_without_a_push(finished, capsys):
+    card = (finished[1] / "README.md").read_text()
+    assert "It learned by imitation" in card and "| accuracy |" in card and "fine-tuned version of" not in card
+    assert f'name = "{finished[1]}"' in card and f"chat.py --model {finished[1]}" in card
     assert script("hub")(["card", str(finished[1]), "--repo_id", "ann/small"]) == 0
-    assert "ann/small" in capsys.readouterr().out
+    published = capsys.readouterr().out
+    assert 'name = "ann/small"' in published and str(finished[1]) not in published
