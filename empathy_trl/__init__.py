@@ -15,9 +15,9 @@ if TYPE_CHECKING:  # what an editor reads; `_EXPORTS` says the same at run time
     from empathy_trl.evaluation.evaluate import evaluate_model
     from empathy_trl.hub.pull import pull
     from empathy_trl.hub.push import push
-    from empathy_trl.models import load_model
     from empathy_trl.models.classifier import load_classifier
     from empathy_trl.models.generate import generate
+    from empathy_trl.models.load import load_model
     from empathy_trl.models.scorer import predict
     from empathy_trl.recipe import load_recipe
     from empathy_trl.rewards import load_rewards
@@ -43,7 +43,7 @@ _EXPORTS = {
     "explain_rewards": "empathy_trl.rewards.explain",
     "generate": "empathy_trl.models.generate",
     "load_classifier": "empathy_trl.models.classifier",
-    "load_model": "empathy_trl.models",
+    "load_model": "empathy_trl.models.load",
     "load_recipe": "empathy_trl.recipe",
     "load_rewards": "empathy_trl.rewards",
     "predict": "empathy_trl.models.scorer",

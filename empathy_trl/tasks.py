@@ -85,9 +85,9 @@ def _seq2seq_trainer(stage, model, args, train_dataset, processing_class, peft_c
     """Return the trainer of an encoder-decoder, for the arguments of `SFTTrainer`."""
     from transformers import Seq2SeqTrainer
 
-    from empathy_trl.trainers.seq2seq import CompletionLoss, collator, encode
+    from empathy_trl.trainers.encoder_decoder import CompletionLoss, collator, encode
 
-    config = trainer_config(stage, Path(args.output_dir), "empathy_trl.trainers.seq2seq:Seq2SeqConfig")
+    config = trainer_config(stage, Path(args.output_dir), "empathy_trl.trainers.encoder_decoder:Seq2SeqConfig")
     _refuse_data_parallel(config)
     model = _with_adapter(model, peft_config, stage.seed)
     return Seq2SeqTrainer(
@@ -243,9 +243,9 @@ def load_trained(stage, model):
         scorer = shared_scorer(model.name_or_path, model.revision)
         _check_outputs(scorer.config, stage, model.name_or_path)
         return scorer, scorer.tokenizer
-    from empathy_trl.models.load import load_model
+    from empathy_trl.models.load import load_or_build
 
-    return load_model(model, seed=stage.seed, is_trainable=False)
+    return load_or_build(model, seed=stage.seed, is_trainable=False)
 
 
 def _refuse_data_parallel(config):
@@ -270,11 +270,11 @@ def _policy(stage, train, stage_folders: dict[str, Path]):
     """Load or make the stage's model; returns model, tokenizer and the LoRA config that is still to be applied."""
     from peft import PeftModel
 
-    from empathy_trl.models.load import generator_class, load_model, lora_config
+    from empathy_trl.models.load import generator_class, load_or_build, lora_config
 
     texts, tags = scratch_texts(train) if stage.model.from_scratch else (None, ())
     config = resolve_model(stage.model, stage_folders)
-    model, tokenizer = load_model(config, seed=stage.seed, texts=texts, tags=tags, is_trainable=True)
+    model, tokenizer = load_or_build(config, seed=stage.seed, texts=texts, tags=tags, is_trainable=True)
     # the output of an earlier LoRA stage brings its adapter along, which is then trained on
     needs_adapter = stage.model.lora is not None and not isinstance(model, PeftModel)
     _, kind = generator_class(model.config)

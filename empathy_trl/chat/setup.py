@@ -39,7 +39,6 @@ from empathy_trl.models.hub_files import (
     tokenizer_of_adapter,
 )
 from empathy_trl.models.load import load_model
-from empathy_trl.recipe import Model
 from empathy_trl.recipe.layers import RECIPE_FILE
 from empathy_trl.recipe.stages import RUN_FILE
 from empathy_trl.tags import tag_marks
@@ -253,8 +252,7 @@ def load_for_chat(name: str, adapter: str | None = None, revision: str | None = 
     """
     name, revision = one_revision(expand(name), revision)
     base = check_adapter(adapter, name) if adapter else None
-    config = Model(name_or_path=name, revision=revision, load_in_4bit=load_in_4bit)
-    model, tokenizer = load_model(config, seed=0, is_trainable=False)
+    model, tokenizer = load_model(name, revision=revision, load_in_4bit=load_in_4bit)
     if adapter:
         if isinstance(model, PeftModel):
             raise UserError(f"--adapter: --model {name} is an adapter itself; expected its base, or no --adapter")

@@ -31,7 +31,6 @@ from empathy_trl.hub.pull import LOGIN, hub_requests, retry
 from empathy_trl.io import read_json
 from empathy_trl.models.hub_files import ADAPTER_FILE, VOCABULARY_FILES, adapter_base, expand
 from empathy_trl.models.load import load_model
-from empathy_trl.recipe import Model
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, dump_yaml, read_yaml, stage_of
 from empathy_trl.recipe.schema import HUB_MODEL
 from empathy_trl.recipe.stages import RUN_FILE
@@ -310,7 +309,7 @@ def _merged_files(folder: Path) -> Iterator[Contents]:
         UserError: the base cannot be loaded, or the temporary folder is full.
     """
     with tempfile.TemporaryDirectory(prefix="merged-") as name:
-        model, tokenizer = load_model(Model(name_or_path=str(folder)), seed=0, is_trainable=False)
+        model, tokenizer = load_model(folder)
         try:
             model.merge_and_unload().save_pretrained(name)
             tokenizer.save_pretrained(name)

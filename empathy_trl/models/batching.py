@@ -1,13 +1,12 @@
-"""Batches as large as memory holds: sized from what a row is going to take, halved where that was too hopeful.
+"""Prompts as batches: their tokens and ends, padding, batch sizes that fit in memory, and a prefix that is read once.
 
-What all prompts of an evaluation begin with, read once: mostly the system message and the instruction.
-
-Its keys and values are computed for one row and copied for every batch, whose rows are then padded between the prefix and what is
-their own. Positions are counted over the tokens that are seen, so the padding moves nothing.
-
-Token ids of several lengths as one rectangle.
-
-What every back end is asked, and how its answer is read: the same tokens in, the same end, the same text out.
+* `in_batches` works through items in batches and halves them where memory runs out; `fitting_rows` estimates their size.
+* `read_prefix` computes the keys and values of what all prompts of an evaluation begin with, mostly the system message and
+  the instruction, for one row. `Prefix.before` copies them for every batch, whose rows are padded between the prefix and
+  the rest of each prompt. Positions count visible tokens, so the padding does not move them.
+* `pad` makes a rectangle of token ids of several lengths.
+* `prompt_tokens`, `end_tokens` and `completion_of` say how a prompt becomes tokens and where a completion ends, the same for
+  every back end.
 """
 
 import copy
@@ -24,7 +23,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from empathy_trl.errors import UserError
 
 MOST = 128  # rows; on a CPU more are slower, because a batch runs until its longest row ends
-SHARE = 0.5  # of the free memory: what a batch takes is estimated, and others may want some
+SHARE = 0.5  # of the free memory: the size of a batch is an estimate, and other processes need memory, too
 
 
 def in_batches(
@@ -33,10 +32,10 @@ def in_batches(
     """Yield (item, its result), batch by batch; where memory runs out, that batch and all later ones are half as large.
 
     Args:
-        items: in the order in which they are worked on.
-        size: the items that are left -> how many to take at most.
-        work: a batch of items -> one result each.
-        what: an item is, for the error.
+        items: in the order of the work.
+        size: takes the remaining items and returns the largest number for the next batch.
+        work: takes a batch of items and returns one result each.
+        what: name of an item, for the error.
 
     Raises:
         UserError: memory runs out with a single item.
@@ -58,13 +57,10 @@ def in_batches(
 
 
 def _unless_out_of_memory(work: Callable, chosen: list[int]) -> list | None:
-    """Return the results, None where memory ran out; the error goes here, and with it the tensors its traceback holds."""
+    """Return the results, or None where memory ran out; the error ends here, so that its traceback holds no tensors."""
     try:
         return list(work(chosen))
-    except (
-        RuntimeError,
-        MemoryError,
-    ) as error:  # torch.OutOfMemoryError is a RuntimeError, and a CPU raises a plain one
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError; a CPU raises a plain one
         known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
         if not known:
             raise
@@ -129,10 +125,10 @@ class Prefix:
 
 
 def read_prefix(model, prompts: list[list[int]], max_new_tokens: int) -> Prefix | None:
-    """Return the common prefix of some prompts; None where there is hardly any, or it cannot be shared.
+    """Return the common prefix of some prompts; None if it is too short or cannot be shared.
 
-    It cannot by an encoder-decoder, by a model that keeps more than keys and values (a state that has seen the padding), and
-    where a window of attention is shorter than a row: it counts the padding, too.
+    Encoder-decoders cannot share it, nor models with a recurrent state, which has seen the padding, nor a sliding window
+    shorter than a row, which counts the padding.
 
     Args:
         model: a language model, in eval mode.
@@ -178,40 +174,6 @@ def pad(rows: list[list[int]], pad_id: int, side: str, device=None) -> tuple[tor
         ids.append([pad_id] * padding + row if side == "left" else row + [pad_id] * padding)
         mask.append([0] * padding + [1] * len(row) if side == "left" else [1] * len(row) + [0] * padding)
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Prompts as tokens, and how each is to be completed.
-
-    Attributes:
-        ids: tokens of every prompt, as the chat template writes it up to where the answer begins.
-        rows: number of every prompt in the whole evaluation, which seeds its sampling.
-        stop_ids: tokens that end a completion.
-        pad_id: what rows of a batch are filled up with.
-        max_new_tokens: a completion that has not ended by then is cut off.
-        temperature: 0 takes the likeliest token.
-        top_p, top_k: sample from the likeliest tokens only.
-        seed: of the sampling.
-    """
-
-    ids: list[list[int]]
-    rows: list[int]
-    stop_ids: list[int]
-    pad_id: int
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    seed: int
-
-    def longest_first(self) -> list[int]:
-        """Return the places of the prompts: it shows at once whether they fit in memory, and like lengths stand together."""
-        return sorted(range(len(self.ids)), key=lambda place: -len(self.ids[place]))
-
-    def row_seed(self, place: int) -> int:
-        """Return the seed of a prompt's own random numbers, below 2**63."""
-        return (self.seed * 1_000_003 + self.rows[place] * 7919) % 2**63
 
 
 def prompt_tokens(tokenizer, prompts: list[list[dict]]) -> list[list[int]]:

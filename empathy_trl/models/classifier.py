@@ -1,10 +1,10 @@
-"""Load a model with a head that scores text: a classifier or a regressor, as a full model or as a LoRA adapter.
+"""Classifiers and regressors: models with a head that scores text.
 
-New models for `task: regress` and `task: classify`: an encoder with a head that is still to be trained.
+`load_classifier` loads a trained one, as a full model or as a LoRA adapter. It refuses a model whose head is untrained.
 
-The encoder is pretrained (a Hub id or a folder, such as roberta-base) or made from nothing, in the shape of RoBERTa and
-with a tokenizer trained on the stage's own texts. What such a model puts out is described in its config, see
-`label_schema.py`. Loading refuses a model whose head is as new as the heads made here.
+`new_classifier` makes one for `task: regress` and `task: classify`: an encoder with a new head. The encoder is pretrained (a
+Hub id or a folder, such as roberta-base) or built from scratch, as a small RoBERTa with a tokenizer trained on the texts of
+the stage. The config of the model describes its outputs, see `label_schema`.
 """
 
 import json

@@ -1,27 +1,23 @@
-"""Completions for chat prompts, by any back end: the same prompts, ends and texts, streamed to disk as they come.
+"""Completions for chat prompts, with transformers or vLLM: the same prompts, ends and texts in both.
 
-Back end `transformers`: batches of like length, padded, with `model.generate`.
+`generate` is for a few texts or chats, `generate_completions` for an evaluation. `choose_backend` decides which back end
+generates:
 
-A decoder's prompts are padded on the left, because it goes on where the prompt ends; an encoder's on the right. Padding is
-done on plain lists: the tokenizer is never changed. What all prompts of a decoder begin with is read once (`prefix`).
+* `transformers` (`complete_padded`): batches of similar length with `model.generate`. A decoder's prompts are padded on the
+  left, because the completion follows them; an encoder's on the right.
+* `vllm` (`complete_with_vllm`): for GPUs, where it is installed. vLLM reads a model from a folder, so the loaded weights (an
+  adapter merged, a revision resolved) are saved to a temporary one. Tokens go in and come out, so the tokenizer is the same.
 
-Every prompt samples with random numbers of its own: a token is drawn as the largest of log-probability + Gumbel noise
-(Maddison et al., A* Sampling, 2014), whose generator is seeded by the number of the row. What is drawn therefore depends
-on no neighbour, no batch size, no number of processes and no interruption.
-
-Back end `vllm`: made for GPUs, where it is installed.
-
-vLLM reads a model from a folder. It gets the weights as they are loaded here (an adapter merged, a revision resolved),
-through a temporary folder; meanwhile the model itself waits in the memory of the CPU. Tokens go in and come out, so that
-prompts and texts are made by the same tokenizer as in every other back end.
-
-Which back end generates: what is asked for, where it can, and else the choice for this machine.
+Each prompt is sampled with a random number generator seeded by the number of its row: the next token is the argmax of
+log-probability + Gumbel noise (Maddison et al., A* Sampling, 2014). A completion therefore does not depend on its
+neighbours, the batch size, the number of processes or an interruption.
 """
 
 import copy
 import gc
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
@@ -38,7 +34,6 @@ from transformers import (
 
 from empathy_trl.errors import UserError
 from empathy_trl.models.batching import (
-    Asked,
     completion_of,
     end_tokens,
     fitting_rows,
@@ -68,6 +63,40 @@ def generate(model, tokenizer, prompts, *, max_new_tokens: int, progress: bool =
         raise UserError("prompts: a single text; expected a list of texts or of chat messages")
     chats = [[{"role": "user", "content": each}] if isinstance(each, str) else each for each in prompts]
     return generate_completions(model, tokenizer, chats, max_new_tokens=max_new_tokens, progress=progress, **settings)
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Prompts as tokens, and how each is to be completed.
+
+    Attributes:
+        ids: tokens of every prompt, as the chat template writes it up to where the answer begins.
+        rows: number of every prompt in the whole evaluation, which seeds its sampling.
+        stop_ids: tokens that end a completion.
+        pad_id: the token of padding.
+        max_new_tokens: a completion that has not ended by then is cut off.
+        temperature: 0 takes the likeliest token.
+        top_p, top_k: sample from the likeliest tokens only.
+        seed: of the sampling.
+    """
+
+    ids: list[list[int]]
+    rows: list[int]
+    stop_ids: list[int]
+    pad_id: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int
+
+    def longest_first(self) -> list[int]:
+        """Return the places of the prompts, the longest first: memory runs out at once or never, and lengths are similar."""
+        return sorted(range(len(self.ids)), key=lambda place: -len(self.ids[place]))
+
+    def row_seed(self, place: int) -> int:
+        """Return the seed of a prompt's random numbers, below 2**63."""
+        return (self.seed * 1_000_003 + self.rows[place] * 7919) % 2**63
 
 
 def generate_completions(
@@ -114,7 +143,7 @@ def generate_completions(
         return []
     rows = list(range(len(prompts))) if rows is None else rows
     stop_ids = end_tokens(model, tokenizer)
-    asked = Asked(
+    request = GenerationRequest(
         ids=prompt_tokens(tokenizer, prompts),
         rows=rows,
         stop_ids=stop_ids,
@@ -127,7 +156,7 @@ def generate_completions(
     )
     completions = [""] * len(prompts)
     with tqdm(total=len(prompts), desc="generate", disable=not progress) as bar:
-        for place, ids in BACKENDS[backend](model, asked, batch_size):
+        for place, ids in BACKENDS[backend](model, request, batch_size):
             completions[place] = completion_of(tokenizer, ids, stop_ids)
             if done:
                 done(rows[place], completions[place])
@@ -135,12 +164,12 @@ def generate_completions(
     return completions
 
 
-def complete_padded(model, asked: Asked, batch_size: int | None) -> Iterator[tuple[int, list[int]]]:
+def complete_padded(model, request: GenerationRequest, batch_size: int | None) -> Iterator[tuple[int, list[int]]]:
     """Yield (place of a prompt, tokens of its completion and perhaps more behind its end), batch by batch.
 
     Args:
         model: a causal or encoder-decoder language model; put into eval mode, and back into the mode it was in.
-        asked: the prompts.
+        request: the prompts.
         batch_size: prompts generated together; None: as many as memory holds.
     """
     reads_apart = model.config.is_encoder_decoder  # then what comes out is the start token and the completion
@@ -148,36 +177,36 @@ def complete_padded(model, asked: Asked, batch_size: int | None) -> Iterator[tup
     def size(places: list[int]) -> int:
         if batch_size is not None:
             return batch_size
-        longest = len(asked.ids[places[0]])
-        return fitting_rows(model, longest + asked.max_new_tokens, read=longest, logits=1)
+        longest = len(request.ids[places[0]])
+        return fitting_rows(model, longest + request.max_new_tokens, read=longest, logits=1)
 
     def work(places: list[int]) -> list[list[int]]:
         start = len(prefix) if prefix else 0
-        own = [asked.ids[place][start:] for place in places]
-        ids, mask = (part.to(model.device) for part in pad(own, asked.pad_id, "right" if reads_apart else "left"))
+        own = [request.ids[place][start:] for place in places]
+        ids, mask = (part.to(model.device) for part in pad(own, request.pad_id, "right" if reads_apart else "left"))
         output = model.generate(
             **(prefix.before(ids, mask) if prefix else {"input_ids": ids, "attention_mask": mask}),
-            max_new_tokens=asked.max_new_tokens,
-            eos_token_id=asked.stop_ids,
-            pad_token_id=asked.pad_id,
+            max_new_tokens=request.max_new_tokens,
+            eos_token_id=request.stop_ids,
+            pad_token_id=request.pad_id,
             use_cache=True,
             do_sample=False,  # the noise is in the logits already
-            logits_processor=_sampling(asked, places, model.device),
+            logits_processor=_sampling(request, places, model.device),
         )
         return output[:, 1 if reads_apart else start + ids.shape[1] :].tolist()
 
     with torch.inference_mode(), evaluating(model), without_generation_defaults(model):
-        prefix = read_prefix(model, asked.ids, asked.max_new_tokens)
-        yield from in_batches(asked.longest_first(), size, work, what="prompt")
+        prefix = read_prefix(model, request.ids, request.max_new_tokens)
+        yield from in_batches(request.longest_first(), size, work, what="prompt")
 
 
-def _sampling(asked: Asked, places: list[int], device) -> LogitsProcessorList:
-    if not asked.temperature:
+def _sampling(request: GenerationRequest, places: list[int], device) -> LogitsProcessorList:
+    if not request.temperature:
         return LogitsProcessorList()
-    kept = [TemperatureLogitsWarper(asked.temperature)]
-    kept += [TopKLogitsWarper(asked.top_k)] if asked.top_k else []
-    kept += [TopPLogitsWarper(asked.top_p)] if asked.top_p < 1 else []
-    return LogitsProcessorList([*kept, RowNoise([asked.row_seed(place) for place in places], device)])
+    kept = [TemperatureLogitsWarper(request.temperature)]
+    kept += [TopKLogitsWarper(request.top_k)] if request.top_k else []
+    kept += [TopPLogitsWarper(request.top_p)] if request.top_p < 1 else []
+    return LogitsProcessorList([*kept, RowNoise([request.row_seed(place) for place in places], device)])
 
 
 class RowNoise(LogitsProcessor):
@@ -196,17 +225,17 @@ class RowNoise(LogitsProcessor):
 CHUNK = 256  # prompts per call: what is lost at most when an evaluation is interrupted
 
 
-def complete_with_vllm(model, asked: Asked, batch_size: int | None) -> Iterator[tuple[int, list[int]]]:
+def complete_with_vllm(model, request: GenerationRequest, batch_size: int | None) -> Iterator[tuple[int, list[int]]]:
     """Yield (place of a prompt, tokens of its completion).
 
     Args:
         model: a causal language model of transformers.
-        asked: the prompts.
+        request: the prompts.
         batch_size: prompts under way at a time; None leaves that to vLLM.
     """
     from vllm import LLM, SamplingParams
 
-    device, order = model.device, asked.longest_first()
+    device, order = model.device, request.longest_first()
     limits = {} if batch_size is None else {"max_num_seqs": batch_size}
     with tempfile.TemporaryDirectory(prefix="empathy_trl_") as folder:
         model.to("cpu")  # first: merging an adapter takes a copy
@@ -218,27 +247,27 @@ def complete_with_vllm(model, asked: Asked, batch_size: int | None) -> Iterator[
             skip_tokenizer_init=True,
             generation_config="vllm",  # not the model's own defaults
             dtype=str(model.dtype).removeprefix("torch."),
-            max_model_len=len(asked.ids[order[0]]) + asked.max_new_tokens,
+            max_model_len=len(request.ids[order[0]]) + request.max_new_tokens,
             **limits,
         )
         try:
             for start in range(0, len(order), CHUNK):
                 places = order[start : start + CHUNK]
-                settings = [_settings(SamplingParams, asked, place) for place in places]
-                prompts = [{"prompt_token_ids": asked.ids[place]} for place in places]
-                found = engine.generate(prompts, settings, use_tqdm=False)
-                for place, request in zip(places, found, strict=True):
-                    yield place, list(request.outputs[0].token_ids)
+                settings = [_settings(SamplingParams, request, place) for place in places]
+                prompts = [{"prompt_token_ids": request.ids[place]} for place in places]
+                outputs = engine.generate(prompts, settings, use_tqdm=False)
+                for place, output in zip(places, outputs, strict=True):
+                    yield place, list(output.outputs[0].token_ids)
         finally:
             del engine
             gc.collect()
             model.to(device)
 
 
-def _settings(make, asked: Asked, place: int):
-    sampling = {"temperature": asked.temperature, "top_p": asked.top_p, "top_k": asked.top_k}
-    seed = asked.row_seed(place) if asked.temperature else None
-    ends = {"max_tokens": asked.max_new_tokens, "stop_token_ids": asked.stop_ids, "detokenize": False}
+def _settings(make, request: GenerationRequest, place: int):
+    sampling = {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k}
+    seed = request.row_seed(place) if request.temperature else None
+    ends = {"max_tokens": request.max_new_tokens, "stop_token_ids": request.stop_ids, "detokenize": False}
     return make(**sampling, **ends, seed=seed)
 
 
@@ -247,7 +276,7 @@ def _save(model, folder: str) -> None:
     whole.save_pretrained(folder)
 
 
-# name -> (model, asked, batch_size) -> (place of a prompt, tokens of its completion), as they come
+# name -> (model, request, batch_size) -> (place of a prompt, tokens of its completion), as they come
 BACKENDS = {"transformers": complete_padded, "vllm": complete_with_vllm}
 CHOICES = ("auto", *BACKENDS)
 

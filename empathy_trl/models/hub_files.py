@@ -1,11 +1,8 @@
-"""The files of a model, in a folder or on the Hub, and what can be wrong with them.
+"""Names and files of models, in a folder or on the Hub; needs no torch.
 
-Whatever can go wrong on the way to a file (a mistyped folder, a gated model, no network) or in it (cut off,
-another format, weights that are not there) ends in a `UserError` that names the model; see `hub_errors`.
-
-Names of models: a folder, `stage:<name>`, `openai:NAME`, or a Hub id, with `@revision` or without; no library needed.
-
-Where a saved critic of PPO lies; without torch, so that a recipe can be checked by it.
+A name is a folder, `stage:<name>`, `openai:NAME`, or a Hub id, with `@revision` or without (`split_revision`). Whatever is
+wrong with the files (a mistyped folder, a gated model, no network, a damaged file, missing weights) ends in a `UserError`
+that names the model and the way out: see `hub_errors`. `saved_critic` finds the critic that PPO saves beside its policy.
 """
 
 import json
@@ -39,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ADAPTER_FILE = "adapter_config.json"
-# Python in a repository is not run; without this, transformers asks whoever sits there, and any "y" of a chat says yes.
+# Python in a repository is not run; without this, transformers asks at the terminal, and any "y" of a chat is a yes.
 NO_CODE = {"trust_remote_code": False}
 # The vocabulary is in one of these; without any, transformers makes a tokenizer that turns every text into nothing.
 VOCABULARY_FILES = [
@@ -257,7 +254,7 @@ NO_HUB_ID = ("stage:", "openai:")
 
 
 def looks_local(name: str) -> bool:
-    """Whether a name that is no folder was meant to be one; a Hub id reads `name` or `owner/name`."""
+    """Whether a name without a folder was meant as one; a Hub id reads `name` or `owner/name`."""
     plain = name.partition("@")[0]
     return plain.startswith((".", "/", "~", "outputs/", "stage:")) or plain.count("/") > 1
 
@@ -277,7 +274,7 @@ def split_revision(name: str) -> tuple[str, str | None]:
         return name, None
     if not REVISION.fullmatch(revision) or ".." in revision:
         raise UserError(
-            f"{name}: {revision!r} is no revision; expected USER/REPO@ with a branch, a tag or a commit behind it"
+            f"{name}: {revision!r} is not a revision; expected USER/REPO@ with a branch, a tag or a commit behind it"
         )
     if Path(plain).is_dir():
         raise UserError(
@@ -303,13 +300,13 @@ def one_revision(name: str, revision: str | None) -> tuple[str, str | None]:
     return plain, inside or revision
 
 
-FOLDER = "critic"  # beside the policy's own files
-CONFIG_FILE, HEAD_FILE = "critic_config.json", "value_head.safetensors"
+CRITIC_FOLDER = "critic"  # beside the policy's own files
+CRITIC_CONFIG, CRITIC_HEAD = "critic_config.json", "value_head.safetensors"
 
 
 def saved_critic(name: str | None) -> Path | None:
     """Return the folder of a saved critic that a name means: itself, or the one inside a policy's folder."""
-    for folder in (Path(name).expanduser(), Path(name).expanduser() / FOLDER) if name else ():
-        if (folder / CONFIG_FILE).is_file():
+    for folder in (Path(name).expanduser(), Path(name).expanduser() / CRITIC_FOLDER) if name else ():
+        if (folder / CRITIC_CONFIG).is_file():
             return folder
     return None

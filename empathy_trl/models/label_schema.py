@@ -1,6 +1,6 @@
-"""What a model with a head for ratings or labels puts out, written into its `config.json` and read from there.
+"""The label schema: what the outputs of a classifier or regressor mean, stored in its `config.json`.
 
-A model made by this package explains itself (`Targets.write`), so that no reward has to be told:
+`Targets.write` describes a model that this package trains, so that rewards and evaluations need no further settings:
 
 * `id2label`: the names of the outputs, in order;
 * `problem_type`: `regression` or `single_label_classification`;
@@ -12,8 +12,8 @@ A model made by this package explains itself (`Targets.write`), so that no rewar
 * `held_out`: `{"figure": "pearson_mean", "value": 0.63, "n": 120, "split": "valid"}`, how good this very model is on rows
   that it did not learn from: `pearson_mean`, `accuracy_mean`, or the `pair_accuracy` of n pairs.
 
-A model from elsewhere has `id2label`, and perhaps the activation function of a sentence-transformers cross-encoder.
-What it leaves open is asked of the user, never guessed: all functions that read take any transformers config.
+Other models have `id2label` and perhaps the activation function of a sentence-transformers cross-encoder. The functions that
+read a schema take any transformers config; what it leaves open is an error that asks the user for it, never a guess.
 """
 
 import itertools

@@ -1,20 +1,16 @@
-"""From the `model:` part of a recipe to a model and its tokenizer.
+"""Language models: loading one, building one for a recipe, and what training and generation need to know about it.
 
-There are three sources: from scratch (see `tiny.py`), a full model (Hub id or local folder), and a LoRA
-adapter (Hub id or local folder), which is put on the base model that it names and stays an adapter: not
-merged, so that training can go on and the base can be shared. A quantised base is loaded in 4 bits (QLoRA).
+`load_model` loads a full model or a LoRA adapter, from a folder or the Hub. An adapter is put on the base model that it
+names and is not merged, so that training can continue. `load_or_build` does what the section `model:` of a recipe says,
+which may be a model from scratch (`tiny`). `hub_files` finds the files and explains what is wrong with them.
 
-Where the files are, and what can be wrong with them, is in `hub_files.py`.
-
-Chat templates for models whose tokenizers have none, as `model.chat_template` of a recipe names them.
-
-GODEL (Peng et al. 2022, arXiv 2206.11309) was trained on inputs of this form, which its model cards state, too:
+Every recipe prompts by chat. `set_template` gives a tokenizer without a chat template the one that `model.chat_template`
+names. `godel` is the input of GODEL (Peng et al. 2022, arXiv 2206.11309), as its model cards state it:
 
     {instruction} [CONTEXT] {turn 1} EOS {turn 2} EOS … EOS {last turn} [KNOWLEDGE] {knowledge}</s>
 
-The instruction is the system message. Its last line may be `[KNOWLEDGE] …`: what the reply may draw on, which the template
-moves behind the turns; a model with another template reads it where it stands. Without knowledge the part that begins with
-`[KNOWLEDGE]` is missing. The reply itself is what the decoder writes: nothing announces it.
+The instruction is the system message. Its last line may be `[KNOWLEDGE] …`, what the reply may use: the template moves it
+behind the turns. Without that line, the part that begins with `[KNOWLEDGE]` is missing.
 """
 
 import dataclasses
@@ -22,6 +18,7 @@ import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -48,21 +45,12 @@ from empathy_trl.models.hub_files import (
     first_file,
     hub_errors,
     load_tokenizer,
+    one_revision,
     tokenizer_of_adapter,
 )
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.tags import CHAT_TEMPLATES, tag_marks
 
-__all__ = [
-    "build_model",
-    "build_tokenizer",
-    "check_tags",
-    "evaluating",
-    "load_model",
-    "lora_config",
-    "start_token",
-    "without_generation_defaults",
-]
 # settings of GRPO and PPO -> why an encoder-decoder cannot have them
 FOR_DECODERS = {
     "use_vllm": "vLLM would be given a prompt to continue, and serves no T5; transformers generates instead",
@@ -70,72 +58,107 @@ FOR_DECODERS = {
     "cast_lm_head_to_fp32": "TRL looks for the parts of a decoder",
 }
 FOR_ONE_SEQUENCE = "its prompt and its completion are two sequences, and the trainer for those has no such setting"
-SHARED_WITH_SFT = (
-    "max_length",
-    "pad_to_multiple_of",
-)  # fields of `SFTConfig` that `Seq2SeqConfig` keeps the meaning of
+SHARED_WITH_SFT = ("max_length", "pad_to_multiple_of")  # fields of `SFTConfig` with the same meaning in `Seq2SeqConfig`
 SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
 def load_model(
-    config,
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    attn_implementation: str | None = None,
+    load_in_4bit: bool = False,
+    chat_template: str | None = None,
+    is_trainable: bool = False,
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """Load a language model, causal or encoder-decoder, and its tokenizer.
+
+    Args:
+        name_or_path: Hub id, also `USER/REPO@revision`, or folder of a full model or of a LoRA adapter, which is put on
+            the base that it names.
+        revision: branch, tag or commit on the Hub.
+        dtype: of the weights: auto (that of the files), float32, bfloat16 or float16.
+        attn_implementation: of transformers, such as `sdpa`; None leaves the choice to it.
+        load_in_4bit: quantise the weights while they are loaded (QLoRA); needs bitsandbytes.
+        chat_template: `godel` for models that were trained on its input form; None keeps the tokenizer's own.
+        is_trainable: an adapter's weights take gradients. Give such a model to a trainer without a `peft_config`.
+
+    Returns:
+        `(model, tokenizer)`: the model (a `PeftModel` where the source is an adapter) on the CPU unless it is quantised,
+        and its tokenizer, which pads on the left.
+
+    Raises:
+        UserError: the model cannot be found, reached or read, has no chat template or one that is not for it, or an
+            optional package is missing.
+    """
+    name, revision = one_revision(str(name_or_path), revision)
+    name = expand(name)
+    options = {"dtype": dtype}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    if load_in_4bit:
+        options["quantization_config"] = _four_bits()
+    check_exists(name)
+    with hub_errors(name, revision):
+        entry = first_file(name, revision, [ADAPTER_FILE, "config.json"])
+    if entry.name == ADAPTER_FILE:
+        with hub_errors(name, revision):
+            base, base_revision = adapter_base(entry, name)
+        model = _load_full(base, base_revision, options)
+        with hub_errors(name, revision):
+            model = PeftModel.from_pretrained(model, name, revision=revision, is_trainable=is_trainable)
+        source = tokenizer_of_adapter(name, revision, base, base_revision)
+    else:
+        model, source = _load_full(name, revision, options), (name, revision)
+    tokenizer = load_tokenizer(*source, padding_side="left")
+    _check_template(chat_template, model, name)
+    set_template(tokenizer, chat_template, name)
+    return model, tokenizer
+
+
+def load_or_build(
+    section,
     *,
     seed: int,
     texts: Iterable[str] | None = None,
     tags: Sequence[str] = (),
     is_trainable: bool = True,
 ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
-    """Load or build a causal or encoder-decoder language model and its tokenizer (padding on the left).
+    """Return the model and the tokenizer that the section `model:` of a recipe describes; see `load_model`.
 
     Args:
-        config: has the attributes of `recipe.Model`; a `stage:` name is already replaced by the folder of
-            that stage. `config.chat_template` takes the place of the tokenizer's own. `config.lora` is not applied
-            here: trainers take `lora_config(config.lora)` beside the model.
+        section: a `recipe.Model`, a `stage:` name replaced by the folder of that stage. `section.lora` is not applied here:
+            trainers take `lora_config(section.lora)` beside the model.
         seed: of the initial weights of a model from scratch.
         texts: training texts for the tokenizer of a model from scratch.
-        tags: names of the tags that a model from scratch gets as tokens; for a pretrained model they are
-            plain text.
-        is_trainable: an adapter's weights take gradients. Give such a model to a trainer without a
-            `peft_config`.
+        tags: names of the tags that a model from scratch gets as tokens; for a pretrained model they are plain text.
+        is_trainable: an adapter's weights take gradients.
 
     Returns:
-        The model (a `PeftModel` where the source is an adapter; float32 on the CPU where it is from scratch)
-        and its tokenizer.
-
-    Raises:
-        UserError: the model cannot be found, reached or read, has no chat template or one that is not for it, or an
-            optional package is missing.
+        As `load_model`; a model from scratch is in float32 on the CPU.
     """
-    if config.from_scratch is not None:
-        model, tokenizer = _from_scratch(config, seed, texts, tags)
-    else:
-        model, tokenizer = _pretrained(config, is_trainable)
-    name = config.name_or_path or "model.from_scratch"
-    if config.chat_template is not None and not model.config.is_encoder_decoder:
-        raise UserError(
-            f"model.chat_template: {config.chat_template} is the input of an encoder-decoder, and {name} is a decoder; "
-            "set null"
+    if section.from_scratch is None:
+        return load_model(
+            section.name_or_path,
+            revision=section.revision,
+            dtype=section.dtype,
+            attn_implementation=section.attn_implementation,
+            load_in_4bit=section.load_in_4bit,
+            chat_template=section.chat_template,
+            is_trainable=is_trainable,
         )
-    set_template(tokenizer, config.chat_template, name)
+    model, tokenizer = _from_scratch(section, seed, texts, tags)
+    _check_template(section.chat_template, model, "model.from_scratch")
+    set_template(tokenizer, section.chat_template, "model.from_scratch")
     return model, tokenizer
 
 
-def _pretrained(config, is_trainable: bool) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
-    """Load a model or an adapter from the Hub or a folder, and a tokenizer that pads on the left, as generation needs."""
-    name, revision = expand(config.name_or_path), config.revision
-    check_exists(name)
-    with hub_errors(name, revision):
-        entry = first_file(name, revision, [ADAPTER_FILE, "config.json"])
-    if entry.name != ADAPTER_FILE:
-        return _load_full(config, name, revision), load_tokenizer(name, revision, padding_side="left")
-
-    with hub_errors(name, revision):
-        base, base_revision = adapter_base(entry, name)
-    model = _load_full(config, base, base_revision)
-    with hub_errors(name, revision):
-        model = PeftModel.from_pretrained(model, name, revision=revision, is_trainable=is_trainable)
-    source = tokenizer_of_adapter(name, revision, base, base_revision)
-    return model, load_tokenizer(*source, padding_side="left")
+def _check_template(choice: str | None, model, name: str) -> None:
+    if choice is not None and not model.config.is_encoder_decoder:
+        raise UserError(
+            f"model.chat_template: {choice} is the input of an encoder-decoder, and {name} is a decoder; set null"
+        )
 
 
 def generator_class(config):
@@ -194,7 +217,7 @@ def start_token(model) -> int:
 
 @contextmanager
 def evaluating(model):
-    """Switch dropout off for a while."""
+    """Inside the block, a model is in evaluation mode; afterwards each module is in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -205,10 +228,10 @@ def evaluating(model):
 
 
 def without_generation_defaults(model) -> AbstractContextManager:
-    """Let `generate` take nothing from the settings a model came with but its special tokens, inside a `with` block.
+    """Inside the block, `generate` takes nothing but the special tokens from the generation settings of a model.
 
-    transformers fills what a caller leaves open from `model.generation_config`. BART, BlenderBot and their like bring beams,
-    a shortest length, forbidden repetitions and forced tokens there.
+    transformers fills what a caller leaves open from `model.generation_config`. That of BART or BlenderBot asks for beams, a
+    shortest length, forbidden repetitions and forced tokens.
 
     Args:
         model: a transformers model, or an adapter on one.
@@ -263,13 +286,8 @@ def _from_scratch(config, seed: int, texts: Iterable[str] | None, tags: Sequence
     return model, tokenizer
 
 
-def _load_full(config, name: str, revision: str | None) -> PreTrainedModel:
-    """Load a model that is not an adapter."""
-    options = {"revision": revision, "dtype": config.dtype}
-    if config.attn_implementation is not None:
-        options["attn_implementation"] = config.attn_implementation
-    if config.load_in_4bit:
-        options["quantization_config"] = _four_bits()
+def _load_full(name: str, revision: str | None, options: dict) -> PreTrainedModel:
+    """Load a model that is not an adapter; `options` are those of `from_pretrained`."""
     check_exists(name)
     with hub_errors(name, revision):
         first_file(name, revision, ["config.json"])  # its errors are clearer than those of transformers
@@ -282,12 +300,12 @@ def _load_full(config, name: str, revision: str | None) -> PreTrainedModel:
             auto, _ = generator_class(architecture)
             # Weights of another shape are reported like missing ones, instead of as an error without their names.
             model, report = auto.from_pretrained(
-                name, output_loading_info=True, ignore_mismatched_sizes=True, **NO_CODE, **options
+                name, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **NO_CODE, **options
             )
         except (ImportError, ValueError) as error:  # no flash attention, impossible option
             raise UserError(f"{name}: cannot be loaded: {error}") from error
     check_weights(name, report)
-    if config.load_in_4bit:
+    if "quantization_config" in options:
         _keep_trainable(model)
     return model
 

@@ -1,18 +1,16 @@
-"""One frozen model for all rewards that ask it: loaded once per process and device, fast, and never silently wrong.
+"""Frozen classifiers and regressors that score texts, for rewards, evaluations and `predict`.
 
-Where the speed comes from, in the order of what it saves:
+A `Scorer` holds one model; `shared_scorer` loads a model once per process and device for all rewards that use it. It is fast
+for these reasons, the largest saving first:
 
-* A cache of the texts scored last. GRPO repeats completions, and two rewards may read one model.
+* It caches the texts scored last. GRPO repeats completions, and two rewards may read one model.
 * A text that occurs several times in a call goes through the model once.
-* Texts are sorted by length and batched by tokens, so that hardly any padding is computed. Batches in the order of arrival
-  are padded to their longest text, and with replies of 5 to 60 tokens that is more than half of the work.
-* Half precision on a GPU, and inference mode.
+* Texts are sorted by length and batched by tokens, which avoids most padding. Batches in the order of arrival are padded to
+  their longest text; with replies of 5 to 60 tokens, that is more than half of the work.
+* It uses half precision on a GPU, and inference mode.
 
-A failure raises. It never becomes a number, because a policy would be trained on it.
-
-Ask a trained regressor or classifier about texts, in the units of its labels.
-
-What a model with a classification head puts out for the rows of a data set.
+A failure raises an error and never becomes a number, because a policy would be trained on it. `predict` returns scores in the
+units of the training labels, and `predict_outputs` the raw outputs for the rows of a data set.
 """
 
 import hashlib
@@ -255,24 +253,24 @@ def resolve_device(device: str | None) -> str:
         # a launcher may also show every process a single GPU
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % count}"
     try:
-        found = torch.device(device or "cpu")
+        chosen = torch.device(device or "cpu")
     except RuntimeError:
-        found = None
-    if found is None or found.type not in ("cpu", "cuda") or (found.type == "cuda" and (found.index or 0) >= count):
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and (chosen.index or 0) >= count):
         here = ["cpu", *(f"cuda:{index}" for index in range(count))]
         raise UserError(f"device: {device!r} is not here (choices: {', '.join(here)})")
-    return str(found)
+    return str(chosen)
 
 
 def model_files(name: str) -> tuple:
     """Return the state of a local model's files: names, sizes and times; of an adapter its base's too. () on the Hub."""
     folder = Path(name)
     paths = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}) if folder.is_dir() else []
-    found = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+    files = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
     if (folder / ADAPTER_FILE).is_file():
         base, _ = adapter_base(folder / ADAPTER_FILE, name)
-        found += model_files(base)
-    return found
+        files += model_files(base)
+    return files
 
 
 @contextmanager
@@ -310,7 +308,7 @@ def predict(
     device: str | None = None,
     problem_type: str | None = None,
 ) -> list[dict]:
-    """Return what a model says about every text.
+    """Return the ratings or the label probabilities of texts.
 
     A regressor gives `{"Emotion": 2.1, "Empathy": 3.4}`: the model's own numbers, in the units of its training labels
     and not clipped to their range. A classifier gives probabilities by group and label: `{"intent": {"agreeing": 0.7,
@@ -324,7 +322,7 @@ def predict(
         problem_type: `regression` or `single_label_classification`, for a model whose config does not say.
 
     Raises:
-        UserError: a text is neither, the model cannot be used, or nobody says what kind it is.
+        UserError: a text is of another type, the model cannot be used, or its problem type is unknown.
     """
     _check_texts(texts)
     scorer = Scorer(*name) if isinstance(name, tuple) else shared_scorer(str(name), revision, device)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from empathy_trl.errors import UserError, show, suggestion
-from empathy_trl.models.hub_files import CONFIG_FILE, saved_critic, split_revision
+from empathy_trl.models.hub_files import CRITIC_CONFIG, saved_critic, split_revision
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
 from empathy_trl.recipe.schema import CONFIG_CLASSES, HUB_MODEL, RECIPES, SAMPLE, Data, FromScratch, Stage, hint
 from empathy_trl.recipe.validate import (
@@ -130,7 +130,7 @@ def _check_critic(trainer: dict, model: Any, earlier: dict[str, Any]) -> Iterato
     elif kind == "head" and saved_critic(origin) is None:
         yield (
             path,
-            f"{origin} holds no critic ({CONFIG_FILE}) that a head could start from; expected a folder that does",
+            f"{origin} holds no critic ({CRITIC_CONFIG}) that a head could start from; expected a folder that does",
         )
 
 

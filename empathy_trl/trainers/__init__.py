@@ -29,7 +29,7 @@ _EXPORTS = {
     "NonFiniteLoss": "grpo",
     "PPOConfig": "ppo",
     "RegressConfig": "classify",
-    "Seq2SeqConfig": "seq2seq",
+    "Seq2SeqConfig": "encoder_decoder",
 }
 __all__ = list(_EXPORTS)
 

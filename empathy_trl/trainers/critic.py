@@ -1,15 +1,14 @@
-"""The critic of PPO: what it expects a completion to earn, read off at every token.
+"""The critic of PPO: a value for every token, which is what it expects the completion to earn.
 
-A critic is a part of the policy's module, under the name `critic`: so one optimizer, one DDP, FSDP or DeepSpeed engine
-and one checkpoint of theirs hold both. It is never part of the policy that is saved for others, of what is sent to vLLM,
-or of `generate`.
+The critic is a submodule of the policy, named `critic`, so that one optimizer, one DDP, FSDP or DeepSpeed engine and one
+checkpoint hold both. It is not part of the policy that is saved for others, of the weights sent to vLLM, or of `generate`
+(`without_critic`).
 
-Kind `head` is a linear layer on the policy's last hidden states, kind `model` has a backbone of its own that reads the
-same tokens. Either way the values come from the forward pass in which the log-probabilities are computed, beside these:
-`ValuesBesideLogProbs` stacks the two, so that whatever cuts, packs, pads and joins log-probabilities on their way does the
-same to the values.
+Kind `head` is a linear layer on the policy's last hidden states. Kind `model` is a backbone that reads the same tokens. Both
+compute values in the forward pass of the log-probabilities. `ValuesBesideLogProbs` stacks values and log-probabilities, so
+that code that splits, packs, pads or joins log-probabilities treats the values alike.
 
-Dropout that is off also while a model trains, so that it gives the same text the same probability every time.
+`switch_off_dropout` makes policy and critic give a text the same probability and value each time, also in training mode.
 """
 
 import json
@@ -20,18 +19,30 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import read_json
-from empathy_trl.models.hub_files import CONFIG_FILE, FOLDER, HEAD_FILE, saved_critic
+from empathy_trl.models.hub_files import (
+    CRITIC_CONFIG,
+    CRITIC_FOLDER,
+    CRITIC_HEAD,
+    NO_CODE,
+    expand,
+    hub_errors,
+    load_tokenizer,
+    saved_critic,
+    split_revision,
+)
 
 
 class ValueHead(nn.Linear):
-    """A linear layer from `hidden_size` to one number, of weights 0, around `centre`: what is expected of any completion.
+    """A linear layer from `hidden_size` to one number, with initial weights 0, plus `centre`, the mean score of a completion.
 
-    With a mean far from 0 the weights would first learn that mean, along the hidden states' own mean, and then for long not
-    get rid of what else this does to single tokens: the bias moves no faster than one of the many weights. The centre is no
-    parameter, because optimizers that keep their own copies of these would undo what is set from outside.
+    Without the centre, a mean far from 0 would be learned by the weights first, because the bias moves only as fast as one of
+    many weights. Single tokens would then get wrong values for a long time. The centre is a buffer, not a parameter:
+    optimizers that keep copies of the parameters would overwrite what is set from outside.
     """
 
     def __init__(self, hidden_size: int):
@@ -45,9 +56,9 @@ class ValueHead(nn.Linear):
 
 
 class Critic(nn.Module):
-    """Values of hidden states, shape (rows, tokens, hidden) to (rows, tokens), in float32 whatever the weights are kept in.
+    """Values of hidden states, shape (rows, tokens, hidden) to (rows, tokens), in float32 for any type of weights.
 
-    The head's weights start at 0: before it has learned anything it expects the same of every token, and moves nothing.
+    The head's weights start at 0, so an untrained critic gives every token the same value.
 
     Args:
         hidden_size: of the policy or, where there is one, of the backbone.
@@ -65,8 +76,8 @@ class Critic(nn.Module):
         return values.to(torch.promote_types(values.dtype, torch.float32))  # DeepSpeed keeps all weights in bfloat16
 
     @property
-    def _description(self) -> dict:
-        """What its folder says of it, and another has to be to take its place."""
+    def _config(self) -> dict:
+        """The content of its `critic_config.json`, which a saved critic has to match."""
         return {"kind": "head" if self.backbone is None else "model", "hidden_size": self.value_head.in_features}
 
     def save(self, folder: Path, state: dict[str, torch.Tensor]):
@@ -80,10 +91,10 @@ class Critic(nn.Module):
         for name, weight in state.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = weight.contiguous()
-        save_file(parts["value_head"], folder / HEAD_FILE)
+        save_file(parts["value_head"], folder / CRITIC_HEAD)
         if self.backbone is not None:
             self.backbone.save_pretrained(folder, state_dict=parts["backbone"])
-        (folder / CONFIG_FILE).write_text(json.dumps(self._description, indent=2) + "\n", encoding="utf-8")
+        (folder / CRITIC_CONFIG).write_text(json.dumps(self._config, indent=2) + "\n", encoding="utf-8")
 
     def load(self, folder: Path):
         """Take over the weights of a critic that `save` wrote.
@@ -91,7 +102,7 @@ class Critic(nn.Module):
         Raises:
             UserError: it is of another kind or size, or a file cannot be read.
         """
-        _check_saved(folder, **self._description)
+        _check_saved(folder, **self._config)
         self.load_head(folder)
         if self.backbone is not None:
             weights = type(self.backbone).from_pretrained(folder, dtype=torch.float32).state_dict()
@@ -104,16 +115,16 @@ class Critic(nn.Module):
             UserError: it cannot be read.
         """
         try:
-            self.value_head.load_state_dict(load_file(folder / HEAD_FILE))
+            self.value_head.load_state_dict(load_file(folder / CRITIC_HEAD))
         except (OSError, SafetensorError, RuntimeError) as error:
-            raise UserError(f"{folder / HEAD_FILE}: holds no value head that can be read: {error}") from error
+            raise UserError(f"{folder / CRITIC_HEAD}: holds no value head that can be read: {error}") from error
 
 
 def _check_saved(folder: Path, **expected):
-    """Raise UserError unless a saved critic is what is expected of it."""
-    found = read_json(folder / CONFIG_FILE)
-    if found | expected != found:
-        raise UserError(f"{folder}: holds a critic with {found}; this policy needs one with {expected}")
+    """Raise UserError unless the config of a saved critic has the expected values."""
+    config = read_json(folder / CRITIC_CONFIG)
+    if config | expected != config:
+        raise UserError(f"{folder}: holds a critic with {config}; this policy needs one with {expected}")
 
 
 def build_critic(kind: str, name: str | None, policy, tokenizer) -> Critic:
@@ -138,7 +149,7 @@ def build_critic(kind: str, name: str | None, policy, tokenizer) -> Critic:
             )
         if name is not None and saved is None:
             raise UserError(
-                f"trainer.critic_name_or_path: {name} holds no critic ({CONFIG_FILE}) that a head could start from; leave "
+                f"trainer.critic_name_or_path: {name} holds no critic ({CRITIC_CONFIG}) that a head could start from; leave "
                 "it out, or set critic_kind: model"
             )
         critic = Critic(policy.config.get_text_config().hidden_size)
@@ -155,8 +166,6 @@ def build_critic(kind: str, name: str | None, policy, tokenizer) -> Critic:
 
 def _from_saved(folder: Path, policy) -> Critic:
     """Return a critic of kind model that `Critic.save` wrote; it may be larger or smaller than the policy."""
-    from transformers import AutoModel
-
     _check_saved(folder, kind="model")
     backbone = AutoModel.from_pretrained(folder, dtype=torch.float32)
     config, vocabulary = backbone.config.get_text_config(), policy.config.get_text_config().vocab_size
@@ -171,9 +180,6 @@ def _from_saved(folder: Path, policy) -> Critic:
 
 def _copy_of(policy):
     """Return the policy without its vocabulary head, as a model of its own in float32."""
-    from transformers import AutoModel
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
     if is_deepspeed_zero3_enabled():
         raise UserError(
             "trainer.critic_name_or_path: missing; with ZeRO-3 no process has the policy's weights to copy: name a model with "
@@ -192,10 +198,6 @@ def _copy_of(policy):
 
 def _from_model(name: str, policy, tokenizer) -> Critic:
     """Return a critic that starts from a model with or without a head for one number, such as a reward model."""
-    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
-
-    from empathy_trl.models.hub_files import NO_CODE, expand, hub_errors, load_tokenizer, split_revision
-
     name, revision = split_revision(expand(name))
     with hub_errors(name, revision):
         config = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
@@ -268,11 +270,11 @@ class ValuesBesideLogProbs:
 @contextmanager
 def without_critic(model):
     """Take the critic out of a policy for a while, for what is about to walk over all its weights."""
-    critic = model._modules.pop(FOLDER)
+    critic = model._modules.pop(CRITIC_FOLDER)
     try:
         yield
     finally:
-        model._modules[FOLDER] = critic
+        model._modules[CRITIC_FOLDER] = critic
 
 
 def switch_off_dropout(model: nn.Module):

@@ -1,33 +1,131 @@
-"""GRPO and PPO for encoder-decoders: the prompt goes to the encoder, the completion comes from the decoder.
+"""Training encoder-decoders such as T5: supervised fine-tuning, GRPO and PPO.
 
-TRL's trainers take prompt and completion for one sequence. The mixin overrides two seams of `trl.GRPOTrainer` 1.16:
+SFT is `transformers.Seq2SeqTrainer`, used through its own arguments: `encode` makes its rows, `collator` its batches, and
+`Seq2SeqConfig` has its settings. `CompletionLoss` counts tokens; the loss of T5's forward pass is a mean over a micro-batch,
+so accumulation would give each micro-batch the same weight.
 
-| seam | what it does instead |
+GRPO and PPO: the encoder reads the prompt, and the decoder writes the completion. TRL's trainers take both for one sequence.
+`trainer_class` adds `EncoderDecoderMixin` to a trainer, which overrides two methods of `trl.GRPOTrainer` 1.16:
+
+| method | what it does instead |
 |---|---|
-| `_generate_single_turn` | lets `generate` put out what TRL expects: the prompt and behind it what the decoder wrote; by the trainer's settings alone, whatever beams and rules the model came with |
+| `_generate_single_turn` | `generate` returns what TRL expects, the prompt followed by the decoder's tokens; it uses the trainer's settings alone, not the beams and rules that the model came with |
 | `_get_per_token_logps_and_entropies` | one teacher-forced pass: prompt into the encoder, completion into the decoder |
 
-Everything else is the parents': rewards, advantages, loss, reference model, adapters, resume. Prompts are padded on the
-right, because encoders with absolute positions (BART) count padding; T5 does not care.
-
-`tests/trainers/test_seams.py` pins the source of the parent's methods.
+Rewards, advantages, loss, reference model, adapters and resume are the parents'. Prompts are padded on the right, because
+encoders with absolute positions (BART) count padding. `tests/trainers/test_seams.py` pins the parents' methods.
 """
 
+import copy
+import dataclasses
+import logging
 from functools import partial
 from unittest.mock import patch
 
 import torch
+from torch.nn import functional
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments
+from trl import SFTConfig
 from trl.trainer.utils import selective_log_softmax_and_entropy
 
 from empathy_trl.errors import UserError
 from empathy_trl.models.load import decoder_settings, start_token, without_generation_defaults
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
+logger = logging.getLogger(__name__)
+
+IGNORED = -100  # the label of padding
+
+
+@dataclasses.dataclass
+class Seq2SeqConfig(SFTConfig, Seq2SeqTrainingArguments):
+    """`trl.SFTConfig` for `transformers.Seq2SeqTrainer`: the same keys and defaults.
+
+    `max_length` limits prompt and completion separately; see `encode`.
+
+    Raises:
+        ValueError: a setting for decoders, such as `packing`.
+    """
+
+    def __post_init__(self):
+        for key, message in decoder_settings(vars(self), SFTConfig):
+            raise ValueError(f"{key}: {message}")
+        super().__post_init__()
+
+
+@dataclasses.dataclass
+class CompletionLoss:
+    """Cross-entropy of the completion's tokens, as `transformers.Trainer(compute_loss_func=…)` calls it.
+
+    Args:
+        label_smoothing: share of the probability that is spread over the vocabulary.
+    """
+
+    label_smoothing: float = 0.0
+
+    def __call__(self, outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+        """Return the mean over tokens, a scalar.
+
+        Args:
+            outputs: has `logits` of shape (rows, completion length, vocabulary).
+            labels: shape (rows, completion length); -100 for padding.
+            num_items_in_batch: tokens in all parts of an accumulated batch; None where this is all of it.
+        """
+        total = functional.cross_entropy(
+            outputs["logits"].float().flatten(0, 1),
+            labels.flatten(),
+            ignore_index=IGNORED,
+            label_smoothing=self.label_smoothing,
+            reduction="sum",
+        )
+        return total / ((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def encode(rows, tokenizer, max_length: int | None):
+    """Return rows as the encoder's `input_ids` and the decoder's `labels`, without padding.
+
+    A completion ends with the tokenizer's end token, which its template does not write: the model has to learn to stop.
+
+    Args:
+        rows: a `datasets.Dataset` with conversational `prompt` and `completion`.
+        max_length: tokens of a prompt and of a completion, or None for any number. A longer prompt loses its beginning,
+            the oldest text; a longer completion its end. How many do is logged.
+    """
+    limit = max_length or None
+    cut = {"prompt": 0, "completion": 0}
+
+    def tokenize(row: dict) -> dict[str, list[int]]:
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
+        text = "".join(message["content"] for message in row["completion"])
+        completion = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        for name, ids in (("prompt", prompt), ("completion", completion)):
+            cut[name] += limit is not None and len(ids) > limit
+        return {"input_ids": prompt[-limit:] if limit else prompt, "labels": completion[:limit]}
+
+    # in memory: a cached file would be found again by a hash that does not know the tokenizer's state
+    encoded = rows.map(tokenize, remove_columns=rows.column_names, keep_in_memory=True)
+    for name, number in cut.items():
+        if number:
+            end = "beginning" if name == "prompt" else "end"
+            logger.warning("max_length %d: %d of %d %ss lose their %s", limit, number, len(rows), name, end)
+    return encoded
+
+
+def collator(tokenizer, model, pad_to_multiple_of: int | None = None) -> DataCollatorForSeq2Seq:
+    """Return the collator that pads a batch to its longest prompt and completion, always on the right.
+
+    Args:
+        model: makes the decoder's inputs from the labels.
+    """
+    right = copy.deepcopy(tokenizer)
+    right.padding_side = "right"
+    return DataCollatorForSeq2Seq(right, model=model, pad_to_multiple_of=pad_to_multiple_of, label_pad_token_id=IGNORED)
+
 
 def trainer_class(base: type, model) -> type:
     """Return the trainer class for a model: `base`, or for an encoder-decoder `base` with the mixin.
 
-    The mixin comes right before `EmpathyGRPOTrainer`, so that a critic on top finds its seams below it in both cases.
+    The mixin comes right before `EmpathyGRPOTrainer`, so that the methods which PPO extends are below PPO in both cases.
 
     Args:
         base: `EmpathyGRPOTrainer` or a subclass of it.

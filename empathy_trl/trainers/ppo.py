@@ -34,7 +34,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import get_config_model_id
 
 from empathy_trl.errors import UserError
-from empathy_trl.models.hub_files import FOLDER, saved_critic
+from empathy_trl.models.hub_files import CRITIC_FOLDER, saved_critic
 from empathy_trl.trainers import gae
 from empathy_trl.trainers.callbacks import PPOAdvice
 from empathy_trl.trainers.critic import ValuesBesideLogProbs, build_critic, switch_off_dropout, without_critic
@@ -348,12 +348,12 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
     def _save(self, output_dir=None, state_dict=None):
         folder = Path(output_dir or self.args.output_dir)
         weights = self.model.state_dict() if state_dict is None else state_dict
-        prefix = f"{FOLDER}."
+        prefix = f"{CRITIC_FOLDER}."
         own = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
         policy = {name: weight for name, weight in weights.items() if not name.startswith(prefix)}
         with self._without_critic():
             super()._save(output_dir, policy)
-        self.critic.save(folder / FOLDER, own)
+        self.critic.save(folder / CRITIC_FOLDER, own)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if self.is_fsdp_enabled:  # like DeepSpeed it saves and loads the model with the critic in it

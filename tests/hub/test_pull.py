@@ -8,7 +8,6 @@ from huggingface_hub import HfApi
 from empathy_trl.errors import UserError
 from empathy_trl.hub.pull import PULL_FILE, pull
 from empathy_trl.models.load import load_model
-from empathy_trl.recipe import Model
 
 RECIPE = """name: kind
 stages:
@@ -52,7 +51,7 @@ def test_model_recipe_and_results_come_along(published, tmp_path, capsys):
     assert "model:   Qwen2ForCausalLM" in said and "recipe:  kind: sft (sft) → grpo (grpo)" in said
     assert "eval_test.json: 328 rows of ed4, split test\n         accuracy 0.610 [0.556, 0.660], n = 328" in said
     assert "\x1b" not in said
-    load_model(Model(name_or_path=str(folder)), seed=0, is_trainable=False)
+    load_model(folder)
 
 
 def test_what_can_run_code_stays_on_the_hub(published, capsys):

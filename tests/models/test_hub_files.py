@@ -16,13 +16,13 @@ from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
 from empathy_trl.models.classifier import load_classifier
 from empathy_trl.models.load import load_model, lora_config
 from empathy_trl.models.scorer import shared_scorer
-from empathy_trl.recipe import Lora, Model
+from empathy_trl.recipe import Lora
 
 LORA = Lora(r=2, alpha=2)
 
 
 def load(name, **settings):
-    return load_model(Model(name_or_path=name, **settings), seed=0, is_trainable=False)
+    return load_model(name, **settings)
 
 
 @pytest.fixture(autouse=True)

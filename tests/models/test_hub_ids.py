@@ -45,7 +45,7 @@ def test_a_folder_has_no_revision(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["me/model@", "me/model@../../x", "me/model@a b", "me/model@-x", "me/model@a@b"])
 def test_what_is_no_revision(name):
-    with pytest.raises(UserError, match="is no revision; expected USER/REPO@ with a branch, a tag or a commit"):
+    with pytest.raises(UserError, match="is not a revision; expected USER/REPO@ with a branch, a tag or a commit"):
         split_revision(name)
 
 

@@ -23,7 +23,7 @@ from transformers import AutoConfig, T5ForConditionalGeneration
 from empathy_trl.errors import UserError
 from empathy_trl.models import hub_files as hub
 from empathy_trl.models import load as models
-from empathy_trl.models.load import check_tags, generator_class, load_model, lora_config
+from empathy_trl.models.load import check_tags, generator_class, load_or_build, lora_config
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.tags import CHAT_TEMPLATES
 
@@ -71,7 +71,7 @@ def full(tmp_path_factory):
 def adapter(full, tmp_path_factory):
     """A folder with a LoRA adapter of `full` that changes its output, without a tokenizer."""
     folder = tmp_path_factory.mktemp("adapter")
-    model = get_peft_model(load_model(recipe_model(full), seed=0)[0], lora_config(lora()))
+    model = get_peft_model(load_or_build(recipe_model(full), seed=0)[0], lora_config(lora()))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -90,18 +90,18 @@ def logits(model):
 
 def test_from_scratch_takes_texts_tags_and_seed():
     config = recipe_model(from_scratch=sizes())
-    model, tokenizer = load_model(config, seed=1, texts=iter(TEXTS), tags=TAGS)
+    model, tokenizer = load_or_build(config, seed=1, texts=iter(TEXTS), tags=TAGS)
     assert len(tokenizer("<answer>")["input_ids"]) == 1
     assert (model.dtype, tokenizer.model_max_length) == (torch.float32, 64)
-    again, _ = load_model(config, seed=1, texts=TEXTS, tags=TAGS)
-    other, _ = load_model(config, seed=2, texts=TEXTS, tags=TAGS)
+    again, _ = load_or_build(config, seed=1, texts=TEXTS, tags=TAGS)
+    other, _ = load_or_build(config, seed=2, texts=TEXTS, tags=TAGS)
     assert torch.equal(logits(model), logits(again))
     assert not torch.equal(logits(model), logits(other))
 
 
 def test_from_scratch_obeys_dtype_and_attention():
     config = recipe_model(from_scratch=sizes(), dtype="bfloat16", attn_implementation="eager")
-    model, _ = load_model(config, seed=1, texts=TEXTS)
+    model, _ = load_or_build(config, seed=1, texts=TEXTS)
     assert model.dtype == torch.bfloat16
     assert model.config._attn_implementation == "eager"
 
@@ -116,23 +116,23 @@ def test_from_scratch_obeys_dtype_and_attention():
 )
 def test_from_scratch_errors(changes, texts, message):
     with pytest.raises(UserError, match=message):
-        load_model(recipe_model(from_scratch=sizes(), **changes), seed=0, texts=texts)
+        load_or_build(recipe_model(from_scratch=sizes(), **changes), seed=0, texts=texts)
 
 
 # Full models
 
 
 def test_a_local_folder(full):
-    model, tokenizer = load_model(recipe_model(full, dtype="bfloat16", attn_implementation="eager"), seed=0)
+    model, tokenizer = load_or_build(recipe_model(full, dtype="bfloat16", attn_implementation="eager"), seed=0)
     assert model.dtype == torch.bfloat16
     assert model.config._attn_implementation == "eager"
     assert tokenizer.padding_side == "left"
-    assert load_model(recipe_model(full), seed=0)[0].dtype == torch.float32
+    assert load_or_build(recipe_model(full), seed=0)[0].dtype == torch.float32
 
 
 def test_a_home_folder(full, monkeypatch):
     monkeypatch.setenv("HOME", str(full.parent))
-    model, _ = load_model(recipe_model(f"~/{full.name}"), seed=0)
+    model, _ = load_or_build(recipe_model(f"~/{full.name}"), seed=0)
     assert model.config.model_type == "qwen2"
 
 
@@ -140,13 +140,13 @@ def test_an_encoder_decoder(tmp_path):
     tokenizer = build_tokenizer(TEXTS, 300, TAGS)
     build_model(sizes("t5"), tokenizer, seed=0).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    assert isinstance(load_model(recipe_model(tmp_path), seed=0)[0], T5ForConditionalGeneration)
+    assert isinstance(load_or_build(recipe_model(tmp_path), seed=0)[0], T5ForConditionalGeneration)
     tokenizer.chat_template = None
     (tmp_path / "chat_template.jinja").unlink()
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"no chat template .*model.chat_template \(choices: godel\)"):
-        load_model(recipe_model(tmp_path), seed=0)
-    chosen = load_model(recipe_model(tmp_path, chat_template="godel"), seed=0)[1]
+        load_or_build(recipe_model(tmp_path), seed=0)
+    chosen = load_or_build(recipe_model(tmp_path, chat_template="godel"), seed=0)[1]
     assert chosen.chat_template == CHAT_TEMPLATES["godel"]
 
 
@@ -154,22 +154,22 @@ def test_a_template_of_encoder_decoders_is_refused_for_a_decoder(full):
     with pytest.raises(
         UserError, match="model.chat_template: godel is the input of an encoder-decoder, and .* is a deco"
     ):
-        load_model(recipe_model(full, chat_template="godel"), seed=0)
+        load_or_build(recipe_model(full, chat_template="godel"), seed=0)
 
 
 def test_a_chosen_template_is_that_of_a_model_from_scratch():
     config = recipe_model(from_scratch=sizes("t5"), chat_template="godel")
-    assert load_model(config, seed=0, texts=TEXTS)[1].chat_template == CHAT_TEMPLATES["godel"]
+    assert load_or_build(config, seed=0, texts=TEXTS)[1].chat_template == CHAT_TEMPLATES["godel"]
 
 
 def test_an_adapter_on_an_encoder_decoder_stays_one(tmp_path):
     tokenizer = build_tokenizer(TEXTS, 300, TAGS)
     for part in (build_model(sizes("t5"), tokenizer, seed=0), tokenizer):
         part.save_pretrained(tmp_path / "base")
-    base, _ = load_model(recipe_model(tmp_path / "base"), seed=0)
+    base, _ = load_or_build(recipe_model(tmp_path / "base"), seed=0)
     _, kind = generator_class(base.config)
     get_peft_model(base, lora_config(lora(), kind)).save_pretrained(tmp_path / "adapter")
-    model, _ = load_model(recipe_model(tmp_path / "adapter"), seed=0)
+    model, _ = load_or_build(recipe_model(tmp_path / "adapter"), seed=0)
     assert isinstance(model, PeftModelForSeq2SeqLM) and model.config.is_encoder_decoder
 
 
@@ -179,7 +179,7 @@ def test_a_missing_pad_token_is_the_end_token(full, tmp_path):
     del settings["pad_token"]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": None}))
     (tmp_path / "config.json").write_text((full / "config.json").read_text().replace('"qwen2"', '"llama"'))
-    _, tokenizer = load_model(recipe_model(tmp_path), seed=0)
+    _, tokenizer = load_or_build(recipe_model(tmp_path), seed=0)
     assert tokenizer.pad_token == tokenizer.eos_token == "<eos>"
 
 
@@ -188,12 +188,12 @@ def test_a_missing_pad_token_is_the_end_token(full, tmp_path):
 
 def test_four_bit_lora_takes_gradients_on_the_cpu(full):
     pytest.importorskip("bitsandbytes")
-    model, _ = load_model(recipe_model(full, load_in_4bit=True), seed=0)
+    model, _ = load_or_build(recipe_model(full, load_in_4bit=True), seed=0)
     assert model.is_loaded_in_4bit
     settings = model.config.quantization_config
     assert (settings.bnb_4bit_quant_type, settings.bnb_4bit_use_double_quant) == ("nf4", True)
     assert settings.bnb_4bit_compute_dtype == torch.bfloat16
-    difference = (logits(model) - logits(load_model(recipe_model(full), seed=0)[0])).abs().max()
+    difference = (logits(model) - logits(load_or_build(recipe_model(full), seed=0)[0])).abs().max()
     assert 0 < difference < 1  # also the model's first forward in evaluation mode, after which it must still train
 
     model = get_peft_model(model, lora_config(lora()))
@@ -208,33 +208,33 @@ def test_four_bit_lora_takes_gradients_on_the_cpu(full):
 def test_without_bitsandbytes_the_extra_is_named(full, monkeypatch):
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install "empathy-trl\[quantization\]"'):
-        load_model(recipe_model(full, load_in_4bit=True), seed=0)
+        load_or_build(recipe_model(full, load_in_4bit=True), seed=0)
 
 
 # Adapters
 
 
 def test_an_adapter_is_loaded_on_its_base(full, adapter):
-    model, tokenizer = load_model(recipe_model(adapter), seed=0)
+    model, tokenizer = load_or_build(recipe_model(adapter), seed=0)
     assert isinstance(model, PeftModel)
     assert tokenizer.eos_token == "<eos>"  # of the base
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert trainable and all("lora_" in name for name in trainable)
-    plain = logits(load_model(recipe_model(full), seed=0)[0])
+    plain = logits(load_or_build(recipe_model(full), seed=0)[0])
     assert not torch.allclose(logits(model), plain, atol=1e-3)
     with model.disable_adapter():
         torch.testing.assert_close(logits(model), plain)
 
 
 def test_an_adapter_may_be_frozen(adapter):
-    model, _ = load_model(recipe_model(adapter), seed=0, is_trainable=False)
+    model, _ = load_or_build(recipe_model(adapter), seed=0, is_trainable=False)
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_an_adapter_with_its_own_tokenizer(adapter, tmp_path):
     shutil.copytree(adapter, tmp_path, dirs_exist_ok=True)
     build_tokenizer(TEXTS, 280, TAGS).save_pretrained(tmp_path)
-    assert len(load_model(recipe_model(tmp_path), seed=0)[1]) == 280
+    assert len(load_or_build(recipe_model(tmp_path), seed=0)[1]) == 280
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_an_adapter_without_its_base(tmp_path, content, message):
     text = content if isinstance(content, str) else json.dumps(content)
     (tmp_path / "adapter_config.json").write_text(text)
     with pytest.raises(UserError, match=message):
-        load_model(recipe_model(tmp_path), seed=0)
+        load_or_build(recipe_model(tmp_path), seed=0)
 
 
 @pytest.mark.parametrize("task", ["CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS"])
@@ -271,19 +271,19 @@ def test_lora_config(task):
 def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(name, monkeypatch):
     monkeypatch.setattr(hub, "hf_hub_download", lambda *args, **kwargs: pytest.fail("asked the Hub"))
     with pytest.raises(UserError, match="no such folder; expected the folder of a model, or a Hub id"):
-        load_model(recipe_model(name), seed=0)
+        load_or_build(recipe_model(name), seed=0)
 
 
 def test_a_file_is_no_folder(full):
     with pytest.raises(UserError, match=r"config\.json: is a file; expected the folder"):
-        load_model(recipe_model(full / "config.json"), seed=0)
+        load_or_build(recipe_model(full / "config.json"), seed=0)
 
 
 def test_a_folder_without_a_model_says_what_is_there(tmp_path):
     (tmp_path / "notes.txt").touch()
     (tmp_path / "checkpoint-20").mkdir()
     with pytest.raises(UserError, match=r"expected adapter_config.json or config.json, found checkpoint-20, notes.txt"):
-        load_model(recipe_model(tmp_path), seed=0)
+        load_or_build(recipe_model(tmp_path), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_a_damaged_folder(full, tmp_path, file, content, message):
     if content is not None:
         (tmp_path / file).write_bytes(content)
     with pytest.raises(UserError, match=f"{tmp_path.name}: {message}"):
-        load_model(recipe_model(tmp_path), seed=0)
+        load_or_build(recipe_model(tmp_path), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_weights_that_are_not_in_the_files_are_not_made_up(full, tmp_path, chang
     settings["layer_types"] = ["full_attention"] * settings["num_hidden_layers"]
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match=f"{tmp_path.name}: the weights do not fit config.json: .*{message}"):
-        load_model(recipe_model(tmp_path, load_in_4bit=four_bits), seed=0)
+        load_or_build(recipe_model(tmp_path, load_in_4bit=four_bits), seed=0)
 
 
 def test_an_adapter_without_its_kind(adapter, tmp_path):
@@ -336,13 +336,13 @@ def test_an_adapter_without_its_kind(adapter, tmp_path):
     del settings["peft_type"]
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match=f"{tmp_path.name}: cannot be read: KeyError: 'peft_type'"):
-        load_model(recipe_model(tmp_path), seed=0)
+        load_or_build(recipe_model(tmp_path), seed=0)
 
 
 def test_missing_flash_attention(full):
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="cannot be loaded: .*FlashAttention2"):
-            load_model(recipe_model(full, attn_implementation="flash_attention_2"), seed=0)
+            load_or_build(recipe_model(full, attn_implementation="flash_attention_2"), seed=0)
 
 
 def test_offline_and_not_in_the_cache():
@@ -351,12 +351,12 @@ def test_offline_and_not_in_the_cache():
         "because HF_HUB_OFFLINE is set.*`hf download empathy-trl/none`.*HF_HOME.*local folder.*`hf auth login`"
     )
     with pytest.raises(UserError, match=message):
-        load_model(recipe_model("empathy-trl/none"), seed=0)
+        load_or_build(recipe_model("empathy-trl/none"), seed=0)
 
 
 def test_an_impossible_hub_id():
     with pytest.raises(UserError, match="not a model: neither an existing folder nor a valid Hub id"):
-        load_model(recipe_model("not a model"), seed=0)
+        load_or_build(recipe_model("not a model"), seed=0)
 
 
 def answer(kind, status):
@@ -393,7 +393,7 @@ def test_what_the_hub_answers(error, message, monkeypatch):
     monkeypatch.setattr(hub, "hf_hub_download", download)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(UserError, match=f"^me/model@v9: .*{message}"):
-        load_model(recipe_model("me/model", revision="v9"), seed=0)
+        load_or_build(recipe_model("me/model", revision="v9"), seed=0)
 
 
 @pytest.mark.parametrize(("error", "message"), HUB_ERRORS[:3], ids=lambda value: type(value).__name__)
@@ -405,7 +405,7 @@ def test_what_transformers_makes_of_it(error, message, monkeypatch, tmp_path):
     monkeypatch.setattr(hub, "hf_hub_download", lambda *args, **kwargs: tmp_path / "config.json")
     monkeypatch.setattr(AutoConfig, "from_pretrained", from_pretrained)
     with pytest.raises(UserError, match=f"^me/model@v9: .*{message}"):
-        load_model(recipe_model("me/model", revision="v9"), seed=0)
+        load_or_build(recipe_model("me/model", revision="v9"), seed=0)
 
 
 def test_a_bug_is_not_hidden(monkeypatch):
@@ -414,7 +414,7 @@ def test_a_bug_is_not_hidden(monkeypatch):
 
     monkeypatch.setattr(hub, "hf_hub_download", download)
     with pytest.raises(NameError):
-        load_model(recipe_model("me/model"), seed=0)
+        load_or_build(recipe_model("me/model"), seed=0)
 
 
 @pytest.mark.parametrize("kind", ["full", "adapter"])
@@ -432,7 +432,7 @@ def test_hub_ids_load_offline_from_the_cache(kind, full, adapter, tmp_path, monk
         config = json.loads((snapshot / "adapter_config.json").read_text())
         (snapshot / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "me/base"}))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    model, tokenizer = load_model(recipe_model("me/model", revision="v2"), seed=0)
+    model, tokenizer = load_or_build(recipe_model("me/model", revision="v2"), seed=0)
     assert isinstance(model, PeftModel) == (kind == "adapter")
     assert tokenizer.eos_token == "<eos>"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from trl import GRPOConfig
 
-from empathy_trl.models.load import load_model, lora_config
+from empathy_trl.models.load import load_or_build, lora_config
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.recipe import Lora, Model
 from tests.conftest import TEXTS
@@ -24,7 +24,7 @@ def test_a_grpo_step_of_a_4_bit_model_trains_the_adapter_and_nothing_else(tmp_pa
     tokenizer.save_pretrained(tmp_path / "base")
 
     section = Model(name_or_path=str(tmp_path / "base"), load_in_4bit=True, lora=Lora(r=4))
-    model, tokenizer = load_model(section, seed=0)
+    model, tokenizer = load_or_build(section, seed=0)
     assert model.is_loaded_in_4bit
     trainer = EmpathyGRPOTrainer(
         model=model,

@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import Seq2SeqTrainer
 
 from empathy_trl.models.generate import generate_completions
-from empathy_trl.trainers.seq2seq import CompletionLoss, Seq2SeqConfig, collator, encode
+from empathy_trl.trainers.encoder_decoder import CompletionLoss, Seq2SeqConfig, collator, encode
 from tests.trainers.tiny_t5 import tiny_t5
 
 PAIRS = [("number 1", "3"), ("number 2 lost my keys", "So sad, I am sorry."), ("keys", "number 9 8"), ("sad", "joyful")]
