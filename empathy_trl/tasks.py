@@ -37,8 +37,8 @@ from empathy_trl.recipe.stage_inputs import (
     scratch_texts,
     stage_rows,
 )
-from empathy_trl.recipe.stages import Consumption, fingerprint, inspect_stage, judges_in, make_way, provenance
-from empathy_trl.recipe.validate import import_class
+from empathy_trl.recipe.stages import Consumption, inspect_stage, judges_in, known_fingerprint, make_way, provenance
+from empathy_trl.recipe.validate import import_class, refusal
 
 # optional package -> the extra in setup.cfg that installs it
 EXTRAS = {"bert_score": "bertscore", "vllm": "vllm", "bitsandbytes": "quantization", "deepspeed": "deepspeed"}
@@ -221,10 +221,12 @@ def trainer_config(stage, folder: Path, config_class: str | None = None, **chang
     settings = {"report_to": "none", **stage.trainer, "seed": stage.seed, "output_dir": str(folder), **changes}
     if several_on_cpu():
         settings["use_cpu"] = True  # the config class joins the processes anew, and on a CPU only if told
+    made_by = import_class(config_class or TASKS[stage.task].config)
     try:
-        return import_class(config_class or TASKS[stage.task].config)(**settings)
+        return made_by(**settings)
     except (ValueError, ImportError) as error:
-        raise UserError(f"stages.{stage.name}.trainer: {error}") from error
+        keys, message = refusal(error, stage.trainer, made_by)
+        raise UserError(f"{'.'.join(('stages', stage.name, 'trainer', *keys))}: {message}") from error
 
 
 def load_trained(stage, model):
@@ -333,8 +335,8 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
     rows = preflight(recipe, folder)
     fingerprints, folders = {}, {}
     for name, content in recipe.resolved()["stages"].items():
-        fingerprints[name] = fingerprint(content, fingerprints, rows[name]["train"])
         folders[name] = folder / name
+        fingerprints[name] = known_fingerprint(folders[name], content, fingerprints, rows[name]["train"])
     with process.main_process_first():
         if process.is_main_process:
             for name, path in folders.items():

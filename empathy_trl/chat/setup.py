@@ -158,7 +158,7 @@ def _data_of_recipe(name: str, models: list[tuple[str, str | None]], trust_remot
     """Return the data section of a recipe: of the stage that is called like the model's folder, else of the last to talk to."""
     from empathy_trl.recipe import load_recipe
 
-    stages = load_recipe(name, trust_remote_code=trust_remote_code).resolved()["stages"]
+    stages = load_recipe(name, training=False, trust_remote_code=trust_remote_code).resolved()["stages"]
     return _choose(f"--recipe {name}", stages, Path(models[0][0]).name if models else None)
 
 

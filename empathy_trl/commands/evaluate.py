@@ -108,7 +108,7 @@ def _evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
     Raises:
         UserError: what is wrong with the arguments, or at the end which models failed and why.
     """
-    recipe = load_recipe(options.recipe, overrides, trust_remote_code=options.trust_remote_code)
+    recipe = load_recipe(options.recipe, overrides, training=False, trust_remote_code=options.trust_remote_code)
     stage = recipe.choose_stage(options.stage)
     folders = _output_folders(options.model, recipe, options.output_dir)
 
@@ -319,7 +319,7 @@ def explain(arguments: list[str] | None = None) -> int:
 
 def _explain(options: argparse.Namespace, overrides: list[str]) -> None:
     rows = read_completions(options.completions)
-    recipe = load_recipe(options.recipe, overrides)
+    recipe = load_recipe(options.recipe, overrides, training=False)
     rewards = rewards_of(recipe, recipe.choose_stage(options.stage))
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     prompts, completions = columns.pop("prompt"), columns.pop("completion")

@@ -1,9 +1,7 @@
-"""What is wrong with a recipe: the checks that need a look at the rest of the package, or at the disk.
+"""Checks of a recipe that need the rest of the package, other keys of the stage, or the disk.
 
-Types, ranges and names are checked in `validation`, the trainer's keys in `trainer_options`. Every check yields
-problems, (path of the key, message), and none raises, so that all of them can be reported at once.
-
-Encoder-decoders such as T5: how a recipe is known to train one, and what of `model:` and `trainer:` does not go with it.
+`validate` checks types and the trainer's keys. Every check yields problems, (path of the key, message), and none raises, so
+that all problems are reported at once.
 """
 
 import json
@@ -18,13 +16,13 @@ from empathy_trl.models.hub_files import CRITIC_CONFIG, saved_critic, split_revi
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
 from empathy_trl.recipe.schema import CONFIG_CLASSES, HUB_MODEL, RECIPES, SAMPLE, Data, FromScratch, Stage, hint
 from empathy_trl.recipe.validate import (
+    Key,
     Problem,
-    Slot,
     check_mapping,
     check_trainer,
     check_value,
+    fields_of,
     import_class,
-    slots,
 )
 from empathy_trl.rewards import read_rewards
 from empathy_trl.rewards.base import Reward
@@ -41,7 +39,7 @@ def check_top(layers: Layers, contents: dict[str, dict]) -> Iterator[str]:
     if name is not None and not (isinstance(name, str) and name and Path(name).name == name != ".."):
         yield f"name: {show(name)} cannot be a folder's name"
     if "seed" in layers.top:
-        yield from (f"seed: {message}" for _, message in check_value(layers.top["seed"], slots(Stage)["seed"]))
+        yield from (f"seed: {message}" for _, message in check_value(layers.top["seed"], fields_of(Stage)["seed"].type))
     used = {content.get("task") for content in contents.values() if isinstance(content.get("task"), str)}
     if layers.top.get("rewards") and used <= set(CONFIG_CLASSES) and not used & set(REWARD_TASKS):
         yield f"rewards: no stage learns from rewards; tasks that do: {', '.join(REWARD_TASKS)}"
@@ -57,15 +55,16 @@ def _check_repositories(contents: dict[str, dict]) -> Iterator[str]:
             yield f"stages.{name}.hub.repo_id: {repo_id} is where stage {earlier} goes; expected one of its own for each stage"
 
 
-def check_stage(content: dict, earlier: dict[str, dict]) -> Iterator[Problem]:
+def check_stage(content: dict, earlier: dict[str, dict], training: bool) -> Iterator[Problem]:
     """Yield what is wrong with the keys that hold for a stage.
 
     Args:
         content: the keys, from wherever the stage has them.
         earlier: the stages before this one, name -> keys.
+        training: see `load_recipe`.
     """
     earlier = {name: keys.get("task") for name, keys in earlier.items()}
-    fields = slots(Stage) | {"task": Slot(str), "rewards": Slot(dict), "trainer": Slot(dict)}
+    fields = fields_of(Stage) | {"task": Key(str), "rewards": Key(dict), "trainer": Key(dict)}
     del fields["name"]
     yield from check_mapping(content, fields)
     sections = {key: value for key, value in content.items() if isinstance(value, dict)}
@@ -79,10 +78,10 @@ def check_stage(content: dict, earlier: dict[str, dict]) -> Iterator[Problem]:
     if "task" not in content:
         yield ("task",), f"missing{suggestion('', CONFIG_CLASSES)}"
     elif isinstance(content["task"], str):
-        yield from _check_task(content["task"], content, earlier)
+        yield from _check_task(content["task"], content, earlier, training)
 
 
-def _check_task(task: str, content: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
+def _check_task(task: str, content: dict, earlier: dict[str, Any], training: bool) -> Iterator[Problem]:
     """Yield whether a task is known, has rewards if it learns from them, and what is wrong with its trainer's keys."""
     if task not in CONFIG_CLASSES:
         yield ("task",), f"unknown task {show(task)}{suggestion(task, CONFIG_CLASSES)}"
@@ -101,10 +100,10 @@ def _check_task(task: str, content: dict, earlier: dict[str, Any]) -> Iterator[P
         yield from _check_length(content)
     yield from _under("data", _check_rows(task, content.get("data")))
     yield from _under("hub", _check_hub(content))
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by `accelerate launch`
     trainer = content.get("trainer", {})
     if isinstance(trainer, dict):
-        yield from _under("trainer", check_trainer(trainer, import_class(CONFIG_CLASSES[task]), processes))
+        config_class = import_class(CONFIG_CLASSES[task])
+        yield from _under("trainer", check_trainer(trainer, task, config_class, training))
         if task == "ppo":
             yield from _under("trainer", _check_critic(trainer, content.get("model"), earlier))
 

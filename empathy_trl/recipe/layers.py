@@ -1,17 +1,13 @@
-"""Where the keys of a recipe come from: a base recipe, the file, the command line; the top level, a stage.
+"""From the YAML text of a recipe to the keys that hold for each stage.
 
-All of these are plain mappings that are laid over each other by one rule, `merge`: mappings merge key by key, anything
-else replaces what was there, and null takes an inherited mapping away. Nothing that was read is ever changed.
-
-`Layers` keeps the top level and the stages apart until a stage is asked for. It therefore knows, for any key, where the
-user wrote it, which is what an error has to name.
-
-Reading and writing the YAML of recipes, strictly.
-
-PyYAML reads YAML 1.1, which has surprises in a file about training: `5e-7` is a string there, `no` is false, `1:30` is
-ninety, and of two equal keys the first one vanishes. Here the scalars are those of YAML 1.2's core schema (null, true
+YAML is read strictly. PyYAML reads YAML 1.1, which surprises in a file about training: `5e-7` is a string, `no` is false,
+`1:30` is ninety, and of two equal keys the first one vanishes. Here scalars are those of YAML 1.2's core schema (null, true
 and false, decimal integers, floats with or without a dot; all else is a string), a duplicate key is an error, and every
-error says in which file and line it is.
+error names its file and line.
+
+Keys come from a base recipe, the file's top level, its stages and the command line. `merge` lays one mapping over another:
+mappings merge key by key, anything else replaces what was there, and null removes an inherited mapping. `Layers` keeps the
+top level and the stages apart until a stage is asked for, so that an error can name the key where the user wrote it.
 """
 
 import re
@@ -23,6 +19,16 @@ import yaml
 
 from empathy_trl.errors import RecipeError, show, suggestion
 
+RECIPE_FILE = "recipe.yaml"  # in the folders of a run and in a repository: the recipe as resolved
+TAG = "tag:yaml.org,2002:"
+NULL = re.compile(r"(~|null|Null|NULL|)$")
+BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)$")
+INT = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
+FLOAT = re.compile(
+    r"([-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+)
+
 STAGE_KEYS = ("task", "model", "data", "rewards", "trainer", "evaluation", "hub", "seed")
 STAGE_NAME = re.compile(r"[A-Za-z0-9_-]+")  # a folder's name, and one part of a dotted key
 STAGE_PREFIX = "stage:"  # `model.name_or_path: stage:sft` is the model that stage sft made
@@ -33,6 +39,103 @@ REPLACES = {
     "model": {"name_or_path": ("from_scratch", "revision"), "from_scratch": ("name_or_path", "revision")},
     "data": {"path": ("revision",)},
 }
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file.
+
+    Raises:
+        RecipeError: the file cannot be read or is not UTF-8, it is empty, it is not YAML, its top level is not a
+            mapping, or a mapping in it has a key twice or a key that is not a string.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise RecipeError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError([f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}"]) from error
+    content = parse_yaml(text, str(path))
+    if content is None:
+        raise RecipeError([f"{path}: is empty; expected keys such as task, model and data"])
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise RecipeError([f"{path}: the top level is a {kind}; expected keys such as task, model and data"])
+    return content
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Return what a YAML text says; `source` stands in front of the line number in errors.
+
+    Raises:
+        RecipeError: `text` is not YAML or nested too deeply, or a mapping in it has a key twice or a key that is not a
+            string.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = (error.problem_mark or error.context_mark).line + 1
+        words = ", ".join(part for part in (error.context, error.problem) if part)
+        raise RecipeError([f"{source}:{line}: {words}"]) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise RecipeError([f"{source}:{line}: character {chr(error.character)!r} is not allowed in YAML"]) from error
+    except ValueError as error:  # an explicit tag that does not fit, such as `!!int x`
+        raise RecipeError([f"{source}: {error}"]) from error
+    except RecursionError as error:
+        raise RecipeError([f"{source}: is nested too deeply"]) from error
+
+
+def dump_yaml(content: dict[str, Any]) -> str:
+    """Return YAML that `read_yaml` reads back as the same content, and so does PyYAML's own loader."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars and nothing but plain types: no dates, sets, binary or Python objects."""
+
+    yaml_implicit_resolvers: ClassVar = {}
+    yaml_constructors: ClassVar = {
+        tag and f"{TAG}{tag}": yaml.SafeLoader.yaml_constructors[tag and f"{TAG}{tag}"]
+        for tag in ("null", "bool", "int", "float", "str", "seq", None)  # None: any other tag is an error
+    }
+
+    def mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
+        """Construct a mapping with distinct string keys."""
+        result, lines = {}, {}
+        for key_node, value_node in node.value:
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key!r} is not a string; put it in quotes",
+                    problem_mark=key_node.start_mark,
+                )
+            if key in lines:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"duplicate key '{key}', first on line {lines[key]}",
+                    problem_mark=key_node.start_mark,
+                )
+            result[key], lines[key] = self.construct_object(value_node, deep=True), line
+        return result
+
+
+_Loader.add_constructor(f"{TAG}map", _Loader.mapping)
+for _name, _pattern, _first in (
+    ("bool", BOOL, "tTfF"),
+    ("int", INT, "-+0123456789"),
+    ("float", FLOAT, "-+.0123456789"),
+    ("null", NULL, ["~", "n", "N", ""]),
+):
+    _Loader.add_implicit_resolver(f"{TAG}{_name}", _pattern, list(_first))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every string that YAML 1.1 or 1.2 would read as something else; writes no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_implicit_resolver(f"{TAG}float", FLOAT, list("-+.0123456789"))
 
 
 def stage_of(model: Any) -> str | None:
@@ -187,11 +290,11 @@ class Layers:
         for path in _leaves({key: value for key, value in at_top.items() if key in STAGE_KEYS}):
             key, owners, takers, overridden = ".".join(path), [], [], False
             for name, own in self.stages.items():
-                if decides(at_stages.get(name, {}), path):
+                if _is_set(at_stages.get(name, {}), path):
                     overridden = True  # the user knows that this stage has its own
-                elif decides(own, path):
+                elif _is_set(own, path):
                     owners += [] if _continues(own, path) or self._has_another_corpus(own, path) else [name]
-                elif decides(self.merged(name), path) or not decides(self.top, path):  # the latter: taken away by null
+                elif _is_set(self.merged(name), path) or not _is_set(self.top, path):  # the latter: taken away by null
                     takers.append(name)
             stages = f"stage{'s' * (len(owners) > 1)} {', '.join(owners)}"
             sets = "set their own" if len(owners) > 1 else "sets its own"
@@ -228,8 +331,8 @@ def _depth(content: Any, path: tuple[str, ...]) -> int:
     return len(path)
 
 
-def decides(content: dict, path: tuple[str, ...]) -> bool:
-    """Return whether a mapping decides the value at a path: it is there, or something above it is no mapping."""
+def _is_set(content: dict, path: tuple[str, ...]) -> bool:
+    """Return whether a mapping sets the value at a path: the key is there, or something above it is no mapping."""
     for key in path:
         if not isinstance(content, dict):
             return True
@@ -244,111 +347,3 @@ def _continues(own: dict, path: tuple[str, ...]) -> bool:
     model = own.get("model")
     origin = model.get("name_or_path") if isinstance(model, dict) else None
     return path[0] == "model" and stage_of(origin) is not None
-
-
-RECIPE_FILE = "recipe.yaml"  # in the folders of a run and in a repository: the recipe as resolved
-TAG = "tag:yaml.org,2002:"
-NULL = re.compile(r"(~|null|Null|NULL|)$")
-BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)$")
-INT = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
-FLOAT = re.compile(
-    r"([-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
-    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
-)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file.
-
-    Raises:
-        RecipeError: the file cannot be read or is not UTF-8, it is empty, it is not YAML, its top level is not a
-            mapping, or a mapping in it has a key twice or a key that is not a string.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise RecipeError([f"{path}: cannot be read: {error.strerror}"]) from error
-    except UnicodeDecodeError as error:
-        raise RecipeError([f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}"]) from error
-    content = parse_yaml(text, str(path))
-    if content is None:
-        raise RecipeError([f"{path}: is empty; expected keys such as task, model and data"])
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise RecipeError([f"{path}: the top level is a {kind}; expected keys such as task, model and data"])
-    return content
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Return what a YAML text says; `source` stands in front of the line number in errors.
-
-    Raises:
-        RecipeError: `text` is not YAML or nested too deeply, or a mapping in it has a key twice or a key that is not a
-            string.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = (error.problem_mark or error.context_mark).line + 1
-        words = ", ".join(part for part in (error.context, error.problem) if part)
-        raise RecipeError([f"{source}:{line}: {words}"]) from error
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise RecipeError([f"{source}:{line}: character {chr(error.character)!r} is not allowed in YAML"]) from error
-    except ValueError as error:  # an explicit tag that does not fit, such as `!!int x`
-        raise RecipeError([f"{source}: {error}"]) from error
-    except RecursionError as error:
-        raise RecipeError([f"{source}: is nested too deeply"]) from error
-
-
-def dump_yaml(content: dict[str, Any]) -> str:
-    """Return YAML that `read_yaml` reads back as the same content, and so does PyYAML's own loader."""
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars and nothing but plain types: no dates, sets, binary or Python objects."""
-
-    yaml_implicit_resolvers: ClassVar = {}
-    yaml_constructors: ClassVar = {
-        tag and f"{TAG}{tag}": yaml.SafeLoader.yaml_constructors[tag and f"{TAG}{tag}"]
-        for tag in ("null", "bool", "int", "float", "str", "seq", None)  # None: any other tag is an error
-    }
-
-    def mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
-        """Construct a mapping with distinct string keys."""
-        result, lines = {}, {}
-        for key_node, value_node in node.value:
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key!r} is not a string; put it in quotes",
-                    problem_mark=key_node.start_mark,
-                )
-            if key in lines:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"duplicate key '{key}', first on line {lines[key]}",
-                    problem_mark=key_node.start_mark,
-                )
-            result[key], lines[key] = self.construct_object(value_node, deep=True), line
-        return result
-
-
-_Loader.add_constructor(f"{TAG}map", _Loader.mapping)
-for _name, _pattern, _first in (
-    ("bool", BOOL, "tTfF"),
-    ("int", INT, "-+0123456789"),
-    ("float", FLOAT, "-+.0123456789"),
-    ("null", NULL, ["~", "n", "N", ""]),
-):
-    _Loader.add_implicit_resolver(f"{TAG}{_name}", _pattern, list(_first))
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes every string that YAML 1.1 or 1.2 would read as something else; writes no anchors."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-_Dumper.add_implicit_resolver(f"{TAG}float", FLOAT, list("-+.0123456789"))

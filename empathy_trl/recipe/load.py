@@ -20,12 +20,20 @@ HUB_NAME = re.compile(rf"{HUB_PREFIX}(\w[\w.-]*/\w[\w.-]*)(?:@({REVISION.pattern
 PULL_FILE = "pull.json"  # in a folder that `hub.py pull` filled: the repository and the commit
 
 
-def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = (), *, trust_remote_code: bool = False) -> Recipe:
+def load_recipe(
+    path_or_name: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    training: bool = True,
+    trust_remote_code: bool = False,
+) -> Recipe:
     """Read a recipe, apply the command line's overrides and check all of it.
 
     Args:
         path_or_name: a YAML file, the name of one in `recipes/`, with or without `.yaml`, or `hub:USER/REPO[@revision]`.
         overrides: command line arguments, `--a.b.c value` or `--a.b.c=value`.
+        training: False for a recipe that is only evaluated or talked to. Keys of the trainer then need only exist and have the
+            right types: recipes of version 0.1 may have keys without effect.
         trust_remote_code: allow a recipe from the Hub, also one that `hub.py pull` fetched, to import code.
 
     Returns:
@@ -50,7 +58,7 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = (), *, trus
     for position, (name, keys) in enumerate(stages.items()):
         earlier = dict(list(stages.items())[:position])
         rewards[name], problems = check_rewards(keys.get("rewards"), earlier)
-        problems += [*check_stage(keys, earlier), *check_encoder_decoder(name, earlier | {name: keys})]
+        problems += [*check_stage(keys, earlier, training), *check_encoder_decoder(name, earlier | {name: keys})]
         errors += [f"{layers.label(name, path)}: {message}" for path, message in problems]
     errors += check_top(layers, stages)
     if errors:

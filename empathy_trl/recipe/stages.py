@@ -26,7 +26,8 @@ from pathlib import Path
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import digest, json_or_none, write_text
-from empathy_trl.recipe.layers import stage_of
+from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml, stage_of
+from empathy_trl.recipe.validate import fields_without_effect
 from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.base import Reward
 
@@ -65,6 +66,22 @@ def fingerprint(stage: dict, earlier: dict[str, str], rows: str | None = None) -
     critic = _made_by((stage.get("trainer") or {}).get("critic_name_or_path"), earlier)
     more = ({"judges": judges} if judges else {}) | ({"critic": critic} if critic else {})
     return digest({**content, "parent": parent, "rows": rows} | more)
+
+
+def known_fingerprint(path: Path, stage: dict, earlier: dict[str, str], rows: str | None) -> str:
+    """Return `fingerprint`, or that of the run in a stage's folder where only trainer fields without effect differ.
+
+    Version 0.1 took such fields, and they are part of its fingerprints; a recipe has to leave them out now.
+    """
+    record, recipe = json_or_none(path / RUN_FILE), path / RECIPE_FILE
+    if record is not None and recipe.is_file():
+        stages = read_yaml(recipe).get("stages", {})
+        before = stages.get(record.get("stage"), {}).get("trainer", {})
+        dropped = {key: before[key] for key in fields_without_effect(stage["task"]) if key in before}
+        known = fingerprint({**stage, "trainer": dropped | stage["trainer"]}, earlier, rows)
+        if known == record.get("fingerprint"):
+            return known
+    return fingerprint(stage, earlier, rows)
 
 
 def judges_in(rewards: dict | None, earlier: dict[str, str]) -> dict[str, str]:
