@@ -80,6 +80,8 @@ def check_value(value: Any, hint: Any) -> Iterator[Problem]:
     if section is not None and isinstance(value, dict):
         yield from check_section(value, section)
         return
+    if hint is dict and isinstance(value, dict):
+        return  # the caller checks its keys
     try:
         TypeAdapter(hint).validate_json(json.dumps(value, allow_nan=False), strict=True)
     except PydanticSchemaGenerationError:
@@ -160,6 +162,8 @@ def _name(hint: Any) -> str:
         return _mapping_of(hint.model_fields)
     if hint is dict or origin is dict:
         return "mapping"
+    if origin is Literal:
+        return " or ".join(map(show, arguments))
     if origin is list:
         return f"list of {_name(arguments[0])}"
     if origin is tuple:
@@ -259,6 +263,9 @@ def fields_without_effect(task: str) -> dict[str, str]:
     return {field: reason for tasks, fields, reason in NO_EFFECT if task in tasks for field in fields}
 
 
+BATCH_FIELDS = ("per_device_train_batch_size", "steps_per_generation", "gradient_accumulation_steps")
+
+
 def import_class(location: str) -> type:
     """Return the class at `package.module:Class`."""
     module, name = location.split(":")
@@ -319,16 +326,17 @@ def refusal(error: Exception, trainer: dict[str, Any], config_class: type) -> Pr
     message = " ".join(str(error).split())
     defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
     named = [word for word in re.findall(r"\w+", message) if word in defaults]
+    if "generation_batch_size" in named and "generation_batch_size" not in trainer:
+        named += BATCH_FIELDS
+        message += (
+            f" (generation_batch_size is {BATCH_FIELDS[0]} × processes × {BATCH_FIELDS[1]}, which is {BATCH_FIELDS[2]} "
+            "unless it is set)"
+        )
+    named += [name for name, value in trainer.items() if isinstance(value, str) and value in message]
     key = next((word for word in named if word in trainer), named[0] if named else None)
     if key is None:
-        key = next((name for name, value in trainer.items() if isinstance(value, str) and value in message), None)
-        return (key,) if key else (), message
+        return (), message
     if message.startswith(f"{key}: "):  # one of our own classes
         return (key,), message.removeprefix(f"{key}: ")
-    if "generation_batch_size" in named and "generation_batch_size" not in trainer:
-        message += (
-            " (generation_batch_size is per_device_train_batch_size × processes × steps_per_generation, which is "
-            "gradient_accumulation_steps unless it is set)"
-        )
     value = show(trainer[key]) if key in trainer else f"{show(defaults[key])}, the default,"
     return (key,), f"{value} is refused: {message}"

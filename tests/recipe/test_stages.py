@@ -5,7 +5,16 @@ import json
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.recipe.stages import fingerprint, inspect_stage, judges_in, last_checkpoint, make_way, versions
+from empathy_trl.recipe.layers import dump_yaml
+from empathy_trl.recipe.stages import (
+    fingerprint,
+    inspect_stage,
+    judges_in,
+    known_fingerprint,
+    last_checkpoint,
+    make_way,
+    versions,
+)
 
 STAGE = {
     "task": "sft",
@@ -169,3 +178,14 @@ def test_a_model_of_another_run_that_was_trained_again_makes_another_run(tmp_pat
     assert fingerprint(stage, {}) == first
     (tmp_path / "reward" / "run.json").write_text('{"fingerprint": "2"}')
     assert fingerprint(stage, {}) != first
+
+
+def test_a_run_of_version_0_1_with_trainer_fields_without_effect_is_known(tmp_path):
+    stage = {"task": "grpo", "model": {"name_or_path": "m"}, "trainer": {"learning_rate": 0.1}}
+    before = {**stage, "trainer": {"learning_rate": 0.1, "per_device_eval_batch_size": 32}}
+    record(tmp_path / "grpo", fingerprint=fingerprint(before, {}, "rows"), stage="grpo")
+    (tmp_path / "grpo" / "recipe.yaml").write_text(dump_yaml({"stages": {"grpo": before}}))
+    assert known_fingerprint(tmp_path / "grpo", stage, {}, "rows") == fingerprint(before, {}, "rows")
+    other = {**stage, "trainer": {"learning_rate": 0.2}}
+    assert known_fingerprint(tmp_path / "grpo", other, {}, "rows") == fingerprint(other, {}, "rows")
+    assert known_fingerprint(tmp_path / "sft", stage, {}, "rows") == fingerprint(stage, {}, "rows")
