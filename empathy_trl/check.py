@@ -98,7 +98,7 @@ def _memory_here() -> float:
 def _data_downloads(recipe) -> set[str]:
     from empathy_trl.io import on_hub
 
-    return {f"data {stage.data.path}" for stage in recipe.stages.values() if on_hub(stage.data.path)}
+    return {f"data {stage.data.path}" for stage in recipe.stages.values() if on_hub(stage.data.path, needs_owner=True)}
 
 
 def _reward_downloads(recipe) -> set[str]:

@@ -16,9 +16,18 @@ from pathlib import Path
 from empathy_trl.errors import UserError, suggestion
 
 
-def on_hub(path: str) -> bool:
-    """Return whether `path` means a Hub id: it looks like "owner/name", and no such folder or file exists."""
-    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path)) and not Path(path).exists()
+def is_hub_id(name: str, needs_owner: bool = False) -> bool:
+    """Return whether a text has the form of a Hub id: `owner/name`, or also `name` unless an owner is needed.
+
+    `outputs/…` is where runs are written, and never an id.
+    """
+    found = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name)
+    return found is not None and not name.startswith("outputs/") and (found[1] is not None or not needs_owner)
+
+
+def on_hub(name: str, needs_owner: bool = False) -> bool:
+    """Return whether a name means a repository on the Hub: it has the form of an id, and no such folder or file exists."""
+    return is_hub_id(name, needs_owner) and not Path(name).exists()
 
 
 def import_object(where: str, path: str):

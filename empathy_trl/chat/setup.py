@@ -26,6 +26,7 @@ from empathy_trl.chat.reply import TAGS
 from empathy_trl.data import CORPORA, corpus
 from empathy_trl.data.base import Corpus
 from empathy_trl.errors import UserError
+from empathy_trl.io import is_hub_id
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
     adapter_base,
@@ -296,15 +297,11 @@ def is_same(base: str, model: str) -> bool | None:
         return Path(base).resolve() == Path(model).resolve()
     if Path(base).is_dir() or Path(model).is_dir():
         folder, other = (base, model) if Path(base).is_dir() else (model, base)
-        if not _is_hub_id(other):
+        if not is_hub_id(other):
             return None
         # a copy of what the id means is called like it, in the Hub's cache too
         return Path(folder).name == other.rpartition("/")[2] or f"models--{other.replace('/', '--')}" in folder
-    return False if _is_hub_id(base) else None
-
-
-def _is_hub_id(name: str) -> bool:
-    return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) is not None and not name.startswith("outputs/")
+    return False if is_hub_id(base) else None
 
 
 def _adapted(model, adapter: str, base: str, name: str):

@@ -8,7 +8,7 @@ from pathlib import Path
 import empathy_trl
 from empathy_trl.cli import OUTPUTS, check_writable, command_parser, exit_status
 from empathy_trl.errors import UserError
-from empathy_trl.recipe.schema import HUB_MODEL
+from empathy_trl.io import is_hub_id
 
 
 def hub(arguments: list[str] | None = None) -> int:
@@ -65,7 +65,7 @@ def _card(options: argparse.Namespace) -> None:
 
 def _repo_id(text: str) -> str:
     """Return a Hub id; UserError for anything else."""
-    if not HUB_MODEL.fullmatch(text):
+    if not is_hub_id(text):
         raise UserError(f"--repo_id: {text!r} is not a Hub id; expected USER/REPO")
     return text
 

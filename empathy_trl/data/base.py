@@ -149,7 +149,7 @@ class Corpus(ABC):
 
     def read_table(self, config, split: str) -> Table:
         """Return the rows of one split as the source has them: from a split on the Hub, or the split's file in a folder."""
-        if on_hub(config.path):
+        if on_hub(config.path, needs_owner=True):
             return as_table(*hub_split(config.path, config.revision, split))
         return read_table(split_file(self.folder(config), split, SUFFIXES), self.needs)
 

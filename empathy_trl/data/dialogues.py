@@ -61,7 +61,7 @@ class Dialogues(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the samples of one split, one row per reply."""
-        if on_hub(config.path):
+        if on_hub(config.path, needs_owner=True):
             return _samples(conversations(*hub_split(config.path, config.revision, split)))
         folder = self.folder(config)
         if any(folder.joinpath(name).is_dir() for names in FOLDERS.values() for name in names):

@@ -58,7 +58,7 @@ class Ed4(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the situations of one split (`text`, `label`); on the Hub, those with one of the four emotions."""
-        if not on_hub(config.path):
+        if not on_hub(config.path, needs_owner=True):
             return read_table(split_file(self.folder(config), split, (".csv",)), self.needs)
         table = situations(*hub_split(config.path, config.revision, split))
         rows = [row for row in table.rows if row.cells["label"] in LABELS]

@@ -128,7 +128,7 @@ class Empath(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the dialogues of one split; one file, or a Hub id with one split, is split 90/10."""
-        if on_hub(config.path):
+        if on_hub(config.path, needs_owner=True):
             splits = load_hub(config.path, config.revision)
             if len(splits) > 1:
                 return as_table(*hub_split(config.path, config.revision, split), as_cell=_as_it_is)

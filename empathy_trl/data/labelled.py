@@ -51,7 +51,7 @@ class _Labelled(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the texts of one split; on the Hub, the situations of EmpatheticDialogues are found too."""
-        if on_hub(config.path):
+        if on_hub(config.path, needs_owner=True):
             source, dataset = hub_split(config.path, config.revision, split)
             is_dialogues = "context" in dataset.column_names
             table = situations(source, dataset) if is_dialogues else as_table(source, dataset)
@@ -135,7 +135,7 @@ class Epitome(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the pairs of one split; one table, or the published files, are split 90/10 by seeker post."""
-        if on_hub(config.path):
+        if on_hub(config.path, needs_owner=True):
             return super().read_table(config, split)
         path = self.path(config)
         if path.is_file():

@@ -110,7 +110,7 @@ class Redial(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the dialogues of one split; without a part for `valid`, a tenth of those of `train` becomes one."""
-        if on_hub(config.path):
+        if on_hub(config.path, needs_owner=True):
             has_valid = hub_has(config.path, config.revision, "valid")
         else:
             has_valid = bool(split_files(self.folder(config), "valid", _SUFFIXES))
@@ -145,7 +145,7 @@ class Redial(Corpus):
 
     def _given_split(self, config, split: str) -> Table:
         """Return the dialogues of a split that the source has."""
-        if on_hub(config.path):
+        if on_hub(config.path, needs_owner=True):
             table = as_table(*hub_split(config.path, config.revision, split), as_cell=lambda value: value)
         else:
             table = read_objects(split_file(self.folder(config), split, _SUFFIXES))

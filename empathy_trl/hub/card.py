@@ -23,9 +23,9 @@ from empathy_trl.evaluation.base import NAMES, markdown
 from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.hub.results import source_name, to_results
 from empathy_trl.hub.stage_folder import StageFiles, code, fenced, lineage, local_name, origin, read_stage_files, text
-from empathy_trl.io import on_hub, write_text
+from empathy_trl.io import is_hub_id, on_hub, write_text
 from empathy_trl.recipe.layers import RECIPE_FILE, stage_of
-from empathy_trl.recipe.schema import HUB_MODEL, SAMPLE
+from empathy_trl.recipe.schema import SAMPLE
 from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.base import Reward
 
@@ -87,7 +87,7 @@ def model_card(folder: Path, repo_id: str | None = None, merged: bool = False) -
     Raises:
         UserError: the folder is not the folder of a stage, or `repo_id` is not a Hub id.
     """
-    if repo_id is not None and not HUB_MODEL.fullmatch(repo_id):
+    if repo_id is not None and not is_hub_id(repo_id):
         raise UserError(f"{repo_id!r} is not a Hub id; expected name or user/name")
     folder = Path(folder)
     files = read_stage_files(folder)
@@ -302,7 +302,7 @@ def training_data(data: dict) -> TrainingData:
     if path == SAMPLE:
         source = "written for empathy-trl; no texts of real people, labels and ratings by their authors"
         return TrainingData(f"embedded corpus {code(builder)} of empathy-trl", "apache-2.0", "Apache-2.0", source)
-    if on_hub(path):
+    if on_hub(path, needs_owner=True):
         published = known.published if known else None
         if published is None or published.hub_id != path:
             published = Published(path, None, "see its page", "see its page")

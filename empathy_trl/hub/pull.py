@@ -20,12 +20,11 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from empathy_trl.errors import RecipeError, UserError
-from empathy_trl.io import json_or_none, write_text
+from empathy_trl.io import is_hub_id, json_or_none, write_text
 from empathy_trl.models.api import retry_after
 from empathy_trl.models.hub_files import ADAPTER_FILE, hub_errors, join_revision, split_revision
 from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
 from empathy_trl.recipe.load import PULL_FILE
-from empathy_trl.recipe.schema import HUB_MODEL
 from empathy_trl.text import mask, masked_log, printable
 
 PULLS = Path("outputs") / "hub"
@@ -60,7 +59,7 @@ def pull(name: str, output_dir: Path | None = None) -> Path:
         UserError: the repository cannot be had, has nothing to fetch, or the folder holds something else.
     """
     repo, revision = split_revision(name)
-    if "/" not in repo or not HUB_MODEL.fullmatch(repo):
+    if not is_hub_id(repo, needs_owner=True):
         raise UserError(f"{name}: expected USER/REPO, or USER/REPO@ with a branch, a tag or a commit")
     folder = Path(output_dir) if output_dir else PULLS / repo
     with hub_errors(repo, revision):

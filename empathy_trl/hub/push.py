@@ -28,11 +28,10 @@ from transformers import TrainerCallback
 from empathy_trl.errors import UserError
 from empathy_trl.hub.card import CARD_FILE, NOTES_FILE, model_card
 from empathy_trl.hub.pull import LOGIN, hub_requests, retry
-from empathy_trl.io import read_json
+from empathy_trl.io import is_hub_id, read_json
 from empathy_trl.models.hub_files import ADAPTER_FILE, VOCABULARY_FILES, adapter_base, expand
 from empathy_trl.models.load import load_model
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, dump_yaml, read_yaml, stage_of
-from empathy_trl.recipe.schema import HUB_MODEL
 from empathy_trl.recipe.stages import RUN_FILE
 from empathy_trl.text import mask
 
@@ -66,7 +65,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, merge_adapt
         UserError: `repo_id` is not a Hub id, the folder holds no trained model, or the Hub refuses; with the command that
             tries it again.
     """
-    if not HUB_MODEL.fullmatch(repo_id):
+    if not is_hub_id(repo_id):
         raise UserError(f"repo_id: {repo_id!r} is not a Hub id; expected USER/REPO")
     folder = Path(folder)
     files, is_adapter = model_files(folder), (folder / ADAPTER_FILE).is_file()

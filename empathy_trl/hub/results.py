@@ -187,7 +187,7 @@ def judge_digest(judged_by: dict | str | None) -> str | None:
 
 def source_name(path: str) -> str:
     """Return `data.source` as others may read it: `sample`, a Hub id, or the name of a folder or file without its place."""
-    return path if path == SAMPLE or on_hub(path) else Path(path).expanduser().absolute().name
+    return path if path == SAMPLE or on_hub(path, needs_owner=True) else Path(path).expanduser().absolute().name
 
 
 def _dataset_type(name: str, source: str) -> str:

@@ -14,10 +14,9 @@ from urllib.parse import urlsplit
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.evaluate import eval_path
 from empathy_trl.hub.results import to_results
-from empathy_trl.io import json_or_none, read_json
+from empathy_trl.io import json_or_none, on_hub, read_json
 from empathy_trl.models.hub_files import ADAPTER_FILE
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of
-from empathy_trl.recipe.schema import HUB_MODEL
 from empathy_trl.recipe.stages import RUN_FILE
 from empathy_trl.text import TOKEN
 
@@ -176,7 +175,7 @@ def origin(recipe: dict, name: str) -> dict:
 def hub_id(name: str | None) -> str | None:
     """Return a name that can only mean a model on the Hub, without its revision; None for a folder or a stage."""
     name = (name or "").partition("@")[0]
-    return name if HUB_MODEL.fullmatch(name) and not Path(name).exists() else None
+    return name if on_hub(name) else None
 
 
 LONGEST = 120

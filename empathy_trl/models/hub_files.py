@@ -29,7 +29,8 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
+from empathy_trl.io import is_hub_id
 from empathy_trl.text import mask
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def check_exists(name: str) -> None:
     """Raise UserError if a name can only mean a local folder and there is none; the Hub is not asked."""
     if Path(name).is_file():
         raise UserError(f"{name}: is a file; expected the folder of a model")
-    if not Path(name).is_dir() and looks_local(name):
+    if not Path(name).is_dir() and not is_hub_id(name.partition("@")[0]):
         raise UserError(f"{name}: no such folder; expected the folder of a model, or a Hub id such as owner/name")
 
 
@@ -96,11 +97,11 @@ def adapter_base(adapter_file: Path, name: str) -> tuple[str, str | None]:
     except json.JSONDecodeError as error:
         raise UserError(f"{name}: {ADAPTER_FILE} is not valid JSON: {error}") from error
     if not isinstance(adapter, dict):
-        raise UserError(f"{name}: {ADAPTER_FILE} is {str(adapter)[:60]}; expected a mapping")
+        raise UserError(f"{name}: {ADAPTER_FILE} is {show(adapter)}; expected a mapping")
     base = adapter.get("base_model_name_or_path")
     if not base:
         raise UserError(f"{name}: {ADAPTER_FILE} names no base model (base_model_name_or_path is empty)")
-    if not Path(name).is_dir() and looks_local(str(base)):
+    if not Path(name).is_dir() and not is_hub_id(str(base)):
         raise UserError(
             f"{name}: the base of this adapter is {base}, a folder of its author's machine; expected a Hub id"
         )
@@ -253,12 +254,6 @@ REVISION = re.compile(r"\w[\w./+-]*")  # branch, tag, commit, or refs/pr/1
 NO_HUB_ID = ("stage:", "openai:")
 
 
-def looks_local(name: str) -> bool:
-    """Whether a name without a folder was meant as one; a Hub id reads `name` or `owner/name`."""
-    plain = name.partition("@")[0]
-    return plain.startswith((".", "/", "~", "outputs/", "stage:")) or plain.count("/") > 1
-
-
 def split_revision(name: str) -> tuple[str, str | None]:
     """Return the parts of `USER/REPO@revision`: the Hub id, and branch, tag or commit (None where none is given).
 
@@ -267,10 +262,10 @@ def split_revision(name: str) -> tuple[str, str | None]:
     Raises:
         UserError: what stands behind the @ cannot be a revision, or what stands before it is a folder.
     """
-    if "@" not in name or name.startswith(NO_HUB_ID) or looks_local(name) or Path(name).is_dir():
+    if "@" not in name or name.startswith(NO_HUB_ID) or Path(name).is_dir():
         return name, None
     plain, _, revision = name.partition("@")
-    if not plain:
+    if not is_hub_id(plain):
         return name, None
     if not REVISION.fullmatch(revision) or ".." in revision:
         raise UserError(

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
 
 # what a config may say of outputs that it no longer has
 OTHERS = (
@@ -201,7 +201,7 @@ def label_groups(config) -> dict[str, list[str]]:
         groups = {str(group): list(map(str, labels)) for group, labels in pairs}
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"model: label_groups in its config.json is {str(pairs)[:60]}; expected [[group, [label, ...]], ...]"
+            f"model: label_groups in its config.json is {show(pairs)}; expected [[group, [label, ...]], ...]"
         ) from error
     total = sum(map(len, groups.values()))
     if total != config.num_labels:

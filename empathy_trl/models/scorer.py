@@ -32,7 +32,7 @@ from transformers.integrations import deepspeed
 
 from empathy_trl.cli import shared
 from empathy_trl.data.normalize import normalize
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
 from empathy_trl.models.classifier import load_classifier
 from empathy_trl.models.hub_files import ADAPTER_FILE, adapter_base, expand, one_revision
 from empathy_trl.models.label_schema import CLASSIFICATION, REGRESSION, label_groups, label_names, probabilities
@@ -142,14 +142,14 @@ class Scorer:
         encoded = self._tokenize(texts)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         if min(lengths) == 0:
-            raise UserError(f"{self.name}: its tokenizer makes no token of {_shown(texts[lengths.index(0)])}")
+            raise UserError(f"{self.name}: its tokenizer makes no token of {show(texts[lengths.index(0)])}")
         logits = np.empty((len(texts), self.config.num_labels), np.float32)
         for rows in token_batches(lengths, self.tokens_per_batch):
             logits[rows] = self._forward({key: [values[row] for row in rows] for key, values in encoded.items()})
         if not np.isfinite(logits).all():
             row = int(np.argmin(np.isfinite(logits).all(axis=1)))
             raise UserError(
-                f"{self.name}: gives {logits[row].tolist()} for {_shown(texts[row])}; its weights are broken, or overflow "
+                f"{self.name}: gives {logits[row].tolist()} for {show(texts[row])}; its weights are broken, or overflow "
                 f"in {self.model.dtype} on {self.device} (try device: cpu, which computes in float32)"
             )
         return iter(logits)
@@ -296,10 +296,6 @@ def _key(text: Text) -> bytes:
     return hashlib.blake2b(repr(text).encode(), digest_size=16).digest()
 
 
-def _shown(text: Text) -> str:
-    return repr(text)[:80]
-
-
 def predict(
     name: str | Path | tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase],
     texts: Sequence[Text],
@@ -350,7 +346,7 @@ def _check_texts(texts) -> None:
     for row, text in enumerate(texts):
         parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
         if not all(isinstance(part, str) for part in parts):
-            raise UserError(f"texts[{row}]: {str(text)[:60]!r} is neither a string nor a (text, pair) tuple of strings")
+            raise UserError(f"texts[{row}]: {show(text)} is neither a string nor a (text, pair) tuple of strings")
 
 
 def predict_outputs(scorer, rows) -> np.ndarray:

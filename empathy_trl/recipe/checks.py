@@ -6,15 +6,15 @@ that all problems are reported at once.
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 from empathy_trl.errors import UserError, show, suggestion
+from empathy_trl.io import on_hub
 from empathy_trl.models.hub_files import CRITIC_CONFIG, saved_critic, split_revision
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
-from empathy_trl.recipe.schema import CONFIG_CLASSES, HUB_MODEL, RECIPES, SAMPLE, Data, FromScratch, Stage, hint
+from empathy_trl.recipe.schema import CONFIG_CLASSES, RECIPES, SAMPLE, Data, FromScratch, Stage, hint
 from empathy_trl.recipe.validate import (
     Key,
     Problem,
@@ -30,7 +30,6 @@ from empathy_trl.tags import CHAT_TEMPLATES
 
 FOR_ALL_CORPORA = ("name", "builder", "path", "revision", "on_bad_rows", "portion")  # keys of `data`
 DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("roberta",)  # of the models that can be made from scratch
-HUB_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
 
 
 def check_top(layers: Layers, contents: dict[str, dict]) -> Iterator[str]:
@@ -269,14 +268,14 @@ def _check_source(data: dict) -> Iterator[Problem]:
                 readers = [other for other in CORPORA if key in corpus(other).settings]
                 yield (key,), f"{name} does not read it; corpora that do: {', '.join(readers)}"
     is_file = isinstance(path, str) and os.path.isfile(os.path.expanduser(path))  # a single table
-    if isinstance(path, str) and path != SAMPLE and not is_file and not _may_exist(path, HUB_DATASET):
+    if isinstance(path, str) and path != SAMPLE and not is_file and not _may_exist(path, needs_owner=True):
         yield ("path",), f"no folder {path!r}; expected {SAMPLE}, a folder, or a Hub id such as user/name"
 
 
-def _may_exist(place: str, hub_id: re.Pattern) -> bool:
-    """Return whether a folder is there, or whether the text may be the id of something on the Hub."""
+def _may_exist(place: str, needs_owner: bool = False) -> bool:
+    """Return whether a folder exists, or the text may be a Hub id."""
     place = os.path.expanduser(place)
-    return os.path.isdir(place) or (not os.path.exists(place) and hub_id.fullmatch(place) is not None)
+    return os.path.isdir(place) or on_hub(place, needs_owner)
 
 
 def _may_be_model(name: str) -> bool:
@@ -285,7 +284,7 @@ def _may_be_model(name: str) -> bool:
         plain, _ = split_revision(name)
     except UserError:  # whoever reads the section says it better
         return True
-    return _may_exist(plain, HUB_MODEL)
+    return _may_exist(plain)
 
 
 def check_rewards(entries: Any, earlier: dict[str, dict]) -> tuple[dict[str, Reward], list[Problem]]:
@@ -327,7 +326,7 @@ def _check_classifiers(evaluation: dict, earlier: dict[str, Any]) -> Iterator[Pr
 def _check_encoder(evaluation: dict) -> Iterator[Problem]:
     """Yield whether the encoder of BERTScore may be where the recipe says."""
     name = evaluation.get("bertscore")
-    if isinstance(name, str) and name and not _may_exist(name, HUB_MODEL):
+    if isinstance(name, str) and name and not _may_exist(name):
         yield ("bertscore",), f"no folder {name!r}; expected a folder, or a Hub id such as roberta-large"
 
 

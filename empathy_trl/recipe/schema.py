@@ -7,19 +7,18 @@ The classifiers that judge replies, as `evaluation.classifiers` of a recipe name
 """
 
 import copy
-import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from empathy_trl.errors import UserError
+from empathy_trl.io import is_hub_id
 from empathy_trl.models.hub_files import one_revision
 from empathy_trl.recipe.layers import STAGE_KEYS, dump_yaml, stage_of
 from empathy_trl.rewards.base import Reward
 
 SAMPLE = "sample"  # `data.path` for the corpus in the package
-HUB_MODEL = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # name or user/name
 
 # task -> `module:Class` of its trainer's config, whose fields are the keys of `trainer:`; imported only where they are read
 CONFIG_CLASSES = {
@@ -199,7 +198,7 @@ class Hub(_Section):
 
     @model_validator(mode="after")
     def _is_a_hub_id(self):
-        if not HUB_MODEL.fullmatch(self.repo_id):
+        if not is_hub_id(self.repo_id):
             raise ValueError(f"repo_id {self.repo_id!r} is not a Hub id; expected name or user/name")
         return self
 

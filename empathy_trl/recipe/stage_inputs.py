@@ -113,7 +113,7 @@ def local_rows(stage) -> dict[str, tuple]:
 
     if stage.task in LABEL_TASKS:
         label_targets(stage)
-    if on_hub(stage.data.path):
+    if on_hub(stage.data.path, needs_owner=True):
         return {}
     chosen_by = ("valid",) if stage.task in LABEL_TASKS else ()  # the split by which the best checkpoint is chosen
     return {

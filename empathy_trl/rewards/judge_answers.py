@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from empathy_trl.errors import InvalidAnswer
+from empathy_trl.errors import InvalidAnswer, show
 
 RUBRICS = {
     "empathy": "The reply shows that it has understood what the other person feels and why, and meets those feelings with "
@@ -117,14 +117,14 @@ def parse_scores(text: str, aspects: list[str], scale: tuple[float, float]) -> d
     try:
         found = json.loads(text, object_pairs_hook=_no_repetition, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise InvalidAnswer("not JSON", f"{_shown(text)} ({error})") from error
+        raise InvalidAnswer("not JSON", f"{show(text)} ({error})") from error
     if not isinstance(found, dict) or found.keys() != set(aspects):
-        raise InvalidAnswer("wrong schema", f"{_shown(text)} (expected exactly the members {', '.join(aspects)})")
+        raise InvalidAnswer("wrong schema", f"{show(text)} (expected exactly the members {', '.join(aspects)})")
     for name, score in found.items():
         if isinstance(score, bool) or not isinstance(score, (int, float)):
-            raise InvalidAnswer("wrong schema", f"{_shown(text)} ({name} is not a number)")
+            raise InvalidAnswer("wrong schema", f"{show(text)} ({name} is not a number)")
         if not scale[0] <= score <= scale[1]:
-            raise InvalidAnswer("out of range", f"{_shown(text)} ({name} is not from {scale[0]:g} to {scale[1]:g})")
+            raise InvalidAnswer("out of range", f"{show(text)} ({name} is not from {scale[0]:g} to {scale[1]:g})")
     return {name: float(found[name]) for name in aspects}
 
 
@@ -136,10 +136,6 @@ def _no_repetition(members: list[tuple]) -> dict:
 
 def _no_constant(name: str):
     raise ValueError(f"{name} is no JSON")
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 120 else f"{text[:120]}…")
 
 
 SCALE = [0, 9]

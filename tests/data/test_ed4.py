@@ -353,10 +353,10 @@ def test_other_errors_of_the_hub_are_not_swallowed(monkeypatch):
 
 def test_a_local_folder_wins_over_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert on_hub("data/mine")
+    assert on_hub("data/mine", needs_owner=True)
     (tmp_path / "data" / "mine").mkdir(parents=True)
-    assert not on_hub("data/mine")
-    assert not on_hub("sample")
+    assert not on_hub("data/mine", needs_owner=True)
+    assert not on_hub("sample", needs_owner=True)
 
 
 # Prompts and warm start

@@ -44,8 +44,8 @@ def test_a_model_that_does_not_say_its_kind(make_classifier):
     ("texts", "message"),
     [
         ("ok", "texts: a single string; expected a list of them"),
-        (["ok", None], r"texts\[1\]: 'None' is neither a string nor"),
-        ([3], r"texts\[0\]: '3' is neither"),
+        (["ok", None], r"texts\[1\]: null is neither a string nor"),
+        ([3], r"texts\[0\]: 3 is neither"),
         ([("a", None)], r"texts\[0\]: .* is neither"),
         ([("a", "b", "c")], r"texts\[0\]: .* is neither"),
     ],

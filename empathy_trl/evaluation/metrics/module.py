@@ -20,7 +20,7 @@ import evaluate
 import numpy as np
 from datasets import Features, Value
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures
 from empathy_trl.evaluation.metrics.reply_classifiers import Judged, judge_replies, load_classifiers
 from empathy_trl.recipe.schema import KEY
@@ -130,19 +130,14 @@ class Module(evaluate.Metric):
 def _checked(name: str, values, kind: Kind) -> list:
     """Return the values of an input as they are stored."""
     if not _is_list(values):
-        raise UserError(f"{name}: expected a list with {kind.words} per row, got {_shown(values)}")
+        raise UserError(f"{name}: expected a list with {kind.words} per row, got {show(values)}")
     values = list(values)
     if not values:
         raise UserError(f"{name}: has no rows; expected at least one")
     for row, value in enumerate(values):
         if not kind.fits(value):
-            raise UserError(f"{name}, row {row}: expected {kind.words}, got {_shown(value)}")
+            raise UserError(f"{name}, row {row}: expected {kind.words}, got {show(value)}")
     return [kind.stored(value) for value in values]
-
-
-def _shown(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def values(figures: dict[str, dict]) -> dict[str, float]:
@@ -180,7 +175,7 @@ def judged(
         UserError: the model cannot be loaded or is no classifier of this kind, or does not know an emotion.
     """
     if not isinstance(model, str) or not model:
-        raise UserError(f"model: expected the folder or Hub id of a classifier, got {model!r}")
+        raise UserError(f"model: expected the folder or Hub id of a classifier, got {show(model)}")
     try:
         return judge_replies(load_classifiers({kind: model}), prompts, replies, references, emotions)
     except UserError as error:  # which calls it by its name in a recipe

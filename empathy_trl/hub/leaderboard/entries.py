@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 from tqdm.auto import tqdm
 from yaml import YAMLError
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.compare import check_evaluation
 from empathy_trl.hub.pull import hub_requests, retry
@@ -117,17 +117,17 @@ def make_entry(evaluation, origin: str, folder: Path | None = None) -> Entry:
 
 def _check_data(origin: str, data: dict) -> None:
     if data["split"] not in SPLITS:
-        raise UserError(f"{origin}: data.split is {str(data['split'])[:60]!r}; expected {', '.join(SPLITS)}")
+        raise UserError(f"{origin}: data.split is {show(data['split'])}; expected {', '.join(SPLITS)}")
     if not isinstance(data["source"], str):
-        raise UserError(f"{origin}: data.source is {str(data['source'])[:60]!r}; expected a text")
+        raise UserError(f"{origin}: data.source is {show(data['source'])}; expected a text")
     for key, kind, words in (("n", int, "whole number"), *((key, str, "text") for key in OF_DATA)):
         if data.get(key) is not None and not isinstance(data[key], kind):
-            raise UserError(f"{origin}: data.{key} is {str(data[key])[:60]!r}; expected a {words}")
+            raise UserError(f"{origin}: data.{key} is {show(data[key])}; expected a {words}")
 
 
 def _check_baselines(origin: str, baselines) -> None:
     if not isinstance(baselines or {}, dict) or not all(isinstance(each, dict) for each in (baselines or {}).values()):
-        raise UserError(f"{origin}: baselines is {str(baselines)[:60]}; expected a mapping of mappings")
+        raise UserError(f"{origin}: baselines is {show(baselines)}; expected a mapping of mappings")
     for name, metrics in (baselines or {}).items():
         _check_figures(origin, f"baselines.{name}", metrics)
 
@@ -137,9 +137,7 @@ def _check_figures(origin: str, where: str, metrics: dict) -> None:
         if not isinstance(figure, dict) or not all(
             _is_number(figure.get(key), key != "value") for key in ("value", "low", "high", "n")
         ):
-            raise UserError(
-                f"{origin}: {where}.{name} is {str(figure)[:60]}; expected numbers as value, low, high and n"
-            )
+            raise UserError(f"{origin}: {where}.{name} is {show(figure)}; expected numbers as value, low, high and n")
 
 
 def _is_number(value, may_lack: bool) -> bool:

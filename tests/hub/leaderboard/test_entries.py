@@ -77,7 +77,7 @@ def test_paths_without_results(tmp_path, name, message):
         (evaluation(baselines=[]) | {"baselines": ["x"]}, "baselines is .*; expected a mapping of mappings"),
         (evaluation(baselines={"majority": {"accuracy": 1}}), "baselines.majority.accuracy is 1; expected numbers"),
         (evaluation(data={"split": "../x"}), "data.split is '../x'; expected train, valid, test"),
-        (evaluation(data={"source": 5}), "data.source is '5'; expected a text"),
+        (evaluation(data={"source": 5}), "data.source is 5; expected a text"),
         (evaluation(data={"n": "many"}), "data.n is 'many'; expected a whole number"),
         (evaluation(data={"rows": ["x"]}), r"data.rows is .*; expected a text"),
         (evaluation(judged_by=["bleu"]), "judged_by is .*expected a mapping of mappings"),

@@ -1,6 +1,6 @@
 """Emotions named by a model: accuracy, macro-F1, and the share of answers that are no emotion at all."""
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation.metrics import module
 from empathy_trl.evaluation.metrics.agreement import predicted_emotion, score_predictions, share_statistics
 from empathy_trl.evaluation.metrics.bootstrap import mean_figure
@@ -53,7 +53,7 @@ class EmotionAccuracy(module.Module):
 
 def _checked_labels(labels, references) -> list[str]:
     if isinstance(labels, str) or not labels or not all(isinstance(label, str) for label in labels):
-        raise UserError(f"labels: expected a list of all emotions that may be answered, got {labels!r}")
+        raise UserError(f"labels: expected a list of all emotions that may be answered, got {show(labels)}")
     labels = list(labels)
     odd = [label for label in labels if label != label.strip().lower() or labels.count(label) > 1 or not label]
     if odd:

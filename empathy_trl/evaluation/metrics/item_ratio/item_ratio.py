@@ -1,6 +1,6 @@
 """Item ratio: how many items a recommender's replies name on average."""
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation.metrics import module
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures
 from empathy_trl.evaluation.metrics.reply_metrics import item_counts
@@ -33,7 +33,9 @@ class ItemRatio(module.Module):
             UserError: the placeholder is no text, or an empty one.
         """
         if not isinstance(placeholder, str) or not placeholder:
-            raise UserError(f"placeholder: expected what stands for an item, such as '<movie>', got {placeholder!r}")
+            raise UserError(
+                f"placeholder: expected what stands for an item, such as '<movie>', got {show(placeholder)}"
+            )
         counts = item_counts(predictions, placeholder)
         said = [count for count in counts if count is not None]
         if intervals:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm.auto import tqdm
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation.metrics import module
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures
 from empathy_trl.rewards.judge_answers import ASPECTS, SCALE
@@ -62,7 +62,7 @@ class JudgeAspects(module.Module):
         """
         rubric = ASPECTS if rubric is None else rubric
         if not isinstance(rubric, dict) or not rubric or not all(isinstance(text, str) for text in rubric.values()):
-            raise UserError(f"rubric: expected aspect -> what deserves a 9, got {rubric!r}")
+            raise UserError(f"rubric: expected aspect -> what deserves a 9, got {show(rubric)}")
         judge = LLMJudge(base_url, model, rubric=rubric, scale=SCALE, reply_tags=[], **settings)
         with tqdm(total=len(predictions), desc="judge", unit="reply") as bar:
             graded = _finished(judge.grade(prompts, predictions, lambda row, found: bar.update()))
