@@ -19,7 +19,7 @@ from empathy_trl.hub.card import model_card, write_card
 from empathy_trl.hub.results import from_results
 from empathy_trl.recipe import load_recipe
 from empathy_trl.rewards import REWARDS
-from tests.hub.stage_folder import stage_folder, write_stage
+from tests.hub.folders import stage_folder, write_stage
 from tests.hub.test_results import evaluation
 from tests.recipes.scripts import ROOT
 

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from empathy_trl.errors import UserError
 from empathy_trl.hub import pull as requests
 from empathy_trl.hub.push import push, push_dataset
-from tests.hub.pushed_folder import NOT_PUBLISHED, make_stage_folder
+from tests.hub.folders import NOT_PUBLISHED, make_stage_folder
 
 REPO = "ann/tiny"
 

@@ -1,8 +1,6 @@
-"""The evaluations of a leaderboard, read from files: which there are, and which could not be read.
+"""The results of a leaderboard, read from `eval_<split>.json` files, from model cards on the Hub, and from `published.yaml`.
 
-The evaluations of a leaderboard, read from the cards of models on the Hub.
-
-Figures of others, from `published.yaml`, which says what each field means.
+What cannot be read is reported in one line, and the others still count.
 """
 
 import os
@@ -62,7 +60,7 @@ class Entry:
 
 @dataclass
 class Found:
-    """What was read: the evaluations, and a line for each that could not be."""
+    """The evaluations that were read, and a line for each that could not be read."""
 
     entries: list[Entry] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -262,7 +260,7 @@ class Published:
     url: str | None
 
     def why_apart(self, facts: dict) -> list[str]:
-        """Return why it cannot stand in the table of evaluations with these facts (`groups.facts_of`); nothing if it can."""
+        """Return why it cannot stand in the table of evaluations with these facts (`ranking.facts_of`); nothing if it can."""
         same_rows = self.rows is not None and self.rows == facts["rows"]
         given = [
             (self.measured, "expected by its source and not measured"),

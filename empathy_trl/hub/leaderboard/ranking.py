@@ -1,23 +1,19 @@
-"""Which model is established to be better than which, and the places that follow.
+"""Which results may be compared, and the rank of each.
 
-A model's place is 1 + the number of models that are established to be better than it. Sharing a place is therefore not a
-relation of two models that would have to be transitive: A may be better than C while B is told apart from neither; then A and
-B are first, and C is second. It is the best place that the comparisons leave open, as in Mogstad, Romano, Shaikh and
-Wilhelm ("Inference for Ranks", Review of Economic Studies 2024), without their correction for the number of comparisons; Chatbot
-Arena ranks by overlapping intervals in the same way (Chiang et al. 2024, arXiv 2403.04132).
+Results of the same rows, generated and measured in the same way, form a group (`group`). All others form groups of their own,
+with the reason. Nothing is left out, and nothing is compared across groups.
 
-Established means: at the 5 % level, of the main metric,
+The rank of a model is 1 + the number of models that are significantly better at the 5 % level, by the main metric:
 
-* by a paired bootstrap, where both evaluations saw the same rows and the predictions of both are at hand: rows are drawn again for
-  both at once, and the interval of the difference excludes 0 (Koehn 2004; `evaluation.intervals`);
-* otherwise by the two intervals, which must not overlap. This asks for more than a test would (Schenker and Gentleman 2001, The
-  American Statistician 55), and is all that the figures of a model card allow.
+* by a paired bootstrap, where both evaluations saw the same rows and both have predictions: the rows are resampled for both at
+  once, and the interval of the difference must exclude 0 (Koehn 2004; `evaluation.metrics.bootstrap`);
+* otherwise by the two intervals, which must not overlap. This is stricter than a test (Schenker and Gentleman 2001, The American
+  Statistician 55), and is all that the figures of a model card allow.
 
-What may stand in one column: evaluations of the same rows, made and measured in the same way.
-
-All others stand apart, each group with what sets it apart. Nothing is left out, and nothing is compared across groups.
-
-Whether more of a metric is better, less of it, or neither.
+Ties are not transitive: A may be better than C while B differs significantly from neither. Then A and B share rank 1, and C has
+rank 2. A rank is the best one that the comparisons leave open, as in Mogstad, Romano, Shaikh and Wilhelm ("Inference for Ranks",
+Review of Economic Studies 2024), without their correction for the number of comparisons; Chatbot Arena ranks by overlapping
+intervals in the same way (Chiang et al. 2024, arXiv 2403.04132).
 """
 
 import json
@@ -39,16 +35,16 @@ from empathy_trl.hub.results import judge_digest
 
 @dataclass
 class Ranking:
-    """The places of some evaluations, and how they were found.
+    """The ranks of some evaluations, and how they were found.
 
     Attributes:
-        places: one per entry, from 1.
-        paired: pairs that were compared row by row.
-        pairs: all pairs.
-        problems: predictions that are there and could not be used, one line each.
+        ranks: one per entry, from 1.
+        paired: the number of pairs that were compared row by row.
+        pairs: the number of all pairs.
+        problems: one line for each file of predictions that could not be used.
     """
 
-    places: list[int]
+    ranks: list[int]
     paired: int
     pairs: int
     problems: list[str]
@@ -65,7 +61,7 @@ class _Rows:
 
 
 def rank(entries: list[Entry]) -> Ranking:
-    """Rank evaluations of one group (`groups.group`); see above for the rule."""
+    """Rank the evaluations of one group (see `group`) by the rule above."""
     problems = []
     rows = [_read(entry, problems) for entry in entries] if len(entries) > 1 else []
     better, paired = [0] * len(entries), 0
@@ -85,7 +81,7 @@ def _sign(low: float, high: float) -> int:
 
 
 def _apart(one: dict, other: dict) -> int:
-    """Return whether the other figure's interval lies above (1) or below (-1) the one's; 0 where they overlap."""
+    """Return 1 if the interval of the second figure lies above that of the first, -1 if below, 0 where they overlap."""
     ends = [figure.get(key) for figure in (one, other) for key in ("low", "high")]
     if None in ends:
         return 0
@@ -128,8 +124,8 @@ def _of_all(result: Result) -> _Rows | None:
     if not found:
         return None
     method, names, function = found[0]
-    place = list(names).index(main)
-    return _Rows(result, method=method, statistic=lambda rows: function(rows)[..., place])
+    column = list(names).index(main)
+    return _Rows(result, method=method, statistic=lambda rows: function(rows)[..., column])
 
 
 def _value(rows: _Rows) -> float:
@@ -169,7 +165,7 @@ class Group:
     Attributes:
         facts: what they have in common: kind, data, split, rows, metrics_version, decoding, judged_by.
         entries: at least one.
-        first: place among all groups, from 0, of the largest one of the same kind and data.
+        first: the position among all groups, from 0, of the largest one of the same kind and data.
         reasons: how the facts differ from those of that one.
         repeated: results that were left out because the same model has the same figures here already.
     """
@@ -202,8 +198,8 @@ def group(entries: list[Entry]) -> list[Group]:
         )
     )
     first: dict[tuple, int] = {}
-    for place, each in enumerate(groups):
-        each.first = first.setdefault(_family(each), place)
+    for position, each in enumerate(groups):
+        each.first = first.setdefault(_family(each), position)
         each.reasons = reasons(groups[each.first].facts, each.facts)
     return groups
 
@@ -269,7 +265,7 @@ def _has_predictions(entry: Entry) -> bool:
     return entry.folder.joinpath(f"predictions_{entry.evaluation['data']['split']}.jsonl").is_file()
 
 
-# neither: what a reader looks at and no model should be pushed along, such as the length of a reply
+# such as the length of a reply: shown, and neither more nor less is better
 NEITHER = ("reply_words", "mean_reasoning_words", "item_ratio")
 LESS = ("perplexity", "mae", "invalid_share", "empty_share", "duplicate_share")
 

@@ -1,15 +1,8 @@
-"""What a leaderboard shows, in no format yet: tables of rows, with what is said of them.
+"""The content of a leaderboard, in no format yet: tables of rows, with headings, headlines and notes.
 
-What the models of a table are called: short, and each unlike the others.
-
-Figures of different classifiers in columns of their own: an accuracy by one says nothing beside an accuracy by another.
-
-What is said of a table in words: its heading, its headline, and what a reader has to know.
-
-A leaderboard before it has a format: tables with headings, headlines and notes.
-
-Models and reference rows stand in one table, the best first; only models have a place (`rank`). Names of models, data, decoding
-and metrics come from files that anybody may have written: a format escapes whatever it shows but the notes, which are ours, in Markdown.
+Models and reference rows (baselines, published figures) stand in one table, the best first; only models have a rank. Figures of
+different classifiers of replies have columns of their own, because they cannot be compared. Names of models, data, decoding and
+metrics come from files of other people: a format escapes whatever it shows except the notes, which are ours, in Markdown.
 """
 
 import re
@@ -35,7 +28,7 @@ class Row:
         role: "model", "baseline" or "published".
         name: what a reader calls it.
         figures: metric -> `{"value", "low", "high", "n"}`; the last three may lack or be None.
-        place: from 1; None for a reference row.
+        rank: from 1; None for a reference row.
         note: a citation or the like, else "".
         url: of the source, else None.
         entry: of a model.
@@ -44,7 +37,7 @@ class Row:
     role: str
     name: str
     figures: dict[str, dict]
-    place: int | None = None
+    rank: int | None = None
     note: str = ""
     url: str | None = None
     entry: Entry | None = None
@@ -59,11 +52,11 @@ class Table:
         heading: what was measured on what.
         why_apart: from which table of the same kind and data it stands apart, and why; "" for the first.
         headline: who is first.
-        columns: metric -> heading; the first decides the place.
+        columns: metric -> heading; the first decides the rank.
         rows: the best first.
         apart: published figures that may not stand in the table, one line each.
         notes: what a reader has to know, in Markdown, with code in backticks and nothing else.
-        facts: as in `groups`.
+        facts: as in `ranking.Group`.
         data: of the evaluations, with `source`, `revision`, `n`.
         label: the heading or, where another table has the same one, with what tells them apart.
     """
@@ -82,7 +75,7 @@ class Table:
 
     @property
     def main(self) -> str:
-        """The metric that decides the place."""
+        """The metric that decides the rank."""
         return next(iter(self.columns))
 
 
@@ -132,8 +125,8 @@ def _short(model: str) -> str:
 
 
 NOTE = (
-    "What a classifier says of replies stands in a column for each one that was asked, named by a digest of its weights: the "
-    "figures of two cannot be compared."
+    "Each classifier of replies has its own column, named by a digest of its weights, because the figures of two classifiers "
+    "cannot be compared."
 )
 UNKNOWN = "not recorded"
 SHOWN = 8  # letters of a digest
@@ -208,7 +201,7 @@ def source_words(source: str) -> str:
 
 def headline(models: list[Row], references: list[Row], evaluator: Evaluator) -> str:
     """Say who is first, and whether a reference row is ahead of them all."""
-    first = [row for row in models if row.place == 1]
+    first = [row for row in models if row.rank == 1]
     value = first[0].figures[evaluator.main_metric]["value"]
     shown = f"{evaluator.main_metric_title} {value:.3f}"
     if len(models) == 1:
@@ -217,7 +210,7 @@ def headline(models: list[Row], references: list[Row], evaluator: Evaluator) -> 
         said = f"{first[0].name} is first: {shown}."
     else:
         between = "their difference is" if len(first) == 2 else "their differences are"
-        said = f"{_listed([row.name for row in first])} share the first place: {between} within chance."
+        said = f"{_listed([row.name for row in first])} share rank 1: {between} within chance."
     best = min(models, key=by_value(evaluator.main_metric)).figures[evaluator.main_metric]["value"]
     sign = direction(evaluator.main_metric) or 1
     ahead = [
@@ -264,7 +257,7 @@ def _compared(ranking: Ranking) -> str:
         how = "by whether their intervals overlap: there are no predictions of the same rows at hand"
     else:
         how = f"row by row (paired bootstrap) where predictions were at hand, {by_interval} by whether their intervals overlap"
-    return f"Places: {_plural(ranking.pairs, 'pair')} of models compared {how}."
+    return f"Ranks: {_plural(ranking.pairs, 'pair')} of models compared {how}."
 
 
 def _plural(number: int, word: str) -> str:
@@ -272,10 +265,10 @@ def _plural(number: int, word: str) -> str:
 
 
 RULE = (
-    "Place: 1 + the number of models that are established to be better (95 %); models that chance may have put in this order share "
-    "one. Only models have a place."
+    "Rank: 1 + the number of models that are significantly better (at the 5 % level), so models that do not differ significantly "
+    "share a rank. Only models have a rank."
 )
-LEGEND = "↑ more is better, ↓ less is, neither without an arrow. In brackets: the 95 % interval. – is no figure."
+LEGEND = "↑: more is better; ↓: less is better; no arrow: neither. In brackets: the 95 % interval. –: no figure."
 
 
 def build_board(found: Found, published: list[Published] | None = None) -> Board:
@@ -297,10 +290,10 @@ def _table(number: int, each: Group, published: list[Published], problems: list[
     problems += ranking.problems
     column_of = columns_of(each.entries)
     models = [
-        Row("model", name, _in_columns(entry.evaluation["metrics"], column), place, entry=entry)
-        for name, entry, place, column in zip(names(each.entries), each.entries, ranking.places, column_of, strict=True)
+        Row("model", name, _in_columns(entry.evaluation["metrics"], column), rank_, entry=entry)
+        for name, entry, rank_, column in zip(names(each.entries), each.entries, ranking.ranks, column_of, strict=True)
     ]
-    models.sort(key=lambda row: (row.place, *by_value(evaluator.main_metric)(row)))
+    models.sort(key=lambda row: (row.rank, *by_value(evaluator.main_metric)(row)))
     ours = [figure for figure in published if (figure.kind, figure.data) == (each.facts["kind"], each.facts["data"])]
     inside = [figure for figure in ours if not figure.why_apart(each.facts)]
     references = _baselines(each.entries, column_of) + [

@@ -1,13 +1,19 @@
-"""Files among and below paths: each is read once, and what cannot be read is named."""
+"""Results from files, from model cards on the Hub and from `published.yaml`: what is read, and what is named."""
 
 import json
 import os
 
 import pytest
+import yaml
+from huggingface_hub import HfApi, ModelCardData
 
+from empathy_trl.data import CORPORA
 from empathy_trl.errors import UserError
-from empathy_trl.hub.leaderboard.entries import make_entry, read_paths
-from tests.hub.leaderboard.results import evaluation, saved
+from empathy_trl.evaluation import EVALUATORS, evaluator
+from empathy_trl.hub.leaderboard.entries import FILE, make_entry, read_hub, read_paths, read_published
+from empathy_trl.hub.leaderboard.table import build_board
+from empathy_trl.hub.results import to_results
+from tests.hub.leaderboard.results import evaluation, figure, saved
 
 
 def test_files_and_folders_of_any_depth_each_once(tmp_path):
@@ -95,3 +101,117 @@ def test_a_card_has_a_digest_in_place_of_the_rewards():
 def test_texts_play_no_tricks_on_a_screen():
     made = make_entry(evaluation("a\x1b[2Jb\u202ec\ud800"), "here")
     assert made.evaluation["model"] == "a\\x1b[2Jbc\ufffd"
+
+
+@pytest.mark.parametrize("figure", read_published(), ids=lambda figure: figure.name)
+def test_every_entry_can_be_shown(figure):
+    assert figure.kind in EVALUATORS and figure.data in CORPORA and figure.split in ("train", "valid", "test")
+    assert figure.metrics and all(isinstance(value, float) for value in figure.metrics.values())
+    assert figure.source and figure.measured_on
+    # what has rows stands in a table, which is sorted by the main metric, and has to be comparable
+    assert figure.rows is None or (
+        evaluator(figure.kind).main_metric in figure.metrics and figure.metrics_version is not None
+    )
+
+
+def test_names_are_unlike_each_other():
+    names = [figure.name for figure in read_published()]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda entry: entry.pop("source"), "entry 2: missing or unknown: source; expected data, kind"),
+        (lambda entry: entry.update(colour="red"), "entry 2: missing or unknown: colour"),
+    ],
+)
+def test_a_field_that_is_missing_or_unknown_is_named(tmp_path, change, message):
+    entries = yaml.safe_load(FILE.read_text())
+    change(entries[1])
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(entries))
+    with pytest.raises(UserError, match=message):
+        read_published(tmp_path / "own.yaml")
+
+
+def publish(repo_id, *evaluations, card=None):
+    HfApi().create_repo(repo_id, exist_ok=True)
+    if card is None:
+        results = [result for made in evaluations for result in to_results(made)]
+        data = ModelCardData(tags=["empathy-trl"], model_name=repo_id, eval_results=results or None)
+        card = f"---\n{data.to_yaml()}\n---\n# Model\n"
+    HfApi().upload_file(repo_id=repo_id, path_in_repo="README.md", path_or_fileobj=card.encode())
+
+
+@pytest.fixture
+def models(hub_server):
+    """Three models of ann: two with results, one without; one of another tag."""
+    publish("ann/one", evaluation("local/folder", 0.5, baselines={"majority": {"accuracy": figure(0.25)}}))
+    publish("ann/two", evaluation("x", 0.9), evaluation("x", 0.8, data={"split": "valid", "rows": "bb"}))
+    publish("ann/plain", card="---\ntags:\n- other\n---\n# Model\n")
+    return hub_server
+
+
+@pytest.mark.parametrize("name", ["ann", "empathy-trl"])
+def test_an_author_or_a_tag(models, name):
+    found = read_hub(name)
+    shown = {(each.origin, each.evaluation["data"]["split"], each.main["value"]) for each in found.entries}
+    assert shown == {("ann/one", "test", 0.5), ("ann/two", "test", 0.9), ("ann/two", "valid", 0.8)}
+    without = ["1 of 3 models of author ann: no evaluation results in the card"] if name == "ann" else []
+    assert found.problems == without
+    first = build_board(found, []).tables[0]
+    assert [(row.rank, row.name) for row in first.rows] == [(1, "ann/two"), (2, "ann/one"), (None, "majority class")]
+
+
+def test_a_split_from_cards(models):
+    assert [each.main["value"] for each in read_hub("ann", "valid").entries] == [0.8]
+    with pytest.raises(
+        UserError, match=r"--hub ann: 3 model\(s\) of author ann, and none with evaluation results of split train"
+    ):
+        read_hub("ann", "train")
+
+
+def test_a_card_that_cannot_be_read_is_named_and_the_others_count(models):
+    publish("ann/broken", card="---\nmodel-index:\n- name: x\n  results:\n  - oops\n---\n")
+    found = read_hub("ann")
+    assert len(found.entries) == 3
+    assert [line.partition(":")[0] for line in found.problems] == ["ann/broken", "1 of 4 models of author ann"]
+
+
+def test_a_card_without_figures_we_can_rank_is_named(models):
+    publish("ann/odd", evaluation("x", metrics={"macro_f1": figure(0.5)}))
+    assert any(
+        line.startswith("ann/odd: its card cannot be read: ann/odd: metrics has no accuracy")
+        for line in read_hub("ann").problems
+    )
+
+
+def test_nobody_and_nothing_of_that_name(models):
+    with pytest.raises(
+        UserError, match="--hub nobody: no model on the Hub has this author or tag; if they are private"
+    ):
+        read_hub("nobody")
+
+
+def test_a_server_that_fails_is_no_missing_card(models, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    models.fail("*", "ann/two/resolve", status=500, times=50)
+    with pytest.raises(UserError, match="--hub ann: the Hub is in trouble .HTTP 500.*can be given instead"):
+        read_hub("ann")
+
+
+def test_a_model_that_is_closed_is_named_and_the_others_count(models):
+    models.fail("*", "ann/two/resolve", status=403, times=50)
+    found = read_hub("ann")
+    assert [each.origin for each in found.entries] == ["ann/one"]
+    assert any(line.startswith("ann/two: you may not see its card (HTTP 403)") for line in found.problems)
+
+
+def test_without_a_network(tmp_path, hub_server):
+    with (
+        hub_server.in_this_process(tmp_path, offline=True),
+        pytest.raises(
+            UserError, match="--hub ann: HF_HUB_OFFLINE=1 forbids requests to the Hub; unset it. Folders with"
+        ),
+    ):
+        read_hub("ann")

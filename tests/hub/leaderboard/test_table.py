@@ -1,8 +1,10 @@
-"""What is shown: headings, headlines, reference rows, notes."""
+"""What a leaderboard shows: headings, headlines, reference rows, notes, and columns of different classifiers."""
 
 import pytest
 
 from empathy_trl.hub.leaderboard.entries import Published
+from empathy_trl.hub.leaderboard.ranking import direction
+from empathy_trl.hub.leaderboard.render import csv_text, page
 from empathy_trl.hub.leaderboard.table import build_board, names
 from tests.hub.leaderboard.results import entry, figure, found
 
@@ -27,7 +29,7 @@ def test_rows_are_in_order_and_reference_rows_have_no_place():
     rows = table(
         entry("low", 0.3, baselines=BASELINES), entry("b", 0.7), entry("a", 0.7), entry("high", 0.72), published=[Published(**FIGURE)]
     ).rows  # fmt: skip
-    assert [(row.place, row.role, row.name) for row in rows] == [
+    assert [(row.rank, row.role, row.name) for row in rows] == [
         (None, "published", "BERT"),
         (1, "model", "high"),
         (1, "model", "a"),  # as good as b, and before it in the alphabet
@@ -44,9 +46,9 @@ def test_rows_are_in_order_and_reference_rows_have_no_place():
     [
         ([0.5], "m0 is the only model here: accuracy 0.500."),
         ([0.5, 0.9], "m1 is first: accuracy 0.900."),
-        ([0.5, 0.52], "m1 and m0 share the first place: their difference is within chance."),
-        ([0.5, 0.52, 0.54, 0.2], "m2, m1 and m0 share the first place: their differences are within chance."),
-        ([0.5] * 6, "m0, m1, m2 and 3 others share the first place: their differences are within chance."),
+        ([0.5, 0.52], "m1 and m0 share rank 1: their difference is within chance."),
+        ([0.5, 0.52, 0.54, 0.2], "m2, m1 and m0 share rank 1: their differences are within chance."),
+        ([0.5] * 6, "m0, m1, m2 and 3 others share rank 1: their differences are within chance."),
     ],
 )
 def test_headline(values, headline):
@@ -145,3 +147,50 @@ def test_notes_count_what_was_left_out_and_say_how_places_were_found():
     assert board.tables[1].why_apart == "apart from table 1: metrics version 2, not 1"
     first, second = (each.label for each in board.tables)
     assert second == f"{first} (apart from table 1: metrics version 2, not 1)"
+
+
+METRICS = {"emo_acc": figure(0.5), "epitome_explorations_mse": figure(0.4)}
+
+
+def judged(model, value, metrics=METRICS, **weights):
+    """A model's replies with mean reward `value`; `weights`: kind of classifier -> digest, in whichever form."""
+    record = {"classifiers": weights} if weights else {}
+    reference = {"reference": {"emo_acc": figure(0.6)}} if "emo_acc" in metrics else {}
+    return entry(model, kind="replies", metrics={"reward": figure(value)} | metrics, baselines=reference, **record)
+
+
+def board_of(*entries):
+    return build_board(found(*entries), [])
+
+
+def test_by_the_same_classifier_in_one_column():
+    from_file = {"model": "outputs/emotion32/classify", "weights": "aaaaaaaaaaaaaaaa"}
+    (table,) = board_of(
+        judged("a", 1.0, emotion=from_file), judged("b", 2.0, emotion="aaaaaaaaaaaaaaaa"), judged("c", 0.5, {})
+    ).tables
+    assert list(table.columns) == ["reward", "emo_acc"] and not any("digest" in note for note in table.notes)
+
+
+def test_by_different_classifiers_in_a_column_each():
+    models = (
+        judged("a", 1.0, emotion="aaaaaaaaaaaaaaaa"),
+        judged("b", 2.0, emotion="bbbbbbbbbbbbbbbb"),
+        judged("old", 0.5),
+    )
+    board = board_of(*models)
+    (table,) = board.tables  # their rewards can be compared
+    assert {row.name: row.rank for row in table.rows if row.role == "model"} == {"b": 1, "a": 2, "old": 3}
+    of = {
+        row.name: [column for column in row.figures if "emo_acc" in column] for row in table.rows if row.role == "model"
+    }
+    assert of == {"a": ["emo_acc by aaaaaaaa"], "b": ["emo_acc by bbbbbbbb"], "old": ["emo_acc by not recorded"]}
+    assert table.columns["emo_acc by aaaaaaaa"] == "EMO-ACC (classifier aaaaaaaa)"
+    references = [column for row in table.rows if row.role == "baseline" for column in row.figures]
+    assert sorted(references) == sorted(column for columns in of.values() for column in columns)
+    assert any("cannot be compared" in note for note in table.notes)
+    assert "emo_acc by bbbbbbbb,False" in csv_text(board) and "EMO-ACC (classifier aaaaaaaa) ↑" in page(board)
+    assert "epitome_explorations_mse" in table.rows[0].figures  # by which classifier is not known of any of them
+
+
+def test_a_column_s_direction_is_that_of_its_metric():
+    assert direction("epitome_explorations_mse by aaaaaaaa") == -1 and direction("epitome_explorations by aa") == 0

@@ -1,10 +1,13 @@
-"""A stage's folder as a run leaves it, without the run."""
+"""Stage folders as a run leaves them, without the run."""
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import yaml
+
+from empathy_trl.recipe import load_recipe
 
 STAGE = {
     "task": "grpo",
@@ -48,4 +51,51 @@ def write_stage(folder: Path, recipe: dict, name: str, record: dict | None = Non
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     (folder / "run.json").write_text(json.dumps(RECORD | {"stage": name} | (record or {})), encoding="utf-8")
+    return folder
+
+
+NOT_PUBLISHED = (
+    "predictions_test.jsonl",
+    "training_args.bin",
+    "samples.jsonl",
+    "notes.txt",
+    "checkpoint-2/optimizer.pt",
+)
+
+
+def make_stage_folder(model: Path, folder: Path) -> Path:
+    """Copy a model's files to a folder and put the artefacts of ed4_tiny's stage grpo beside them."""
+    shutil.copytree(model, folder)
+    recipe = load_recipe("ed4_tiny", ["--hub.repo_id", "ann/elsewhere"])
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    record = {
+        "fingerprint": "f",
+        "status": "complete",
+        "recipe": "ed4_tiny",
+        "stage": "grpo",
+        "seed": 42,
+        "processes": 1,
+    }
+    record |= {"versions": {"python": "3.11"}, "git_commit": None, "started": "2026-01-01T00:00:00+00:00"}
+    (folder / "run.json").write_text(json.dumps(record | {"train_seconds": 1.0}))
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0, "reward": 0.1}\n')
+    (folder / "reward_curve.png").write_bytes(b"\x89PNG...")
+    (folder / "samples.md").write_text(f"# Samples\n\nfrom {Path.home()}/corpus\n")
+    accuracy = {"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40}}
+    result = {
+        "recipe": "ed4_tiny",
+        "stage": "grpo",
+        "model": str(folder),
+        "kind": "emotions",
+        "data": {"name": "ed4", "source": "sample", "revision": None, "split": "test", "n": 40, "rows": "r"},
+        "metrics": accuracy,
+        "baselines": {"majority": accuracy},
+        "seed": 42,
+        "metrics_version": 1,
+        "versions": {},
+    }
+    (folder / "eval_test.json").write_text(json.dumps(result))
+    for name in NOT_PUBLISHED:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("not for others")
     return folder
