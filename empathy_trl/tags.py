@@ -1,18 +1,21 @@
-"""Reading completions: their text, tags in it such as `<reasoning>…</reasoning><answer>sad</answer>`, and the reply.
+"""Formats of prompts and completions: tags, answers, replies in three parts, and chat templates of models without one.
 
-Rewards, metrics and chat all read a completion through these functions, so that what earns a reward is what is counted
-in an evaluation.
+Rewards, metrics, data and chat all read a completion through these functions. So what earns a reward is what an evaluation
+counts, and what a user gets to see.
 
-How far a text is written as asked: every tag of a list once, in order, with nothing outside. For rewards and metrics alike.
+A completion is a text, or a list of chat messages. It may hold tags, each with a body:
 
-The three parts of a reply that react, respond and reflect: what is seen at once, what is said, what is thought.
+    <reasoning>She cried all night.</reasoning><answer>sad</answer>
+
+`read_answer` returns the label in `<answer>`, `reply_text` what is said to the user, and `format_credit` how far all tags
+stand as asked. A reply in three parts, the format of EMPATH (leonvanbokhorst/react-respond-reflect-v1), shows a reaction, says
+the response, and keeps a thought for the next turn:
 
     <react>*expression* + *posture*</react>
     <respond>words</respond>
     <reflect>thought for the next turn</reflect>
 
-Data, rewards, evaluation and chat all read a reply through these functions, so that what earns a reward is what is
-trained on and shown. The format is that of EMPATH (leonvanbokhorst/react-respond-reflect-v1).
+`read_parts` reads a reply in which all three are well-formed, `part_text` one part whatever the others look like.
 """
 
 import itertools
@@ -63,6 +66,21 @@ def reply_text(completion: str | list[dict], tags: Sequence[str] = REPLY_TAGS) -
     if len(marks) != 2 or len(bodies) != 1:
         return ""
     return _OTHER_TAGS.sub(" ", bodies[0]).strip()
+
+
+def read_answer(completion: str | list[dict], labels: Sequence[str]) -> str | None:
+    """Return the label that a completion answers: the body of its only `<answer>`; None if that is not one of the labels.
+
+    No such tag, several, or a body that is no label make an answer invalid. `match_label` says which body is a label.
+    """
+    bodies = tag_bodies(completion_text(completion), "answer")
+    return match_label(bodies[0], labels) if len(bodies) == 1 else None
+
+
+def match_label(word: str, labels: Sequence[str]) -> str | None:
+    """Return the label that a word names, in any case and without the space around it; None for another word."""
+    word = word.strip().lower()
+    return next((label for label in labels if label.strip().lower() == word), None)
 
 
 def user_text(prompt: str | list[dict]) -> str:

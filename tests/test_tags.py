@@ -1,8 +1,24 @@
-"""Completions are read the same way everywhere."""
+"""Completions are read the same way everywhere: answers, replies, and replies in three parts."""
 
 import pytest
 
-from empathy_trl.tags import completion_text, reply_text, tag_bodies, tag_marks, user_text
+from empathy_trl.evaluation.metrics.agreement import score_emotions
+from empathy_trl.rewards.emotion import EmotionAccuracy
+from empathy_trl.rewards.format import Format
+from empathy_trl.tags import (
+    PARTS,
+    completion_text,
+    part_text,
+    read_answer,
+    read_parts,
+    reply_text,
+    tag_bodies,
+    tag_marks,
+    user_text,
+    without_reflection,
+    write_parts,
+)
+from tests.rewards.three_parts import REPLY, RESPONSE
 
 
 @pytest.mark.parametrize(
@@ -70,3 +86,97 @@ def test_bodies_of_a_tag():
 
 def test_marks_of_tags():
     assert tag_marks(("react", "answer")) == ["<react>", "</react>", "<answer>", "</answer>"]
+
+
+@pytest.mark.parametrize("labels", [("sad", "joyful", "angry"), ("Sad", "JOYFUL", "Angry")])
+@pytest.mark.parametrize(
+    ("completion", "expected", "why"),
+    [
+        ("<reasoning>cried</reasoning><answer>sad</answer>", "sad", "as asked"),
+        ("<answer>  Sad\n</answer>", "sad", "case and the space around it do not count"),
+        ("so it is <answer>angry</answer>, I think", "angry", "nor does the text around the tag"),
+        ("sad", None, "no tag"),
+        ("", None, "nothing"),
+        ("<answer>sad", None, "cut off"),
+        ("<answer>sad</answer><answer>sad</answer>", None, "two tags, even if they agree"),
+        ("<answer>happy</answer>", None, "not a label"),
+        ("<answer>sad.</answer>", None, "exact match"),
+        ("<answer>sad, angry</answer>", None, "two labels"),
+        ("<answer></answer>", None, "empty"),
+        ("<answer>s</answer>", None, "part of a label"),
+    ],
+)
+def test_a_reward_and_an_evaluation_read_the_same_answer(labels, completion, expected, why):
+    spelled = next((label for label in labels if label.lower() == expected), None)
+    assert read_answer(completion, labels) == spelled, why
+    earned = EmotionAccuracy(labels=list(labels), invalid=-1)(["p"] * 2, [completion] * 2, label=["sad", labels[2]])
+    _, predictions, _ = score_emotions([completion] * 2, [labels[0], labels[2]], labels)
+    assert predictions == [spelled] * 2, why
+    for reward, prediction, gold in zip(earned, predictions, (labels[0], labels[2]), strict=True):
+        assert reward == (-1 if prediction is None else prediction == gold), why
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "why"),
+    [
+        (REPLY, RESPONSE, "as asked"),
+        ("<respond> Hi. </respond>", "Hi.", "alone"),
+        ("<react>*a* <respond>Hi.</respond> <reflect>", "Hi.", "the other parts are broken"),
+        ("<respond>1 < 2 <b>é</b></respond>", "1 < 2 <b>é</b>", "other markup"),
+        ("", "", "empty"),
+        ("Hi.", "", "no tags"),
+        ("<answer>Hi.</answer>", "", "another format"),
+        ("<respond>Hi.", "", "unclosed"),
+        ("Hi.</respond>", "", "unopened"),
+        ("</respond>Hi.<respond>", "", "closed first"),
+        ("<respond>Hi.</respond><respond>You.</respond>", "", "twice"),
+        ("<respond>Hi.<respond>You.</respond></respond>", "", "inside itself"),
+        ("<respond>Hi. <reflect>Well.</reflect></respond>", "", "another part inside"),
+        ("<respond>Hi. </react></respond>", "", "a stray mark inside"),
+        ("<Respond>Hi.</Respond>", "", "tags are case-sensitive"),
+        ([{"role": "assistant", "content": "<respond>Hi.</respond>"}], "Hi.", "messages"),
+        ([{"role": "assistant", "content": None}], "", "no content"),
+    ],
+)
+def test_one_part_whatever_the_others_look_like(text, expected, why):
+    assert part_text(text, "respond") == expected, why
+
+
+WHOLE = "<react>*smiles* + *leans in*</react>\n<respond>Hello.</respond>\n<reflect>They are well.</reflect>"
+REPLIES = [
+    (WHOLE, True),
+    (f"  {WHOLE}\n\n", True),
+    (WHOLE.replace("\n", ""), True),
+    (WHOLE.replace("Hello.", "Hello.\n\nYou < me > them <b>"), True),
+    ("", False),
+    ("Hello.", False),
+    (f"Well. {WHOLE}", False),
+    (f"{WHOLE} Bye.", False),
+    (WHOLE.replace("</react>\n", "</react> and\n"), False),
+    (WHOLE.replace("</react>", ""), False),
+    (WHOLE.replace("</reflect>", ""), False),
+    (WHOLE.replace("react>", "React>"), False),
+    (WHOLE.replace("Hello.", " \n"), False),
+    (WHOLE.replace("Hello.", "<react>Hello.</react>"), False),
+    (WHOLE.replace("Hello.", "Hello.</respond><respond>You."), False),
+    (WHOLE.replace("Hello.", "Hello <reflect> you"), False),
+    ("\n".join(reversed(WHOLE.split("\n"))), False),
+    (WHOLE.split("\n", 1)[1], False),
+]
+
+
+@pytest.mark.parametrize(("text", "well_formed"), REPLIES)
+def test_well_formed_is_what_the_format_reward_pays_for(text, well_formed):
+    assert (read_parts(text) is not None) == well_formed
+    assert Format(tags=list(PARTS))([""], [text]) == [float(well_formed)]
+
+
+def test_parts_are_read_and_written():
+    parts = read_parts(WHOLE)
+    assert parts == {"react": "*smiles* + *leans in*", "respond": "Hello.", "reflect": "They are well."}
+    assert write_parts(parts) == WHOLE
+
+
+def test_a_history_may_go_without_reflections():
+    assert without_reflection(WHOLE) == WHOLE.rsplit("\n", 1)[0]
+    assert without_reflection("<react>Hello.") == "<react>Hello."

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
 from empathy_trl.models.label_schema import CLASSIFICATION, label_groups, probabilities, require
 from empathy_trl.rewards.base import Reward, needed_column
 from empathy_trl.rewards.model_reward import ModelReward
-from empathy_trl.tags import completion_text, tag_bodies
+from empathy_trl.tags import completion_text, match_label, read_answer
 
 EMOTIONS = ("sad", "joyful", "angry", "afraid")
 
@@ -30,8 +30,7 @@ EMOTIONS = ("sad", "joyful", "angry", "afraid")
 class EmotionAccuracy(Reward):
     """1 for the right answer, 0 for a wrong one, `invalid` for none.
 
-    The answer is the body of the only `<answer>` tag, compared without regard to case and surrounding space.
-    No such tag, several, or a body outside `labels` is invalid. The share of invalid answers is logged as
+    `tags.read_answer` reads the answer, as it does in an evaluation. The share of invalid answers is logged as
     `invalid_share`.
 
     Range: {`invalid`, 0, 1}. Needs the column `label`; a row whose label is None gets None.
@@ -66,19 +65,13 @@ class EmotionAccuracy(Reward):
             UserError: the data has no column `label`, or one of its values is not among `labels`.
         """
         gold = gold_labels(self, columns)
-        answers = [self._answer(completion_text(completion)) for completion in completions]
+        answers = [read_answer(completion, self.labels) for completion in completions]
         if answers and "log_metric" in columns:
             columns["log_metric"]("invalid_share", sum(answer is None for answer in answers) / len(answers))
         return [
             None if label is None else self.invalid if answer is None else float(answer == label)
             for answer, label in zip(answers, gold, strict=True)
         ]
-
-    def _answer(self, text: str) -> str | None:
-        """Return the answered label in lower case, None for an invalid answer."""
-        bodies = tag_bodies(text, "answer")
-        answer = bodies[0].lower() if len(bodies) == 1 else None
-        return answer if answer in [label.lower() for label in self.labels] else None
 
 
 def check_labels(labels: list[str]) -> None:
@@ -88,7 +81,7 @@ def check_labels(labels: list[str]) -> None:
 
 
 def gold_labels(reward, columns: dict) -> list[str | None]:
-    """Return the column `label` in lower case, None where a row has none.
+    """Return the column `label` as the reward spells its labels, None where a row has none.
 
     Args:
         reward: has `__name__` and `labels`, the values that may occur.
@@ -97,14 +90,13 @@ def gold_labels(reward, columns: dict) -> list[str | None]:
     Raises:
         UserError: there is no such column, or a value that is not among the labels.
     """
-    labels = needed_column(reward, columns, "label")
-    gold = [None if label is None else label.strip().lower() for label in labels]
-    unknown = set(gold) - {None} - {label.lower() for label in reward.labels}
-    if unknown:
-        raise UserError(
-            f"rewards.{reward.__name__}.labels: the data has the label {min(unknown)!r} "
-            f"(labels: {', '.join(reward.labels)})"
-        )
+    gold = []
+    for label in needed_column(reward, columns, "label"):
+        gold.append(None if label is None else match_label(label, reward.labels))
+        if gold[-1] is None and label is not None:
+            raise UserError(
+                f"rewards.{reward.__name__}.labels: the data has the label {show(label)} (labels: {', '.join(reward.labels)})"
+            )
     return gold
 
 
@@ -149,9 +141,8 @@ class EmotionConfidence(Reward):
         gold = gold_labels(self, columns)
         prefixes = [answer_prefix(completion_text(completion)) for completion in completions]
         scores = self.policy(prompts, prefixes, [f"{label}</answer>" for label in self.labels])
-        labels = [label.lower() for label in self.labels]
         return [
-            None if label is None else softmax(row)[labels.index(label)]
+            None if label is None else softmax(row)[self.labels.index(label)]
             for row, label in zip(scores, gold, strict=True)
         ]
 
@@ -255,7 +246,6 @@ def label_index(labels: list[str], label: str, where: str) -> int:
     Raises:
         UserError: begins with `where`.
     """
-    lower = [name.lower() for name in labels]
-    if label.lower() not in lower:
+    if (name := match_label(label, labels)) is None:
         raise UserError(f"{where}: the model has no label {label!r} (choices: {', '.join(labels)})")
-    return lower.index(label.lower())
+    return labels.index(name)

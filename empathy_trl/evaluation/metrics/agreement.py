@@ -1,8 +1,7 @@
 """Scores of emotion answers: completions become predictions, and their confusion matrix all metrics.
 
-A prediction is the body of the single `<answer>` tag, in lower case. No tag, several tags, or a body that is
-none of the labels make an answer *invalid*; it counts as wrong and has a column of its own in the confusion
-matrix. Baselines go through `score_predictions` too, so their figures are computed by the same code as a
+A prediction is what `tags.read_answer` reads. An *invalid* answer counts as wrong and has a column of its own in the
+confusion matrix. Baselines go through `score_predictions` too, so their figures are computed by the same code as a
 model's.
 
 Scores of predicted ratings: how far off (MAE), and how well ordered (Pearson, Spearman).
@@ -20,16 +19,9 @@ from scipy.stats import rankdata
 
 from empathy_trl.evaluation.metrics.bootstrap import bootstrap, figures, mean_figure
 from empathy_trl.models.label_schema import pearson, right_order
-from empathy_trl.tags import tag_bodies
+from empathy_trl.tags import read_answer, tag_bodies
 
 INVALID = "invalid"
-
-
-def predicted_emotion(completion: str, labels) -> str | None:
-    """Return the label that a completion answers, or None when its answer is invalid."""
-    bodies = tag_bodies(completion, "answer")
-    answer = bodies[0].lower() if len(bodies) == 1 else None
-    return answer if answer in labels else None
 
 
 def reasoning_words(completion: str) -> int:
@@ -49,7 +41,7 @@ def score_emotions(completions: list[str], gold: list[str], labels) -> tuple[dic
     Returns the metrics and the confusion of `score_predictions`, with two metrics more: `invalid_share` (in
     [0, 1]) and `mean_reasoning_words`; and the predictions, None where the answer is invalid.
     """
-    predictions = [predicted_emotion(completion, labels) for completion in completions]
+    predictions = [read_answer(completion, labels) for completion in completions]
     metrics, confusion = score_predictions(predictions, gold, labels)
     metrics["invalid_share"] = mean_figure([prediction is None for prediction in predictions])
     metrics["mean_reasoning_words"] = mean_figure([reasoning_words(completion) for completion in completions])

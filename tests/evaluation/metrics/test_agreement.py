@@ -9,33 +9,12 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 
 from empathy_trl.evaluation.base import majority, score_baselines, tfidf_logreg
 from empathy_trl.evaluation.metrics.agreement import (
-    predicted_emotion,
     reasoning_words,
     score_emotions,
     score_predictions,
 )
 
 LABELS = ("sad", "joyful", "angry", "afraid")
-
-
-@pytest.mark.parametrize(
-    ("completion", "expected", "why"),
-    [
-        ("<reasoning>cried</reasoning><answer>sad</answer>", "sad", "the format"),
-        ("<answer>  Sad\n</answer>", "sad", "case and space do not matter"),
-        ("so it is <answer>angry</answer>, I think", "angry", "text around the tag does not matter"),
-        ("sad", None, "no tag"),
-        ("", None, "nothing"),
-        ("<answer>sad", None, "a tag that is not closed"),
-        ("<answer>sad</answer><answer>sad</answer>", None, "two tags, even if they agree"),
-        ("<answer>happy</answer>", None, "not a label"),
-        ("<answer>sad, angry</answer>", None, "two labels"),
-        ("<answer></answer>", None, "an empty tag"),
-        ("<answer>s</answer>", None, "part of a label"),
-    ],
-)
-def test_predicted_emotion(completion, expected, why):
-    assert predicted_emotion(completion, LABELS) == expected, why
 
 
 @pytest.mark.parametrize(

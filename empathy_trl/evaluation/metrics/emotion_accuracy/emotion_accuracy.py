@@ -2,8 +2,9 @@
 
 from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation.metrics import module
-from empathy_trl.evaluation.metrics.agreement import predicted_emotion, score_predictions, share_statistics
+from empathy_trl.evaluation.metrics.agreement import score_predictions, share_statistics
 from empathy_trl.evaluation.metrics.bootstrap import mean_figure
+from empathy_trl.tags import match_label, read_answer
 
 SOURCE = """\
 @inproceedings{rashkin-etal-2019-towards,
@@ -31,8 +32,8 @@ class EmotionAccuracy(module.Module):
         """Return `accuracy`, `macro_f1` and `invalid_share`.
 
         Args:
-            labels: all emotions that may be answered, in lower case.
-            tagged: predictions are completions, whose answer is the body of their single `<answer>` tag in lower case;
+            labels: all emotions that may be answered.
+            tagged: predictions are completions, whose answer `empathy_trl.tags.read_answer` reads;
                 otherwise they are the emotions themselves.
             intervals: return `{"value", "low", "high", "n"}` for each, with a 95 % bootstrap interval.
 
@@ -42,7 +43,7 @@ class EmotionAccuracy(module.Module):
         labels = _checked_labels(labels, references)
         if tagged:
             _refuse_bare(predictions, labels)
-        answers = [predicted_emotion(text, labels) for text in predictions] if tagged else predictions
+        answers = [read_answer(text, labels) for text in predictions] if tagged else predictions
         invalid = [answer not in labels for answer in answers]
         if intervals:
             metrics, _ = score_predictions(answers, references, labels)
@@ -55,9 +56,9 @@ def _checked_labels(labels, references) -> list[str]:
     if isinstance(labels, str) or not labels or not all(isinstance(label, str) for label in labels):
         raise UserError(f"labels: expected a list of all emotions that may be answered, got {show(labels)}")
     labels = list(labels)
-    odd = [label for label in labels if label != label.strip().lower() or labels.count(label) > 1 or not label]
+    odd = [label for number, label in enumerate(labels) if not label.strip() or match_label(label, labels[:number])]
     if odd:
-        raise UserError(f"labels: expected different emotions in lower case, got {odd[0]!r}")
+        raise UserError(f"labels: expected different emotions, got {odd[0]!r}")
     for row, label in enumerate(references):
         if label not in labels:
             raise UserError(f"references, row {row}: {label!r} is not one of labels ({', '.join(labels)})")
@@ -66,7 +67,7 @@ def _checked_labels(labels, references) -> list[str]:
 
 def _refuse_bare(predictions, labels: list[str]) -> None:
     """Without this, whoever passes emotions and not completions would be told that all of them are wrong."""
-    bare = sum(text.strip().lower() in labels for text in predictions)
+    bare = sum(match_label(text, labels) is not None for text in predictions)
     if bare and not any("<answer>" in text for text in predictions):
         raise UserError(
             f"predictions: {bare} of {len(predictions)} are an emotion, and none has an <answer> tag; emotions themselves need "
