@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from empathy_trl.errors import UserError
-from empathy_trl.text import printable
+from empathy_trl.text import sanitise
 
 OUTPUTS = Path("outputs")
 
@@ -44,7 +44,7 @@ def exit_status(work: Callable[[], int | None], interrupted: str = "interrupted"
         return status
     except UserError as error:
         if is_first_process():
-            print(f"error: {printable(str(error))}", file=sys.stderr)  # it may quote a stranger's file
+            print(f"error: {sanitise(str(error))}", file=sys.stderr)  # it may quote a stranger's file
         return 2
     except KeyboardInterrupt:
         if is_first_process():

@@ -1,48 +1,14 @@
-r"""Splitting a text into words, in the same way for every reward and figure that counts them.
+"""Text, handled the same way by data, rewards, metrics and chat, without a language or a model.
 
-The rule is Unicode's properties and nothing else, so that it needs no language and no model:
-
-* In scripts that put spaces between words, a word is a run of letters, digits and combining marks; an apostrophe
-  inside it belongs to it (`don't`), a hyphen does not.
-* In scripts that do not (Chinese characters, kana, Thai, Lao, Khmer, Burmese), every letter is a word, with the marks
-  on it. A sentence then has more "words" than a speaker would count, by a factor of about 1.5 for Chinese.
-* An emoji is a word, and one that is joined from several, such as a family, is several.
-* What stands for an address or a film's title, `<url>`, `<email>` or `<movie>`, is a word.
-
-Punctuation is no word; `pieces` has it too.
-
-What a text speaks of, without a model: its content words, in a form in which inflections of one word agree.
-
-* A word that everybody uses in every talk is no content word: the closed list `STOP_WORDS`, English, and single letters.
-* A word counts by its stem, so that `worry`, `worries` and `worried` are one: one English ending is taken off, a doubled
-  letter made single, a final y made i, and five letters are kept. Fewer letters take different words for one, as five do
-  with `interest` and `internet`; more tell `decorate` from `decoration`.
-
-Words are those of `words`, so every character counts in a script without spaces.
-
-Cleaning of texts written by strangers.
-
-The order matters. Entities are decoded first, so that an escaped tag is seen as a tag. Invisible characters
-go next, so that none can hide inside a tag. A tag becomes a space, never nothing: words on both sides stay
-apart, and the pieces around a removed tag cannot join into a new one (`<an<b>swer>`). A text therefore never
-holds `<answer>`, `</reasoning>` or a chat template's `<|im_end|>`, which would be read as part of the model's
-own output or of the conversation. `<movie>`, which stands for a film's title, is a word and stays.
-
-What a model wrote, made safe to print: nothing in it moves a cursor, sets a title, or turns a line around.
-
-| characters | what becomes of them |
+| functions | what they do |
 |---|---|
-| line feed, tab | stay |
-| carriage return | dropped: at the end of a line it says nothing, elsewhere it overwrites one |
-| other control characters (C0, C1, DEL), such as escape | shown, as in `\x1b` |
-| format characters (bidirectional overrides, zero width, tags) | dropped, but for the joiners that Persian and emoji need |
-| line and paragraph separators | a line feed |
-| halves of surrogate pairs, which no encoding takes | U+FFFD |
-
-Every character is looked at alone. So a text may come in pieces, cut anywhere: without its escape character, what is left
-of an escape sequence are letters.
-
-What must not be seen: tokens, and addresses that are as good as one. Everything said about a push goes through here.
+| `plain`, `is_visible` | bring what looks alike to one form; find out whether there is anything to see |
+| `words`, `pieces`, `lower_words`, `ngrams` | split a text, in any script |
+| `content_words`, `cosine` | what a text speaks of, and how much two texts have in common |
+| `clean` | prepare what strangers wrote for training: no markup, no invisible characters |
+| `truncate_start`, `truncate_turns`, `newest_turns`, `count_words` | keep the end of a text or of a dialogue |
+| `sanitise` | make what a model wrote safe to print |
+| `mask`, `masked_log` | hide tokens, and addresses that are as good as one |
 """
 
 import html
@@ -86,7 +52,17 @@ def is_visible(text: str) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text in order, with their case."""
+    """Return the words of a text in order, with their case.
+
+    What a word is follows from Unicode's properties:
+
+    * In scripts that put spaces between words, a word is a run of letters, digits and combining marks. An apostrophe inside
+      it belongs to it (`don't`), a hyphen does not.
+    * In scripts that do not (Chinese characters, kana, Thai, Lao, Khmer, Burmese), every letter with its marks is a word. A
+      Chinese sentence then has about 1.5 times as many words as a speaker would count.
+    * An emoji is a word; one that is joined from several, such as a family, is several.
+    * `<url>`, `<email>` and `<movie>`, which stand for an address or a film's title, are words.
+    """
     return _WORDS.findall(plain(text))
 
 
@@ -134,13 +110,21 @@ def lower_words(text: str) -> list[str]:
 
 
 def content_words(spoken: Iterable[str]) -> set[str]:
-    """Return the stems of the content words among what `lower_words` returns."""
+    """Return the stems of the content words among what `lower_words` returns: what a text speaks of.
+
+    A content word is none of the closed list `STOP_WORDS` (English, what everybody says in every talk) and no single letter.
+    It counts by its stem, so `worry`, `worries` and `worried` are one.
+    """
     uncontracted = {_without_contraction(word) for word in spoken}
     return {stem(word) for word in uncontracted - STOP_WORDS if len(word) > 1 or not word.isascii()}
 
 
 def stem(word: str) -> str:
-    """Return the stem of a word in lower case, at most five letters long."""
+    """Return the stem of a word in lower case: without one English ending, cut to five letters.
+
+    A doubled letter at the end becomes single and a final y becomes i. Fewer letters would merge more unrelated words, as five
+    do with `interest` and `internet`; more would tell `decorate` from `decoration`.
+    """
     suffix = next((end for end in _SUFFIXES if word.endswith(end) and len(word) - len(end) >= 3), "")
     word = word.removesuffix(suffix)
     if len(word) > 3 and word[-1] == word[-2]:
@@ -180,8 +164,12 @@ _LONGEST_WORD = 20
 def clean(text: str) -> str:
     """Return `text` decoded once from HTML, without tags and invisible characters, white space collapsed.
 
-    `<movie>` is no tag. Case, punctuation, emoji and right-to-left script are kept. The result may be empty.
+    `<movie>`, which stands for a film's title, stays. So do case, punctuation, emoji and right-to-left script. The result may
+    be empty, and it never holds a tag such as `<answer>` or a chat template's `<|im_end|>`, which would be read as the model's
+    own output or as part of the conversation.
     """
+    # the order counts: a decoded entity may be a tag, and an invisible character may hide inside one. A tag becomes a
+    # space, so that the pieces around it cannot join into a new one (`<an<b>swer>`)
     text = INVISIBLE.sub("", html.unescape(text))
     text = _TAG.sub(" ", text)
     return " ".join(text.split()).strip(" " + JOINERS)
@@ -236,8 +224,20 @@ def _words(text: str) -> list[int]:
 STAY = "\n\t" + JOINERS
 
 
-def printable(text: str) -> str:
-    """Return a text that may go to a terminal."""
+def sanitise(text: str) -> str:
+    r"""Return a text that is safe to print: nothing in it moves a cursor, sets a title, or turns a line around.
+
+    | characters | what becomes of them |
+    |---|---|
+    | line feed, tab, and the joiners that Persian and emoji need | stay |
+    | carriage return | dropped |
+    | other control characters (C0, C1, DEL), such as escape | shown, as in `\x1b` |
+    | other format characters (bidirectional overrides, zero width, tags) | dropped |
+    | line and paragraph separators | a line feed |
+    | halves of surrogate pairs, which no encoding takes | U+FFFD |
+
+    Every character is looked at alone, so a text may come in pieces, cut anywhere.
+    """
     return text if text.isascii() and text.isprintable() else "".join(map(_shown, text))
 
 
@@ -252,13 +252,13 @@ def _shown(character: str) -> str:
     return {"Cf": "", "Zl": "\n", "Zp": "\n", "Cs": "\ufffd"}.get(kind, character)
 
 
-# of the Hub; keys of other services; whatever is sent as one. What looks like a word cannot be told from one
+# Tokens of the Hub, keys of other services, and whatever is sent as one; one that looks like a word is not found
 TOKEN = re.compile(
     r"\b(?:(?:hf|api_org|hf_oauth)_[A-Za-z0-9]{8,}"
     r"|(?:(?:sk|nvapi|xai|xox[a-z])-|(?:gsk|r8|ghp|gho|github_pat)_|AIza|eyJ)[\w-]{16,})"
     r"|(?<=Bearer )[^\s'\",]+"
 )
-# what stands behind the ? of an address may be a signature that lets anybody upload for a while
+# What follows the ? of an address may be a signature that lets anybody upload for a while
 QUERY = re.compile(r"(https?://[^\s'\"?]+)\?[^\s'\")]+")
 USER = re.compile(r"(https?://)[^\s/'\"@]+@")
 VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")

@@ -17,7 +17,7 @@ from empathy_trl.chat.reply import TEXT, Chunk
 from empathy_trl.chat.session import Session, SessionEvent
 from empathy_trl.errors import UserError
 from empathy_trl.tags import REACT, REFLECT
-from empathy_trl.text import printable
+from empathy_trl.text import sanitise
 
 RESET, DIM, REACTION = "\x1b[0m", "\x1b[2m", "\x1b[2;3m"  # faint; faint italics
 LABELS = {"reasoning": "reasoning: ", "answer": "answer: ", REFLECT: "reflection: "}
@@ -75,7 +75,7 @@ class Display:
         if well_formed is False:
             self.note("the reply breaks its format" + "; as the model wrote it:" * self._in_parts)
             if self._in_parts:
-                self._write(printable(reply).strip() + "\n")
+                self._write(sanitise(reply).strip() + "\n")
         elif self._raw:
             self._say(REACT, "".join(self._raw).strip())
             self._line()
@@ -84,12 +84,12 @@ class Display:
     def note(self, text: str):
         """Show a line that is not the model's."""
         self._line()
-        self._write(self._dressed(f"[{printable(text)}]", DIM) + "\n")
+        self._write(self._dressed(f"[{sanitise(text)}]", DIM) + "\n")
 
     def _say(self, part: str, text: str):
         if text:
             self._part = self._part or part
-            self._write(self._dressed(printable(text), STYLES.get(part)))
+            self._write(self._dressed(sanitise(text), STYLES.get(part)))
 
     def _dressed(self, text: str, style: str | None) -> str:
         return f"{style}{text}{RESET}" if self._styled and style else text

@@ -14,7 +14,7 @@ from empathy_trl.chat.session import Session, Stats
 from empathy_trl.errors import UserError
 from empathy_trl.models.api import on_this_machine
 from empathy_trl.tags import REFLECT
-from empathy_trl.text import printable
+from empathy_trl.text import sanitise
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 try:
@@ -258,7 +258,7 @@ def _message(content: str, role: str = "assistant", **metadata: str) -> dict:
 
 def _plain(text: str) -> str:
     """Return a text that the chat shows as it is: Gradio renders HTML even where it does not render Markdown."""
-    return printable(text).replace("&", "&amp;").replace("<", "&lt;")
+    return sanitise(text).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def latency(stats: Stats) -> str:

@@ -8,7 +8,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.io import shipped_folder, yaml_titles
 from empathy_trl.recipe import Recipe, find_recipe, is_on_hub, load_recipe, pin_recipe
 from empathy_trl.tasks import run_recipe
-from empathy_trl.text import printable
+from empathy_trl.text import sanitise
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -75,7 +75,7 @@ def _show_hub_recipe(name: str) -> str:
     pinned = pin_recipe(name)
     path = find_recipe(pinned)
     if is_first_process():
-        print(f"{pinned} ({path}):\n\n{printable(path.read_text(encoding='utf-8', errors='replace'))}")
+        print(f"{pinned} ({path}):\n\n{sanitise(path.read_text(encoding='utf-8', errors='replace'))}")
     return pinned
 
 

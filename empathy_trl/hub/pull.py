@@ -25,7 +25,7 @@ from empathy_trl.models.api import retry_after
 from empathy_trl.models.hub_files import ADAPTER_FILE, hub_errors, join_revision, split_revision
 from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
 from empathy_trl.recipe.load import PULL_FILE
-from empathy_trl.text import mask, masked_log, printable
+from empathy_trl.text import mask, masked_log, sanitise
 
 PULLS = Path("outputs") / "hub"
 KINDS = (".safetensors", ".json", ".jsonl", ".yaml", ".md", ".txt", ".png", ".model", ".jinja")
@@ -75,9 +75,9 @@ def pull(name: str, output_dir: Path | None = None) -> Path:
     print(f"{join_revision(repo, revision)}, commit {found.sha[:12]}: {len(wanted)} files in {folder}")
     left = [file for file in files if not _is_wanted(file) and PurePosixPath(file).name != ".gitattributes"]
     if left:
-        print(f"left on the Hub, as no kind of file that is needed: {printable(_listed(left))}")
+        print(f"left on the Hub, as no kind of file that is needed: {sanitise(_listed(left))}")
     for line in describe(folder):
-        print(printable(line))
+        print(sanitise(line))
     return folder
 
 

@@ -25,7 +25,7 @@ from empathy_trl.evaluation.compare import check_evaluation
 from empathy_trl.hub.pull import hub_requests, retry
 from empathy_trl.hub.results import from_results, is_finite
 from empathy_trl.io import read_json
-from empathy_trl.text import mask, printable
+from empathy_trl.text import mask, sanitise
 
 SPLITS = ("train", "valid", "test")
 OF_DATA = ("name", "revision", "rows", "decoding")  # keys of data that are texts or null
@@ -110,7 +110,7 @@ def make_entry(evaluation, origin: str, folder: Path | None = None) -> Entry:
     _check_data(origin, evaluation["data"])
     _check_figures(origin, "metrics", evaluation["metrics"])
     _check_baselines(origin, evaluation.get("baselines"))
-    return Entry(_printable(evaluation), origin, folder)
+    return Entry(_sanitise(evaluation), origin, folder)
 
 
 def _check_data(origin: str, data: dict) -> None:
@@ -144,13 +144,13 @@ def _is_number(value, may_lack: bool) -> bool:
     return is_finite(value) and abs(value) < LARGEST
 
 
-def _printable(value):
-    """Return plain data with `printable` texts, keys included."""
+def _sanitise(value):
+    """Return plain data with `sanitise` texts, keys included."""
     if isinstance(value, str):
-        return printable(value)
+        return sanitise(value)
     if isinstance(value, dict):
-        return {printable(str(key)): _printable(each) for key, each in value.items()}
-    return [_printable(each) for each in value] if isinstance(value, list) else value
+        return {sanitise(str(key)): _sanitise(each) for key, each in value.items()}
+    return [_sanitise(each) for each in value] if isinstance(value, list) else value
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -227,7 +227,7 @@ def _entries(id_: str, problems: list[str]) -> list[Entry]:
         results = ModelCard.load(path).data.eval_results or []
         return [make_entry(evaluation, id_) for evaluation in from_results(results, id_)]
     except (ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:  # whatever somebody wrote into a card
-        problems.append(mask(f"{id_}: its card cannot be read: {' '.join(printable(str(error)).split())[:300]}"))
+        problems.append(mask(f"{id_}: its card cannot be read: {' '.join(sanitise(str(error)).split())[:300]}"))
         return []
 
 
