@@ -1,11 +1,10 @@
-"""The dispatch, and what --check says about a recipe's size."""
+"""The dispatch of tasks to trainers, and what is checked before the first stage."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from empathy_trl.check import memory
 from empathy_trl.errors import UserError
 from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.label_schema import Targets
@@ -73,32 +72,6 @@ def test_sequences_per_step(monkeypatch, processes, sequences):
     assert trainer_options(stage)["sequences"] == sequences
 
 
-def test_memory_counts_what_each_part_takes():
-    from transformers import Qwen2Config
-
-    shape = {
-        "config": Qwen2Config(hidden_size=8, num_hidden_layers=3),
-        "dtype": "bfloat16",
-        "total": 1000,
-        "trainable": 10,
-    }
-    options = {
-        "per_device_train_batch_size": 2,
-        "max_completion_length": 5,
-        "bf16": True,
-        "gradient_checkpointing": False,
-    }
-    lora = stage_of("ed4_gemma", "grpo")
-    parts = memory(lora, {**options, "beta": 0.1}, shape, prompt=5)
-    assert parts == {"weights": 2000, "gradients": 40, "optimizer": 80, "activations": 34 * 20 * 8 * 3}
-    checkpointed = memory(lora, {**options, "gradient_checkpointing": True}, shape, prompt=5)
-    assert checkpointed["activations"] == 34 * 20 * 8 + 2 * 20 * 8 * 3
-    four_bit = memory(stage_of("ed4_gemma", "grpo", "--model.load_in_4bit", "true"), options, shape, prompt=5)
-    assert four_bit["weights"] == 500
-    full = memory(stage_of("ed4_gemma", "grpo", "--model.lora", "null"), {**options, "beta": 0.1}, shape, prompt=5)
-    assert full["reference"] == 2000
-
-
 def test_the_seed_alone_decides_the_weights_of_an_adapter_on_an_encoder(tmp_path):
     scratch = SimpleNamespace(architecture="roberta", hidden_size=16, layers=1, heads=2, vocab_size=300, max_length=32)
     base = new_classifier(
@@ -140,31 +113,3 @@ def test_a_model_with_other_outputs_than_the_stage_is_refused(make_classifier, n
             UserError, match=f"its outputs are {', '.join(names)}; those of stage reward .* are Emotion, E"
         ):
             load_trained(stage, model)
-
-
-def test_memory_of_an_encoder_is_that_of_its_longest_texts():
-    from transformers import RobertaConfig
-
-    stage = stage_of("intent9_tiny", "classify", "--trainer.max_length", "50")
-    shape = {
-        "config": RobertaConfig(hidden_size=8, num_hidden_layers=3),
-        "dtype": "float32",
-        "total": 10,
-        "trainable": 10,
-    }
-    parts = memory(stage, {**trainer_options(stage), "bf16": True}, shape, prompt=512)
-    assert parts["activations"] == 34 * (32 * 50) * 8 * 3
-
-
-def test_memory_of_an_encoder_decoder_counts_both_stacks_and_the_logits():
-    from transformers import T5Config
-
-    stage = stage_of("ed4_gemma", "grpo")
-    config = T5Config(d_model=8, num_layers=3, num_decoder_layers=2, vocab_size=100)
-    shape = {"config": config, "dtype": "bfloat16", "total": 10, "trainable": 10}
-    options = {"per_device_train_batch_size": 2, "max_completion_length": 5, "bf16": True}
-    parts = memory(stage, {**options, "gradient_checkpointing": False}, shape, prompt=20)
-    assert parts["activations"] == 34 * 2 * 8 * (3 * 20 + 2 * 5)
-    assert parts["logits"] == 8 * 2 * 5 * 100
-    kept = memory(stage, {**options, "gradient_checkpointing": True}, shape, prompt=20)["activations"]
-    assert kept == 34 * 2 * 8 * 20 + 2 * 2 * 8 * (3 * 20 + 2 * 5)

@@ -1,4 +1,4 @@
-"""Every shipped recipe: sound, documented, and with no key that nothing reads."""
+"""Every shipped recipe: sound and documented; and no key of the schema that nothing reads."""
 
 import ast
 import re
@@ -6,11 +6,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-import yaml
 
 from empathy_trl.check import describe
 from empathy_trl.recipe import load_recipe, schema
-from empathy_trl.recipe.layers import STAGE_KEYS, read_yaml
+from empathy_trl.recipe.layers import STAGE_KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -19,30 +18,11 @@ each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.ste
 
 @each_recipe
 def test_check_passes_offline(path, tmp_path):
-    plan = describe(load_recipe(path), tmp_path)
+    recipe = load_recipe(path)
+    plan = describe(recipe, tmp_path)
     assert "\n\nThe recipe is sound." in plan
-    for stage in load_recipe(path).stages.values():
+    for stage in recipe.stages.values():
         assert f"stage {stage.name}: {stage.task}" in plan
-
-
-@pytest.mark.parametrize(
-    "override, verdict",
-    [
-        (
-            ["--stages.grpo.trainer.max_completion_length", "10000000"],
-            "cannot run on this machine: about .* GB of memory",
-        ),
-        (["--stages.grpo.trainer.num_train_epochs", "2"], r"The recipe is sound\.$"),
-    ],
-)
-def test_verdict_holds_the_plan_against_the_machine(tmp_path, override, verdict):
-    assert re.search(verdict, describe(load_recipe("ed4_tiny", override), tmp_path))
-
-
-def test_the_plan_names_the_model_of_foresight(tmp_path):
-    overrides = ["--stages.grpo.rewards.foresight.model", "me/similarity"]
-    plan = describe(load_recipe("empath_tiny", overrides), tmp_path)
-    assert "downloads: reward model me/similarity\n" in plan
 
 
 @each_recipe
@@ -56,64 +36,12 @@ def test_header_says_what_how_and_with_what(path):
             assert (ROOT / word).is_file(), word
 
 
-@each_recipe
-def test_every_key_reaches_the_resolved_recipe(path, tmp_path):
-    """Removing a key changes what is run, unless the key says the default, which the resolved recipe then says too."""
-    content = read_yaml(path)
-    if "extends" in content:
-        content["extends"] = str(path.parent / content["extends"])
-    resolved = load_recipe(path).resolved()
-    unread = []
-    for keys in leaves(content):
-        if keys == ("extends",):
-            continue
-        changed = tmp_path / "changed.yaml"
-        changed.write_text(yaml.safe_dump({"name": path.stem, **without(content, keys)}, sort_keys=False))
-        try:
-            same = load_recipe(changed).resolved() == resolved
-        except ValueError:
-            continue  # required, so it is read
-        if same and not says(resolved, keys):
-            unread.append(".".join(keys))
-    assert not unread
-
-
-def says(resolved, keys):
-    """Whether every stage that the key holds for has it in its resolved form."""
-    stages = [resolved["stages"][keys[1]]] if keys[0] == "stages" else list(resolved["stages"].values())
-    keys = keys[2:] if keys[0] == "stages" else keys
-    for content in stages:
-        for key in keys:
-            if not isinstance(content, dict) or key not in content:
-                break
-            content = content[key]
-        else:
-            return True
-    return False
-
-
-def leaves(content, path=()):
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from leaves(value, (*path, key))
-        else:
-            yield (*path, key)
-
-
-def without(content, keys):
-    if len(keys) == 1:
-        return {key: value for key, value in content.items() if key != keys[0]}
-    return {key: without(value, keys[1:]) if key == keys[0] else value for key, value in content.items()}
-
-
 # section of the schema -> the names under which the code holds such a section
 SECTIONS = {
     schema.Lora: {"lora"},
     schema.FromScratch: {"from_scratch", "scratch"},
     schema.Model: {"model", "config", "section"},
     schema.Data: {"data", "config"},
-    schema.WeightSchedule: {"weight"},
-    schema.Reward: {"reward"},
     schema.Classifiers: {"classifiers"},
     schema.Evaluation: {"evaluation", "settings"},
     schema.Hub: {"hub"},

@@ -1,0 +1,77 @@
+"""What --check says of a recipe without running it."""
+
+import re
+
+import pytest
+from transformers import Qwen2Config, RobertaConfig, T5Config
+
+from empathy_trl.check import Size, describe, memory
+from empathy_trl.errors import UserError
+from empathy_trl.recipe import load_recipe
+from empathy_trl.tasks import trainer_options
+
+
+@pytest.mark.parametrize(
+    ("override", "verdict"),
+    [
+        (["--stages.grpo.trainer.max_completion_length", "10000000"], "cannot run on this machine: about .* GB of memory"),
+        (["--stages.grpo.trainer.num_train_epochs", "2"], r"The recipe is sound\.$"),
+    ],
+)  # fmt: skip
+def test_the_verdict_compares_the_plan_with_the_machine(tmp_path, override, verdict):
+    assert re.search(verdict, describe(load_recipe("ed4_tiny", override), tmp_path))
+
+
+def test_the_plan_names_the_model_of_foresight(tmp_path):
+    overrides = ["--stages.grpo.rewards.foresight.model", "me/similarity"]
+    plan = describe(load_recipe("empath_tiny", overrides), tmp_path)
+    assert "downloads: reward model me/similarity\n" in plan
+
+
+def test_the_size_of_a_pretrained_model_comes_from_its_config(tiny_folder, tmp_path):
+    sft = ["--stages.grpo", "null", "--stages.sft.model.name_or_path"]
+    plan = describe(load_recipe("ed4_tiny", [*sft, "me/base"]), tmp_path)
+    how = "download it, or give a folder with --model.name_or_path"
+    assert f"parameters unknown: the model is not in the Hub's cache; {how}\n" in plan
+    assert "downloads: model me/base\n" in plan and "memory " not in plan
+    plan = describe(load_recipe("ed4_tiny", [*sft, str(tiny_folder)]), tmp_path)
+    assert re.search(r"parameters ([\d,]+) of \1 trained", plan) and "downloads: nothing\n" in plan
+    (tmp_path / "broken").mkdir()
+    with pytest.raises(UserError, match="model.name_or_path: .*broken cannot be read: "):
+        describe(load_recipe("ed4_tiny", [*sft, str(tmp_path / "broken")]), tmp_path)
+
+
+BATCH = {"per_device_train_batch_size": 2, "max_completion_length": 5, "bf16": True, "gradient_checkpointing": False}
+
+
+def stage_of(name, stage, *overrides):
+    return load_recipe(name, list(overrides), training=False).stages[stage]
+
+
+def test_memory_counts_what_each_part_takes():
+    size = Size(Qwen2Config(hidden_size=8, num_hidden_layers=3), None, "bfloat16", total=1000, trainable=10)
+    lora = stage_of("ed4_gemma", "grpo")
+    parts = memory(lora, BATCH | {"beta": 0.1}, size, prompt=5)
+    assert parts == {"weights": 2000, "gradients": 40, "optimizer": 80, "activations": 34 * 20 * 8 * 3}
+    checkpointed = memory(lora, BATCH | {"gradient_checkpointing": True}, size, prompt=5)
+    assert checkpointed["activations"] == 34 * 20 * 8 + 2 * 20 * 8 * 3
+    assert memory(stage_of("ed4_gemma", "grpo", "--model.load_in_4bit", "true"), BATCH, size, 5)["weights"] == 500
+    full = stage_of("ed4_gemma", "grpo", "--model.lora", "null")
+    assert memory(full, BATCH | {"beta": 0.1}, size, prompt=5)["reference"] == 2000
+
+
+def test_memory_of_an_encoder_is_that_of_its_longest_texts():
+    stage = stage_of("intent9_tiny", "classify", "--trainer.max_length", "50")
+    size = Size(RobertaConfig(hidden_size=8, num_hidden_layers=3), None, "float32", total=10, trainable=10)
+    parts = memory(stage, trainer_options(stage) | {"bf16": True}, size, prompt=512)
+    assert parts["activations"] == 34 * (32 * 50) * 8 * 3
+
+
+def test_memory_of_an_encoder_decoder_counts_both_stacks_and_the_logits():
+    config = T5Config(d_model=8, num_layers=3, num_decoder_layers=2, vocab_size=100)
+    size, stage = Size(config, None, "bfloat16", total=10, trainable=10), stage_of("ed4_gemma", "grpo")
+    parts = memory(stage, BATCH, size, prompt=20)
+    assert parts["activations"] == 34 * 2 * 8 * (3 * 20 + 2 * 5)
+    assert parts["logits"] == 8 * 2 * 5 * 100
+    kept = memory(stage, BATCH | {"gradient_checkpointing": True}, size, prompt=20)["activations"]
+    assert kept == 34 * 2 * 8 * 20 + 2 * 2 * 8 * (3 * 20 + 2 * 5)
