@@ -1,4 +1,4 @@
-"""The dialogues builder: roles, the instruction, knowledge, what is cut first, every kind of source, bad rows."""
+"""Dialogues: roles, the instruction, knowledge, what is cut first, every kind of source, bad rows."""
 
 import gzip
 import json
@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 
 from empathy_trl.data import build, read_split
 from empathy_trl.data.dialogues import INSTRUCTION, make_prompt
-from empathy_trl.errors import DataError, UserError
+from empathy_trl.errors import DataError
 from empathy_trl.recipe import Data
 from empathy_trl.text import truncate_turns
 
@@ -245,10 +245,6 @@ def test_places_that_hold_no_dialogues(tmp_path):
     write_lists(tmp_path, part="valid")
     with pytest.raises(DataError, match="has several folders for the split valid: val, valid; keep one"):
         read_split(section(tmp_path), "valid")
-    with pytest.raises(
-        UserError, match=r"the dialogues data has no columns for task 'regress' \(choices: sft, grpo, ppo"
-    ):
-        build(section(tmp_path), "train", "regress")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the shared data are not here")

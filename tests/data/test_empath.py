@@ -1,18 +1,37 @@
-"""The builder `empath`: who answers what, histories, other users, sources, splits, and what is malformed."""
+"""Empath: who answers what, histories, other users, sources, splits, and what is malformed."""
 
 import gzip
 import json
+import random
+import time
 from pathlib import Path
 
 import pytest
 
 from empathy_trl.data import build, read_split
-from empathy_trl.data.empath import OTHERS, SYSTEM, make_prompt, shorten
-from empathy_trl.errors import DataError, UserError
+from empathy_trl.data.empath import (
+    CLOSED_TWICE,
+    EMPTY,
+    MISSING,
+    MISSPELT,
+    NESTED,
+    NO_TAGS,
+    NOT_CLOSED,
+    ORDER,
+    OTHERS,
+    OUTSIDE,
+    SYSTEM,
+    TWICE,
+    fault,
+    make_prompt,
+    shorten,
+)
+from empathy_trl.errors import DataError
 from empathy_trl.recipe import Data
 from empathy_trl.rewards.format import Format
 from empathy_trl.tags import PARTS, read_parts, without_reflection, write_parts
 from empathy_trl.text import count_words
+from tests.test_tags import REPLIES, WHOLE
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "react_respond_reflect"
 
@@ -290,22 +309,6 @@ def test_one_dialogue_cannot_be_split(tmp_path):
         build(Data(name="empath", path=str(tmp_path)), "train", "grpo")
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (b"", r"test\.jsonl: the file is empty; expected one JSON object a line"),
-        (b'{"text": "Hi"}\n', r"test\.jsonl: no column 'messages' \(columns found: text\)"),
-        (b'{"messages": "\xff"}\n', r"test\.jsonl, line 1: byte 0xff at offset 14 is not UTF-8"),
-        (b'{"messages": []}\n\0', r"test\.jsonl, line 2: NUL byte at offset 17"),
-    ],
-)
-def test_a_file_that_cannot_be_used(source, tmp_path, content, message):
-    config = source()
-    (tmp_path / "test.jsonl").write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        build(config, "test", "grpo")
-
-
 def test_a_byte_order_mark_and_escaped_control_characters_are_left_out(source, tmp_path):
     config = source()
     said = dialogue("Hi\0 you\u200b", turn("It is\x07 fine.\ud800"))
@@ -331,18 +334,110 @@ def test_the_hub(monkeypatch, several):
     assert found[0].source.startswith("someone/talks (revision refs/convert/parquet, split train)")
 
 
+# Faults of a turn, by name
+
+FAULTS = [
+    ("", NO_TAGS, "''", "nothing at all"),
+    ("Hello <b>you</b>", NO_TAGS, "'Hello <b>you</b>'", "other tags are text"),
+    (WHOLE.split("\n", 1)[1], MISSING, "no <react>", "the first part"),
+    (WHOLE.rsplit("\n", 1)[0], MISSING, "no <reflect>", "the last part"),
+    (WHOLE.replace("<respond>", ""), MISSING, "no <respond> before </respond>", "only the opening tag"),
+    (WHOLE.replace("</react>", ""), NOT_CLOSED, "no </react>", "the first part"),
+    (WHOLE.replace("</reflect>", ""), NOT_CLOSED, "no </reflect>", "cut at the end"),
+    (WHOLE.replace("</react>", "<react>"), TWICE, "<react> stands 2 times", "a slash forgotten"),
+    (f"{WHOLE}\n{WHOLE}", TWICE, "<react> stands 2 times", "two replies in one"),
+    (f"{WHOLE}</respond>", CLOSED_TWICE, "</respond> stands 2 times", "closed again"),
+    (
+        "<react>*a*<respond>b</respond></react><reflect>c</reflect>",
+        NESTED,
+        "<respond> inside <react>",
+        "one in another",
+    ),
+    (
+        "<react>*a*<respond>b</react></respond><reflect>c</reflect>",
+        NESTED,
+        "<respond> inside <react>",
+        "overlapping",
+    ),
+    (
+        "\n".join(reversed(WHOLE.split("\n"))),
+        ORDER,
+        "reflect, respond, react; expected react, respond, reflect",
+        "backwards",
+    ),
+    (
+        WHOLE.replace("<react>", "<x>").replace("</react>", "<react>").replace("<x>", "</react>"),
+        ORDER,
+        "</react> before <react>",
+        "closed before it is opened",
+    ),
+    (f"Well.{WHOLE}", OUTSIDE, "'Well.'", "before"),
+    (WHOLE.replace("\n<respond>", " and \n<respond>"), OUTSIDE, "'and'", "between"),
+    (f"{WHOLE} \x1b[31m", OUTSIDE, r"'\x1b[31m'", "behind, shown escaped"),
+    (WHOLE.replace("Hello.", " \n"), EMPTY, "nothing in <respond>", "white space is nothing"),
+    (WHOLE.replace("<react>", "<React>"), MISSPELT, "'<React>' for <react>", "upper case"),
+    (
+        WHOLE.replace("<react>", "< react >").replace("</reflect>", "</ REFLECT\n>"),
+        MISSPELT,
+        r"'< react >' for <react>, '</ REFLECT\n>' for </reflect>",
+        "all that are misspelt",
+    ),
+    (WHOLE.replace("<react>", "<REACT>")[:-1], NOT_CLOSED, "no </reflect>", "spelling is the lesser fault"),
+    (WHOLE.replace("<respond>", "<reſpond>"), MISSING, "no <respond> before </respond>", "no letter s"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "reason", "detail", "why"), FAULTS)
+def test_a_fault_has_a_name_and_says_where(text, reason, detail, why):
+    assert fault(text) == (reason, detail), why
+
+
+@pytest.mark.parametrize("text", [text for text, *_ in [*REPLIES, *FAULTS]])
+def test_what_has_no_fault_is_what_can_be_read(text):
+    assert (fault(text) is None) == (read_parts(text) is not None)
+
+
+PIECES = [*(f"<{slash}{part}>" for part in ("react", "respond", "reflect") for slash in ("", "/")),
+          "< React >", "</REFLECT>", "<b>", "words", " ", "\n", "\x1c"]  # fmt: skip
+
+
+def scrambled(source):
+    """A reply with some of its pieces changed or exchanged."""
+    pieces = ["<react>", "a", "</react>", " ", "<respond>", "b", "</respond>", "\n", "<reflect>", "c", "</reflect>"]
+    for _ in range(source.randrange(4)):
+        pieces[source.randrange(len(pieces))] = source.choice(PIECES)
+    if source.random() < 0.3:
+        i, j = source.sample(range(len(pieces)), 2)
+        pieces[i], pieces[j] = pieces[j], pieces[i]
+    return "".join(pieces)
+
+
+def test_of_any_text_either_the_parts_or_a_fault_can_be_told():
+    source = random.Random(0)
+    kinds = set()
+    for _ in range(5000):
+        text = scrambled(source)
+        found = fault(text)
+        kinds.add(found and found[0])
+        assert (found is None) == (read_parts(text) is not None), text
+    assert len(kinds) == 10  # all but a reply without any tags
+
+
 @pytest.mark.parametrize(
-    "path, split, task, error, message",
+    "text",
     [
-        ("nowhere", "test", "grpo", DataError, "no folder 'nowhere'.*a file of JSON Lines, a folder with one or with"),
-        ("sample", "dev", "grpo", UserError, "unknown split 'dev'"),
-        ("sample", "test", "regress", UserError, "the empath data has no columns for task 'regress'"),
-        ("someone/not-in-the-cache", "test", "grpo", UserError, "cannot load 'someone/not-in-the-cache'.*from the Hub"),
+        WHOLE.replace("\n", "") * 1200 + "x",
+        "<" + " " * 100_000 + "react",
+        "< " * 50_000,
+        WHOLE.replace("Hello.", "Hello. " * 15_000),
+        WHOLE.replace("\n", " " * 30_000) + "x",
     ],
+    ids=["many tags", "spaces", "many openings", "long", "spaces between"],
 )
-def test_what_the_user_can_fix(path, split, task, error, message):
-    with pytest.raises(error, match=message):
-        build(Data(name="empath", path=path), split, task)
+def test_100_kilobytes_take_no_time(text):
+    start = time.perf_counter()
+    assert (fault(text) is None) == (read_parts(text) is not None)
+    assert time.perf_counter() - start < 2  # milliseconds; a pattern that goes back and forth would take minutes
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])

@@ -1,4 +1,4 @@
-"""The rated_replies builder: both formats, splits by context, ratings and what is wrong with them."""
+"""RatedReplies: both formats, splits by context, ratings and what is wrong with them."""
 
 import gzip
 import json
@@ -6,7 +6,7 @@ import json
 import pytest
 
 from empathy_trl.data import build, corpus, read_split, targets
-from empathy_trl.errors import DataError, UserError
+from empathy_trl.errors import DataError
 from empathy_trl.recipe import Data
 
 TWO = {"empathy": (1, 5), "overall": (0, 10)}
@@ -63,12 +63,7 @@ def test_json_lines_with_named_ratings(tmp_path, name):
     write(tmp_path / "valid.jsonl", ROWS[:1])
     rows = build(section(tmp_path, ranges=TWO), "train", "regress")
     assert rows.column_names == ["text", "pair", "labels", "context"]
-    assert rows[0] == {
-        "text": "my dog died",
-        "pair": "I am sorry",
-        "labels": [5, 9.5],
-        "context": "hi\nmy dog died",
-    }
+    assert rows[0] == {"text": "my dog died", "pair": "I am sorry", "labels": [5, 9.5], "context": "hi\nmy dog died"}
     assert rows["labels"][1] == [1, 2] and rows["text"][1] == "I won"
     assert (
         len(read_split(section(tmp_path, ranges=TWO), "valid")[0]) == 1
@@ -185,5 +180,3 @@ def test_places_that_hold_no_ratings(tmp_path):
     write(tmp_path / "x.jsonl", [{"context": "a", "reply": "b", "ratings": 1}])
     with pytest.raises(DataError, match=r"no column 'response'.*\(columns found: context, reply, ratings\)"):
         read_split(section(tmp_path), "train")
-    with pytest.raises(UserError, match=r"the rated_replies data has no columns for task 'sft' \(choices: regress\)"):
-        build(section(tmp_path), "train", "sft")

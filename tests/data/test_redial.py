@@ -1,4 +1,4 @@
-"""The builder `redial`: who answers what, prompts, sources, splits, and what is reported."""
+"""Redial: who answers what, prompts, emotions, sources, splits, and what is reported."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from empathy_trl.data import build, read_split
 from empathy_trl.data.redial import SLOTS, SYSTEM, UNSAID, make_prompt
-from empathy_trl.errors import DataError, UserError
+from empathy_trl.errors import DataError
 from empathy_trl.recipe import Data
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "redial"
@@ -131,14 +131,6 @@ def test_an_unknown_film_is_an_error_that_names_it_or_is_dropped(source):
     assert report.dropped == {"unknown film id": 1}
 
 
-def test_a_line_that_is_no_dialogue(source, tmp_path):
-    config = source(test=[TALK])
-    with (tmp_path / "test.jsonl").open("a") as file:
-        file.write("{\n")
-    with pytest.raises(DataError, match="line 2: not JSON"):
-        build(config, "test", "grpo")
-
-
 MANY = [dialogue(str(number // 2), [(S, f"a{number}"), (R, f"b{number}")]) for number in range(60)]
 
 
@@ -184,17 +176,94 @@ def test_hub(monkeypatch, with_valid):
     assert build(config, "test", "sft")[0]["movies"] == ["Halcyon"]
 
 
+# Emotions joined to the dialogues by conversation and number of the message
+
+MESSAGES = [("seeker", "Hi"), ("seeker", "bad day"), ("recommender", "Oh no"), ("seeker", "yes"), ("recommender", "Hm")]
+HEADER = "conversation_id,turn,emotion\n"
+
+
+@pytest.fixture
+def joined(tmp_path):
+    """Return a function that writes the table, and returns the section of a recipe."""
+    dialogue = {"conversation_id": "9", "movies": {}, "liked": {}}
+    dialogue["messages"] = [{"role": role, "text": text} for role, text in MESSAGES]
+    (tmp_path / "test.jsonl").write_text(json.dumps(dialogue) + "\n")
+
+    def write(content, name="emotions.csv", **settings):
+        (tmp_path / name).write_text(content)
+        return Data(name="redial", path=str(tmp_path), emotions=str(tmp_path / name), **settings)
+
+    return write
+
+
+def test_the_emotion_of_the_last_turn_ends_the_instruction(joined):
+    rows = build(joined(HEADER + "9,1,sad\n"), "test", "grpo")
+    assert list(rows["emotion"]) == ["sad", None]
+    systems = [row["prompt"][0]["content"] for row in rows]
+    assert systems == [f"{SYSTEM}{SLOTS['placeholder']} They feel sad.", SYSTEM + SLOTS["placeholder"]]
+
+
 @pytest.mark.parametrize(
-    "path, split, task, error, message",
+    "lines, expected, why",
     [
-        ("nowhere", "test", "grpo", DataError, "no folder 'nowhere'.*train_data.jsonl or train.jsonl"),
-        ("sample", "dev", "grpo", UserError, "unknown split 'dev'"),
-        ("sample", "test", "regress", UserError, "the redial data has no columns for task 'regress'"),
+        ("9,0,happy\n9,1,sad\n", ["sad", None], "the last message of a turn counts"),
+        ("9,0,happy\n", ["happy", None], "where it has none, the one before"),
+        ("9,1,sad\n9,3,calm\n", ["sad", "calm"], "each turn its own"),
     ],
 )
-def test_what_the_user_can_fix(path, split, task, error, message):
-    with pytest.raises(error, match=message):
-        build(Data(name="redial", path=path), split, task)
+def test_a_turn_of_several_messages(joined, lines, expected, why):
+    assert list(build(joined(HEADER + lines), "test", "grpo")["emotion"]) == expected, why
+
+
+def test_json_lines(joined):
+    content = json.dumps({"conversation_id": 9, "turn": 3, "emotion": "very happy"}) + "\n"
+    assert list(build(joined(content, "emotions.jsonl"), "test", "sft")["emotion"]) == [None, "very happy"]
+
+
+def test_rows_about_others_are_counted(joined):
+    _, report = read_split(joined(HEADER + "9,1,sad\n9,2,sorry\n10,0,happy\n11,0,happy\n"), "test")
+    assert report.notes["emotions of other dialogues"] == 2
+    assert report.notes["emotions of the recommender"] == 1
+
+
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        ("9,1,sad\n9,1,glad\n", "line 3: second emotion: conversation 9, turn 1 was rated in line 2"),
+        ("9,1,sad\n9,5,glad\n", "line 3: no such turn: conversation 9 has no turn 5; its messages are 0 to 4"),
+        ("9,1,sad\n9,one,glad\n", "line 3: turn is no number: 'one'; expected the number of a message, from 0"),
+        ("9,1,sad\n9,-1,glad\n", "line 3: turn is no number: '-1'"),
+        (f"9,1,sad\n9,{'9' * 5000},glad\n", "line 3: turn is no number: '9999"),
+        ("9,1,sad\n9,3,\n", "line 3: no emotion: emotion is ''"),
+        ("10,0,sad\n", "no row of .*emotions.csv is about a seeker's message in .*test.jsonl"),
+        ("9,2,sad\n", "no row of .*emotions.csv is about a seeker's message"),
+    ],
+)
+def test_bad_tables(joined, lines, message):
+    with pytest.raises(DataError, match=message):
+        build(joined(HEADER + lines), "test", "grpo")
+
+
+def test_two_dialogues_of_one_id(joined, tmp_path):
+    section = joined(HEADER + "9,1,sad\n")
+    (tmp_path / "test.jsonl").write_text(2 * (tmp_path / "test.jsonl").read_text())
+    with pytest.raises(
+        DataError, match=r"test\.jsonl, line 2: conversation 9 is also in line 1, so data\.emotions cannot"
+    ):
+        build(section, "test", "grpo")
+
+
+def test_bad_rows_are_dropped_and_counted_if_asked_for(joined):
+    rows, report = read_split(joined(HEADER + "9,1,sad\n9,1,glad\n", on_bad_rows="drop"), "test")
+    assert rows[0]["emotion"] == "sad" and report.notes["second emotion"] == 1
+
+
+def test_no_such_table_or_column(joined):
+    section = joined("conversation_id,turn,feeling\n9,1,sad\n")
+    with pytest.raises(DataError, match="no column 'emotion'"):
+        build(section, "test", "grpo")
+    with pytest.raises(DataError, match="data.emotions: no file 'nowhere.csv'"):
+        build(section.model_copy(update={"emotions": "nowhere.csv"}), "test", "grpo")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real dialogues are not here")
