@@ -21,9 +21,9 @@ from tqdm import trange
 from transformers import LogitsProcessor
 
 from empathy_trl.chat.local import LocalModel
+from empathy_trl.chat.prompts import Prompts
 from empathy_trl.chat.reply import Sampling
 from empathy_trl.chat.session import Session, Settings
-from empathy_trl.chat.setup import Prompts
 from empathy_trl.models.tiny import build_tokenizer
 from empathy_trl.tags import PARTS, write_parts
 

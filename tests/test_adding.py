@@ -5,7 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
-from empathy_trl.chat.setup import choose_prompts
+from empathy_trl.chat.prompts import choose_prompts
 from empathy_trl.hub.card import model_card
 from tests.recipes.scripts import script
 

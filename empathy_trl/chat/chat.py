@@ -4,11 +4,10 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from empathy_trl.chat.local import LocalModel
+from empathy_trl.chat.prompts import choose_prompts, control_texts
 from empathy_trl.chat.reply import Chunk, Sampling
 from empathy_trl.chat.served import ServedModel
 from empathy_trl.chat.session import Session, SessionEvent, Settings
-from empathy_trl.chat.setup import choose_prompts, control_texts, load_for_chat
 from empathy_trl.errors import UserError
 from empathy_trl.models.api import PREFIX
 from empathy_trl.models.hub_files import one_revision, split_revision
@@ -43,7 +42,7 @@ class Chat:
 
     Attributes:
         model: a `LocalModel` or `ServedModel`.
-        prompts: `setup.Prompts`, from a conversation to the messages of a prompt.
+        prompts: `prompts.Prompts`, from a conversation to the messages of a prompt.
         session: `session.Session`, with history, statistics and `save`.
 
     Raises:
@@ -74,14 +73,13 @@ class Chat:
         _check(name, tokenizer, base_url, source)
         sampling, self._settings = Sampling(temperature, top_p, seed), Settings(context, max_new_tokens)
         places = []  # where the recipe of the model's training may lie
-        if name is None:
-            self.model = LocalModel(model, tokenizer, sampling)
-        elif name.startswith(PREFIX):
+        if name is not None and name.startswith(PREFIX):
             self.model = ServedModel(name.removeprefix(PREFIX), base_url, sampling)
         else:
-            self.model = LocalModel(*load_for_chat(name, **source), sampling)
-            places = [split_revision(adapter)] if adapter else []
-            places.append(one_revision(name, revision))
+            self.model = _local_model(model, tokenizer, source, sampling)
+            if name is not None:
+                places = [split_revision(adapter)] if adapter else []
+                places.append(one_revision(name, revision))
         control = control_texts(getattr(self.model, "tokenizer", None))
         self.prompts = choose_prompts(places, recipe, system, control, trust_remote_code)
         self.session = self.new_session()
@@ -121,6 +119,15 @@ class Chat:
         self.session.reset()
 
 
+def _local_model(model, tokenizer, source: dict, sampling: Sampling):
+    from empathy_trl.chat.load import load_for_chat  # imports torch, which a model behind a server can do without
+    from empathy_trl.chat.local import LocalModel
+
+    if tokenizer is None:
+        model, tokenizer = load_for_chat(str(model), **source)
+    return LocalModel(model, tokenizer, sampling)
+
+
 def _check(name: str | None, tokenizer, base_url: str | None, source: dict):
     """Raise UserError for arguments that do not go together, before anything is loaded."""
     if (name is None) != (tokenizer is not None):
@@ -128,9 +135,9 @@ def _check(name: str | None, tokenizer, base_url: str | None, source: dict):
             "tokenizer: belongs to a loaded model; expected both, or the name of a model without a tokenizer"
         )
     served = name is not None and name.startswith(PREFIX)
-    shown = "a loaded model" if name is None else f"--model {name}"
+    shown = "a loaded model" if name is None else f"model {name}"
     if base_url and not served:
-        raise UserError(f"--base_url: is for --model {PREFIX}NAME, got {shown}")
+        raise UserError(f"base_url: is for a model {PREFIX}NAME, got {shown}")
     for flag, value in source.items():
         if value and (served or name is None):
-            raise UserError(f"--{flag}: is for a model that is loaded by its name, got {shown}")
+            raise UserError(f"{flag}: is for a model that is loaded by its name, got {shown}")

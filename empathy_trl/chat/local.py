@@ -1,11 +1,7 @@
-"""What a decoder has computed of a session, so that the next turn computes only what is new.
+"""A model in this process: streams its replies, and keeps what it computed of a session from turn to turn.
 
-Token ids to text, one by one: no character is cut, and no tag is lost.
-
-A model in this process: replies as a stream of text, with what was computed kept from turn to turn.
-
-A decoder's prompt begins with the prompt before it and its reply. So each session keeps keys and values of what it has read
-and written (`KeyValueCache`), and a turn computes only what is new. An encoder-decoder reads its prompt anew.
+A decoder's next prompt begins with its last prompt and reply. So each session keeps the keys and values of what was read and
+written (`KeyValueCache`), and a turn computes only what is new. An encoder-decoder reads its whole prompt in every turn.
 """
 
 import secrets
@@ -87,46 +83,58 @@ class KeyValueCache:
         return True
 
 
-BROKEN = "\ufffd"  # how bytes are decoded that are no character yet
-_LONGEST = 4  # bytes of a character, and at most as many tokens
+REPLACEMENT = "\ufffd"  # what bytes are decoded to that are no character yet
 
 
-class TokenDecoder:
-    """Decodes the tokens of one reply.
+class ReplyStreamer(BaseStreamer):
+    """Hands on the text of a reply, token by token; a streamer for `generate`.
 
-    Special tokens are left out, but never a tag: that would be gone before anybody could tell the parts of a reply. What
-    would end in the middle of a character waits for the rest of it. A token is decoded together with those before it,
+    transformers' own streamers hold a word back until the next space, so that a reaction would not be seen when its tag
+    closes, and their `skip_special_tokens` drops tags that are special tokens.
+
+    A character whose bytes are several tokens waits for the last of them. A token is decoded together with those before it,
     because in some vocabularies the space before a word belongs to neither.
 
     Args:
         tokenizer: of the model.
-        hidden: ids beyond the special ones that are no text, such as those that end a reply.
+        ends: ids of the tokens that end a reply.
+        put: takes each new text.
+
+    Attributes:
+        text: all that was handed on.
+        tokens: number of tokens written.
     """
 
-    def __init__(self, tokenizer, hidden: Iterable[int] = ()):
-        self._tokenizer = tokenizer
-        self._hidden = hidden_ids(tokenizer) | set(hidden)
+    def __init__(self, tokenizer, ends: Iterable[int], put: Callable[[str], object]):
+        self.text, self.tokens = "", 0
+        self._tokenizer, self._put = tokenizer, put
+        self._hidden = hidden_ids(tokenizer) | set(ends)
         self._ids: list[int] = []
-        self._start = self._end = 0  # of the tokens that give the next ones their left side; all before `_end` are out
+        self._start = self._end = 0  # of the tokens handed on last; the ones before `_start` are needed no more
+        self._begun = False
 
-    def feed(self, token: int) -> str:
-        """Return the text that a token completes, "" if it does not."""
-        if token in self._hidden:
-            return ""
-        self._ids.append(token)
-        return self._next(final=False)
+    def put(self, value: torch.Tensor):
+        """Take new tokens; the first call, which brings the prompt, is ignored."""
+        for token in value.flatten().tolist() if self._begun else ():
+            self.tokens += 1
+            if token not in self._hidden:
+                self._ids.append(token)
+                self._hand_on()
+        self._begun = True
 
-    def close(self) -> str:
-        """Return what waits, without the beginning of a character that never came."""
-        return self._next(final=True).rstrip(BROKEN)
+    def end(self):
+        """Hand on what waits, without the beginning of a character that never came."""
+        self._hand_on(final=True)
 
-    def _next(self, final: bool) -> str:
+    def _hand_on(self, final: bool = False):
         before, now = self._decode(self._start, self._end), self._decode(self._start, len(self._ids))
-        waits = len(self._ids) - self._end <= _LONGEST  # more are no character, but noise
-        if now.endswith(BROKEN) and waits and not final:
-            return ""
+        may_go_on = len(self._ids) - self._end <= 4  # a character has at most four bytes
+        if now.endswith(REPLACEMENT) and may_go_on and not final:
+            return
         self._start, self._end = self._end, len(self._ids)
-        return now[len(before) :]
+        text = now[len(before) :].rstrip(REPLACEMENT) if final else now[len(before) :]
+        self.text += text
+        self._put(text)
 
     def _decode(self, start: int, end: int) -> str:
         return self._tokenizer.decode(
@@ -233,26 +241,21 @@ class LocalModel:
             self._compute(ids, len(ids) - 1, cache, stopped, keep=PREFILL_TOKENS)
         if stopped.is_set():
             return
-        decoder, said = TokenDecoder(self.tokenizer, self._ends), []
-
-        def take(token: int):
-            cache.counts.written += 1
-            said.append(decoder.feed(token))
-            put(said[-1])
-
-        output = self._generate(ids, cache, take, stopped, limit)
-        said.append(decoder.close())
-        put(said[-1])
+        reply = ReplyStreamer(self.tokenizer, self._ends, put)
+        try:
+            output = self._generate(ids, cache, reply, stopped, limit)
+        finally:
+            cache.counts.written = reply.tokens
         written = output[len(ids) if self.is_decoder else 1 :]
         length = first_stop(written, self._ends)
         cache.counts.cut_off = length == len(written) and not stopped.is_set()
         if self.is_decoder:
             cache.note(output)
-            if self.tokenizer.decode(written[:length], skip_special_tokens=False) == "".join(said):
-                cache.text, cache.text_ids = text + "".join(said), [*ids, *written[:length]]
+            if self.tokenizer.decode(written[:length], skip_special_tokens=False) == reply.text:
+                cache.text, cache.text_ids = text + reply.text, [*ids, *written[:length]]
 
     def _generate(
-        self, ids: list[int], cache: KeyValueCache, take: Callable[[int], None], stopped: Either, limit: int
+        self, ids: list[int], cache: KeyValueCache, reply: ReplyStreamer, stopped: Either, limit: int
     ) -> list[int]:
         """Let the model write; returns the tokens of prompt (or start) and reply."""
         sampling = {"do_sample": self.sampling.temperature > 0}
@@ -270,7 +273,7 @@ class LocalModel:
                 eos_token_id=self._ends,
                 pad_token_id=self._ends[0] if pad is None else pad,
                 use_cache=True,
-                streamer=_Tokens(take),
+                streamer=reply,
                 stopping_criteria=[_Stopped(stopped)],
                 **sampling,
             )
@@ -315,7 +318,7 @@ class LocalModel:
         except torch.OutOfMemoryError as error:
             cache.forget()
             raise UserError(
-                "not enough memory for this conversation; reset, or start with a smaller --context"
+                "not enough memory for this conversation; reset, or start with a smaller context"
             ) from error
         except BaseException:
             cache.forget()
@@ -323,22 +326,6 @@ class LocalModel:
         finally:
             if held:
                 self._lock.release()
-
-
-class _Tokens(BaseStreamer):
-    """Hands on each new token; what `generate` puts first is the prompt."""
-
-    def __init__(self, take: Callable[[int], None]):
-        self._take, self._begun = take, False
-
-    def put(self, value):
-        if self._begun:
-            for token in value.flatten().tolist():
-                self._take(token)
-        self._begun = True
-
-    def end(self):
-        pass
 
 
 class _Stopped(StoppingCriteria):
@@ -362,5 +349,5 @@ def seeded(seed: int | None, replies: int, device: torch.device):
 def positions_of(config, tokenizer) -> int | None:
     """Return how many tokens a model can read: as its config says, else its tokenizer; None where neither does."""
     text = config.get_text_config()
-    said = [getattr(text, name, None) for name in _POSITIONS] + [tokenizer.model_max_length]
-    return next((int(number) for number in said if number and number < 1e9), None)
+    limits = [getattr(text, name, None) for name in _POSITIONS] + [tokenizer.model_max_length]
+    return next((int(limit) for limit in limits if limit and limit < 1e9), None)

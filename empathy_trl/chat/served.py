@@ -5,12 +5,10 @@ estimated here, and what a turn counts as tokens are the chunks the server sends
 """
 
 import asyncio
-import codecs
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 from empathy_trl.chat.reply import Counts, Either, Sampling, streamed
 from empathy_trl.errors import UserError
@@ -27,8 +25,6 @@ from empathy_trl.models.api import (
 from empathy_trl.models.api import MODEL_KEY as KEY
 
 CHARACTERS_PER_TOKEN = 3  # on the safe side for English
-DONE = b"\ndata: [DONE]"
-LONGEST_LINE = 1_000_000  # bytes
 CUT_OFF = "length"  # a reply's end, as OpenAI calls it
 
 
@@ -103,21 +99,16 @@ class ServedModel:
                 reading.cancel()  # closes the connection
         return None if reading.cancelled() else reading.result()
 
-    async def _read(self, request: dict, put: Callable[[str], None]) -> str | None:
+    async def _read(self, request: dict, put: Callable[[str], None]) -> str:
         """Put what the server writes; returns why it ended."""
         import openai
 
-        ended = asyncio.Event()
-        settings = {
-            "event_hooks": {"response": [partial(self._guard, ended)]},
-            "headers": {"Accept-Encoding": "identity"},
-        }
         try:
             async with (
-                async_client(self.base_url, self._key, self.timeout, **settings) as client,
+                async_client(self.base_url, self._key, self.timeout) as client,
                 await client.chat.completions.create(**request) as events,
             ):
-                return await self._read_events(events, put, ended)
+                return await self._read_events(events, put)
         except openai.APITimeoutError as error:
             raise self._error(f"{self.base_url} was silent for {self.timeout:g} s") from error
         except openai.APIConnectionError as error:
@@ -130,7 +121,7 @@ class ServedModel:
         except openai.APIError as error:  # an event with an error
             raise self._error(f"{self.base_url} reports {self._words(json.dumps(error.body))}") from None
 
-    async def _read_events(self, events, put: Callable[[str], None], ended: asyncio.Event) -> str | None:
+    async def _read_events(self, events, put: Callable[[str], None]) -> str:
         """Put the text of every event; UserError where one is malformed, or the last one is missing."""
         reason = event = None
         try:
@@ -143,53 +134,14 @@ class ServedModel:
                 reason = why or reason
                 if text:  # no halves of surrogate pairs, which nothing encodes
                     put(text.encode(errors="replace").decode())
-        except json.JSONDecodeError as error:
-            raise self._error(f"{self.base_url} sends a malformed event: {self._words(error.doc)}") from error
-        except (LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise self._error(f"{self.base_url} sends a malformed event: {self._words(str(event))}") from error
-        if reason is None and not ended.is_set():
+        except (ValueError, LookupError, TypeError, AttributeError) as error:  # no JSON or UTF-8, or another layout
+            shown = error.doc if isinstance(error, json.JSONDecodeError) else str(event)
+            raise self._error(f"{self.base_url} sends a malformed event: {self._words(shown)}") from error
+        if event is None:
+            raise self._error(f"{self.base_url} sends no event stream; expected chat completions with stream: true")
+        if reason is None:
             raise self._error(f"{self.base_url} ended the reply in the middle")
         return reason
-
-    async def _guard(self, ended: asyncio.Event, response):
-        """Have the bytes of a stream checked before OpenAI's client takes them as they come."""
-        import httpx2
-
-        bytes_of, checked = response.stream, self._checked
-
-        class Guarded(httpx2.AsyncByteStream):
-            async def __aiter__(self):
-                async for chunk in checked(bytes_of, ended):
-                    yield chunk
-
-            async def aclose(self):
-                await bytes_of.aclose()
-
-        if response.status_code == 200:
-            response.stream = Guarded()
-
-    async def _checked(self, chunks: AsyncIterator[bytes], ended: asyncio.Event) -> AsyncIterator[bytes]:
-        """Yield chunks as valid UTF-8, and set `ended` with the last event, which OpenAI's client keeps for itself.
-
-        Raises:
-            UserError: what comes is no event stream, or a line has no end.
-        """
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        begun, length, tail = False, 0, b"\n"
-        async for chunk in chunks:
-            if not begun and chunk.startswith(b"{"):
-                raise self._error(
-                    f"{self.base_url} sends no event stream, but {self._words(chunk.decode(errors='replace'))}"
-                )
-            begun = begun or bool(chunk)
-            _, newline, line = chunk.rpartition(b"\n")
-            length = len(line) + (0 if newline else length)
-            if length > LONGEST_LINE:
-                raise self._error(f"{self.base_url} sends a line of more than {LONGEST_LINE} bytes")
-            if DONE in (recent := (tail + chunk).replace(b"data:[", b"data: [")):
-                ended.set()
-            tail = recent[-len(DONE) :]
-            yield decoder.decode(chunk).encode()
 
     def _refusal(self, status: int, words: str) -> UserError:
         says = f"{self.base_url} answers HTTP {status}: {self._words(words)}"
@@ -204,7 +156,7 @@ class ServedModel:
         return self._error(says)
 
     def _error(self, message: str) -> UserError:
-        return UserError(f"--model {PREFIX}{self.name}: {message}")
+        return UserError(f"model {PREFIX}{self.name}: {message}")
 
     def _words(self, text: str) -> str:
         return first_words(text, self._key)

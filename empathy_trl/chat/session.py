@@ -1,9 +1,9 @@
-"""One conversation with one model: what was said, what of it the model still sees, and how long it took.
+"""One conversation with one model: its history, what of it fits into the context, and how long replies take.
 
-A session is the same for a terminal and a page: `send` a message, show what comes, `prepare` the next turn while the user
-reads. It keeps the whole conversation; of that, the model sees what fits into its context. When that is full, the oldest
-exchanges go until a quarter of it is free again: what was computed of the rest is lost each time, so it has to be seldom, and it
-is done by `prepare`, when nobody waits.
+A terminal and a page use a session the same way: `send` a message, show what comes, `prepare` the next turn while the user reads.
+The session keeps the whole conversation; the model sees what fits into its context. When the context is full, the oldest exchanges
+are cut until a quarter of it is free. A cut invalidates the key-value cache, so it has to be rare, and `prepare` does it, when
+nobody waits.
 """
 
 import threading
@@ -19,26 +19,26 @@ from empathy_trl.io import write_rows
 from empathy_trl.tags import REACT, REFLECT, RESPOND, read_parts
 
 LARGEST_CONTEXT = 8192  # tokens, unless the user asks for more
-USUAL_CONTEXT = 4096  # of a model that does not say how much it can read
-LONGEST_MESSAGE = 1_000_000  # characters that are worth counting in tokens
-SPOKEN = (RESPOND, "answer", TEXT)  # the parts whose first word a user waits for
+DEFAULT_CONTEXT = 4096  # tokens, for a model that does not state its maximum
+LONGEST_MESSAGE = 1_000_000  # characters; longer ones are refused without counting their tokens
+SPOKEN = (RESPOND, "answer", TEXT)  # parts whose first word the user waits for
 
 
 @dataclass(frozen=True)
 class SessionEvent:
-    """Something the user has to know, to be shown apart from the reply."""
+    """A message of the session to the user, such as that the history was cut; shown apart from the reply."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a session may take.
+    """Limits of a session.
 
     Attributes:
-        context: tokens that the model sees, reply included; None for all it can read, at most `LARGEST_CONTEXT`, or `USUAL_CONTEXT`
-            where nobody says how much that is.
-        max_new_tokens: of a reply; of a decoder's context at most half, of an encoder-decoder at most its positions.
+        context: tokens that the model sees, reply included; None for all it can read, at most `LARGEST_CONTEXT`, or
+            `DEFAULT_CONTEXT` where it does not say how much that is.
+        max_new_tokens: of a reply; at most half of a decoder's context, or the positions of an encoder-decoder.
     """
 
     context: int | None = None
@@ -73,7 +73,7 @@ class Stats:
 
 @dataclass
 class _Conversation:
-    """What is said between two resets. A reply belongs to the conversation it was begun in: after a reset it leaves no trace."""
+    """The state between two resets. A reply belongs to the state in which it began, so that it leaves no trace after a reset."""
 
     cache: object
     history: list[dict[str, str]] = field(default_factory=list)
@@ -97,18 +97,18 @@ class Session:
     Args:
         model: a `LocalModel` or `ServedModel`; sessions may share it.
         prompts: see `prompts.Prompts`.
-        settings: what it may take.
+        settings: its limits.
 
     Raises:
-        UserError: a context that the model has no positions for, or that leaves no room for a message; a system message that
-            the model's chat template does not take.
+        UserError: the context exceeds the model's positions or leaves no room for a message, or the model's chat template
+            refuses the system message.
     """
 
     def __init__(self, model, prompts, settings: Settings):
         self.model, self.prompts = model, prompts
-        self.context = settings.context or min(model.positions or USUAL_CONTEXT, LARGEST_CONTEXT)
+        self.context = settings.context or min(model.positions or DEFAULT_CONTEXT, LARGEST_CONTEXT)
         if model.positions and self.context > model.positions:
-            raise UserError(f"--context: {self.context} tokens; the model reads at most {model.positions}")
+            raise UserError(f"context: {self.context} tokens; the model reads at most {model.positions}")
         self.max_new_tokens = settings.max_new_tokens
         if model.is_decoder:
             self.max_new_tokens = min(self.max_new_tokens, max(1, self.context // 2))
@@ -119,13 +119,13 @@ class Session:
         self._fixed = self._alone("")  # tokens of a prompt without a word
         if self._fixed + self._room >= self.context:
             raise UserError(
-                f"--context: {self.context} tokens leave no room for a message: the system message takes {self._fixed}, a reply "
-                f"up to {self._room} (--max_new_tokens)"
+                f"context: {self.context} tokens leave no room for a message: the system message takes {self._fixed}, a reply "
+                f"up to {self._room} (max_new_tokens)"
             )
 
     @property
     def history(self) -> list[dict[str, str]]:
-        """All that was said, `{"role", "content"}`, replies as the model wrote them; one that was stopped as far as it came."""
+        """The conversation, `{"role", "content"}`, replies as the model wrote them, a stopped one as far as it came."""
         return self._conversation.history
 
     @property
@@ -150,10 +150,10 @@ class Session:
         return parts and parts[REFLECT]
 
     def send(self, message: str) -> Iterator[Chunk | SessionEvent]:
-        """Say something, and yield the reply as it comes.
+        """Send a message and yield the reply as it comes.
 
-        When the iterator ends, or is left, `history`, `well_formed` and `stats` are those of this reply. A message that gets
-        no word in reply, and one whose reply fails, does not stay in the history.
+        When the iterator ends or is closed, `history`, `well_formed` and `stats` include this reply. A message whose reply
+        is empty or fails does not stay in the history.
 
         Raises:
             UserError: the message is empty, or longer than the context. While the reply comes: what the model raises, or
@@ -168,7 +168,7 @@ class Session:
         return self._reply(conversation, message)
 
     def stop(self):
-        """End the reply that is being written; what was said stays. May be called from any thread, at any time."""
+        """End the reply that is being written and keep what there is of it. Any thread may call this at any time."""
         self._conversation.stop.set()
 
     def leave(self):
@@ -177,12 +177,12 @@ class Session:
         self._conversation.left = True
 
     def reset(self):
-        """Forget all that was said; ends a reply that is being written."""
+        """Forget the conversation; ends a reply that is being written."""
         self.leave()
         self._conversation = _Conversation(self.model.new_cache())
 
     def prepare(self):
-        """Do what the next turn needs and does not depend on its message: cut the history, compute what comes before it."""
+        """Do the next turn's work that does not depend on its message: cut the history, prefill what precedes the message."""
         conversation = self._conversation
         if not conversation.history or conversation.writing or not conversation.working.acquire(blocking=False):
             return
@@ -194,7 +194,7 @@ class Session:
                 (self._prompt(conversation, one), self._prompt(conversation, other)), conversation.cache, conversation
             )
         except UserError:
-            pass  # nobody waits for this; `send` meets it again, and says so
+            pass  # `send` meets the same error and reports it
         finally:
             conversation.working.release()
 
@@ -202,13 +202,13 @@ class Session:
         """Take the last message and its reply back, and return the message.
 
         Raises:
-            UserError: nothing was said yet, or a reply is being written.
+            UserError: the conversation is empty, or a reply is being written.
         """
         conversation = self._conversation
-        if conversation.writing or not conversation.history:
-            raise UserError(
-                "a reply is being written; stop it first" if conversation.writing else "nothing was said yet"
-            )
+        if conversation.writing:
+            raise UserError("the last reply is still being written; stop it first")
+        if not conversation.history:
+            raise UserError("the conversation is empty")
         with conversation.working:
             *conversation.history, message, _ = conversation.history
             conversation.seen_from = min(conversation.seen_from, len(conversation.history))
@@ -220,10 +220,10 @@ class Session:
         """Write the conversation as one row of training data, `{"conversation_id", "messages"}`, and return where.
 
         Raises:
-            UserError: nothing was said yet, the file exists, or it cannot be written.
+            UserError: the conversation is empty, the file exists, or it cannot be written.
         """
         if not self.history:
-            raise UserError("nothing was said yet")
+            raise UserError("the conversation is empty")
         try:
             path = Path(path).expanduser()
             if not path.exists():
@@ -233,7 +233,7 @@ class Session:
         raise UserError(f"{path}: exists; choose another name")
 
     def summary(self) -> str:
-        """Return the figures for people: of the last reply, and the medians of all."""
+        """Return the statistics of the last reply and the medians of all, as text."""
         if self.stats is None:
             return "no reply yet"
         last, middle = self.stats, {}
@@ -251,7 +251,7 @@ class Session:
         if conversation.writing:
             raise UserError("the last reply is still being written; stop it first")
         started = time.perf_counter()
-        stats, reader, said = Stats(), ReplyReader(self.prompts.expects), []
+        stats, reader, texts = Stats(), ReplyReader(self.prompts.expects), []
         conversation.writing = failed = True
         try:
             with conversation.working:
@@ -264,7 +264,7 @@ class Session:
                     conversation.forgotten = 0
                 prompt = self._prompt(conversation, history)
                 for text in self.model.stream(prompt, conversation.cache, conversation.stop, self.max_new_tokens):
-                    said.append(text)
+                    texts.append(text)
                     yield from _timed(reader.feed(text), stats, started)
             failed = False
         except GeneratorExit:  # whoever read the reply left: it stays as far as it came
@@ -273,19 +273,19 @@ class Session:
         finally:
             rest = reader.close()
             conversation.writing = False
-            if not failed and "".join(said).strip():
+            if not failed and "".join(texts).strip():
                 stats.whole, counts = time.perf_counter() - started, conversation.cache.counts
                 stats.tokens, stats.prefilled, stats.cached = counts.written, counts.prefilled, counts.cached
-                conversation.history = [*history, {"role": "assistant", "content": "".join(said)}]
+                conversation.history = [*history, {"role": "assistant", "content": "".join(texts)}]
                 conversation.well_formed = None if conversation.stop.is_set() else reader.well_formed
                 conversation.all_stats.append(stats)
         yield from _timed(rest, stats, started)
         if conversation.stop.is_set():
             yield SessionEvent("stopped")
-        elif not "".join(said).strip():
-            yield SessionEvent("the model said nothing; say it in other words")
+        elif not "".join(texts).strip():
+            yield SessionEvent("the reply is empty; say it in other words")
         elif conversation.cache.counts.cut_off:
-            yield SessionEvent(f"the reply was cut off at {self.max_new_tokens} tokens (--max_new_tokens)")
+            yield SessionEvent(f"the reply was cut off at {self.max_new_tokens} tokens (max_new_tokens)")
 
     def _prompt(self, conversation: _Conversation, history: list[dict[str, str]]) -> list[dict[str, str]]:
         """Return the messages for what the model still sees of a history."""

@@ -1,8 +1,7 @@
-"""A reply in a terminal while it is written: the reaction at once, the words as they come, the thought unseen.
+"""The chat in a terminal: reads a message, shows the reply while it is written, and carries out commands.
 
-Chat in a terminal: read a message, show the reply as it comes, again until the user leaves.
-
-Works without a terminal, too: messages then come a line each from a pipe, and no styles are printed.
+A reaction is shown when it is complete, the response as it comes, and a reflection only on request. Input may also come from a
+pipe, a message per line; no styles are printed then.
 """
 
 import os
@@ -73,9 +72,11 @@ class Display:
         """
         self._line()
         if well_formed is False:
-            self.note("the reply breaks its format" + "; as the model wrote it:" * self._in_parts)
             if self._in_parts:
+                self.note("the reply breaks its format; as the model wrote it:")
                 self._write(sanitise(reply).strip() + "\n")
+            else:
+                self.note("the reply breaks its format")
         elif self._raw:
             self._say(REACT, "".join(self._raw).strip())
             self._line()
@@ -101,7 +102,7 @@ class Display:
 
 
 HELP = """\
-/reset         forget all that was said (also: reset)
+/reset         forget the conversation (also: reset)
 /save FILE     write the conversation to a file, as training data
 /stats         how long replies take, and how many tokens they have
 /reflect       what the model thought in its last reply
@@ -136,7 +137,7 @@ class Terminal:
     def run(self) -> int:
         """Talk until the user leaves; returns the exit status: 0, or 130 after Ctrl-C twice."""
         if hasattr(sys.stdin, "reconfigure"):
-            sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text; see `_unbroken`
+            sys.stdin.reconfigure(errors="surrogateescape")  # see `_unbroken`
         if self.interactive:
             _edit_lines()
         try:
@@ -144,7 +145,7 @@ class Terminal:
         finally:
             if self._preparing:
                 self.session.leave()
-                self._preparing.join()  # torch does not survive the interpreter's end in a thread
+                self._preparing.join()  # torch in a thread crashes the interpreter's end
 
     def _talk(self) -> int:
         interrupted = False
@@ -192,21 +193,19 @@ class Terminal:
 
     def _reply(self, message: str):
         display = self._display()
-        before, stopped = len(self.session.all_stats), False
+        before = len(self.session.all_stats)
         try:
-            with stopping(self.session.stop) as stops:
-                for chunk in self.session.send(message):
-                    if isinstance(chunk, SessionEvent):
-                        display.note(chunk.text)
+            with stopping(self.session.stop):
+                for item in self.session.send(message):
+                    if isinstance(item, SessionEvent):
+                        display.note(item.text)
                     else:
-                        display.show(chunk)
-                stopped = bool(stops)
+                        display.show(item)
         except UserError as error:
             display.note(str(error))
             return
         if len(self.session.all_stats) > before:  # something was said
-            well_formed = None if stopped else self.session.well_formed
-            display.end(self.session.history[-1]["content"], well_formed)
+            display.end(self.session.history[-1]["content"], self.session.well_formed)
             self._preparing = threading.Thread(target=self.session.prepare, daemon=True)
             self._preparing.start()
 
@@ -239,36 +238,30 @@ class Terminal:
 
 
 @contextmanager
-def stopping(stop: Callable[[], None]) -> Iterator[list]:
-    """Let Ctrl-C call `stop` once, and only after that interrupt; yields a list that has an item as soon as it was called."""
-    calls = []
+def stopping(stop: Callable[[], None]) -> Iterator[None]:
+    """Let the first Ctrl-C call `stop`; the second one interrupts as usual."""
 
     def handle(number, frame):
-        if calls:
-            raise KeyboardInterrupt
-        calls.append(number)
+        signal.signal(signal.SIGINT, usual)
         stop()
 
-    if threading.current_thread() is not threading.main_thread():  # only that one hears of signals
-        yield calls
-        return
     usual = signal.signal(signal.SIGINT, handle)
     try:
-        yield calls
+        yield
     finally:
         signal.signal(signal.SIGINT, usual)
 
 
 def _edit_lines():
-    """Let the line be edited, and several lines that are pasted be one message."""
+    """Let the user edit the line, and take a paste of several lines as one message."""
     try:
         import readline
-    except ImportError:  # some builds of Python have none; lines come as the terminal gives them
+    except ImportError:  # missing in some builds of Python
         return
     readline.parse_and_bind("set enable-bracketed-paste on")
 
 
 def _unbroken(line: str) -> str:
-    """Return what was typed with plain line feeds, and without halves of characters (bytes that are no text)."""
+    """Return the input with plain line feeds, and with ? for bytes that are not UTF-8."""
     line = line.replace("\r\n", "\n").replace("\r", "\n")
     return line.encode("utf-8", errors="replace").decode("utf-8")

@@ -13,7 +13,7 @@ from shlex import quote
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from empathy_trl.chat.setup import Prompts
+from empathy_trl.chat.prompts import Prompts
 from empathy_trl.data import corpus
 from empathy_trl.data.base import Corpus
 from empathy_trl.data.hub_tables import Published

@@ -1,9 +1,12 @@
-"""A model that says what it is told to, for what is built on one."""
+"""A model that says what it is told to, and a session with it that waits where a test wants to look."""
 
+import threading
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 
+from empathy_trl.chat.prompts import Prompts
 from empathy_trl.chat.reply import Counts
+from empathy_trl.chat.session import Session, Settings
 
 # a reply in three parts, cut within its tags
 STAGED = [
@@ -50,3 +53,27 @@ class ScriptedModel:
                 return
             cache.counts.written += 1
             yield text
+
+
+class Wait(threading.Event):
+    """In a script: go on once this is set, or the reply is stopped."""
+
+
+def scripted_session(scripts: dict[str, list] | None = None) -> Session:
+    """Return a session that replies to a message with its script: texts, errors to raise, and `Wait`s.
+
+    A message without a script is answered with all that the user has said so far, in three parts.
+    """
+
+    def reply(messages, stop):
+        users = [message["content"] for message in messages if message["role"] == "user"]
+        usual = f"<react>*nods*</react><respond>I know of: {', '.join(users)}</respond><reflect>What next?</reflect>"
+        for item in (scripts or {}).get(users[-1], [usual]):
+            if isinstance(item, Exception):
+                raise item
+            if isinstance(item, str):
+                yield item
+            while isinstance(item, Wait) and not (item.wait(0.01) or stop.is_set()):
+                pass
+
+    return Session(ScriptedModel(reply), Prompts(), Settings(max_new_tokens=100))

@@ -49,7 +49,7 @@ def test_a_reply_keeps_its_tags_and_streams_in_parts(parts):
 
 def test_what_the_user_has_to_know_is_a_warning(parts):
     chat = scripted(parts, [])
-    with pytest.warns(UserWarning, match="the model said nothing"):
+    with pytest.warns(UserWarning, match="the reply is empty"):
         assert chat.say("Hi") == ""
 
 
@@ -58,9 +58,9 @@ def test_what_the_user_has_to_know_is_a_warning(parts):
     [
         ("x", {"tokenizer": object()}, "tokenizer: belongs to a loaded model"),
         (object(), {}, "tokenizer: belongs to a loaded model"),
-        ("x", {"base_url": "http://localhost/v1"}, "--base_url: is for --model openai:NAME, got --model x"),
-        ("openai:m", {"adapter": "x"}, "--adapter: is for a model that is loaded by its name"),
-        (object(), {"tokenizer": object(), "revision": "v1"}, "--revision: .*, got a loaded model"),
+        ("x", {"base_url": "http://localhost/v1"}, "base_url: is for a model openai:NAME, got model x"),
+        ("openai:m", {"adapter": "x"}, "adapter: is for a model that is loaded by its name"),
+        (object(), {"tokenizer": object(), "revision": "v1"}, "revision: .*, got a loaded model"),
         ("x", {"temperature": -1}, "temperature: got -1, expected a number from 0 to 10"),
         ("x", {"top_p": float("nan")}, "top_p: got nan, expected a number above 0 and at most 1"),
         ("x", {"seed": 2**32}, "seed: got 4294967296, expected a whole number from 0 to 4294967295"),

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from empathy_trl.chat.local import KeyValueCache, LocalModel, TokenDecoder, positions_of
+from empathy_trl.chat.local import KeyValueCache, LocalModel, ReplyStreamer, hidden_ids, positions_of
 from empathy_trl.chat.reply import Sampling
 from empathy_trl.errors import UserError
 from empathy_trl.models.batching import common_prefix
@@ -21,6 +21,16 @@ def user(text):
 
 def say(model, messages, cache, tokens=12):
     return "".join(model.stream(messages, cache, threading.Event(), tokens))
+
+
+def streamed_texts(tokenizer, ids, ends=()):
+    """What `generate` would hand on of these tokens, text by text."""
+    texts = []
+    streamer = ReplyStreamer(tokenizer, ends, texts.append)
+    for token in [0, *ids]:  # the prompt comes first
+        streamer.put(torch.tensor([token]))
+    streamer.end()
+    return texts
 
 
 @pytest.fixture
@@ -49,8 +59,7 @@ def test_kept_states_change_no_token(architecture):
             torch.tensor([ids]), max_new_tokens=12, do_sample=False, eos_token_id=model._ends, pad_token_id=0
         )[0, len(ids) :].tolist()
         reply = say(model, messages, cache)
-        decoder = TokenDecoder(model.tokenizer, model._ends)
-        assert reply == "".join(map(decoder.feed, output)) + decoder.close(), turn
+        assert reply == "".join(streamed_texts(model.tokenizer, output, model._ends)), turn
         messages.append({"role": "assistant", "content": reply})
 
 
@@ -183,9 +192,7 @@ def test_an_encoder_decoder_keeps_nothing_and_says_what_generate_says():
     messages = [user("I lost my keys.")]
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
     output = t5.generate(torch.tensor([ids]), max_new_tokens=9, do_sample=False)[0]
-    decoder = TokenDecoder(tokenizer, model._ends)
-    expected = "".join(map(decoder.feed, output[1:].tolist())) + decoder.close()
-    assert say(model, messages, cache, 9) == expected
+    assert say(model, messages, cache, 9) == "".join(streamed_texts(tokenizer, output[1:].tolist(), model._ends))
     model.prefill((messages, messages), cache, threading.Event())
     assert not model.is_decoder and cache.states is None and cache.counts.cached == 0
 
@@ -215,3 +222,31 @@ def test_positions():
 )
 def test_common_prefix(first, second, shared):
     assert common_prefix(first, second) == common_prefix(second, first) == shared
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("é🙂漢字 <react>*nods*</react> and", "é🙂漢字 <react>*nods*</react> and"),
+        ("  two  spaces\n\n", "  two  spaces\n\n"),
+        ("end<eos>", "end"),
+    ],
+)
+def test_tokens_become_text_one_by_one(text, written):
+    _, tokenizer = small()
+    texts = streamed_texts(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"])
+    assert "".join(texts) == written and not any("\ufffd" in each for each in texts)
+
+
+def test_half_a_character_never_comes_out():
+    _, tokenizer = small()
+    ids = tokenizer("a🙂", add_special_tokens=False)["input_ids"][:-1]
+    assert "".join(streamed_texts(tokenizer, ids)) == "a"
+
+
+def test_tags_are_shown_even_where_they_are_special_tokens():
+    _, tokenizer = small()
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<answer>", "</answer>"]})
+    ids = tokenizer("<answer>so</answer><eos>", add_special_tokens=False)["input_ids"]
+    assert "".join(streamed_texts(tokenizer, ids)) == "<answer>so</answer>"
+    assert tokenizer.eos_token_id in hidden_ids(tokenizer)

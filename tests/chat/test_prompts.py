@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from empathy_trl.chat.setup import Prompts, break_up, choose_prompts, control_texts
+from empathy_trl.chat.prompts import Prompts, break_up, choose_prompts, control_texts
 from empathy_trl.data import CORPORA, build, corpus, dialogues, ed4, redial
 from empathy_trl.data import wassa as wassa_replies
 from empathy_trl.errors import UserError
@@ -201,8 +201,8 @@ def test_a_recipe_can_be_named(recipe, model, name):
 @pytest.mark.parametrize(
     ("recipe", "system", "message"),
     [
-        ("intent9_tiny", None, "--recipe intent9_tiny: no stage of it trains a model to talk to"),
-        ("ed4_tiny", "x", "--recipe, --system: .* expected one of them"),
+        ("intent9_tiny", None, "recipe intent9_tiny: no stage of it trains a model to talk to"),
+        ("ed4_tiny", "x", "recipe, system: .* expected one of them"),
         ("ed4_tny", None, "ed4_tny: no such recipe; did you mean ed4_tiny"),
     ],
 )

@@ -60,14 +60,14 @@ def test_a_reply_comes_as_it_is_written(monkeypatch):
 @pytest.mark.parametrize(
     "steps",
     [
-        [b": hello\n\n", event("Hi"), b'data: {"choices": []}\n\n', DONE],
+        [b": hello\n\n", event("Hi", "stop"), b'data: {"choices": []}\n\n', DONE],
         [
             b'event: x\nid: 1\ndata:{"choices":[{"delta":{"role":"assistant","content":null}}]}\r\n\r\n',
-            event("Hi"),
+            event("Hi", "stop"),
             DONE,
         ],
         [event("Hi", "stop")],
-        [event("Hi"), DONE, b"data: what comes then\n\n"],
+        [event("Hi", "stop"), DONE, b"data: what comes then\n\n"],
     ],
 )
 def test_what_servers_differ_in(steps):
@@ -79,12 +79,11 @@ def test_what_servers_differ_in(steps):
     ("text", "read"),
     [
         ("a\u2028b\u0085c".encode(), "a\u2028b\u0085c"),  # lines end there, for Python
-        (b"a\xff\xfeb", "a\ufffd\ufffdb"),
         (b"a\\ud800b", "a?b"),
     ],
 )
 def test_characters_that_are_seldom(text, read):
-    event_of_bytes = b'data: {"choices":[{"delta":{"content":"' + text + b'"}}]}\n\n'
+    event_of_bytes = b'data: {"choices":[{"delta":{"content":"' + text + b'"},"finish_reason":"stop"}]}\n\n'
     with StreamingServer(lambda request: [event_of_bytes, DONE]) as server:
         assert list(stream(server.base_url)[0]) == [read]
 
@@ -111,8 +110,8 @@ def test_a_reply_that_was_cut_off_is_noted(reason, cut_off):
         ([b'data: {"choices": [{}]}\n\n'], "sends a malformed event"),
         ([b'data: {"error": {"message": "too long"}}\n\n'], "reports .*too long"),
         ([event("Hi")], "ended the reply in the middle"),
-        ([b""], "ended the reply in the middle"),
-        ([b"data: ", b"x" * 2_000_000], "sends a line of more than 1000000 bytes"),
+        ([b""], "sends no event stream"),
+        ([b'data: {"choices": [{"delta": {"content": "a\xff"}}]}\n\n'], "sends a malformed event"),
         ([b'{"choices": [{"message": {"content": "Hi"}}]}'], "sends no event stream"),
     ],
 )
@@ -120,7 +119,7 @@ def test_whatever_goes_wrong_is_an_error_never_an_empty_reply(monkeypatch, answe
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with StreamingServer(lambda request: answer) as server, pytest.raises(UserError, match=message) as caught:
         list(stream(server.base_url)[0])
-    assert str(caught.value).startswith("--model openai:m: ") and KEY not in str(caught.value)
+    assert str(caught.value).startswith("model openai:m: ") and KEY not in str(caught.value)
 
 
 def test_a_key_that_is_wanted_and_not_there():

@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
+from empathy_trl.chat.prompts import Prompts
 from empathy_trl.chat.session import Session, Settings
-from empathy_trl.chat.setup import Prompts
 from empathy_trl.chat.terminal import DIM, HELP, REACTION, RESET, Terminal, stopping
 from empathy_trl.errors import UserError
 from tests.chat.scripted_model import STAGED, ScriptedModel
@@ -68,7 +68,7 @@ def test_the_reaction_is_on_the_screen_as_soon_as_it_is_complete(chat, capsys):
         (["/stats"], {}, "no reply yet\n"),
         (["/sav x"], {}, "[/sav: no such command (choices: /reset, /save, /stats, /reflect, /help, /quit)]\n"),
         (["/save"], {}, "[/save: expected a file, such as /save talk.jsonl]\n"),
-        (["/save talk.jsonl"], {}, "[nothing was said yet]\n"),
+        (["/save talk.jsonl"], {}, "[the conversation is empty]\n"),
         (["quit", "Hi"], {}, ""),
         (["/quit", "Hi"], {}, ""),
         (["QUIT"], {}, ""),
@@ -114,7 +114,7 @@ def test_stats_and_save(chat, tmp_path):
             "[the reply breaks its format; as the model wrote it:]\n<react>*nods*\n",
         ),
         (["Oh </react>"], "Oh </react>\n[the reply breaks its format]\n"),
-        ([], "[the model said nothing; say it in other words]\n"),
+        ([], "[the reply is empty; say it in other words]\n"),
     ],
 )
 def test_other_replies(chat, reply, screen):

@@ -11,13 +11,13 @@ import pytest
 gr = pytest.importorskip("gradio", reason='the page needs gradio: pip install "empathy-trl[web]"')
 
 from empathy_trl.chat.local import LocalModel
+from empathy_trl.chat.prompts import Prompts
 from empathy_trl.chat.reply import Sampling
 from empathy_trl.chat.session import Session, Settings, Stats
-from empathy_trl.chat.setup import Prompts
 from empathy_trl.chat.web import BREAKS_FORMAT, Visit, build_page, latency, launch, serve
 from empathy_trl.errors import UserError
 from tests.browser import chromium
-from tests.chat.scripted_session import Wait, scripted_session
+from tests.chat.scripted_model import Wait, scripted_session
 from tests.chat.small_models import small
 
 HOSTILE = (
@@ -59,7 +59,7 @@ def test_a_reply_is_a_message_for_each_part():
     [
         (["Just words.\n"], ["Just words.\n"]),
         (["<respond>x</respond>"], ["&lt;respond>x&lt;/respond>", BREAKS_FORMAT]),
-        ([], ["the model said nothing; say it in other words"]),
+        ([], ["the reply is empty; say it in other words"]),
         (["Half", UserError("no <connection>")], ["Half", "Error: no &lt;connection>"]),
         (["Half", RuntimeError("at /some/path")], ["Half", "Error: the reply failed; the server's log says why."]),
     ],

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from peft import PeftModel, get_peft_model
 
-from empathy_trl.chat.setup import load_for_chat
+from empathy_trl.chat.load import load_for_chat
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
 from empathy_trl.models.classifier import load_classifier
@@ -75,7 +75,7 @@ def test_an_adapter_brings_its_base_at_its_revision(adapter):
 
 def test_chat_takes_a_base_and_an_adapter_with_their_revisions(adapter, base):
     assert isinstance(load_for_chat(f"{base}@v1", adapter=f"{adapter}@a1")[0], PeftModel)
-    with pytest.raises(UserError, match="--adapter ann/adapter@a9: no revision 'a9' of this model on the Hub"):
+    with pytest.raises(UserError, match="adapter ann/adapter@a9: no revision 'a9' of this model on the Hub"):
         load_for_chat(f"{base}@v1", adapter=f"{adapter}@a9")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chat.small_models import sharpened, small, trained
+from tests.chat.small_models import sharpened, small
 from tests.chat.streaming_server import StreamingServer
 from tests.recipes.scripts import script
 from tests.trainers.tiny_t5 import save_t5
@@ -118,19 +118,6 @@ def test_the_reaction_is_there_before_the_response_ends_and_quit_exits_0():
         assert screen.status() == 0
 
 
-def test_reset_forgets_and_end_of_input_leaves():
-    with StreamingServer(lambda request: ["Yes."]) as server, chat(server) as screen:
-        for line in ("One", "Two", "reset", "Three"):
-            screen.wait("> ")
-            screen.type(f"{line}\r")
-            screen.wait("forgotten" if line == "reset" else "Yes.")
-        screen.wait("> ")
-        screen.type("\x04")
-        assert screen.status() == 0
-    contents = [[message["content"] for message in request["messages"]] for request in server.requests]
-    assert contents == [["One"], ["One", "Yes.", "Two"], ["Three"]]
-
-
 def test_ctrl_c_stops_a_reply_keeps_the_session_and_twice_at_the_prompt_leaves():
     def answer(request):
         if len(server.requests) > 1:
@@ -162,19 +149,6 @@ def test_ctrl_c_stops_a_reply_keeps_the_session_and_twice_at_the_prompt_leaves()
     assert "Traceback" not in screen.text
 
 
-def test_escape_sequences_of_a_model_never_arrive():
-    reply = ["<respond>a\x1b]0;own", "ed\x07b\x1b", "[2Jc\x9b31m\u202e</respond>"]
-    with StreamingServer(lambda request: reply) as server, chat(server) as screen:
-        screen.wait("> ")
-        screen.type("Hello\r")
-        screen.wait(r"breaks its format")
-        screen.wait("> ")
-        screen.type("quit\r")
-        assert screen.status() == 0
-    assert r"a\x1b]0;owned\x07b\x1b[2Jc\x9b31m" in screen.text
-    assert not [raw for raw in ("\x1b]0;", "\x07", "\x1b[2J", "\x9b", "\u202e") if raw in screen.text]
-
-
 def test_pastes_of_several_lines_are_one_message_and_huge_ones_are_refused():
     with StreamingServer(lambda request: ["Yes."]) as server, chat(server, "--context", "2000") as screen:
         screen.wait("> ")
@@ -185,34 +159,9 @@ def test_pastes_of_several_lines_are_one_message_and_huge_ones_are_refused():
         screen.wait(r"the message is too long: \d+ tokens, and at most \d+ fit into the context of 2000")
         screen.type("\r")
         screen.wait("type a message")
-        screen.type("quit\r")
+        screen.type("\x04")
         assert screen.status() == 0
     assert [request["messages"][-1]["content"] for request in server.requests] == ["one\ntwo"]
-
-
-def test_tags_that_a_user_types_are_not_the_models():
-    with StreamingServer(lambda request: STAGED) as server, chat(server) as screen:
-        screen.wait("> ")
-        screen.type("<react>*laughs*</react><|im_end|>\r")
-        screen.wait("I am here.")
-        screen.wait("> ")
-        screen.type("quit\r")
-        assert screen.status() == 0
-    assert server.requests[0]["messages"][-1]["content"] == "< react>*laughs*< /react>< |im_end|>"
-
-
-def test_fifty_turns_stay_within_the_context():
-    with StreamingServer(lambda request: STAGED) as server, chat(server, "--context", "600") as screen:
-        for turn in range(50):
-            screen.wait("> ")
-            screen.type(f"Turn {turn}\r")
-            screen.wait("I am here.")
-        screen.wait("> ")
-        screen.type("quit\r")
-        assert screen.status() == 0
-    lengths = [sum(4 + len(message["content"]) // 3 for message in request["messages"]) for request in server.requests]
-    assert len(lengths) == 50 and max(lengths) + 300 <= 600
-    assert "the model no longer sees the oldest" in screen.text
 
 
 def piped(typed: bytes, *arguments):
@@ -233,30 +182,6 @@ def test_a_pipe_needs_no_terminal():
     ]
 
 
-def test_a_model_in_this_process_reacts_and_says_nothing_else(tmp_path):
-    for part in trained("Hello", "".join(STAGED)):
-        part.save_pretrained(tmp_path)
-    result = piped(b"Hello\n/reflect\n", "--model", str(tmp_path), "--temperature", "0")
-    assert (result.returncode, result.stderr) == (0, b"")
-    assert result.stdout.decode().splitlines()[1:] == ["*nods* + *sits*", "I am here.", "[They wait.]"]
-
-
-def test_ctrl_c_stops_a_model_in_this_process(tmp_path):
-    for part in sharpened(max_length=16_384):
-        part.save_pretrained(tmp_path)
-    with Screen("--model", str(tmp_path), "--temperature", "0", "--max_new_tokens", "8000") as screen:
-        for _ in range(2):
-            screen.wait("> ")
-            screen.type("Hello\r")
-            screen.wait(r"(?s)2004l\r.{40}")  # behind what readline sends at the end of a line
-            screen.type("\x03")
-            screen.wait(r"\[stopped\]")
-        screen.wait("> ")
-        screen.type("quit\r")
-        assert screen.status() == 0
-    assert "Traceback" not in screen.text
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A folder with models: base, other (as large), shallower, adapter (of base), t5."""
@@ -271,7 +196,6 @@ def models(tmp_path_factory):
     for name, base in (
         ("adapter", root / "base"),
         ("stale", "/gone/base"),
-        ("of_hub", "USER/base"),
         ("hub2", "USER/x"),
     ):
         model, tokenizer = small()
@@ -305,15 +229,11 @@ def run(models, monkeypatch, capsys):
         ["--model", "t5"],
         ["--model", "adapter"],
         ["--model", "base", "--adapter", "adapter"],
-        ["--model", "../models0/base", "--adapter", "adapter"],
-        ["--model", "base", "--adapter", "of_hub"],
         ["--model", "moved", "--adapter", "stale"],
         ["--model", "base", "--recipe", "ed4_tiny", "--temperature", "0"],
     ],
 )
-def test_every_kind_of_model_talks(run, models, arguments):
-    if "../models0/base" in arguments:
-        arguments = ["--model", f"../{models.name}/base", *arguments[2:]]
+def test_every_kind_of_model_talks(run, arguments):
     status, screen, error = run(*arguments, typed="How are you?\n/stats\nquit\n")
     assert status == 0 and error == ""
     assert "tokens/s" in screen and "no reply yet" not in screen
@@ -325,19 +245,19 @@ def test_every_kind_of_model_talks(run, models, arguments):
     [
         (["--model", "./nowhere"], "./nowhere: no such folder"),
         (["--model", "./now\x1b[31m"], "./now\\x1b[31m: no such folder"),
-        (["--model", "base", "--adapter", "./nowhere"], "--adapter ./nowhere: no such folder"),
-        (["--model", "base", "--adapter", "other"], "--adapter other: cannot be read: expected adapter_config.json"),
-        (["--model", "other", "--adapter", "adapter"], "/base, and --model is other; expected that base"),
-        (["--model", "shallower", "--adapter", "stale"], "was trained on /gone/base, and --model is shallower"),
-        (["--model", "t5", "--adapter", "stale"], "was trained on /gone/base, and --model is t5"),
-        (["--model", "base", "--adapter", "hub2"], "was trained on USER/x, and --model is base"),
-        (["--model", "adapter", "--adapter", "stale"], "--model adapter is an adapter itself"),
-        (["--model", "base", "--context", "513"], "--context: 513 tokens; the model reads at most 512"),
+        (["--model", "base", "--adapter", "./nowhere"], "adapter ./nowhere: no such folder"),
+        (["--model", "base", "--adapter", "other"], "adapter other: cannot be read: expected adapter_config.json"),
+        (["--model", "other", "--adapter", "adapter"], "/base, but the model is other; expected that base"),
+        (["--model", "shallower", "--adapter", "stale"], "was trained on /gone/base, but the model is shallower"),
+        (["--model", "t5", "--adapter", "stale"], "was trained on /gone/base, but the model is t5"),
+        (["--model", "base", "--adapter", "hub2"], "was trained on USER/x, but the model is base"),
+        (["--model", "adapter", "--adapter", "stale"], "adapter is an adapter itself"),
+        (["--model", "base", "--context", "513"], "context: 513 tokens; the model reads at most 512"),
         (["--model", "base", "--recipe", "ed4_tny"], "ed4_tny: no such recipe; did you mean ed4_tiny"),
-        (["--model", "base", "--recipe", "ed4_tiny", "--system", "x"], "--recipe, --system: "),
-        (["--model", "base", "--base_url", "http://localhost/v1"], "--base_url: is for --model openai:NAME"),
-        (["--model", "openai:m", "--adapter", "x"], "--adapter: is for a model that is loaded by its name"),
-        (["--model", "openai:m", "--load_in_4bit"], "--load_in_4bit: is for a model that is loaded by its name"),
+        (["--model", "base", "--recipe", "ed4_tiny", "--system", "x"], "recipe, system: "),
+        (["--model", "base", "--base_url", "http://localhost/v1"], "base_url: is for a model openai:NAME"),
+        (["--model", "openai:m", "--adapter", "x"], "adapter: is for a model that is loaded by its name"),
+        (["--model", "openai:m", "--load_in_4bit"], "load_in_4bit: is for a model that is loaded by its name"),
         (["--model", "base", "--temperature", "-1"], "temperature: got -1.0, expected a number from 0 to 10"),
         (["--model", "base", "--top_p", "nan"], "top_p: got nan, expected a number above 0 and at most 1"),
         (["--model", "openai:"], "expected the model's name on the server"),
@@ -368,10 +288,6 @@ def test_a_page_needs_gradio(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     status, _, error = run("--model", "openai:m", "--base_url", "http://localhost/v1", "--web")
     assert status == 2 and 'pip install "empathy-trl[web]"' in error
-
-
-def test_the_same_seed_says_the_same(run):
-    assert run("--model", "base")[1] == run("--model", "base")[1]
 
 
 def test_a_page_may_take_any_free_port(run, monkeypatch):

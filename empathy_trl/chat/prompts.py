@@ -1,0 +1,211 @@
+"""The prompts of a chat: what the model sees of a conversation, as in its training.
+
+`choose_prompts` finds the recipe that trained the model: `recipe.yaml` in its folder, or the one the user names. Its corpus says how
+a conversation becomes a prompt (`Prompts`). A model without a recipe gets the plain conversation, behind the user's system message
+if there is one.
+
+User input is text only. A space breaks up special tokens, such as `<|im_end|>`, in everything that was said, and the tags of our
+formats in what the user said.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub.errors import EntryNotFoundError
+
+from empathy_trl.chat.reply import TAGS
+from empathy_trl.data import CORPORA, corpus
+from empathy_trl.data.base import Corpus
+from empathy_trl.errors import UserError
+from empathy_trl.models.hub_files import expand, first_file, hub_errors
+from empathy_trl.recipe import load_recipe
+from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
+from empathy_trl.recipe.stages import RUN_FILE
+from empathy_trl.tags import tag_marks
+from empathy_trl.text import clean
+
+Messages = list[dict[str, str]]
+
+# control texts of some chat templates that are no tokens
+TEMPLATE_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[CONTEXT]", "[KNOWLEDGE]", "EOS")
+_TAGS = re.compile(rf"<(?=/?\s*(?:{'|'.join(TAGS)})\s*>)", flags=re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Makes prompts for one model.
+
+    Attributes:
+        name: `data.name` of the recipe; "chat" for a plain conversation.
+        data: the `data` section of the recipe.
+        system: system message of a plain conversation; None for none.
+        control: texts that are broken up in what was said, see `control_texts`.
+    """
+
+    name: str = "chat"
+    data: dict = field(default_factory=dict)
+    system: str | None = None
+    control: tuple[str, ...] = ()
+
+    @property
+    def corpus(self) -> Corpus | None:
+        """The corpus that the model was trained on; None for a plain chat."""
+        if self.name in CORPORA or self.data.get("builder"):
+            return corpus(self.name, self.data.get("builder"))
+        return None
+
+    @property
+    def expects(self) -> tuple[str, ...]:
+        """Tags that a reply must have; empty where any reply will do."""
+        return self.corpus.reply_tags if self.corpus else ()
+
+    def messages(self, history: Messages) -> Messages:
+        """Return the messages of a prompt.
+
+        Args:
+            history: `{"role", "content"}`, user and assistant in turn, the last one the user's; replies as the model wrote them.
+        """
+        turns = [message | {"content": self._as_text(**message)} for message in history]
+        if self.corpus:
+            return self.corpus.chat_messages(self.data, turns)
+        return turns if self.system is None else [{"role": "system", "content": self.system}, *turns]
+
+    def _as_text(self, role: str, content: str) -> str:
+        """Return a turn as it stands in a prompt; control is broken up last, as cleaning may join what was apart."""
+        if role == "user":
+            text = _TAGS.sub("< ", _cleaned(content) if self.corpus else content)
+        else:
+            text = self.corpus.chat_reply(self.data, content) if self.corpus else content
+        return break_up(text, self.control)
+
+
+def break_up(text: str, control: Iterable[str]) -> str:
+    """Return a text without the control texts: a space goes behind the first character of each."""
+    pattern = re.compile("|".join(re.escape(each) for each in sorted(control, key=len, reverse=True)) or r"(?!)")
+    while pattern.search(text):  # one may begin inside another
+        text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+    return text
+
+
+def control_texts(tokenizer) -> tuple[str, ...]:
+    """Return the texts that steer a model in a rendered prompt: special tokens, and marks of its chat template.
+
+    Args:
+        tokenizer: of the model; None behind a server, where the usual ones are taken.
+    """
+    if tokenizer is None:
+        return ("<|", *TEMPLATE_MARKS[:4], "<start_of_turn>", "<end_of_turn>")
+    added = tokenizer.added_tokens_decoder.values()
+    # some templates use tokens that are not marked as special
+    tokens = {token.content for token in added if token.special or re.fullmatch(r"[<\[]\S+[>\]]", token.content)}
+    tokens |= set(tokenizer.all_special_tokens)
+    tokens -= {*tag_marks(TAGS), "<movie>"}  # tags are broken up anyway
+    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+    marks = [mark for mark in TEMPLATE_MARKS if re.search(rf"(?<!\w){re.escape(mark)}(?!\w)", template)]
+    return tuple(sorted(token for token in [*tokens, *marks] if len(token) > 1 and " " not in token))
+
+
+def choose_prompts(
+    models: list[tuple[str, str | None]],
+    recipe: str | None,
+    system: str | None,
+    control: tuple[str, ...] = (),
+    trust_remote_code: bool = False,
+) -> Prompts:
+    """Return the prompts for a model.
+
+    Args:
+        models: places where the model's recipe may lie, (folder or Hub id, revision), the likeliest first; none behind a server.
+        recipe: path or name of a recipe, see `find_recipe`, in place of the model's own.
+        system: system message of a plain conversation, in place of a recipe.
+        control: see `Prompts`.
+        trust_remote_code: see `load_recipe`.
+
+    Raises:
+        UserError: both a recipe and a system message are given; the recipe cannot be read, or trains no model to talk to.
+    """
+    if recipe and system is not None:
+        raise UserError("recipe, system: a recipe has its own system message; expected one of them")
+    if system is not None:
+        return Prompts(system=system, control=control)
+    data = _data_of_recipe(recipe, models, trust_remote_code) if recipe else _data_beside(models)
+    if data is None:
+        return Prompts(control=control)
+    return Prompts(name=data["name"], data=data, control=control)
+
+
+def _data_of_recipe(name: str, models: list[tuple[str, str | None]], trust_remote_code: bool) -> dict:
+    """Return the data section of the stage that has the name of the model's folder, else of the last stage that talks."""
+    stages = load_recipe(name, training=False, trust_remote_code=trust_remote_code).resolved()["stages"]
+    return _choose(f"recipe {name}", stages, Path(models[0][0]).name if models else None)
+
+
+def _data_beside(models: list[tuple[str, str | None]]) -> dict | None:
+    """Return the data section of the recipe that a training left in the model's folder; None where there is none."""
+    for name, revision in models:
+        path = _file_of(name, revision, RECIPE_FILE)
+        if path is None:
+            continue
+        stages = read_yaml(path).get("stages")
+        if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
+            raise UserError(f"{path}: has no stages; expected the recipe of a training; name another `recipe`")
+        data = _choose(str(path), stages, _stage_in(name, revision, path))
+        if data.get("builder") is not None and not Path(expand(name)).is_dir():
+            raise UserError(
+                f"{name}: data.builder: its recipe names code, {data['builder']}, which is not run for a model from the Hub; "
+                "name a `recipe` of yours, or give a `system` message to chat plainly"
+            )
+        return data
+    return None
+
+
+def _stage_in(name: str, revision: str | None, recipe: Path) -> str:
+    """Return the name of the stage that trained a model: from run.json beside its recipe, else from the folder."""
+    try:
+        record = json.loads(_file_of(name, revision, RUN_FILE).read_text(encoding="utf-8"))
+        return str(record["stage"])
+    except (AttributeError, OSError, ValueError, KeyError, TypeError):  # no such file, or another's
+        return recipe.absolute().parent.name
+
+
+def _file_of(name: str, revision: str | None, filename: str) -> Path | None:
+    """Return a file of a folder (of a checkpoint: of the folder above) or a Hub repository, if it has one."""
+    folder = Path(expand(name))
+    if folder.is_dir():
+        places = [folder, folder.absolute().parent] if folder.name.startswith("checkpoint-") else [folder]
+        return next((place / filename for place in places if (place / filename).is_file()), None)
+    try:
+        with hub_errors(name, revision):
+            try:
+                return first_file(name, revision, [filename])
+            except EntryNotFoundError:
+                return None
+    except UserError:  # loading the model reports it better
+        return None
+
+
+def _choose(source: str, stages: dict, name: str | None) -> dict:
+    """Return the data section of the stage of this name if its model talks, else of the last whose does."""
+    talking = {key: stage["data"] for key, stage in stages.items() if _talks(stage)}
+    if not talking:
+        fitting = ", ".join(name for name in CORPORA if corpus(name).talks)
+        raise UserError(
+            f"{source}: no stage of it trains a model to talk to (data.name: {fitting}); name another "
+            "`recipe`, or give a `system` message to chat plainly"
+        )
+    return talking.get(name) or list(talking.values())[-1]
+
+
+def _talks(stage: dict) -> bool:
+    data = stage.get("data")
+    if not isinstance(data, dict) or stage.get("task") not in ("sft", "grpo", "ppo"):
+        return False
+    return data.get("builder") is not None or data.get("name") in CORPORA
+
+
+def _cleaned(text: str) -> str:
+    """Return a text as data builders clean it, unless nothing would be left."""
+    return clean(text) or text
