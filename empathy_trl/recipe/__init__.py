@@ -14,8 +14,9 @@ A recipe is one stage of training, or several under `stages:` with the keys of t
         model: {name_or_path: stage:sft}        # the model that an earlier stage made
         rewards: {emotion_accuracy: {}, format: {weight: 0.2, tags: [reasoning, answer]}}
 
-`load_recipe` (in `load`) reads the file (`yaml_io`), lays base recipe, top level, stages and command line over each
-other (`layers`) and checks every key (`schema`, `validation`, `trainer_options`, `checks`) before anything is loaded.
+`load_recipe` (in `load`) reads the file and merges base recipe, top level, stages and command line (`layers`). It checks every
+key (`schema`, `validate`, `checks`) before anything is loaded. `stages` and `stage_inputs` are about a run: its folders, and
+what goes into a stage.
 """
 
 from empathy_trl.recipe.load import (

@@ -9,7 +9,7 @@ from typing import Any
 from empathy_trl.errors import RecipeError, UserError, show, suggestion
 from empathy_trl.io import shipped_folder, yaml_titles
 from empathy_trl.models.hub_files import REVISION, hub_errors, join_revision
-from empathy_trl.recipe.checks import check_encoder_decoder, check_rewards, check_stage, check_top
+from empathy_trl.recipe.checks import check_rewards, check_stage, check_top
 from empathy_trl.recipe.layers import RECIPE_FILE, Layers, merge, parse_overrides, read_yaml
 from empathy_trl.recipe.schema import Recipe, Stage
 from empathy_trl.rewards.base import Reward
@@ -58,7 +58,7 @@ def load_recipe(
     for position, (name, keys) in enumerate(stages.items()):
         earlier = dict(list(stages.items())[:position])
         rewards[name], problems = check_rewards(keys.get("rewards"), earlier)
-        problems += [*check_stage(keys, earlier, training), *check_encoder_decoder(name, earlier | {name: keys})]
+        problems += check_stage(name, earlier | {name: keys}, training)
         errors += [f"{layers.label(name, path)}: {message}" for path, message in problems]
     errors += check_top(layers, stages)
     if errors:

@@ -1,9 +1,7 @@
-"""The parts of a recipe as pydantic models: which keys there are, their types, defaults and ranges.
+"""The sections of a recipe as pydantic models: their keys, with types, defaults and ranges.
 
-These classes are what the rest of the package receives. They hold no checks that look at the world (whether a folder
-exists, a reward is known, a trainer has a field); those are `load`'s.
-
-The classifiers that judge replies, as `evaluation.classifiers` of a recipe names them, and the recipes that train some.
+The rest of the package receives these classes. `checks` finds out whether a folder exists, a reward is known or a trainer has
+a field.
 """
 
 import copy
