@@ -6,7 +6,7 @@ import json
 import pytest
 
 from empathy_trl.errors import JudgeFailed, UserError
-from empathy_trl.rewards.judge_answers import ASPECTS
+from empathy_trl.evaluation.metrics.judge_aspects.judge_aspects import ASPECTS
 from tests.evaluation.metrics.loaded import load
 from tests.models.scripted_server import ScriptedServer, answer, reply_of, unused_address
 

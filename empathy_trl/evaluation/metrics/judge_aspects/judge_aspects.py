@@ -8,7 +8,6 @@ from tqdm.auto import tqdm
 from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation.metrics import module
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures
-from empathy_trl.rewards.judge_answers import ASPECTS, SCALE
 from empathy_trl.rewards.llm_judge import LLMJudge
 
 SOURCE = """\
@@ -26,6 +25,16 @@ SOURCE = """\
   year = {2023},
 }
 """
+
+# The aspects and the scale of Zhang et al.; the names are theirs, the sentences ours
+SCALE = [0, 9]
+ASPECTS = {
+    "emotional_intensity": "The reply expresses strong and unmistakable feelings towards the other person.",
+    "emotional_persuasiveness": "The reply takes up the other person's feelings and so draws them to what it suggests.",
+    "logic": "The reply follows from the conversation and contradicts neither it nor itself.",
+    "informativeness": "The reply says much that is specific and useful, rather than phrases that would fit any turn.",
+    "lifelikeness": "The reply sounds like a living person in this conversation, rather than like a machine.",
+}
 
 
 class JudgeAspects(module.Module):
