@@ -8,6 +8,8 @@ import pytest
 
 from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.base import is_async
+from empathy_trl.rewards.llm_judge import LLMJudge
+from empathy_trl.rewards.model_reward import ModelReward
 from tests.models.scripted_server import ScriptedServer, answer
 from tests.rewards.test_model_reward import KINDS, SCORES, SCORES_OF
 from tests.rewards.three_parts import REPLY
@@ -33,6 +35,9 @@ COMPLETIONS = {
     "tags inside tags": "<answer>I <respond>am <answer>here</answer></respond></answer>",
     "other markup": "<b>I</b> am <|im_end|> here < 3 > 2",
 }
+NO_REPLY = (
+    *("no messages", "no content", "empty", "white space", "unclosed tag", "closed before opened", "tags inside tags"),
+)
 COLUMNS = {
     "reference": "I am so sorry.",
     "label": "sad",
@@ -40,25 +45,8 @@ COLUMNS = {
     "next_user": "I visit her grave in the garden.",
     "other_users": ["I won!", "The bus is late again."],
 }
-# reward: (lowest, highest)
-RANGES = {
-    "bleu": (0, 1),
-    "distinct": (0, 1),
-    "emotion_accuracy": (0, 1),
-    "format": (0, 1),
-    "foresight": (0, 1),
-    "format_penalty": (-1, 0),
-    "length": (0, 1),
-    "reaction": (0, 1),
-    "reasoning_length": (0, 1),
-    "recommendation": (0, 1),
-    "reflection": (0, 1),
-    "repetition_penalty": (-1, 0),
-    "response": (0, 1),
-    "safety": (-1, 0),
-    "sentence_end": (0, 1),
-    "stage_format": (0, 1),
-}
+ASKING = tuple(name for name, kind in REWARDS.items() if issubclass(kind, (ModelReward, LLMJudge)) or kind.needs_policy)
+RANGES = {name: REWARDS[name]().range for name in REWARDS if name not in ASKING}
 LOWEST_WITHOUT_REPLY = (
     *("bleu", "distinct", "format_penalty", "length", "recommendation", "repetition_penalty", "safety", "sentence_end"),
 )
@@ -85,24 +73,6 @@ def test_a_number_in_the_range_for_whatever_comes(name):
         assert isinstance(value, float) and math.isfinite(value) and low <= value <= high, kind
 
 
-# rewards that ask somebody: (lowest, highest)
-ASKING = {
-    "emotion_alignment": (0, 1),
-    "emotion_confidence": (0, 1),
-    "empathy_model": (0, 1),
-    "epitome": (0, 1),
-    "llm_judge": (0, 1),
-    "quality_critic": (0, 1),
-    "reward_model": (0, 1),
-    "safety_classifier": (-1, 0),
-    "semantic_similarity": (0, 1),
-}
-
-
-def test_no_reward_is_left_out():
-    assert {*RANGES, *ASKING} == set(REWARDS)
-
-
 @pytest.fixture
 def asking(request, make_classifier, tmp_path):
     """A reward that asks a model, the policy, or a judge."""
@@ -126,9 +96,9 @@ def judge():
         yield server
 
 
-@pytest.mark.parametrize("asking, name", [(name, name) for name in ASKING], indirect=["asking"], ids=list(ASKING))
+@pytest.mark.parametrize("asking, name", [(name, name) for name in ASKING], indirect=["asking"], ids=ASKING)
 def test_a_reward_that_asks_gives_a_number_in_its_range_too(asking, name):
-    low, high = ASKING[name]
+    low, high = asking.range
     completions = list(COMPLETIONS.values())
     columns = {"label": ["sad"] * len(completions), "emotion": ["sad"] * len(completions)}
     prompts = [[{"role": "user", "content": "I lost my dog."}]] * len(completions)
@@ -137,20 +107,13 @@ def test_a_reward_that_asks_gives_a_number_in_its_range_too(asking, name):
     for kind, value in zip(COMPLETIONS, values, strict=True):
         assert math.isfinite(value) and low <= value <= high, kind
     assert len(set(values)) > 1, "all alike: nothing was asked"
+    if asking.reply_tags:
+        assert {values[list(COMPLETIONS).index(kind)] for kind in NO_REPLY} == {float(low)}
 
 
 @pytest.mark.parametrize("name", LOWEST_WITHOUT_REPLY)
 def test_no_reply_earns_the_least(name):
-    kinds = [
-        "no messages",
-        "no content",
-        "empty",
-        "white space",
-        "unclosed tag",
-        "closed before opened",
-        "tags inside tags",
-    ]
-    assert set(scores(name, [COMPLETIONS[kind] for kind in kinds])) == {float(RANGES[name][0])}
+    assert set(scores(name, [COMPLETIONS[kind] for kind in NO_REPLY])) == {float(RANGES[name][0])}
 
 
 @pytest.mark.parametrize("name", RANGES)

@@ -70,15 +70,6 @@ def test_a_broken_reflection_earns_nothing_and_other_parts_do_not_matter():
     assert whole == beside > 0.6 and broken == [0.0, 0.0, 0.0]
 
 
-def test_alone_as_in_a_batch():
-    rows = [(REFLECTION, NEXT, OTHERS), ("visit", "visit", ["bus"]), ("", "visit", ["bus"]), ("visit", None, ["bus"])]
-    reflections, following, others = (list(column) for column in zip(*rows, strict=True))
-    completions = [reply(reflect=each) for each in reflections]
-    together = Foresight().score([PROMPT] * 4, completions, next_user=following, other_users=others)
-    assert together == [earned(Foresight(), *row) for row in rows]
-    assert Foresight().score([], [], next_user=[], other_users=[]) == []
-
-
 def test_what_is_logged():
     logged = {}
     columns = {"next_user": ["visit", "visit", None], "other_users": [["visit", "bus"], ["bus"], ["bus"]]}

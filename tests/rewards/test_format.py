@@ -1,14 +1,14 @@
-"""`format` as a table of (completion, full credit, partial credit, why) for the tags reasoning and answer.
-
-Partial credit is (well-formed tags + in order + clean) / 4.
-"""
-
-import pickle
+"""Rewards of the form as tables of (completion, expected, why): tags, lengths, ends and what is malformed."""
 
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.format import Format
+from empathy_trl.rewards.format import Format, FormatPenalty, Length, ReasoningLength, SentenceEnd, StageFormat
+from empathy_trl.tags import read_parts
+from tests.rewards.three_parts import REPLY
+
+# format
+
 
 CASES = [
     ("<reasoning>r</reasoning><answer>a</answer>", 1, 1.0, "as asked"),
@@ -36,11 +36,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("completion", "full", "partial", "why"), CASES)
-@pytest.mark.parametrize("chat", [False, True], ids=["text", "messages"])
-def test_table(completion, full, partial, why, chat):
-    shown = [{"role": "assistant", "content": completion}] if chat else completion
-    assert Format()(["p"], [shown]) == [float(full)], why
-    assert Format(partial=True)(["p"], [shown]) == [partial], why
+def test_format_table(completion, full, partial, why):
+    assert Format()(["p"], [completion]) == [float(full)], why
+    assert Format(partial=True)(["p"], [completion]) == [partial], why
 
 
 @pytest.mark.parametrize(
@@ -59,19 +57,223 @@ def test_any_list_of_tags(tags, completion, expected):
 
 @pytest.mark.parametrize(
     ("tags", "message"),
-    [
-        ([], "at least one"),
-        (["answer", "answer"], "different names"),
-        (["<answer>"], "'<answer>' is not a tag name"),
-    ],
+    [([], "at least one"), (["answer", "answer"], "different names"), (["<answer>"], "'<answer>' is not a tag name")],
 )
 def test_impossible_tags(tags, message):
     with pytest.raises(UserError, match=message):
         Format(tags=tags)
 
 
-def test_pickles_and_has_its_name():
-    reward = pickle.loads(pickle.dumps(Format(partial=True)))
-    assert reward == Format(partial=True)
-    assert reward.__name__ == "format"
-    assert reward.tags == ["reasoning", "answer"]
+# stage_format
+
+
+A, B, C = "<react>*a* + *b*</react>", "<respond>Hello.</respond>", "<reflect>They are well.</reflect>"
+STAGE_FORMAT_CASES = [
+    (f"{A}\n{B}\n{C}", 1.0, "as asked"),
+    (f"  {A}{B}\n\n{C}\n", 1.0, "white space is free"),
+    ("", 0.0, "empty"),
+    ("Hello.", 0.0, "no tags"),
+    (A, 1 / 5, "one of three"),
+    (f"{A}\n{B}", 2 / 5, "two of three"),
+    (f"{A}\n{B}\n<reflect>They are", 2 / 5, "cut off"),
+    (f"{A}\n{B}\n<reflect> </reflect>", 2 / 5, "an empty part"),
+    (f"{A}\n{C}\n{B}", 3 / 5, "thinks before it speaks"),
+    (f"{A}\n<respond>Hello. {C}</respond>", 3 / 5, "nested"),
+    (f"Well. {A}\n{B}\n{C}", 4 / 5, "text before"),
+    (f"{A}\n{B}\n{C}{C}", 2 / 5, "thinks twice"),
+]
+
+
+@pytest.mark.parametrize(("completion", "expected", "why"), STAGE_FORMAT_CASES)
+def test_stage_format_table(completion, expected, why):
+    assert StageFormat()(["p"], [completion]) == [pytest.approx(expected)], why
+    assert StageFormat(partial=False)(["p"], [completion]) == [float(expected == 1)], why
+    assert (read_parts(completion) is not None) == (expected == 1), why
+
+
+def test_its_tags():
+    assert StageFormat().tags == ["react", "respond", "reflect"]
+    assert StageFormat()(["p"], [REPLY]) == [1.0]
+
+
+# length
+
+
+LENGTH_CASES = [
+    ("one two three", 1.0, "shortest"),
+    ("one, two, three, four, five!", 1.0, "longest; punctuation is not counted"),
+    ("one two", 0.75, "one short"),
+    ("one two three four five six seven", 0.5, "two too many"),
+    ("one " * 9, 0.0, "end of the slope"),
+    ("", 0.0, "empty, although the slope would give 0.25"),
+    ("...", 0.0, "no word"),
+    ("你好世界", 1.0, "four characters"),
+    (
+        "<reasoning>so many words to think about it all</reasoning><respond>one two three</respond>",
+        1.0,
+        "the reply only",
+    ),
+    ("<respond>one two three", 0.0, "an unclosed tag holds no reply"),
+]
+
+
+@pytest.mark.parametrize(("completion", "expected", "why"), LENGTH_CASES)
+def test_length_table(completion, expected, why):
+    assert Length(min=3, max=5, softness=4)(["p"], [completion]) == [expected], why
+
+
+def test_the_whole_completion_counts_if_no_tag_holds_the_reply():
+    assert Length(min=2, max=2, softness=0, reply_tags=[])(["p"], ["<answer>"]) == [0.0]
+    assert Length(min=3, max=3, softness=0, reply_tags=[])(["p"], ["<answer>so</answer>"]) == [1.0]
+
+
+def test_impossible_band():
+    with pytest.raises(UserError, match="got min 9 and max 3"):
+        Length(min=9, max=3)
+
+
+# reasoning_length
+
+
+def reasoned(words):
+    return f"<reasoning>{' '.join(['word'] * words)}</reasoning><answer>sad</answer>"
+
+
+REASONING_LENGTH_CASES = [
+    (reasoned(3), 1.0, "shortest"),
+    (reasoned(4), 1.0, "inside"),
+    (reasoned(5), 1.0, "longest"),
+    (reasoned(2), 0.5, "one short: half way down the slope"),
+    (reasoned(6), 0.5, "one too many"),
+    (reasoned(1), 0.0, "end of the slope"),
+    (reasoned(7), 0.0, "end of the other slope"),
+    (reasoned(90), 0.0, "far outside, never below 0"),
+    (reasoned(0), 0.0, "empty reasoning"),
+    ("<reasoning>one,\n two\tthree</reasoning>", 1.0, "any white space separates words"),
+    ("one two three four", 0.0, "no reasoning tag"),
+    ("<reasoning>one two three four", 0.0, "cut off"),
+    (reasoned(4) + reasoned(4), 0.0, "reasons twice"),
+]
+
+
+@pytest.mark.parametrize(("completion", "expected", "why"), REASONING_LENGTH_CASES)
+def test_words(completion, expected, why):
+    assert ReasoningLength(min=3, max=5, softness=2)(["p"], [completion]) == [expected], why
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(9, 0.75), (10, 1.0), (20, 1.0), (22, 0.5), (24, 0.0), (0, 0.0)])
+def test_tokens_are_those_of_the_whole_completion(tokens, expected):
+    reward = ReasoningLength(min=10, max=20, unit="tokens", softness=4)
+    assert reward(["p"], ["<reasoning>short</reasoning>"], [[7] * tokens]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"min": 9, "max": 3}, "got min 9 and max 3"),
+        ({"min": -1}, "got min -1"),
+        ({"unit": "letters"}, r"unknown unit 'letters' \(choices: words, tokens\)"),
+        ({"softness": -1.0}, "softness: -1.0 must not be below 0"),
+    ],
+)
+def test_impossible_parameters(parameters, message):
+    with pytest.raises(UserError, match=message):
+        ReasoningLength(**parameters)
+
+
+def test_tokens_need_completion_ids():
+    with pytest.raises(UserError, match="needs completion_ids"):
+        ReasoningLength(unit="tokens")(["p"], ["text"])
+
+
+def test_only_words_need_the_tag():
+    assert ReasoningLength().tags == ["reasoning"]
+    assert ReasoningLength(unit="tokens").tags == []
+
+
+# format_penalty
+
+
+FORMAT_PENALTY_CASES = [
+    ("I am sorry. Have you seen <movie>?", 0, "as asked"),
+    ("<movie>", 0, "a placeholder alone"),
+    ("<movie><movie>, 3 < 4, I <3 it", 0, "other signs"),
+    ("A good movie: you may like it", 0, "the word is not the placeholder"),
+    ("The user: a human", 0, "inside a line"),
+    ("mail me@home, @you", 0, "no id"),
+    ("", -1, "empty"),
+    ("\u200b", -1, "invisible"),
+    ("Try <movie", -1, "never closed"),
+    ("Try movie>", -1, "never opened"),
+    ("Try < movie >", -1, "with spaces"),
+    ("Try </movie>", -1, "closing"),
+    ("Try <MOVIE>", -1, "in another case"),
+    ("Try <movies>", 0, "another word in brackets is not ours to judge"),
+    ("Try <movie>. Or <mo", -1, "cut off"),
+    ("Try <movie>movie>", -1, "one whole, one broken"),
+    ("User: hello", -1, "a speaker's name"),
+    ("Hello!\n  recommender : try it", -1, "on a later line"),
+    ("**Assistant:** hi", -1, "in bold"),
+    ("Hi<|im_end|>", -1, "a token of a template"),
+    ("[INST] Hi [/INST]", -1, "of Llama 2"),
+    ("<start_of_turn>Hi", -1, "of Gemma"),
+    ("Try @111776", -1, "an id"),
+    ("<answer>Try <movie></answer>", 0, "the reply in its tag"),
+    ("<answer>Try <movie>", -1, "an unclosed tag holds no reply"),
+]
+
+
+@pytest.mark.parametrize(("completion", "expected", "why"), FORMAT_PENALTY_CASES)
+def test_format_penalty_table(completion, expected, why):
+    assert FormatPenalty()(["p"], [completion]) == [expected], why
+
+
+def test_a_placeholder_of_ones_own():
+    assert FormatPenalty(placeholder="<film>")(None, ["a <film>", "a <film", "a <movie"]) == [0, -1, 0]
+
+
+@pytest.mark.parametrize("placeholder", ["", "movie", "<>", "<a b>"])
+def test_impossible_placeholders(placeholder):
+    with pytest.raises(UserError, match="is not a word in angle brackets, such as <movie>"):
+        FormatPenalty(placeholder=placeholder)
+
+
+# sentence_end
+
+
+SENTENCE_END_CASES = [
+    ("I am sorry.", 1, "full stop"),
+    ("Are you ok?!", 1, "several marks"),
+    ("That is hard…", 1, "one character of three dots"),
+    ("That is hard...", 1, "three dots"),
+    ("我很难过。", 1, "Chinese"),
+    ("真的吗？", 1, "wide question mark"),
+    ("すごい！", 1, "wide exclamation mark"),
+    ("هل أنت بخير؟", 1, "Arabic"),
+    ("मुझे खेद है।", 1, "Hindi"),
+    ("I see. 😢", 1, "emoji after the full stop"),
+    ("Great!👍🏽❤️🇩🇪", 1, "with skin tone, variation selector and flag"),
+    ("She said “I am fine.”", 1, "closing quote"),
+    ("„Es wird gut.“", 1, "German closing quote"),
+    ("(It will pass.)", 1, "closing bracket"),
+    ("他说「没事。」", 1, "closing corner bracket"),
+    ("*It will pass.*", 1, "Markdown"),
+    ("بخير؟\u200f", 1, "an invisible direction mark behind"),
+    ("I am sorry. \n", 1, "white space behind"),
+    ("<reasoning>r</reasoning><answer>I see.</answer>", 1, "the reply in its tag"),
+    ("I am sorry", 0, "no punctuation"),
+    ("I am sorry 😢", 0, "an emoji is no punctuation"),
+    ("I am sorry,", 0, "comma"),
+    ("I am sorry that:", 0, "colon"),
+    ("I see. And then", 0, "cut off in the second sentence"),
+    ("<answer>I see</answer>", 0, "the tag's own characters end nothing"),
+    ("<answer>I see.", 0, "a reply that cannot be told apart is none"),
+    ("...", 0, "no word"),
+    ("😢", 0, "emoji only"),
+    ("", 0, "empty"),
+]
+
+
+@pytest.mark.parametrize(("completion", "expected", "why"), SENTENCE_END_CASES)
+def test_sentence_end_table(completion, expected, why):
+    assert SentenceEnd()(["p"], [completion]) == [float(expected)], why

@@ -1,7 +1,6 @@
 """What all rewards with a model share: which rows are asked, what every input gives, threads, names and failures."""
 
 import asyncio
-import math
 import pickle
 import time
 
@@ -60,38 +59,6 @@ def kind(request, make_classifier):
 @pytest.fixture
 def empathy(make_classifier):
     return EmpathyModel(model=make_classifier(SCORES, **REGRESSOR))
-
-
-INPUTS = [
-    ("i am sorry", False, "a string"),
-    ([{"role": "assistant", "content": "ok"}], False, "messages"),
-    ([{"role": "assistant", "content": [{"type": "text", "text": "ok"}]}], False, "a message in parts"),
-    ("ok " * 10_000, False, "10,000 words"),
-    ("你好 مرحبا שלום 🙂 e\u0301 \ud83d", False, "mixed scripts and half a surrogate pair"),
-    ("\U0001fae9", False, "an emoji that is newer than Python's tables"),
-    ("<answer>ok</answer>", False, "tags"),
-    ("<respond><b>ok</b> <answer</respond>", False, "tags inside a tag"),
-    ("<reasoning>r</reasoning>", False, "other tags only"),
-    ("", True, "empty"),
-    (" \n\t", True, "white space"),
-    ("\u200b\u00ad\u202e\x07", True, "nothing that can be seen"),
-    ([], True, "no message"),
-    ([{"role": "assistant", "content": None}], True, "a message without content"),
-    ("<answer>ok", True, "an unclosed tag"),
-    ("<answer>o<answer>k</answer></answer>", True, "a tag inside itself"),
-    ("<answer>\u200b</answer>", True, "an invisible answer"),
-]
-
-
-def test_every_input_has_a_reward_in_the_range(kind):
-    reward, (low, high) = kind
-    completions = [completion for completion, _, _ in INPUTS]
-    columns = {"emotion": ["sad"] * len(INPUTS)}
-    rewards = reward.score([CHAT] * len(INPUTS), completions, None, **columns)
-    for value, (_, empty, why) in zip(rewards, INPUTS, strict=True):
-        assert type(value) is float and math.isfinite(value) and low <= value <= high, why
-        assert not empty or value == reward.lowest == low, why
-    assert len(set(rewards)) > 2  # not one number for all
 
 
 def test_a_batch_of_empty_replies_does_not_ask_the_model(kind, monkeypatch):

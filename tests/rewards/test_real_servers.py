@@ -19,7 +19,7 @@ import pytest
 
 from empathy_trl.errors import JudgeFailed
 from empathy_trl.rewards.llm_judge import LLMJudge
-from tests.rewards.test_judge_answers import INJECTIONS
+from tests.rewards.test_llm_judge import INJECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 VLLM_PYTHON = Path(os.environ.get("VLLM_PYTHON") or ROOT / ".venv-vllm" / "bin" / "python")

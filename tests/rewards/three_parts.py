@@ -21,22 +21,3 @@ REPLY = write_parts({"react": REACTION, "respond": RESPONSE, "reflect": REFLECTI
 def reply(**parts: str) -> str:
     """Return the reply above with other texts in some of its parts."""
     return write_parts({"react": REACTION, "respond": RESPONSE, "reflect": REFLECTION} | parts)
-
-
-def real_turns(dialogues: list[dict]) -> list[dict]:
-    """Return one row per assistant turn: prompt, completion, the next user turn, and four of other dialogues."""
-    turns = [[each["content"] for each in dialogue["messages"][::2]] for dialogue in dialogues]
-    rows = []
-    for number, dialogue in enumerate(dialogues):
-        elsewhere = [turn for other, them in enumerate(turns) if other != number for turn in them]
-        messages = dialogue["messages"]
-        for index in range(1, len(messages), 2):
-            rows.append(
-                {
-                    "prompt": messages[:index],
-                    "completion": messages[index]["content"],
-                    "next_user": messages[index + 1]["content"] if index + 1 < len(messages) else None,
-                    "other_users": elsewhere[len(rows) % 7 :: len(elsewhere) // 4][:4],
-                }
-            )
-    return rows

@@ -1,4 +1,4 @@
-"""`bleu`: a table of (reply, reference, expected, why), the definition by sacrebleu, and the column it needs."""
+"""Rewards that count n-grams as tables: `bleu`, `distinct`, `repetition_penalty`."""
 
 import math
 
@@ -6,7 +6,10 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.ngrams import Bleu, mean_bleu
+from empathy_trl.rewards.ngrams import Bleu, Distinct, RepetitionPenalty, mean_bleu
+
+# bleu
+
 
 REFERENCE = "I am so sorry to hear that ."
 
@@ -27,7 +30,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("reply", "reference", "expected", "why"), CASES)
-def test_table(reply, reference, expected, why):
+def test_bleu_table(reply, reference, expected, why):
     assert Bleu()(["p"], [reply], reference=[reference]) == [pytest.approx(expected)], why
 
 
@@ -65,3 +68,67 @@ def test_another_column_and_its_absence():
         Bleu()(["p"], ["a"], text=["a"])
     with pytest.raises(UserError, match="rewards.bleu.column: `text` holds 3; expected a text, chat messages or null"):
         Bleu(column="text")(["p"], ["a"], text=[3])
+
+
+# distinct
+
+
+DISTINCT_CASES = [
+    ("I am here for you", 2, 1.0, "nothing repeats"),
+    ("no no no no no", 2, 1 / 4, "one bigram, four times"),
+    ("no No, NO! no no", 2, 1 / 4, "neither case nor punctuation makes a difference"),
+    ("a b a b a", 1, 2 / 5, "words"),
+    ("a b a b a", 2, 2 / 4, "pairs"),
+    ("a b a b a", 3, 2 / 3, "triples"),
+    ("你好你好", 2, 2 / 3, "no spaces"),
+    ("😢😢😢😢", 1, 1 / 4, "emoji"),
+    ("no n\u200bo n\u200b\u200bo", 1, 1 / 3, "invisible characters do not make words different"),
+    ("yes", 1, 1.0, "one word"),
+    ("yes", 2, 0.0, "no bigram in it"),
+    ("", 1, 0.0, "empty"),
+    ("<answer>no no no</answer>", 2, 1 / 2, "the reply in its tag"),
+    ("<answer>no no no", 2, 0.0, "an unclosed tag holds no reply"),
+]
+
+
+@pytest.mark.parametrize(("completion", "n", "expected", "why"), DISTINCT_CASES)
+def test_distinct_table(completion, n, expected, why):
+    assert Distinct(n=n)(["p"], [completion]) == [pytest.approx(expected)], why
+
+
+def test_impossible_n():
+    with pytest.raises(UserError, match="n: expected 1 or more, got 0"):
+        Distinct(n=0)
+
+
+# repetition_penalty
+
+
+REPETITION_PENALTY_CASES = [
+    ("I am here for you", 3, 0.0, "nothing repeats"),
+    ("so so so so so so", 3, -3 / 4, "one triple, four times"),
+    ("so So, SO! so so so", 1, -5 / 8, "case does not count, punctuation is something else"),
+    ("a b c a b c", 3, -1 / 4, "a b c comes back"),
+    ("!!!!!!", 3, -3 / 4, "punctuation repeats as well"),
+    ("😢😢😢😢😢", 2, -3 / 4, "and emoji"),
+    ("哈哈哈哈哈", 3, -2 / 3, "and words without spaces"),
+    ("so so", 3, 0.0, "too short to repeat"),
+    ("", 3, -1.0, "no reply"),
+    ("<answer>so", 3, -1.0, "a reply that cannot be told apart is none"),
+    ("<reasoning>so so so so</reasoning><answer>I see</answer>", 3, 0.0, "the reply only"),
+]
+
+
+@pytest.mark.parametrize(("completion", "n", "expected", "why"), REPETITION_PENALTY_CASES)
+def test_repetition_penalty_table(completion, n, expected, why):
+    assert RepetitionPenalty(n=n)(["p"], [completion]) == [pytest.approx(expected)], why
+
+
+def test_more_repetition_costs_more():
+    scores = RepetitionPenalty()(["p"] * 3, ["I am sorry. " * times for times in (1, 3, 30)])
+    assert 0.0 == scores[0] > scores[1] > scores[2] > -1.0
+
+
+def test_repetition_penalty_impossible_n():
+    with pytest.raises(UserError, match="n: expected 1 or more, got -1"):
+        RepetitionPenalty(n=-1)

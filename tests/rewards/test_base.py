@@ -1,9 +1,11 @@
-"""The soft band as a table: 10 to 20, slopes of 4."""
+"""What every reward shares: the soft band and the weights."""
 
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.base import band, check_band
+from empathy_trl.rewards.base import WeightSchedule, band, check_band, weight_at
+
+# band
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,25 @@ def test_without_slopes(length, expected):
 def test_impossible_bands(arguments, message):
     with pytest.raises(UserError, match=message):
         check_band(*arguments)
+
+
+# schedules
+
+
+RISING = WeightSchedule(start=0.5, end=2.0, until=0.5)
+
+
+@pytest.mark.parametrize(
+    "weight, progress, expected",
+    [
+        (1.5, 0.0, 1.5),
+        (2, 0.9, 2.0),
+        (RISING, 0.0, 0.5),
+        (RISING, 0.25, 1.25),
+        (RISING, 0.5, 2.0),
+        (RISING, 1.0, 2.0),
+        (WeightSchedule(start=1, end=0, until=1), 0.75, 0.25),
+    ],
+)
+def test_weight_at(weight, progress, expected):
+    assert weight_at(weight, progress) == pytest.approx(expected)

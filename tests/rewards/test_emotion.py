@@ -1,0 +1,270 @@
+"""`emotion_accuracy`, `emotion_confidence` with a table as policy, and `emotion_alignment` with a classifier."""
+
+import math
+
+import pytest
+
+from empathy_trl.data import ed4
+from empathy_trl.errors import UserError
+from empathy_trl.rewards.emotion import EMOTIONS, EmotionAccuracy, EmotionAlignment, EmotionConfidence, answer_prefix
+
+# emotion_accuracy
+
+
+INVALID = -0.5
+CASES = [
+    ("<reasoning>He died.</reasoning><answer>sad</answer>", "sad", 1.0, "right"),
+    ("<answer>sad</answer>", "sad", 1.0, "right, whatever the format"),
+    ("<answer> Sad\n</answer>", "sad", 1.0, "case and space do not count"),
+    ("<answer>sad</answer>", " SAD ", 1.0, "nor in the data"),
+    ("<answer>angry</answer>", "sad", 0.0, "wrong"),
+    ("<answer>sad, or angry</answer>", "sad", INVALID, "not one of the labels"),
+    ("<answer>melancholy</answer>", "sad", INVALID, "outside the label set"),
+    ("<answer>sad.</answer>", "sad", INVALID, "exact match"),
+    ("<answer></answer>", "sad", INVALID, "empty answer"),
+    ("<answer>sad</answer><answer>sad</answer>", "sad", INVALID, "answered twice, even if the same"),
+    ("<answer>sad</answer><answer>angry</answer>", "sad", INVALID, "tries two"),
+    ("I think sad", "sad", INVALID, "no tag"),
+    ("<answer>sad", "sad", INVALID, "cut off"),
+    ("", "sad", INVALID, "empty completion"),
+    ("<answer>sad</answer>", None, None, "no label, not applicable"),
+]
+
+
+@pytest.mark.parametrize(("completion", "label", "expected", "why"), CASES)
+def test_emotion_accuracy_table(completion, label, expected, why):
+    assert EmotionAccuracy(invalid=INVALID)(["p"], [completion], label=[label]) == [expected], why
+
+
+def test_an_invalid_answer_is_only_wrong_by_default():
+    assert EmotionAccuracy()(["p"], ["no idea"], label=["sad"]) == [0.0]
+
+
+def test_logs_the_share_of_invalid_answers_and_ignores_other_columns():
+    logged = []
+    reward = EmotionAccuracy()
+    completions = ["<answer>sad</answer>", "<answer>angry</answer>", "?", "<answer>?</answer>"]
+    rewards = reward(
+        ["p"] * 4,
+        completions,
+        [[1]] * 4,
+        label=["sad"] * 4,
+        text=["t"] * 4,
+        log_metric=lambda name, value: logged.append((name, value)),
+    )
+    assert rewards == [1.0, 0.0, 0.0, 0.0]
+    assert logged == [("invalid_share", 0.5)]
+
+
+def test_own_labels():
+    assert EmotionAccuracy(labels=["Joy", "Fear"])(["p"], ["<answer>joy</answer>"], label=["Joy"]) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "columns", "message"),
+    [
+        ({}, {}, "rewards.emotion_accuracy: needs a column `label`"),
+        ({}, {"label": ["happy"]}, "label 'happy' .*labels: sad, joyful, angry, afraid"),
+        ({"invalid": 0.5}, {}, "invalid: 0.5 must not be above 0"),
+        ({"labels": ["sad"]}, {}, "labels: expected at least two"),
+        ({"labels": ["sad", "Sad"]}, {}, "labels: expected at least two"),
+    ],
+)
+def test_errors_name_the_culprit(parameters, columns, message):
+    with pytest.raises(UserError, match=message):
+        EmotionAccuracy(**parameters)(["p"], ["<answer>sad</answer>"], **columns)
+
+
+def test_the_labels_are_those_of_the_data():
+    assert tuple(ed4.LABELS) == EMOTIONS
+
+
+# emotion_confidence
+
+
+class Policy:
+    """Answers every question with the same log-probabilities and remembers the questions."""
+
+    def __init__(self, *log_probabilities):
+        self.log_probabilities = list(log_probabilities)
+        self.calls = []
+
+    def __call__(self, prompts, prefixes, choices):
+        self.calls.append((prompts, prefixes, choices))
+        return [self.log_probabilities for _ in prompts]
+
+
+def reward_with(policy, **parameters):
+    reward = EmotionConfidence(**parameters)
+    reward.policy = policy
+    return reward
+
+
+@pytest.mark.parametrize(
+    ("label", "expected", "why"),
+    [
+        ("sad", 0.5, "probabilities are relative to the labels: 0.02 of 0.04"),
+        ("joyful", 0.25, ""),
+        (" Angry", 0.25, "case and space do not count"),
+        ("afraid", 0.0, "impossible"),
+        (None, None, "no label, not applicable"),
+    ],
+)
+def test_the_share_of_the_gold_label(label, expected, why):
+    policy = Policy(math.log(0.02), math.log(0.01), math.log(0.01), -math.inf)
+    rewards = reward_with(policy)(["p"], ["<answer>angry</answer>"], label=[label])
+    assert rewards == [expected if expected is None else pytest.approx(expected)], why
+
+
+def test_very_small_probabilities_do_not_underflow():
+    reward = reward_with(Policy(-2000.0, -2000.0, -3000.0, -3000.0))
+    assert reward(["p"], ["x"], label=["sad"]) == [pytest.approx(0.5)]
+
+
+@pytest.mark.parametrize(
+    ("completion", "prefix", "why"),
+    [
+        ("<reasoning>r</reasoning><answer>sad</answer>", "<reasoning>r</reasoning><answer>", "up to the answer"),
+        ("<reasoning>r</reasoning>\n<answer>sad", "<reasoning>r</reasoning>\n<answer>", "as it was written"),
+        ("<answer>sad</answer><answer>sad</answer>", "<answer>", "the first counts"),
+        ("<reasoning>r</reasoning>", "<reasoning>r</reasoning><answer>", "no answer"),
+        ("<reasoning>r</reasoning> so sad", "<reasoning>r</reasoning><answer>", "no answer tag"),
+        ("<reasoning>r", "<reasoning>r</reasoning><answer>", "reasoning cut off"),
+        ("r", "r<answer>", "no reasoning either"),
+        ("", "<answer>", "empty"),
+    ],
+)
+def test_where_the_answer_comes(completion, prefix, why):
+    assert answer_prefix(completion) == prefix, why
+
+
+def test_asks_once_for_the_whole_batch():
+    policy = Policy(0.0, 0.0)
+    reward = reward_with(policy, labels=["Joy", "Fear"])
+    prompts = [[{"role": "user", "content": "a"}], [{"role": "user", "content": "b"}]]
+    completions = [[{"role": "assistant", "content": "x<answer>Joy</answer>"}], [{"role": "assistant", "content": ""}]]
+    assert reward(prompts, completions, label=["fear", "joy"]) == [0.5, 0.5]
+    assert policy.calls == [(prompts, ["x<answer>", "<answer>"], ["Joy</answer>", "Fear</answer>"])]
+
+
+@pytest.mark.parametrize(
+    ("policy", "columns", "message"),
+    [
+        (None, {"label": ["sad"]}, "rewards.emotion_confidence: no policy to ask"),
+        (Policy(0, 0, 0, 0), {}, "rewards.emotion_confidence: needs a column `label`"),
+        (Policy(0, 0, 0, 0), {"label": ["happy"]}, "rewards.emotion_confidence.labels: .* 'happy'"),
+    ],
+)
+def test_emotion_confidence_errors_name_the_culprit(policy, columns, message):
+    with pytest.raises(UserError, match=message):
+        reward_with(policy)(["p"], ["x"], **columns)
+
+
+# emotion_alignment
+
+
+# probabilities 0.5, 0.25, 0.25 and 0.1, 0.1, 0.8
+SCORES = {"there there": [math.log(2), 0.0, 0.0], "well done": [0.0, 0.0, math.log(8)]}
+LABELS = {"id2label": {0: "Consoling", 1: "Sympathizing", 2: "Acknowledging"}}
+MAPPING = {
+    "sad": ["consoling", "sympathizing"],
+    "joyful": ["Acknowledging"],
+    "odd": ["consoling", "sympathizing", "acknowledging"],
+}
+
+
+@pytest.fixture
+def folder(make_classifier):
+    return make_classifier(SCORES, **LABELS)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "emotion", "reply", "expected", "why"),
+    [
+        ({}, "consoling", "there there", 0.5, "the label itself, in any case"),
+        ({}, " ACKNOWLEDGING ", "well done", 0.8, "spaces around it"),
+        ({"mapping": MAPPING}, "sad", "there there", 0.75, "the sum of what fits"),
+        ({"mapping": MAPPING}, "Sad", "<answer>well done</answer>", 0.2, "what does not fit"),
+        ({"mapping": MAPPING}, "joyful", "well done", 0.8, "another emotion"),
+        ({"mapping": MAPPING}, "odd", "well done", 1.0, "everything fits"),
+        ({"mapping": MAPPING}, "sympathizing", "there there", 0.25, "an emotion beside the mapping"),
+        ({}, None, "there there", None, "a row without emotion"),
+        ({}, None, "", None, "neither emotion nor reply"),
+        ({}, "consoling", "", 0.0, "empty"),
+    ],
+)
+def test_emotion_alignment_table(folder, parameters, emotion, reply, expected, why):
+    reward = EmotionAlignment(model=folder, **parameters)
+    (found,) = reward.score(["p"], [reply], emotion=[emotion])
+    assert found == (None if expected is None else pytest.approx(expected, abs=1e-4)), why
+    assert found is None or found <= 1
+
+
+def test_rows_have_their_own_labels_and_column(folder):
+    reward = EmotionAlignment(model=folder, column="label", mapping=MAPPING)
+    found = reward.score(["p"] * 3, ["there there", "", "there there"], label=["sad", "sad", "joyful"])
+    assert found == [pytest.approx(0.75, abs=1e-4), 0.0, pytest.approx(0.25, abs=1e-4)]
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected", "why"),
+    [
+        ("<react>*There* + *there*</react><respond>Well done!</respond>", 0.75, "the reaction, not the response"),
+        ("<react>*Well* + *done*</react><respond>There, there.</respond>", 0.2, "one that does not fit"),
+        ("<react></react><respond>There, there.</respond>", 0.0, "no reaction"),
+        ("<react>there there<respond>There, there.</respond>", 0.0, "a broken reaction"),
+    ],
+)
+def test_the_reaction_of_a_reply_in_three_parts(make_classifier, completion, expected, why):
+    seen = {"* there * + * there *": SCORES["there there"], "* well * + * done *": SCORES["well done"]}
+    reward = EmotionAlignment(model=make_classifier(seen, **LABELS), mapping=MAPPING, reply_tags=["react"])
+    assert reward.score(["p"], [completion], emotion=["sad"]) == [pytest.approx(expected, abs=1e-4)], why
+    assert reward.tags == ["react"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "columns", "message"),
+    [
+        ({}, {}, "needs a column `emotion` in the data"),
+        (
+            {},
+            {"emotion": ["consoling", "sad"]},
+            r"column: the data has the emotion 'sad', and the model has no such label \(choices: Consoling, Symp.*ging\)$",
+        ),
+        (
+            {"mapping": MAPPING},
+            {"emotion": ["x", None]},
+            r"choices: Consoling, .*or an emotion of `mapping`: sad, joyful",
+        ),
+        (
+            {"mapping": {"sad": ["hugging"]}},
+            {},
+            r"mapping: of sad: the model has no label 'hugging' \(choices: Consoling, Sympathizing, Acknowledging\)",
+        ),
+    ],
+)
+def test_names_that_do_not_fit(folder, parameters, columns, message):
+    with pytest.raises(UserError, match=f"^rewards.emotion_alignment.*{message}"):
+        EmotionAlignment(model=folder, **parameters).score(["p"] * 2, ["ok"] * 2, **columns)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"label_groups": [["a", ["x"]], ["b", ["y", "z"]]]},
+            r"model: has several groups of labels \(a, b\); expected",
+        ),
+        ({"label_groups": [["a", ["x"]]]}, "model: has 3 outputs, but label_groups in its config.json name 1"),
+        ({"problem_type": "multi_label_classification"}, "model: was trained for multi_label_classification"),
+    ],
+)
+def test_models_that_do_not_fit(make_classifier, settings, message):
+    with pytest.raises(UserError, match=f"^rewards.emotion_alignment: {message}"):
+        EmotionAlignment(model=make_classifier(SCORES, **settings)).load()
+
+
+@pytest.mark.parametrize("fitting", [[], ["a", "A"]])
+def test_a_mapping_without_labels_or_with_one_twice(fitting):
+    with pytest.raises(UserError, match="mapping: sad needs labels of the model, all different, got"):
+        EmotionAlignment(model="m", mapping={"sad": fitting})

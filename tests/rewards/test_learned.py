@@ -1,0 +1,400 @@
+"""Rewards by models of ratings and of levels, against numbers worked out by hand."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+from transformers import BertModel, BertTokenizer
+
+from empathy_trl.errors import UserError
+from empathy_trl.rewards.learned import (
+    EmpathyModel,
+    Epitome,
+    QualityCritic,
+    RewardModel,
+    SemanticSimilarity,
+    add_to_moments,
+)
+
+# quality_critic
+
+
+SCORES = {"i am sorry": [3.0, 4.0, 9.0], "ok": [1.0, 0.0, -9.0], ("my dog died", "ok"): [2.0, 2.0, 0.5]}
+MODEL = {
+    "id2label": {0: "Fluent", 1: "Kind", 2: "Useful"},
+    "label_ranges": {"Fluent": [1, 5], "Kind": [0, 4], "Useful": [0, 1]},
+}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reply", "expected", "why"),
+    [
+        ({}, "i am sorry", (0.5 + 1 + 1) / 3, "all dimensions; the last is clipped"),
+        ({}, "ok", 0.0, "the lowest of all"),
+        ({"dimensions": ["fluent"]}, "i am sorry", 0.5, "one"),
+        ({"dimensions": ["Kind", "Fluent"]}, "<answer>i am sorry</answer>", 0.75, "two"),
+        ({"pair": True}, "ok", (0.25 + 0.5 + 0.5) / 3, "read with what the user said"),
+        ({"label_range": [0, 4], "dimensions": ["Fluent"]}, "i am sorry", 0.75, "a range that is given goes first"),
+        ({}, "", 0.0, "empty"),
+    ],
+)
+def test_quality_critic_table(make_classifier, parameters, reply, expected, why):
+    reward = QualityCritic(model=make_classifier(SCORES, **MODEL), **parameters)
+    assert reward.score(["my dog died"], [reply]) == [pytest.approx(expected, abs=1e-4)], why
+
+
+@pytest.mark.parametrize(("pair", "expected"), [(False, 0.0), (True, None)])
+def test_a_prompt_without_a_user_matters_to_a_pair_only(make_classifier, pair, expected):
+    reward = QualityCritic(model=make_classifier(SCORES, **MODEL), pair=pair)
+    assert reward.score([""], ["ok"]) == [None if expected is None else pytest.approx(expected, abs=1e-4)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "parameters", "message"),
+    [
+        (
+            MODEL,
+            {"dimensions": ["Kind", "Brief"]},
+            r"dimension: the model has no output 'Brief' \(choices: Fluent, Kind, U",
+        ),
+        ({}, {}, "label_range: the model's config.json has no label_ranges for LABEL_0"),
+        (MODEL | {"label_ranges": {"Fluent": [1, 5]}}, {}, "label_range: .* no label_ranges for Kind"),
+        (MODEL | {"problem_type": "single_label_classification"}, {}, "model: was trained for single_label"),
+    ],
+)
+def test_models_that_do_not_fit(make_classifier, settings, parameters, message):
+    with pytest.raises(UserError, match=f"^rewards.quality_critic: {message}"):
+        QualityCritic(model=make_classifier(SCORES, **settings), **parameters).load()
+
+
+@pytest.mark.parametrize("dimensions", [[], ["Kind", "kind"]])
+def test_dimensions_are_different_names(dimensions):
+    with pytest.raises(UserError, match="dimensions: expected different names, at least one, got"):
+        QualityCritic(model="m", dimensions=dimensions)
+
+
+# reward_model
+
+
+REWARD_MODEL_SCORES = {("my dog died", "i am sorry"): [4.0], ("my dog died", "ok"): [1.0], ("i won", "ok"): [2.5]}
+RATED = {"id2label": {0: "overall"}, "problem_type": "regression", "label_ranges": {"overall": [1, 5]}}
+PAIRS = {"id2label": {0: "overall"}, "problem_type": "regression", "score_moments": {"mean": 2.5, "std": 1.5}}
+FOREIGN = {"id2label": {0: "LABEL_0"}}
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+@pytest.mark.parametrize(
+    ("settings", "parameters", "said", "reply", "expected", "why"),
+    [
+        (RATED, {}, "my dog died", "i am sorry", 0.75, "its place in the range"),
+        (RATED, {}, "my dog died", "ok", 0.0, "the lowest rating"),
+        (RATED, {}, "i won", "ok", 0.375, "the same reply to something else"),
+        (RATED, {}, "my dog died", "<answer>i am sorry</answer>", 0.75, "the reply in its tags"),
+        (RATED, {"label_range": [0, 4]}, "my dog died", "i am sorry", 1.0, "a range that is given goes first"),
+        (PAIRS, {}, "i won", "ok", 0.5, "an average score"),
+        (PAIRS, {}, "my dog died", "i am sorry", sigmoid(1), "one deviation above"),
+        (PAIRS, {}, "my dog died", "ok", sigmoid(-1), "one deviation below"),
+        (PAIRS, {"label_range": [0, 4]}, "my dog died", "ok", 0.25, "a range goes before the moments"),
+        (FOREIGN, {"label_range": [0, 4]}, "my dog died", "ok", 0.25, "a model from elsewhere, with its range"),
+        (RATED, {}, "my dog died", " ", 0.0, "empty"),
+        (PAIRS, {}, "my dog died", "", 0.0, "empty"),
+        (RATED, {}, "", "ok", None, "nothing was said"),
+    ],
+)
+def test_reward_model_table(make_classifier, settings, parameters, said, reply, expected, why):
+    reward = RewardModel(model=make_classifier(REWARD_MODEL_SCORES, **settings), **parameters)
+    (value,) = reward.score([[{"role": "user", "content": said}]], [reply])
+    assert value == (None if expected is None else pytest.approx(expected, abs=1e-4)), why
+
+
+def test_only_what_the_user_said_last_is_read(make_classifier):
+    turns = [("system", "Listen."), ("user", "hi"), ("assistant", "hello"), ("user", "my dog died")]
+    prompt = [{"role": role, "content": content} for role, content in turns]
+    reward = RewardModel(model=make_classifier(REWARD_MODEL_SCORES, **RATED))
+    assert reward.score([prompt], ["i am sorry"]) == [pytest.approx(0.75, abs=1e-4)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (FOREIGN, "label_range: the model's config.json has no label_ranges for LABEL_0"),
+        (RATED | {"problem_type": "multi_label_classification"}, "model: was trained for multi_label_classification"),
+        (PAIRS | {"score_moments": {"mean": 1.0, "std": 0.0}}, "model: gave all held-out replies the same score"),
+    ],
+)
+def test_reward_model_models_that_do_not_fit(make_classifier, settings, message):
+    with pytest.raises(UserError, match=f"^rewards.reward_model: {message}"):
+        RewardModel(model=make_classifier(REWARD_MODEL_SCORES, **settings)).load()
+
+
+def test_a_model_with_several_outputs_belongs_to_other_rewards(make_classifier):
+    names = {"id2label": {0: "Empathy", 1: "Emotion"}, "problem_type": "regression"}
+    folder = make_classifier({"a": [1.0, 2.0]}, **names)
+    message = r"model: has 2 outputs \(Empathy, Emotion\); expected one.* quality_critic, .* empathy_model"
+    with pytest.raises(UserError, match=f"^rewards.reward_model: {message}"):
+        RewardModel(model=folder).load()
+
+
+def test_a_fresh_head_is_refused(make_classifier, tmp_path):
+    folder = make_classifier(REWARD_MODEL_SCORES, **RATED)
+    BertModel.from_pretrained(folder).save_pretrained(tmp_path / "base")  # the head is left out
+    BertTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "base")
+    with pytest.raises(
+        UserError, match=r"^rewards.reward_model: .*base: has no trained head: classifier\.bias, classifier"
+    ):
+        RewardModel(model=str(tmp_path / "base")).load()
+
+
+# semantic_similarity
+
+
+SEMANTIC_SIMILARITY_SCORES = {
+    ("my dog died", "a dog"): [2.0],
+    ("my dog died", "ok"): [-1.0],
+    ("i won", "a dog"): [0.5],
+    ("x", "y"): [9.0],
+}
+PROMPT = [{"role": "system", "content": "x"}, {"role": "user", "content": "my dog died"}]
+SIGMOID = {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}
+IDENTITY = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
+OURS = {"id2label": {0: "similarity"}, "label_ranges": {"similarity": [0, 4]}, "problem_type": "regression"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "parameters", "reply", "expected", "why"),
+    [
+        (SIGMOID, {}, "a dog", 1 / (1 + math.exp(-2)), "the sigmoid of a cross-encoder"),
+        (SIGMOID, {}, "ok", 1 / (1 + math.exp(1)), "the other side of it"),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"}, {}, "ok", 0.26894, "older"),
+        (OURS, {}, "a dog", 0.5, "2 of 0 to 4"),
+        (OURS, {}, "ok", 0.0, "below the range"),
+        (IDENTITY, {"label_range": [-2, 2]}, "ok", 0.25, "-1 of -2 to 2"),
+        (SIGMOID, {"label_range": [-2, 2]}, "ok", 0.25, "a range that is given goes first"),
+        ({}, {"label_range": [-2, 2]}, "<respond>a dog</respond>", 1.0, "a model that says nothing"),
+        (OURS, {"dimension": "Similarity"}, "a dog", 0.5, "by name"),
+        (SIGMOID, {}, "", 0.0, "empty"),
+    ],
+)
+def test_the_scale(make_classifier, settings, parameters, reply, expected, why):
+    reward = SemanticSimilarity(model=make_classifier(SEMANTIC_SIMILARITY_SCORES, **settings), **parameters)
+    assert reward.score([PROMPT], [reply]) == [pytest.approx(expected, abs=1e-4)], why
+
+
+def test_the_scale_is_not_that_of_the_batch(make_classifier):
+    reward = SemanticSimilarity(model=make_classifier(SEMANTIC_SIMILARITY_SCORES, **OURS))
+    alone = reward.score([PROMPT], ["a dog"])
+    assert reward.score([PROMPT, "x"], ["a dog", "y"])[:1] == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "column", "expected", "why"),
+    [
+        ("my dog died", None, 0.5, "a plain prompt"),
+        (
+            [*PROMPT, {"role": "assistant", "content": "ok"}, {"role": "user", "content": "i won"}],
+            None,
+            0.125,
+            "the last",
+        ),
+        ("other", "my dog died", 0.5, "a column goes first"),
+        ("my dog died", "", None, "nothing in the column"),
+        ("my dog died", "\u200b", None, "nothing to see in the column"),
+        (PROMPT[:1], None, None, "the user said nothing"),
+        ("", None, None, "an empty prompt"),
+    ],
+)
+def test_the_users_utterance(make_classifier, prompt, column, expected, why):
+    reward = SemanticSimilarity(
+        model=make_classifier(SEMANTIC_SIMILARITY_SCORES, **OURS), column=None if column is None else "utterance"
+    )
+    found = reward.score([prompt, prompt], ["a dog", ""], utterance=[column, column])
+    assert found == ([None, None] if expected is None else [pytest.approx(expected, abs=1e-4), 0.0]), why
+
+
+def test_none_in_the_column(make_classifier):
+    reward = SemanticSimilarity(model=make_classifier(SEMANTIC_SIMILARITY_SCORES, **OURS), column="utterance")
+    assert reward.score(["p", "p"], ["a dog", "a dog"], utterance=[None, "my dog died"]) == [
+        None,
+        pytest.approx(0.5, abs=1e-4),
+    ]
+    with pytest.raises(UserError, match="rewards.semantic_similarity: needs a column `utterance` in the data"):
+        reward.score(["p"], ["a dog"])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "settings", "message"),
+    [
+        (1, {}, "label_range: the model's config.json has no label_ranges for LABEL_0; give .lowest, highest."),
+        (1, IDENTITY, "label_range: the model's config.json has no label_ranges for LABEL_0"),
+        (2, OURS | {"id2label": {0: "a", 1: "b"}}, r"dimension: missing; the model has several .*\(choices: a, b\)"),
+        (
+            2,
+            {"problem_type": "single_label_classification"},
+            "model: was trained for single_label_class.*expected regr",
+        ),
+    ],
+)
+def test_what_the_model_does_not_say_is_asked_for(make_classifier, outputs, settings, message):
+    scores = {pair: score * outputs for pair, score in SEMANTIC_SIMILARITY_SCORES.items()}
+    with pytest.raises(UserError, match=f"^rewards.semantic_similarity: {message}"):
+        SemanticSimilarity(model=make_classifier(scores, **settings)).load()
+
+
+# empathy_model
+
+
+EMPATHY_MODEL_SCORES = {
+    "cold": [3.0, 1.0],
+    "tepid": [3.0, 2.0],
+    "warm": [3.0, 3.0],
+    "hot": [3.0, 7.0],
+    "icy": [3.0, -2.0],
+}
+NAMES = {"id2label": {0: "Emotion", 1: "Empathy"}}
+RANGES = {"label_ranges": {"Emotion": [1, 7], "Empathy": [0, 5]}}
+
+
+def empathy_model_sigmoid(value):
+    return 1 / (1 + math.exp(-value))
+
+
+def score(reward, *replies):
+    return reward.score(["p"] * len(replies), list(replies))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reply", "expected", "why"),
+    [
+        ({}, "cold", 0.2, "1 of 0 to 5"),
+        ({}, "<answer>warm</answer>", 0.6, "3 of 0 to 5"),
+        ({}, "hot", 1.0, "above the range"),
+        ({}, "icy", 0.0, "below the range"),
+        ({"label_range": [1, 3]}, "tepid", 0.5, "a range that is given goes first"),
+        ({"dimension": "Emotion"}, "cold", 1 / 3, "3 of 1 to 7"),
+        ({"dimension": "empathy"}, "cold", 0.2, "any case"),
+        ({}, "", 0.0, "empty"),
+    ],
+)
+def test_range(make_classifier, parameters, reply, expected, why):
+    reward = EmpathyModel(model=make_classifier(EMPATHY_MODEL_SCORES, **NAMES, **RANGES), **parameters)
+    assert score(reward, reply) == [pytest.approx(expected, abs=1e-4)], why
+
+
+def test_a_model_from_elsewhere_needs_its_range_and_its_names(make_classifier):
+    folder = make_classifier(EMPATHY_MODEL_SCORES)
+    reward = EmpathyModel(model=folder, dimension="LABEL_1", label_range=[0, 5])
+    assert score(reward, "cold") == [pytest.approx(0.2, abs=1e-4)]
+    for parameters, message in (
+        (
+            {"dimension": "LABEL_1"},
+            r"label_range: the model's config.json has no label_ranges for LABEL_1; give .lowest",
+        ),
+        ({}, r"dimension: the model has no output 'Empathy' \(choices: LABEL_0, LABEL_1\)"),
+    ):
+        with pytest.raises(UserError, match=f"^rewards.empathy_model: {message}"):
+            EmpathyModel(model=folder, **parameters).load()
+
+
+@pytest.mark.parametrize("temperature", [0.6, 2.0])
+def test_zscore_sigmoid_over_the_batch(make_classifier, temperature):
+    reward = EmpathyModel(
+        model=make_classifier(EMPATHY_MODEL_SCORES, **NAMES), calibration="zscore_sigmoid", temperature=temperature
+    )
+    z = math.sqrt(1.5)  # 1, 2, 3 have the mean 2 and the standard deviation sqrt(2 / 3)
+    expected = [empathy_model_sigmoid(-z / temperature), 0.5, empathy_model_sigmoid(z / temperature)]
+    np.testing.assert_allclose(score(reward, "cold", "tepid", "warm"), expected, atol=1e-4)
+    # an empty reply earns 0 and moves nobody
+    np.testing.assert_allclose(
+        score(reward, "warm", "", "cold", "tepid"), [expected[2], 0, expected[0], 0.5], atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("calibration", ["zscore_sigmoid", "running"])
+@pytest.mark.parametrize("replies", [["warm"], ["warm", "warm", "warm"]], ids=["one", "equal"])
+def test_without_a_deviation_the_reward_is_in_the_middle(make_classifier, calibration, replies):
+    reward = EmpathyModel(model=make_classifier(EMPATHY_MODEL_SCORES, **NAMES), calibration=calibration)
+    assert score(reward, *replies) == [0.5] * len(replies)
+
+
+def test_running_moments_count_all_that_was_seen(make_classifier):
+    reward = EmpathyModel(model=make_classifier(EMPATHY_MODEL_SCORES, **NAMES), calibration="running")
+    np.testing.assert_allclose(
+        score(reward, "cold", "warm", ""),
+        [empathy_model_sigmoid(-1 / 0.6), empathy_model_sigmoid(1 / 0.6), 0],
+        atol=1e-4,
+    )
+    assert score(reward, "") == [0.0]
+    # seen so far: 1, 3 and now 2, 2; the mean stays 2, the standard deviation is sqrt(1 / 2)
+    assert score(reward, "tepid", "tepid") == pytest.approx([0.5, 0.5], abs=1e-4)
+    copy = pickle.loads(pickle.dumps(reward))
+    for one in (reward, copy):
+        # 1, 3, 2, 2, 7: mean 3, variance (4 + 0 + 1 + 1 + 16) / 5
+        assert score(one, "hot") == [pytest.approx(empathy_model_sigmoid(4 / math.sqrt(4.4) / 0.6), abs=1e-4)]
+
+
+def test_welford_agrees_with_numpy_far_from_zero():
+    values = np.random.default_rng(0).normal(1e6, 1, 1000)
+    seen = (0, 0.0, 0.0)
+    for part in np.array_split(values, [1, 10, 500]):
+        seen = add_to_moments(seen, part)
+    count, mean, squares = seen
+    assert (count, mean) == (1000, pytest.approx(values.mean(), rel=1e-12))
+    assert math.sqrt(squares / count) == pytest.approx(values.std(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"calibration": "zscore"}, r"calibration: unknown 'zscore' \(choices: range, zscore_sigmoid, running\)"),
+        ({"temperature": 0.0}, "temperature: 0.0 must be above 0"),
+    ],
+)
+def test_empathy_model_parameters(parameters, message):
+    with pytest.raises(UserError, match=message):
+        EmpathyModel(model="m", **parameters)
+
+
+# epitome
+
+
+L2, L8 = math.log(2), math.log(8)
+# reactions 0.25 0.25 0.5, explorations 0.8 0.2 / reactions 0.8 0.1 0.1, explorations 0.5 0.5
+EPITOME_SCORES = {("my dog died", "i am sorry"): [0, 0, L2, L2 * 2, 0], ("my dog died", "ok"): [L8, 0, 0, 5, 5]}
+GROUPS = {"label_groups": [["reactions", ["0", "1", "2"]], ["explorations", ["0", "1"]]]}  # not in the order of names
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "prompt", "reply", "expected", "why"),
+    [
+        ("reactions", "my dog died", "i am sorry", (0.25 + 2 * 0.5) / 2, "expected level 1.25 of 2"),
+        ("reactions", "my dog died", "<answer>ok</answer>", (0.1 + 0.2) / 2, "expected level 0.3 of 2"),
+        ("explorations", "my dog died", "i am sorry", 0.2, "two levels"),
+        ("explorations", [{"role": "user", "content": "my dog died"}], "ok", 0.5, "its own softmax"),
+        ("explorations", "my dog died", "", 0.0, "empty"),
+        ("explorations", [{"role": "system", "content": "my dog died"}], "ok", None, "no user"),
+    ],
+)
+def test_epitome_table(make_classifier, mechanism, prompt, reply, expected, why):
+    reward = Epitome(model=make_classifier(EPITOME_SCORES, **GROUPS), mechanism=mechanism)
+    assert reward.score([prompt], [reply]) == [expected if expected is None else pytest.approx(expected, abs=1e-4)], why
+
+
+@pytest.mark.parametrize(
+    ("settings", "mechanism", "message"),
+    [
+        (GROUPS, "interpretations", r"the model has no group 'interpretations' \(choices: reactions, explor"),
+        ({}, "explorations", r"the model has no group 'explorations' \(choices: label\)"),
+        (
+            {"label_groups": [["a", ["0"]], ["b", ["0", "1", "2", "3"]]]},
+            "a",
+            "a has one level in the model; expected two",
+        ),
+    ],
+)
+def test_epitome_models_that_do_not_fit(make_classifier, settings, mechanism, message):
+    with pytest.raises(UserError, match=f"^rewards.epitome: mechanism: {message}"):
+        Epitome(model=make_classifier(EPITOME_SCORES, **settings), mechanism=mechanism).load()

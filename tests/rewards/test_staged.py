@@ -1,0 +1,456 @@
+"""Rewards of a reply in three parts: each by itself, all together, on people's replies and on cheap tricks."""
+
+import math
+import time
+
+import pytest
+from datasets import Dataset
+
+from empathy_trl.errors import UserError
+from empathy_trl.rewards import REWARDS
+from empathy_trl.rewards.explain import explain_rewards
+from empathy_trl.rewards.staged import (
+    CLASHING,
+    EXPRESSIONS,
+    FEELINGS,
+    FITTING,
+    Reaction,
+    Reflection,
+    Response,
+    depth,
+    emotions,
+    expressions,
+    fit,
+    grammar,
+    originality,
+    relevance,
+    speaking_seconds,
+)
+from empathy_trl.tags import PARTS, write_parts
+from empathy_trl.text import lower_words
+from tests.rewards.three_parts import NEXT, OTHERS, PROMPT, REFLECTION, REPLY, RESPONSE, TURN, reply
+from tests.trainers.settings import make_trainer
+
+# copying
+
+
+SOURCE = lower_words("My dog ran into the woods and never came back.")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "why"),
+    [
+        ("that must have been a long and lonely night", 1.0, "nothing"),
+        ("ran into the woods you say and nobody has seen a trace of him since", 1.0, "quoting a phrase is free"),
+        ("my dog ran into oh how sad", 1 - (2 / 5 - 1 / 4) / (3 / 4), "2 of 5 trigrams, a quarter is free"),
+        ("my dog ran into the woods and never came back", 0.0, "everything"),
+        ("my dog ran into the woods and", 0.0, "a part, word for word"),
+        ("woods", 0.0, "one word"),
+        ("back woods", 1.0, "two words that do not stand there side by side"),
+        ("", 0.0, "nothing is not original"),
+    ],
+)
+def test_copying_table(text, expected, why):
+    assert originality(lower_words(text), [SOURCE]) == pytest.approx(expected), why
+
+
+def test_what_stands_in_any_source_is_copied():
+    text = lower_words("into the woods you are right")
+    assert originality(text, [SOURCE]) == 1.0
+    assert originality(text, [SOURCE, lower_words("You are right!")]) == pytest.approx(2 / 3)
+    assert originality(text, []) == 1.0
+
+
+# response
+
+
+QUOTE = "the flat is so quiet now"
+FILLER = [f"word{number}" for number in range(200)]
+
+
+def about(count, *topics):
+    """Return a response of `count` words, some of which are given."""
+    return " ".join([*topics, *FILLER[: count - len(topics)]])
+
+
+CASES = [
+    (about(30, "sister", "Oslo"), TURN, 1.0, "shortest"),
+    (about(150, "sister", "Oslo"), TURN, 1.0, "longest"),
+    (about(25, "sister", "Oslo"), TURN, 0.5, "half way down the slope"),
+    (about(155, "sister", "Oslo"), TURN, 0.5, "half way down the other"),
+    (about(20, "sister", "Oslo"), TURN, 0.0, "far too short"),
+    (about(40, "sister"), TURN, 0.75, "one word in common"),
+    (about(40), TURN, 0.5, "about something else"),
+    (about(40, "sisters", "moving"), TURN, 1.0, "inflected"),
+    (about(40), "Well, I don't know.", 1.0, "a turn about nothing"),
+    (about(40), "", 1.0, "no turn"),
+    (about(40, "toast"), "Toast!", 1.0, "a turn about one thing"),
+    (about(40, *QUOTE.split()), TURN, 1.0, "quoting a phrase is free"),
+    (about(60), about(60), 0.0, "the turn again"),
+    ("", TURN, 0.0, "empty"),
+    ("... !", TURN, 0.0, "no word"),
+]
+
+
+@pytest.mark.parametrize(("response", "turn", "expected", "why"), CASES)
+def test_response_table(response, turn, expected, why):
+    completion = reply(respond=response)
+    assert Response(softness=10)([[{"role": "user", "content": turn}]], [completion]) == [pytest.approx(expected)], why
+
+
+def test_a_copy_of_a_long_turn_earns_nothing_and_more_of_its_own_earns_more():
+    turn = about(60)
+    prompt = [{"role": "user", "content": turn}]
+    own = [" ".join([turn, *(f"own{i}" for i in range(count))]) for count in (0, 10, 30, 60)]
+    earned = [Response()([prompt], [reply(respond=text)])[0] for text in own]
+    assert earned[0] == 0.0 and earned == sorted(earned) and len(set(earned)) == 4 and earned[-1] < 0.75
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "why"),
+    [
+        ("", 0.0, "nothing"),
+        ("one two three four five", 2.0, "150 words a minute"),
+        ("One two. Three? Four... Five!", 4.0, "half a second after each of four sentences"),
+        ("It is 3.5 at 10.30 now", 8 * 0.4, "points in numbers; a point parts words"),
+        ("我很难过。你好。", 6 * 0.4 + 1.0, "no spaces"),
+    ],
+)
+def test_speaking_seconds(text, expected, why):
+    assert speaking_seconds(text) == pytest.approx(expected), why
+
+
+def test_a_response_that_takes_too_long_to_say_earns_less():
+    completion = reply(respond=about(50, "sister", "Oslo"))  # 20 seconds
+    earned = [Response(max_seconds=seconds)([PROMPT], [completion])[0] for seconds in (20.0, 16.0, 13.0)]
+    assert earned == [1.0, pytest.approx(0.5), 0.0]
+
+
+def test_speaking_time_is_logged():
+    logged = {}
+    completions = [reply(respond=about(50)), reply(respond=about(25)), "Hello.", ""]
+    Response()([PROMPT] * 4, completions, log_metric=logged.__setitem__)
+    assert logged == {"response/speaking_seconds": pytest.approx(15.0)}  # of those who say something
+    Response()([PROMPT], [""], log_metric=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("spoken", "heard", "expected"),
+    [("sister oslo", "sister oslo flat", 1.0), ("sister", "sister oslo flat", 0.5), ("", "sister", 0.0), ("", "", 1.0)],
+)
+def test_relevance(spoken, heard, expected):
+    assert relevance(spoken.split(), heard.split()) == expected
+
+
+def test_response_parameters():
+    assert list(Response().tags) == ["respond"]
+    with pytest.raises(UserError, match="max_seconds: expected more than 0, got 0"):
+        Response(max_seconds=0)
+    with pytest.raises(UserError, match="got min 9 and max 3"):
+        Response(min=9, max=3)
+
+
+# reaction
+
+
+SAD, GLAD, PLAIN = "My dog died and I can't stop crying.", "I won! I am so happy!", "The bus leaves at nine."
+FITS = "*warm smile* + *leans in*"
+REACTION_CASES = [
+    (FITS, SAD, 1.0, "as asked"),
+    ("*grins broadly* + *bounces*", SAD, 0.5, "a grin at grief"),
+    ("*grins broadly* + *bounces*", GLAD, 1.0, "a grin at joy"),
+    ("*frowns* + *sighs*", GLAD, 0.5, "a frown at joy"),
+    ("*scowls* + *arms crossed*", PLAIN, 0.5, "hostile to anybody"),
+    ("*looks* + *sits*", SAD, 0.75, "no expression that the lexicon knows"),
+    (
+        "*grins* + *sits*",
+        PLAIN,
+        0.75,
+        "no emotion that the lexicon knows, and a reaction that would not suit every one",
+    ),
+    (FITS, PLAIN, 1.0, "warmth suits everybody"),
+    (FITS, "", 1.0, "no turn"),
+    ("*warm smile*", SAD, 0.5, "one phrase"),
+    ("*warm smile, leaning in*", SAD, 1.0, "commas inside the stars"),
+    ("*warm* + *gentle* posture", SAD, 1.0, "a word behind a star"),
+    ("warm smile + leans in", SAD, 0.0, "no stars"),
+    ("*warm* " + "word " * 24, SAD, 0.25, "half way down the slope, and another form"),
+    ("*warm* + *" + "gently " * 29 + "*", SAD, 0.0, "too long to be taken in at once"),
+    ("*warm* + *" + "gently " * 19 + "*", SAD, 1.0, "20 words"),
+    ("", SAD, 0.0, "empty"),
+    ("* * + * *", SAD, 0.0, "stars around nothing"),
+]
+
+
+@pytest.mark.parametrize(("reaction", "turn", "expected", "why"), REACTION_CASES)
+def test_reaction_table(reaction, turn, expected, why):
+    completion = reply(react=reaction)
+    assert Reaction()([[{"role": "user", "content": turn}]], [completion]) == [pytest.approx(expected)], why
+
+
+@pytest.mark.parametrize(
+    ("reaction", "expected", "why"),
+    [
+        ("*a* + *b*", 1.0, "as asked"),
+        ("*a*+*b*+*c*", 1.0, "three, without spaces"),
+        ("*a* face + *b*\n+ *c* posture", 1.0, "words behind stars, a new line"),
+        ("*a + b*", 1.0, "a plus inside the stars"),
+        ("*a*", 0.5, "one phrase"),
+        ("*a* + *A!*", 0.5, "the same twice"),
+        ("*a* *b*", 0.5, "not joined"),
+        ("*a* + b", 0.5, "one of two starred"),
+        ("Oh! *a* + *b*", 0.5, "speaks first"),
+        ("*a* + *b* and then some", 0.5, "goes on"),
+        ("*a", 0.0, "an open star"),
+        ("a + b", 0.0, "no stars"),
+        ("***", 0.0, "only stars"),
+        ("*+* + *,*", 0.0, "no word"),
+        ("*微笑* + *点头*", 1.0, "any script"),
+    ],
+)
+def test_grammar(reaction, expected, why):
+    assert grammar(reaction) == expected, why
+
+
+def test_reaction_parameters():
+    assert Reaction(max_words=2, softness=0)([PROMPT], [REPLY]) == [0.0]
+    assert Reaction(max_words=3, softness=4)([PROMPT], [REPLY]) == [0.5]
+    assert list(Reaction().tags) == ["react"]
+    with pytest.raises(UserError, match="max_words: expected 1 or more, got 0"):
+        Reaction(max_words=0)
+    with pytest.raises(UserError, match="softness: -1 must not be below 0"):
+        Reaction(softness=-1)
+
+
+# expressions
+
+
+@pytest.mark.parametrize(
+    ("turn", "expected"),
+    [
+        ("My dog died.", {"sad"}),
+        ("I'm GRIEVING, and so lonely, though I laughed once.", {"sad"}),
+        ("He passed away", {"sad"}),
+        ("I can’t wait!", {"joyful"}),
+        ("I am fed up. How rude!", {"angry"}),
+        ("I'm terrified of the exam", {"afraid"}),
+        ("I laughed and I cried", {"sad", "joyful"}),
+        ("I am not happy", {"neutral"}),
+        ("I'm not very happy about it", {"neutral"}),
+        ("I don't feel sad", {"neutral"}),
+        ("She made a saddle.", {"neutral"}),
+        ("The bus leaves at nine.", {"neutral"}),
+        ("", {"neutral"}),
+    ],
+)
+def test_emotions(turn, expected):
+    assert emotions(turn) == expected
+
+
+@pytest.mark.parametrize(
+    ("reaction", "expected"),
+    [
+        ("*smiles warmly* + *leans in*", {"warm", "curious"}),
+        ("*Grinning* + *claps*", {"joyful"}),
+        ("*brow furrowed* + *sighs*", {"concerned", "curious"}),
+        ("*deep breath* + *settles*", {"calm"}),
+        ("*eyes widen*", {"surprised"}),
+        ("*rolls eyes* + *arms crossed*", {"hostile"}),
+        ("*without judgment, never mocking*", set()),
+        ("*sits*", set()),
+    ],
+)
+def test_expressions(reaction, expected):
+    assert expressions(reaction) == expected
+
+
+@pytest.mark.parametrize(
+    ("reaction", "turn", "expected", "why"),
+    [
+        ("*gentle look*", "I cried", 1.0, "fits"),
+        ("*grins*", "I cried", 0.0, "contradicts"),
+        ("*gentle grin*", "I cried", 0.5, "both"),
+        ("*eyes widen*", "I cried", 0.5, "neither"),
+        ("*grins*", "I cried, I laughed", 1.0, "fits one of mixed emotions"),
+        ("*glares*", "I cried, I laughed", 0.0, "contradicts all"),
+        ("*sits*", "", 0.5, "no evidence on either side"),
+    ],
+)
+def test_fit(reaction, turn, expected, why):
+    assert fit(reaction, turn) == expected, why
+
+
+def test_warmth_fits_and_hostility_contradicts_every_emotion():
+    assert {*FITTING} == {*CLASHING} == {*FEELINGS, "neutral"}
+    for emotion in FITTING:
+        assert "warm" in FITTING[emotion] and "hostile" in CLASHING[emotion]
+        assert not FITTING[emotion] & CLASHING[emotion]
+        assert FITTING[emotion] | CLASHING[emotion] <= {*EXPRESSIONS}
+
+
+@pytest.mark.parametrize("entries", [*FEELINGS.values(), *EXPRESSIONS.values()])
+def test_nothing_is_listed_twice(entries):
+    outside = " ".join(entries.split('"')[::2]).split()
+    assert len(set(outside)) == len(outside)
+    stems = tuple(entry.rstrip("*") for entry in outside if entry.endswith("*"))
+    assert not [entry for entry in outside if not entry.endswith("*") and entry.startswith(stems)]
+
+
+# reflection
+
+
+NOTHING = " ".join(["and", "so", "it", "is"] * 6)
+HURRIED = REFLECTION.replace("may", "must").replace("might", "must").replace("could", "must").replace("If", "When")
+ELSEWHERE = (
+    "Perhaps cats chase string, dogs dig holes, foxes steal hens, owls watch mice, bees find clover, eels swim far away"
+)
+REFLECTION_CASES = [
+    (REFLECTION, 1.0, "grounded, new and looking ahead"),
+    (HURRIED, 5 / 6, "no outlook"),
+    (ELSEWHERE, 5 / 6, "about something else"),
+    (NOTHING, 0.5, "about nothing"),
+    (f"{NOTHING} perhaps", 2 / 3, "a word of the list alone"),
+    (f"Perhaps her sister, the flat, the shelf. {NOTHING}", 5 / 6, "nothing new"),
+    (TURN, 0.0, "the user's turn"),
+    (RESPONSE, 0.0, "the response"),
+    ("Her sister might visit.", 0.0, "too short"),
+    (REFLECTION + " So be it." * 40, 0.0, "too long"),
+    ("", 0.0, "empty"),
+    ("... !", 0.0, "no word"),
+]
+
+
+@pytest.mark.parametrize(("reflection", "expected", "why"), REFLECTION_CASES)
+def test_reflection_table(reflection, expected, why):
+    completion = reply(reflect=reflection)
+    assert Reflection()([PROMPT], [completion]) == [pytest.approx(expected)], why
+
+
+@pytest.mark.parametrize(
+    ("thought", "expected", "why"),
+    [
+        ("sister oslo trip visit might", 1.0, "all three"),
+        ("sister oslo trip visit", 2 / 3, "no outlook"),
+        ("sister trip visit might", (0.5 + 1 + 1) / 3, "one word in common"),
+        ("sister oslo flat trip might", (1 + 0.5 + 1) / 3, "a quarter of its words new"),
+        ("sister oslo might", 2 / 3, "nothing new"),
+        ("trip visit might", 2 / 3, "not grounded"),
+        ("might", 1 / 3, "the list decides on a third"),
+        ("and so", 0.0, "nothing"),
+    ],
+)
+def test_depth(thought, expected, why):
+    assert depth(thought.split(), [["sister"], ["oslo", "flat"]]) == pytest.approx(expected), why
+
+
+def test_half_a_copy_earns_half_of_an_original():
+    words = RESPONSE.split()
+    earned = [
+        Reflection()([PROMPT], [reply(reflect=" ".join([*words[:count], REFLECTION]))])[0] for count in (0, 6, 20, 37)
+    ]
+    assert earned[0] == earned[1] == 1.0 > earned[2] > earned[3] > 0.5
+
+
+def test_without_a_response_the_turn_is_what_was_said():
+    (whole,) = Reflection()([PROMPT], [REPLY])
+    assert Reflection()([PROMPT], [REPLY.replace("</respond>", "")]) == [pytest.approx(whole)]
+    assert Reflection()([PROMPT], [REPLY.replace("</reflect>", "")]) == [0.0]
+    assert depth(lower_words(REFLECTION), [lower_words(TURN)]) == 1.0
+
+
+def test_reflection_parameters():
+    assert list(Reflection().tags) == ["respond", "reflect"]
+    assert Reflection(min=1, max=5, softness=0)([PROMPT], [REPLY]) == [0.0]
+    with pytest.raises(UserError, match="got min 9 and max 3"):
+        Reflection(min=9, max=3)
+
+
+# three_parts
+
+
+NAMES = ["stage_format", "reaction", "response", "reflection", "foresight"]
+
+
+def earned(completion, prompt=PROMPT, following=NEXT, others=OTHERS):
+    """Return reward -> what one completion earns."""
+    rewards = {name: {} for name in NAMES}
+    shown = explain_rewards(rewards, [prompt], [completion], next_user=[following], other_users=[others])
+    return {name: shown.rows[0][name] for name in NAMES}
+
+
+def test_a_good_reply_earns_the_most():
+    values = earned(REPLY)
+    assert values == {name: 1.0 for name in NAMES[:4]} | {"foresight": pytest.approx(0.66, abs=0.01)}
+
+
+KINDS = {
+    "empty": "",
+    "no messages": [],
+    "no content": [{"role": "assistant", "content": None}],
+    "no tags": "I am sorry to hear that.",
+    "unclosed": "<react>*a* + *b*<respond>Hello<reflect>Well",
+    "nested": "<react><respond><reflect>Hello</reflect></respond></react>",
+    "repeated": REPLY * 2,
+    "invisible": write_parts(dict.fromkeys(PARTS, "\u200b\u202e\x07")),
+    "punctuation": write_parts(dict.fromkeys(PARTS, "*...* + *!?*")),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_says_nothing_earns_nothing_but_for_its_format(kind):
+    values = earned(KINDS[kind])
+    assert values.pop("stage_format") == {"invisible": 1.0, "punctuation": 1.0, "nested": 3 / 5}.get(kind, 0.0)
+    # a reflection of punctuation, or the innermost of nested parts, is there and of no use
+    assert values.pop("foresight") == (0.5 if kind in ("punctuation", "nested") else 0.0)
+    assert not any(values.values())
+
+
+def test_tags_in_the_users_turn_are_the_users():
+    typed = [{"role": "user", "content": f"Say {REPLY}"}]
+    assert not any(earned("Hello.", typed, following=REPLY, others=[REPLY]).values())
+    unclosed = [{"role": "user", "content": f"</react> <respond> {TURN} <reflect>"}]
+    assert earned(REPLY, unclosed) == earned(REPLY)
+
+
+TEXTS = {
+    "sentences": "I was so worried about the garden. " * 3000,
+    "one word": "a" * 100_000,
+    "spaces": "*" + " " * 100_000,
+    "stars": "*" * 100_000,
+    "pluses": "*a* + " * 16_000,
+    "open stars": "*a b " * 20_000,
+    "full stops": "." * 100_000,
+    "negations": "not sad " * 12_500,
+    "tags": "<react>" * 14_000,
+    "Chinese": "我很难过。" * 6_700,
+    "emoji": "😢👨‍👩‍👧" * 4_000,
+    "surrogates": "\ud800 a\x00 \x1b[31m" * 8_000,
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_long_texts_take_a_moment(kind):
+    text = TEXTS[kind]
+    prompt = [{"role": "user", "content": text}]
+    start = time.process_time()
+    for completion in (write_parts(dict.fromkeys(PARTS, text)), REPLY, text):
+        values = earned(completion, prompt, following=text, others=[text, NEXT])
+        assert all(math.isfinite(value) and 0 <= value <= 1 for value in values.values())
+    assert time.process_time() - start < 3  # five rewards, three times; quadratic would be minutes
+
+
+def test_a_trainer_hands_them_their_columns_and_logs_their_metrics(tiny_folder, tmp_path, monkeypatch):
+    rows = Dataset.from_dict({"prompt": [PROMPT] * 2, "next_user": [NEXT, None], "other_users": [OTHERS, OTHERS]})
+    rewards = [REWARDS[name]() for name in NAMES]
+    trainer = make_trainer(tiny_folder, tmp_path, reward=rewards, train_dataset=rows, max_steps=1)
+    said = [trainer.processing_class(text).input_ids for text in (REPLY, "Hello.")]
+    monkeypatch.setattr(trainer, "_generate_single_turn", lambda prompts, *_: (said * (len(prompts) // 2), None))
+    trainer.train()
+    row = next(row for row in trainer.state.log_history if "rewards/foresight/mean" in row)
+    assert {name: row[f"rewards/{name}/mean"] for name in NAMES[:4]} == dict.fromkeys(NAMES[:4], 0.5)
+    assert row["rewards/foresight/mean"] == pytest.approx(0.33, abs=0.01)  # of the row that has a next turn
+    assert row["response/speaking_seconds"] == pytest.approx(18.7)
+    assert row["foresight/next"] > row["foresight/others"] == 0.0
+
+
+# The dialogues of react-respond-reflect
