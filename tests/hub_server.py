@@ -7,12 +7,11 @@
     subprocess.run(..., env=os.environ | hub.env(tmp_path))       # another process asks this server
 
 or as a fixture, which does the first two (`hub_server` in tests/conftest.py). Users: `ann`, whose token `hub.token` may
-write what is hers, and whose token `hub.read_token` may not; `bob` (`hub.other_token`). Models and datasets: create, delete,
-list (by author, by tag), info, tree, commits with small and large (LFS) files, branches, tags, downloads by revision with
-ranges. No Xet.
+write what is hers, and whose token `hub.read_token` may not; `bob` (`hub.other_token`). Models and datasets: create, list (by
+author, by tag), info, tree, commits with small and large (LFS) files, tags, downloads by revision with ranges. No Xet.
 
 Attributes:
-    log: every request, `Request(method, path, received, sent, status)`, bodies' sizes in bytes; nothing of headers.
+    log: every request, `Request(method, path, status)`; nothing of headers.
     repositories: (kind, id) -> Repository; kind is "models" or "datasets".
 """
 
@@ -45,8 +44,6 @@ class Request:
 
     method: str
     path: str
-    received: int = 0
-    sent: int = 0
     status: int | None = None  # None: the connection was cut
 
 
@@ -61,7 +58,6 @@ class Fault:
     headers: dict = field(default_factory=dict)
     body: bytes | None = None
     after_bytes: int | None = None  # cut the connection when so many bytes of the body have gone over it
-    reset: bool = True
 
 
 @dataclass
@@ -119,11 +115,8 @@ class HubServer(LocalServer):
     """See the module."""
 
     def __init__(self):
-        self.token, self.read_token, self.other_token = (
-            "hf_annWrites00000001",
-            "hf_annReads000000001",
-            "hf_bobWrites00000001",
-        )
+        self.token, self.read_token = "hf_annWrites00000001", "hf_annReads000000001"
+        self.other_token = "hf_bobWrites00000001"
         self.tokens = {
             self.token: ("ann", "write"),
             self.read_token: ("ann", "read"),
@@ -143,12 +136,9 @@ class HubServer(LocalServer):
         """Answer the next `times` requests whose path matches (re.search; method "*": any) with this status."""
         self.faults.append(Fault(method, path_pattern, times, status, headers or {}, body))
 
-    def cut(self, path_pattern, *, after_bytes=0, times=1, method="*", reset=True):
-        """End the connection after so many bytes of an upload's or an answer's body, with a reset or (False) a close.
-
-        huggingface_hub resumes a download that was closed by itself, one that was reset fails with httpx.ReadError.
-        """
-        self.faults.append(Fault(method, path_pattern, times, after_bytes=after_bytes, reset=reset))
+    def cut(self, path_pattern, *, after_bytes=0, times=1, method="*"):
+        """Reset the connection after so many bytes of an upload's or an answer's body."""
+        self.faults.append(Fault(method, path_pattern, times, after_bytes=after_bytes))
 
     def requests(self, method: str = "", path_pattern: str = "") -> list[Request]:
         """Return the logged requests of a method ("": all) whose path matches."""
@@ -257,9 +247,9 @@ class Handler(BaseHTTPRequestHandler):
             headers |= {"X-Repo-Commit": refused.content["sha"]} if "sha" in refused.content else {}
             self.send(refused.status, json.dumps({"error": refused.message, **refused.content}), headers, fault)
         except Cut:
-            self.cut_off(fault.reset)
+            self.cut_off()
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def next_fault(self) -> Fault | None:
         for fault in self.hub.faults:
@@ -279,16 +269,14 @@ class Handler(BaseHTTPRequestHandler):
                 self.rfile.readline()
                 if cut is not None and len(body) >= cut:
                     break
-        self.request_log.received = len(body)
         if cut is not None:
             raise Cut
         return body
 
-    def cut_off(self, reset: bool):
-        """End the connection without what was promised."""
+    def cut_off(self):
+        """Reset the connection without what was promised."""
         self.close_connection = True
-        if reset:
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
 
     def send(self, status: int, content: bytes | str | dict | list, headers: dict | None = None, fault=None):
@@ -304,7 +292,6 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             cut = fault.after_bytes if fault else None
             self.wfile.write(content if cut is None else content[:cut])
-            self.request_log.sent = len(content if cut is None else content[:cut])
             if cut is not None:
                 self.wfile.flush()
                 self.request_log.status = None
@@ -320,18 +307,15 @@ class Handler(BaseHTTPRequestHandler):
             ("GET", r"/api/whoami-v2", self.whoami),
             ("POST", r"/api/validate-yaml", self.validate_yaml),
             ("POST", r"/api/repos/create", self.create),
-            ("DELETE", r"/api/repos/delete", self.delete),
             ("GET", r"/api/(models|datasets)", lambda kind: self.listing(kind, query)),
             ("GET", r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/([^/]+))?", self.info),
-            ("GET", r"/api/(models|datasets)/([^/]+/[^/]+)/refs", self.refs),
             ("GET", r"/api/(models|datasets)/([^/]+/[^/]+)/auth-check(/write)?", self.auth_check),
             ("GET", r"/api/(models|datasets)/([^/]+/[^/]+)/commits/([^/]+)", self.commits),
             ("GET", r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)(?:/(.*))?", self.tree),
             ("POST", r"/api/(models|datasets)/([^/]+/[^/]+)/paths-info/([^/]+)", self.paths_info),
             ("POST", r"/api/(models|datasets)/([^/]+/[^/]+)/preupload/([^/]+)", self.preupload),
             ("POST", r"/api/(models|datasets)/([^/]+/[^/]+)/commit/([^/]+)", self.commit),
-            ("POST", r"/api/(models|datasets)/([^/]+/[^/]+)/(tag)/([^/]+)", self.name_commit),
-            ("POST", r"/api/(models|datasets)/([^/]+/[^/]+)/(branch)/([^/]+)", self.name_commit),
+            ("POST", r"/api/(models|datasets)/([^/]+/[^/]+)/tag/([^/]+)", self.create_tag),
             ("POST", r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.lfs_batch),
             ("PUT", r"/lfs/([0-9a-f]{64})", self.lfs_put),
             ("POST", r"/lfs/verify", self.lfs_verify),
@@ -418,12 +402,6 @@ class Handler(BaseHTTPRequestHandler):
         repository.commit({".gitattributes": File(attributes.encode(), False)}, "initial commit")
         return 200, {"url": url, "name": repo_id, "private": private}, {}
 
-    def delete(self):
-        kind, _, repo_id = self.named()
-        self.repository(kind, repo_id, write=True)
-        del self.hub.repositories[kind, repo_id]
-        return 200, {}, {}
-
     def describe(self, kind: str, repo_id: str, repository: Repository, sha: str) -> dict:
         """Return what the Hub says of a repository at a commit."""
         card, files = repository.card(sha), repository.commits[sha]
@@ -453,34 +431,22 @@ class Handler(BaseHTTPRequestHandler):
         return described
 
     def listing(self, kind, query):
+        """Return the repositories of an author, or with all tags of a filter, that the asker may see."""
         name, _ = self.user()
         found = []
         for (its_kind, repo_id), repository in self.hub.repositories.items():
             if its_kind != kind or (repository.private and name != repository.owner):
                 continue
             described = self.describe(kind, repo_id, repository, repository.branches["main"])
-            wanted = [tag for tags in query.get("filter", []) for tag in tags.split(",")]
-            by_author = query.get("author", [repository.owner])[0] == repository.owner
-            by_name = all(text.lower() in repo_id.lower() for text in query.get("search", []))
-            if by_author and by_name and set(wanted) <= set(described["tags"]):
-                full = "full" in query or "cardData" in query.get("expand", [])
-                kept = full or "cardData" in query
-                found.append(described if kept else {key: described[key] for key in described if key != "cardData"})
-        return 200, found[: int(query["limit"][0])] if "limit" in query else found, {}
+            tags = {tag for tags in query.get("filter", []) for tag in tags.split(",")}
+            if query.get("author", [repository.owner])[0] == repository.owner and tags <= set(described["tags"]):
+                found.append({key: value for key, value in described.items() if key != "cardData"})
+        return 200, found, {}
 
     def info(self, kind, repo_id, revision):
         repository = self.repository(kind, repo_id)
         sha, _ = self.files_at(repository, revision)
         return 200, self.describe(kind, repo_id, repository, sha), {}
-
-    def refs(self, kind, repo_id):
-        repository = self.repository(kind, repo_id)
-        named = {"branches": repository.branches, "tags": repository.tags, "converts": {}}
-        listed = {
-            key: [{"name": name, "ref": f"refs/{key}/{name}", "targetCommit": sha} for name, sha in names.items()]
-            for key, names in named.items()
-        }
-        return 200, listed, {}
 
     def auth_check(self, kind, repo_id, write):
         self.repository(kind, repo_id, write=bool(write))
@@ -566,14 +532,9 @@ class Handler(BaseHTTPRequestHandler):
         sha = repository.commit(files, header["summary"], revision)
         return 200, {"commitUrl": f"{self.hub.url}/{repo_id}/commit/{sha}", "commitOid": sha, "success": True}, {}
 
-    def name_commit(self, kind, repo_id, what, name):
-        """A tag stands in the body and its commit in the address, with a branch it is the other way round."""
-        repository, asked = self.repository(kind, repo_id, write=True), self.json()
-        name, revision = (asked["tag"], name) if what == "tag" else (name, asked.get("startingPoint"))
-        names = repository.tags if what == "tag" else repository.branches
-        if name in names:
-            raise Refused(409, f"Reference already exists: {name}")
-        names[name], _ = self.files_at(repository, revision)
+    def create_tag(self, kind, repo_id, revision):
+        repository = self.repository(kind, repo_id, write=True)
+        repository.tags[self.json()["tag"]], _ = self.files_at(repository, revision)
         return 200, {}, {}
 
     def resolve(self, prefix, repo_id, revision, path):
