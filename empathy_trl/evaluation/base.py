@@ -28,6 +28,8 @@ class Evaluator(ABC):
     """One kind of evaluation: how its predictions are made, scored, drawn and shown.
 
     Attributes:
+        title: what the model does, as the heading of a leaderboard's table.
+        hub_task: what the Hub calls such a task, and its name in a model card.
         rows_task: the task whose rows are evaluated.
         main_metric, main_metric_title: key of the main metric, and what a reader calls it.
         note: what a reader of its table has to know.
@@ -36,6 +38,8 @@ class Evaluator(ABC):
         metrics_version: raised when the same predictions would give another figure.
     """
 
+    title: str
+    hub_task: tuple[str, str]
     rows_task: str
     main_metric: str
     main_metric_title: str

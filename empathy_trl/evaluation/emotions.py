@@ -21,6 +21,8 @@ COLUMNS = {
 class EmotionEvaluator(Evaluator):
     """Kind `emotions`: completions that answer with a label in `<answer>`, counted right or wrong."""
 
+    title = "Naming emotions"
+    hub_task = ("text-classification", "naming an emotion, with reasoning")
     rows_task = "grpo"
     main_metric = "accuracy"
     main_metric_title = "accuracy"

@@ -38,6 +38,8 @@ WORDS = {"mae": "mean absolute error", "pearson": "Pearson", "spearman": "Spearm
 class LabelEvaluator(Evaluator):
     """Kind `labels`: a classification head's labels, one per group, counted right or wrong."""
 
+    title = "Classifying"
+    hub_task = ("text-classification", "classification of texts")
     rows_task = "classify"
     main_metric = "accuracy"
     main_metric_title = "accuracy"
@@ -173,6 +175,8 @@ def _joined(labels: tuple[str, ...]) -> str:
 class RatingEvaluator(Evaluator):
     """Kind `ratings`: a regression head's ratings, how far off and how well ordered they are."""
 
+    title = "Rating"
+    hub_task = ("text-classification", "rating of texts")
     rows_task = "regress"
     main_metric = f"pearson_{MEAN}"
     main_metric_title = "mean Pearson"
@@ -258,6 +262,8 @@ def _listed(ratings: dict[str, float]) -> str:
 class PairEvaluator(Evaluator):
     """Kind `pairs`: a score that orders the replies to one context, and how often it puts the better one first."""
 
+    title = "Ordering replies"
+    hub_task = ("text-classification", "ordering of replies")
     rows_task = "regress"
     main_metric = "pair_accuracy"
     main_metric_title = "pair accuracy"

@@ -100,6 +100,8 @@ class Prediction:
 class ReplyEvaluator(Evaluator):
     """Kind `replies`: completions that reply to somebody, judged by the recipe's rewards, and by what a hacked reward would move."""
 
+    title = "Replying"
+    hub_task = ("text-generation", "empathetic replies")
     rows_task = "grpo"
     main_metric = "reward"
     main_metric_title = "mean reward"
@@ -262,6 +264,9 @@ class StagedReplyEvaluator(ReplyEvaluator):
     read whole turns, of the model and of people; the perplexity is that of the whole turn, too. `format_adherence` is
     the share of completions that are well-formed.
     """
+
+    title = "Reacting, responding, reflecting"
+    hub_task = ("text-generation", "replies that react, respond and reflect")
 
     def predict(self, model, tokenizer, stage, rows, batch_size: int | None, **how) -> list[Prediction]:
         """Return one completion per row, and how likely the model finds the whole turn of the data."""

@@ -13,20 +13,11 @@ from huggingface_hub import EvalResult
 from pydantic import BaseModel, ConfigDict, FiniteFloat, StrictInt, StrictStr, ValidationError
 
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation import EVALUATORS, evaluator
 from empathy_trl.evaluation.base import NAMES
 from empathy_trl.evaluation.metrics.reply_classifiers import deciding, digests
 from empathy_trl.io import digest, on_hub
 from empathy_trl.recipe.schema import SAMPLE
-
-# kind of evaluation -> what the Hub calls such a task, and what a reader does
-TASKS = {
-    "emotions": ("text-classification", "naming an emotion, with reasoning"),
-    "replies": ("text-generation", "empathetic replies"),
-    "staged": ("text-generation", "replies that react, respond and reflect"),
-    "labels": ("text-classification", "classification of texts"),
-    "ratings": ("text-classification", "rating of texts"),
-    "pairs": ("text-classification", "ordering of replies"),
-}
 
 
 class _About(BaseModel):
@@ -75,7 +66,7 @@ def to_results(evaluation: dict) -> list[EvalResult]:
             judged_by=judge_digest(evaluation.get("judged_by")),
             classifiers=digests(evaluation) or None,
         ).model_dump(exclude_none=True)
-        task_type, task_name = TASKS[kind]
+        task_type, task_name = evaluator(kind).hub_task
         return [
             EvalResult(
                 task_type=task_type,
@@ -174,7 +165,7 @@ def is_ours(result: EvalResult) -> bool:
         _Figure(**result.metric_args)
     except (TypeError, ValidationError):
         return False
-    return about.kind in TASKS and isinstance(result.dataset_split, str) and is_finite(result.metric_value)
+    return about.kind in EVALUATORS and isinstance(result.dataset_split, str) and is_finite(result.metric_value)
 
 
 def judge_digest(judged_by: dict | str | None) -> str | None:

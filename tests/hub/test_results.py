@@ -140,7 +140,7 @@ def test_foreign_and_damaged_results_are_left_out(result):
     ("wrong", "message"),
     [
         ({}, "not an evaluation"),
-        ({"kind": "unheard"}, "not an evaluation"),
+        ({"kind": "unheard"}, "kind: got 'unheard', expected one of emotions"),
         ({"data": {"n": "many"}}, "not an evaluation"),
         ({"metrics": {"accuracy": FIGURE | {"value": float("nan")}}}, "metrics.accuracy: nan is no finite number"),
         ({"metrics": {"accuracy": {"value": 0.5}}}, "not an evaluation"),

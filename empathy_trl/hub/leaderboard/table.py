@@ -160,16 +160,6 @@ def _judges(evaluation: dict) -> dict[str, str]:
     return {metric: known[kind][:SHOWN] if kind in known else UNKNOWN for metric, kind in kinds.items() if kind}
 
 
-WORDS = {
-    "emotions": "Naming emotions",
-    "labels": "Classifying",
-    "ratings": "Rating",
-    "pairs": "Ordering replies",
-    "replies": "Replying",
-    "staged": "Reacting, responding, reflecting",
-}
-
-
 def counts(groups: list[Group], unread: int) -> str:
     """Say how many results there are in how many tables (one a group), and how many were left out or could not be read."""
     repeated = sum(each.repeated for each in groups)
@@ -191,7 +181,7 @@ def table_heading(each: Group) -> str:
     name = data.get("name") or source
     where = f" of {source}" if source != name else ""
     rows = f", n = {data['n']}" if data.get("n") is not None else ""
-    return f"{WORDS[each.facts['kind']]}: {name}, {data['split']} split{where}{rows}"
+    return f"{each.entries[0].evaluator.title}: {name}, {data['split']} split{where}{rows}"
 
 
 def source_words(source: str) -> str:
