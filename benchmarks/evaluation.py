@@ -24,8 +24,8 @@ from harness import in_turns, print_ratio, print_table
 import empathy_trl.data
 from empathy_trl.evaluation.generation import generate_shared, partial_path, remove_partial
 from empathy_trl.models.batching import completion_of, end_tokens, pad, prompt_tokens
+from empathy_trl.models.load import load_or_build
 from empathy_trl.recipe import load_recipe
-from empathy_trl.tasks import load_trained
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "ed_easy_4"
@@ -86,7 +86,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         trained = args.model or train(stage, Path(folder))
         section = stage.model.model_copy(update={"name_or_path": str(trained), "from_scratch": None})
-        model, tokenizer = load_trained(stage, section)
+        model, tokenizer = load_or_build(section, seed=stage.seed, is_trainable=False)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         partial, limit = partial_path(folder, "test"), stage.evaluation.max_new_tokens
 

@@ -5,9 +5,9 @@ model comes from its config.json, in a folder or in the Hub's cache; where that 
 """
 
 import copy
+import dataclasses
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,22 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import on_hub
-from empathy_trl.models.classifier import encoder_config
+from empathy_trl.models.classifier import build_encoder_tokenizer, encoder_config
 from empathy_trl.models.hub_files import NO_CODE, join_revision
 from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.models.load import generator_class, lora_config, set_template
-from empathy_trl.models.tiny import model_config
+from empathy_trl.models.tiny import build_tokenizer, model_config
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
-from empathy_trl.recipe.stage_inputs import (
-    classifiers_of,
-    is_pairwise,
-    label_targets,
-    local_rows,
-    scratch_tokenizer,
-    stage_rows,
-)
-from empathy_trl.tasks import missing_extras, trainer_config, trainer_options
+from empathy_trl.recipe.schema import CONFIG_CLASSES
+from empathy_trl.recipe.stages import StageRun, stage_runs
+from empathy_trl.recipe.validate import import_class
 from empathy_trl.trainers.shared_prefix.attention import COMPILED, decide, unsupported
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 UNKNOWN_PROMPT = 512  # tokens, for the memory of a stage whose data or tokenizer is not at hand
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Size:
     """What is known of a stage's model before it is loaded.
 
@@ -70,12 +64,13 @@ def describe(recipe, folder: Path) -> str:
     """
     lines = [f"recipe {recipe.name} ({recipe.path}), seed {recipe.seed}, output {folder}"]
     sizes, needed = {}, 0.0
-    for name, stage in recipe.stages.items():
+    runs = stage_runs(recipe, folder)
+    for name, run in runs.items():
         # in float32, because half precision is refused where there is no GPU, and that is no fault of the recipe
-        trainer_config(stage, folder / name, bf16=False, fp16=False)
-        rows = local_rows(stage)
-        size = sizes[name] = model_size(stage, rows, sizes)
-        train = stage_rows(stage, "train") if rows else None
+        run.trainer_config(bf16=False, fp16=False)
+        stage, rows = run.stage, run.local_rows()
+        size = sizes[name] = model_size(run, rows, sizes)
+        train = run.dataset("train") if rows else None
         prompt, options = _prompt_tokens(stage, train, size), trainer_options(stage)
         options["examples"] = None if train is None else _examples(stage, train)
         options["rows_per_prompt"] = _rows_per_prompt(name, options, size)
@@ -87,7 +82,7 @@ def describe(recipe, folder: Path) -> str:
         needed = max(needed, sum(parts.values()))
         share = f"{size.trainable:,} of {size.total:,} trained ({size.trainable / size.total:.2%})"
         lines += [_line("parameters", share), _line("memory", _memory_line(options, parts))]
-    missing = sorted({line for stage in recipe.stages.values() for line in missing_extras(stage)})
+    missing = sorted({line for run in runs.values() for line in run.missing_packages()})
     pushes = [f"{name} -> {_push(stage.hub)}" for name, stage in recipe.stages.items() if stage.hub]
     lines += [
         "",
@@ -101,32 +96,33 @@ def describe(recipe, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def model_size(stage, rows: dict, earlier: dict[str, Size | None]) -> Size | None:
+def model_size(run: StageRun, rows: dict, earlier: dict[str, Size | None]) -> Size | None:
     """Return the size of a stage's model, or None where it cannot be known without a download.
 
     Args:
-        stage: of the recipe.
+        run: of the stage.
         rows: split -> (rows, report); empty where the data is not at hand.
         earlier: stage name -> what this function returned for it.
     """
+    stage = run.stage
     if (source := stage_of(stage.model.name_or_path)) is not None:
         made = earlier[source]
-        return made and _count(stage, made.config, made.tokenizer, made.dtype)
+        return made and _count(run, made.config, made.tokenizer, made.dtype)
     if stage.model.from_scratch is None:
-        return _pretrained_size(stage)
+        return _pretrained_size(run)
     if not rows:
         return None
-    scratch, tokenizer = stage.model.from_scratch, scratch_tokenizer(stage)
+    scratch, tokenizer = stage.model.from_scratch, _scratch_tokenizer(run)
     if stage.task in LABEL_TASKS:
-        return _count(stage, encoder_config(scratch, tokenizer, label_targets(stage)), tokenizer, "float32")
+        return _count(run, encoder_config(scratch, tokenizer, run.targets), tokenizer, "float32")
     config = model_config(scratch, tokenizer)
     set_template(tokenizer, stage.model.chat_template, "model.from_scratch")
-    return _count(stage, config, tokenizer, "float32")
+    return _count(run, config, tokenizer, "float32")
 
 
-def _pretrained_size(stage) -> Size | None:
+def _pretrained_size(run: StageRun) -> Size | None:
     """Return the size of a model in a folder or in the Hub's cache; None for one that is in neither."""
-    name = stage.model.name_or_path
+    stage, name = run.stage, run.stage.model.name_or_path
     source = {"revision": stage.model.revision, "local_files_only": True, **NO_CODE}
     try:
         config = AutoConfig.from_pretrained(name, **source)
@@ -142,15 +138,16 @@ def _pretrained_size(stage) -> Size | None:
         tokenizer = None
     if stage.task not in LABEL_TASKS and tokenizer is not None:
         set_template(tokenizer, stage.model.chat_template, name)
-    return _count(stage, config, tokenizer, str(config.dtype).removeprefix("torch."))
+    return _count(run, config, tokenizer, str(config.dtype).removeprefix("torch."))
 
 
-def _count(stage, config, tokenizer, dtype: str) -> Size:
+def _count(run: StageRun, config, tokenizer, dtype: str) -> Size:
     """Count parameters on the meta device, with the recipe's adapter, and see whether the model can share prompts."""
+    stage = run.stage
     if stage.task in LABEL_TASKS:
         auto, kind = AutoModelForSequenceClassification, "SEQ_CLS"
         config = copy.deepcopy(config)
-        label_targets(stage).write(config)
+        run.targets.write(config)
     else:
         auto, kind = generator_class(config)
     with torch.device("meta"):
@@ -164,6 +161,27 @@ def _count(stage, config, tokenizer, dtype: str) -> Size:
     total = sum(each.numel() for each in parameters)
     trainable = sum(each.numel() for each in parameters if each.requires_grad)
     return Size(config, tokenizer, dtype, total, trainable, unshared)
+
+
+def _scratch_tokenizer(run: StageRun):
+    """Return the tokenizer that a stage with `model.from_scratch` will get."""
+    scratch = run.stage.model.from_scratch
+    texts, tags = run.tokenizer_texts(run.dataset("train"))
+    if run.is_labelled:
+        return build_encoder_tokenizer(texts, scratch.vocab_size, scratch.max_length)
+    return build_tokenizer(texts, scratch.vocab_size, tags)
+
+
+def trainer_options(stage) -> dict:
+    """Return the settings a plan needs: the config class's defaults, the recipe's values, and what follows from them.
+
+    Adds `processes` and `sequences` (per optimizer step, over all processes).
+    """
+    fields = dataclasses.fields(import_class(CONFIG_CLASSES[stage.task]))
+    options = {field.name: field.default for field in fields} | stage.trainer
+    options["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
+    per_process = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
+    return options | {"sequences": per_process * options["processes"]}
 
 
 def _unknown(stage, stages: int) -> str:
@@ -191,7 +209,7 @@ def _prompt_tokens(stage, train, size: Size | None) -> float | None:
 
 def _examples(stage, train) -> int:
     """Return how many examples a stage learns from: rows as built, which may be fewer than were read, or pairs of them."""
-    return len(pairs_of(train["context"], train["labels"])) if is_pairwise(stage) else len(train)
+    return len(pairs_of(train["context"], train["labels"])) if stage.is_pairwise else len(train)
 
 
 def _rows_per_prompt(name: str, options: dict, size: Size | None) -> int:
@@ -222,7 +240,7 @@ def memory(stage, options: dict, size: Size, prompt: float) -> dict[str, float]:
     width = 1 if options.get("bf16") or options.get("fp16") else 2
     rows, new = options["per_device_train_batch_size"], options.get("max_completion_length") or 64
     if stage.task in LABEL_TASKS:
-        stacks = [(options["max_length"] * (1 + is_pairwise(stage)), config.num_hidden_layers)]
+        stacks = [(options["max_length"] * (1 + stage.is_pairwise), config.num_hidden_layers)]
     elif config.is_encoder_decoder:
         stacks = [(prompt, config.num_hidden_layers), (new, _decoder_layers(config))]
     else:
@@ -313,7 +331,7 @@ def _token_line(stage, options: dict, prompt: float | None) -> str:
     sequences, limit = options["sequences"], options.get("max_length")
     if stage.task in LABEL_TASKS:
         text = f"{min(prompt, limit):.0f}" if prompt else f"up to {limit}"
-        both = "2 × " if is_pairwise(stage) else ""
+        both = "2 × " if stage.is_pairwise else ""
         return f"{sequences} × {both}{text} tokens per step; longer texts than {limit} are cut"
     new, rows = options.get("max_completion_length"), options["rows_per_prompt"]
     read = f"{prompt:.0f} prompt" if prompt else "prompt"
@@ -344,7 +362,7 @@ def _downloads(recipe, sizes: dict[str, Size | None]) -> list[str]:
             names.add(f"model {join_revision(policy, stage.model.revision)}")
         rewards = {reward.model for reward in stage.rewards.values() if reward.loads_model} - {None}
         names |= {f"reward model {model}" for model in rewards if _is_download(model)}
-        names |= {f"classifier {model}" for model in classifiers_of(stage).values() if _is_download(model)}
+        names |= {f"classifier {model}" for model in stage.reply_classifiers.values() if _is_download(model)}
         encoder = stage.evaluation.bertscore
         names |= {f"BERTScore's {encoder}"} if encoder is not None and _is_download(encoder) else set()
     return sorted(names)

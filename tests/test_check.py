@@ -5,10 +5,9 @@ import re
 import pytest
 from transformers import Qwen2Config, RobertaConfig, T5Config
 
-from empathy_trl.check import Size, describe, memory
+from empathy_trl.check import Size, describe, memory, trainer_options
 from empathy_trl.errors import UserError
 from empathy_trl.recipe import load_recipe
-from empathy_trl.tasks import trainer_options
 
 
 @pytest.mark.parametrize(
@@ -75,3 +74,13 @@ def test_memory_of_an_encoder_decoder_counts_both_stacks_and_the_logits():
     assert parts["logits"] == 8 * 2 * 5 * 100
     kept = memory(stage, BATCH | {"gradient_checkpointing": True}, size, prompt=20)["activations"]
     assert kept == 34 * 2 * 8 * 20 + 2 * 2 * 8 * (3 * 20 + 2 * 5)
+
+
+@pytest.mark.parametrize("processes, sequences", [("1", 24), ("4", 96)])
+def test_sequences_per_step(monkeypatch, processes, sequences):
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    stage = stage_of(
+        "ed4_tiny", "grpo", "--stages.grpo.trainer.per_device_train_batch_size", "8",
+        "--stages.grpo.trainer.gradient_accumulation_steps", "3", "--stages.grpo.trainer.num_generations", "8",
+    )  # fmt: skip
+    assert trainer_options(stage)["sequences"] == sequences

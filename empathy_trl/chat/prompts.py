@@ -23,7 +23,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.models.hub_files import expand, first_file, hub_errors
 from empathy_trl.recipe import load_recipe
 from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
-from empathy_trl.recipe.stages import RUN_FILE
+from empathy_trl.recipe.provenance import RUN_FILE
 from empathy_trl.tags import tag_marks
 from empathy_trl.text import clean
 

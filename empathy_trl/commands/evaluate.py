@@ -27,10 +27,9 @@ from empathy_trl.models.api import PREFIX, ApiModel
 from empathy_trl.models.hub_files import check_exists, expand, split_revision
 from empathy_trl.recipe import Model, Recipe, Stage, load_recipe
 from empathy_trl.recipe.layers import LABEL_TASKS
-from empathy_trl.recipe.stage_inputs import judging_rewards, resolve_classifiers, rewards_of
+from empathy_trl.recipe.stages import stage_runs
 from empathy_trl.rewards.explain import explain_rewards, read_completions, write_csv
 from empathy_trl.rewards.llm_judge import LLMJudge
-from empathy_trl.tasks import load_trained
 
 
 def evaluate(arguments: list[str] | None = None) -> int:
@@ -153,20 +152,20 @@ def _evaluate_one(
     options: argparse.Namespace, recipe: Recipe, stage: Stage, name: str, served, output_dir: Path
 ) -> dict:
     """Load a model, unless it is served, and evaluate it; its memory is free when this returns."""
-    model, tokenizer = (served, None) if served else load_trained(stage, _evaluated_model(stage.model, name))
-    folders = _stage_folders(name, recipe)
+    run = stage_runs(recipe, _stage_folders(name, recipe))[stage.name]
+    model, tokenizer = (served, None) if served else run.load_model(_evaluated_model(stage.model, name))
     try:
         return empathy_trl.evaluate_model(
             model=model,
             tokenizer=tokenizer,
-            stage=resolve_classifiers(stage, folders),
+            stage=run.resolved,
             recipe_name=recipe.name,
             split=options.split or stage.evaluation.split,
             output_dir=output_dir,
             model_name=name,
             limit=options.limit,
             batch_size=options.batch_size,
-            rewards=judging_rewards(recipe, stage, folders),
+            rewards=run.judging_rewards,
             backend=options.backend,
         )
     finally:
@@ -320,7 +319,8 @@ def explain(arguments: list[str] | None = None) -> int:
 def _explain(options: argparse.Namespace, overrides: list[str]) -> None:
     rows = read_completions(options.completions)
     recipe = load_recipe(options.recipe, overrides, training=False)
-    rewards = rewards_of(recipe, recipe.choose_stage(options.stage))
+    runs = stage_runs(recipe, Path("outputs") / recipe.name)
+    rewards = runs[recipe.choose_stage(options.stage).name].rewards_to_explain()
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     prompts, completions = columns.pop("prompt"), columns.pop("completion")
     table = explain_rewards(rewards, prompts, completions, options.progress, **columns)

@@ -45,10 +45,10 @@ from empathy_trl import evaluation
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import Evaluator
 from empathy_trl.evaluation.generation import decoding, partial_path, remove_partial
+from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
 from empathy_trl.io import digest, read_json, read_rows, write_rows, write_text
-from empathy_trl.recipe.layers import LABEL_TASKS
-from empathy_trl.recipe.stage_inputs import is_pairwise
-from empathy_trl.recipe.stages import versions
+from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
+from empathy_trl.recipe.provenance import versions
 
 TASKS = ("sft", "grpo", "ppo", "regress", "classify")
 
@@ -74,7 +74,7 @@ def evaluate_model(
             with task regress or classify, a `scorer.Scorer` in place of the model; for any other, it may be an
             `api.ApiModel`, which has no tokenizer.
         stage: a `recipe.Stage`; gives task, data, seed and the evaluation settings, in which no classifier is
-            `stage:<name>` any more (`stage_inputs.resolve_classifiers`).
+            `stage:<name>` any more (`StageRun.resolved`).
         recipe_name, model_name: noted in the artefacts; by default the model's own name, which is where it was loaded from.
         split: train, valid or test.
         output_dir: folder for the files; made when missing.
@@ -147,8 +147,17 @@ def check_settings(stage, limit: int | None = None, batch_size: int | None = Non
 def kind_of(stage) -> str:
     """Return how a stage's model is evaluated: by its task or, for completions, by its data."""
     if stage.task in LABEL_TASKS:
-        return "pairs" if is_pairwise(stage) else {"regress": "ratings", "classify": "labels"}[stage.task]
+        return "pairs" if stage.is_pairwise else {"regress": "ratings", "classify": "labels"}[stage.task]
     return empathy_trl.data.corpus(stage.data.name, stage.data.builder).evaluation
+
+
+def check_before_training(run) -> None:
+    """Raise UserError for what would stop the evaluation of a `StageRun` and is known before its training."""
+    if kind_of(run.stage) in ("replies", "staged") and not run.judging_rewards:
+        raise UserError(
+            f"stages.{run.name}: its replies would be judged by the rewards of a later stage, and no later stage has any"
+        )
+    check_configs({kind: model for kind, model in run.stage.reply_classifiers.items() if stage_of(model) is None})
 
 
 def chosen_rows(n: int, limit: int | None) -> list[int]:

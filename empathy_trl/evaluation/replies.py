@@ -38,7 +38,6 @@ from empathy_trl.evaluation.metrics.reply_metrics import (
     variety_statistics,
 )
 from empathy_trl.models.load import weights_digest
-from empathy_trl.recipe.stage_inputs import classifiers_of
 from empathy_trl.rewards.base import weight_at
 from empathy_trl.rewards.explain import explain_rewards
 from empathy_trl.tags import REPLY_TAGS, RESPOND, part_text, read_parts, reply_text
@@ -120,7 +119,7 @@ class ReplyEvaluator(Evaluator):
         """
         prompts, references = list(rows["prompt"]), list(rows["reference"])
         if PartialState().is_main_process:
-            scorers = load_classifiers(classifiers_of(stage))  # now, and not after an hour of generation
+            scorers = load_classifiers(stage.reply_classifiers)  # now, and not after an hour of generation
             if "emotion" in scorers and "emotion" in rows.column_names:
                 check_emotions(scorers["emotion"], rows["emotion"])
             if stage.evaluation.bertscore:
@@ -155,7 +154,7 @@ class ReplyEvaluator(Evaluator):
             )
         kept = {name: rewards[name] for name in readable}
         earned_by_people = explain_rewards(kept, prompts, people, progress=1.0, **columns).rows
-        scorers, emotions = load_classifiers(classifiers_of(stage)), columns.get("emotion")
+        scorers, emotions = load_classifiers(stage.reply_classifiers), columns.get("emotion")
         judged = judge_replies(scorers, prompts, replies, references, emotions)
         slots = "recommends" in columns and any(PLACEHOLDER in reference for reference in references)
         placeholder = PLACEHOLDER if slots else None
@@ -164,7 +163,7 @@ class ReplyEvaluator(Evaluator):
             _rewards_by_row(earned, ["total", *rewards]) | row_metrics(replies, references, placeholder) | judged.rows
         )
         of_people = _rewards_by_row(earned_by_people, kept) | row_metrics(references, references, placeholder)
-        asked = {kind: (name, scorers[kind].model) for kind, name in classifiers_of(stage).items()}
+        asked = {kind: (name, scorers[kind].model) for kind, name in stage.reply_classifiers.items()}
         if encoder := stage.evaluation.bertscore:
             scorer = load_bertscore(encoder)
             by_row["bertscore"] = bert_scores(scorer, replies, references)

@@ -32,7 +32,7 @@ from empathy_trl.io import is_hub_id, read_json
 from empathy_trl.models.hub_files import ADAPTER_FILE, VOCABULARY_FILES, adapter_base, expand
 from empathy_trl.models.load import load_model
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, dump_yaml, read_yaml, stage_of
-from empathy_trl.recipe.stages import RUN_FILE
+from empathy_trl.recipe.provenance import RUN_FILE
 from empathy_trl.text import mask
 
 WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"]

@@ -17,7 +17,7 @@ from empathy_trl.hub.results import to_results
 from empathy_trl.io import json_or_none, on_hub, read_json
 from empathy_trl.models.hub_files import ADAPTER_FILE
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of
-from empathy_trl.recipe.stages import RUN_FILE
+from empathy_trl.recipe.provenance import RUN_FILE
 from empathy_trl.text import TOKEN
 
 SPLITS = ("test", "valid", "train")  # in the order of a reader's interest

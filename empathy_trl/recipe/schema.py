@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from empathy_trl.errors import UserError
 from empathy_trl.io import is_hub_id
 from empathy_trl.models.hub_files import one_revision
-from empathy_trl.recipe.layers import STAGE_KEYS, dump_yaml, stage_of
+from empathy_trl.recipe.layers import LABEL_TASKS, STAGE_KEYS, dump_yaml, stage_of
 from empathy_trl.rewards.base import Reward
 
 SAMPLE = "sample"  # `data.path` for the corpus in the package
@@ -215,6 +215,18 @@ class Stage(_Section):
     evaluation: Evaluation = Evaluation()
     hub: Hub | None = None
     seed: int = Field(42, ge=0, lt=2**32)
+
+    @property
+    def is_pairwise(self) -> bool:
+        """Whether it learns which of two replies is better, instead of how good each one is."""
+        return self.task == "regress" and self.trainer.get("objective") == "pairwise"
+
+    @property
+    def reply_classifiers(self) -> dict[str, str]:
+        """Kind -> model of the classifiers that judge its replies; empty for a stage that predicts labels."""
+        if self.task in LABEL_TASKS or self.evaluation.classifiers is None:
+            return {}
+        return {kind: model for kind, model in self.evaluation.classifiers if model is not None}
 
     def resolved(self) -> dict[str, Any]:
         """Return the stage as it would stand in YAML, with all defaults of the recipe's own keys written out."""

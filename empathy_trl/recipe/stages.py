@@ -1,62 +1,331 @@
-"""The life of a stage's output folder: new, interrupted, complete, or made by another recipe.
+"""One stage of a run: what it is made of (`StageRun`), and what its output folder already holds (`StageFolder`).
 
-`run.json` in the folder says which recipe (by fingerprint) made it and how far it came. The launcher asks
-`inspect_stage` what to do and notes in the `StageFolder` when the stage is complete.
-
-What a training takes: the machine, the time, and where it can be measured the energy. Part of `run.json`.
-
-Energy is read from the GPUs' own counters (NVML, through the optional package nvidia-ml-py: the extra `carbon`) and from
-nowhere else. What CPUs, memory and cooling take is not in it: most machines let only root read their counters, and estimates
-from a table of processors are no measurement. Grams of CO2 come from the energy times `CARBON_INTENSITY`, which the
-user knows (grams of CO2-equivalent per kWh of their electricity) and we do not.
+`run.json` in the folder says which settings made it (by a fingerprint) and how far the training came. A stage is skipped
+if it is complete for the same fingerprint, and resumes if it was interrupted.
 """
 
+import importlib.util
 import json
-import math
 import os
-import platform
+import re
 import shutil
-import subprocess
-import time
 import zipfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
+from functools import cached_property
 from pathlib import Path
 
-from empathy_trl.errors import UserError
-from empathy_trl.io import digest, json_or_none, write_text
-from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml, stage_of
-from empathy_trl.recipe.validate import fields_without_effect
-from empathy_trl.rewards import REWARDS
-from empathy_trl.rewards.base import Reward
+from safetensors import SafetensorError, safe_open
 
-RUN_FILE = "run.json"
-# evaluation and publishing do not change the weights, so they do not make a stage another one
+from empathy_trl.cli import several_on_cpu
+from empathy_trl.data import CORPORA, build, corpus, read_split
+from empathy_trl.errors import UserError
+from empathy_trl.io import digest, json_or_none, on_hub, write_text
+from empathy_trl.models.label_schema import Targets, label_names, listed
+from empathy_trl.models.load import load_or_build
+from empathy_trl.models.scorer import resolve_device, shared_scorer
+from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of
+from empathy_trl.recipe.provenance import RUN_FILE
+from empathy_trl.recipe.schema import CONFIG_CLASSES
+from empathy_trl.recipe.validate import fields_without_effect, import_class, refusal
+from empathy_trl.rewards import REWARDS, load_rewards
+
+# optional package -> the extra in setup.cfg that installs it
+EXTRAS = {"vllm": "vllm", "bitsandbytes": "quantization", "bert_score": "bertscore", "deepspeed": "deepspeed"}
+# evaluation and publishing do not change the weights
 NOT_IN_FINGERPRINT = ("evaluation", "hub")
-LIBRARIES = (
-    "empathy-trl",
-    "torch",
-    "transformers",
-    "trl",
-    "accelerate",
-    "peft",
-    "datasets",
-    "tokenizers",
-    "scikit-learn",
-)
+
+
+class StageRun:
+    """One stage of a run: its settings, its folder, and everything that follows from them.
+
+    Attributes:
+        recipe: the whole `Recipe`.
+        stage: the `recipe.Stage` as the recipe has it, in which a model may be `stage:<name>`.
+        folder: where its model goes.
+        runs: stage name -> `StageRun`, for all stages of the recipe.
+    """
+
+    def __init__(self, recipe, stage, folder: Path, runs: dict[str, "StageRun"]):
+        self.recipe, self.stage, self.folder, self.runs = recipe, stage, folder, runs
+        self.name, self.task, self.is_labelled = stage.name, stage.task, stage.task in LABEL_TASKS
+
+    @cached_property
+    def resolved(self):
+        """The stage with the folder of the named stage in place of every `stage:<name>`."""
+        stage = self.stage
+        rewards = {
+            name: reward
+            if stage_of(model := reward.params.get("model")) is None
+            else reward.with_model(self._folder_of(model))
+            for name, reward in stage.rewards.items()
+        }
+        changes = {
+            "model": stage.model.model_copy(update={"name_or_path": self._folder_of(stage.model.name_or_path)}),
+            "rewards": rewards,
+            "trainer": dict(stage.trainer),
+        }
+        if "critic_name_or_path" in stage.trainer:
+            changes["trainer"]["critic_name_or_path"] = self._folder_of(stage.trainer["critic_name_or_path"])
+        if (classifiers := stage.evaluation.classifiers) is not None:
+            folders = {kind: self._folder_of(model) for kind, model in classifiers}
+            classifiers = classifiers.model_copy(update=folders)
+            changes["evaluation"] = stage.evaluation.model_copy(update={"classifiers": classifiers})
+        return stage.model_copy(update=changes)
+
+    def _folder_of(self, model):
+        """Return the folder of the stage that `stage:<name>` names; anything else as it is."""
+        name = stage_of(model)
+        return model if name is None else str(self.runs[name].folder)
+
+    def trainer_config(self, config_class: str | None = None, **changes):
+        """Return the trainer's config object: the recipe's `trainer:` section, the seed and the folder.
+
+        Args:
+            config_class: `module:Class`, if it is not the one of the task.
+            **changes: replace settings of the recipe.
+
+        Raises:
+            UserError: what the config class itself refuses, in its own words.
+        """
+        settings = {
+            "report_to": "none",
+            **self.resolved.trainer,
+            "seed": self.stage.seed,
+            "output_dir": str(self.folder),
+        }
+        settings |= changes
+        if several_on_cpu():
+            settings["use_cpu"] = True  # the config class joins the processes again, and on a CPU only if told to
+        kind = import_class(config_class or CONFIG_CLASSES[self.task])
+        try:
+            return kind(**settings)
+        except (ValueError, ImportError) as error:
+            keys, message = refusal(error, self.stage.trainer, kind)
+            raise UserError(f"{'.'.join(('stages', self.name, 'trainer', *keys))}: {message}") from error
+
+    def missing_packages(self) -> list[str]:
+        """Return a line for every optional package that the stage needs and that is not installed: what to install."""
+        stage = self.stage
+        needed = {
+            "vllm": stage.trainer.get("use_vllm"),
+            "bitsandbytes": stage.model.load_in_4bit,
+            "bert_score": stage.evaluation.bertscore,
+            "deepspeed": os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true",
+        }
+        return [
+            f'{package} (pip install "empathy-trl[{EXTRAS[package]}]")'
+            for package, is_needed in needed.items()
+            if is_needed and importlib.util.find_spec(package) is None
+        ]
+
+    # Data
+
+    @property
+    def corpus(self):
+        """The `data.base.Corpus` of the stage."""
+        return corpus(self.stage.data.name, self.stage.data.builder)
+
+    def dataset(self, split: str):
+        """Return one split as the task needs it, a `datasets.Dataset`."""
+        return build(self.stage.data, split, self.task)
+
+    def local_rows(self) -> dict[str, tuple]:
+        """Return split -> (rows, report) for the splits of training and evaluation; empty for data on the Hub.
+
+        Raises:
+            DataError: a file or a row cannot be used.
+            UserError: from `targets`.
+        """
+        splits = ["train", self.stage.evaluation.split]
+        if self.is_labelled:
+            self.targets  # noqa: B018 - what the labels do not allow is an error here
+            splits.insert(1, "valid")  # which chooses the best checkpoint
+        if on_hub(self.stage.data.path, needs_owner=True):
+            return {}
+        return {split: read_split(self.stage.data, split) for split in dict.fromkeys(splits)}
+
+    @cached_property
+    def row_digests(self) -> dict[str, str | None]:
+        """Digests of the training rows (`train`, None for data on the Hub) and of all rows (`all`)."""
+        rows = self.local_rows()
+        return {
+            "train": digest(rows["train"][0]) if rows else None,
+            "all": digest([rows for rows, _ in rows.values()]),
+        }
+
+    @cached_property
+    def targets(self) -> Targets:
+        """What a stage with task regress or classify learns to put out.
+
+        Raises:
+            UserError: pairs are to be learned from data without contexts, or from several ratings at once.
+        """
+        names = self.corpus.targets(self.stage.data)
+        if not self.stage.is_pairwise:
+            return Targets(self.task, names)
+        key = f"stages.{self.name}.trainer.objective: pairwise"
+        if not self.corpus.comparable:
+            fitting = ", ".join(name for name in CORPORA if corpus(name).comparable)
+            raise UserError(
+                f"{key} compares replies to one context, and {self.stage.data.name} has none (data that do: {fitting})"
+            )
+        if len(names) != 1:
+            raise UserError(f"{key} compares by one rating, not by {', '.join(names)}; name it with data.ranges")
+        return Targets("compare", names)
+
+    def tokenizer_texts(self, train) -> tuple[list[str], list[str]]:
+        """Return the texts from which a tokenizer from scratch learns, and the tags that occur in prompts."""
+        if self.is_labelled:
+            return [text for column in ("text", "pair") if column in train.column_names for text in train[column]], []
+        parts = [column for column in ("prompt", "completion") if column in train.column_names]
+        texts = [message["content"] for row in train for part in parts for message in row[part]]
+        return texts, sorted({tag for text in texts for tag in re.findall(r"</(\w+)>", text)})
+
+    # Rewards and other judges
+
+    @cached_property
+    def rewards(self) -> list:
+        """The rewards that train the stage: copies of the recipe's, since a trainer gives them its policy."""
+        return load_rewards(self.resolved.rewards)
+
+    def rewards_to_explain(self) -> dict:
+        """Return name -> `Reward` of the stage, for `rewards.explain`.
+
+        Raises:
+            UserError: the stage has no rewards, or one asks the model of a stage that is not trained.
+        """
+        if not self.stage.rewards:
+            having = [name for name, run in self.runs.items() if run.stage.rewards]
+            raise UserError(f"--stage {self.name}: has no rewards (stages that have: {', '.join(having) or 'none'})")
+        for name, reward in self.stage.rewards.items():
+            judge = stage_of(reward.params.get("model"))
+            if judge is not None and not self.runs[judge].folder.is_dir():
+                flag = f"--stages.{self.name}.rewards.{name}.model"
+                raise UserError(
+                    f"rewards.{name}.model: stage {judge} has no model in {self.runs[judge].folder}; train it with "
+                    f"recipes/run.py, name its folder with {flag} FOLDER, or leave the reward out with "
+                    f"{flag.removesuffix('.model')} null"
+                )
+        return self.resolved.rewards
+
+    def check_devices(self) -> None:
+        """Raise UserError if the model of a reward is to be on a device that this machine does not have."""
+        for reward in self.stage.rewards.values():
+            if reward.loads_model:
+                try:
+                    resolve_device(reward.device)
+                except UserError as error:
+                    raise UserError(f"stages.{self.name}.rewards.{reward.__name__}.{error}") from error
+
+    @property
+    def _judge(self) -> "StageRun | None":
+        """The stage whose rewards judge the replies: this one, or the next one that has rewards.
+
+        A warm start is judged by the rewards of the stage that follows, so that the two can be compared.
+        """
+        later = list(self.runs)[list(self.runs).index(self.name) :]
+        return next((self.runs[name] for name in later if self.runs[name].stage.rewards), None)
+
+    @property
+    def judging_rewards(self) -> dict:
+        """Name -> `Reward` of the rewards that judge the replies in an evaluation."""
+        return {} if self._judge is None else self._judge.resolved.rewards
+
+    @property
+    def judging_stages(self) -> set[str]:
+        """The stages whose models judge the replies; they have to be trained before this one can be evaluated."""
+        if self.is_labelled:
+            return set()
+        rewards = {} if self._judge is None else self._judge.stage.rewards
+        models = [*self.stage.reply_classifiers.values(), *(reward.params.get("model") for reward in rewards.values())]
+        return {stage_of(model) for model in models} - {None}
+
+    # The folder
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `fingerprint`."""
+        content = self.recipe.resolved()["stages"][self.name]
+        earlier = self._fingerprints_before(self.name)
+        return known_fingerprint(self.folder, content, earlier, self.row_digests["train"])
+
+    def _fingerprints_before(self, name: str | None) -> dict[str, str]:
+        names = list(self.runs)
+        return {each: self.runs[each].fingerprint for each in names[: None if name is None else names.index(name)]}
+
+    def read_folder(self) -> "StageFolder":
+        """Return what the folder holds now; see `inspect_stage`."""
+        return inspect_stage(self.folder, self.fingerprint)
+
+    def evaluation_settings(self) -> dict:
+        """Return what decides the results of the evaluation, as `run.json` notes it: settings, rows and judges."""
+        contents = self.recipe.resolved()["stages"]
+        fingerprints = self._fingerprints_before(None)
+        judges = [judges_in(content["rewards"], fingerprints) for content in contents.values()]
+        classifiers = {kind: {"model": model} for kind, model in self.stage.reply_classifiers.items()}
+        judges.append(judges_in(classifiers, fingerprints))
+        rewards = {
+            name: {
+                "weight": reward.as_yaml()["weight"],
+                "params": dict(reward.params),
+                "import_path": reward.import_path,
+            }
+            for name, reward in self.judging_rewards.items()
+        }
+        judged_by = digest([rewards, judges])
+        return contents[self.name]["evaluation"] | {"rows": self.row_digests["all"], "judged_by": judged_by}
+
+    def load_model(self, model=None) -> tuple:
+        """Return a trained model and its tokenizer; for task regress or classify, its `Scorer` in place of the model.
+
+        Args:
+            model: `recipe.Model` that says which one; by default the stage's own, in its folder.
+
+        Raises:
+            UserError: it cannot be loaded, or its outputs are not those of the stage.
+        """
+        if model is None:
+            changes = {"name_or_path": str(self.folder), "revision": None, "from_scratch": None}
+            model = self.stage.model.model_copy(update=changes)
+        if not self.is_labelled:
+            return load_or_build(model, seed=self.stage.seed, is_trainable=False)
+        scorer = shared_scorer(model.name_or_path, model.revision)
+        self._check_outputs(scorer.config, model.name_or_path)
+        return scorer, scorer.tokenizer
+
+    def _check_outputs(self, config, name: str) -> None:
+        """Raise UserError unless a model has the outputs of the stage in the same order; LABEL_0, LABEL_1 … fit any."""
+        names, expected = label_names(config), self.targets.names
+        unnamed = all(re.fullmatch(r"LABEL_\d+", each) for each in names)
+        if names != expected and not (unnamed and len(names) == len(expected)):
+            raise UserError(
+                f"{name}: its outputs are {listed(names)}; those of stage {self.name} ({self.task}) are {listed(expected)}"
+            )
+
+
+def stage_runs(recipe, folder: Path | dict[str, Path]) -> dict[str, StageRun]:
+    """Return stage name -> `StageRun`, in the order of the recipe.
+
+    Args:
+        recipe: a checked `Recipe`.
+        folder: of the run, with one folder per stage; or stage name -> its folder.
+    """
+    runs = {}
+    for name, stage in recipe.stages.items():
+        runs[name] = StageRun(recipe, stage, folder[name] if isinstance(folder, dict) else folder / name, runs)
+    return runs
 
 
 def fingerprint(stage: dict, earlier: dict[str, str], rows: str | None = None) -> str:
-    """Return a hash of everything that decides a stage's weights, as far as it can be told without reading a model.
+    """Return a hash of everything that decides a stage's weights, as far as it is known without reading a model.
 
-    A model that another run of this launcher left in a folder counts by that run's fingerprint: trained again with other
-    settings, it is another one.
+    A model in a folder counts by the fingerprint of the run that made it: trained again with other settings, it is another
+    model.
 
     Args:
         stage: the stage as resolved (`Recipe.resolved()["stages"][name]`).
         earlier: stage name -> fingerprint of the stages before it.
-        rows: `digest` of the training rows, where they can be read before the run.
+        rows: `digest` of the training rows, if they can be read before the run.
     """
     content = {key: value for key, value in stage.items() if key not in NOT_IN_FINGERPRINT}
     if content.get("rewards"):
@@ -85,16 +354,16 @@ def known_fingerprint(path: Path, stage: dict, earlier: dict[str, str], rows: st
 
 
 def judges_in(rewards: dict | None, earlier: dict[str, str]) -> dict[str, str]:
-    """Return reward -> fingerprint of the run that made its model, for those in a resolved `rewards` section that have one.
+    """Return reward -> fingerprint of the run that made its model, for rewards in a resolved section that have one.
 
-    A model is an earlier stage's, as in `model: stage:reward`, or lies in the folder of another run.
+    The model is that of an earlier stage, as in `model: stage:reward`, or lies in the folder of another run.
     """
     made = {name: _made_by(entry.get("model"), earlier) for name, entry in (rewards or {}).items()}
     return {name: fingerprint for name, fingerprint in made.items() if fingerprint is not None}
 
 
 def _made_by(model, earlier: dict[str, str]) -> str | None:
-    """Return the fingerprint of the run that made a model; None for one that does not come from this launcher."""
+    """Return the fingerprint of the run that made a model; None for a model from elsewhere."""
     if not isinstance(model, str):
         return None
     if (stage := stage_of(model)) is not None:
@@ -104,8 +373,8 @@ def _made_by(model, earlier: dict[str, str]) -> str | None:
 
 
 def _decisive(name: str, reward: dict) -> dict:
-    """Return a reward without what its class lists as `operational`: a longer timeout makes no other run."""
-    operational = () if "import" in reward else REWARDS.get(name, Reward).operational
+    """Return a reward without its `operational` parameters: with a longer timeout it is the same run."""
+    operational = () if "import" in reward or name not in REWARDS else REWARDS[name].operational
     return {key: value for key, value in reward.items() if key not in operational}
 
 
@@ -145,26 +414,26 @@ def inspect_stage(path: Path, fingerprint: str) -> StageFolder:
     return StageFolder(path, "interrupted", last_checkpoint(path), record)
 
 
-def make_way(path: Path, fingerprint: str, fresh: bool) -> str | None:
-    """Clear the folder for a run with these settings and say what was done, if anything had to be.
+def archive_other_run(path: Path, fingerprint: str, fresh: bool) -> str | None:
+    """Clear the folder for a run with this fingerprint; returns what was done, None if nothing had to be.
 
-    The run of other settings is kept beside, under its fingerprint, and comes back when its settings do. `fresh`
-    deletes the run that is there.
+    A run with other settings is renamed to `<folder>.<its fingerprint>`, and comes back when its settings do. `fresh`
+    deletes the run in the folder.
     """
     record = _read_record(path)
     if record is not None and fresh:
         shutil.rmtree(path)
         return f"deleted {path} (--fresh)"
-    said = []
+    messages = []
     if record is not None and record["fingerprint"] != fingerprint:
-        kept = _unused(path.with_name(f"{path.name}.{record['fingerprint']}"))
-        path.rename(kept)
-        said.append(f"{path} was made by other settings or other data; it is kept as {kept}")
-    before = path.with_name(f"{path.name}.{fingerprint}")
-    if not fresh and not path.exists() and before.exists():
-        before.rename(path)
-        said.append(f"{path} is back from {before}")
-    return "; ".join(said) or None
+        archive = _unused(path.with_name(f"{path.name}.{record['fingerprint']}"))
+        path.rename(archive)
+        messages.append(f"{path} was made by other settings or other data; it is kept as {archive}")
+    archive = path.with_name(f"{path.name}.{fingerprint}")
+    if not fresh and not path.exists() and archive.exists():
+        archive.rename(path)
+        messages.append(f"{path} is back from {archive}")
+    return "; ".join(messages) or None
 
 
 def _unused(path: Path) -> Path:
@@ -179,17 +448,12 @@ def _unused(path: Path) -> Path:
 def _read_record(path: Path) -> dict | None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
-    try:
-        record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-        return record if {"fingerprint", "status"} <= dict(record).keys() else _not_ours(path)
-    except (OSError, ValueError, TypeError):
-        return _not_ours(path)
-
-
-def _not_ours(path: Path):
-    raise UserError(
-        f"{path}: exists, but has no {RUN_FILE} written by this launcher; move it away or choose another --output_dir"
-    )
+    record = json_or_none(path / RUN_FILE)
+    if record is None or not {"fingerprint", "status"} <= record.keys():
+        raise UserError(
+            f"{path}: exists, but has no {RUN_FILE} written by this launcher; move it away or choose another --output_dir"
+        )
+    return record
 
 
 def last_checkpoint(path: Path) -> Path | None:
@@ -200,9 +464,7 @@ def last_checkpoint(path: Path) -> Path | None:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether a crash cut the writing of a checkpoint short; the trainer writes `trainer_state.json` last."""
-    from safetensors import SafetensorError, safe_open
-
+    """Whether a checkpoint was written to its end; the trainer writes `trainer_state.json` last."""
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         for file in checkpoint.glob("*.safetensors"):
@@ -211,142 +473,3 @@ def _is_whole(checkpoint: Path) -> bool:
     except (OSError, ValueError, SafetensorError):
         return False
     return isinstance(state, dict) and all(zipfile.is_zipfile(file) for file in checkpoint.glob("*.pt*"))
-
-
-def provenance(seed: int) -> dict:
-    """Return what somebody needs to repeat a run: versions, git commit, seed, time and machine."""
-
-    return {
-        "seed": seed,
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": hardware(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the installed version of Python and of every library that decides the result."""
-    found = {"python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def git_commit() -> str | None:
-    """Return the commit of this package's own checkout, with `+changes` if files differ; None outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(root, "status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _git(root: Path, *command: str) -> str:
-    return subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-
-INTENSITY = "CARBON_INTENSITY"
-JOULES_PER_KWH = 3.6e6
-
-
-def hardware() -> dict:
-    """Return processor, cores, memory (GB) and GPUs of this machine, as far as known; no name of machine or user."""
-    import torch
-
-    gpus = [torch.cuda.get_device_name(device) for device in range(torch.cuda.device_count())]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cpu": _processor(), "cores": os.cpu_count(), "memory_gb": round(memory / 1e9, 1), "gpus": gpus}
-
-
-def _processor(file: Path = Path("/proc/cpuinfo")) -> str | None:
-    """Return the model of the processor: Linux has it in a file only, others name at least the architecture."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, None) or platform.processor() or platform.machine() or None
-
-
-def carbon_intensity() -> float | None:
-    """Return `$CARBON_INTENSITY`, grams of CO2-equivalent per kWh; None where it is not set.
-
-    Raises:
-        UserError: it is no number, or below 0.
-    """
-    text = os.environ.get(INTENSITY)
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise UserError(f"{INTENSITY}: {text!r} is no number from 0; expected grams of CO2 per kWh, such as 380")
-    return value
-
-
-def gpu_joules() -> float | None:
-    """Return what the GPUs of this job have taken since their driver was loaded, or None where no counter can be read.
-
-    The first GPU of each of this machine's processes counts; what other jobs do on the same GPUs is in it.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        devices = range(min(torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-        ids = [f"GPU-{torch.cuda.get_device_properties(device).uuid}" for device in devices]
-        handles = [pynvml.nvmlDeviceGetHandleByUUID(each) for each in ids]
-        return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles) / 1000  # of millijoules
-    except ImportError:
-        return None
-    except pynvml.NVMLError:  # an old GPU, or a part of one, has no counter
-        return None
-
-
-class Consumption:
-    """What a training takes, over all its sessions: the ones that `run.json` knows of, and this one.
-
-    Of a session that was killed, `run.json` knows what it took up to its last checkpoint.
-
-    Args:
-        record: the content of `run.json` as an earlier session left it.
-
-    Raises:
-        UserError: from `carbon_intensity`.
-    """
-
-    def __init__(self, record: dict):
-        resumed = "started" in record
-        self.seconds = record.get("train_seconds", 0.0)
-        self.sessions = record.get("sessions", int(resumed)) + 1
-        self.energy = record.get("energy") if resumed else {"kwh": 0.0}
-        self.intensity = carbon_intensity()
-        self.start, self.joules = time.perf_counter(), gpu_joules()
-
-    def so_far(self) -> dict:
-        """Return what `run.json` says: `train_seconds`, `sessions`, `energy`.
-
-        `energy` is null where not every session was measured, else `{"kwh", "of"}` and, where it is known,
-        `grams_per_kwh`.
-        """
-        now = None if self.joules is None or self.energy is None else gpu_joules()
-        energy = None
-        if now is not None:
-            kwh = self.energy["kwh"] + (now - self.joules) / JOULES_PER_KWH
-            known = {} if self.intensity is None else {"grams_per_kwh": self.intensity}
-            energy = {"kwh": round(kwh, 6), "of": "GPUs, by their own counters (NVML)", **known}
-        seconds = round(self.seconds + time.perf_counter() - self.start, 1)
-        return {"train_seconds": seconds, "sessions": self.sessions, "energy": energy}

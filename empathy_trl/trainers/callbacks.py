@@ -101,20 +101,20 @@ def _is_reward(name: str) -> bool:
     return name == "reward" or (name.startswith("rewards/") and name.endswith("/mean"))
 
 
-class ConsumptionLog(TrainerCallback):
-    """Notes in `run.json`, with every checkpoint, what the training has taken so far: a killed session is not lost.
+class ResourceLog(TrainerCallback):
+    """Notes time and energy in `run.json` with every checkpoint, so that those of a killed session are not lost.
 
     Args:
-        folder: a `stages.StageFolder`.
-        consumption: a `stages.Consumption`.
+        folder: a `recipe.stages.StageFolder`.
+        usage: a `recipe.provenance.ResourceUsage`.
     """
 
-    def __init__(self, folder, consumption):
-        self.folder, self.consumption = folder, consumption
+    def __init__(self, folder, usage):
+        self.folder, self.usage = folder, usage
 
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            self.folder.save(**self.consumption.so_far())
+            self.folder.save(**self.usage.so_far())
 
 
 class ProgressBar(ProgressCallback):

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from empathy_trl.recipe import load_recipe
+from empathy_trl.recipe.stages import stage_runs
 from empathy_trl.tasks import build_grpo
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "rewards.md"
@@ -40,8 +41,8 @@ def test_the_example_trains(tiny_folder, tmp_path):
     }
     (tmp_path / "curriculum.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
-    (stage,) = load_recipe(tmp_path / "curriculum.yaml").stages.values()
-    trainer = build_grpo(stage, tmp_path / "out", {})
+    (run,) = stage_runs(load_recipe(tmp_path / "curriculum.yaml"), tmp_path / "out").values()
+    trainer = build_grpo(run)
     trainer.train()
 
     assert trainer.multi_objective_aggregation == "normalize_then_sum"

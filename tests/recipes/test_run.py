@@ -157,7 +157,7 @@ def test_an_interrupted_run_says_how_it_goes_on(run, finished, monkeypatch, caps
     def interrupt(stage):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("empathy_trl.tasks.check_devices", interrupt)
+    monkeypatch.setattr("empathy_trl.recipe.stages.StageRun.check_devices", interrupt)
     assert run(["--recipe", str(finished[0]), "--output_dir", str(tmp_path / "out")]) == 130
     assert "interrupted; the same command goes on" in capsys.readouterr().err
 

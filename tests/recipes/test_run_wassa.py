@@ -200,6 +200,6 @@ def test_replies_that_nobody_would_judge_are_found_before_training(tmp_path, cap
     ]
     assert script("run")(arguments) == 2
     assert (
-        "stages.sft: its replies would be judged by the rewards of a later stage, and none has any"
+        "stages.sft: its replies would be judged by the rewards of a later stage, and no later stage has any"
         in capsys.readouterr().err
     )

@@ -10,11 +10,11 @@ import torch
 from datasets import Dataset
 
 from empathy_trl.check import describe
-from empathy_trl.data import build
 from empathy_trl.errors import DataError, UserError
 from empathy_trl.models.classifier import build_encoder_tokenizer
 from empathy_trl.models.scorer import predict, shared_scorer
 from empathy_trl.recipe import load_recipe
+from empathy_trl.recipe.stages import stage_runs
 from empathy_trl.tasks import TASKS
 from empathy_trl.trainers.classify import RegressConfig, encode
 from empathy_trl.trainers.pairwise import (
@@ -46,9 +46,9 @@ def rows():
     )
 
 
-def stage(tmp_path, *overrides):
+def run_of(tmp_path, *overrides):
     (tmp_path / "r.yaml").write_text(RECIPE)
-    return load_recipe(tmp_path / "r.yaml", list(overrides)).stages["regress"]
+    return stage_runs(load_recipe(tmp_path / "r.yaml", list(overrides)), tmp_path / "out")["regress"]
 
 
 def outputs(scores):
@@ -136,21 +136,21 @@ def test_settings_that_cannot_be_compared_are_found_by_the_check(tmp_path, overr
 def test_the_check_counts_pairs(tmp_path):
     (tmp_path / "r.yaml").write_text(RECIPE.replace("max_steps: 6", "num_train_epochs: 1"))
     plan = describe(load_recipe(tmp_path / "r.yaml"), tmp_path)
-    data = build(stage(tmp_path).data, "train", "regress")
+    data = run_of(tmp_path).dataset("train")
     assert f"{round(len(some_pairs(data, 'train')) / 8)} steps" in plan and "8 × 2 × " in plan
 
 
 def test_it_learns_and_the_saved_model_says_how_good_it_is(tmp_path):
-    own = stage(tmp_path, "--trainer.max_steps", "120", "--trainer.save_steps", "60")
-    trainer = TASKS["regress"].build(own, tmp_path / "out", {})
+    run = run_of(tmp_path, "--trainer.max_steps", "120", "--trainer.save_steps", "60")
+    trainer = TASKS["regress"].build(run)
     trainer.train()
-    trainer.save_model(str(tmp_path / "out"))
+    trainer.save_model(str(run.folder))
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.02
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    config = json.loads((run.folder / "config.json").read_text())
     held_out, moments = config["held_out"], config["score_moments"]
-    valid = build(own.data, "valid", "regress")
-    scores = shared_scorer(str(tmp_path / "out")).score(list(zip(valid["text"], valid["pair"], strict=True)))[:, 0]
+    valid = run.dataset("valid")
+    scores = shared_scorer(str(run.folder)).score(list(zip(valid["text"], valid["pair"], strict=True)))[:, 0]
     pairs = some_pairs(valid, "valid")
     right = np.mean([scores[better] > scores[worse] for better, worse in pairs])
     assert held_out == {"figure": "pair_accuracy", "value": pytest.approx(right), "n": len(pairs), "split": "valid"}
@@ -160,15 +160,17 @@ def test_it_learns_and_the_saved_model_says_how_good_it_is(tmp_path):
         pytest.approx(scores.std(), abs=1e-5),
     )
     assert "label_ranges" not in config and config["id2label"] == {"0": "overall"}
-    assert predict(str(tmp_path / "out"), [("hi", "ok")])[0].keys() == {"overall"}
+    assert predict(str(run.folder), [("hi", "ok")])[0].keys() == {"overall"}
 
 
 def test_ratings_of_replies_are_learned_side_by_side_and_held_out_too(tmp_path):
-    own = stage(tmp_path, "--trainer.objective", "regression", "--data.ranges", "null", "--trainer.save_strategy", "no")
-    trainer = TASKS["regress"].build(own, tmp_path / "out", {})
+    run = run_of(
+        tmp_path, "--trainer.objective", "regression", "--data.ranges", "null", "--trainer.save_strategy", "no"
+    )
+    trainer = TASKS["regress"].build(run)
     trainer.train()
-    trainer.save_model(str(tmp_path / "out"))
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    trainer.save_model(str(run.folder))
+    config = json.loads((run.folder / "config.json").read_text())
     assert list(config["label_ranges"]) == sorted(
         ["empathy", "informativeness", "recommendation", "engagement", "overall"]
     )

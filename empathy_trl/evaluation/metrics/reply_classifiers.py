@@ -82,7 +82,7 @@ def _unusable(kind: str, error: UserError) -> UserError:
 
 
 def load_classifiers(classifiers: dict[str, str]) -> dict:
-    """Return kind -> shared `Scorer` for models, kind -> name (`stage_inputs.classifiers_of`).
+    """Return kind -> shared `Scorer` for models, kind -> name.
 
     Raises:
         UserError: one cannot be loaded, or its outputs do not fit.
