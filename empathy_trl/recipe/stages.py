@@ -21,8 +21,6 @@ from empathy_trl.data import CORPORA, build, corpus, read_split
 from empathy_trl.errors import UserError
 from empathy_trl.io import digest, json_or_none, on_hub, write_text
 from empathy_trl.models.label_schema import Targets, label_names, listed
-from empathy_trl.models.load import load_or_build
-from empathy_trl.models.scorer import resolve_device, shared_scorer
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of
 from empathy_trl.recipe.provenance import RUN_FILE
 from empathy_trl.recipe.schema import CONFIG_CLASSES
@@ -210,6 +208,8 @@ class StageRun:
 
     def check_devices(self) -> None:
         """Raise UserError if the model of a reward is to be on a device that this machine does not have."""
+        from empathy_trl.models.scorer import resolve_device
+
         for reward in self.stage.rewards.values():
             if reward.loads_model:
                 try:
@@ -284,6 +284,9 @@ class StageRun:
         Raises:
             UserError: it cannot be loaded, or its outputs are not those of the stage.
         """
+        from empathy_trl.models.load import load_or_build
+        from empathy_trl.models.scorer import shared_scorer
+
         if model is None:
             changes = {"name_or_path": str(self.folder), "revision": None, "from_scratch": None}
             model = self.stage.model.model_copy(update=changes)

@@ -69,7 +69,7 @@ MISTAKES = {
         r"critic_name_or_path: \. holds no critic \(critic_config\.json\) that a head",
     ),
     "no critic on the Hub": (["critic_name_or_path", "a/b"], "critic_name_or_path: a/b holds no critic"),
-    "range": (["lam", "1.5"], "stages.ppo.trainer.lam: 1.5 should be less than or equal to 1"),
+    "range": (["lam", "1.5"], "stages.ppo.trainer.lam: 1.5 should be from 0 to 1"),
     "kind": (["critic_kind", "heads"], r"critic_kind: unknown choice 'heads'; did you mean head\?"),
     "KL in the loss": (["beta", "0.3"], "beta: 0.3 puts a KL into the loss"),
 }
