@@ -24,6 +24,13 @@ from empathy_trl.tags import CHAT_TEMPLATES
 FOR_ALL_CORPORA = ("name", "builder", "path", "revision", "on_bad_rows", "portion")  # keys of `data`
 # architectures of models from scratch
 DECODERS, ENCODER_DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("t5",), ("roberta",)
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".gz")  # a name that ends so is a file, not a Hub id
+# sections that newcomers write as a text or a list -> how to write them
+EXAMPLES = {
+    "model": "write {name_or_path: USER/REPO}",
+    "data": "write {name: ed4}",
+    "rewards": "write names with their parameters, such as {format: {weight: 0.2}}",
+}
 A_MODEL = "expected stage:<name>, a folder, or a Hub id such as user/name"
 
 
@@ -56,13 +63,18 @@ def check_stage(name: str, stages: dict[str, dict], training: bool) -> Iterator[
     earlier = {stage: content.get("task") for stage, content in stages.items() if stage != name}
     fields = fields_of(Stage) | {"task": Key(str), "rewards": Key(dict), "trainer": Key(dict)}
     del fields["name"]
-    yield from check_mapping(keys, fields)
     task = keys.get("task")
+    known = isinstance(task, str) and task in CONFIG_CLASSES
+    for path, message in check_mapping(keys, fields):
+        if path[0] not in fields and known and path[0] in fields_of(import_class(CONFIG_CLASSES[task])):
+            message = f"unknown key; did you mean trainer.{path[0]}?"
+        elif path[0] in EXAMPLES and isinstance(keys.get(path[0]), str | list):
+            message = f"{show(keys[path[0]])} is not a mapping; {EXAMPLES[path[0]]}"
+        yield path, message
     if "task" not in keys:
         yield ("task",), f"missing{suggestion('', CONFIG_CLASSES)}"
     elif isinstance(task, str) and task not in CONFIG_CLASSES:
         yield ("task",), f"unknown task {show(task)}{suggestion(task, CONFIG_CLASSES)}"
-    known = isinstance(task, str) and task in CONFIG_CLASSES
     yield from _under("model", _check_model(name, stages, task if known else None, earlier))
     yield from _under("data", _check_data(_section(keys, "data"), task if known else None))
     if task not in LABEL_TASKS:  # replies are judged, not labels
@@ -114,7 +126,9 @@ def _check_model(name: str, stages: dict[str, dict], task: str | None, earlier: 
 
 def _check_source(stage: str, earlier: dict[str, Any], tasks: Iterable[str]) -> Iterator[Problem]:
     """Yield whether the stage of `stage:<name>` is an earlier one with one of some tasks."""
-    if stage not in earlier:
+    if not earlier:
+        yield (), f"unknown stage {stage!r}: no stage comes before this one"
+    elif stage not in earlier:
         yield (), f"unknown stage {stage!r}{suggestion(stage, earlier)}"
     elif earlier[stage] not in tasks:
         yield (), f"{stage} is a stage with task {earlier[stage]}; expected one with {', '.join(tasks)}"
@@ -164,8 +178,11 @@ def _check_data(data: dict, task: str | None) -> Iterator[Problem]:
         except UserError as error:
             key, _, message = str(error).removeprefix("data.").partition(": ")
             yield (key,), message
-    is_file = isinstance(path, str) and os.path.isfile(os.path.expanduser(path))  # a single table
-    if isinstance(path, str) and path != SAMPLE and not is_file and not _may_exist(path, needs_owner=True):
+    if not isinstance(path, str) or path == SAMPLE or os.path.isfile(os.path.expanduser(path)):
+        return
+    if path.endswith(TABLES):
+        yield ("path",), f"no file {path!r}; expected {SAMPLE}, a file, a folder, or a Hub id such as user/name"
+    elif not _may_exist(path, needs_owner=True):
         yield ("path",), f"no folder {path!r}; expected {SAMPLE}, a folder, or a Hub id such as user/name"
 
 

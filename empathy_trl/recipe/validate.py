@@ -162,6 +162,8 @@ def _name(hint: Any) -> str:
         return _mapping_of(hint.model_fields)
     if hint is dict or origin is dict:
         return "mapping"
+    if hint is bool:
+        return "bool (true or false)"
     if origin is Literal:
         return " or ".join(map(show, arguments))
     if origin is list:

@@ -113,7 +113,7 @@ def _read_entry(name: str, entry: Any) -> tuple[Reward | None, list[Problem]]:
     try:
         kind = import_object("import", path) if "import" in entry else REWARDS[name]
         weight, problems = _read_weight(entry.get("weight", 1.0))
-        problems += _check_parameters(kind, params, f"parameter of {name}")
+        problems += _check_parameters(kind, params, f"parameter of {name}", ("weight", "import"))
         if problems:
             return None, problems
         reward = as_reward(_make(kind, params, path), name)
@@ -167,10 +167,10 @@ def _ends(weight: float | WeightSchedule) -> tuple[float, ...]:
     return (weight.start, weight.end) if isinstance(weight, WeightSchedule) else (weight,)
 
 
-def _check_parameters(kind: Callable, params: dict, what: str) -> Iterator[Problem]:
+def _check_parameters(kind: Callable, params: dict, what: str, others: tuple = ()) -> Iterator[Problem]:
     """Yield which keys are no fields of a dataclass, which values have another type than the field, and what is missing.
 
-    Values are typed as strictly as JSON is. Another class, or a function, is left to object by itself.
+    `others` are keys beside the fields, for suggestions. Values are typed as strictly as JSON is. Another class, or a function, is left to object by itself.
     """
     if not dataclasses.is_dataclass(kind):
         return
@@ -178,7 +178,7 @@ def _check_parameters(kind: Callable, params: dict, what: str) -> Iterator[Probl
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for key, value in params.items():
         if key not in fields:
-            yield (key,), f"unknown {what}{suggestion(key, fields)}"
+            yield (key,), f"unknown {what}{suggestion(key, [*fields, *others])}"
         elif message := _type_problem(value, hints[key]):
             yield (key,), message
     for name, field in fields.items():

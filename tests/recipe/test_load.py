@@ -84,14 +84,14 @@ def errors_of(load, content, overrides=()):
         ("task", ..., "task: missing (choices: sft, grpo, ppo, regress, classify)"),
         ("task", 3, "task: 3 is not a valid str"),
         ("model", ..., "model: missing; expected mapping of name_or_path, revision, dtype, attn_implementation,"),
-        ("model", "me/base", "model: 'me/base' is not a valid mapping of name_or_path,"),
+        ("model", "me/base", "model: 'me/base' is not a mapping; write {name_or_path: USER/REPO}"),
         ("model", {}, "model: has neither name_or_path nor from_scratch; expected one of them"),
         ("model.from_scratch", SCRATCH, "model: has both name_or_path and from_scratch; expected one of them"),
         ("model.name_or_path", "./nowhere", "model.name_or_path: no folder './nowhere'; expected stage:<name>, a folder, or a Hub id such as user/name"),
         ("model.name_or_path", "a/b/c", "model.name_or_path: no folder 'a/b/c'; expected"),
         ("model.name_or_path", "", "model.name_or_path: no folder ''; expected"),
         ("model.name_or_path", "recipe.yaml", "model.name_or_path: no folder 'recipe.yaml'; expected"),
-        ("model.name_or_path", "stage:sft", "model.name_or_path: unknown stage 'sft' (choices: none)"),
+        ("model.name_or_path", "stage:sft", "model.name_or_path: unknown stage 'sft': no stage comes before this one"),
         ("model.dtype", "bf16", "model.dtype: unknown choice 'bf16'; did you mean bfloat16? (choices: auto, float32, bfloat16, float16)"),
         ("model.lora", True, "model.lora: true is not a valid mapping of r, alpha, dropout, target_modules"),
         ("model.lora.rank", 8, "model.lora.rank: unknown key (choices: r, alpha, dropout, target_modules)"),
@@ -104,6 +104,8 @@ def errors_of(load, content, overrides=()):
         ("data.path", "./nowhere", "data.path: no folder './nowhere'; expected sample, a folder, or a Hub id such as user/name"),
         ("data.path", "samples", "data.path: no folder 'samples'; expected sample, a folder"),
         ("data.path", "../../corpus", "data.path: no folder '../../corpus'; expected"),
+        ("data.path", "data/mine.csv", "data.path: no file 'data/mine.csv'; expected sample, a file, a folder,"),
+        ("learning_rate", 1e-6, "learning_rate: unknown key; did you mean trainer.learning_rate?"),
         ("data.on_bad_rows", "skip", "data.on_bad_rows: unknown choice 'skip' (choices: error, drop)"),
         ("data.portion", [0.5, 0.5], "data: portion [0.5, 0.5] is not a range with 0 <= low < high <= 1"),
         ("data.portion", [0, 1.5], "data: portion [0.0, 1.5] is not a range"),
@@ -111,7 +113,7 @@ def errors_of(load, content, overrides=()):
         ("data.max_words", 0, "data.max_words: 0 should be greater than or equal to 1"),
         ("rewards", ..., "rewards: missing; task grpo needs at least one"),
         ("rewards", {}, "rewards: missing; task grpo needs at least one"),
-        ("rewards", ["format"], "rewards: ['format'] is not a valid mapping"),
+        ("rewards", ["format"], "rewards: ['format'] is not a mapping; write names with their parameters, such as {format: {weight: 0.2}}"),
         ("rewards.emotion_acuracy", {}, "rewards.emotion_acuracy: unknown reward; did you mean emotion_accuracy? (nearest: "),
         ("rewards.format", None, "rewards.format: null is not a mapping; expected at least {}, such as {weight: 1.0}"),
         ("rewards.format.tag", ["a"], "rewards.format.tag: unknown parameter of format; did you mean tags? (choices: "),
@@ -180,7 +182,7 @@ def test_one_wrong_key_of_a_warm_start_is_one_line(load, key, value, expected):
     [
         ("stages.grpo.model.name_or_path", "stage:sfft", "stages.grpo.model.name_or_path: unknown stage 'sfft'; did you mean sft? (choices: sft)"),
         ("stages.grpo.model.name_or_path", "stage:grpo", "stages.grpo.model.name_or_path: unknown stage 'grpo' (choices: sft)"),
-        ("stages.sft.model", {"name_or_path": "stage:grpo"}, "stages.sft.model.name_or_path: unknown stage 'grpo' (choices: none)"),
+        ("stages.sft.model", {"name_or_path": "stage:grpo"}, "stages.sft.model.name_or_path: unknown stage 'grpo': no stage comes before this one"),
         ("stages.grpo.trainer.num_generations", 4.5, "stages.grpo.trainer.num_generations: 4.5 is not a valid int"),
         ("trainer.learning_rate", "fast", "trainer.learning_rate: 'fast' is not a valid float"),
         ("trainer.num_generations", 8, "trainer.num_generations: unknown field of SFTConfig"),
@@ -302,7 +304,7 @@ def test_overrides_are_checked_like_the_file(load):
         "5e-7",
     ]
     assert errors_of(load, STAGED, overrides) == [
-        "trainer.bf16: 'on' is not a valid bool",
+        "trainer.bf16: 'on' is not a valid bool (true or false)",
         "stages.grpo.trainer.max_steps: 2.5 is not a valid int",
     ]
 

@@ -72,8 +72,8 @@ class Options:
         (True, int, "true is not a valid int"),
         ("4", int | None, "'4' is not a valid int"),
         (None, int, "null is not a valid int"),
-        (3, bool, "3 is not a valid bool"),
-        ("yes", bool | None, "'yes' is not a valid bool"),
+        (3, bool, "3 is not a valid bool (true or false)"),
+        ("yes", bool | None, "'yes' is not a valid bool (true or false)"),
         (True, float, "true is not a valid float"),
         (math.nan, float, "nan is not finite"),
         (math.inf, float | None, "inf is not finite"),
@@ -197,7 +197,7 @@ def test_several_processes_make_groups_fit_which_the_launcher_checks(monkeypatch
 
 def test_what_is_only_evaluated_may_have_fields_without_effect():
     assert lines("grpo", {"per_device_eval_batch_size": 32, "warmup_steps": -1}, training=False) == []
-    assert lines("grpo", {"bf16": 3}, training=False) == ["bf16: 3 is not a valid bool"]
+    assert lines("grpo", {"bf16": 3}, training=False) == ["bf16: 3 is not a valid bool (true or false)"]
 
 
 @pytest.mark.parametrize("task", CONFIG_CLASSES)
