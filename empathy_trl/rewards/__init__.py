@@ -103,7 +103,7 @@ def read_rewards(entries: dict[str, Any]) -> tuple[dict[str, Reward], list[Probl
 
 
 def _read_entry(name: str, entry: Any) -> tuple[Reward | None, list[Problem]]:
-    """Return the reward of one entry, or None and why there is none."""
+    """Return the reward of one entry, or None and what is wrong with it."""
     if not isinstance(entry, dict):
         return None, [((), f"{show(entry)} is not a mapping; expected at least {{}}, such as {{weight: 1.0}}")]
     if "import" not in entry and name not in REWARDS:
@@ -200,7 +200,7 @@ def _type_problem(value: Any, hint: Any) -> str | None:
 
 
 def _type_name(hint: Any) -> str:
-    """Return a type in words; that a value may also be null helps nobody."""
+    """Return a type in words, without the null that a parameter may also be."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type_name(each) for each in arguments if each is not type(None))

@@ -117,7 +117,7 @@ class Reward(ABC):
 
 
 class FunctionReward(Reward):
-    """A function or callable object in TRL's signature as a `Reward`, under a name of its own."""
+    """A function or callable object in TRL's signature as a `Reward`, with a name."""
 
     range = (-math.inf, math.inf)
 
@@ -214,7 +214,7 @@ def needed_column(reward, columns: dict, name: str) -> list:
         name: of the column.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: the data has no column of this name.
     """
     if name not in columns:
         raise UserError(f"rewards.{reward.__name__}: needs a column `{name}` in the data")

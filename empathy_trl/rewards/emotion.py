@@ -1,15 +1,10 @@
-"""Is the answer the right emotion? The reward that the task is about; the others only help it along.
+"""Rewards for the right emotion: of an answer, of the policy's own belief, and of a reply.
 
-How sure is the model of the right emotion, after its own reasoning?
-
-A dense companion of `emotion_accuracy`.
-
-Right or wrong says little: of eight completions that all answer wrongly, some reasoned better than others. So
-the model itself is asked, without sampling, how likely each label is as the answer to what it has just
-reasoned, and the gold label's share is the reward. The idea follows the fused reward of R²ec (You et al.
-2025), which mixes a hard ranking reward with the model's own softmax over the items.
-
-Does the reply fit the user's emotion, in the eyes of a classifier?
+`EmotionAccuracy` is what the task of naming an emotion is about: is the answer right? Right or wrong says little, however: of
+eight completions that all answer wrongly, some reasoned better than others. `EmotionConfidence` is its dense companion. It asks
+the policy itself, without sampling, how likely each label is as the answer to what it has just reasoned, and pays the gold
+label's share. The idea follows the fused reward of R²ec (You et al. 2025), which mixes a hard ranking reward with the model's own
+softmax over the items. `EmotionAlignment` is for replies: a classifier says whether the reply fits the user's emotion.
 """
 
 import math
@@ -150,7 +145,7 @@ class EmotionConfidence(Reward):
 def answer_prefix(text: str) -> str:
     """Return the part of a completion after which the answer comes.
 
-    That is everything up to and including the first `<answer>`; where there is none, the reasoning (closed if
+    That is everything up to and including the first `<answer>`; without one, the reasoning (closed if
     it was cut off), or the whole text if there is no reasoning either, followed by `<answer>`.
     """
     before, found, _ = text.partition("<answer>")
@@ -231,7 +226,7 @@ def only_group(config) -> list[str]:
     """Return the labels of a classifier in order.
 
     Raises:
-        UserError: it is none, or has several groups of labels.
+        UserError: the model is not a classifier, or has several groups of labels.
     """
     require(config, CLASSIFICATION)
     groups = label_groups(config)

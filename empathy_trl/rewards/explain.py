@@ -36,7 +36,7 @@ class Explanation:
         weights: reward -> its weight.
         rows: one per completion: `prompt` (what the user said last), `completion` (its text), one key per reward (None
             where it does not apply), `total`, and `<reward>/<column>` for what a reward gave to `log_extra`.
-        means: reward -> mean over the rows to which it applies, None if there is none; `total` likewise.
+        means: reward -> mean over the rows to which it applies, None if it applies to no row; `total` likewise.
         metrics: what rewards gave to `log_metric`, averaged over those of one name as TRL does.
     """
 

@@ -1,10 +1,9 @@
-"""Was the thought of any use? It is if it is nearer to what the user really says next than to what others say.
+"""`Foresight`: is the thought nearer to what the user really says next than to what others say?
 
-A reflection is written before the user goes on, and the data know how the user went on. The difference to the similarity
-with turns of users in other talks takes away what fits everybody.
-
-Those turns are a column of the data, drawn once for each row, and not the other rows of the batch: else the same completion
-would earn another reward among other neighbours, and the rewards of one prompt's group would depend on other prompts.
+A reflection is written before the user goes on, and the data know how the user went on. Subtracting the similarity with turns of
+users in other talks takes away what fits everybody. Those turns are a column of the data, drawn once for each row, and not the
+other rows of the batch: otherwise the same completion would earn another reward among other neighbours, and the rewards of one
+prompt's group would depend on other prompts.
 """
 
 import asyncio
@@ -60,7 +59,7 @@ class Foresight(Reward):
             return
         for name in ("revision", "device", "dimension", "label_range"):
             if getattr(self, name) is not None:
-                raise UserError(f"{name}: {getattr(self, name)!r} says something of a model, and `model` is not given")
+                raise UserError(f"{name}: {getattr(self, name)!r} describes a model, and `model` is not given")
 
     async def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
         """Return what `score` returns, without blocking the other rewards of a step."""

@@ -1,16 +1,9 @@
-"""Is the completion written as asked, `<reasoning>…</reasoning><answer>…</answer>` and nothing else?
+"""Rewards for the form of a completion: its tags, its length, and its end. None of them reads what it says.
 
-Is the reply long enough to say something, short enough to be read? `reasoning_length` asks it of the reasoning.
-
-Is the reasoning long enough to reason and short enough to read? A soft band keeps GRPO in between.
-
-Is the reply written in its three parts, `<react>…</react><respond>…</respond><reflect>…</reflect>`, and nothing else?
-
-Is the reply a message that could be sent as it is? A penalty for what a language model leaves in one by mistake.
-
-Take it with a small weight: 0.1 makes a malformed reply cost 0.1. A well-formed reply earns nothing for it.
-
-Does the reply end like a sentence, or was it cut off?
+`Format` and `StageFormat` ask for tags in their order, `<reasoning>…</reasoning><answer>…</answer>` or the three parts
+`<react>`, `<respond>` and `<reflect>`. `Length` keeps a reply long enough to say something and short enough to be read, and
+`ReasoningLength` does so for the reasoning. `SentenceEnd` finds replies that were cut off. `FormatPenalty` takes away for what a
+language model leaves in a reply by mistake; give it a small weight, 0.1 makes a malformed reply cost 0.1.
 """
 
 import re

@@ -1,15 +1,15 @@
-"""How good is the reply, in the eyes of a regressor with one or several dimensions of quality?
+"""Rewards that are the opinion of a regressor or classifier about a reply.
 
-How good is the reply to what the user said, in the eyes of a scalar reward model?
+| reward | what the model rates |
+|---|---|
+| `QualityCritic` | a reply, in one or several dimensions of quality |
+| `RewardModel` | a reply to what the user said, with one score |
+| `SemanticSimilarity` | how near a reply is in meaning to what the user said (a cross-encoder's textual similarity, STS) |
+| `EmpathyModel` | how empathic a reply is, after human ratings |
+| `Epitome` | how strongly a reply shows one of EPITOME's mechanisms of empathy |
 
-Does the reply speak of what the user spoke of? A cross-encoder's semantic textual similarity (STS).
-
-How empathic is the reply, in the eyes of a regressor trained on human ratings?
-
-How strongly does the reply show one of EPITOME's mechanisms of empathy?
-
-Sharma et al., A Computational Approach to Understanding Empathy Expressed in Text-Based Mental Health Support (EMNLP
-2020): emotional reactions, interpretations and explorations, each at level 0 (none), 1 (weak) or 2 (strong).
+EPITOME is from Sharma et al., "A Computational Approach to Understanding Empathy Expressed in Text-Based Mental Health Support"
+(EMNLP 2020): emotional reactions, interpretations and explorations, each at level 0 (none), 1 (weak) or 2 (strong).
 """
 
 import math

@@ -118,7 +118,7 @@ class LLMJudge(ReadsReply):
     card = "good grades by a language model"
     misses = "language models like long, smooth and flattering answers"
     citations = ("zheng2023",)
-    # where and how patiently is asked: changing them makes no other run of it
+    # where the judge is and how long it is waited for, not what it answers
     operational = (
         "base_url",
         "api_key_env",

@@ -1,9 +1,8 @@
-"""What all rewards share that ask a model: which one, where, and which rows it is asked about.
+"""`ModelReward`, the base class of rewards that ask a classifier or regressor: which one, where, and about which rows.
 
-A child says what the model reads of a row and how its logits become rewards. Everything else is here.
-
-TRL awaits the asynchronous rewards of a step together. Each of these waits in a thread of its own, so models on
-different devices work at the same time; those on one device take turns. Without a trainer, call `score`.
+A subclass says what the model reads of a row and how its logits become rewards. TRL awaits the asynchronous rewards of a step
+together, and each of these waits in a thread of its own: models on different devices work at the same time, models on one device
+take turns. Without a trainer, call `score`.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ class ModelReward(ReadsReply):
     Args:
         model: Hub id (also `USER/REPO@revision`) or folder of a model or adapter; see `empathy_trl.models.classifier`.
         revision: branch, tag or commit on the Hub.
-        device: `cpu`, `cuda` or `cuda:1`; by default the GPU of the process, or the CPU where there is none.
+        device: `cpu`, `cuda` or `cuda:1`; by default the GPU of the process, or the CPU of a machine without one.
         reply_tags: tags that hold the reply; empty reads the whole completion.
         min_held_out: refuse a model whose figure on held-out rows (`held_out` in its config.json, see `label_schema.py`) is below,
             or that has none.
@@ -54,7 +53,7 @@ class ModelReward(ReadsReply):
         except UserError as error:
             raise UserError(f"model: {error}") from error
         if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise UserError(f"device: {self.device!r} is none (choices: cpu, cuda, cuda:0, cuda:1 …)")
+            raise UserError(f"device: {self.device!r} is not a valid device (choices: cpu, cuda, cuda:0, cuda:1 …)")
         if self.min_held_out is not None and not -1 <= self.min_held_out <= 1:
             raise UserError(f"min_held_out: expected an accuracy or a correlation, at most 1, got {self.min_held_out}")
 

@@ -1,21 +1,17 @@
-"""How much of the reference's wording does the reply share? The mean of BLEU-1 to BLEU-4.
+"""Rewards that count n-grams of the reply: shared with a reference, different from each other, or repeated.
 
-BLEU-n (Papineni et al. 2002) is the geometric mean of the precisions of 1-grams to n-grams, times a penalty for a reply
-that is shorter than the reference. The mean over n credits a right word before it credits a right phrase. There are
-many ways to answer with empathy and one reference shows a single one, so a good reply may well score low: use it to
-stay near the references' style, with a small weight.
+`Bleu` asks how much of the reference's wording a reply shares. BLEU-n (Papineni et al. 2002) is the geometric mean of the
+precisions of 1-grams to n-grams, times a penalty for a reply shorter than the reference. The mean over n credits a right word
+before it credits a right phrase. A reference is one of many ways to answer with empathy, so a good reply may score low: use it
+with a small weight, to stay near the references' style.
 
-Does the reply say different things, or the same thing again?
+`Distinct` is distinct-n of Li et al. (2016), "A Diversity-Promoting Objective Function for Neural Conversation Models", over one
+reply: the share of its n-grams that are different, where the paper divides by the words of all replies together. A reply without
+repetition gets 1.
 
-After distinct-n of Li et al. (2016), "A Diversity-Promoting Objective Function for Neural Conversation Models": the
-number of different n-grams over how many there are. They divide by the number of words of all replies together; here it
-is the number of n-grams of one reply, so that a reply without any repetition gets 1.
-
-Does the reply go round in circles? A penalty for repeated n-grams.
-
-The share of repeated n-grams is seq-rep-n of Welleck et al. (2020), "Neural Text Generation With Unlikelihood
-Training"; taken as a penalty in reinforcement learning by Yeo et al. (2025), "Demystifying Long Chain-of-Thought
-Reasoning in LLMs".
+`RepetitionPenalty` is seq-rep-n of Welleck et al. (2020), "Neural Text Generation With Unlikelihood Training": the share of
+repeated n-grams. Yeo et al. (2025), "Demystifying Long Chain-of-Thought Reasoning in LLMs", use it as a penalty in reinforcement
+learning.
 """
 
 from dataclasses import dataclass
@@ -127,7 +123,7 @@ class RepetitionPenalty(ReplyReward):
     Range: [-1, 0]; 0 where nothing repeats or there are fewer than `n` words, -1 for an empty reply.
 
     Args:
-        n: words per n-gram. Of short ones a good reply repeats some: "I am so sorry, I am here for you".
+        n: words per n-gram. A good reply repeats some short ones: "I am so sorry, I am here for you".
     """
 
     n: int = 3

@@ -1,15 +1,15 @@
-"""Does the reply recommend a film, when it is time to, and one that the seeker likes?
+"""`Recommendation`: does the reply recommend a film, when it is time to, and one that the seeker likes?
 
 Each mode closes a way to earn the reward without recommending well, and leaves another:
 
-* `any` is earned by a `<movie>` in every reply, whatever the talk is about. A policy finds that within a few steps; the
-  mode is there to show it, and to repeat published numbers.
-* `match` pays for naming a film where the reference names one, and only there, so a `<movie>` in every reply earns the share
-  of references that have one. It says nothing about which film: a policy may learn when to write `<movie>`, and nothing else.
-* `liked` asks for the right film. It can be earned by naming many well-known films at once; `length`, `distinct` and a
-  penalty for repetition stand against that.
+* `any` is earned by a `<movie>` in every reply, whatever the talk is about. A policy finds that within a few steps; the mode is
+  there to show it, and to repeat published numbers.
+* `match` pays for naming a film where the reference names one, and only there. A `<movie>` in every reply earns the share of
+  references that have one. It says nothing about which film: a policy may learn when to write `<movie>`, and nothing else.
+* `liked` asks for the right film. It can be earned by naming many well-known films at once; `length`, `distinct` and a penalty for
+  repetition stand against that.
 
-So no mode should stand alone, and a rise of this reward beside falling ones says that it is being hacked.
+Combine each mode with other rewards. A rise of this reward beside falling ones says that it is being hacked.
 """
 
 from dataclasses import dataclass

@@ -1,10 +1,8 @@
-"""Does the reply say something that must never be said to a person in distress? A penalty, by a list of phrases.
+"""Penalties for what must never be said to a person in distress: by a list of phrases, and by a classifier.
 
-A list finds what is on it and knows no context: it also finds a reply that quotes a phrase in order to contradict it,
-and misses everything that is put in other words or spelled with another script's letters. It is a floor, not a
-judgement.
-
-Is the reply harmful, in the eyes of a classifier? A penalty, to be added to what pays for a good reply.
+The list of `Safety` finds what is on it and knows no context. It also finds a reply that quotes a phrase in order to contradict
+it, and misses everything that is put in other words or spelled with another script's letters. It is a floor, not a judgement.
+`SafetyClassifier` asks a model. Neither pays for a good reply, so add them to a reward that does.
 """
 
 from collections.abc import Sequence

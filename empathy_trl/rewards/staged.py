@@ -1,22 +1,17 @@
-"""Is what is said aloud of a good length, about what the user said, in words of its own, and soon over?
+"""Rewards of a reply in three parts (see `tags`): its reaction, its response, its reflection.
 
-Is the reaction a bodily one, short enough to be taken in at once, and does it fit what the user feels?
+* `Response`: is what is said aloud of a good length, about what the user said, in words of its own, and soon over?
+* `Reaction`: is the reaction a bodily one, short enough to be taken in at once, and does it fit what the user feels?
+* `Reflection`: is the thought for the next turn about this talk, beyond what was said, and looking ahead?
 
-Is the thought for the next turn a thought of its own: about this talk, beyond what was said, and looking ahead?
+Whether a reaction fits is decided by a small English lexicon of three closed lists, in which `griev*` stands for every word that
+begins so. `FEELINGS` lists what users' words say of their emotion: the emotion with the most words counts, several if they tie,
+and a turn without any is `neutral`. `EXPRESSIONS` lists what the words of a reaction express. `FITTING` and `CLASHING` say which
+expressions fit which emotion, and which contradict it; whatever is in neither, such as a surprised look at grief, is no evidence.
+Warmth fits every emotion, so it is safe where the words do not tell which.
 
-Does a bodily reaction fit what the user feels? A small lexicon, English, for the reward `reaction`.
-
-Three closed lists, in which `griev*` stands for every word that begins so:
-
-* `FEELINGS`: what users' words say of their emotion. The emotion with the most words counts, several if they tie; a turn
-  without any is `neutral`.
-* `EXPRESSIONS`: what the words of a reaction express.
-* `FITTING` and `CLASHING`: which expressions fit which emotion, and which contradict it. Whatever is in neither, such as a
-  surprised look at grief, is no evidence. Warmth fits every emotion, so it is safe where the words do not tell which.
-
-A word after a negation ("not happy", "without judgment") does not count. A list knows neither irony nor context, and finds
-only what is on it: most turns tell a story in plain words and are `neutral`. A classifier sees more: `emotion_alignment`
-with `reply_tags: [react]`.
+A word after a negation ("not happy", "without judgment") does not count. A list knows neither irony nor context, and most turns
+tell a story in plain words and are `neutral`. A classifier sees more: `emotion_alignment` with `reply_tags: [react]`.
 """
 
 import re

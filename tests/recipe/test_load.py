@@ -122,7 +122,7 @@ def errors_of(load, content, overrides=()):
         ("rewards", {"format": {}, "repetition_penalty": {"weight": -0.1}}, "rewards.repetition_penalty.weight: repetition_penalty is never above 0, so a weight below 0 pays for what it should cost; expected one above 0"),
         ("rewards", {"format": {}, "format_penalty": {"weight": {"start": 0, "end": -1, "until": 1}}}, "rewards.format_penalty.weight: format_penalty is never above 0"),
         ("rewards", {"foresight": {"model": "./nowhere"}}, "rewards.foresight.model: no folder './nowhere'; expected stage:<name>, a folder"),
-        ("rewards", {"foresight": {"device": "cpu"}}, "rewards.foresight: device: 'cpu' says something of a model, and `model` is not given"),
+        ("rewards", {"foresight": {"device": "cpu"}}, "rewards.foresight: device: 'cpu' describes a model, and `model` is not given"),
         ("rewards.format.weight", "high", "rewards.format.weight: 'high' is not a valid float or mapping of start, end, until"),
         ("rewards.format.weight", float("nan"), "rewards.format.weight: nan is not finite"),
         ("rewards.format.weight", {"start": 1, "end": 2, "until": 0}, "rewards.format.weight.until: 0 is not a share of the training, above 0 and at most 1"),

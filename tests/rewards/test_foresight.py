@@ -147,9 +147,9 @@ def test_a_model_that_is_missing_or_unfit_stops_the_run_at_its_start(make_classi
     ("parameters", "message"),
     [
         ({"model": ""}, "model: is empty"),
-        ({"model": "m", "device": "gpu"}, "device: 'gpu' is none"),
+        ({"model": "m", "device": "gpu"}, "device: 'gpu' is not a valid device"),
         ({"model": "m", "label_range": [4, 0]}, "label_range: expected"),
-        ({"device": "cpu"}, "device: 'cpu' says something of a model, and `model` is not given"),
+        ({"device": "cpu"}, "device: 'cpu' describes a model, and `model` is not given"),
     ],
 )
 def test_impossible_parameters(parameters, message):
