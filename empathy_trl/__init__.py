@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # what an editor reads; `_EXPORTS` says the same at run time
     from empathy_trl.models.generate import generate
     from empathy_trl.models.load import load_model
     from empathy_trl.models.scorer import predict
-    from empathy_trl.recipe import load_recipe
+    from empathy_trl.recipe import load_data, load_recipe
     from empathy_trl.rewards import load_rewards
     from empathy_trl.rewards.explain import explain_rewards
     from empathy_trl.tasks import run_recipe
@@ -43,6 +43,7 @@ _EXPORTS = {
     "explain_rewards": "empathy_trl.rewards.explain",
     "generate": "empathy_trl.models.generate",
     "load_classifier": "empathy_trl.models.classifier",
+    "load_data": "empathy_trl.recipe",
     "load_model": "empathy_trl.models.load",
     "load_recipe": "empathy_trl.recipe",
     "load_rewards": "empathy_trl.rewards",
@@ -68,6 +69,7 @@ __all__ = [
     "explain_rewards",
     "generate",
     "load_classifier",
+    "load_data",
     "load_model",
     "load_recipe",
     "load_rewards",

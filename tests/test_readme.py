@@ -1,15 +1,13 @@
 """What the documentation names exists: files, make targets, recipes, flags, configs."""
 
 import dataclasses
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from empathy_trl.commands import COMMANDS, main
 from empathy_trl.data import CORPORA, corpus
 from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.model_reward import ModelReward
@@ -18,26 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 INDEX = ROOT / "recipes" / "README.md"
 PAGES = [ROOT / "README.md", INDEX, *sorted(DOCS.glob("*.md"))]
-# heading of a command's section in the index -> how it is called, and how many flags of its own it has
-COMMANDS = {
-    "Train: run.py": (["recipes/run.py"], 6),
-    "Measure: evaluate.py": (["recipes/evaluate.py"], 10),
-    "Talk to it: chat.py": (["recipes/chat.py"], 17),
-    "Set side by side: compare.py": (["recipes/compare.py"], 2),
-    "Many results, one table: leaderboard.py": (["recipes/leaderboard.py"], 5),
-    "Have responses graded: score.py": (["recipes/score.py"], 14),
-    "Publish: hub.py push": (["recipes/hub.py", "push"], 3),
-    "Fetch: hub.py pull": (["recipes/hub.py", "pull"], 1),
-    "Look at a card: hub.py card": (["recipes/hub.py", "card"], 1),
-    "Show what replies earn: explain.py": (["recipes/explain.py"], 5),
-}
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 @each_page
 def test_paths_exist(page):
     named = re.findall(
-        r"(?<![\w/.-])((?:recipes|empathy_trl|accelerate_configs|benchmarks|tests|docs)/[\w./-]*\w)", page.read_text()
+        r"(?<![\w/.-])((?:recipes|empathy_trl|accelerate_configs|benchmarks|tests|docs|examples)/[\w./-]*\w)",
+        page.read_text(),
     )
     assert named
     assert not [name for name in named if not (ROOT / name).exists()]
@@ -70,7 +56,8 @@ def test_recipes_and_make_targets_exist(page):
     named = [
         name for name in re.findall(r"--recipe ([\w.]+)(?![\w.:])", text) if not name.startswith("my_")
     ]  # the reader's own
-    assert not [name for name in named if not (ROOT / "recipes" / name).is_file()]
+    recipes = {name for path in (ROOT / "recipes").glob("*.yaml") for name in (path.stem, path.name)}
+    assert not set(named) - recipes - {"NAME"}
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)\b", text, flags=re.MULTILINE)) <= set(targets)
 
@@ -83,22 +70,24 @@ def test_every_accelerate_config_says_when_and_loads(path):
     assert ClusterConfig.from_yaml_file(path).num_processes == yaml.safe_load(path.read_text())["num_processes"]
 
 
-def test_the_example_reward_of_the_readme_works():
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL).group(1)
-    names = {"__name__": "readme"}
-    exec(code, names)  # noqa: S102
-    assert names["Brevity"](limit=3)(prompts=["", ""], completions=["abc", "abcd"]) == [1.0, 0.0]
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
-@pytest.mark.parametrize("heading", COMMANDS)
-def test_every_flag_is_documented(heading):
-    call, count = COMMANDS[heading]
-    section = INDEX.read_text().split(f"\n### {heading}\n")[1].split("\n## ")[0].split("\n### ")[0]
-    command = [sys.executable, *call, "--help"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-    flags = set(re.findall(r"^  (--\w+)", shown, flags=re.MULTILINE))
-    assert len(flags) == count and not [flag for flag in flags if f"`{flag}`" not in section]
+COMMAND_LINES = [(name,) for name in COMMANDS if name not in ("hub", "list", "copy")]
+
+
+@pytest.mark.parametrize("command", [*COMMAND_LINES, ("hub", "push"), ("hub", "pull"), ("hub", "card")], ids=" ".join)
+def test_every_flag_is_documented_and_no_other(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    flags = set(re.findall(r"^  (--\w+)", capsys.readouterr().out, flags=re.MULTILINE))
+    section = INDEX.read_text().split(f"\n### {' '.join(command)}\n")[1].split("\n## ")[0].split("\n### ")[0]
+    named = {flag for flag in re.findall(r"`(--\w+)`", section)}
+    assert flags and flags - named == set()
+    if command != ("evaluate",):  # whose section says how `run` works
+        assert named - flags == set()
 
 
 def rows_of(page, heading):

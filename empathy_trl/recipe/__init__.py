@@ -23,6 +23,7 @@ from empathy_trl.recipe.load import (
     SHIPPED,
     find_recipe,
     is_on_hub,
+    load_data,
     load_recipe,
     pin_recipe,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Stage",
     "find_recipe",
     "is_on_hub",
+    "load_data",
     "load_recipe",
     "pin_recipe",
 ]

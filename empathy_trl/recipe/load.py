@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from empathy_trl.data import build
 from empathy_trl.errors import RecipeError, UserError, show, suggestion
 from empathy_trl.io import shipped_folder, yaml_titles
 from empathy_trl.models.hub_files import REVISION, hub_errors, join_revision
 from empathy_trl.recipe.checks import check_rewards, check_stage, check_top
 from empathy_trl.recipe.layers import RECIPE_FILE, Layers, merge, parse_overrides, read_yaml
-from empathy_trl.recipe.schema import Recipe, Stage
+from empathy_trl.recipe.schema import Data, Recipe, Stage
+from empathy_trl.recipe.validate import check_section
 from empathy_trl.rewards.base import Reward
 
 SHIPPED = shipped_folder("recipes")
@@ -66,6 +68,29 @@ def load_recipe(
     built = {name: _build_stage(name, keys, rewards[name]) for name, keys in stages.items()}
     seed = layers.top.get("seed", next(iter(built.values())).seed if layers.single else 42)
     return Recipe(name=layers.name or path.stem, path=path, seed=seed, stages=built)
+
+
+def load_data(name: str, split: str = "train", *, task: str = "grpo", **settings):
+    """Return one split of a corpus as a `datasets.Dataset`, with the columns that a trainer of the task takes.
+
+        load_data("ed4")                                # the sample in the package
+        load_data("ed4", "valid", path="my_folder")     # train.csv, valid.csv and test.csv of your own
+
+    Args:
+        name: of the corpus, a key of `empathy_trl.data.CORPORA`.
+        split: `train`, `valid` or `test`.
+        task: `sft`, `grpo`, `ppo`, `regress` or `classify`.
+        **settings: other keys of `data` in a recipe, such as `path`, `revision` and `on_bad_rows`.
+
+    Raises:
+        RecipeError: an unknown key or a wrong value.
+        DataError: a file or a row cannot be used; names both.
+        UserError: an unknown corpus or split, or a corpus without rows for the task.
+    """
+    keys = {"name": name, **settings}
+    if errors := [f"{'.'.join(('data', *path))}: {message}" for path, message in check_section(keys, Data)]:
+        raise RecipeError(errors)
+    return build(Data.model_validate(keys), split, task)
 
 
 def find_recipe(path_or_name: str | Path, beside: Path = Path()) -> Path:

@@ -62,7 +62,7 @@ REWARDS = {
 Problem = tuple[tuple[str, ...], str]  # the keys that lead to a wrong value, and a message about it
 
 
-def load_rewards(rewards: dict) -> list[Reward]:
+def load_rewards(rewards: dict | list) -> list[Reward]:
     """Return the rewards that a recipe's `rewards:` would give, as functions for any trainer of TRL.
 
         rewards = load_rewards({"emotion_accuracy": {}, "format": {"weight": 0.2, "tags": ["reasoning", "answer"]}})
@@ -71,7 +71,8 @@ def load_rewards(rewards: dict) -> list[Reward]:
 
     Args:
         rewards: name -> `{"weight": 1.0, "import": "package.module:Class", **parameters}`, each of which may be left out;
-            or a function in TRL's signature, or a `Reward`, such as those of `recipe.stages[...].rewards`.
+            or a function in TRL's signature, or a `Reward`, such as those of `recipe.stages[...].rewards`. Or a list of
+            `Reward`s, as this function returns it.
 
     Returns:
         One `Reward` per name, in order: `reward(prompts, completions, **columns)` gives one number per completion, or
@@ -83,6 +84,8 @@ def load_rewards(rewards: dict) -> list[Reward]:
     Raises:
         RecipeError: an unknown name, a parameter that the reward does not take or does not accept; one line per problem.
     """
+    if isinstance(rewards, list) and all(isinstance(reward, Reward) for reward in rewards):
+        rewards = {reward.__name__: reward for reward in rewards}
     if not isinstance(rewards, dict):
         raise UserError(f"rewards: {show(rewards)} is not a mapping from a reward's name to its weight and parameters")
     read, problems = read_rewards({name: entry for name, entry in rewards.items() if not callable(entry)})

@@ -67,7 +67,7 @@ class Explanation:
         return pandas.DataFrame(self.rows)
 
 
-def explain_rewards(rewards: dict, prompts, completions, progress: float = 0.0, **columns) -> Explanation:
+def explain_rewards(rewards: dict | list, prompts, completions, progress: float = 0.0, **columns) -> Explanation:
     """Call rewards as a trainer does and put their values side by side.
 
     A total is the sum of weight times value over the rewards that apply to the completion, None if none does: what TRL
@@ -75,7 +75,7 @@ def explain_rewards(rewards: dict, prompts, completions, progress: float = 0.0, 
 
     Args:
         rewards: as `load_rewards` takes them: name -> what a recipe says, such as `{"weight": 0.5, "n": 2}`, or a `Reward`
-            or function, as in `stage.rewards`.
+            or function, as in `stage.rewards`; or the list that `load_rewards` returns.
         prompts: one text or list of chat messages per completion.
         completions: the same.
         progress: share of the training that is done, from 0 to 1; decides the weights that follow a schedule.

@@ -89,13 +89,21 @@ def check_reward_weights(weights: list, reward_funcs, args: GRPOConfig | None):
         )
 
 
+def declared_weights(reward_funcs) -> list | None:
+    """Return the weights of the `Reward`s, 1 for other functions; None where all are 1."""
+    rewards = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+    weights = [reward.weight if isinstance(reward, Reward) else 1.0 for reward in rewards]
+    return weights if any(weight != 1.0 for weight in weights) else None
+
+
 class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
     """`trl.GRPOTrainer` with shared prompts, scheduled weights, an exact resume, and a stop on a non-finite loss.
 
     Args:
         reward_weights: one entry per reward function, a number or a `WeightSchedule` (see `empathy_trl.rewards.base`).
-            Without it, `GRPOConfig.reward_weights` counts, as with TRL. The rewards of environments, which TRL adds
-            itself, keep the weight that TRL gives them.
+            Without it, `GRPOConfig.reward_weights` counts, as with TRL; without both, the `weight` of each `Reward` (1
+            for other functions). The rewards of environments, which TRL adds itself, keep the weight that TRL gives
+            them.
         **kwargs: everything `trl.GRPOTrainer` takes; `args` may be an `EmpathyGRPOConfig`. The `tags`
             of a `Reward` are checked against the tokenizer's special tokens; one that `needs_policy` is given a
             `PolicyScorer`.
@@ -112,6 +120,8 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
     def __init__(self, model, reward_funcs=None, args=None, *others, reward_weights: list | None = None, **kwargs):
         if reward_weights is not None:
             check_reward_weights(reward_weights, reward_funcs, args)
+        elif args is None or args.reward_weights is None:
+            reward_weights = declared_weights(reward_funcs)
         super().__init__(model, reward_funcs, args, *others, **kwargs)
         self.weight_schedules = reward_weights
         for name, reward in zip(self.reward_func_names, self.reward_funcs, strict=True):
