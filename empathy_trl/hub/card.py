@@ -229,7 +229,7 @@ def _citations(files: StageFiles, sources: list) -> str:
     return "\n\n".join(entries[key] for key in dict.fromkeys(keys))
 
 
-# ---- what `run.json` says of the machine ----
+# ---- the machine, from `run.json` ----
 
 
 def _hardware(record: dict) -> str:
@@ -281,9 +281,9 @@ class TrainingData:
 
     Attributes:
         name: Markdown.
-        licence: an identifier of the Hub, or None where it is not known.
-        licence_words: Markdown, for people.
-        origin: Markdown: who wrote the texts.
+        licence: the Hub's identifier, or None where it is not known.
+        licence_words: Markdown, for a reader.
+        origin: Markdown, who wrote the texts.
         citations: keys of `citations.bib`.
         hub_id: the Hub id, or None.
     """
@@ -300,7 +300,7 @@ def training_data(data: dict) -> TrainingData:
     """Return what is known of a `data` section of a resolved recipe."""
     builder, path, known = str(data.get("name")), str(data.get("path", SAMPLE)), _corpus(data)
     if path == SAMPLE:
-        source = "written for empathy-trl; no texts of real people, labels and ratings by their authors"
+        source = "written for empathy-trl, with labels and ratings by its authors; no texts of real people"
         return TrainingData(f"embedded corpus {code(builder)} of empathy-trl", "apache-2.0", "Apache-2.0", source)
     if on_hub(path, needs_owner=True):
         published = known.published if known else None
@@ -329,10 +329,10 @@ def _corpus(data: dict) -> Corpus | None:
         return None
 
 
-# what ask for no more than to be named
+# licences that ask for no more than attribution
 PERMISSIVE = ("apache-2.0", "mit", "cc-by-4.0")
-# of the base models of our recipes; `bsd`, `gemma` and so on are the Hub's identifiers
-OF_BASE = {
+# base models of our recipes -> the Hub's identifier of their licence
+BASE_LICENCES = {
     "google/gemma-2-2b-it": "gemma",
     "Qwen/Qwen2.5-1.5B-Instruct": "apache-2.0",
     "Qwen/Qwen2.5-3B-Instruct": "qwen-research",
@@ -342,36 +342,36 @@ OF_BASE = {
     "FacebookAI/roberta-base": "mit",
     "roberta-base": "mit",
 }
-# licences for which the Hub has no identifier -> its page
-NAMED = {"qwen-research": "https://huggingface.co/Qwen/Qwen2.5-3B-Instruct/blob/main/LICENSE"}
+# licences without an identifier on the Hub -> their page
+LICENCE_PAGES = {"qwen-research": "https://huggingface.co/Qwen/Qwen2.5-3B-Instruct/blob/main/LICENSE"}
 
 
-def licence(base: str | None, from_scratch: bool, corpora: list[TrainingData]) -> tuple[dict, str]:
-    """Return the front matter's keys about the licence, and a sentence for people.
+def licence(base: str | None, from_scratch: bool, sources: list[TrainingData]) -> tuple[dict, str]:
+    """Return the metadata keys of the model's licence, and a sentence: the strictest of base model and training data.
 
     Args:
-        base: Hub id of the base model, None for one that is not on the Hub.
-        from_scratch: whether there is no base model at all.
-        corpora: the training data.
+        base: the Hub id of the base model, None for one that is not on the Hub.
+        from_scratch: there is no base model.
+        sources: the training data.
     """
-    of_base = OF_BASE.get(base)
-    found = {corpus.licence for corpus in corpora} | (set() if from_scratch else {of_base})
-    if None in found:
-        gaps = [corpus.name for corpus in corpora if corpus.licence is None]
-        gaps += ["the base model"] * (not from_scratch and of_base is None)
-        known = f" That of the base model is {of_base}." if of_base else ""
-        words = f"unknown, because nothing is recorded here of that of {', '.join(dict.fromkeys(gaps))}.{known}"
-        return {"license": "unknown"}, f"{words} Ask the author before you use the model."
-    strict = sorted(found.difference(PERMISSIVE))
+    base_licence = BASE_LICENCES.get(base)
+    licences = {source.licence for source in sources} | (set() if from_scratch else {base_licence})
+    if None in licences:
+        unknown = [source.name for source in sources if source.licence is None]
+        unknown += [] if from_scratch or base_licence else ["the base model"]
+        sentence = f"unknown, because no licence is recorded for {', '.join(dict.fromkeys(unknown))}."
+        sentence += f" The licence of the base model is {base_licence}." if base_licence else ""
+        return {"license": "unknown"}, f"{sentence} Ask the author before you use the model."
+    strict = sorted(licences.difference(PERMISSIVE))
     if len(strict) > 1:
         keys = {"license": "other", "license_name": "several"}
         return keys, f"several at once: {', '.join(strict)}. Keep to all of them."
-    if strict and strict[0] in NAMED:
-        return {"license": "other", "license_name": strict[0], "license_link": NAMED[strict[0]]}, f"{strict[0]}."
-    only = strict[0] if strict else of_base or min(found, key=PERMISSIVE[::-1].index)
-    careful = only == "cc-by-nc-4.0"
-    words = f"{only}." + (
-        " That is the licence of the training data; whether it binds a model is disputed, and this is the careful reading: no "
-        "commercial use." if careful else ""
-    )  # fmt: skip
-    return {"license": only}, words
+    only = strict[0] if strict else base_licence or min(licences, key=PERMISSIVE[::-1].index)
+    if only in LICENCE_PAGES:
+        return {"license": "other", "license_name": only, "license_link": LICENCE_PAGES[only]}, f"{only}."
+    if only == "cc-by-nc-4.0":
+        return {"license": only}, (
+            f"{only}. This is the licence of the training data. Whether it binds a model is disputed; the careful reading is that "
+            "commercial use is not allowed."
+        )
+    return {"license": only}, f"{only}."

@@ -97,7 +97,7 @@ def _metrics(evaluation: dict) -> Iterator[dict]:
             args = _Figure(metric=name, low=figure["low"], high=figure["high"], n=figure["n"], **of)
             words = name.replace("_", " ")
             yield {
-                # a type of its own, so that who knows nothing of baselines never takes one for the model's figure
+                # a separate type, so that a reader that ignores `baseline` does not take it for the model's figure
                 "metric_type": f"baseline_{baseline}_{name}" if of else name,
                 "metric_name": f"{words} ({NAMES.get(baseline, baseline)})" if of else words,
                 "metric_value": figure["value"],
@@ -158,7 +158,7 @@ def _evaluation(about: _About, result: EvalResult, model: str) -> dict:
 def is_ours(result: EvalResult) -> bool:
     """Say whether a result of a model card is one of `to_results`, whole: with a number, its interval and n.
 
-    Anybody may write anything into a card: percentages, texts such as "20.0 ± 1.2", figures without rows.
+    Cards by other people hold percentages, texts such as "20.0 ± 1.2", and figures without rows.
     """
     try:
         about = _About(**result.dataset_args)

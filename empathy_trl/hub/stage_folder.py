@@ -1,8 +1,7 @@
-"""What a stage's folder says about its model: the only source of a model card.
+"""What a stage's folder says about its model, the only source of a model card; and `text` and `code`, which show it in Markdown.
 
-Untrusted values in Markdown: names, paths and parameters of a recipe show as the text they are, in one line.
-
-Nothing in them starts a heading, a table cell, a link or HTML, and nothing of the machine or of an account goes along.
+Names, paths and parameters come from recipes of other people. `text` and `code` show them as they are, on one line: nothing in them
+starts a heading, a table cell, a link or HTML. Tokens, folders of the machine and addresses of servers are left out.
 """
 
 import re
@@ -18,7 +17,7 @@ from empathy_trl.io import json_or_none, on_hub, read_json
 from empathy_trl.models.hub_files import ADAPTER_FILE
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of
 from empathy_trl.recipe.provenance import RUN_FILE
-from empathy_trl.text import TOKEN
+from empathy_trl.text import mask
 
 SPLITS = ("test", "valid", "train")  # in the order of a reader's interest
 
@@ -28,14 +27,14 @@ class StageFiles:
     """A stage's folder as read.
 
     Attributes:
-        folder: where it is.
-        name: of the stage.
+        folder: the folder.
+        name: the name of the stage.
         recipe: content of `recipe.yaml`.
         record: content of `run.json`.
-        evaluations: split -> content of `eval_<split>.json`, of those that can be read.
-        unreadable: names of the evaluation files that cannot.
-        config: content of the model's `config.json`; empty where there is none (yet), as beside an adapter.
-        adapter: content of `adapter_config.json`, None where there is none.
+        evaluations: split -> content of `eval_<split>.json`, for the files that can be read.
+        unreadable: names of the evaluation files that cannot be read.
+        config: content of the model's `config.json`; empty where it is missing, as beside an adapter.
+        adapter: content of `adapter_config.json`; None where it is missing.
     """
 
     folder: Path
@@ -62,17 +61,17 @@ class StageFiles:
 
     @property
     def scores_texts(self) -> bool:
-        """Whether it is a model with a head for ratings or labels, instead of one that writes."""
+        """Whether the model has a head for ratings or labels, instead of writing text."""
         return self.task in LABEL_TASKS
 
     @property
     def is_pairwise(self) -> bool:
-        """Whether it learned which of two replies is better."""
+        """Whether the model learned which of two replies is better."""
         return self.task == "regress" and (self.stage.get("trainer") or {}).get("objective") == "pairwise"
 
     @property
     def base(self) -> str | None:
-        """The Hub id of the model from which the weights came in the first place; None where that is not on the Hub."""
+        """The Hub id of the model that the first stage started from; None where that is not on the Hub."""
         return hub_id(origin(self.recipe, self.name).get("name_or_path"))
 
     @property
@@ -81,7 +80,7 @@ class StageFiles:
 
     @property
     def is_adapter(self) -> bool:
-        """Whether the folder holds a LoRA adapter; of a model with a head never, training merges it."""
+        """Whether the folder holds a LoRA adapter; training merges that of a model with a head."""
         return not self.scores_texts and (
             self.adapter is not None or (not self.config and bool(self.stage["model"].get("lora")))
         )
@@ -101,10 +100,10 @@ class StageFiles:
 
 
 def read_stage_files(folder: Path) -> StageFiles:
-    """Read a stage's folder; what else than `run.json` and `recipe.yaml` is missing counts as not there.
+    """Read a stage's folder; files other than `run.json` and `recipe.yaml` may be missing.
 
     Raises:
-        UserError: the folder is none of a stage that `run.py` trained.
+        UserError: the folder is not that of a stage that `run.py` trained.
     """
     record = json_or_none(folder / RUN_FILE)
     if record is None or not (folder / RECIPE_FILE).is_file():
@@ -121,7 +120,7 @@ def read_stage_files(folder: Path) -> StageFiles:
         )
     evaluations, unreadable = _evaluations(folder)
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    places = [folder, *checkpoints]  # of a stage that still trains, only a checkpoint holds a model
+    places = [folder, *checkpoints]  # while a stage trains, only its checkpoints hold a model
     config = next(filter(None, (json_or_none(place / "config.json") for place in places)), {})
     adapter = next(filter(None, (json_or_none(place / ADAPTER_FILE) for place in places)), None)
     return StageFiles(folder, name, recipe, record, evaluations, unreadable, config, adapter)
@@ -164,7 +163,7 @@ def lineage(recipe: dict, name: str) -> dict[str, dict]:
 
 
 def origin(recipe: dict, name: str) -> dict:
-    """Return the `model` section from which the weights of a stage came in the first place."""
+    """Return the `model` section of the stage that the weights of a stage came from first."""
     model, seen = recipe["stages"][name]["model"], {name}
     while (parent := stage_of(model.get("name_or_path"))) in recipe["stages"] and parent not in seen:
         seen.add(parent)
@@ -185,20 +184,20 @@ LOCAL = re.compile(r"(?<![\w.:/])(?:~|\.{1,2}|[A-Za-z]:)?[\\/](?:[^\s'\"]*[\\/])
 
 
 def text(value: Any) -> str:
-    """Return a value as Markdown that shows it as it is, without line breaks; long ones are cut."""
+    """Return a value as Markdown that shows it as it is, on one line."""
     return SPECIAL.sub(lambda found: f"&#{ord(found[0][0])};", one_line(value))
 
 
 def code(value: Any) -> str:
-    """Return a value as inline code, which also stands in a table."""
+    """Return a value as inline code that is safe in a table cell."""
     line = one_line(value)
     return f"`{line}`" if line and not re.search(r"[`|\\]", line) else f"<code>{text(line)}</code>"
 
 
 def one_line(value: Any) -> str:
-    """Return what may be shown of a value: in one line, without secrets, folders of the machine and addresses of servers."""
+    """Return a value on one line, without tokens, folders of the machine and addresses of servers; long ones are cut."""
     line = re.sub(r"[\s\x00-\x1f\x7f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069]+", " ", str(value)).strip()
-    line = TOKEN.sub("(secret left out)", line)
+    line = mask(line)
     line = re.sub(r"\w+://\S+", lambda found: _address(found[0]), line)
     line = LOCAL.sub("", line)
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
@@ -210,7 +209,7 @@ def local_name(path: str) -> str:
 
 
 def _address(url: str) -> str:
-    """Return an address of the Hub, and of others only that there is one: a host of one's own network is nobody's business."""
+    """Return an address of the Hub; any other may be a host of a private network, and only the fact that there is one stays."""
     try:
         host = urlsplit(url).hostname
     except ValueError:

@@ -209,7 +209,7 @@ GEMMA, QWEN = {"name_or_path": "google/gemma-2-2b-it"}, {"name_or_path": "Qwen/Q
     ("stage", "expected", "words"),
     [
         ({"model": SCRATCH}, {"license": "apache-2.0"}, "apache-2.0"),
-        ({"model": SCRATCH, "data": ED}, {"license": "cc-by-nc-4.0"}, "no commercial use"),
+        ({"model": SCRATCH, "data": ED}, {"license": "cc-by-nc-4.0"}, "commercial use is not allowed"),
         ({"model": SCRATCH, "data": REDIAL}, {"license": "cc-by-4.0"}, "cc-by-4.0"),
         ({"data": REDIAL}, {"license": "apache-2.0"}, "Licence of this model: apache-2.0"),
         ({"model": GEMMA}, {"license": "gemma"}, "gemma"),
@@ -222,9 +222,13 @@ GEMMA, QWEN = {"name_or_path": "google/gemma-2-2b-it"}, {"name_or_path": "Qwen/Q
         (
             {"model": {"name_or_path": "who/knows"}},
             {"license": "unknown"},
-            "nothing is recorded here of that of the base model",
+            "no licence is recorded for the base model",
         ),
-        ({"model": GEMMA, "data": {"path": "/my/rows"}}, {"license": "unknown"}, "That of the base model is gemma"),
+        (
+            {"model": GEMMA, "data": {"path": "/my/rows"}},
+            {"license": "unknown"},
+            "The licence of the base model is gemma",
+        ),
         ({"data": {"path": "/my/rows"}}, {"license": "unknown"}, "the author's own data"),
         ({"data": {"path": "who/knows"}}, {"license": "unknown"}, "see its page"),
     ],

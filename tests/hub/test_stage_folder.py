@@ -24,7 +24,7 @@ from empathy_trl.hub.stage_folder import code, fenced, text
         ("see ~/a/b and /c/d", "see b and d", "`see b and d`"),
         ("http://u:p@10.0.0.7/v1 x", "(address left out) x", "`(address left out) x`"),
         ("https://huggingface.co/a/b", "https://huggingface.co/a/b", "`https://huggingface.co/a/b`"),
-        ("key hf_abcdefghijklmnop", "key (secret left out)", "`key (secret left out)`"),
+        ("key hf_abcdefghijklmnop", "key &#91;token&#93;", "`key [token]`"),
         ("", "", "<code></code>"),
         (None, "None", "`None`"),
     ],

@@ -28,8 +28,7 @@ from empathy_trl.io import read_json
 from empathy_trl.text import mask, sanitise
 
 SPLITS = ("train", "valid", "test")
-OF_DATA = ("name", "revision", "rows", "decoding")  # keys of data that are texts or null
-LARGEST = 1e12  # no metric of ours comes near it; a number of 300 digits would push all else off the page
+DATA_TEXTS = ("name", "revision", "rows", "decoding")  # keys of `data` that are texts or null
 FILES = {f"eval_{split}.json": split for split in SPLITS}
 
 
@@ -39,8 +38,8 @@ class Entry:
 
     Attributes:
         evaluation: what `eval_<split>.json` holds, or as much of it as a model card does.
-        origin: the file, or the id on the Hub; for messages only.
-        folder: where `predictions_<split>.jsonl` may lie; None for a card.
+        origin: the file, or the id on the Hub, for messages.
+        folder: the folder that may hold `predictions_<split>.jsonl`; None for a card.
     """
 
     evaluation: dict
@@ -74,7 +73,7 @@ def read_paths(paths: list[str | Path], split: str | None = None) -> Found:
         split: train, valid or test; None reads all.
 
     Raises:
-        UserError: a path does not exist or is no such file, or there is nothing to read.
+        UserError: a path does not exist or is another file, or there is nothing to read.
     """
     files = _unique(file for path in paths for file in _files(Path(path).expanduser()))
     files = [file for file in files if split in (None, FILES[file.name])]
@@ -96,10 +95,10 @@ def read_paths(paths: list[str | Path], split: str | None = None) -> Found:
 
 
 def make_entry(evaluation, origin: str, folder: Path | None = None) -> Entry:
-    """Return an evaluation that a leaderboard can show; of its texts, what would play tricks on a screen is gone.
+    """Return an evaluation that a leaderboard can show, with its texts made safe to print.
 
     Raises:
-        UserError: it is none, or lacks something; the message names origin, key and value.
+        UserError: it is not an evaluation, or lacks something; the message names origin, key and value.
     """
     # a card has a digest in place of the rewards
     of_card = isinstance(evaluation, dict) and isinstance(evaluation.get("judged_by"), str)
@@ -118,7 +117,7 @@ def _check_data(origin: str, data: dict) -> None:
         raise UserError(f"{origin}: data.split is {show(data['split'])}; expected {', '.join(SPLITS)}")
     if not isinstance(data["source"], str):
         raise UserError(f"{origin}: data.source is {show(data['source'])}; expected a text")
-    for key, kind, words in (("n", int, "whole number"), *((key, str, "text") for key in OF_DATA)):
+    for key, kind, words in (("n", int, "whole number"), *((key, str, "text") for key in DATA_TEXTS)):
         if data.get(key) is not None and not isinstance(data[key], kind):
             raise UserError(f"{origin}: data.{key} is {show(data[key])}; expected a {words}")
 
@@ -133,15 +132,10 @@ def _check_baselines(origin: str, baselines) -> None:
 def _check_figures(origin: str, where: str, metrics: dict) -> None:
     for name, figure in metrics.items():
         if not isinstance(figure, dict) or not all(
-            _is_number(figure.get(key), key != "value") for key in ("value", "low", "high", "n")
+            is_finite(figure.get(key)) or (figure.get(key) is None and key != "value")
+            for key in ("value", "low", "high", "n")
         ):
             raise UserError(f"{origin}: {where}.{name} is {show(figure)}; expected numbers as value, low, high and n")
-
-
-def _is_number(value, may_lack: bool) -> bool:
-    if value is None:
-        return may_lack
-    return is_finite(value) and abs(value) < LARGEST
 
 
 def _sanitise(value):
@@ -172,7 +166,7 @@ def _unique(files: Iterable[Path]) -> list[Path]:
 
 
 def read_hub(name: str, split: str | None = None) -> Found:
-    """Read the evaluation results in the cards of all models of an author or, where there is none, with a tag.
+    """Read the evaluation results in the cards of all models of an author or, if there is no such author, with a tag.
 
     Args:
         name: an author (user or organisation), or a tag such as empathy-trl.
@@ -226,7 +220,7 @@ def _entries(id_: str, problems: list[str]) -> list[Entry]:
     try:
         results = ModelCard.load(path).data.eval_results or []
         return [make_entry(evaluation, id_) for evaluation in from_results(results, id_)]
-    except (ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:  # whatever somebody wrote into a card
+    except (ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:  # a card may hold anything
         problems.append(mask(f"{id_}: its card cannot be read: {' '.join(sanitise(str(error)).split())[:300]}"))
         return []
 
@@ -260,27 +254,26 @@ class Published:
     url: str | None
 
     def why_apart(self, facts: dict) -> list[str]:
-        """Return why it cannot stand in the table of evaluations with these facts (`ranking.facts_of`); nothing if it can."""
-        same_rows = self.rows is not None and self.rows == facts["rows"]
-        given = [
-            (self.measured, "expected by its source and not measured"),
-            (self.metrics_version is not None, "defined in another way"),
-            (
-                self.metrics_version in (None, facts["metrics_version"]),
-                f"defined as in metrics version {self.metrics_version}",
-            ),
-            (same_rows, f"other rows: {self.measured_on}, {self.split} split"),
-        ]
-        return [reason for holds, reason in given if not holds]
+        """Return why the figure cannot be in the table of evaluations with these facts (`ranking.facts_of`); empty if it can."""
+        reasons = []
+        if not self.measured:
+            reasons.append("expected by its source and not measured")
+        if self.metrics_version is None:
+            reasons.append("defined in another way")
+        elif self.metrics_version != facts["metrics_version"]:
+            reasons.append(f"defined as in metrics version {self.metrics_version}")
+        if self.rows is None or self.rows != facts["rows"]:
+            reasons.append(f"other rows: {self.measured_on}, {self.split} split")
+        return reasons
 
     @property
     def citation(self) -> str:
-        """Source, and what a reader has to know."""
-        return "; ".join([self.source] + [self.note] * bool(self.note))
+        """The source, and the note if there is one."""
+        return f"{self.source}; {self.note}" if self.note else self.source
 
 
 def read_published(path: Path = FILE) -> list[Published]:
-    """Read published figures. UserError names the entry of which a field is missing or unknown."""
+    """Read published figures; UserError names an entry with a missing or unknown field."""
     names = {field.name for field in fields(Published)}
     found = []
     for number, entry in enumerate(yaml.safe_load(path.read_text(encoding="utf-8")), start=1):

@@ -166,8 +166,8 @@ class Group:
         facts: what they have in common: kind, data, split, rows, metrics_version, decoding, judged_by.
         entries: at least one.
         first: the position among all groups, from 0, of the largest one of the same kind and data.
-        reasons: how the facts differ from those of that one.
-        repeated: results that were left out because the same model has the same figures here already.
+        reasons: how the facts differ from those of that group.
+        repeated: the number of results that were left out because they repeat another.
     """
 
     facts: dict
@@ -207,7 +207,7 @@ def group(entries: list[Entry]) -> list[Group]:
 def facts_of(evaluation: dict) -> dict:
     """Return what has to be equal in two evaluations whose figures are compared.
 
-    The seed of a sampled decoding is not part of it: it decides which words were drawn, not how.
+    The seed of a sampled decoding may differ.
     """
     data = evaluation["data"]
     rows = data.get("rows")
@@ -220,7 +220,7 @@ def facts_of(evaluation: dict) -> dict:
         "decoding": re.sub(r", seed \d+$", "", data["decoding"]) if data.get("decoding") else None,
         "judged_by": judge_digest(evaluation.get("judged_by") or None),
     }
-    if rows is None:  # then all that is said of them must be equal; who says less is taken at its word
+    if rows is None:  # then everything else that describes them must be equal
         facts |= {"source": data["source"], "revision": data.get("revision"), "n": data.get("n")}
     return facts
 
@@ -250,7 +250,7 @@ def _family(each: Group) -> tuple[str, str]:
 
 
 def _leave_out_repeated(each: Group) -> None:
-    """Keep a model once that has the same figures twice. Where they differ both stay: nothing says which is right."""
+    """Keep one of the results of a model with the same figures; results with different figures all stay."""
     kept: dict[str, Entry] = {}
     for entry in each.entries:
         same = json.dumps([entry.evaluation["model"], entry.evaluation["metrics"]], sort_keys=True)
@@ -271,13 +271,13 @@ LESS = ("perplexity", "mae", "invalid_share", "empty_share", "duplicate_share")
 
 
 def direction(metric: str) -> int:
-    """Return 1 where more of a metric is better, -1 where less is, 0 where neither holds."""
+    """Return 1 if more of a metric is better, -1 if less is better, 0 if neither."""
     metric = metric.partition(" by ")[0]  # see `table`
     if metric in NEITHER or metric.endswith("_difference"):
         return 0
     if metric.startswith(LESS) or metric.endswith("_mse"):
         return -1
-    # levels of empathy: people's own replies are far from the top
+    # levels of empathy: human replies are far from the highest
     if metric.startswith("epitome_") and not metric.endswith("_pearson"):
         return 0
     return 1

@@ -81,7 +81,7 @@ class Table:
 
 @dataclass
 class Board:
-    """All tables, and what to know of all of them."""
+    """All tables, notes on all of them, and a line for each result that could not be used."""
 
     tables: list[Table]
     notes: list[str]
@@ -97,31 +97,26 @@ def by_value(metric: str):
 
 
 def names(entries: list[Entry]) -> list[str]:
-    """Return a name for each model of a group: short, and unlike the others'."""
+    """Return a short, unique name for each model of a group; equal names get longer, step by step, until they differ."""
     models = [entry.evaluation["model"] for entry in entries]
     found = [_short(model) for model in models]
-    ways = [
-        lambda number: re.sub(r"^(\./)?outputs/", "", models[number]),
-        lambda number: (
-            f"{found[number]} ({entries[number].evaluation['recipe']} / {entries[number].evaluation['stage']})"
-        ),
-        lambda number: f"{found[number]} ({'/'.join(PurePath(entries[number].origin).parts[-3:-1])})",
-        lambda number: f"{found[number]} (no. {1 + models[:number].count(models[number])})",
+    longer = [
+        lambda i: re.sub(r"^(\./)?outputs/", "", models[i]),
+        lambda i: f"{found[i]} ({entries[i].evaluation['recipe']} / {entries[i].evaluation['stage']})",
+        lambda i: f"{found[i]} ({'/'.join(PurePath(entries[i].origin).parts[-3:-1])})",
+        lambda i: f"{found[i]} (no. {1 + models[:i].count(models[i])})",
     ]
-    for way in ways:
+    for lengthen in longer:
         count = Counter(found)
-        found = [way(number) if count[name] > 1 else name for number, name in enumerate(found)]
+        found = [lengthen(i) if count[name] > 1 else name for i, name in enumerate(found)]
     return found
 
 
 def _short(model: str) -> str:
     """Return the last two parts of a folder; a Hub id or another name as it is."""
-    local = model.startswith(("/", "~", ".", "outputs/"))
-    return (
-        "/".join(part for part in PurePath(model).parts[-2:] if part not in ("/", "..", "outputs")) or model
-        if local
-        else model
-    )
+    if not model.startswith(("/", "~", ".", "outputs/")):
+        return model
+    return "/".join(part for part in PurePath(model).parts[-2:] if part not in ("/", "..", "outputs")) or model
 
 
 NOTE = (
@@ -129,14 +124,11 @@ NOTE = (
     "cannot be compared."
 )
 UNKNOWN = "not recorded"
-SHOWN = 8  # letters of a digest
+SHOWN = 8  # characters of a digest
 
 
 def columns_of(entries: list[Entry]) -> list[dict[str, str]]:
-    """Return, for each entry, metric -> name of its column, of all metrics whose name is not that of the column.
-
-    These are metrics that more than one model gave (`<metric> by <digest>`).
-    """
+    """Return for each entry metric -> column (`<metric> by <digest>`), for metrics that came from more than one classifier."""
     judges = [_judges(entry.evaluation) for entry in entries]
     given = defaultdict(set)
     for metric, judge in (pair for each in judges for pair in each.items()):
@@ -147,13 +139,13 @@ def columns_of(entries: list[Entry]) -> list[dict[str, str]]:
 
 
 def heading(words: str, column: str) -> str:
-    """Return the heading of a column, from the words for its metric."""
+    """Return the heading of a column, given that of its metric."""
     _, by, judge = column.partition(" by ")
     return f"{words} (classifier {judge})" if by else words
 
 
 def _judges(evaluation: dict) -> dict[str, str]:
-    """Return metric -> which model gave it, of the evaluation and its baselines."""
+    """Return metric -> the classifier that it came from, for the evaluation and its baselines."""
     known = digests(evaluation)
     tables = [evaluation["metrics"], *(evaluation.get("baselines") or {}).values()]
     kinds = {metric: kind_of_metric(metric) for table in tables for metric in table}
@@ -161,7 +153,7 @@ def _judges(evaluation: dict) -> dict[str, str]:
 
 
 def counts(groups: list[Group], unread: int) -> str:
-    """Say how many results there are in how many tables (one a group), and how many were left out or could not be read."""
+    """Return how many results are in how many tables (one per group), and how many were left out or unreadable."""
     repeated = sum(each.repeated for each in groups)
     found = [f"{_plural(sum(len(each.entries) for each in groups), 'result')} in {_plural(len(groups), 'table')}."]
     if len(groups) > 1:
@@ -175,7 +167,7 @@ def counts(groups: list[Group], unread: int) -> str:
 
 
 def table_heading(each: Group) -> str:
-    """Return what was measured on what."""
+    """Return what was measured, and on which data."""
     data = each.entries[0].evaluation["data"]
     source = source_words(data["source"])
     name = data.get("name") or source
@@ -185,22 +177,22 @@ def table_heading(each: Group) -> str:
 
 
 def source_words(source: str) -> str:
-    """Return where rows come from, without where that lies on somebody's machine."""
+    """Return the source of the rows, without the folder that a local source lies in."""
     return "the embedded corpus" if source == SAMPLE else source_name(source)
 
 
 def headline(models: list[Row], references: list[Row], evaluator: Evaluator) -> str:
-    """Say who is first, and whether a reference row is ahead of them all."""
+    """Return who is first, and whether a reference row is ahead of all models."""
     first = [row for row in models if row.rank == 1]
     value = first[0].figures[evaluator.main_metric]["value"]
     shown = f"{evaluator.main_metric_title} {value:.3f}"
     if len(models) == 1:
-        said = f"{first[0].name} is the only model here: {shown}."
+        sentence = f"{first[0].name} is the only model here: {shown}."
     elif len(first) == 1:
-        said = f"{first[0].name} is first: {shown}."
+        sentence = f"{first[0].name} is first: {shown}."
     else:
         between = "their difference is" if len(first) == 2 else "their differences are"
-        said = f"{_listed([row.name for row in first])} share rank 1: {between} within chance."
+        sentence = f"{_listed([row.name for row in first])} share rank 1: {between} not significant."
     best = min(models, key=by_value(evaluator.main_metric)).figures[evaluator.main_metric]["value"]
     sign = direction(evaluator.main_metric) or 1
     ahead = [
@@ -210,8 +202,8 @@ def headline(models: list[Row], references: list[Row], evaluator: Evaluator) -> 
     ]
     if ahead:
         top = min(ahead, key=by_value(evaluator.main_metric))
-        said += f" No model has a better figure than {top.name}: {top.figures[evaluator.main_metric]['value']:.3f}."
-    return said
+        sentence += f" No model has a better figure than {top.name}: {top.figures[evaluator.main_metric]['value']:.3f}."
+    return sentence
 
 
 def _listed(names: list[str]) -> str:
@@ -221,7 +213,7 @@ def _listed(names: list[str]) -> str:
 
 
 def not_comparable(figure: Published, facts: dict) -> str:
-    """Return a line about a published figure that may not stand in the table, with the reasons."""
+    """Return a line about a published figure that is not comparable with the table, with the reasons."""
     figures = ", ".join(f"{name} {value:.3f}" for name, value in figure.metrics.items())
     url = f", {figure.url}" if figure.url else ""
     return f"{figure.name}: {figures} ({'; '.join(figure.why_apart(facts))}). Source: {figure.citation}{url}"
@@ -244,9 +236,9 @@ def _compared(ranking: Ranking) -> str:
     if not by_interval:
         how = "row by row (paired bootstrap)"
     elif not ranking.paired:
-        how = "by whether their intervals overlap: there are no predictions of the same rows at hand"
+        how = "by whether their intervals overlap, without predictions of the same rows"
     else:
-        how = f"row by row (paired bootstrap) where predictions were at hand, {by_interval} by whether their intervals overlap"
+        how = f"row by row (paired bootstrap) where there are predictions, {by_interval} by whether their intervals overlap"
     return f"Ranks: {_plural(ranking.pairs, 'pair')} of models compared {how}."
 
 
@@ -293,8 +285,8 @@ def _table(number: int, each: Group, published: list[Published], problems: list[
     ]  # fmt: skip
     columns = {evaluator.main_metric: evaluator.main_metric_title}
     for entry, column in zip(each.entries, column_of, strict=True):
-        words = _in_columns(evaluator.column_titles(entry.evaluation), column)
-        columns |= {name: heading(said, name) for name, said in words.items() if name != evaluator.main_metric}
+        titles = _in_columns(evaluator.column_titles(entry.evaluation), column)
+        columns |= {name: heading(title, name) for name, title in titles.items() if name != evaluator.main_metric}
     rows = _merged(models, sorted(references, key=by_value(evaluator.main_metric)), evaluator.main_metric)
     return Table(
         anchor=f"table-{number}",
@@ -304,14 +296,14 @@ def _table(number: int, each: Group, published: list[Published], problems: list[
         columns=columns,
         rows=rows,
         apart=[not_comparable(figure, each.facts) for figure in ours if figure not in inside],
-        notes=notes(each, evaluator, ranking) + [NOTE] * any(column_of),
+        notes=notes(each, evaluator, ranking) + ([NOTE] if any(column_of) else []),
         facts=each.facts,
         data={key: data.get(key) for key in ("revision", "n")} | {"source": source_words(data["source"])},
     )
 
 
 def _merged(models: list[Row], references: list[Row], metric: str) -> list[Row]:
-    """Return models in their order, each reference row before the first model that it is better than."""
+    """Return the models in their order, and each reference row before the first model that it is better than."""
     key, rows, left = by_value(metric), [], list(references)
     for model in models:
         while left and key(left[0]) < key(model):
@@ -321,12 +313,12 @@ def _merged(models: list[Row], references: list[Row], metric: str) -> list[Row]:
 
 
 def _in_columns(by_metric: dict, column: dict[str, str]) -> dict:
-    """Return the same by column: figures of different classifiers have columns of their own."""
+    """Return the values by column instead of by metric."""
     return {column.get(metric, metric): value for metric, value in by_metric.items()}
 
 
 def _baselines(entries: list[Entry], column_of: list[dict[str, str]]) -> list[Row]:
-    """Return the baselines of the evaluations, equal ones once; others carry the recipe that they are of."""
+    """Return the baselines of the evaluations: equal ones once, others with their recipe in the name."""
     found: dict[str, dict[str, tuple[dict, Entry]]] = {}
     for entry, column in zip(entries, column_of, strict=True):
         for name, metrics in (entry.evaluation.get("baselines") or {}).items():

@@ -46,9 +46,9 @@ def test_rows_are_in_order_and_reference_rows_have_no_place():
     [
         ([0.5], "m0 is the only model here: accuracy 0.500."),
         ([0.5, 0.9], "m1 is first: accuracy 0.900."),
-        ([0.5, 0.52], "m1 and m0 share rank 1: their difference is within chance."),
-        ([0.5, 0.52, 0.54, 0.2], "m2, m1 and m0 share rank 1: their differences are within chance."),
-        ([0.5] * 6, "m0, m1, m2 and 3 others share rank 1: their differences are within chance."),
+        ([0.5, 0.52], "m1 and m0 share rank 1: their difference is not significant."),
+        ([0.5, 0.52, 0.54, 0.2], "m2, m1 and m0 share rank 1: their differences are not significant."),
+        ([0.5] * 6, "m0, m1, m2 and 3 others share rank 1: their differences are not significant."),
     ],
 )
 def test_headline(values, headline):
