@@ -1,15 +1,17 @@
-"""Generation: independent of the batch size, in the order of the prompts, ended by every stop token, silent."""
+"""Generation: independent of the batch size, in the order of the prompts, ended by every stop token, by any back end."""
 
 import logging
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.generation import decoding, generate_shared
+from empathy_trl.models import generate as backends
 from empathy_trl.models.api import ApiModel
-from empathy_trl.models.generate import generate_completions
+from empathy_trl.models.generate import check_installed, choose_backend, generate_completions
 from empathy_trl.recipe.schema import Evaluation
 from tests.models.livelier import make_livelier
 from tests.trainers.tiny_t5 import tiny_t5
@@ -139,12 +141,6 @@ def test_model_and_tokenizer_are_left_as_they_were(tiny):
     assert not model.training
 
 
-def test_tokenizer_without_pad_token(varied):
-    expected = generate(varied)
-    varied[1].pad_token = None
-    assert generate(varied) == expected
-
-
 def test_an_encoder_decoder_writes_what_its_own_generate_does(recwarn):
     import torch
 
@@ -167,10 +163,6 @@ def test_an_encoder_decoder_writes_what_its_own_generate_does(recwarn):
         assert generate((model, tokenizer), batch_size=batch_size) == expected
     assert model.generation_config is usual
     assert [str(warning.message) for warning in recwarn] == []
-
-
-def test_no_prompts(tiny):
-    assert generate(tiny, []) == []
 
 
 def test_sampling_is_repeated_by_its_seed_and_leaves_the_random_state_alone(tiny):
@@ -203,3 +195,107 @@ def test_a_model_behind_an_api_does_not_sample():
     model = ApiModel.__new__(ApiModel)
     with pytest.raises(UserError, match=r"evaluation.temperature: 0.5, but a model behind an API .* expected 0"):
         generate_shared(model, None, [], 1, stage)
+
+
+TEXTS = ["I lost my keys.", "Party!", "The lights went out and I could not move for a whole minute.", "Cried."] * 2
+CHATS = [[{"role": "user", "content": f"{number} {text}"}] for number, text in enumerate(TEXTS)]
+
+
+@pytest.fixture
+def ended(tiny):
+    """The tiny model with larger weights, and an end that some completions reach."""
+    model, tokenizer = tiny
+    make_livelier(model)
+    first = complete(tiny)[0]
+    often = tokenizer(first, add_special_tokens=False)["input_ids"][3]
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, often]
+    return model, tokenizer
+
+
+def complete(tiny, **settings):
+    return generate_completions(*tiny, CHATS, **{"max_new_tokens": 12, "progress": False} | settings)
+
+
+@pytest.fixture
+def fake_vllm(monkeypatch):
+    """A module that has what we use of vLLM, and generates with transformers what the folder holds."""
+    seen = SimpleNamespace(settings=None, prompts=[], sampling=[])
+
+    class LLM:
+        def __init__(self, model, **settings):
+            from transformers import AutoModelForCausalLM
+
+            seen.settings, self.model = settings, AutoModelForCausalLM.from_pretrained(model)
+
+        def generate(self, prompts, sampling, use_tqdm):
+            seen.prompts += prompts
+            seen.sampling += sampling
+            return [self.one(*pair) for pair in zip(prompts, sampling, strict=True)]
+
+        def one(self, prompt, sampling):
+            ids = torch.tensor([prompt["prompt_token_ids"]])
+            stops = sampling.stop_token_ids
+            new = self.model.generate(
+                ids, max_new_tokens=sampling.max_tokens, do_sample=False, eos_token_id=stops, pad_token_id=stops[0]
+            )
+            return SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(new[0, ids.shape[1] :].tolist()))])
+
+    fake = ModuleType("vllm")
+    fake.LLM, fake.SamplingParams = LLM, SimpleNamespace
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    monkeypatch.setattr(backends, "_vllm_installed", lambda: True)
+    return seen
+
+
+def test_vllm_is_asked_for_the_same_prompts_and_ends(ended, fake_vllm):
+    assert complete(ended, backend="vllm") == complete(ended)
+    assert len(fake_vllm.prompts) == len(CHATS)
+    assert fake_vllm.settings["generation_config"] == "vllm" and fake_vllm.settings["skip_tokenizer_init"]
+    assert fake_vllm.settings["dtype"] == "float32" and "max_num_seqs" not in fake_vllm.settings
+    assert {each.seed for each in fake_vllm.sampling} == {None}
+    complete(ended, backend="vllm", temperature=0.7, top_p=0.9, top_k=5, batch_size=3)
+    sampled = fake_vllm.sampling[len(CHATS) :]
+    assert {(each.temperature, each.top_p, each.top_k) for each in sampled} == {(0.7, 0.9, 5)}
+    assert len({each.seed for each in sampled}) == len(CHATS), "every row has a seed of its own"
+    assert fake_vllm.settings["max_num_seqs"] == 3
+
+
+def test_vllm_gets_an_adapter_merged(ended, fake_vllm):
+    from peft import LoraConfig, get_peft_model
+
+    plain = complete(ended)
+    adapted = get_peft_model(ended[0], LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    expected = complete((adapted, ended[1]))
+    assert complete((adapted, ended[1]), backend="vllm") == expected != plain
+    assert any("lora" in name for name, _ in adapted.named_parameters()), "the model itself keeps its adapter apart"
+
+
+def test_auto_takes_vllm_on_a_gpu_where_it_can(ended, fake_vllm, monkeypatch):
+    model = ended[0]
+    assert choose_backend("auto", model) == ("transformers", "the choice on a CPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_backend("auto", model) == ("vllm", "the choice on a GPU")
+    assert choose_backend("auto", tiny_t5()[0])[0] == "transformers"
+    monkeypatch.setattr(backends, "_vllm_installed", lambda: False)
+    assert choose_backend("auto", model)[0] == "transformers"
+
+
+def test_what_a_back_end_cannot_do_is_refused(fake_vllm):
+    with pytest.raises(UserError, match="--backend vllm: vLLM generates with decoders only"):
+        choose_backend("vllm", tiny_t5()[0])
+
+
+def test_a_missing_vllm_names_the_extra(tiny, monkeypatch):
+    monkeypatch.setattr(backends, "_vllm_installed", lambda: False)
+    for ask in (lambda: check_installed("vllm"), lambda: choose_backend("vllm", tiny[0])):
+        with pytest.raises(
+            UserError, match=r'--backend vllm: vLLM is not installed: pip install "empathy-trl\[vllm\]"'
+        ):
+            ask()
+    check_installed("auto")
+
+
+def test_the_chosen_back_end_is_said(tiny, capsys):
+    stage = SimpleNamespace(evaluation=Evaluation(max_new_tokens=2), seed=0)
+    generate_shared(*tiny, CHATS[:1], None, stage, backend="auto")
+    assert capsys.readouterr().out == "back end: transformers (the choice on a CPU)\n"

@@ -1,4 +1,4 @@
-"""Loading models from a Hub: by revision, with an adapter's base, offline, and every way in which it fails."""
+"""Models from a Hub: names with a revision, an adapter's base, offline, and every way in which loading fails."""
 
 import json
 import shutil
@@ -13,16 +13,12 @@ from peft import PeftModel, get_peft_model
 from empathy_trl.chat.load import load_for_chat
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
-from empathy_trl.models.classifier import load_classifier
+from empathy_trl.models.hub_files import join_revision, one_revision, split_revision
 from empathy_trl.models.load import load_model, lora_config
 from empathy_trl.models.scorer import shared_scorer
 from empathy_trl.recipe import Lora
 
 LORA = Lora(r=2, alpha=2)
-
-
-def load(name, **settings):
-    return load_model(name, **settings)
 
 
 @pytest.fixture(autouse=True)
@@ -61,14 +57,14 @@ def adapter(base, tiny, tmp_path):
 
 
 def test_a_model_by_its_revision(base):
-    model, tokenizer = load(f"{base}@v1")
+    model, tokenizer = load_model(f"{base}@v1")
     assert model.config.intermediate_size != 7 and tokenizer.eos_token == "<eos>"
     with pytest.raises(UserError, match="ann/base: the weights do not fit config.json"):
-        load(base)
+        load_model(base)
 
 
 def test_an_adapter_brings_its_base_at_its_revision(adapter):
-    assert isinstance(load(f"{adapter}@a1")[0], PeftModel)
+    assert isinstance(load_model(f"{adapter}@a1")[0], PeftModel)
     model, tokenizer = load_for_chat(adapter, revision="a1")
     assert isinstance(model, PeftModel) and tokenizer.eos_token == "<eos>"
 
@@ -91,37 +87,25 @@ def test_a_scorer_by_its_revision(hub_server, make_classifier):
         check_configs({"emotion": "ann/judge@v7"})
 
 
-def test_a_classifying_adapter_brings_its_base(hub_server, make_classifier, tmp_path):
-    folder = make_classifier({"good": [0.0, 1.0], "bad": [1.0, 0.0]})
-    publish("ann/encoder", folder, tag="v1")
-    model, tokenizer = load_classifier("ann/encoder", revision="v1")
-    adapted = get_peft_model(model, lora_config(LORA, "SEQ_CLS", "v1"))
-    adapted.save_pretrained(tmp_path / "adapter")
-    model.config.save_pretrained(tmp_path / "adapter")
-    tokenizer.save_pretrained(tmp_path / "adapter")
-    publish("ann/judge", tmp_path / "adapter", tag="a1")
-    assert shared_scorer("ann/judge@a1").score(["good"]).argmax() == 1
-
-
 # Offline
 
 
 def test_offline_with_a_filled_cache(adapter, hub_server, tmp_path):
-    load(f"{adapter}@a1")
+    load_model(f"{adapter}@a1")
     asked = len(hub_server.log)
     with hub_server.in_this_process(tmp_path / "hub_home", offline=True):
-        assert isinstance(load(f"{adapter}@a1")[0], PeftModel)
+        assert isinstance(load_model(f"{adapter}@a1")[0], PeftModel)
     assert len(hub_server.log) == asked
 
 
 def test_a_cache_filled_by_the_command_that_the_error_names(base, hub_server, tmp_path):
     offline = hub_server.in_this_process(tmp_path / "home", offline=True)
     with offline, pytest.raises(UserError, match="run `hf download ann/base --revision v1` on a machine with network"):
-        load(f"{base}@v1")
+        load_model(f"{base}@v1")
     with hub_server.in_this_process(tmp_path / "home"):
         snapshot_download(base, revision="v1")  # what the command does
     with hub_server.in_this_process(tmp_path / "home", offline=True):
-        load(f"{base}@v1")
+        load_model(f"{base}@v1")
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -133,16 +117,7 @@ def test_offline_and_one_file_is_missing(base, hub_server, tmp_path, missing):
             UserError, match=rf"^ann/base@v1: .*{missing}.*HF_HUB_OFFLINE is set.*`hf download ann/base --revision v1`"
         ),
     ):
-        load(f"{base}@v1")
-
-
-def test_offline_without_the_base_of_an_adapter(adapter, hub_server, tmp_path):
-    snapshot_download(adapter, revision="a1")
-    with (
-        hub_server.in_this_process(tmp_path / "hub_home", offline=True),
-        pytest.raises(UserError, match=r"^ann/base@v1: config.json is not in .*hf download ann/base --revision v1"),
-    ):
-        load(f"{adapter}@a1")
+        load_model(f"{base}@v1")
 
 
 # Faults
@@ -160,14 +135,14 @@ def test_offline_without_the_base_of_an_adapter(adapter, hub_server, tmp_path):
 def test_what_the_hub_answers_instead(base, hub_server, status, message):
     hub_server.fail("*", "/ann/base/", status=status, times=50, headers={"Retry-After": "0"})
     with pytest.raises(UserError, match=rf"^ann/base@v1: .*{message}"):
-        load(f"{base}@v1")
+        load_model(f"{base}@v1")
 
 
 def test_a_gated_model(base, hub_server):
     headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "ask first"}
     hub_server.fail("*", "/ann/base/", status=403, times=9, headers=headers)
     with pytest.raises(UserError, match="^ann/base@v1: gated model; accept the licence on .*`hf auth login`"):
-        load(f"{base}@v1")
+        load_model(f"{base}@v1")
 
 
 def test_a_private_model_of_somebody_else(hub_server, tiny_folder, tmp_path):
@@ -177,12 +152,12 @@ def test_a_private_model_of_somebody_else(hub_server, tiny_folder, tmp_path):
         hub_server.in_this_process(tmp_path / "home", token=hub_server.other_token),
         pytest.raises(UserError, match="^ann/secret: no such .* model on the Hub; if it is private, .*`hf auth login`"),
     ):
-        load("ann/secret")
+        load_model("ann/secret")
 
 
 def test_a_revision_that_is_not_there(base):
     with pytest.raises(UserError, match="^ann/base@v9: no revision 'v9' of this model on the Hub$"):
-        load(f"{base}@v9")
+        load_model(f"{base}@v9")
 
 
 def closed_port():
@@ -205,7 +180,7 @@ def test_no_way_to_the_hub(base, monkeypatch, endpoint, message):
     with pytest.raises(
         UserError, match=rf"config.json is not in the local cache, and the Hub cannot be reached: .*{message}"
     ):
-        load(f"{base}@v1")
+        load_model(f"{base}@v1")
 
 
 def test_a_hub_that_never_answers(base, monkeypatch):
@@ -214,15 +189,15 @@ def test_a_hub_that_never_answers(base, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", late)
     with pytest.raises(UserError, match="config.json is not in the local cache, and .* does not answer in time"):
-        load(f"{base}@v1")
+        load_model(f"{base}@v1")
 
 
 def test_a_download_that_is_cut_off_and_goes_on(base, hub_server):
     hub_server.cut("/resolve/.*/model.safetensors", after_bytes=1000, times=50, method="GET")
     with pytest.raises(UserError, match="^ann/base@v1: .*was cut off; the same command goes on with it"):
-        load(f"{base}@v1")
+        load_model(f"{base}@v1")
     hub_server.faults.clear()
-    load(f"{base}@v1")
+    load_model(f"{base}@v1")
 
 
 def test_damaged_weights_in_the_cache(base):
@@ -232,7 +207,7 @@ def test_damaged_weights_in_the_cache(base):
     with pytest.raises(
         UserError, match="cannot be read.*`hf download ann/base --revision v1 --force-download` repeats it"
     ):
-        load(f"{base}@v1")
+        load_model(f"{base}@v1")
 
 
 # Secrets
@@ -243,7 +218,7 @@ def test_a_token_in_what_the_server_says_is_not_repeated(base, hub_server):
         "*", "/ann/base/", status=401, times=9, headers={"X-Error-Message": f"bad token {hub_server.token}"}
     )
     with pytest.raises(UserError) as caught:
-        load(f"{base}@v1")
+        load_model(f"{base}@v1")
     assert hub_server.token not in str(caught.value)
 
 
@@ -267,7 +242,7 @@ def test_python_in_a_repository_is_not_even_asked_about(hub_server, tiny_folder,
     HfApi().upload_folder(folder_path=folder, repo_id="ann/evil")
     monkeypatch.setattr("builtins.input", lambda *prompt: "y")
     with pytest.raises(UserError, match="ann/evil: cannot be loaded: .*contains custom code"):
-        load("ann/evil")
+        load_model("ann/evil")
     assert not hub_server.requests("", r"evil\.py")
 
 
@@ -278,4 +253,53 @@ def test_an_adapter_from_the_hub_names_no_folder_of_this_machine(hub_server, tmp
     with pytest.raises(
         UserError, match=f"ann/adapter: the base of this adapter is {tmp_path}, a folder of its author's"
     ):
-        load("ann/adapter")
+        load_model("ann/adapter")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("me/model", ("me/model", None)),
+        ("gpt2@v1", ("gpt2", "v1")),
+        ("me/model@v1.0", ("me/model", "v1.0")),
+        ("me/model@refs/pr/1", ("me/model", "refs/pr/1")),
+        ("me/model@feature/x", ("me/model", "feature/x")),
+        ("openai:NAME@x", ("openai:NAME@x", None)),
+        ("stage:sft", ("stage:sft", None)),
+        ("outputs/ed4@v1", ("outputs/ed4@v1", None)),
+        ("./here@v1", ("./here@v1", None)),
+        ("/there@v1", ("/there@v1", None)),
+        ("~/there@v1", ("~/there@v1", None)),
+        ("a/b/c@v1", ("a/b/c@v1", None)),
+        ("@v1", ("@v1", None)),
+    ],
+)
+def test_what_stands_behind_the_at(name, parts):
+    assert split_revision(name) == parts
+    assert join_revision(*parts) == name
+
+
+def test_a_folder_with_an_at_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model@v1").mkdir()
+    assert split_revision("model@v1") == ("model@v1", None)
+    assert split_revision(str(tmp_path / "model@v1")) == (str(tmp_path / "model@v1"), None)
+
+
+def test_a_folder_has_no_revision(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UserError, match="model@v1: model is a folder here, and only a model on the Hub has revisions"):
+        split_revision("model@v1")
+
+
+@pytest.mark.parametrize("name", ["me/model@", "me/model@../../x", "me/model@a b", "me/model@-x", "me/model@a@b"])
+def test_what_is_no_revision(name):
+    with pytest.raises(UserError, match="is not a revision; expected USER/REPO@ with a branch, a tag or a commit"):
+        split_revision(name)
+
+
+def test_two_revisions_have_to_be_the_same():
+    assert one_revision("me/model@v1", "v1") == one_revision("me/model", "v1") == ("me/model", "v1")
+    with pytest.raises(UserError, match="me/model@v1: its revision is also given as 'v2'; expected one of them"):
+        one_revision("me/model@v1", "v2")

@@ -1,31 +1,29 @@
-"""Loading models: full, quantised, adapters, from scratch; and an error that helps for everything that can go wrong."""
+"""Loading models: full, quantised, adapters, from scratch; their chat templates; and an error that helps for everything else."""
 
 import json
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import httpx
-import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 from peft import PeftModel, PeftModelForSeq2SeqLM, get_peft_model
-from transformers import AutoConfig, T5ForConditionalGeneration
+from transformers import AutoConfig, AutoTokenizer, T5ForConditionalGeneration, T5Tokenizer
 
 from empathy_trl.errors import UserError
 from empathy_trl.models import hub_files as hub
 from empathy_trl.models import load as models
-from empathy_trl.models.load import check_tags, generator_class, load_or_build, lora_config
+from empathy_trl.models.load import check_tags, generator_class, load_or_build, lora_config, set_template
 from empathy_trl.models.tiny import build_model, build_tokenizer
+from empathy_trl.recipe.schema import Model
 from empathy_trl.tags import CHAT_TEMPLATES
+from tests.trainers.tiny_t5 import tiny_t5
 
 TEXTS = ["My dog died and I cried all night.", "<reasoning>My dog died.</reasoning><answer>sad</answer>"] * 5
 TAGS = ["reasoning", "answer"]
@@ -130,12 +128,6 @@ def test_a_local_folder(full):
     assert load_or_build(recipe_model(full), seed=0)[0].dtype == torch.float32
 
 
-def test_a_home_folder(full, monkeypatch):
-    monkeypatch.setenv("HOME", str(full.parent))
-    model, _ = load_or_build(recipe_model(f"~/{full.name}"), seed=0)
-    assert model.config.model_type == "qwen2"
-
-
 def test_an_encoder_decoder(tmp_path):
     tokenizer = build_tokenizer(TEXTS, 300, TAGS)
     build_model(sizes("t5"), tokenizer, seed=0).save_pretrained(tmp_path)
@@ -155,11 +147,6 @@ def test_a_template_of_encoder_decoders_is_refused_for_a_decoder(full):
         UserError, match="model.chat_template: godel is the input of an encoder-decoder, and .* is a deco"
     ):
         load_or_build(recipe_model(full, chat_template="godel"), seed=0)
-
-
-def test_a_chosen_template_is_that_of_a_model_from_scratch():
-    config = recipe_model(from_scratch=sizes("t5"), chat_template="godel")
-    assert load_or_build(config, seed=0, texts=TEXTS)[1].chat_template == CHAT_TEMPLATES["godel"]
 
 
 def test_an_adapter_on_an_encoder_decoder_stays_one(tmp_path):
@@ -224,11 +211,6 @@ def test_an_adapter_is_loaded_on_its_base(full, adapter):
     assert not torch.allclose(logits(model), plain, atol=1e-3)
     with model.disable_adapter():
         torch.testing.assert_close(logits(model), plain)
-
-
-def test_an_adapter_may_be_frozen(adapter):
-    model, _ = load_or_build(recipe_model(adapter), seed=0, is_trainable=False)
-    assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_an_adapter_with_its_own_tokenizer(adapter, tmp_path):
@@ -359,45 +341,18 @@ def test_an_impossible_hub_id():
         load_or_build(recipe_model("not a model"), seed=0)
 
 
-def answer(kind, status):
-    response = httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co"))
-    return kind("from the Hub", response=response)
+@pytest.mark.parametrize(
+    ("kind", "status", "message"),
+    [
+        (GatedRepoError, 403, "gated model; accept the licence on https://huggingface.co/me/model and run `hf auth"),
+        (RepositoryNotFoundError, 401, "no such local folder and no such model on the Hub; if it is private"),
+        (RemoteEntryNotFoundError, 404, "not a model that transformers can load"),
+    ],
+)
+def test_what_the_hub_answers_inside_transformers(kind, status, message, monkeypatch, tmp_path):
+    request = httpx.Request("GET", "https://huggingface.co")
+    error = kind("from the Hub", response=httpx.Response(status, request=request))
 
-
-HUB_ERRORS = [
-    (
-        answer(GatedRepoError, 403),
-        "gated model; accept the licence on https://huggingface.co/me/model and run `hf auth",
-    ),
-    (answer(RepositoryNotFoundError, 401), "no such local folder and no such model on the Hub; if it is private"),
-    (answer(RevisionNotFoundError, 404), "no revision 'v9' of this model"),
-    (answer(RemoteEntryNotFoundError, 404), "not a model that transformers can load"),
-    (
-        answer(HfHubHTTPError, 503),
-        "not everything of it is in the local cache, and the Hub cannot be reached: .* HTTP 503",
-    ),
-    (LocalEntryNotFoundError("from the Hub"), "config.json is not in the local cache, and the Hub cannot be reached"),
-    (
-        httpx.ConnectTimeout("from the network"),
-        "not everything of it is in the local cache, and .* does not answer in time",
-    ),
-    (PermissionError("from the disk"), "cannot be loaded: from the disk"),
-]
-
-
-@pytest.mark.parametrize(("error", "message"), HUB_ERRORS, ids=lambda value: type(value).__name__)
-def test_what_the_hub_answers(error, message, monkeypatch):
-    def download(*args, **kwargs):
-        raise error
-
-    monkeypatch.setattr(hub, "hf_hub_download", download)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(UserError, match=f"^me/model@v9: .*{message}"):
-        load_or_build(recipe_model("me/model", revision="v9"), seed=0)
-
-
-@pytest.mark.parametrize(("error", "message"), HUB_ERRORS[:3], ids=lambda value: type(value).__name__)
-def test_what_transformers_makes_of_it(error, message, monkeypatch, tmp_path):
     def from_pretrained(*args, **kwargs):
         raise OSError("there was an error") from error
 
@@ -417,31 +372,7 @@ def test_a_bug_is_not_hidden(monkeypatch):
         load_or_build(recipe_model("me/model"), seed=0)
 
 
-@pytest.mark.parametrize("kind", ["full", "adapter"])
-def test_hub_ids_load_offline_from_the_cache(kind, full, adapter, tmp_path, monkeypatch):
-    def cache(name: str, content: Path, revision: str) -> Path:
-        repository = tmp_path / f"models--me--{name}"
-        snapshot = shutil.copytree(content, repository / "snapshots" / ("a" * 40))
-        (repository / "refs").mkdir()
-        (repository / "refs" / revision).write_text("a" * 40)
-        return snapshot
-
-    snapshot = cache("model", {"full": full, "adapter": adapter}[kind], "v2")
-    if kind == "adapter":
-        cache("base", full, "main")
-        config = json.loads((snapshot / "adapter_config.json").read_text())
-        (snapshot / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "me/base"}))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    model, tokenizer = load_or_build(recipe_model("me/model", revision="v2"), seed=0)
-    assert isinstance(model, PeftModel) == (kind == "adapter")
-    assert tokenizer.eos_token == "<eos>"
-
-
 # Tags
-
-
-def test_tags_of_a_tokenizer_from_scratch_pass():
-    check_tags({"format": TAGS, "emotion_accuracy": ("answer",), "other": ()}, build_tokenizer(TEXTS, 300, TAGS))
 
 
 @pytest.mark.parametrize("token", ["<answer>", "</answer>"])
@@ -450,3 +381,60 @@ def test_a_special_tag_is_refused(token):
     tokenizer.add_special_tokens({"extra_special_tokens": [token]})
     with pytest.raises(UserError, match=f"rewards.format: the tag {token} is a special token"):
         check_tags({"reasoning_length": ["reasoning"], "format": TAGS}, tokenizer)
+
+
+SYSTEM = "Instruction: given a dialog context, you need to response empathically."
+GROUNDED = f"{SYSTEM}\n[KNOWLEDGE] Paris is in France.\nIt is large."
+
+
+def conversation(system, *turns):
+    roles = ["user", "assistant"] * len(turns)
+    messages = [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=False)]
+    return ([{"role": "system", "content": system}] if system is not None else []) + messages
+
+
+@pytest.mark.parametrize(
+    "messages, expected",
+    [
+        (conversation(SYSTEM, "Hi!"), f"{SYSTEM} [CONTEXT] Hi!<eos>"),
+        (conversation(SYSTEM, "Hi!", "Hello.", "I am sad."), f"{SYSTEM} [CONTEXT] Hi! EOS Hello. EOS I am sad.<eos>"),
+        (conversation(GROUNDED, "Hi!", "Yes?", "Where?"),
+         f"{SYSTEM} [CONTEXT] Hi! EOS Yes? EOS Where? [KNOWLEDGE] Paris is in France.\nIt is large.<eos>"),
+        (conversation("[KNOWLEDGE] Paris.", "Where?"), "[CONTEXT] Where? [KNOWLEDGE] Paris.<eos>"),
+        (conversation(None, "Hi!"), "[CONTEXT] Hi!<eos>"),
+        (conversation(f"  {SYSTEM}\n", "  Hi! \n"), f"{SYSTEM} [CONTEXT] Hi!<eos>"),
+        (conversation("Say [KNOWLEDGE] aloud.", "Hi!"), "Say [KNOWLEDGE] aloud. [CONTEXT] Hi!<eos>"),
+    ],
+    ids=["one turn", "three turns", "knowledge", "knowledge alone", "no instruction", "white space", "no line of its own"],
+)  # fmt: skip
+@pytest.mark.parametrize("generation", [True, False])
+def test_godel(messages, expected, generation):
+    _, tokenizer = tiny_t5()
+    set_template(tokenizer, "godel", "t5")
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=generation, tokenize=False)
+    assert rendered == expected
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=generation, return_dict=True)["input_ids"]
+    assert ids[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in ids[:-1]
+
+
+def test_t5s_own_tokenizer_which_appends_the_end_itself_gets_it_once():
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((piece, -2.0) for piece in "▁[]!NOTEXCHSYaiouy.")]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
+    assert tokenizer("Hi!")["input_ids"][-1] == tokenizer.eos_token_id and tokenizer.chat_template is None
+    set_template(tokenizer, "godel", "t5")
+    messages = conversation("Say.", "Hi!", "You.", "Hi.")
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.decode(ids) == "Say. [CONTEXT] Hi! EOS You. EOS Hi.</s>"
+
+
+def test_the_template_is_saved_with_the_tokenizer(tmp_path):
+    _, tokenizer = tiny_t5()
+    set_template(tokenizer, "godel", "t5")
+    tokenizer.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == CHAT_TEMPLATES["godel"]
+
+
+def test_a_recipe_may_name_each_of_them():
+    choices = get_args(get_args(Model.model_fields["chat_template"].annotation)[0])
+    assert set(choices) == set(CHAT_TEMPLATES)

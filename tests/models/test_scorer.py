@@ -1,5 +1,6 @@
-"""The shared scorer: the same numbers as a plain loop, nothing computed twice, nothing stale, and no silent failure."""
+"""The shared scorer and predict: the same numbers as a plain loop, nothing computed twice, nothing stale, no silent failure."""
 
+import math
 import os
 import shutil
 import time
@@ -17,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from empathy_trl.errors import UserError
 from empathy_trl.models import scorer as module
 from empathy_trl.models.classifier import load_classifier
-from empathy_trl.models.scorer import Counts, Scorer, resolve_device, shared_scorer, token_batches
+from empathy_trl.models.scorer import Counts, Scorer, predict, resolve_device, shared_scorer, token_batches
 
 SCORES = {
     "ok": [0.5, -1.0],
@@ -69,10 +70,6 @@ def expect(scorer, texts):
 @pytest.mark.parametrize("texts", [TEXTS, PAIRS, TEXTS[::-1] + TEXTS], ids=["texts", "pairs", "duplicates"])
 def test_scores_come_back_in_order(folder, texts, tokens_per_batch):
     expect(make(folder, tokens_per_batch=tokens_per_batch), texts)
-
-
-def test_nothing_gives_nothing(folder, batches):
-    assert make(folder).score([]).shape == (0, 2) and not batches
 
 
 def test_an_adapter_scores_as_its_trained_model(folder, tmp_path):
@@ -175,12 +172,6 @@ def test_one_scorer_per_model_and_device(folder, make_classifier, monkeypatch):
     assert shared_scorer(make_classifier(SCORES, "other")) is not scorer
     monkeypatch.setenv("HOME", str(Path(folder).parent))
     assert shared_scorer(f"~/{Path(folder).name}") is scorer
-
-
-def test_threads_get_the_same_scorer(folder):
-    with ThreadPoolExecutor(8) as pool:
-        scorers = set(pool.map(lambda _: shared_scorer(folder), range(16)))
-    assert len(scorers) == 1
 
 
 def test_a_model_that_was_trained_again_is_loaded_again(make_classifier, folder):
@@ -341,12 +332,6 @@ def test_a_text_without_tokens_raises(folder, monkeypatch):
         scorer.score(["ok", " "])
 
 
-def test_the_registry_passes_on_what_is_wrong(tmp_path):
-    for _ in range(2):
-        with pytest.raises(UserError, match="none: no such folder"):
-            shared_scorer(str(tmp_path / "none"))
-
-
 def test_sharded_training_does_not_empty_the_scorer(folder, monkeypatch):
     """Under these settings transformers leaves zeros in every process but the first."""
     store = torch.distributed.HashStore()
@@ -371,3 +356,52 @@ def test_zero3_does_not_shard_the_scorer(folder, monkeypatch):
     monkeypatch.setattr(module.deepspeed, "_hf_deepspeed_config_weak_ref", lambda: settings)
     expect(shared_scorer(folder), TEXTS)
     assert module.deepspeed.is_deepspeed_zero3_enabled()
+
+
+NAMES = {"id2label": {0: "Emotion", 1: "EmotionalPolarity", 2: "Empathy"}}
+RATINGS = {"i am sorry": [1.5, 0.5, 5.25], "ok": [0.0, 1.0, -0.25], ("a", "b"): [0.0, math.log(3), 1.0]}
+
+
+def test_a_regressor_answers_in_the_units_of_its_labels(make_classifier):
+    folder = make_classifier(RATINGS, **NAMES, label_ranges={"Empathy": [0, 5]}, problem_type="regression")
+    found = predict(folder, ["ok", "i am sorry", "ok"])
+    expected = [
+        {"Emotion": 0.0, "EmotionalPolarity": 1.0, "Empathy": -0.25},
+        {"Emotion": 1.5, "EmotionalPolarity": 0.5, "Empathy": 5.25},
+    ]
+    assert found == [pytest.approx(expected[index], abs=1e-4) for index in (0, 1, 0)]  # not clipped
+    assert type(found[0]["Emotion"]) is float
+    assert predict(folder, []) == []
+
+
+def test_a_classifier_answers_by_group_and_label(make_classifier):
+    groups = [["reactions", ["0", "1"]], ["intent", ["any"]]]
+    folder = make_classifier(RATINGS, label_groups=groups, problem_type="single_label_classification")
+    (found,) = predict(folder, [("a", "b")])
+    assert found == {"reactions": pytest.approx({"0": 0.25, "1": 0.75}, abs=1e-4), "intent": {"any": 1.0}}
+
+
+def test_a_model_that_does_not_say_its_kind(make_classifier):
+    folder = make_classifier(RATINGS, **NAMES)
+    assert predict(folder, ["ok"], problem_type="regression")[0]["Empathy"] == pytest.approx(-0.25, abs=1e-4)
+    assert list(predict(folder, ["ok"], problem_type="single_label_classification")[0]) == ["label"]
+    with pytest.raises(
+        UserError, match=r"classifier: problem_type in its config.json is None; give problem_type \(choices:"
+    ):
+        predict(folder, ["ok"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("ok", "texts: a single string; expected a list of them"),
+        (["ok", None], r"texts\[1\]: null is neither a string nor"),
+        ([3], r"texts\[0\]: 3 is neither"),
+        ([("a", None)], r"texts\[0\]: .* is neither"),
+        ([("a", "b", "c")], r"texts\[0\]: .* is neither"),
+    ],
+)
+def test_texts_of_the_wrong_kind(make_classifier, texts, message):
+    folder = make_classifier(RATINGS, **NAMES, problem_type="regression")
+    with pytest.raises(UserError, match=message):
+        predict(folder, texts)

@@ -57,13 +57,7 @@ def make_trainer(
         args=quiet_config(
             output_dir,
             config_class,
-            **{
-                "num_generations": 2,
-                "max_completion_length": 6,
-                "max_steps": 6,
-                "learning_rate": 0.01,
-                **settings,
-            },
+            **{"num_generations": 2, "max_completion_length": 6, "max_steps": 6, "learning_rate": 0.01, **settings},
         ),
         train_dataset=train_dataset,
         peft_config=peft_config,

@@ -1,4 +1,4 @@
-"""The GRPO trainer: scheduled weights, refused tags, the stop on a non-finite loss, and the exact resume."""
+"""The GRPO trainer: TRL's numbers, scheduled weights, refused tags, the stop on a non-finite loss, and the exact resume."""
 
 import pytest
 import torch
@@ -7,9 +7,13 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
 
 from empathy_trl.errors import UserError
+from empathy_trl.models.load import load_or_build, lora_config
+from empathy_trl.models.tiny import build_model, build_tokenizer
+from empathy_trl.recipe import Lora, Model
 from empathy_trl.recipe.stages import last_checkpoint
 from empathy_trl.rewards.base import Reward, WeightSchedule
 from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer, NonFiniteLoss
+from tests.conftest import TEXTS
 from tests.trainers.settings import (
     ROWS,
     assert_identical,
@@ -241,3 +245,113 @@ def test_a_stream_trains_as_with_trl(tiny_folder, tmp_path):
         logs.append([row["reward"] for row in trainer.state.log_history[:-1]])
     assert len(logs[0]) == 5
     assert logs[0] == logs[1]
+
+
+def vowel_reward(completions, **kwargs):
+    """The share of vowels: now and then nothing, and never what `length_reward` says."""
+    texts = [completion[0]["content"] for completion in completions]
+    return [sum(letter in "aeiou" for letter in text) / len(text) if text else None for text in texts]
+
+
+SETTINGS = {
+    "as it comes": {},
+    "with a reference": {"beta": 0.04},
+    "grpo": {"loss_type": "grpo"},
+    "bnpo": {"loss_type": "bnpo", "gradient_accumulation_steps": 1, "per_device_train_batch_size": 8},
+    "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
+    "scaled by the batch": {"scale_rewards": "batch"},
+    "two iterations": {"num_iterations": 2, "gradient_accumulation_steps": 1},
+    "weights": {"reward_weights": [0.0, 5.0]},
+    "normalize, then sum": {"multi_objective_aggregation": "normalize_then_sum", "reward_weights": [1.0, 3.0]},
+    "truncated completions masked": {
+        "mask_truncated_completions": True,
+        "generation_kwargs": {"exponential_decay_length_penalty": (1, 4.0)},  # so that some end by themselves
+    },
+    "clipped higher": {"epsilon_high": 0.28, "num_iterations": 2, "steps_per_generation": 1},
+    "ratio of a sequence": {"importance_sampling_level": "sequence", "num_iterations": 2, "steps_per_generation": 1},
+    "entropy": {
+        "entropy_coef": 0.1,
+        "top_entropy_quantile": 0.5,
+        "gradient_accumulation_steps": 1,
+        "per_device_train_batch_size": 8,
+    },
+}
+OURS = {"zero_spread_share"}
+
+
+def logs_of(trainer_class, config_class, tiny_folder, output_dir, **settings):
+    trainer = trainer_class(
+        AutoModelForCausalLM.from_pretrained(tiny_folder),
+        [length_reward, vowel_reward],
+        quiet_config(
+            output_dir,
+            config_class,
+            **{
+                "num_generations": 4,
+                "gradient_accumulation_steps": 2,
+                "max_completion_length": 6,
+                "max_steps": 2,
+                "learning_rate": 0.01,
+                **settings,
+            },
+        ),
+        ROWS,
+        processing_class=AutoTokenizer.from_pretrained(tiny_folder, padding_side="left"),
+    )
+    trainer.train()
+    rows = without_times(trainer.state.log_history)
+    assert len(rows) == 2
+    return [{name: value for name, value in row.items() if name not in OURS} for row in rows]
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_the_logs_are_trls(tiny_folder, tmp_path, settings):
+    theirs = logs_of(GRPOTrainer, GRPOConfig, tiny_folder, tmp_path, **settings)
+    assert any(row["grad_norm"] > 0 for row in theirs)
+    ours = logs_of(EmpathyGRPOTrainer, EmpathyGRPOConfig, tiny_folder, tmp_path, shared_prefix=False, **settings)
+    assert ours == theirs
+    shared = logs_of(EmpathyGRPOTrainer, EmpathyGRPOConfig, tiny_folder, tmp_path, shared_prefix=True, **settings)
+    for mine, row in zip(shared, theirs, strict=True):
+        assert mine == pytest.approx(row, rel=3e-5, abs=3e-5)
+
+
+pytest.importorskip("bitsandbytes", reason="needs the extra quantization")
+
+
+def test_a_grpo_step_of_a_4_bit_model_trains_the_adapter_and_nothing_else(tmp_path):
+    from types import SimpleNamespace
+
+    from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
+
+    tokenizer = build_tokenizer(TEXTS, vocab_size=320, tags=["reasoning", "answer"])
+    shape = SimpleNamespace(architecture="qwen2", hidden_size=64, layers=2, heads=2, max_length=128)
+    build_model(shape, tokenizer, seed=0).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+
+    section = Model(name_or_path=str(tmp_path / "base"), load_in_4bit=True, lora=Lora(r=4))
+    model, tokenizer = load_or_build(section, seed=0)
+    assert model.is_loaded_in_4bit
+    trainer = EmpathyGRPOTrainer(
+        model=model,
+        processing_class=tokenizer,
+        peft_config=lora_config(section.lora),
+        reward_funcs=[length_reward],
+        args=GRPOConfig(
+            str(tmp_path / "out"),
+            per_device_train_batch_size=4,
+            num_generations=2,
+            max_completion_length=6,
+            max_steps=2,
+            learning_rate=0.1,
+            bf16=False,
+            report_to="none",
+            logging_steps=1,
+            disable_tqdm=True,
+        ),
+        train_dataset=ROWS,
+    )
+    before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    changed = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed and all("lora_" in name for name in changed)
+    assert all(row["grad_norm"] > 0 for row in trainer.state.log_history if "grad_norm" in row)

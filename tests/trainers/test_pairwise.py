@@ -161,24 +161,3 @@ def test_it_learns_and_the_saved_model_says_how_good_it_is(tmp_path):
     )
     assert "label_ranges" not in config and config["id2label"] == {"0": "overall"}
     assert predict(str(run.folder), [("hi", "ok")])[0].keys() == {"overall"}
-
-
-def test_ratings_of_replies_are_learned_side_by_side_and_held_out_too(tmp_path):
-    run = run_of(
-        tmp_path, "--trainer.objective", "regression", "--data.ranges", "null", "--trainer.save_strategy", "no"
-    )
-    trainer = TASKS["regress"].build(run)
-    trainer.train()
-    trainer.save_model(str(run.folder))
-    config = json.loads((run.folder / "config.json").read_text())
-    assert list(config["label_ranges"]) == sorted(
-        ["empathy", "informativeness", "recommendation", "engagement", "overall"]
-    )
-    figures = trainer.evaluate()
-    assert config["held_out"] == {
-        "figure": "pearson_mean",
-        "value": pytest.approx(figures["eval_pearson_mean"], abs=1e-6),
-        "n": 40,
-        "split": "valid",
-    }
-    assert "score_moments" not in config

@@ -16,11 +16,7 @@ TEXTS = [
     "A joyful day in the sun with all my friends and a very long story about it that never ends.",
 ]
 PROMPTS = [[{"role": "user", "content": text}] for text in TEXTS]
-PREFIXES = [
-    "<reasoning>so sad</reasoning><answer>",
-    "<answer>",
-    "<reasoning>a joyful day</reasoning><answer>",
-]
+PREFIXES = ["<reasoning>so sad</reasoning><answer>", "<answer>", "<reasoning>a joyful day</reasoning><answer>"]
 LABELS = ["sad</answer>", "joyful</answer>", "angry</answer>", "unheard of</answer>"]  # 2 tokens up to many
 
 
@@ -125,15 +121,6 @@ def test_scores_the_adapter_without_its_dropout_and_restores_the_mode(tokenizer)
     assert model.training and all(module.training for module in model.modules())
 
 
-def test_leaves_no_gradient_and_nothing_in_the_model(tokenizer):
-    model = tiny("qwen2", tokenizer)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS)
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not model.training
-
-
 def test_works_under_autocast(tokenizer):
     model = tiny("qwen2", tokenizer)
     expected = torch.tensor(PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS))
@@ -141,27 +128,3 @@ def test_works_under_autocast(tokenizer):
         scores = torch.tensor(PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS))
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, expected, atol=0.0, rtol=0.1)
-
-
-def test_a_bfloat16_model_is_summed_in_float32(tokenizer):
-    model = tiny("qwen2", tokenizer).to(torch.bfloat16)
-    scores = torch.tensor(PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, ["sad", "joyful"]))
-    assert not torch.equal(scores, scores.bfloat16().float())
-
-
-def test_the_mode_is_restored_when_the_model_fails(tokenizer):
-    model = tiny("qwen2", tokenizer).train()
-
-    def fail(*args):
-        raise RuntimeError("out of memory")
-
-    model.register_forward_pre_hook(fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS)
-    assert model.training
-
-
-def test_prompts_and_prefixes_must_pair_up(tokenizer):
-    model = tiny("qwen2", tokenizer)
-    with pytest.raises(ValueError, match="shorter"):
-        PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES[:2], LABELS)

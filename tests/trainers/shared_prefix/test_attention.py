@@ -177,26 +177,6 @@ def test_bfloat16_autocast_agrees_with_the_usual_pass(name, attention):
         assert (mine - other).abs().mean() < 0.05
 
 
-@pytest.mark.parametrize("name, attention", MODELS.values(), ids=MODELS)
-def test_hidden_states_come_back_to_the_tokens_they_predict(name, attention):
-    model, packed = scoring_model(name, attention), pack(*RAGGED)
-    seen = []
-    model.base_model.register_forward_hook(lambda module, args, output: seen.append(output.last_hidden_state))
-    with torch.no_grad():
-        plain_scores(model, RAGGED)
-        packed_scores(model, packed)
-    theirs, ours = seen[0][:, -RAGGED.completion_length - 1 : -1], packed.unpack(seen[1])
-    torch.testing.assert_close(ours, theirs * RAGGED.scored[:, :, None], rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_batch_can_be_packed_once_and_read_often(attention):
-    model, packed = scoring_model("gemma2", attention), pack(*RAGGED)
-    with torch.no_grad():
-        first, second = packed_scores(model, packed), packed_scores(model, packed)
-    assert torch.equal(first[0], second[0])
-
-
 # models whose layers do not hand on what they are given; how far off they would be does not matter
 DEAF = {
     "arguments do not reach the attention": ("nemotron", {}, "2 attention layers should have been told, 0 were"),

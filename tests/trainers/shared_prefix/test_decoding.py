@@ -125,24 +125,6 @@ def decoding_error(model, prompt):
     return shared_log_probs(model, prompt) - usual_log_probs(model, prompt)
 
 
-def test_a_window_is_worked_out_once_per_step(monkeypatch):
-    usual, steps = DecodeAttention.near, []
-
-    def counting(self, sliding_window):
-        steps.append(self.step)
-        return usual(self, sliding_window)
-
-    monkeypatch.setattr(DecodeAttention, "near", counting)
-    model = tiny_model("mistral")  # both of its layers slide
-    install(model)
-    decoder = SharedDecoder(model, *prompts_of([0, 0, 1]).values(), max_new_tokens=4)
-    with torch.no_grad():
-        decoder.read_prompts()
-        for token in (7, 8):
-            decoder.read(torch.full((3,), token))
-    assert steps == [1, 2]
-
-
 @pytest.mark.parametrize("name, attention", MODELS.values(), ids=MODELS)
 def test_the_error_of_a_sound_model_is_rounding(name, attention):
     model = tiny_model(name, attention)
@@ -208,18 +190,3 @@ def test_large_groups_sit_in_several_rows():
     settings = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": PAD}
     usual = model.generate(prompts, attention_mask=mask, **settings)
     assert torch.equal(model.generate(prompts, attention_mask=mask, custom_generate=sample, **settings), usual)
-
-
-def test_samples_are_distributed_as_the_model_says():
-    """Chi-square of 4000 first tokens against the softmax of the usual logits."""
-    model, temperature = tiny_model(), 2.0
-    prompt = prompts_of([0])["input_ids"]
-    with torch.no_grad():
-        expected = 4000 * (model(input_ids=prompt).logits[0, -1] / temperature).softmax(-1)
-    drawn = new_tokens(
-        generate(model, [0] * 4000, shared=True, max_new_tokens=1, do_sample=True, top_k=0, temperature=temperature)
-    )
-    observed = torch.bincount(drawn[:, 0], minlength=VOCABULARY)
-    assert expected.min() > 5  # as the test needs
-    freedom = VOCABULARY - 1
-    assert ((observed - expected) ** 2 / expected).sum() < freedom + 3 * (2 * freedom) ** 0.5

@@ -19,13 +19,7 @@ A, B, C = [11, 12, 13], [21, 22], [31]  # prompts
 
 # rows; which of their completions are masked; input_ids, position_ids and shift_labels of the packed row
 LAYOUTS = {
-    "one row": (
-        [(A, [41, 42])],
-        [],
-        [11, 12, 13, 41],
-        [0, 1, 2, 3],
-        [NO, NO, 41, 42],
-    ),
+    "one row": ([(A, [41, 42])], [], [11, 12, 13, 41], [0, 1, 2, 3], [NO, NO, 41, 42]),
     "a group": (
         [(A, [41, 42]), (A, [43]), (A, [44, 45, 46])],
         [],
