@@ -158,7 +158,7 @@ def test_reward_rises(make):
     def sevens(completions, **_):
         return [completion[0]["content"].count("7") / 6 for completion in completions]
 
-    trainer = make(reward=sevens, max_steps=60, per_device_train_batch_size=32, num_generations=8)
+    trainer = make(reward=sevens, max_steps=30, learning_rate=0.03, per_device_train_batch_size=32, num_generations=8)
     trainer.train()
     rewards = [row["reward"] for row in trainer.state.log_history if "reward" in row]
     assert rewards[0] < 0.2 and sum(rewards[-5:]) / 5 > 0.8
@@ -314,7 +314,7 @@ def test_accumulated_batches_train_like_whole_ones(tmp_path):
 
 
 def test_a_tiny_model_memorises_its_rows_and_stops_after_them(tmp_path):
-    trainer = make_trainer(tmp_path, max_steps=120, learning_rate=0.02, lr_scheduler_type="constant", seed=1)
+    trainer = make_trainer(tmp_path, max_steps=60, learning_rate=0.03, lr_scheduler_type="constant", seed=1)
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses[0] > 3 and losses[-1] < 0.05

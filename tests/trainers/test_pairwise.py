@@ -141,7 +141,7 @@ def test_the_check_counts_pairs(tmp_path):
 
 
 def test_it_learns_and_the_saved_model_says_how_good_it_is(tmp_path):
-    run = run_of(tmp_path, "--trainer.max_steps", "120", "--trainer.save_steps", "60")
+    run = run_of(tmp_path, "--trainer.max_steps", "60", "--trainer.save_steps", "30")
     trainer = TASKS["regress"].build(run)
     trainer.train()
     trainer.save_model(str(run.folder))

@@ -4,12 +4,11 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from trl import GRPOConfig
 
 from empathy_trl.errors import UserError
 from empathy_trl.recipe.stages import last_checkpoint
-from empathy_trl.trainers.critic import Critic, build_critic
 from empathy_trl.trainers.encoder_decoder import trainer_class
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import LOSSES, EmpathyPPOTrainer, PPOConfig
@@ -68,12 +67,12 @@ def test_ppo_learns_a_verifiable_task_and_its_critic_knows_what_to_expect(tiny_f
         per_device_train_batch_size=64,
         num_generations=4,
         max_completion_length=4,
-        learning_rate=5e-3,
+        learning_rate=2e-2,
         critic_learning_rate=5e-2,
         vf_coef=1.0,
         cliprange_value=10.0,
         kl_coef=0.0,
-        max_steps=100,
+        max_steps=40,
         logging_steps=10,
     )
     trainer.train()
@@ -272,12 +271,6 @@ def test_training_again_keeps_the_optimizer(tiny_folder, tmp_path):
     assert len(trainer.optimizer.param_groups) == groups
 
 
-def test_values_are_in_float32_whatever_the_weights_are_in():
-    critic = Critic(4).to(torch.bfloat16)
-    assert critic(torch.ones(1, 3, 4)).dtype == torch.float32
-    assert critic.double()(torch.ones(1, 3, 4)).dtype == torch.float64
-
-
 def test_the_critic_learns_alone_first(tiny_folder, tmp_path):
     trainer = make_ppo_trainer(tiny_folder, tmp_path, critic_warmup_steps=2, max_steps=2, weight_decay=0.1)
     before = weights_of(trainer)
@@ -409,109 +402,6 @@ def test_the_best_policy_comes_with_the_critic_it_had(tiny_folder, tmp_path, cap
     assert "critic" not in caplog.text
 
 
-def test_a_critic_of_another_kind_is_refused(tiny_folder, tmp_path):
-    make_ppo_trainer(tiny_folder, tmp_path).save_model(str(tmp_path / "saved"))
-    with pytest.raises(UserError, match="holds a critic with .*'head'.* needs one with .*'model'"):
-        make_ppo_trainer(
-            tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=str(tmp_path / "saved" / "critic")
-        )
-
-
-def save_other(tiny_folder, folder, **sizes):
-    """Save a model like the tiny one, of other sizes, with its tokenizer; return the folder."""
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
-    config = AutoConfig.from_pretrained(tiny_folder, **sizes)
-    for part in (AutoModelForCausalLM.from_config(config), tokenizer):
-        part.save_pretrained(folder)
-    return folder
-
-
-def test_a_saved_backbone_with_another_vocabulary_is_refused(tiny_folder, tmp_path):
-    wider = save_other(tiny_folder, tmp_path / "wider", vocab_size=400)
-    make_ppo_trainer(wider, tmp_path, critic_kind="model").save_model(str(tmp_path / "saved"))
-    with pytest.raises(UserError, match="holds a critic that reads 400 tokens; the policy writes"):
-        make_ppo_trainer(tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=str(tmp_path / "saved"))
-
-
-def test_a_saved_backbone_serves_an_adapter_and_a_policy_of_another_size(tiny_folder, tmp_path):
-    larger = save_other(tiny_folder, tmp_path / "larger", hidden_size=32)
-    first = make_ppo_trainer(larger, tmp_path, critic_kind="model")
-    torch.nn.init.normal_(first.critic.value_head.weight)
-    first.save_model(str(tmp_path / "saved"))
-    for name in ("saved", "saved/critic"):
-        trainer = make_ppo_trainer(
-            tiny_folder,
-            tmp_path / "out",
-            peft_config=LoraConfig(r=2, target_modules="all-linear"),
-            critic_kind="model",
-            critic_name_or_path=str(tmp_path / name),
-        )
-        assert_identical(dict(first.critic.state_dict()), dict(trainer.critic.state_dict()))
-
-
-def test_a_policy_in_pieces_is_not_copied(tiny_folder, tmp_path, monkeypatch):
-    from transformers import integrations
-
-    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
-    monkeypatch.setattr(integrations, "is_deepspeed_zero3_enabled", lambda: True)
-    with pytest.raises(UserError, match="with ZeRO-3 no process has the policy's weights to copy"):
-        build_critic("model", None, model, None)
-
-
-@pytest.mark.parametrize(
-    "name, content, message",
-    [
-        ("critic_config.json", "{", "critic_config.json, line 1: not valid JSON"),
-        ("value_head.safetensors", "x", "value_head.safetensors: holds no value head that can be read"),
-        ("value_head.safetensors", None, "value_head.safetensors: holds no value head that can be read: No such file"),
-    ],
-)
-def test_a_critic_with_a_broken_file_is_refused(tmp_path, name, content, message):
-    critic = Critic(4)
-    critic.save(tmp_path, critic.state_dict())
-    (tmp_path / name).unlink()
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=message):
-        critic.load(tmp_path)
-
-
-def test_a_head_that_is_not_there_is_refused(tiny_folder, tmp_path):
-    with pytest.raises(UserError, match="critic_name_or_path: .* holds no critic"):
-        make_ppo_trainer(tiny_folder, tmp_path, critic_name_or_path=str(tiny_folder))
-
-
-def test_a_model_that_reads_other_tokens_is_refused(tiny_folder, tmp_path, make_classifier):
-    with pytest.raises(UserError, match="has another tokenizer than the policy.*critic_kind: head"):
-        make_ppo_trainer(
-            tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=make_classifier({"good": [1.0]})
-        )
-
-
-def test_a_reward_model_of_the_family_brings_its_head_along(tiny_folder, tmp_path):
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    rater = AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=1)
-    rater.save_pretrained(tmp_path / "rater")
-    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path / "rater")
-    trainer = make_ppo_trainer(
-        tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=str(tmp_path / "rater"), max_steps=1
-    )
-    assert torch.equal(trainer.model.critic.value_head.weight, rater.score.weight.float())
-    trainer.train()
-
-
-def test_a_head_on_quantised_weights_is_refused(tiny_folder, tmp_path, monkeypatch):
-    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
-    model.is_quantized = True
-    for kind, message in (
-        ("head", "weights are quantised.*set critic_kind: model"),
-        ("model", "cannot be copied as critic"),
-    ):
-        with pytest.raises(UserError, match=message):
-            build_critic(kind, None, model, None)
-
-
 REFUSED = {
     "gamma": ({"gamma": 1.5}, "gamma: 1.5 should be from 0 to 1"),
     "lam": ({"lam": -0.1}, "lam: -0.1 should be from 0 to 1"),
@@ -563,11 +453,11 @@ def test_ppo_raises_a_toy_reward_of_an_encoder_decoder(t5_folder, tmp_path, kind
         per_device_train_batch_size=32,
         num_generations=4,
         max_completion_length=4,
-        learning_rate=1e-2,
+        learning_rate=2e-2,
         critic_learning_rate=2e-2,
         vf_coef=0.5,
         cliprange_value=10.0,
-        max_steps=40,
+        max_steps=30,
         kl_coef=0.001,
     )
     trainer.train()

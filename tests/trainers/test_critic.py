@@ -1,0 +1,162 @@
+"""The critic: what it starts from, what is refused, and dropout that is off in every place that a model keeps it in."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BartConfig, BartModel, Qwen2Config, Qwen2Model
+
+from empathy_trl.errors import UserError
+from empathy_trl.trainers import critic as module
+from empathy_trl.trainers.critic import Critic, build_critic, switch_off_dropout
+from tests.trainers.settings import assert_identical, make_ppo_trainer
+
+
+def test_values_are_in_float32_whatever_the_weights_are_in():
+    critic = Critic(4).to(torch.bfloat16)
+    assert critic(torch.ones(1, 3, 4)).dtype == torch.float32
+    assert critic.double()(torch.ones(1, 3, 4)).dtype == torch.float64
+
+
+def test_a_critic_of_another_kind_is_refused(tiny_folder, tmp_path):
+    make_ppo_trainer(tiny_folder, tmp_path).save_model(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match="holds a critic with .*'head'.* needs one with .*'model'"):
+        make_ppo_trainer(
+            tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=str(tmp_path / "saved" / "critic")
+        )
+
+
+def save_other(tiny_folder, folder, **sizes):
+    """Save a model like the tiny one, of other sizes, with its tokenizer; return the folder."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    config = AutoConfig.from_pretrained(tiny_folder, **sizes)
+    for part in (AutoModelForCausalLM.from_config(config), tokenizer):
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_a_saved_backbone_with_another_vocabulary_is_refused(tiny_folder, tmp_path):
+    wider = save_other(tiny_folder, tmp_path / "wider", vocab_size=400)
+    make_ppo_trainer(wider, tmp_path, critic_kind="model").save_model(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match="holds a critic that reads 400 tokens; the policy writes"):
+        make_ppo_trainer(tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=str(tmp_path / "saved"))
+
+
+def test_a_saved_backbone_serves_an_adapter_and_a_policy_of_another_size(tiny_folder, tmp_path):
+    larger = save_other(tiny_folder, tmp_path / "larger", hidden_size=32)
+    first = make_ppo_trainer(larger, tmp_path, critic_kind="model")
+    torch.nn.init.normal_(first.critic.value_head.weight)
+    first.save_model(str(tmp_path / "saved"))
+    for name in ("saved", "saved/critic"):
+        trainer = make_ppo_trainer(
+            tiny_folder,
+            tmp_path / "out",
+            peft_config=LoraConfig(r=2, target_modules="all-linear"),
+            critic_kind="model",
+            critic_name_or_path=str(tmp_path / name),
+        )
+        assert_identical(dict(first.critic.state_dict()), dict(trainer.critic.state_dict()))
+
+
+def test_a_policy_in_pieces_is_not_copied(tiny_folder, tmp_path, monkeypatch):
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    monkeypatch.setattr(module, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(UserError, match="with ZeRO-3 no process has the policy's weights to copy"):
+        build_critic("model", None, model, None)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("critic_config.json", "{", "critic_config.json, line 1: not valid JSON"),
+        ("value_head.safetensors", "x", "value_head.safetensors: holds no value head that can be read"),
+        ("value_head.safetensors", None, "value_head.safetensors: holds no value head that can be read: No such file"),
+    ],
+)
+def test_a_critic_with_a_broken_file_is_refused(tmp_path, name, content, message):
+    critic = Critic(4)
+    critic.save(tmp_path, critic.state_dict())
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        critic.load(tmp_path)
+
+
+def test_a_head_that_is_not_there_is_refused(tiny_folder, tmp_path):
+    with pytest.raises(UserError, match="critic_name_or_path: .* holds no critic"):
+        make_ppo_trainer(tiny_folder, tmp_path, critic_name_or_path=str(tiny_folder))
+
+
+def test_a_model_that_reads_other_tokens_is_refused(tiny_folder, tmp_path, make_classifier):
+    with pytest.raises(UserError, match="has another tokenizer than the policy.*critic_kind: head"):
+        make_ppo_trainer(
+            tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=make_classifier({"good": [1.0]})
+        )
+
+
+def test_a_reward_model_of_the_family_brings_its_head_along(tiny_folder, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    rater = AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=1)
+    rater.save_pretrained(tmp_path / "rater")
+    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path / "rater")
+    trainer = make_ppo_trainer(
+        tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=str(tmp_path / "rater"), max_steps=1
+    )
+    assert torch.equal(trainer.model.critic.value_head.weight, rater.score.weight.float())
+    trainer.train()
+
+
+def test_a_head_on_quantised_weights_is_refused(tiny_folder, tmp_path, monkeypatch):
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    model.is_quantized = True
+    for kind, message in (
+        ("head", "weights are quantised.*set critic_kind: model"),
+        ("model", "cannot be copied as critic"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build_critic(kind, None, model, None)
+
+
+SIZES = {"vocab_size": 30, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+ADAPTED = get_peft_model(
+    Qwen2Model(Qwen2Config(**SIZES, num_key_value_heads=2)),
+    LoraConfig(target_modules=["q_proj"], lora_dropout=0.5, init_lora_weights=False),
+)
+MODELS = {
+    "attention": Qwen2Model(Qwen2Config(**SIZES, num_key_value_heads=2, attention_dropout=0.5)),
+    "an adapter": ADAPTED,
+    "functions, layers and attention": BartModel(
+        BartConfig(
+            vocab_size=30,
+            d_model=8,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=8,
+            decoder_ffn_dim=8,
+            dropout=0.3,
+            attention_dropout=0.3,
+            activation_dropout=0.3,
+            encoder_layerdrop=0.5,
+            decoder_layerdrop=0.5,
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_a_model_in_training_mode_gives_the_same_twice(model):
+    ids = torch.arange(5, 15)[None]
+    model.train()
+
+    def states():
+        return [model(input_ids=ids).last_hidden_state for _ in range(4)]
+
+    first, *others = states()
+    assert any(not torch.equal(first, other) for other in others)
+    switch_off_dropout(model)
+    assert model.training
+    first, *others = states()
+    assert all(torch.equal(first, other) for other in others)
