@@ -1,5 +1,6 @@
 """Shared fixtures: everything runs on the CPU, offline, with tiny models made from scratch."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -26,6 +27,13 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections():
+    """accelerate collects garbage after every training; what is imported by then is not looked through each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
