@@ -17,7 +17,6 @@ from empathy_trl.models.hub_files import CRITIC_CONFIG, saved_critic, split_revi
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
 from empathy_trl.recipe.schema import CONFIG_CLASSES, RECIPES, SAMPLE, Data, FromScratch, Stage, hint
 from empathy_trl.recipe.validate import Key, Problem, check_mapping, check_trainer, check_value, fields_of, import_class
-from empathy_trl.rewards import read_rewards
 from empathy_trl.rewards.base import Reward
 from empathy_trl.tags import CHAT_TEMPLATES
 
@@ -52,7 +51,7 @@ def check_top(layers: Layers, stages: dict[str, dict]) -> Iterator[str]:
 
 
 def check_stage(name: str, stages: dict[str, dict], training: bool) -> Iterator[Problem]:
-    """Yield what is wrong with the keys that hold for a stage, but for its rewards, which `check_rewards` reads.
+    """Yield what is wrong with the keys that hold for a stage, but for its rewards, which `read_rewards` reads.
 
     Args:
         name: of the stage.
@@ -198,24 +197,22 @@ def _check_corpus(own, data: dict, task: str | None) -> Iterator[Problem]:
         yield ("name",), f"{data['name']} has rows for {rows}, not for {task}{suggestion('', fitting)}"
 
 
-def check_rewards(entries: Any, earlier: dict[str, dict]) -> tuple[dict[str, Reward], list[Problem]]:
-    """Return the rewards that `rewards:` of a stage describes, and what is wrong with the other entries.
+def check_reward_models(entries: Any, rewards: dict[str, Reward], earlier: dict[str, dict]) -> Iterator[Problem]:
+    """Yield which models of a stage's rewards are not where `model` says.
 
     Args:
-        entries: the section.
+        entries: `rewards:` of the stage.
+        rewards: what was read from it.
         earlier: the stages before this one, name -> keys.
     """
-    if not isinstance(entries, dict):
-        return {}, []  # `check_stage` reports it
-    rewards, problems = read_rewards(entries)
     tasks = {name: keys.get("task") for name, keys in earlier.items()}
-    for name, entry in entries.items():
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
         model = entry.get("model") if isinstance(entry, dict) else None
+        path = ("rewards", name, "model")
         if (stage := stage_of(model)) is not None:
-            problems += [((name, "model"), message) for _, message in _check_source(stage, tasks, LABEL_TASKS)]
+            yield from ((path, message) for _, message in _check_source(stage, tasks, LABEL_TASKS))
         elif name in rewards and rewards[name].loads_model and model and not _may_be_model(model):
-            problems.append(((name, "model"), f"no folder {model!r}; {A_MODEL}"))
-    return rewards, list(_under("rewards", problems))
+            yield path, f"no folder {model!r}; {A_MODEL}"
 
 
 def _check_weights(keys: dict, task: str) -> Iterator[Problem]:

@@ -10,10 +10,11 @@ from empathy_trl.data import build
 from empathy_trl.errors import RecipeError, UserError, show, suggestion
 from empathy_trl.io import shipped_folder, yaml_titles
 from empathy_trl.models.hub_files import REVISION, hub_errors, join_revision
-from empathy_trl.recipe.checks import check_rewards, check_stage, check_top
+from empathy_trl.recipe.checks import check_reward_models, check_stage, check_top
 from empathy_trl.recipe.layers import RECIPE_FILE, Layers, merge, parse_overrides, read_yaml
 from empathy_trl.recipe.schema import Data, Recipe, Stage
 from empathy_trl.recipe.validate import check_section
+from empathy_trl.rewards import read_rewards
 from empathy_trl.rewards.base import Reward
 
 SHIPPED = shipped_folder("recipes")
@@ -59,7 +60,8 @@ def load_recipe(
     rewards = {}
     for position, (name, keys) in enumerate(stages.items()):
         earlier = dict(list(stages.items())[:position])
-        rewards[name], problems = check_rewards(keys.get("rewards"), earlier)
+        rewards[name], problems = read_rewards(keys.get("rewards"))
+        problems += check_reward_models(keys.get("rewards"), rewards[name], earlier)
         problems += check_stage(name, earlier | {name: keys}, training)
         errors += [f"{layers.label(name, path)}: {message}" for path, message in problems]
     errors += check_top(layers, stages)

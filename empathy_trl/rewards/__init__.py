@@ -90,18 +90,21 @@ def load_rewards(rewards: dict | list) -> list[Reward]:
         raise UserError(f"rewards: {show(rewards)} is not a mapping from a reward's name to its weight and parameters")
     read, problems = read_rewards({name: entry for name, entry in rewards.items() if not callable(entry)})
     if problems:
-        raise RecipeError([".".join(("rewards", *path)) + f": {message}" for path, message in problems])
+        raise RecipeError([f"{'.'.join(path)}: {message}" for path, message in problems])
     return [as_reward(read.get(name, entry), name) for name, entry in rewards.items()]
 
 
-def read_rewards(entries: dict[str, Any]) -> tuple[dict[str, Reward], list[Problem]]:
-    """Return the rewards that a `rewards:` mapping describes, and what is wrong with the other entries."""
+def read_rewards(entries: Any) -> tuple[dict[str, Reward], list[Problem]]:
+    """Return the rewards that a `rewards:` mapping describes, and what is wrong with the other entries.
+
+    What is not a mapping has no rewards; that it is not one is for the caller to say.
+    """
     rewards, problems = {}, []
-    for name, entry in entries.items():
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
         reward, wrong = _read_entry(name, entry)
         if reward is not None:
             rewards[name] = reward
-        problems += [((name, *path), message) for path, message in wrong]
+        problems += [(("rewards", name, *path), message) for path, message in wrong]
     return rewards, problems
 
 

@@ -167,7 +167,11 @@ def test_errors_name_the_reward_and_the_key(own_module, name, entry, message):
 def test_all_problems_are_reported_and_the_other_rewards_read():
     rewards, problems = read_rewards({"length": {}, "format": {"tags": 1, "weight": []}, "nothing": None})
     assert list(rewards) == ["length"]
-    assert [".".join(path) for path, _ in problems] == ["format.weight", "format.tags", "nothing"]
+    assert [".".join(path) for path, _ in problems] == [
+        "rewards.format.weight",
+        "rewards.format.tags",
+        "rewards.nothing",
+    ]
     with pytest.raises(UserError, match="rewards: 3 is not a mapping from a reward's name"):
         load_rewards(3)
 
