@@ -16,6 +16,7 @@ from empathy_trl.recipe import Recipe, load_recipe
 from empathy_trl.recipe.provenance import ResourceUsage, provenance
 from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.stages import StageRun, archive_other_run, stage_runs
+from empathy_trl.rewards import load_rewards
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def _reward_trainer(base, run: StageRun):
     from empathy_trl.trainers.encoder_decoder import trainer_class
 
     config, train = run.trainer_config(), run.dataset("train")
-    for reward in run.rewards:
+    rewards = load_rewards(run.resolved.rewards)  # copies: what the trainer notes on them, its policy, ends with it
+    for reward in rewards:
         reward.load()  # a model that cannot be loaded stops the run now, not in its first step
     model, tokenizer, adapter = _policy(run, train)
     trainer = trainer_class(base, model)(
@@ -96,8 +98,8 @@ def _reward_trainer(base, run: StageRun):
         train_dataset=train,
         processing_class=tokenizer,
         peft_config=adapter,
-        reward_funcs=run.rewards,
-        reward_weights=[reward.weight for reward in run.rewards],
+        reward_funcs=rewards,
+        reward_weights=[reward.weight for reward in rewards],
     )
     trainer.add_callback(SamplePages(run.folder, trainer))
     return trainer

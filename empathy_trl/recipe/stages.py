@@ -25,7 +25,7 @@ from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage
 from empathy_trl.recipe.provenance import RUN_FILE
 from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.validate import fields_without_effect, import_class, refusal
-from empathy_trl.rewards import REWARDS, load_rewards
+from empathy_trl.rewards import REWARDS
 
 # optional package -> the extra in setup.cfg that installs it
 EXTRAS = {"vllm": "vllm", "bitsandbytes": "quantization", "bert_score": "bertscore", "deepspeed": "deepspeed"}
@@ -180,11 +180,6 @@ class StageRun:
         return texts, sorted({tag for text in texts for tag in re.findall(r"</(\w+)>", text)})
 
     # Rewards and other judges
-
-    @cached_property
-    def rewards(self) -> list:
-        """The rewards that train the stage: copies of the recipe's, since a trainer gives them its policy."""
-        return load_rewards(self.resolved.rewards)
 
     def rewards_to_explain(self) -> dict:
         """Return name -> `Reward` of the stage, for `rewards.explain`.
