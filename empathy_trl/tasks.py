@@ -99,7 +99,6 @@ def _reward_trainer(base, run: StageRun):
         processing_class=tokenizer,
         peft_config=adapter,
         reward_funcs=rewards,
-        reward_weights=[reward.weight for reward in rewards],
     )
     trainer.add_callback(SamplePages(run.folder, trainer))
     return trainer
