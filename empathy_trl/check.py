@@ -312,9 +312,14 @@ def _batch_line(options: dict) -> str:
     unit = f"completions ({options['num_generations']} per prompt)" if "num_generations" in options else "examples"
     return (
         f"{options['sequences']} {unit} per optimizer step = {options['per_device_train_batch_size']} per device × "
-        f"{options['gradient_accumulation_steps']} accumulated × {options['processes']} processes; "
-        + (f"{steps} steps" if steps else f"{options['num_train_epochs']:g} epochs")
+        f"{options['gradient_accumulation_steps']} accumulated × {_counted(options['processes'], 'process', 'es')}; "
+        + (_counted(steps, "step") if steps else _counted(options["num_train_epochs"], "epoch"))
     )
+
+
+def _counted(number: float, noun: str, ending: str = "s") -> str:
+    shown = number if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {noun}{ending if number != 1 else ''}"
 
 
 def _steps(options: dict) -> int | None:

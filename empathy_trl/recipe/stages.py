@@ -340,15 +340,16 @@ def known_fingerprint(path: Path, stage: dict, earlier: dict[str, str], rows: st
 
     Version 0.1 took such fields, and they are part of its fingerprints; a recipe has to leave them out now.
     """
-    record, recipe = json_or_none(path / RUN_FILE), path / RECIPE_FILE
-    if record is not None and recipe.is_file():
-        stages = read_yaml(recipe).get("stages", {})
-        before = stages.get(record.get("stage"), {}).get("trainer", {})
+    own, record = fingerprint(stage, earlier, rows), json_or_none(path / RUN_FILE)
+    if record is None or record.get("fingerprint") == own:
+        return own
+    try:
+        before = read_yaml(path / RECIPE_FILE)["stages"][record["stage"]]["trainer"]
         dropped = {key: before[key] for key in fields_without_effect(stage["task"]) if key in before}
-        known = fingerprint({**stage, "trainer": dropped | stage["trainer"]}, earlier, rows)
-        if known == record.get("fingerprint"):
-            return known
-    return fingerprint(stage, earlier, rows)
+    except (UserError, KeyError, TypeError):  # not a run of ours, or cut short by a crash
+        return own
+    known = fingerprint({**stage, "trainer": dropped | stage["trainer"]}, earlier, rows)
+    return known if known == record.get("fingerprint") else own
 
 
 def judges_in(rewards: dict | None, earlier: dict[str, str]) -> dict[str, str]:

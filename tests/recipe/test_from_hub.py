@@ -56,6 +56,7 @@ def test_a_recipe_without_a_name_is_called_like_its_repository(publish):
 
 def test_code_is_imported_only_where_it_is_allowed(publish, ed4_tiny, tmp_path):
     ed4_tiny["stages"]["grpo"]["rewards"] |= {"mine": {"import": f"{CODE}:kind"}, "more": {"import": "os:system"}}
+    ed4_tiny["stages"]["sft"]["data"]["builder"] = f"{CODE}:Corpus"
     publish(ed4_tiny)
     pulled = pull("ann/kind", tmp_path / "kind") / "recipe.yaml"
     (tmp_path / "mine.yaml").write_text("extends: kind/recipe.yaml\n")
@@ -63,12 +64,17 @@ def test_code_is_imported_only_where_it_is_allowed(publish, ed4_tiny, tmp_path):
         with pytest.raises(RecipeError) as error:
             load_recipe(name)
         assert error.value.errors == [
-            f"stages.grpo.rewards.{key}.import: {code!r} is Python code that the recipe, which comes from the Hub, would "
+            f"stages.{key}: {code!r} is Python code that the recipe, which comes from the Hub, would "
             "run; read that code, then allow it with --trust_remote_code"
-            for key, code in (("mine", f"{CODE}:kind"), ("more", "os:system"))
+            for key, code in (
+                ("sft.data.builder", f"{CODE}:Corpus"),
+                ("grpo.rewards.mine.import", f"{CODE}:kind"),
+                ("grpo.rewards.more.import", "os:system"),
+            )
         ]
         assert CODE not in sys.modules
         without = ["--stages.grpo.rewards.mine", "null", "--stages.grpo.rewards.more", "null"]
+        without += ["--stages.sft.data.builder", "null"]
         assert "mine" not in load_recipe(name, without).stages["grpo"].rewards
         recipe = load_recipe(name, without[2:], trust_remote_code=True)
         assert recipe.stages["grpo"].rewards["mine"].import_path == f"{CODE}:kind"
