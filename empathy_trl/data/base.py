@@ -149,7 +149,7 @@ class Corpus(ABC):
 
     def read_table(self, config, split: str) -> Table:
         """Return the rows of one split as the source has them: from a split on the Hub, or the split's file in a folder."""
-        if on_hub(config.path, needs_owner=True):
+        if self.is_on_hub(config):
             return as_table(*hub_split(config.path, config.revision, split))
         return read_table(split_file(self.folder(config), split, SUFFIXES), self.needs)
 
@@ -196,6 +196,10 @@ class Corpus(ABC):
     def chat_reply(self, data: dict, content: str) -> str:
         """Return how an earlier reply of the model stands in the history."""
         return content
+
+    def is_on_hub(self, config) -> bool:
+        """Return whether `data.path` is the Hub id of a data set."""
+        return on_hub(config.path, needs_owner=True)
 
     def path(self, config):
         """Return the folder or file that `data.path` names; `sample` is the embedded corpus."""

@@ -20,7 +20,6 @@ from empathy_trl.data.tables import (
     split_folder,
 )
 from empathy_trl.errors import DataError, show
-from empathy_trl.io import on_hub
 from empathy_trl.tags import KNOWLEDGE, reply_text
 from empathy_trl.text import clean
 
@@ -61,7 +60,7 @@ class Dialogues(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the samples of one split, one row per reply."""
-        if on_hub(config.path, needs_owner=True):
+        if self.is_on_hub(config):
             return _samples(conversations(*hub_split(config.path, config.revision, split)))
         folder = self.folder(config)
         if any(folder.joinpath(name).is_dir() for names in FOLDERS.values() for name in names):
@@ -102,8 +101,7 @@ class Dialogues(Corpus):
 
     def chat_reply(self, data: dict, content: str) -> str:
         """Return the reply alone, cleaned as a reference is."""
-        reply = reply_text(content) or content
-        return clean(reply) or reply
+        return reply_alone(content)
 
 
 def make_prompt(turns: list[str], instruction: str, knowledge: str = "") -> Messages:
@@ -184,6 +182,12 @@ def optional_text(row: Row, column: str) -> str | BadRow:
     if not isinstance(value, str):
         return BadRow(row.where, "no text", f"{column} has {show(value)}; expected a text, or an empty one for none")
     return clean(value)
+
+
+def reply_alone(content: str) -> str:
+    """Return what a completion says to the user, cleaned as a reference is; the whole text where that would be empty."""
+    reply = reply_text(content) or content
+    return clean(reply) or reply
 
 
 def as_messages(turns: list[str]) -> Messages:

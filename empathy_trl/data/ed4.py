@@ -20,7 +20,6 @@ from empathy_trl.data.base import Corpus, Messages
 from empathy_trl.data.hub_tables import EMPATHETIC_DIALOGUES, hub_split, situations
 from empathy_trl.data.tables import BadRow, Row, Table, read_table, split_file
 from empathy_trl.errors import DataError, show
-from empathy_trl.io import on_hub
 from empathy_trl.text import clean
 
 # The position is the number of the label in the CSV files.
@@ -58,7 +57,7 @@ class Ed4(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the situations of one split (`text`, `label`); on the Hub, those with one of the four emotions."""
-        if not on_hub(config.path, needs_owner=True):
+        if not self.is_on_hub(config):
             return read_table(split_file(self.folder(config), split, (".csv",)), self.needs)
         table = situations(*hub_split(config.path, config.revision, split))
         rows = [row for row in table.rows if row.cells["label"] in LABELS]

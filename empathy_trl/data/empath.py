@@ -23,7 +23,6 @@ from empathy_trl.data.redial_files import conversation_of
 from empathy_trl.data.splits import split_table
 from empathy_trl.data.tables import JSON_LINES, BadRow, Row, Table, check_columns, read_objects, split_file
 from empathy_trl.errors import DataError, show
-from empathy_trl.io import on_hub
 from empathy_trl.tags import PARTS, RESPOND, read_parts, without_reflection, write_parts
 from empathy_trl.text import clean, count_words, newest_turns, truncate_start
 
@@ -128,12 +127,12 @@ class Empath(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the dialogues of one split; one file, or a Hub id with one split, is split 90/10."""
-        if on_hub(config.path, needs_owner=True):
+        if self.is_on_hub(config):
             splits = load_hub(config.path, config.revision)
             if len(splits) > 1:
-                return as_table(*hub_split(config.path, config.revision, split), as_cell=_as_it_is)
+                return as_table(*hub_split(config.path, config.revision, split), keep_values=True)
             ((name, dataset),) = splits.items()
-            return _part(as_table(hub_source(config.path, config.revision, name), dataset, as_cell=_as_it_is), split)
+            return _part(as_table(hub_source(config.path, config.revision, name), dataset, keep_values=True), split)
         path = self.path(config)
         if path.is_file():
             return _part(read_objects(path), split)
@@ -249,10 +248,6 @@ class _OtherUsers:
             if len(drawn) == OTHERS:
                 break
         return drawn
-
-
-def _as_it_is(value):
-    return value
 
 
 def _part(table: Table, split: str) -> Table:

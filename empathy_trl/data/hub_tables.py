@@ -1,6 +1,5 @@
-"""Data sets on the Hub, or in its cache, as tables; and what EmpatheticDialogues needs beyond that."""
+"""Data sets on the Hub, or in its cache, as tables, and the two ways in which EmpatheticDialogues is read."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from empathy_trl.data.tables import Row, Table, as_text, check_columns
@@ -60,7 +59,7 @@ def load_hub(path: str, revision: str | None):
 
 
 def hub_has(path: str, revision: str | None, split: str) -> bool:
-    """Say whether a Hub id has a split. Raises what `load_hub` raises."""
+    """Return whether a Hub id has a split. Raises what `load_hub` raises."""
     return _split_name(load_hub(path, revision), split) is not None
 
 
@@ -83,10 +82,10 @@ def _split_name(splits, split: str) -> str | None:
     return next((name for name in _SPLIT_NAMES[split] if name in splits), None)
 
 
-def as_table(source: str, dataset, as_cell: Callable = as_text) -> Table:
-    """Return a `Dataset` as a `Table`, values as text; `as_cell` may make something else of them."""
+def as_table(source: str, dataset, keep_values: bool = False) -> Table:
+    """Return a `Dataset` as a `Table`, with values as text, or as they are (lists, mappings) with `keep_values`."""
     rows = [
-        Row(f"row {number}", {column: as_cell(value) for column, value in row.items()})
+        Row(f"row {number}", {column: value if keep_values else as_text(value) for column, value in row.items()})
         for number, row in enumerate(dataset, 1)
     ]
     if not rows:

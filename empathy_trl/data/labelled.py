@@ -16,7 +16,6 @@ from empathy_trl.data.hub_tables import EMPATHETIC_DIALOGUES, as_table, hub_spli
 from empathy_trl.data.splits import split_table
 from empathy_trl.data.tables import BadRow, Row, Table, check_columns, read_table
 from empathy_trl.errors import show, suggestion
-from empathy_trl.io import on_hub
 from empathy_trl.text import clean
 
 EMOTIONS = (
@@ -51,7 +50,7 @@ class _Labelled(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the texts of one split; on the Hub, the situations of EmpatheticDialogues are found too."""
-        if on_hub(config.path, needs_owner=True):
+        if self.is_on_hub(config):
             source, dataset = hub_split(config.path, config.revision, split)
             is_dialogues = "context" in dataset.column_names
             table = situations(source, dataset) if is_dialogues else as_table(source, dataset)
@@ -135,7 +134,7 @@ class Epitome(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the pairs of one split; one table, or the published files, are split 90/10 by seeker post."""
-        if on_hub(config.path, needs_owner=True):
+        if self.is_on_hub(config):
             return super().read_table(config, split)
         path = self.path(config)
         if path.is_file():

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from empathy_trl.data.base import Corpus, Messages, Report
+from empathy_trl.data.dialogues import reply_alone
 from empathy_trl.data.hub_tables import Published, as_table, hub_has, hub_split
 from empathy_trl.data.redial_files import (
     check_layout,
@@ -26,9 +27,6 @@ from empathy_trl.data.redial_files import (
 from empathy_trl.data.splits import split_table
 from empathy_trl.data.tables import JSON_LINES, BadRow, Row, Table, read_objects, split_file, split_files
 from empathy_trl.errors import DataError
-from empathy_trl.io import on_hub
-from empathy_trl.tags import reply_text
-from empathy_trl.text import clean
 
 SYSTEM = (
     "You talk with somebody who looks for a film. Respond to how they feel and what they like, and recommend a film when it is "
@@ -110,7 +108,7 @@ class Redial(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the dialogues of one split; without a part for `valid`, a tenth of those of `train` becomes one."""
-        if on_hub(config.path, needs_owner=True):
+        if self.is_on_hub(config):
             has_valid = hub_has(config.path, config.revision, "valid")
         else:
             has_valid = bool(split_files(self.folder(config), "valid", _SUFFIXES))
@@ -140,13 +138,12 @@ class Redial(Corpus):
 
     def chat_reply(self, data: dict, content: str) -> str:
         """Return the reply alone, cleaned as a reference is."""
-        reply = reply_text(content) or content
-        return clean(reply) or reply
+        return reply_alone(content)
 
     def _given_split(self, config, split: str) -> Table:
         """Return the dialogues of a split that the source has."""
-        if on_hub(config.path, needs_owner=True):
-            table = as_table(*hub_split(config.path, config.revision, split), as_cell=lambda value: value)
+        if self.is_on_hub(config):
+            table = as_table(*hub_split(config.path, config.revision, split), keep_values=True)
         else:
             table = read_objects(split_file(self.folder(config), split, _SUFFIXES))
         check_layout(table)

@@ -1,19 +1,15 @@
-"""A row of ReDial as a dialogue, from either of two layouts.
+"""The files of ReDial: a row as a dialogue, emotions from a second table, and films in texts of limited length.
 
-The original one names workers: who asks for a film is the initiator (here the seeker), who answers is the respondent
-(the recommender), and each has filled in a form about the films. The Hub has the same columns, with lists where the files
-have mappings. The other layout names roles. Film ids stay in the texts (`@111776`); `fill_slots` replaces them.
+Two layouts give the same dialogue. The original one names workers: the initiator asks for a film (here the seeker), the
+respondent answers (the recommender), and each has filled in a form about the films. The Hub has the same columns, with lists
+in place of mappings. The other layout names roles.
 
-Emotions of seekers from a table of their own, joined to the dialogues of ReDial.
+The table of emotions has one row per message: `conversation_id`, `turn` (the index of the message in its dialogue, from 0,
+empty messages included) and `emotion` (any words). One table may serve all splits.
 
-A row says which emotion one message shows: `conversation_id`, `turn` (the number of the message among the `messages` of its
-dialogue, from 0, empty ones included) and `emotion` (any words). One table may serve all splits.
-
-Films in the texts of ReDial, and texts of a limited length.
-
-A film stands in a text as its id, `@111776`, until the text has its final length: so no limit cuts a title or a
-`<movie>` in two. Lengths are counted in words and punctuation marks, because a data builder knows no tokenizer; a model
-usually has more tokens.
+A film stands in a text as its id, `@111776`, until the text has its final length, so no limit cuts a title or a `<movie>` in
+two; `fill_slots` then replaces the id. Lengths are counted in words and punctuation marks, because a corpus has no tokenizer;
+a model usually needs more tokens.
 """
 
 import re
@@ -157,7 +153,7 @@ def _check(dialogue: dict) -> None:
             raise _Unusable("unknown like", f"{like!r} for @{film}; expected {', '.join(map(str, LIKES))}")
 
 
-_COLUMNS = ("conversation_id", "turn", "emotion")
+_EMOTION_COLUMNS = ("conversation_id", "turn", "emotion")
 _DIGITS = 9  # no dialogue has more messages, and Python refuses to read endless numbers
 
 
@@ -169,18 +165,17 @@ def join_emotions(config, dialogues: list[dict], source: str) -> tuple[dict[str,
         dialogues: as `read_dialogue` gives them.
         source: where they are from, for messages.
 
-    The notes count rows about dialogues that are not among these, rows about the recommender, and bad rows that were
-    dropped.
+    The notes count rows about other dialogues, rows about the recommender, and bad rows that were dropped.
 
-    Raises `DataError` when the table cannot be used, when two dialogues have one id, when a row is bad (no emotion, no such
-    message, a second row for one message) and `on_bad_rows` is "error", or when no row is about any of the dialogues.
+    Raises `DataError` when the table cannot be used, when two dialogues have the same id, when a row is bad (no emotion, no
+    such message, a second row for one message) and `on_bad_rows` is "error", or when no row is about any of the dialogues.
     """
     if config.emotions is None:
         return {}, {}
     path = Path(config.emotions).expanduser()
     if not path.is_file():
         raise DataError(f"data.emotions: no file {config.emotions!r}; expected a table ({', '.join(SUFFIXES)})")
-    table = read_table(path, _COLUMNS)
+    table = read_table(path, _EMOTION_COLUMNS)
     roles = {dialogue["conversation"]: [role for role, _ in dialogue["messages"]] for dialogue in dialogues}
     first = {}
     for dialogue in dialogues:
@@ -212,7 +207,7 @@ def join_emotions(config, dialogues: list[dict], source: str) -> tuple[dict[str,
 
 def _parse(row: Row, roles: dict[str, list[str]], seen: dict) -> tuple[str, int, str] | BadRow | None:
     """Return conversation, number and emotion; None for a conversation that is not in `roles`."""
-    conversation, turn = (row.cells[column].strip() for column in _COLUMNS[:2])
+    conversation, turn = (row.cells[column].strip() for column in _EMOTION_COLUMNS[:2])
     emotion = clean(row.cells["emotion"])
     if not emotion:
         return BadRow(row.where, "no emotion", f"emotion is {show(row.cells['emotion'])}")

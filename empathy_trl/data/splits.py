@@ -1,7 +1,7 @@
-"""Train, valid and test parts of data that comes without: 90/10, by row or by conversation.
+"""Train, valid and test parts of data that comes without splits: 90/10, by row or by conversation.
 
 Turns of one conversation quote and answer each other. A split by row puts some of them on both sides, and a test figure then
-measures memory too; a split by conversation does not. Published figures often come from the former, so both are offered.
+measures memory too; a split by conversation does not. Published figures often come from a split by row, so both exist.
 """
 
 from collections import Counter

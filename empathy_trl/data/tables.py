@@ -229,7 +229,7 @@ def as_text(value) -> str:
 
 
 def is_table(path) -> bool:
-    """Say whether the name of `path` ends as that of a table does."""
+    """Return whether the name of `path` ends as the name of a table does."""
     return path.name.lower().endswith(SUFFIXES)
 
 

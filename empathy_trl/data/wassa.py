@@ -31,7 +31,6 @@ from empathy_trl.data.tables import (
     tables_in,
 )
 from empathy_trl.errors import DataError, show, suggestion
-from empathy_trl.io import on_hub
 from empathy_trl.text import JOINERS
 
 # Dimension -> lowest and highest label.
@@ -140,7 +139,7 @@ class Wassa(Corpus):
 
     def _given_split(self, config, split: str) -> Table:
         """Read a split that the source has as a file or Hub split of its own."""
-        if on_hub(config.path, needs_owner=True):
+        if self.is_on_hub(config):
             return as_table(*hub_split(config.path, config.revision, split))
         path = self.path(config)
         advice = "; one table is split 90/10 with data.split_by: row or conversation"
@@ -167,7 +166,7 @@ class Wassa(Corpus):
         return split_table(table, groups, config.split_by, split)
 
     def _only_table(self, config) -> Table:
-        if on_hub(config.path, needs_owner=True):
+        if self.is_on_hub(config):
             splits = load_hub(config.path, config.revision)
             _check_single(config, config.path, list(splits), ", ".join(splits))
             ((name, dataset),) = splits.items()

@@ -71,12 +71,9 @@ def test_columns_of_parallel_lists(tmp_path):
     ]
     assert rows["prompt"][1][0]["content"] == "Be brief."
     assert rows["prompt"][2][0]["content"] == f"{INSTRUCTION}\n[KNOWLEDGE] It is autumn."
+    warm = build(section(tmp_path), "train", "sft")
+    assert warm["completion"][1] == [{"role": "assistant", "content": "Great!"}]
     assert set(rows["emotion"]) == {None} and rows.features["emotion"].dtype == "string"
-
-
-def test_the_completion_of_a_warm_start_is_the_reference(tmp_path):
-    rows = build(section(write_lists(tmp_path)), "train", "sft")
-    assert rows["completion"][1] == [{"role": "assistant", "content": "Great!"}]
 
 
 def test_an_instruction_of_the_recipe_replaces_ours_but_not_a_rows_own(tmp_path):

@@ -28,7 +28,6 @@ from empathy_trl.data.empath import (
 )
 from empathy_trl.errors import DataError
 from empathy_trl.recipe import Data
-from empathy_trl.rewards.format import Format
 from empathy_trl.tags import PARTS, read_parts, without_reflection, write_parts
 from empathy_trl.text import count_words
 from tests.test_tags import REPLIES, WHOLE
@@ -303,12 +302,6 @@ def test_files_of_the_splits_are_used(source, tmp_path):
     assert parts_of(config) == {"train": {"d0"}, "valid": {"d5"}, "test": {"7"}}
 
 
-def test_one_dialogue_cannot_be_split(tmp_path):
-    (tmp_path / "one.jsonl").write_text(json.dumps(TALK))
-    with pytest.raises(DataError, match=r"one\.jsonl: 1 rows in 1 groups are too few for a 90/10 split"):
-        build(Data(name="empath", path=str(tmp_path)), "train", "grpo")
-
-
 def test_a_byte_order_mark_and_escaped_control_characters_are_left_out(source, tmp_path):
     config = source()
     said = dialogue("Hi\0 you\u200b", turn("It is\x07 fine.\ud800"))
@@ -438,13 +431,6 @@ def test_100_kilobytes_take_no_time(text):
     start = time.perf_counter()
     assert (fault(text) is None) == (read_parts(text) is not None)
     assert time.perf_counter() - start < 2  # milliseconds; a pattern that goes back and forth would take minutes
-
-
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_the_sample_can_be_trained_on(split):
-    rows = build(Data(name="empath"), split, "sft")
-    assert set(Format(tags=list(PARTS))(None, rows["completion"])) == {1.0}
-    assert all(others for others in rows["other_users"]) and any(rows["next_user"])
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the shared data are not here")

@@ -131,19 +131,6 @@ def test_texts_differ_in_wording_and_have_a_fair_length(kind, shortest, longest,
         assert [pair for pair in pairs if len(pair[0] & pair[1]) > shared_words * len(pair[0] | pair[1])] == []
 
 
-@pytest.mark.parametrize(("kind", "least"), [("ed4", 0.55), ("redial", 0.7)])
-def test_distinct_2(kind, least):
-    bigrams = [pair for text in TEXTS[kind]() for pair in itertools.pairwise(words(text))]
-    assert len(set(bigrams)) / len(bigrams) >= least
-
-
-@pytest.mark.parametrize(("kind", "share"), [("wassa", 0.04), ("redial", 0.01)])
-def test_no_trigram_dominates(kind, share):
-    texts = [words(text) for text in TEXTS[kind]()]
-    trigrams = Counter(gram for text in texts for gram in {*zip(text, text[1:], text[2:], strict=False)})
-    assert max(trigrams.values()) < share * len(texts)
-
-
 @pytest.mark.parametrize(("name", "names"), [("ed4", LABELS), ("emotions", EMOTIONS), ("intents", INTENTS)])
 def test_labels_are_balanced(name, names):
     for split, size in zip(SPLITS, SIZES[name], strict=True):

@@ -156,13 +156,10 @@ def test_ranges_name_the_dimensions(tmp_path):
     (tmp_path / "train.csv").write_text("text,Distress,Empathy\na,6.5,1\n")
     config = section(tmp_path, ranges={"Distress": (1.0, 7.0)})
     assert targets(config) == {"Distress": (1.0, 7.0)}
+    assert targets(section("sample")) == {"Emotion": (0, 5), "EmotionalPolarity": (0, 2), "Empathy": (0, 5)}
     assert read_split(config, "train")[0][0]["labels"] == [6.5]
     with pytest.raises(DataError, match="no column 'Emotion'"):
         read_split(section(tmp_path), "train")
-
-
-def test_default_targets():
-    assert targets(section("sample")) == {"Emotion": (0, 5), "EmotionalPolarity": (0, 2), "Empathy": (0, 5)}
 
 
 def test_texts_are_normalised_shortened_and_cut_to_the_portion(tmp_path):

@@ -43,7 +43,7 @@ def row_metrics(replies: list[str], references: list[str], placeholder: str | No
 
     Args:
         replies, references: of the same rows.
-        placeholder: of a film, such as `redial_slots.PLACEHOLDER`.
+        placeholder: of a film, such as `data.redial_files.PLACEHOLDER`.
     """
     chrf, split = CHRF(), [words(reply) for reply in replies]
     seen = Counter(map(tuple, split))
