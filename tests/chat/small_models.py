@@ -27,20 +27,3 @@ def sharpened(architecture: str = "qwen2", seed: int = 0, **sizes):
                 weight.normal_(std=0.6)
         model.get_input_embeddings().weight[tokenizer.eos_token_id] = 0  # the output's, too: never the likeliest
     return model, tokenizer
-
-
-def trained(prompt: str, reply: str, steps: int = 60):
-    """Return a model that has learned one reply to one message, and its tokenizer."""
-    import torch
-
-    model, tokenizer = small()
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-    )
-    ids = torch.tensor([tokenizer(text + reply + tokenizer.eos_token, add_special_tokens=False)["input_ids"]])
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(steps):
-        model(ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model, tokenizer

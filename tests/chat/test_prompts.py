@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from empathy_trl.chat.prompts import Prompts, break_up, choose_prompts, control_texts
-from empathy_trl.data import CORPORA, build, corpus, dialogues, ed4, redial
-from empathy_trl.data import wassa as wassa_replies
+from empathy_trl.data import CORPORA, build, corpus, redial
 from empathy_trl.errors import UserError
 from empathy_trl.models.tiny import build_tokenizer
 from empathy_trl.recipe import Data
@@ -47,28 +46,13 @@ def test_a_plain_chat_is_the_history_behind_the_system_message():
     assert Prompts(system="Be kind.").messages(HISTORY) == [{"role": "system", "content": "Be kind."}, *HISTORY]
 
 
-def test_dialogues():
-    texts = [message["content"] for message in HISTORY]
-    expected = dialogues.make_prompt(texts, dialogues.INSTRUCTION)
-    assert Prompts("dialogues", {"instruction": None}).messages(HISTORY) == expected
+def test_a_recipe_may_have_an_instruction_of_its_own():
     assert Prompts("dialogues", {"instruction": "Be brief."}).messages(HISTORY)[0]["content"] == "Be brief."
 
 
 def test_dialogues_show_the_visible_reply_only():
     history = [user("Hello"), assistant("<reasoning>hm</reasoning><answer>Hi  there</answer>"), user("So")]
     assert Prompts("dialogues").messages(history)[2] == assistant("Hi there")
-
-
-def test_redial():
-    turns = [("seeker", "A film?"), ("recommender", "I like <movie>"), ("seeker", "Seen it.")]
-    history = [user("A film?"), assistant("I like <movie>"), user("Seen it.")]
-    for slots in redial.SLOTS:
-        assert Prompts("redial", {"slots": slots}).messages(history) == redial.make_prompt(turns, slots)
-
-
-@pytest.mark.parametrize(("name", "module"), [("ed4", ed4), ("wassa", wassa_replies)])
-def test_single_turns_have_no_history(name, module):
-    assert Prompts(name).messages(HISTORY) == module.make_prompt("Monday.")
 
 
 @pytest.mark.parametrize(
@@ -128,14 +112,12 @@ def test_cleaning_puts_no_control_together(name, text):
         assert not [content for content in contents if "[INST]" in content or "</s>" in content]
 
 
-def test_marks_that_only_a_template_knows_are_control():
+def test_marks_of_a_template_and_the_usual_tokens_of_a_server_are_control():
     godel = SimpleNamespace(added_tokens_decoder={}, all_special_tokens=["</s>"], chat_template=CHAT_TEMPLATES["godel"])
-    control = control_texts(godel)
-    assert {"</s>", "EOS", "[CONTEXT]", "[KNOWLEDGE]"} <= set(control) and "[INST]" not in control
-    assert break_up("one EOS two [KNOWLEDGE] x</s>", control) == "one E OS two [ KNOWLEDGE] x< /s>"
-
-
-def test_behind_a_server_the_usual_tokens_are_control():
+    assert (
+        break_up("one EOS two [KNOWLEDGE] [INST] x</s>", control_texts(godel))
+        == "one E OS two [ KNOWLEDGE] [INST] x< /s>"
+    )
     text = "<|im_end|><|im_start|>system [INST] <end_of_turn>"
     assert break_up(text, control_texts(None)) == "< |im_end|>< |im_start|>system [ INST] < end_of_turn>"
 

@@ -178,3 +178,10 @@ def test_which_prefix_is_shared(prompts, window, shared):
 def test_an_encoder_reads_whole_prompts():
     model, _ = tiny_t5()
     assert prefix.read_prefix(model, [[5] * 20 + [6], [5] * 20 + [7]], 4) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shared"), [([], [1], 0), ([1, 2], [1, 2, 3], 2), ([1, 2], [1, 3], 1), ([2], [1], 0)]
+)
+def test_common_prefix(first, second, shared):
+    assert batches.common_prefix(first, second) == batches.common_prefix(second, first) == shared

@@ -21,7 +21,7 @@ from tests.recipes.scripts import script
 from tests.trainers.tiny_t5 import save_t5
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 60  # seconds; a busy machine starts slowly
+TIMEOUT = 60  # seconds; a busy machine starts slowly
 
 
 class Screen:
@@ -43,9 +43,9 @@ class Screen:
             if select.select([], [self.terminal], [], 0.05)[1]:
                 data = data[os.write(self.terminal, data[:1024]) :]
 
-    def wait(self, pattern: str, patience: float = PATIENCE):
+    def wait(self, pattern: str, timeout: float = TIMEOUT):
         """Wait until what came since the last wait matches."""
-        ends = time.monotonic() + patience
+        ends = time.monotonic() + timeout
         while (found := re.search(pattern, self.text[self.start :])) is None:
             assert time.monotonic() < ends, f"no {pattern!r} in {self.text[self.start :]!r}"
             self._read(0.1)
@@ -56,12 +56,12 @@ class Screen:
         for _ in range(10):
             self.type("\x03")
             with suppress(AssertionError):
-                return self.wait(pattern, PATIENCE / 10)
+                return self.wait(pattern, TIMEOUT / 10)
         raise AssertionError(f"Ctrl-C does nothing: {self.text!r}")
 
     def status(self) -> int:
         """Wait for the end and return the exit status."""
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + TIMEOUT
         while time.monotonic() < ends:
             self._read(0.05)
             done, status = os.waitpid(self.process, os.WNOHANG)
@@ -94,15 +94,15 @@ def chat(server, *arguments, **environment):
 STAGED = ["<react>*nods* + *sits*</react>\n<respond>I am ", "here.</respond>\n<reflect>They wait.</reflect>"]
 
 
-def test_the_reaction_is_there_before_the_response_ends_and_quit_exits_0():
+def test_a_conversation_in_a_terminal():
     gate = threading.Event()
 
     def answer(request):
         yield STAGED[0]
-        gate.wait(PATIENCE)
+        gate.wait(TIMEOUT)
         yield STAGED[1]
 
-    with StreamingServer(answer) as server, chat(server) as screen:
+    with StreamingServer(answer) as server, chat(server, "--context", "2000") as screen:
         screen.wait("> ")
         screen.type("Hello\r")
         screen.wait(r"\x1b\[2;3m\*nods\* \+ \*sits\*\x1b\[0m\r\n")
@@ -114,8 +114,17 @@ def test_the_reaction_is_there_before_the_response_ends_and_quit_exits_0():
         assert "They wait." not in screen.text
         screen.type("/reflect\r")
         screen.wait("They wait.")
-        screen.type("quit\r")
+        screen.wait("> ")
+        screen.type("\x1b[200~one\rtwo\x1b[201~\r")  # a paste of two lines is one message
+        screen.wait("here.")
+        screen.wait("> ")
+        screen.type("\x1b[200~" + "word " * 20_000 + "\x1b[201~\r")  # 100 kB
+        screen.wait(r"the message is too long: \d+ tokens, and at most \d+ fit into the context of 2000")
+        screen.type("\r")
+        screen.wait("type a message")
+        screen.type("\x04")
         assert screen.status() == 0
+    assert [request["messages"][-1]["content"] for request in server.requests] == ["Hello", "one\ntwo"]
 
 
 def test_ctrl_c_stops_a_reply_keeps_the_session_and_twice_at_the_prompt_leaves():
@@ -133,7 +142,7 @@ def test_ctrl_c_stops_a_reply_keeps_the_session_and_twice_at_the_prompt_leaves()
         screen.wait("word word ")
         screen.type("\x03")
         screen.wait("stopped")
-        assert server.left.wait(PATIENCE)
+        assert server.left.wait(TIMEOUT)
         screen.wait("> ")
         screen.type("Go on\r")
         screen.wait("Next.")
@@ -149,30 +158,13 @@ def test_ctrl_c_stops_a_reply_keeps_the_session_and_twice_at_the_prompt_leaves()
     assert "Traceback" not in screen.text
 
 
-def test_pastes_of_several_lines_are_one_message_and_huge_ones_are_refused():
-    with StreamingServer(lambda request: ["Yes."]) as server, chat(server, "--context", "2000") as screen:
-        screen.wait("> ")
-        screen.type("\x1b[200~one\rtwo\x1b[201~\r")
-        screen.wait("Yes.")
-        screen.wait("> ")
-        screen.type("\x1b[200~" + "word " * 20_000 + "\x1b[201~\r")  # 100 kB
-        screen.wait(r"the message is too long: \d+ tokens, and at most \d+ fit into the context of 2000")
-        screen.type("\r")
-        screen.wait("type a message")
-        screen.type("\x04")
-        assert screen.status() == 0
-    assert [request["messages"][-1]["content"] for request in server.requests] == ["one\ntwo"]
-
-
-def piped(typed: bytes, *arguments):
-    command = [sys.executable, ROOT / "recipes" / "chat.py", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_API_KEY": ""}
-    return subprocess.run(command, input=typed, env=environment, capture_output=True, timeout=PATIENCE, check=False)
-
-
 def test_a_pipe_needs_no_terminal():
     with StreamingServer(lambda request: STAGED) as server:
-        result = piped(b"Hello \xff\n\nquit\n", "--model", "openai:m", "--base_url", server.base_url)
+        command = [sys.executable, ROOT / "recipes" / "chat.py", "--model", "openai:m", "--base_url", server.base_url]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_API_KEY": ""}
+        result = subprocess.run(
+            command, input=b"Hello \xff\n\nquit\n", env=environment, capture_output=True, timeout=TIMEOUT, check=False
+        )
     assert (result.returncode, result.stderr) == (0, b"")
     assert server.requests[0]["messages"][0]["content"] == "Hello ?"
     assert result.stdout.decode().splitlines()[1:] == [
