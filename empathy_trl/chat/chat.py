@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from empathy_trl.chat.prompts import choose_prompts, control_texts
@@ -72,16 +73,19 @@ class Chat:
         source = {"adapter": adapter, "revision": revision, "load_in_4bit": load_in_4bit}
         _check(name, tokenizer, base_url, source)
         sampling, self._settings = Sampling(temperature, top_p, seed), Settings(context, max_new_tokens)
+        served = name is not None and name.startswith(PREFIX)
         places = []  # where the recipe of the model's training may lie
-        if name is not None and name.startswith(PREFIX):
+        if name is not None and not served:
+            places = [split_revision(adapter)] if adapter else []
+            places.append(one_revision(name, revision))
+        prompts = choose_prompts(
+            places, recipe, system, trust_remote_code
+        )  # before the model, whose loading takes time
+        if served:
             self.model = ServedModel(name.removeprefix(PREFIX), base_url, sampling)
         else:
             self.model = _local_model(model, tokenizer, source, sampling)
-            if name is not None:
-                places = [split_revision(adapter)] if adapter else []
-                places.append(one_revision(name, revision))
-        control = control_texts(getattr(self.model, "tokenizer", None))
-        self.prompts = choose_prompts(places, recipe, system, control, trust_remote_code)
+        self.prompts = replace(prompts, control=control_texts(getattr(self.model, "tokenizer", None)))
         self.session = self.new_session()
 
     def new_session(self) -> Session:

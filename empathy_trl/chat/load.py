@@ -42,6 +42,7 @@ def load_for_chat(name: str, adapter: str | None = None, revision: str | None = 
         UserError: something is missing or cannot be read, or the adapter was trained on another base; names both then.
     """
     name, revision = one_revision(expand(name), revision)
+    _refuse_folder_of_stages(Path(name))
     base = check_adapter(adapter, name) if adapter else None
     model, tokenizer = load_model(name, revision=revision, load_in_4bit=load_in_4bit)
     if adapter:
@@ -54,6 +55,15 @@ def load_for_chat(name: str, adapter: str | None = None, revision: str | None = 
     if torch.cuda.is_available() and not load_in_4bit:
         model.to("cuda")
     return model, tokenizer
+
+
+def _refuse_folder_of_stages(folder: Path):
+    """Raise UserError for the folder of a recipe, in which every stage has a folder of its own."""
+    if (folder / "config.json").is_file() or (folder / ADAPTER_FILE).is_file():
+        return
+    stages = sorted(str(path.parent) for file in ("config.json", ADAPTER_FILE) for path in folder.glob(f"*/{file}"))
+    if stages:
+        raise UserError(f"{folder}: is no model, but has models in it; expected one of {', '.join(stages)}")
 
 
 def check_adapter(adapter: str, model: str) -> str:

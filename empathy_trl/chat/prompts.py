@@ -112,16 +112,14 @@ def choose_prompts(
     models: list[tuple[str, str | None]],
     recipe: str | None,
     system: str | None,
-    control: tuple[str, ...] = (),
     trust_remote_code: bool = False,
 ) -> Prompts:
-    """Return the prompts for a model.
+    """Return the prompts for a model, without `control`, which only its tokenizer knows.
 
     Args:
         models: places where the model's recipe may lie, (folder or Hub id, revision), the likeliest first; none behind a server.
         recipe: path or name of a recipe, see `find_recipe`, in place of the model's own.
         system: system message of a plain conversation, in place of a recipe.
-        control: see `Prompts`.
         trust_remote_code: see `load_recipe`.
 
     Raises:
@@ -130,11 +128,11 @@ def choose_prompts(
     if recipe and system is not None:
         raise UserError("recipe, system: a recipe has its own system message; expected one of them")
     if system is not None:
-        return Prompts(system=system, control=control)
+        return Prompts(system=system)
     data = _data_of_recipe(recipe, models, trust_remote_code) if recipe else _data_beside(models)
     if data is None:
-        return Prompts(control=control)
-    return Prompts(name=data["name"], data=data, control=control)
+        return Prompts()
+    return Prompts(name=data["name"], data=data)
 
 
 def _data_of_recipe(name: str, models: list[tuple[str, str | None]], trust_remote_code: bool) -> dict:

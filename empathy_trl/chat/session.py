@@ -119,7 +119,7 @@ class Session:
         self._fixed = self._alone("")  # tokens of a prompt without a word
         if self._fixed + self._room >= self.context:
             raise UserError(
-                f"context: {self.context} tokens leave no room for a message: the system message takes {self._fixed}, a reply "
+                f"context: {self.context} tokens leave no room for a message: the prompt around it takes {self._fixed}, a reply "
                 f"up to {self._room} (max_new_tokens)"
             )
 

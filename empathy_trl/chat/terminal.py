@@ -220,7 +220,7 @@ class Terminal:
 
     def _reflect(self, _: str):
         if self.session.reflection is None:
-            raise UserError("no reflection: the last reply has none that can be read")
+            raise UserError("the last reply has no reflection")
         self._note(self.session.reflection)
 
     def _display(self) -> Display:

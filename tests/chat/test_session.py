@@ -229,7 +229,7 @@ def test_a_reply_that_is_cut_off_is_told():
 
 def test_a_context_that_leaves_no_room_is_refused():
     with pytest.raises(
-        UserError, match="context: 20 tokens leave no room .* system message takes 12, a reply up to 10"
+        UserError, match="context: 20 tokens leave no room .* prompt around it takes 12, a reply up to 10"
     ):
         Session(ScriptedModel(STAGED), Prompts(system="word " * 10), Settings(20))
 

@@ -61,7 +61,7 @@ def test_the_reaction_is_on_the_screen_as_soon_as_it_is_complete(chat, capsys):
     [
         (["Hi"], {"show_reflection": True}, "*nods* + *sits*\nI am here.\nreflection: They wait.\n"),
         (["Hi", "/reflect"], {}, "*nods* + *sits*\nI am here.\n[They wait.]\n"),
-        (["/reflect"], {}, "[no reflection: the last reply has none that can be read]\n"),
+        (["/reflect"], {}, "[the last reply has no reflection]\n"),
         ([""], {}, "[type a message; /help says what else there is]\n"),
         (["   "], {}, "[type a message; /help says what else there is]\n"),
         (["/help"], {}, HELP + "\n"),
