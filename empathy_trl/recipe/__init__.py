@@ -15,8 +15,8 @@ A recipe is one stage of training, or several under `stages:` with the keys of t
         rewards: {emotion_accuracy: {}, format: {weight: 0.2, tags: [reasoning, answer]}}
 
 `load_recipe` (in `load`) reads the file and merges base recipe, top level, stages and command line (`layers`). It checks every
-key (`schema`, `validate`, `checks`) before anything is loaded. `stages` and `stage_inputs` are about a run: its folders, and
-what goes into a stage.
+key (`schema`, `validate`, `checks`) before anything is loaded. A run uses `stages` for the folders and inputs of its
+stages, and `provenance` for what a training took.
 """
 
 from empathy_trl.recipe.load import (

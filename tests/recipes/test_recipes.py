@@ -42,7 +42,6 @@ SECTIONS = {
     schema.FromScratch: {"from_scratch", "scratch"},
     schema.Model: {"model", "config", "section"},
     schema.Data: {"data", "config"},
-    schema.Classifiers: {"classifiers"},
     schema.Evaluation: {"evaluation", "settings"},
     schema.Hub: {"hub"},
     schema.Stage: {"stage", "s"},
