@@ -1,8 +1,6 @@
-"""What a training run shows and leaves behind for people: a progress bar, metrics.jsonl, curves, samples.md.
+"""Callbacks of a training run: metrics.jsonl and curves, samples.md, a progress bar, and warnings about PPO.
 
-The callbacks write only on the main process and survive a resume: rows of steps that are trained again are replaced.
-
-Warnings while PPO runs, with what to do: a critic that knows nothing, a policy that runs away, a reward that is hacked.
+The callbacks write on the main process only. After a resume, rows of steps that are trained again replace the old ones.
 """
 
 import json
@@ -18,7 +16,7 @@ from empathy_trl.io import pyplot, read_rows, save, smooth, write_rows, write_te
 METRICS_FILE = "metrics.jsonl"
 CURVE_FILE = "reward_curve.png"
 CRITIC_FILE = "critic_curves.png"
-# what says whether PPO is well, one picture each
+# curves that show whether PPO is healthy, one plot each
 CRITIC_CURVES = {
     "explained_variance": "explained variance of the returns",
     "value_loss": "value loss",
@@ -26,6 +24,14 @@ CRITIC_CURVES = {
     "clip_ratio/region_mean": "share of clipped ratios",
     "completions/mean_length": "tokens per completion",
     "distinct_2": "distinct-2 of the rollout",
+}
+# figures behind the progress bar, and their short names
+BAR_TITLES = {
+    "loss": "loss",
+    "reward": "reward",
+    "kl": "KL",
+    "explained_variance": "EV",
+    "mean_token_accuracy": "token accuracy",
 }
 SAMPLES_FILE = "samples.jsonl"
 SAMPLES_PAGE = "samples.md"
@@ -120,18 +126,10 @@ class ResourceLog(TrainerCallback):
 class ProgressBar(ProgressCallback):
     """transformers' progress bar with the latest figures behind it, instead of one long dictionary per logged row."""
 
-    SHOWN = (
-        ("loss", "loss"),
-        ("reward", "reward"),
-        ("kl", "KL"),
-        ("explained_variance", "EV"),
-        ("mean_token_accuracy", "token accuracy"),
-    )
-
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and self.training_bar is not None:
             figures = {
-                self.SHOWN[name]: f"{float(logs[name]):.3g}" for name in self.SHOWN if logs.get(name) is not None
+                title: f"{float(logs[name]):.3g}" for name, title in BAR_TITLES.items() if logs.get(name) is not None
             }
             if figures:
                 self.training_bar.set_postfix(figures)
@@ -209,7 +207,7 @@ def samples_page(rows: list[dict]) -> str:
 
 
 def _or_null(value):
-    """Return null for what is no number in JSON: TRL marks a reward that does not apply with nan."""
+    """Return None for nan and infinity, which JSON lacks; TRL marks a reward that does not apply with nan."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -225,24 +223,24 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 10  # logged rows that are looked at together
 KL_LIMIT = 1.0  # nats per token: the policy's own tokens are e times as likely as under the reference
-COLLAPSE = 0.5  # a length or a variety below this share of what it was at first
+COLLAPSE = 0.5  # a length or variety below this share of its initial value
 
 
 class PPOAdvice(TrainerCallback):
-    """Logs a warning, once for each of three troubles, when it shows in the last ten logged rows.
+    """Logs a warning with advice, once per problem, when one of these shows in the last ten logged rows:
 
-    * the explained variance stays under 0 after the critic's warm-up;
+    * the explained variance stays below 0 after the critic's warm-up;
     * the KL to the reference is above one nat per token;
-    * the reward is above that of the first ten rows while the length or distinct-2 is below half of what it was.
+    * the reward has risen since the first ten rows, while the length or distinct-2 has fallen below half.
     """
 
     def __init__(self):
-        self.rows, self.said = [], set()  # the first and the last ones
+        self.rows, self.warned = [], set()  # rows: the first and the last `WINDOW`
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or "reward" not in (logs or {}):
             return
-        row = {name: value for name, value in logs.items() if value is not None}  # TRL's word for: nothing was measured
+        row = {name: value for name, value in logs.items() if value is not None}  # None: nothing was measured
         if state.global_step <= args.critic_warmup_steps:
             row.pop("explained_variance", None)
         self.rows.append(row)
@@ -293,6 +291,6 @@ class PPOAdvice(TrainerCallback):
                 )
 
     def _say(self, trouble: str, message: str):
-        if trouble not in self.said:
-            self.said.add(trouble)
+        if trouble not in self.warned:
+            self.warned.add(trouble)
             logger.warning("%s", message)

@@ -1,8 +1,8 @@
-"""What `transformers.Trainer` needs for regression and classification of texts: tokens, a loss, and figures.
+"""Regression and classification of texts: what `transformers.Trainer` needs for `task: regress` and `task: classify`.
 
-`transformers.Trainer` is used as it is, through its own arguments `compute_loss_func` and `compute_metrics`.
-
-Settings of regress and classify: those of `transformers.Trainer`, the length of a text, and for ratings the loss.
+`LabelConfig` and `RegressConfig` have the settings. `label_parts` returns the arguments of `transformers.Trainer`: encoded
+rows, `LabelLoss` as its `compute_loss_func`, and the figures that choose the best checkpoint as its `compute_metrics`.
+`MergeAdapter` and `HeldOut` finish a training.
 """
 
 import dataclasses
@@ -82,7 +82,7 @@ def label_parts(config, targets: Targets, train, valid, tokenizer) -> dict:
 
 
 def check_finite(logits: np.ndarray) -> None:
-    """Raise UserError for the outputs of a training that has gone astray."""
+    """Raise UserError for outputs that are nan or infinite."""
     if not np.isfinite(logits).all():
         raise UserError(
             "the model in training gives nan or infinity; lower trainer.learning_rate or trainer.max_grad_norm, or raise "
@@ -128,10 +128,10 @@ def encode(rows, tokenizer, max_length: int):
 
 
 class MergeAdapter(TrainerCallback):
-    """At the end of a LoRA training, adds the adapter to the weights: what is saved is one whole model with its head.
+    """At the end of a LoRA training, merges the adapter into the weights, so that one complete model is saved.
 
-    A classifier is small, and an adapter would leave what its head puts out to a config that its base does not have. A
-    checkpoint inside the training stays an adapter.
+    A classifier is small, and the config that describes the outputs belongs to a complete model. Checkpoints inside the
+    training stay adapters.
     """
 
     def __init__(self, trainer):
@@ -143,13 +143,13 @@ class MergeAdapter(TrainerCallback):
 
 
 class HeldOut(TrainerCallback):
-    """At the end of training, notes in the model's config how good it is on `valid`: see `held_out` in `label_schema.py`.
+    """At the end of training, writes the figure on `valid` into the model's config: see `held_out` in `label_schema`.
 
-    Measured anew, because the best checkpoint may be another one than the last that was evaluated, or none was.
+    The figure is measured again, because the best checkpoint may not be the last that was evaluated.
     """
 
     def __init__(self, trainer, note: Callable[..., dict]):
-        """`note`: what a prediction makes of the config, such as `held_out_labels` or `pairwise.held_out_pairs`."""
+        """`note` returns entries of the config for a prediction: `held_out_labels` or `pairwise.held_out_pairs`."""
         self.trainer, self.note = trainer, note
 
     def on_train_end(self, args, state, control, **kwargs):

@@ -1,8 +1,7 @@
-"""Generalised advantage estimation over padded completions, and the figures around it.
+"""Generalised advantage estimation (GAE) over padded completions, the value loss, and the KL per token.
 
-All tensors have the shape (rows, completion_length), and a mask of the same shape says which tokens count: 1 for a token
-that the policy chose, 0 for padding and for what a tool wrote. A token that does not count is passed over, as if the
-tokens before and after it were neighbours.
+All tensors have the shape (rows, completion_length). A mask of the same shape is 1 for a token that the policy chose, and 0
+for padding and the output of tools. A masked token is skipped, as if the tokens before and after it were neighbours.
 """
 
 import torch

@@ -1,8 +1,8 @@
-"""Learning which of two replies to one context is better, as `transformers.Trainer` needs it: pairs, a loss, figures.
+"""Pairwise reward models: what `transformers.Trainer` needs to learn which of two replies to one context is better.
 
-The model of Bradley & Terry (Biometrika 39, 1952), with which reward models are trained since Christiano et al. (2017): the
-probability that reply a is better than reply b is sigmoid(score of a - score of b). Both replies of a pair go through the
-model in one batch. For evaluation the replies come one by one, each once, and are compared afterwards.
+The model is that of Bradley & Terry (Biometrika 39, 1952), used for reward models since Christiano et al. (2017): reply a is
+better than reply b with probability sigmoid(score of a - score of b). Both replies of a pair go through the model in one
+batch. In an evaluation, each reply is scored once, and the pairs are compared afterwards.
 """
 
 import numpy as np

@@ -1,10 +1,9 @@
-"""The policy's own opinion: how likely is each of a few given continuations of a prompt and a prefix?
+"""Log-probabilities of given continuations (choices) of a prompt and a prefix under the policy.
 
-A reward such as `emotion_confidence` needs the log-probability of four labels after each completion's
-reasoning. Four plain forwards would read the long prompt and reasoning four times; here they are read once.
-Their keys and values stay in a cache, which is repeated once per choice, and only the few tokens of the
-choices go through the model again. The first token of every choice needs not even that: the first forward has
-already predicted it.
+A reward such as `emotion_confidence` needs the log-probability of four labels after the reasoning of each completion. Four
+plain forward passes would read the prompt and the reasoning four times; here they are read once. Their keys and values are
+cached and repeated per choice, so only the tokens of the choices go through the model again. The first forward pass already
+predicts the first token of each choice.
 
 An encoder-decoder reads the prompt in its encoder, once for all choices, and prefix and choice in its decoder.
 """

@@ -174,7 +174,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         if self._shares["log-probabilities"]:
             if reason := unsupported(backbone):
                 self._shares["log-probabilities"] = False
-                self._say_once("shared_prefix: off for log-probabilities: the critic: %s", reason)
+                self._warn_once("shared_prefix: off for log-probabilities: the critic: %s", reason)
             else:
                 install(backbone)
 
@@ -243,7 +243,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
             )[0]
 
     def _centred(self, values, scores, scored) -> torch.Tensor:
-        """Return a rollout's values; from the first one a new critic takes what a completion earns on average."""
+        """Return a rollout's values; the first rollout sets the centre of a new critic to the mean score."""
         centre = self.critic.value_head.centre
         if centre.item():
             return values
@@ -252,7 +252,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         return values + error
 
     def _final_scores(self, output: dict) -> torch.Tensor:
-        """Return what each completion earns at its end, shape (rows,): its rewards, less if it was cut off."""
+        """Return the score of each completion, shape (rows,): its rewards, minus the penalty if it was cut off."""
         scores = self._scores.nan_to_num(0.0)
         if self.args.missing_eos_penalty is None:
             return scores
@@ -316,16 +316,15 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         metrics["distinct_2"].append(self.accelerator.gather(share).mean().item())
 
     def _log_advantages(self, advantages: torch.Tensor):
-        """Put the mean advantage of a completion in the place of the one that GRPO would have used."""
-        everyone = self.accelerator.gather(advantages).tolist()
+        """Replace GRPO's advantages in the log by the mean advantage of each completion."""
+        gathered = self.accelerator.gather(advantages).tolist()
         logged = self._logs["advantages"]
-        for _ in everyone[: len(logged)]:
+        for _ in gathered[: len(logged)]:
             logged.pop()
-        logged.extend(everyone)
+        logged.extend(gathered)
 
     def _generate_single_turn(self, *args, **kwargs):
-        # `generate` does not call the critic, and DeepSpeed's ZeRO-3, which walks over the modules to put its hooks back
-        # after it, has to find it
+        # `generate` does not call the critic; it stays for DeepSpeed's ZeRO-3, which restores its hooks in all modules
         walks_over_weights = self.use_vllm or self.use_transformers_continuous_batching
         with self._without_critic() if walks_over_weights else nullcontext():
             return super()._generate_single_turn(*args, **kwargs)
@@ -356,7 +355,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         self.critic.save(folder / CRITIC_FOLDER, own)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        if self.is_fsdp_enabled:  # like DeepSpeed it saves and loads the model with the critic in it
+        if self.is_fsdp_enabled:  # FSDP and DeepSpeed save and load the model with the critic
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         with self._without_critic():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -375,10 +374,10 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
 
 
 class CriticFirst(TrainerCallback):
-    """Keeps the optimizer from the policy while only the critic learns.
+    """Removes the policy's gradients during the critic's warm-up, so that the optimizer skips the policy.
 
-    A gradient of 0 would not: weight decay would shrink the policy, and Adam, which corrects its averages for their age, would
-    take the first real steps several times too long.
+    Gradients of 0 would not do: weight decay would shrink the policy, and Adam, whose bias correction counts the steps, would
+    make the first real updates several times too large.
     """
 
     def __init__(self, critic):
@@ -393,7 +392,7 @@ class CriticFirst(TrainerCallback):
 
 
 class SyncReference(SyncRefModelCallback):
-    """`SyncRefModelCallback` for a policy with a critic, of which the reference has none."""
+    """`SyncRefModelCallback` for a policy with a critic and a reference without one."""
 
     def on_step_end(self, args, state, control, **kwargs):
         with without_critic(self.accelerator.unwrap_model(kwargs["model"])):

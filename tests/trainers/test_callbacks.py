@@ -9,6 +9,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.trainers.callbacks import (
     MetricsLog,
     PPOAdvice,
+    ProgressBar,
     SamplePages,
     draw_curve,
     logged_rows,
@@ -19,6 +20,13 @@ from empathy_trl.trainers.callbacks import (
 
 def state(step, max_steps=10):
     return SimpleNamespace(global_step=step, max_steps=max_steps, is_world_process_zero=True)
+
+
+def test_the_progress_bar_shows_the_latest_figures():
+    bar, shown = ProgressBar(), {}
+    bar.training_bar = SimpleNamespace(set_postfix=shown.update)
+    bar.on_log(None, state(1), None, logs={"loss": 0.12345, "explained_variance": 1.0, "kl": None, "grad_norm": 2.0})
+    assert shown == {"loss": "0.123", "EV": "1"}
 
 
 def test_rows_after_the_checkpoint_are_written_again_not_twice(tmp_path):

@@ -1,4 +1,7 @@
-"""Prompts that are repeated once per completion, computed once: `packing`, `attention`, `generation`.
+"""Shared prefixes: a prompt that TRL repeats once per completion is computed once.
 
-`empathy_trl.trainers.shared_prefix.mixin` puts the three into a trainer.
+* `packing`: the rows of a batch behind one copy of each prompt, and back;
+* `attention`: attention over such a packed row, and which models support it;
+* `decoding`: sampling several completions of a prompt over few copies of its cache;
+* `mixin`: the three in a trainer.
 """

@@ -1,20 +1,19 @@
-"""Trainers that compute a prompt once for all its completions, in generation and in every log-probability pass.
+"""`SharedPrefixMixin`: a trainer computes a prompt once for all its completions.
 
-TRL repeats a prompt once per completion. With long prompts and short completions most of the work is repetition. The
-mixin overrides these seams of `trl.GRPOTrainer` 1.16:
+TRL repeats a prompt once per completion, in generation and in every log-probability pass. With long prompts and short
+completions most of the work is repetition. The mixin overrides these methods of `trl.GRPOTrainer` 1.16:
 
-| seam | what it does instead |
+| method | what it does instead |
 |---|---|
 | `_get_per_token_logps_and_entropies` | packs the rows of a batch behind one copy of each prompt |
 | `_prepare_inputs` | keeps the rows of an optimizer step in order, so that groups stay together in micro-batches |
-| `_generate_single_turn` | decodes the completions of a prompt beside each other, over few copies of its cache |
+| `_generate_single_turn` | decodes the completions of a prompt side by side, over few copies of its cache |
 | `_tokenize_prompts` | tokenizes a repeated prompt once |
 
-All are exact: the same log-probabilities, gradients and, for the same seed, the same completions, up to the rounding of
-sums in another order. Only what TRL itself makes depend on how rows fall into micro-batches differs (the loss `bnpo`,
-`top_entropy_quantile`, the logged KL), and dropout, which then hits a prompt once instead of once per completion. The
-first use of each of the two model paths compares itself with the usual one on real prompts and switches itself off, with
-a warning, if they differ.
+Log-probabilities, gradients and, for the same seed, completions are those of TRL, up to rounding. Two things differ: what
+TRL computes per micro-batch (the loss `bnpo`, `top_entropy_quantile`, the logged KL), and dropout, which hits a prompt once
+instead of once per completion. At its first use, each of the two model paths is compared with TRL's on real prompts. If they
+differ, it is switched off with a warning.
 """
 
 import logging
@@ -53,17 +52,17 @@ class SharedPrefixMixin:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._verified, self._said = set(), set()
+        self._verified, self._warned = set(), set()
         shares = self._prepare_models(getattr(self.args, "shared_prefix", "auto"))
         self._shares = {"log-probabilities": shares, "generation": shares}
 
     def _prepare_models(self, setting: bool | str) -> bool:
-        if setting is False:  # then a model is not even asked whether it could
+        if setting is False:
             return False
         models = [self._bare(model) for model in (self.model, self.ref_model) if model is not None]
         reason = self._reason_against() or next(filter(None, map(unsupported, models)), None)
         if not decide(setting, reason, "trainer.shared_prefix"):
-            self._say_once("shared_prefix: off: %s", reason)
+            self._warn_once("shared_prefix: off: %s", reason)
             return False
         for model in models:
             install(model)
@@ -91,9 +90,9 @@ class SharedPrefixMixin:
         """Return the models that read a packed batch when `model` is called."""
         return [self._bare(model)]
 
-    def _say_once(self, message: str, *args):
-        if (message, *args) not in self._said:
-            self._said.add((message, *args))
+    def _warn_once(self, message: str, *args):
+        if (message, *args) not in self._warned:
+            self._warned.add((message, *args))
             logger.warning(message, *args)
 
     def _get_per_token_logps_and_entropies(
@@ -113,7 +112,9 @@ class SharedPrefixMixin:
         has_images = any(value is not None for value in multimodal.values())
         can_share = not has_images and not compute_aux_loss
         if compute_aux_loss and self._shares["log-probabilities"]:
-            self._say_once("shared_prefix: off for the loss: a router's balance is measured over repeated prompts, too")
+            self._warn_once(
+                "shared_prefix: off for the loss: a router's balance is measured over repeated prompts, too"
+            )
         chunks = list(zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True))
         if can_share:
             self._verify_scores(model, *chunks[0], logits_to_keep, plain)
@@ -129,7 +130,7 @@ class SharedPrefixMixin:
         packed = pack(ids, mask, logits_to_keep)
         if packed.tokens <= WORTH_IT * packed.plain_tokens:
             return self._score(model, packed)
-        self._say_once("shared_prefix: prompts are not shared where that would not save a tenth of the tokens")
+        self._warn_once("shared_prefix: prompts are not shared where that would not save a tenth of the tokens")
         *trimmed, width = trim(ids, mask, logits_to_keep)
         return [x if x is None else pad_tokens(x, logits_to_keep - width) for x in plain(*trimmed, width)[:2]]
 
@@ -204,7 +205,7 @@ class SharedPrefixMixin:
             return
         dtype, tolerance = self._precision()
         with evaluating(model):
-            expected = usual()  # if this fails, it fails without sharing, too
+            expected = usual()  # a failure here is one without sharing, too
             try:
                 error = (shared() - expected).float().abs()
                 count, total = error.numel(), error.sum().item()
@@ -213,19 +214,19 @@ class SharedPrefixMixin:
             except torch.OutOfMemoryError:
                 raise
             except Exception as refusal:
-                # A model may do anything with an argument that it does not expect. Nothing is hidden by catching all of
-                # it: the usual path has just worked, training goes on with that, and a warning says so, and why.
+                # A model may do anything with an unexpected argument. Catching everything hides nothing: TRL's path has just
+                # worked, training continues with it, and a warning gives the reason.
                 logger.debug("shared_prefix: failed for %s", use, exc_info=True)
                 count, total = 1, math.inf
                 problem = f"the model refuses it with {type(refusal).__name__}: {refusal}"
         totals, counts = self.accelerator.gather(torch.tensor([[total, count]], device=self.accelerator.device)).T
         if not counts.any():
-            return  # all completions are masked out: nothing was compared, so the next batch has to show it
+            return  # all completions are masked out, so nothing was compared; the next batch decides
         self._verified.add(use)
         if not (totals <= tolerance * counts).all():  # nan is a difference too
             self._shares[use] = False
             name = type(self._bare(self.model)).__name__
-            self._say_once("shared_prefix: off for %s: %s. Training goes on without. Model: %s", use, problem, name)
+            self._warn_once("shared_prefix: off for %s: %s. Training goes on without. Model: %s", use, problem, name)
 
     def _precision(self) -> tuple[torch.dtype, float]:
         """Return the coarsest type that the model computes in, and the mean error that rounding explains there."""
