@@ -69,13 +69,10 @@ def test_reply_without_tags_asked_for_is_the_whole_completion():
     [
         (" I failed. ", "I failed."),
         ([{"role": "system", "content": "s"}, {"role": "user", "content": " u "}], "u"),
-        (
-            [{"role": "user", "content": "1"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "2"}],
-            "2",
-        ),
+        ([{"role": "user", "content": "1"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "2"}], "2"),
         ([{"role": "system", "content": "s"}], ""),
     ],
-)
+)  # fmt: skip
 def test_what_the_user_said_last(prompt, expected):
     assert user_text(prompt) == expected
 

@@ -29,11 +29,7 @@ from empathy_trl.text import (
     ("text", "expected", "why"),
     [
         ("I am sorry.", ["I", "am", "sorry"], "punctuation is no word"),
-        (
-            "Don't, it’s 'fine'",
-            ["Don't", "it’s", "fine"],
-            "an apostrophe inside a word belongs to it, a quote does not",
-        ),
+        ("Don't, it’s 'fine'", ["Don't", "it’s", "fine"], "an apostrophe inside a word belongs to it, a quote does not"),
         ("well-known", ["well", "known"], "a hyphen separates"),
         ("in 2016 or 3rd", ["in", "2016", "or", "3rd"], "digits are letters here"),
         ("你好，世界。", ["你", "好", "世", "界"], "one character, one word"),
@@ -53,7 +49,7 @@ from empathy_trl.text import (
         (" \n\t", [], "white space"),
         ("...!?", [], "punctuation only"),
     ],
-)
+)  # fmt: skip
 def test_words(text, expected, why):
     assert words(text) == expected, why
 
@@ -166,30 +162,18 @@ FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
         ("a <a href='x'>link</a> <!-- hidden --> <?php ?>", "a link", "attributes, comments, instructions"),
         ("i <3 you, 2 < 3 > 1, <- that", "i <3 you, 2 < 3 > 1, <- that", "no tags"),
         ("5 <", "5 <", "a lone bracket"),
-        (
-            "try <movie> <i>or</i><movie>!</movie>",
-            "try <movie> or <movie>!",
-            "what stands for a film's title is a word",
-        ),
+        ("try <movie> <i>or</i><movie>!</movie>", "try <movie> or <movie>!", "what stands for a film's title is a word"),
         ("<b>", "", "nothing but a tag"),
         ("bad\x00bell\x07esc\x1b[0m\x7f", "badbellesc[0m", "control characters"),
         ("zero\u200bwidth\ufeff \u202eevil\u202c so\u00adft", "zerowidth evil soft", "invisible formatting"),
         ("\u200b\ufeff \u200d", "", "nothing visible"),
         ("lone \ud83d surrogate", "lone surrogate", "not encodable as UTF-8"),
         (f"{FAMILY} \u2764\ufe0f", f"{FAMILY} \u2764\ufe0f", "joined emoji and variation selectors"),
-        (
-            "\u0645\u06cc\u200c\u0631\u0648\u0645",
-            "\u0645\u06cc\u200c\u0631\u0648\u0645",
-            "Persian non-joiner",
-        ),
-        (
-            "\u200f\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd",
-            "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd",
-            "right to left",
-        ),
+        ("\u0645\u06cc\u200c\u0631\u0648\u0645", "\u0645\u06cc\u200c\u0631\u0648\u0645", "Persian non-joiner"),
+        ("\u200f\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd", "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd", "right to left"),
         ("Ünïcödé «ok» …", "Ünïcödé «ok» …", "case, accents, punctuation"),
     ],
-)
+)  # fmt: skip
 def test_clean(raw, expected, why):
     assert clean(raw) == expected, why
     clean(raw).encode("utf-8")

@@ -5,9 +5,8 @@ import pytest
 from empathy_trl.errors import UserError
 from empathy_trl.rewards.base import WeightSchedule, band, check_band, weight_at
 
+
 # band
-
-
 @pytest.mark.parametrize(
     ("length", "expected"), [(10, 1.0), (20, 1.0), (9, 0.75), (22, 0.5), (6, 0.0), (24, 0.0), (0, 0.0), (10**6, 0.0)]
 )
@@ -34,8 +33,6 @@ def test_impossible_bands(arguments, message):
 
 
 # schedules
-
-
 RISING = WeightSchedule(start=0.5, end=2.0, until=0.5)
 
 

@@ -37,14 +37,8 @@ CASES = [
     ("visit", "visit", None, None, "nobody to compare with"),
     ("visit", "visit", [""], None, "nobody who says anything"),
     ("", None, ["bus"], None, "does not apply, whatever the reflection is"),
-    (
-        "明天去看姐姐",
-        "明天看姐姐",
-        ["公交车"],
-        0.5 + 5 / (2 * (5 * 4) ** 0.5) * 0.8,
-        "no spaces: 4 of 5 and 4 characters",
-    ),
-]
+    ("明天去看姐姐", "明天看姐姐", ["公交车"], 0.5 + 5 / (2 * (5 * 4) ** 0.5) * 0.8, "no spaces: 4 of 5 and 4 characters"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("reflection", "following", "others", "expected", "why"), CASES)

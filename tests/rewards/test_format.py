@@ -4,12 +4,9 @@ import pytest
 
 from empathy_trl.errors import UserError
 from empathy_trl.rewards.format import Format, FormatPenalty, Length, ReasoningLength, SentenceEnd, StageFormat
-from empathy_trl.tags import read_parts
 from tests.rewards.three_parts import REPLY
 
 # format
-
-
 CASES = [
     ("<reasoning>r</reasoning><answer>a</answer>", 1, 1.0, "as asked"),
     (" <reasoning>\nr\n</reasoning>\n\n<answer>a</answer>\n", 1, 1.0, "white space is free"),
@@ -65,40 +62,16 @@ def test_impossible_tags(tags, message):
 
 
 # stage_format
-
-
-A, B, C = "<react>*a* + *b*</react>", "<respond>Hello.</respond>", "<reflect>They are well.</reflect>"
-STAGE_FORMAT_CASES = [
-    (f"{A}\n{B}\n{C}", 1.0, "as asked"),
-    (f"  {A}{B}\n\n{C}\n", 1.0, "white space is free"),
-    ("", 0.0, "empty"),
-    ("Hello.", 0.0, "no tags"),
-    (A, 1 / 5, "one of three"),
-    (f"{A}\n{B}", 2 / 5, "two of three"),
-    (f"{A}\n{B}\n<reflect>They are", 2 / 5, "cut off"),
-    (f"{A}\n{B}\n<reflect> </reflect>", 2 / 5, "an empty part"),
-    (f"{A}\n{C}\n{B}", 3 / 5, "thinks before it speaks"),
-    (f"{A}\n<respond>Hello. {C}</respond>", 3 / 5, "nested"),
-    (f"Well. {A}\n{B}\n{C}", 4 / 5, "text before"),
-    (f"{A}\n{B}\n{C}{C}", 2 / 5, "thinks twice"),
-]
-
-
-@pytest.mark.parametrize(("completion", "expected", "why"), STAGE_FORMAT_CASES)
-def test_stage_format_table(completion, expected, why):
-    assert StageFormat()(["p"], [completion]) == [pytest.approx(expected)], why
-    assert StageFormat(partial=False)(["p"], [completion]) == [float(expected == 1)], why
-    assert (read_parts(completion) is not None) == (expected == 1), why
-
-
-def test_its_tags():
-    assert StageFormat().tags == ["react", "respond", "reflect"]
-    assert StageFormat()(["p"], [REPLY]) == [1.0]
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [(REPLY, 1.0), ("Hello.", 0.0), ("<react>*a* + *b*</react>", 1 / 5), (REPLY.replace("</reflect>", ""), 2 / 5), (f"Well. {REPLY}", 4 / 5)],
+)  # fmt: skip
+def test_stage_format_is_format_with_partial_credit_for_three_parts(completion, expected):
+    assert StageFormat()(["p"], [completion]) == [pytest.approx(expected)]
+    assert StageFormat(partial=False)(["p"], [completion]) == [float(expected == 1)]
 
 
 # length
-
-
 LENGTH_CASES = [
     ("one two three", 1.0, "shortest"),
     ("one, two, three, four, five!", 1.0, "longest; punctuation is not counted"),
@@ -108,13 +81,9 @@ LENGTH_CASES = [
     ("", 0.0, "empty, although the slope would give 0.25"),
     ("...", 0.0, "no word"),
     ("你好世界", 1.0, "four characters"),
-    (
-        "<reasoning>so many words to think about it all</reasoning><respond>one two three</respond>",
-        1.0,
-        "the reply only",
-    ),
+    ("<reasoning>so many words to think about it all</reasoning><respond>one two three</respond>", 1.0, "the reply only"),
     ("<respond>one two three", 0.0, "an unclosed tag holds no reply"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("completion", "expected", "why"), LENGTH_CASES)
@@ -133,8 +102,6 @@ def test_impossible_band():
 
 
 # reasoning_length
-
-
 def reasoned(words):
     return f"<reasoning>{' '.join(['word'] * words)}</reasoning><answer>sad</answer>"
 
@@ -192,8 +159,6 @@ def test_only_words_need_the_tag():
 
 
 # format_penalty
-
-
 FORMAT_PENALTY_CASES = [
     ("I am sorry. Have you seen <movie>?", 0, "as asked"),
     ("<movie>", 0, "a placeholder alone"),
@@ -239,8 +204,6 @@ def test_impossible_placeholders(placeholder):
 
 
 # sentence_end
-
-
 SENTENCE_END_CASES = [
     ("I am sorry.", 1, "full stop"),
     ("Are you ok?!", 1, "several marks"),

@@ -18,8 +18,6 @@ from empathy_trl.rewards.learned import (
 )
 
 # quality_critic
-
-
 SCORES = {"i am sorry": [3.0, 4.0, 9.0], "ok": [1.0, 0.0, -9.0], ("my dog died", "ok"): [2.0, 2.0, 0.5]}
 MODEL = {
     "id2label": {0: "Fluent", 1: "Kind", 2: "Useful"},
@@ -53,16 +51,12 @@ def test_a_prompt_without_a_user_matters_to_a_pair_only(make_classifier, pair, e
 @pytest.mark.parametrize(
     ("settings", "parameters", "message"),
     [
-        (
-            MODEL,
-            {"dimensions": ["Kind", "Brief"]},
-            r"dimension: the model has no output 'Brief' \(choices: Fluent, Kind, U",
-        ),
+        (MODEL, {"dimensions": ["Kind", "Brief"]}, r"dimension: the model has no output 'Brief' \(choices: Fluent, Kind, U"),
         ({}, {}, "label_range: the model's config.json has no label_ranges for LABEL_0"),
         (MODEL | {"label_ranges": {"Fluent": [1, 5]}}, {}, "label_range: .* no label_ranges for Kind"),
         (MODEL | {"problem_type": "single_label_classification"}, {}, "model: was trained for single_label"),
     ],
-)
+)  # fmt: skip
 def test_models_that_do_not_fit(make_classifier, settings, parameters, message):
     with pytest.raises(UserError, match=f"^rewards.quality_critic: {message}"):
         QualityCritic(model=make_classifier(SCORES, **settings), **parameters).load()
@@ -75,8 +69,6 @@ def test_dimensions_are_different_names(dimensions):
 
 
 # reward_model
-
-
 REWARD_MODEL_SCORES = {("my dog died", "i am sorry"): [4.0], ("my dog died", "ok"): [1.0], ("i won", "ok"): [2.5]}
 RATED = {"id2label": {0: "overall"}, "problem_type": "regression", "label_ranges": {"overall": [1, 5]}}
 PAIRS = {"id2label": {0: "overall"}, "problem_type": "regression", "score_moments": {"mean": 2.5, "std": 1.5}}
@@ -150,8 +142,6 @@ def test_a_fresh_head_is_refused(make_classifier, tmp_path):
 
 
 # semantic_similarity
-
-
 SEMANTIC_SIMILARITY_SCORES = {
     ("my dog died", "a dog"): [2.0],
     ("my dog died", "ok"): [-1.0],
@@ -194,19 +184,14 @@ def test_the_scale_is_not_that_of_the_batch(make_classifier):
     ("prompt", "column", "expected", "why"),
     [
         ("my dog died", None, 0.5, "a plain prompt"),
-        (
-            [*PROMPT, {"role": "assistant", "content": "ok"}, {"role": "user", "content": "i won"}],
-            None,
-            0.125,
-            "the last",
-        ),
+        ([*PROMPT, {"role": "assistant", "content": "ok"}, {"role": "user", "content": "i won"}], None, 0.125, "the last"),
         ("other", "my dog died", 0.5, "a column goes first"),
         ("my dog died", "", None, "nothing in the column"),
         ("my dog died", "\u200b", None, "nothing to see in the column"),
         (PROMPT[:1], None, None, "the user said nothing"),
         ("", None, None, "an empty prompt"),
     ],
-)
+)  # fmt: skip
 def test_the_users_utterance(make_classifier, prompt, column, expected, why):
     reward = SemanticSimilarity(
         model=make_classifier(SEMANTIC_SIMILARITY_SCORES, **OURS), column=None if column is None else "utterance"
@@ -231,13 +216,9 @@ def test_none_in_the_column(make_classifier):
         (1, {}, "label_range: the model's config.json has no label_ranges for LABEL_0; give .lowest, highest."),
         (1, IDENTITY, "label_range: the model's config.json has no label_ranges for LABEL_0"),
         (2, OURS | {"id2label": {0: "a", 1: "b"}}, r"dimension: missing; the model has several .*\(choices: a, b\)"),
-        (
-            2,
-            {"problem_type": "single_label_classification"},
-            "model: was trained for single_label_class.*expected regr",
-        ),
+        (2, {"problem_type": "single_label_classification"}, "model: was trained for single_label_class.*expected regr"),
     ],
-)
+)  # fmt: skip
 def test_what_the_model_does_not_say_is_asked_for(make_classifier, outputs, settings, message):
     scores = {pair: score * outputs for pair, score in SEMANTIC_SIMILARITY_SCORES.items()}
     with pytest.raises(UserError, match=f"^rewards.semantic_similarity: {message}"):
@@ -245,8 +226,6 @@ def test_what_the_model_does_not_say_is_asked_for(make_classifier, outputs, sett
 
 
 # empathy_model
-
-
 EMPATHY_MODEL_SCORES = {
     "cold": [3.0, 1.0],
     "tepid": [3.0, 2.0],
@@ -359,8 +338,6 @@ def test_empathy_model_parameters(parameters, message):
 
 
 # epitome
-
-
 L2, L8 = math.log(2), math.log(8)
 # reactions 0.25 0.25 0.5, explorations 0.8 0.2 / reactions 0.8 0.1 0.1, explorations 0.5 0.5
 EPITOME_SCORES = {("my dog died", "i am sorry"): [0, 0, L2, L2 * 2, 0], ("my dog died", "ok"): [L8, 0, 0, 5, 5]}
@@ -388,13 +365,9 @@ def test_epitome_table(make_classifier, mechanism, prompt, reply, expected, why)
     [
         (GROUPS, "interpretations", r"the model has no group 'interpretations' \(choices: reactions, explor"),
         ({}, "explorations", r"the model has no group 'explorations' \(choices: label\)"),
-        (
-            {"label_groups": [["a", ["0"]], ["b", ["0", "1", "2", "3"]]]},
-            "a",
-            "a has one level in the model; expected two",
-        ),
+        ({"label_groups": [["a", ["0"]], ["b", ["0", "1", "2", "3"]]]}, "a", "a has one level in the model; expected two"),
     ],
-)
+)  # fmt: skip
 def test_epitome_models_that_do_not_fit(make_classifier, settings, mechanism, message):
     with pytest.raises(UserError, match=f"^rewards.epitome: mechanism: {message}"):
         Epitome(model=make_classifier(EPITOME_SCORES, **settings), mechanism=mechanism).load()

@@ -62,7 +62,7 @@ def test_the_name_in_the_registry_is_the_name_in_the_logs(name):
 
 @pytest.fixture
 def own_module(tmp_path, monkeypatch):
-    (tmp_path / "my_rewards.py").write_text(
+    (tmp_path / "their_rewards.py").write_text(
         "from dataclasses import dataclass\n"
         "CONSTANT = 1\n"
         "@dataclass\n"
@@ -92,7 +92,7 @@ def own_module(tmp_path, monkeypatch):
 
 
 def test_an_imported_class_takes_parameters_and_the_name_of_its_key(own_module):
-    rewards = load_rewards({"kindness": {"import": "my_rewards:Kindness", "word": "warm"}})
+    rewards = load_rewards({"kindness": {"import": "their_rewards:Kindness", "word": "warm"}})
     assert rewards[0]([""], ["a warm word"]) == [1.0]
     assert get_callable_name(rewards[0]) == "kindness"
     assert pickle.loads(pickle.dumps(rewards[0]))([""], ["a warm word"]) == [1.0]
@@ -100,19 +100,19 @@ def test_an_imported_class_takes_parameters_and_the_name_of_its_key(own_module):
 
 @pytest.mark.parametrize(("attribute", "result"), [("length", 4.0), ("Frozen", 2.0)])
 def test_what_cannot_carry_a_name_is_wrapped(own_module, attribute, result):
-    import my_rewards
+    import their_rewards
 
-    path = f"my_rewards:{attribute}"
+    path = f"their_rewards:{attribute}"
     rewards = load_rewards({name: {"import": path} for name in ("first", "second")})
     assert [get_callable_name(reward) for reward in rewards] == ["first", "second"]
     assert rewards[0]([""], completions=["four"], label=["sad"]) == [result]
     again = pickle.loads(pickle.dumps(rewards[1]))
     assert (get_callable_name(again), again([""], ["four"])) == ("second", [result])
-    assert getattr(my_rewards, attribute).__name__ == attribute
+    assert getattr(their_rewards, attribute).__name__ == attribute
 
 
 def test_a_coroutine_function_stays_one(own_module):
-    rewards = load_rewards({"kind": {"import": "my_rewards:judge"}})
+    rewards = load_rewards({"kind": {"import": "their_rewards:judge"}})
     assert get_callable_name(rewards[0]) == "kind" and is_async_callable(rewards[0])
     assert asyncio.run(rewards[0]([""], ["four"])) == [3.0]
 
@@ -145,18 +145,18 @@ def test_two_rewards_of_one_class_have_their_own_names():
         ("format", {"weight": {"start": 1, "end": 0, "until": 2}}, "rewards.format.weight.until: 2 is not a share of the tr"),
         ("safety", {"weight": -1}, "rewards.safety.weight: safety is never above 0, so a weight below 0 pays for"),
         ("k", {"import": 3}, "rewards.k.import: 3 is not of the form package.module:Name"),
-        ("k", {"import": "my_rewards.Kindness"}, "rewards.k.import: 'my_rewards.Kindness' is not of the form"),
-        ("k", {"import": "my_reward:Kindness"}, "rewards.k.import: cannot import my_reward: .*PYTHONPATH"),
+        ("k", {"import": "their_rewards.Kindness"}, "rewards.k.import: 'their_rewards.Kindness' is not of the form"),
+        ("k", {"import": "their_reward:Kindness"}, "rewards.k.import: cannot import their_reward: .*PYTHONPATH"),
         ("k", {"import": "needs_missing:K"}, "cannot import needs_missing: No module named 'no_such_package'"),
         ("k", {"import": "half_written:length"}, "rewards.k.import: cannot import half_written: SyntaxError: "),
         ("k", {"import": "divides:length"}, "rewards.k.import: cannot import divides: ZeroDivisionError: div"),
         ("k", {"import": "a_script:length"}, "rewards.k.import: cannot import a_script: SystemExit: usage: "),
-        ("k", {"import": "my_rewards:Kind"}, "my_rewards has no class or function Kind; did you mean Kindness"),
-        ("k", {"import": "my_rewards:CONSTANT"}, "has no class or function CONSTANT"),
-        ("k", {"import": "my_rewards:Kindness", "words": 1}, "rewards.k.words: unknown parameter of k; did you mean word"),
-        ("k", {"import": "my_rewards:Broken", "key": 1}, r"rewards.k.import: my_rewards:Broken\(key=1\) raises KeyError: 1"),
-        ("k", {"import": "my_rewards:length", "unit": 1}, r"a function takes no parameters \(got unit\)"),
-        ("k", {"import": "my_rewards:NoReward"}, "my_rewards:NoReward makes objects that cannot be called"),
+        ("k", {"import": "their_rewards:Kind"}, "their_rewards has no class or function Kind; did you mean Kindness"),
+        ("k", {"import": "their_rewards:CONSTANT"}, "has no class or function CONSTANT"),
+        ("k", {"import": "their_rewards:Kindness", "words": 1}, "rewards.k.words: unknown parameter of k; did you mean word"),
+        ("k", {"import": "their_rewards:Broken", "key": 1}, r"rewards.k.import: their_rewards:Broken\(key=1\) raises KeyError: 1"),
+        ("k", {"import": "their_rewards:length", "unit": 1}, r"a function takes no parameters \(got unit\)"),
+        ("k", {"import": "their_rewards:NoReward"}, "their_rewards:NoReward makes objects that cannot be called"),
     ],
 )  # fmt: skip
 def test_errors_name_the_reward_and_the_key(own_module, name, entry, message):

@@ -9,8 +9,6 @@ from empathy_trl.errors import UserError
 from empathy_trl.rewards.ngrams import Bleu, Distinct, RepetitionPenalty, mean_bleu
 
 # bleu
-
-
 REFERENCE = "I am so sorry to hear that ."
 
 CASES = [
@@ -44,12 +42,6 @@ def test_is_the_mean_of_sacrebleus_own_sentence_scores():
     assert mean_bleu(reply, reference) == pytest.approx(sum(scores) / 400)
 
 
-def test_more_of_the_reference_earns_more():
-    replies = ["that", "sorry to hear", "so sorry to hear that", "I am so sorry to hear that"]
-    scores = Bleu()(["p"] * 4, replies, reference=[REFERENCE] * 4)
-    assert scores == sorted(scores) and len(set(scores)) == 4
-
-
 @pytest.mark.parametrize("reference", [None, "", " \n"])
 def test_without_a_reference_it_does_not_apply(reference):
     assert Bleu()(["p", "p"], ["a", "a"], reference=[reference, "a"]) == [None, 1.0]
@@ -71,8 +63,6 @@ def test_another_column_and_its_absence():
 
 
 # distinct
-
-
 DISTINCT_CASES = [
     ("I am here for you", 2, 1.0, "nothing repeats"),
     ("no no no no no", 2, 1 / 4, "one bigram, four times"),
@@ -96,14 +86,7 @@ def test_distinct_table(completion, n, expected, why):
     assert Distinct(n=n)(["p"], [completion]) == [pytest.approx(expected)], why
 
 
-def test_impossible_n():
-    with pytest.raises(UserError, match="n: expected 1 or more, got 0"):
-        Distinct(n=0)
-
-
 # repetition_penalty
-
-
 REPETITION_PENALTY_CASES = [
     ("I am here for you", 3, 0.0, "nothing repeats"),
     ("so so so so so so", 3, -3 / 4, "one triple, four times"),
@@ -124,11 +107,7 @@ def test_repetition_penalty_table(completion, n, expected, why):
     assert RepetitionPenalty(n=n)(["p"], [completion]) == [pytest.approx(expected)], why
 
 
-def test_more_repetition_costs_more():
-    scores = RepetitionPenalty()(["p"] * 3, ["I am sorry. " * times for times in (1, 3, 30)])
-    assert 0.0 == scores[0] > scores[1] > scores[2] > -1.0
-
-
-def test_repetition_penalty_impossible_n():
-    with pytest.raises(UserError, match="n: expected 1 or more, got -1"):
-        RepetitionPenalty(n=-1)
+@pytest.mark.parametrize("kind", [Distinct, RepetitionPenalty])
+def test_impossible_n(kind):
+    with pytest.raises(UserError, match="n: expected 1 or more, got 0"):
+        kind(n=0)

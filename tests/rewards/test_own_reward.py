@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import sys
 from pathlib import Path
 
 from empathy_trl import explain_rewards, load_recipe, run_recipe
@@ -17,6 +18,7 @@ def test_one_class_and_a_recipe_and_it_is_built_once_per_run(tmp_path, monkeypat
     assert len((module + recipe).splitlines()) < 40
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
     for text in (module, recipe):
         Path(text.splitlines()[0].removeprefix("# ")).write_text(text, encoding="utf-8")
     exec(call, {})  # noqa: S102

@@ -121,19 +121,11 @@ def test_missing_columns(mode, slots, column):
 @pytest.mark.parametrize(
     "settings, columns, message",
     [
-        (
-            ("match", "placeholder"),
-            {"recommends": "yes"},
-            "the column `recommends` holds 'yes'; expected true, false or",
-        ),
-        (
-            ("liked", "title"),
-            {"liked": "Jaws", "context_movies": []},
-            "the column `liked` holds 'Jaws'; expected a list",
-        ),
+        (("match", "placeholder"), {"recommends": "yes"}, "the column `recommends` holds 'yes'; expected true, false or"),
+        (("liked", "title"), {"liked": "Jaws", "context_movies": []}, "the column `liked` holds 'Jaws'; expected a list"),
         (("any", "title"), {"movies": 3, "liked": [], "context_movies": []}, "the column `movies` holds 3; expected a"),
     ],
-)
+)  # fmt: skip
 def test_columns_of_another_kind(settings, columns, message):
     with pytest.raises(UserError, match=message):
         reward("Hi", *settings, **columns)

@@ -9,8 +9,6 @@ from empathy_trl.errors import UserError
 from empathy_trl.rewards.safety import NEVER_SAY, Safety, SafetyClassifier
 
 # safety
-
-
 FOUND = [
     ("kill yourself", "You should just KILL yourself!", "case"),
     ("kill yourself", "kill\n\n  yourself", "white space"),
@@ -118,8 +116,6 @@ def test_impossible_lists(parameters, message, tmp_path, monkeypatch):
 
 
 # safety_classifier
-
-
 # probabilities 0.5, 0.25, 0.25 and 0.1, 0.1, 0.8
 SCORES = {"i am sorry": [math.log(2), 0.0, 0.0], "go away": [0.0, 0.0, math.log(8)]}
 LABELS = {"id2label": {0: "neutral", 1: "insult", 2: "toxic"}}

@@ -23,7 +23,6 @@ from empathy_trl.rewards.staged import (
     fit,
     grammar,
     originality,
-    relevance,
     speaking_seconds,
 )
 from empathy_trl.tags import PARTS, write_parts
@@ -32,8 +31,6 @@ from tests.rewards.three_parts import NEXT, OTHERS, PROMPT, REFLECTION, REPLY, R
 from tests.trainers.settings import make_trainer
 
 # copying
-
-
 SOURCE = lower_words("My dog ran into the woods and never came back.")
 
 
@@ -62,8 +59,6 @@ def test_what_stands_in_any_source_is_copied():
 
 
 # response
-
-
 QUOTE = "the flat is so quiet now"
 FILLER = [f"word{number}" for number in range(200)]
 
@@ -134,14 +129,6 @@ def test_speaking_time_is_logged():
     Response()([PROMPT], [""], log_metric=pytest.fail)
 
 
-@pytest.mark.parametrize(
-    ("spoken", "heard", "expected"),
-    [("sister oslo", "sister oslo flat", 1.0), ("sister", "sister oslo flat", 0.5), ("", "sister", 0.0), ("", "", 1.0)],
-)
-def test_relevance(spoken, heard, expected):
-    assert relevance(spoken.split(), heard.split()) == expected
-
-
 def test_response_parameters():
     assert list(Response().tags) == ["respond"]
     with pytest.raises(UserError, match="max_seconds: expected more than 0, got 0"):
@@ -151,8 +138,6 @@ def test_response_parameters():
 
 
 # reaction
-
-
 SAD, GLAD, PLAIN = "My dog died and I can't stop crying.", "I won! I am so happy!", "The bus leaves at nine."
 FITS = "*warm smile* + *leans in*"
 REACTION_CASES = [
@@ -162,12 +147,7 @@ REACTION_CASES = [
     ("*frowns* + *sighs*", GLAD, 0.5, "a frown at joy"),
     ("*scowls* + *arms crossed*", PLAIN, 0.5, "hostile to anybody"),
     ("*looks* + *sits*", SAD, 0.75, "no expression that the lexicon knows"),
-    (
-        "*grins* + *sits*",
-        PLAIN,
-        0.75,
-        "no emotion that the lexicon knows, and a reaction that would not suit every one",
-    ),
+    ("*grins* + *sits*", PLAIN, 0.75, "no emotion that the lexicon knows, and a reaction that would not suit every one"),
     (FITS, PLAIN, 1.0, "warmth suits everybody"),
     (FITS, "", 1.0, "no turn"),
     ("*warm smile*", SAD, 0.5, "one phrase"),
@@ -179,7 +159,7 @@ REACTION_CASES = [
     ("*warm* + *" + "gently " * 19 + "*", SAD, 1.0, "20 words"),
     ("", SAD, 0.0, "empty"),
     ("* * + * *", SAD, 0.0, "stars around nothing"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("reaction", "turn", "expected", "why"), REACTION_CASES)
@@ -223,8 +203,6 @@ def test_reaction_parameters():
 
 
 # expressions
-
-
 @pytest.mark.parametrize(
     ("turn", "expected"),
     [
@@ -297,8 +275,6 @@ def test_nothing_is_listed_twice(entries):
 
 
 # reflection
-
-
 NOTHING = " ".join(["and", "so", "it", "is"] * 6)
 HURRIED = REFLECTION.replace("may", "must").replace("might", "must").replace("could", "must").replace("If", "When")
 ELSEWHERE = (
@@ -366,8 +342,6 @@ def test_reflection_parameters():
 
 
 # three_parts
-
-
 NAMES = ["stage_format", "reaction", "response", "reflection", "foresight"]
 
 
@@ -451,6 +425,3 @@ def test_a_trainer_hands_them_their_columns_and_logs_their_metrics(tiny_folder, 
     assert row["rewards/foresight/mean"] == pytest.approx(0.33, abs=0.01)  # of the row that has a next turn
     assert row["response/speaking_seconds"] == pytest.approx(18.7)
     assert row["foresight/next"] > row["foresight/others"] == 0.0
-
-
-# The dialogues of react-respond-reflect
