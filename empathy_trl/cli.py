@@ -5,12 +5,13 @@ On a CPU, `accelerate launch --num_processes 2` starts one process (accelerate 1
 """
 
 import argparse
+import difflib
 import inspect
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from empathy_trl.errors import UserError
@@ -29,6 +30,25 @@ def command_parser(name: str, documentation: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def parse_overrides_too(
+    parser: argparse.ArgumentParser, arguments: list[str] | None, keys: Collection[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parse a command line whose other flags override keys of a recipe; returns the options and those flags.
+
+    A flag that is no key, and nearly one of the command's own, ends the program as argparse does.
+
+    Args:
+        keys: the top-level keys of a recipe.
+    """
+    options, overrides = parser.parse_known_args(arguments)
+    known = [name for action in parser._actions for name in action.option_strings]
+    for flag in (text.partition("=")[0] for text in overrides if text.startswith("--")):
+        if "." not in flag and flag.removeprefix("--") not in keys:
+            for nearest in difflib.get_close_matches(flag, known, n=1, cutoff=0.75):
+                parser.error(f"{flag}: unknown flag; did you mean {nearest}?")
+    return options, overrides
 
 
 def exit_status(work: Callable[[], int | None], interrupted: str = "interrupted") -> int:

@@ -116,7 +116,8 @@ def _copy(name: str, destination: Path) -> None:
             raise UserError(f"{path}: exists and differs from {original.name}; choose another folder or file name")
     for path, original in pairs.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(original, path)
+        if not path.exists():
+            shutil.copyfile(original, path)
         print(path)
 
 

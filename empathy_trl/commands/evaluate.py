@@ -15,6 +15,7 @@ from empathy_trl.cli import (
     command_parser,
     exit_status,
     join_processes,
+    parse_overrides_too,
     part_processes,
     positive,
 )
@@ -26,7 +27,7 @@ from empathy_trl.io import json_or_none
 from empathy_trl.models.api import PREFIX, ApiModel
 from empathy_trl.models.hub_files import check_exists, expand, split_revision
 from empathy_trl.recipe import Model, Recipe, Stage, load_recipe
-from empathy_trl.recipe.layers import LABEL_TASKS
+from empathy_trl.recipe.layers import LABEL_TASKS, TOP_KEYS
 from empathy_trl.recipe.stages import stage_runs
 from empathy_trl.rewards.explain import explain_rewards, read_completions, write_csv
 from empathy_trl.rewards.llm_judge import LLMJudge
@@ -43,7 +44,7 @@ def evaluate(arguments: list[str] | None = None) -> int:
     Any key of the recipe can be overridden, as in `empathy-trl run`: --data.path my_folder
     The same command goes on with an evaluation that was interrupted; no row is generated twice.
     """
-    options, overrides = _evaluate_parser().parse_known_args(arguments)
+    options, overrides = parse_overrides_too(_evaluate_parser(), arguments, TOP_KEYS)
     return exit_status(
         lambda: _evaluate_or_report_full_disk(options, overrides),
         interrupted="interrupted; the same command goes on with the rows that are left",
@@ -312,7 +313,7 @@ def explain(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stage", help="stage whose rewards are shown (default: the last)")
     parser.add_argument("--progress", type=float, default=0.0, help="share of the training done, for scheduled weights")
     parser.add_argument("--csv", type=Path, help="also write all rows to this file")
-    options, overrides = parser.parse_known_args(arguments)
+    options, overrides = parse_overrides_too(parser, arguments, TOP_KEYS)
     return exit_status(lambda: _explain(options, overrides))
 
 

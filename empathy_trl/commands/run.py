@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from empathy_trl.cli import OUTPUTS, command_parser, exit_status, is_first_process
+from empathy_trl.cli import OUTPUTS, command_parser, exit_status, is_first_process, parse_overrides_too
 from empathy_trl.errors import UserError
 from empathy_trl.io import shipped_folder, yaml_titles
 from empathy_trl.recipe import Recipe, find_recipe, is_on_hub, load_recipe, pin_recipe
+from empathy_trl.recipe.layers import TOP_KEYS
 from empathy_trl.tasks import run_recipe
 from empathy_trl.text import sanitise
 
@@ -24,7 +25,7 @@ def run(arguments: list[str] | None = None) -> int:
 
     A stage that is complete for the same settings is skipped; an interrupted one resumes from its last checkpoint.
     """
-    options, overrides = _parser().parse_known_args(arguments)
+    options, overrides = parse_overrides_too(_parser(), arguments, TOP_KEYS)
     return exit_status(
         lambda: _run(options, overrides), interrupted="interrupted; the same command goes on from the last checkpoint"
     )

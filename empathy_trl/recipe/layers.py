@@ -30,6 +30,7 @@ FLOAT = re.compile(
 )
 
 STAGE_KEYS = ("task", "model", "data", "rewards", "trainer", "evaluation", "hub", "seed")
+TOP_KEYS = ("name", "extends", "stages", *STAGE_KEYS)
 STAGE_NAME = re.compile(r"[A-Za-z0-9_-]+")  # a folder's name, and one part of a dotted key
 STAGE_PREFIX = "stage:"  # `model.name_or_path: stage:sft` is the model that stage sft made
 REWARD_TASKS = ("grpo", "ppo")  # the tasks that learn from rewards
@@ -219,8 +220,7 @@ class Layers:
             self.stages = self._check_stages(merge(written, at_stages) if at_stages else written)
             self.top = {key: value for key, value in merged.items() if key != "stages"}
             unknown = [key for key in self.top if key not in STAGE_KEYS]
-            known = ("name", "extends", "stages", *STAGE_KEYS)
-            self.errors += [f"{key}: unknown key{suggestion(key, known)}" for key in unknown]
+            self.errors += [f"{key}: unknown key{suggestion(key, TOP_KEYS)}" for key in unknown]
             self.errors += self._overrides_without_effect(at_top, at_stages)
 
     def merged(self, stage: str) -> dict[str, Any]:

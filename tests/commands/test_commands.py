@@ -102,3 +102,30 @@ def test_copy_knows_accelerate_configs_and_near_names(tmp_path, capsys):
     capsys.readouterr()
     assert main(["copy", "ed4_tny", str(tmp_path)]) == 2
     assert "error: ed4_tny: no such recipe or accelerate config; did you mean ed4_tiny?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--recpie", "ed4_tiny"], "--recpie: unknown flag; did you mean --recipe?"),
+        (["run", "--recipe", "ed4_tiny", "--output-dir=x"], "--output-dir: unknown flag; did you mean --output_dir?"),
+        (
+            ["evaluate", "--recipe", "ed4_tiny", "--model", "x", "--splt", "valid"],
+            "--splt: unknown flag; did you mean --split?",
+        ),
+        (
+            ["explain", "--recipe", "ed4_tiny", "--completions", "x", "--progres", "1"],
+            "--progres: unknown flag; did you mean --progress?",
+        ),
+    ],
+)
+def test_a_mistyped_flag_is_no_key_of_a_recipe(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_keys_that_resemble_flags_stay_keys(capsys):
+    assert main(["run", "--recipe", "ed4_tiny", "--stages.sft.trainer.max_stps", "2", "--check"]) == 2
+    assert "max_stps: unknown field of SFTConfig; did you mean max_steps?" in capsys.readouterr().err
