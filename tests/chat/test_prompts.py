@@ -198,3 +198,16 @@ def test_a_broken_recipe_beside_a_model(tmp_path, content):
     (tmp_path / "recipe.yaml").write_text(content)
     with pytest.raises(UserError, match=r"recipe\.yaml: has no stages"):
         choose_prompts([(str(tmp_path), None)], None, None)
+
+
+def test_a_recipe_beside_a_model_from_the_hub_runs_no_code(tmp_path, monkeypatch):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("stages: {sft: {task: sft, data: {name: mine, builder: 'no_such_module:Mine'}}}")
+    monkeypatch.setattr("empathy_trl.chat.prompts._file_of", lambda name, revision, file: recipe)
+    with pytest.raises(
+        UserError, match=r"a/b: data\.builder: its recipe names code, no_such_module:Mine, which is not run"
+    ):
+        choose_prompts([("a/b", None)], None, None)
+    mine = choose_prompts([(str(tmp_path), None)], None, None)  # a folder is the user's own
+    with pytest.raises(UserError, match=r"data\.builder: cannot import no_such_module"):
+        mine.messages([user("Hi")])

@@ -244,6 +244,7 @@ def test_places_that_hold_no_dialogues(tmp_path):
         read_split(section(tmp_path), "valid")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="the shared data are not here")
 def test_the_real_empathetic_dialogues():
     sizes = {split: read_split(section(REAL), split)[1].used for split in ("train", "valid", "test")}

@@ -112,6 +112,7 @@ def test_files_that_cannot_be_used(tmp_path, rows, message):
         read_split(section("intents", write(tmp_path, rows)), "train")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="the shared data are not here")
 def test_the_real_files():
     def sizes(name, folder):
