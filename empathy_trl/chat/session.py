@@ -172,9 +172,10 @@ class Session:
         self._conversation.stop.set()
 
     def leave(self):
-        """End a reply that is being written, and `prepare`: the user does not go on."""
+        """End a reply that is being written, and `prepare`, and free the cache: the user does not go on."""
         self.stop()
         self._conversation.left = True
+        self._conversation.cache = self.model.new_cache()
 
     def reset(self):
         """Forget the conversation; ends a reply that is being written."""

@@ -46,22 +46,22 @@ class Display:
         if chunk.part == REACT:
             self._raw.append(chunk.text)
             if chunk.complete:
-                self._line()
-                self._say(REACT, "".join(self._raw).strip())
+                self._end_line()
+                self._write_part(REACT, "".join(self._raw).strip())
                 self._raw = []
-                self._line()
+                self._end_line()
             return
         text = chunk.text
         if self._part != chunk.part:
             text = text.lstrip()
             if not text and not chunk.complete:  # white space between parts
                 return
-            self._line()
+            self._end_line()
             self._part = chunk.part
-            self._say(chunk.part, LABELS.get(chunk.part, ""))
-        self._say(chunk.part, text.rstrip() if chunk.complete else text)
+            self._write_part(chunk.part, LABELS.get(chunk.part, ""))
+        self._write_part(chunk.part, text.rstrip() if chunk.complete else text)
         if chunk.complete:
-            self._line()
+            self._end_line()
 
     def end(self, reply: str, well_formed: bool | None):
         """Show what is left, and mark a reply that breaks its format.
@@ -70,7 +70,7 @@ class Display:
             reply: as the model wrote it.
             well_formed: False marks it.
         """
-        self._line()
+        self._end_line()
         if well_formed is False:
             if self._in_parts:
                 self.note("the reply breaks its format; as the model wrote it:")
@@ -78,24 +78,24 @@ class Display:
             else:
                 self.note("the reply breaks its format")
         elif self._raw:
-            self._say(REACT, "".join(self._raw).strip())
-            self._line()
+            self._write_part(REACT, "".join(self._raw).strip())
+            self._end_line()
         self._raw = []
 
     def note(self, text: str):
         """Show a line that is not the model's."""
-        self._line()
-        self._write(self._dressed(f"[{sanitise(text)}]", DIM) + "\n")
+        self._end_line()
+        self._write(self._in_style(f"[{sanitise(text)}]", DIM) + "\n")
 
-    def _say(self, part: str, text: str):
+    def _write_part(self, part: str, text: str):
         if text:
             self._part = self._part or part
-            self._write(self._dressed(sanitise(text), STYLES.get(part)))
+            self._write(self._in_style(sanitise(text), STYLES.get(part)))
 
-    def _dressed(self, text: str, style: str | None) -> str:
+    def _in_style(self, text: str, style: str | None) -> str:
         return f"{style}{text}{RESET}" if self._styled and style else text
 
-    def _line(self):
+    def _end_line(self):
         if self._part is not None:
             self._write("\n")
             self._part = None
@@ -137,7 +137,7 @@ class Terminal:
     def run(self) -> int:
         """Talk until the user leaves; returns the exit status: 0, or 130 after Ctrl-C twice."""
         if hasattr(sys.stdin, "reconfigure"):
-            sys.stdin.reconfigure(errors="surrogateescape")  # see `_unbroken`
+            sys.stdin.reconfigure(errors="surrogateescape")  # see `_normalised`
         if self.interactive:
             _edit_lines()
         try:
@@ -151,7 +151,7 @@ class Terminal:
         interrupted = False
         while True:
             try:
-                line = _unbroken(input("> " if self.interactive else ""))
+                line = _normalised(input("> " if self.interactive else ""))
                 interrupted = False
                 if not self._answer(line):
                     return 0
@@ -261,7 +261,7 @@ def _edit_lines():
     readline.parse_and_bind("set enable-bracketed-paste on")
 
 
-def _unbroken(line: str) -> str:
+def _normalised(line: str) -> str:
     """Return the input with plain line feeds, and with ? for bytes that are not UTF-8."""
     line = line.replace("\r\n", "\n").replace("\r", "\n")
     return line.encode("utf-8", errors="replace").decode("utf-8")

@@ -291,6 +291,8 @@ def test_what_is_said_does_not_depend_on_what_is_kept():
         cache.states, cache.ids = None, []
         afresh._cut(afresh._conversation, [*afresh.history, {"role": "user", "content": "a"}], margin=200 // 8)
     assert sum(stats.cached for stats in kept.all_stats) > 500 == 500 + sum(stats.cached for stats in afresh.all_stats)
+    kept.leave()
+    assert kept._conversation.cache.states is None
 
 
 def test_an_encoder_decoder_in_a_session():
