@@ -34,40 +34,7 @@ CITATIONS = Path(__file__).with_name("citations.bib")
 CARD_FILE, NOTES_FILE = "README.md", "notes.md"
 TAG = "empathy-trl"  # the tag of all our models on the Hub
 
-# task, or objective of a reward model -> how the table of stages calls it
-METHODS = {
-    "sft": "imitation of examples (supervised fine-tuning)",
-    "grpo": "reinforcement from rewards (GRPO)",
-    "ppo": "reinforcement from rewards, with a learned critic (PPO)",
-    "regress": "learning of ratings",
-    "classify": "learning of labels",
-    "pairwise": "learning of which reply is better (pairs)",
-}
 METHOD_CITATIONS = {"grpo": ("shao2024",), "ppo": ("schulman2017",)}
-PAIRWISE = (
-    "reads what somebody said and a reply to it, and gives the reply a score; of two replies, the better one gets the "
-    "higher score"
-)
-# the settings of `trainer` that a reader looks for -> what they are called
-SETTING_WORDS = {
-    "learning_rate": "learning rate",
-    "lr_scheduler_type": "learning rate schedule",
-    "max_steps": "optimizer steps",
-    "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch per device",
-    "gradient_accumulation_steps": "batches accumulated",
-    "num_generations": "answers per prompt",
-    "num_iterations": "passes over each batch of answers",
-    "max_completion_length": "maximum tokens of an answer",
-    "max_length": "maximum tokens of a text",
-    "temperature": "temperature of the answers",
-    "beta": "weight of the KL penalty",
-    "kl_coef": "weight of the KL penalty",
-    "epsilon": "clipping range",
-    "loss_type": "loss",
-    "loss": "loss",
-    "bf16": "bfloat16",
-}
 
 
 def write_card(folder: Path) -> Path:
@@ -102,7 +69,7 @@ def model_card(folder: Path, repo_id: str | None = None, merged: bool = False) -
         _metadata(files, title, is_adapter, sources, licence_keys),
         template_str=TEMPLATE.read_text(encoding="utf-8"),
         # functions
-        text=text, code=code, fenced=fenced, literal=_literal, quote=quote, stage_of=stage_of, method_of=_method_of,
+        text=text, code=code, fenced=fenced, literal=_literal, quote=quote, stage_of=stage_of,
         # the model and how to use it
         files=files, title=title, model=repo_id or str(folder), is_adapter=is_adapter,
         recipe=f"hub:{repo_id}" if repo_id else str(folder / RECIPE_FILE),
@@ -112,7 +79,7 @@ def model_card(folder: Path, repo_id: str | None = None, merged: bool = False) -
         is_last_stage=files.name == list(files.recipe["stages"])[-1],
         results=[_result(evaluation) for evaluation in files.evaluations.values()],
         # where it comes from
-        sources=sources, licence=licence_words, stages=stages, methods=METHODS, setting_words=SETTING_WORDS,
+        sources=sources, licence=licence_words, stages=stages,
         trainer=files.stage.get("trainer") or {}, rewards=_rewards(files.stage.get("rewards") or {}),
         hardware=_hardware(record), duration=duration(record.get("train_seconds")), energy=_energy(record),
         grams=emissions(record), versions=record["versions"] if isinstance(record.get("versions"), dict) else {},
@@ -148,8 +115,6 @@ def _metadata(files: StageFiles, title: str, is_adapter: bool, sources: list, li
 
 def _purpose(files: StageFiles) -> str:
     """Return what the model does, for a reader who does not know the project."""
-    if files.is_pairwise:
-        return PAIRWISE
     known = _corpus(files.data)
     purpose = (known.scores if files.scores_texts else known.writes) if known else ""
     return purpose or "works on texts"
@@ -165,12 +130,6 @@ def _example_messages(files: StageFiles) -> list[dict]:
 def _literal(value) -> str:
     """Return a text, or a sequence of texts, as Python source in double quotes."""
     return json.dumps(value, ensure_ascii=False)
-
-
-def _method_of(stage: dict) -> str:
-    """Return a key of `METHODS`."""
-    objective = (stage.get("trainer") or {}).get("objective")
-    return "pairwise" if objective == "pairwise" else str(stage.get("task"))
 
 
 def _result(evaluation: dict) -> dict:

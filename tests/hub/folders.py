@@ -68,16 +68,7 @@ def make_stage_folder(model: Path, folder: Path) -> Path:
     shutil.copytree(model, folder)
     recipe = load_recipe("ed4_tiny", ["--hub.repo_id", "ann/elsewhere"])
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
-    record = {
-        "fingerprint": "f",
-        "status": "complete",
-        "recipe": "ed4_tiny",
-        "stage": "grpo",
-        "seed": 42,
-        "processes": 1,
-    }
-    record |= {"versions": {"python": "3.11"}, "git_commit": None, "started": "2026-01-01T00:00:00+00:00"}
-    (folder / "run.json").write_text(json.dumps(record | {"train_seconds": 1.0}))
+    (folder / "run.json").write_text(json.dumps(RECORD | {"recipe": "ed4_tiny", "stage": "grpo"}))
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0, "reward": 0.1}\n')
     (folder / "reward_curve.png").write_bytes(b"\x89PNG...")
     (folder / "samples.md").write_text(f"# Samples\n\nfrom {Path.home()}/corpus\n")

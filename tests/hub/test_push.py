@@ -47,11 +47,12 @@ def failed(folder) -> str:
 
 
 def test_what_is_published(hub_server, folder):
+    (folder / "notes.md").write_text("We like it.")
     assert push(folder, REPO) == f"{hub_server.url}/ann/tiny"
     files = hub_server.files("ann/tiny")
     assert set(files) == {
         ".gitattributes", "README.md", "chat_template.jinja", "config.json", "eval_test.json", "generation_config.json",
-        "metrics.jsonl", "model.safetensors", "recipe.yaml", "reward_curve.png", "run.json", "samples.md", "tokenizer.json",
+        "metrics.jsonl", "model.safetensors", "notes.md", "recipe.yaml", "reward_curve.png", "run.json", "samples.md", "tokenizer.json",
         "tokenizer_config.json",
     }  # fmt: skip
     assert not {name.split("/")[-1] for name in NOT_PUBLISHED} & {name.split("/")[-1] for name in files}
@@ -73,12 +74,6 @@ def test_a_token_that_is_none_is_not_shown(hub_server, folder, tmp_path):
     with hub_server.in_this_process(tmp_path, token="hf_größeres"):
         said = failed(folder)
     assert "your token has characters that no token has" in said and "\\x" not in said
-
-
-def test_the_author_s_notes_go_along(hub_server, folder):
-    (folder / "notes.md").write_text("We like it.")
-    push(folder, REPO)
-    assert hub_server.files("ann/tiny")["notes.md"] == b"We like it."
 
 
 def test_a_name_without_a_user_is_of_who_is_logged_in(hub_server, folder):
