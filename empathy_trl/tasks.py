@@ -285,6 +285,7 @@ def train_stage(run: StageRun) -> None:
 
 def _trainer(run: StageRun, folder, usage: ResourceUsage):
     """Return the trainer of a stage with all its callbacks."""
+    from empathy_trl.evaluation.plots import draw_training
     from empathy_trl.trainers.callbacks import MetricsLog, ResourceLog, show_progress
 
     try:
@@ -293,7 +294,7 @@ def _trainer(run: StageRun, folder, usage: ResourceUsage):
         raise
     except (ValueError, ImportError) as error:  # what TRL and transformers say of settings that do not go together
         raise UserError(f"stages.{run.name}: the trainer refuses these settings: {error}") from error
-    trainer.add_callback(MetricsLog(run.folder))
+    trainer.add_callback(MetricsLog(run.folder, draw_training))
     trainer.add_callback(ResourceLog(folder, usage))
     if run.stage.hub is not None and run.stage.hub.push == "every_save":
         from empathy_trl.hub.push import PushCheckpoints

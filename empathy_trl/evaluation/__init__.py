@@ -5,18 +5,17 @@
 | `base` | `Evaluator`, what every kind of evaluation offers; baselines and tables |
 | `emotions`, `replies`, `heads` | the evaluators: how each kind of prediction is made, scored, drawn and shown |
 | `generation` | the completions of an evaluation, kept as they come |
-| `metrics` | figures and their intervals: agreement, counts and BLEU, perplexity, other models' opinions; an `evaluate` module per folder |
-| `plots` | pictures |
+| `metrics` | figures and their intervals: agreement with labels, counts, perplexity, classifiers; one `evaluate` module per folder |
+| `plots` | all plots, also the curves of a training |
 | `evaluate` | all of the above for one model of one stage, and the files it writes |
 | `compare` | two results on the same rows: changes, intervals, p-values |
 | `report` | `report.md` and `report.png` for a whole run, from its artefacts alone |
 
-Completions come from `empathy_trl.models`. Import the module you need; this package imports none of them.
+Import the module that you need; this package imports none of them.
 """
 
-import importlib
-
 from empathy_trl.errors import UserError
+from empathy_trl.io import import_object
 
 # kind of evaluation -> import path of its evaluator
 EVALUATORS = {
@@ -33,5 +32,4 @@ def evaluator(name: str):
     """Return the `base.Evaluator` of a kind of evaluation. UserError where there is no such kind."""
     if name not in EVALUATORS:
         raise UserError(f"kind: got {name!r}, expected one of {', '.join(EVALUATORS)}")
-    module, _, class_name = EVALUATORS[name].partition(":")
-    return getattr(importlib.import_module(module), class_name)()
+    return import_object("kind", EVALUATORS[name])()

@@ -1,7 +1,8 @@
-"""What every evaluator offers, and the baselines: the rows without which a figure says little.
+"""The base class of evaluators, and the baselines that stand beside every result.
 
-The majority class, or the mean rating, is what an answer that ignores the text earns. TF-IDF with a linear model is
-what word counts alone earn, from the same training labels. All are scored by the same functions as a model.
+`Evaluator` declares what each kind of evaluation offers. The baselines are fitted on the training labels and scored by the
+same functions as a model: the majority class or the mean rating, which ignore the text, and TF-IDF with a linear model,
+which counts words.
 """
 
 from abc import ABC, abstractmethod

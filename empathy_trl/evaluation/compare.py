@@ -1,10 +1,8 @@
-"""Two results on the same rows: every metric, how it changed, and whether that may be chance.
+"""Two results on the same rows: how every metric changed, with its interval and p-value; the page and plot of a comparison.
 
-Made from the artefacts of two evaluations and nothing else. Rows are drawn again for both results at once, so that how hard
-they are cancels out (`intervals`). What a metric is on the drawn rows comes from the predictions, and is trusted only
-where all rows together give the figure that the evaluation reports.
-
-The page of a comparison: one table, footnotes for what is missing, and how to read it.
+A comparison needs only the files of two evaluations. Rows are drawn again for both results at once, which removes the
+difficulty of the rows from the change (`metrics.bootstrap`). A metric of the drawn rows is computed from the predictions,
+and used only if all rows together give the figure that the evaluation reports.
 """
 
 import json
@@ -17,8 +15,8 @@ import numpy as np
 
 from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation import EVALUATORS, evaluator
-from empathy_trl.evaluation import evaluate as artefacts
 from empathy_trl.evaluation.base import markdown
+from empathy_trl.evaluation.evaluate import eval_path, predictions_path, read_eval, read_predictions
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, paired_jackknife, paired_statistics
 from empathy_trl.evaluation.metrics.reply_classifiers import are_classifiers, deciding, judged_otherwise
 from empathy_trl.evaluation.plots import draw_changes
@@ -56,7 +54,7 @@ class Result:
         return self._made_by(self.evaluator.statistics)
 
     def _made_by(self, function: Callable) -> dict:
-        """Return what a kind makes of its own artefacts. UserError where these are not as it writes them."""
+        """Return what a kind makes of its own  UserError where these are not as it writes them."""
         try:
             return function(self.evaluation, self.rows)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -94,9 +92,9 @@ def write_comparison(a: str | Path, b: str | Path, split: str, output_dir: str |
 
 def read_result(folder: Path, split: str) -> Result:
     """Read the artefacts of an evaluation. UserError names the file that is missing, broken or something else."""
-    evaluation, rows = artefacts.read_eval(folder, split), artefacts.read_predictions(folder, split)
-    check_evaluation(artefacts.eval_path(folder, split), evaluation)
-    path, gold = artefacts.predictions_path(folder, split), evaluator(evaluation["kind"]).reference_column
+    evaluation, rows = read_eval(folder, split), read_predictions(folder, split)
+    check_evaluation(eval_path(folder, split), evaluation)
+    path, gold = predictions_path(folder, split), evaluator(evaluation["kind"]).reference_column
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or not {"index", "text", gold} <= row.keys():
             raise UserError(f"{path}, row {number}: expected an object with index, text and {gold}")

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from empathy_trl.data import corpus
-from empathy_trl.evaluation import evaluate as artefacts
 from empathy_trl.evaluation.base import Evaluator, markdown, score_baselines
 from empathy_trl.evaluation.generation import generate_shared
 from empathy_trl.evaluation.metrics.agreement import reasoning_words, score_emotions, share_statistics
@@ -55,7 +54,7 @@ class EmotionEvaluator(Evaluator):
 
     def draw(self, folder: Path, split: str, result: dict, table: list[dict], title: str) -> None:
         """Draw the confusion matrix."""
-        draw_confusion(artefacts.confusion_path(folder, split), result["confusion"], title)
+        draw_confusion(folder / f"confusion_{split}.png", result["confusion"], title)
 
     def summary(self, result: dict) -> list[str]:
         """Return the lines of a plain-text table: the model above its baselines."""

@@ -39,6 +39,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from torch import nn
 
 import empathy_trl.data
 from empathy_trl import evaluation
@@ -96,15 +97,15 @@ def evaluate_model(
     limit = settings.limit if limit is None else limit
     batch_size = settings.batch_size if batch_size is None else batch_size
     check_settings(stage, limit, batch_size)
-    model_name = model_name or getattr(model, "name_or_path", None) or getattr(model, "name", None) or "a model"
+    is_module = isinstance(model, nn.Module)  # otherwise a Scorer or an ApiModel
+    model_name = model_name or (model.name_or_path if is_module else model.name) or "a model"
 
     kind = kind_of(stage)
     evaluator = evaluation.evaluator(kind)
     dataset = empathy_trl.data.build(stage.data, split, evaluator.rows_task)
     index = chosen_rows(len(dataset), limit)
     rows = dataset.select(index)
-    # a scorer and a quantised model were put on their devices when they were loaded, and a server has its own
-    if hasattr(model, "to") and not getattr(model, "is_quantized", False):
+    if is_module and not getattr(model, "is_quantized", False):  # which was put on its device when it was loaded
         model.to(PartialState().device)
     partial = partial_path(output_dir, split)
     how = {} if stage.task in LABEL_TASKS else {"backend": backend, "partial": partial}
@@ -195,14 +196,6 @@ def eval_path(folder: str | Path, split: str) -> Path:
 
 def predictions_path(folder: str | Path, split: str) -> Path:
     return Path(folder) / f"predictions_{split}.jsonl"
-
-
-def confusion_path(folder: str | Path, split: str) -> Path:
-    return Path(folder) / f"confusion_{split}.png"
-
-
-def ratings_path(folder: str | Path, split: str) -> Path:
-    return Path(folder) / f"ratings_{split}.png"
 
 
 def write_eval(folder: str | Path, split: str, result: dict) -> Path:

@@ -6,7 +6,6 @@ import numpy as np
 
 from empathy_trl.data import targets
 from empathy_trl.errors import DataError
-from empathy_trl.evaluation import evaluate as artefacts
 from empathy_trl.evaluation.base import (
     NAMES,
     Evaluator,
@@ -32,7 +31,7 @@ from empathy_trl.models.scorer import predict_outputs
 from empathy_trl.text import words
 
 SEPARATOR = " / "  # between the labels of several groups
-WORDS = {"mae": "mean absolute error", "pearson": "Pearson", "spearman": "Spearman"}
+TITLES = {"mae": "mean absolute error", "pearson": "Pearson", "spearman": "Spearman"}
 
 
 class LabelEvaluator(Evaluator):
@@ -77,7 +76,7 @@ class LabelEvaluator(Evaluator):
         """Draw a confusion matrix per group; the files of several groups carry their names."""
         for group, confusion in result["confusions"].items():
             name = split if len(result["confusions"]) == 1 else f"{group}_{split}"
-            draw_confusion(artefacts.confusion_path(folder, name), confusion, title)
+            draw_confusion(folder / f"confusion_{name}.png", confusion, title)
 
     def summary(self, result: dict) -> list[str]:
         """Return the lines of a plain-text table: the model above its baselines."""
@@ -208,11 +207,11 @@ class RatingEvaluator(Evaluator):
 
     def draw(self, folder: Path, split: str, result: dict, table: list[dict], title: str) -> None:
         """Draw predicted over gold ratings."""
-        draw_ratings(artefacts.ratings_path(folder, split), result["ratings"], table, title)
+        draw_ratings(folder / f"ratings_{split}.png", result["ratings"], table, title)
 
     def summary(self, result: dict) -> list[str]:
         """Return the lines of a plain-text table: one line per rating, and the mean beside the baselines."""
-        lines = [f"{'':<46}" + "".join(f"{WORDS[figure] + ' [95 %]':<30}" for figure in FIGURES)]
+        lines = [f"{'':<46}" + "".join(f"{TITLES[figure] + ' [95 %]':<30}" for figure in FIGURES)]
         for name, metrics in self.model_and_baselines(result):
             for rating in (*result["ratings"], MEAN):
                 figures = "".join(f"{with_interval(metrics[f'{figure}_{rating}']):<30}" for figure in FIGURES)
@@ -221,11 +220,11 @@ class RatingEvaluator(Evaluator):
 
     def column_titles(self, evaluation: dict) -> dict[str, str]:
         """Return metric -> heading of the table in which a report sets stages side by side."""
-        return {f"{figure}_{MEAN}": f"{WORDS[figure]}, {MEAN}" for figure in FIGURES}
+        return {f"{figure}_{MEAN}": f"{TITLES[figure]}, {MEAN}" for figure in FIGURES}
 
     def details(self, stages: list) -> dict[str, str]:
         """Return heading -> text of what a report says beyond that table: every rating on its own."""
-        rows = [["rating", "", *(WORDS[figure] for figure in FIGURES)]]
+        rows = [["rating", "", *(TITLES[figure] for figure in FIGURES)]]
         last = stages[-1].evaluation
         named = [
             *((stage.name, stage.evaluation["metrics"]) for stage in stages),

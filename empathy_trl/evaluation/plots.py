@@ -1,13 +1,94 @@
-"""The pictures of an evaluation: a confusion matrix, and accuracy per stage beside the reward."""
+"""Plots of a run, as PNG: the curves of a training, the results of an evaluation, reports and comparisons."""
 
 from pathlib import Path
 
 import numpy as np
 
-from empathy_trl.io import pyplot, save, smooth, smoothing_width
+from empathy_trl.io import write_atomically
 
 BLUE, RED = "#4c78a8", "#d1495b"
 CURVE_COLOURS = (BLUE, "#f28e2b", "#59a14f", "#b07aa1")
+# what shows whether PPO is well: key of metrics.jsonl -> title of its plot
+CRITIC_CURVES = {
+    "explained_variance": "explained variance of the returns",
+    "value_loss": "value loss",
+    "kl": "KL to the reference, nats per token",
+    "clip_ratio/region_mean": "share of clipped ratios",
+    "completions/mean_length": "tokens per completion",
+    "distinct_2": "distinct-2 of the rollout",
+}
+
+
+def pyplot():
+    """Import matplotlib's pyplot for files: the Agg backend needs no screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def save(figure, path: Path, dpi: int = 150) -> Path:
+    """Write a figure as PNG and close it."""
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=dpi))
+    pyplot().close(figure)
+    return path
+
+
+def smoothing_width(values) -> int:
+    """Return how many values `smooth` averages: a tenth of them, at least one."""
+    return max(1, len(values) // 10)
+
+
+def smooth(values) -> list[float]:
+    """Return the mean over a trailing window of `smoothing_width(values)` values."""
+    width = smoothing_width(values)
+    windows = [values[max(0, end - width) : end] for end in range(1, len(values) + 1)]
+    return [sum(window) / len(window) for window in windows]
+
+
+def draw_training(rows: list[dict], folder: Path) -> None:
+    """Draw the logged rows of a training: `reward_curve.png` and, if there is a critic, `critic_curves.png`."""
+    draw_rewards(rows, folder / "reward_curve.png", folder.name)
+    if any("value_loss" in row for row in rows):
+        draw_critic(rows, folder / "critic_curves.png", folder.name)
+
+
+def draw_rewards(rows: list[dict], path: Path, title: str) -> None:
+    """Draw the reward (per function and total) over the steps, or the loss if there is no reward."""
+    names = [name for name in sorted({key for row in rows for key in row}) if _is_reward(name)] or ["loss"]
+    figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
+    for name in names:
+        points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
+        if points:
+            label = "total (weighted)" if name == "reward" else name.removeprefix("rewards/").removesuffix("/mean")
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, smooth(values), label=label, linewidth=2.5 if name == "reward" else 1.5)
+    axes.set(xlabel="optimizer step", ylabel="loss" if names == ["loss"] else "mean reward (smoothed)", title=title)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend()
+    save(figure, path, dpi=120)
+
+
+def draw_critic(rows: list[dict], path: Path, title: str) -> None:
+    """Draw each of `CRITIC_CURVES` over the steps, in one picture."""
+    figure, grid = pyplot().subplots(2, 3, figsize=(11, 6), layout="constrained", sharex=True)
+    for axes, (name, words) in zip(grid.flat, CRITIC_CURVES.items(), strict=True):
+        points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
+        if points:
+            axes.plot(*zip(*points, strict=True))
+        axes.set_title(words, fontsize=10)
+        axes.grid(alpha=0.3)
+    for axes in grid[-1]:
+        axes.set_xlabel("optimizer step")
+    figure.suptitle(title)
+    save(figure, path, dpi=120)
+
+
+def _is_reward(name: str) -> bool:
+    return name == "reward" or (name.startswith("rewards/") and name.endswith("/mean"))
 
 
 def draw_confusion(path: Path, confusion: dict, title: str) -> Path:

@@ -1,9 +1,9 @@
-"""Evaluators of completions that reply to somebody: judged by rewards, and by what a hacked reward would move.
+"""Evaluators of completions that reply to a person: the recipe's rewards, and figures that show whether these are hacked.
 
-A policy that learned to please a reward model and nothing else shows it: its replies grow longer or shorter, use the same
-words (distinct-2), say the same to everybody (duplicates), and leave what people really answered (similarity). These stand
-beside the reward in every table, with the row of the reference replies. What else is measured (`reply_metrics`,
-`perplexity`, `reply_classifiers`) has its main figures there too, and the rest in a table of its own.
+A policy that only pleases a reward model shows it in other figures: its replies grow longer or shorter, repeat the same
+words (distinct-2), are the same for many prompts (duplicates), and move away from what people answered (similarity). These
+figures stand beside the reward in every table, with a row for the reference replies. The main figures of
+`reply_metrics`, `perplexity` and `reply_classifiers` are in the same table, all others in a second one.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import NAMES, Evaluator, markdown
 from empathy_trl.evaluation.generation import generate_shared
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures, with_interval
-from empathy_trl.evaluation.metrics.perplexity import Likelihood, perplexity, reference_likelihoods, why_none
+from empathy_trl.evaluation.metrics.perplexity import Likelihood, perplexity, reference_likelihoods, unavailable_reason
 from empathy_trl.evaluation.metrics.reply_classifiers import (
     check_emotions,
     judge_replies,
@@ -42,8 +42,8 @@ from empathy_trl.rewards.base import weight_at
 from empathy_trl.rewards.explain import explain_rewards
 from empathy_trl.tags import REPLY_TAGS, RESPOND, part_text, read_parts, reply_text
 
-# metric -> heading: of the main table, where the metric was measured, and of the others
-WORDS = {
+# metric -> column title: of the main table, if the metric was measured, and of the detail table
+TITLES = {
     "format_adherence": "in the format",
     "bleu_4": "BLEU-4",
     "perplexity": "perplexity of the reference",
@@ -55,7 +55,7 @@ WORDS = {
     "reference_similarity": "similarity to the reference (chrF)",
     "empty_share": "no reply",
 }
-MORE_WORDS = {
+DETAIL_TITLES = {
     **{f"bleu_{n}": f"BLEU-{n}" for n in ORDERS[:-1]},
     **{name: name.replace("_", "-").upper() for name in ROUGE},
     "bertscore": "BERTScore F1",
@@ -74,7 +74,7 @@ MORE_WORDS = {
         }.items()
     },
 }
-MORE_NOTE = (
+DETAIL_NOTE = (
     "Published: as the systems UniCRS and ECR count. A squared difference (diff-EPITOME) is often lowest for a reply that "
     "shows no empathy at all: read it beside the row of level 0 and the correlation. `docs/figures.md` says what each "
     "figure is and how it misleads."
@@ -88,12 +88,12 @@ class Prediction:
     Attributes:
         completion: its text.
         likelihood: of the reference, see `perplexity`; None where there is none.
-        why_none: the reason then.
+        unavailable_reason: the reason then.
     """
 
     completion: str
     likelihood: Likelihood | None = None
-    why_none: str | None = None
+    unavailable_reason: str | None = None
 
 
 class ReplyEvaluator(Evaluator):
@@ -125,15 +125,15 @@ class ReplyEvaluator(Evaluator):
             if stage.evaluation.bertscore:
                 check_bertscore(stage.evaluation.bertscore)
         completions = generate_shared(model, tokenizer, prompts, batch_size, stage, **how)
-        if (why := why_none(model, tokenizer, prompts, references)) is not None:
-            return [Prediction(completion, why_none=why) for completion in completions]
+        if (why := unavailable_reason(model, tokenizer, prompts, references)) is not None:
+            return [Prediction(completion, unavailable_reason=why) for completion in completions]
         likelihoods = reference_likelihoods(model, tokenizer, prompts, references, batch_size)
         return [Prediction(*each) for each in zip(completions, likelihoods, strict=True)]
 
     def score(self, stage, rows, train, predictions: list[Prediction], rewards: dict) -> tuple[dict, list[dict]]:
         """Return `metrics`, `baselines`, `judged_by`, `classifiers` and `left_out`, and one row per example.
 
-        Metrics: `reward`, `reward_<name>` for every reward, and those of `WORDS` and `MORE_WORDS` that could be measured;
+        Metrics: `reward`, `reward_<name>` for every reward, and those of `TITLES` and `DETAIL_TITLES` that could be measured;
         `left_out` says of others why not. The baselines are the reference replies, and for what classifiers say also the
         majority class and the constant level 0; a reward that reads more than the reply (a format, a length of reasoning) has
         no value for the references. `judged_by` says by which rewards: name -> parameters, and the weight at the end of
@@ -145,7 +145,7 @@ class ReplyEvaluator(Evaluator):
         columns = {name: list(rows[name]) for name in rows.column_names if name != "prompt"}
         prompts, references = list(rows["prompt"]), columns["reference"]
         completions = [prediction.completion for prediction in predictions]
-        read, (people, readable) = self.reader(rewards), self.reference_completions(rows, rewards)
+        read, (human, readable) = self.reader(rewards), self.reference_completions(rows, rewards)
         replies = [read(completion) for completion in completions]
         earned = explain_rewards(rewards, prompts, completions, progress=1.0, **columns).rows
         if all(row["total"] is None for row in earned):
@@ -153,7 +153,7 @@ class ReplyEvaluator(Evaluator):
                 f"rewards: none ({', '.join(rewards) or 'there are none'}) applies to any of the {len(prompts)} rows"
             )
         kept = {name: rewards[name] for name in readable}
-        earned_by_people = explain_rewards(kept, prompts, people, progress=1.0, **columns).rows
+        earned_by_references = explain_rewards(kept, prompts, human, progress=1.0, **columns).rows
         scorers, emotions = load_classifiers(stage.reply_classifiers), columns.get("emotion")
         judged = judge_replies(scorers, prompts, replies, references, emotions)
         slots = "recommends" in columns and any(PLACEHOLDER in reference for reference in references)
@@ -162,18 +162,18 @@ class ReplyEvaluator(Evaluator):
         by_row = (
             _rewards_by_row(earned, ["total", *rewards]) | row_metrics(replies, references, placeholder) | judged.rows
         )
-        of_people = _rewards_by_row(earned_by_people, kept) | row_metrics(references, references, placeholder)
+        of_references = _rewards_by_row(earned_by_references, kept) | row_metrics(references, references, placeholder)
         asked = {kind: (name, scorers[kind].model) for kind, name in stage.reply_classifiers.items()}
         if encoder := stage.evaluation.bertscore:
             scorer = load_bertscore(encoder)
             by_row["bertscore"] = bert_scores(scorer, replies, references)
             asked["bertscore"] = encoder, scorer._model
-        by_row, of_people = by_row | self.format_values(completions), of_people | self.format_values(people)
+        by_row, of_references = by_row | self.format_values(completions), of_references | self.format_values(human)
         metrics = mean_figures(by_row) | corpus_metrics(replies, references) | judged.metrics
         likelihoods = [each.likelihood for each in predictions if each.likelihood is not None]
         if likelihoods:
             metrics["perplexity"] = perplexity(likelihoods)
-        judged.baselines["reference"] |= mean_figures(of_people) | corpus_metrics(references, references)
+        judged.baselines["reference"] |= mean_figures(of_references) | corpus_metrics(references, references)
         result = {
             "metrics": metrics,
             "baselines": {name: figures for name, figures in judged.baselines.items() if figures},
@@ -181,7 +181,7 @@ class ReplyEvaluator(Evaluator):
             "classifiers": recorded(asked),
             "left_out": _without_rows(by_row, rewards)
             | judged.left_out
-            | ({} if likelihoods else {"perplexity": predictions[0].why_none}),
+            | ({} if likelihoods else {"perplexity": predictions[0].unavailable_reason}),
         }
         texts = {"text": columns["text"], "completion": completions, "reply": replies, "reference": references}
         return result, _table(texts, earned, by_row, rewards)
@@ -207,7 +207,7 @@ class ReplyEvaluator(Evaluator):
         named = [result["metrics"], *result["baselines"].values()]
         heads = [result["stage"], *(NAMES[name] for name in result["baselines"])]
         lines = [f"{'':<56}" + "".join(f"{head:<28}" for head in heads).rstrip()]
-        for key, heading in (self.column_titles(result) | _more(result)).items():
+        for key, heading in (self.column_titles(result) | _detail_titles(result)).items():
             cells = "".join(f"{with_interval(metrics[key]) if key in metrics else '':<28}" for metrics in named)
             lines.append(f"{heading:<56}{cells}".rstrip())
         return [*lines, *_reasons(result)]
@@ -216,7 +216,7 @@ class ReplyEvaluator(Evaluator):
         """Return metric -> heading of the table in which a report sets stages side by side."""
         metrics = evaluation["metrics"]
         rewards = {key: key.removeprefix("reward_") for key in metrics if key.startswith("reward_")}
-        return {"reward": "reward"} | rewards | {key: heading for key, heading in WORDS.items() if key in metrics}
+        return {"reward": "reward"} | rewards | {key: heading for key, heading in TITLES.items() if key in metrics}
 
     def details(self, stages: list) -> dict[str, str]:
         """Return heading -> text of what a report says beyond that table: all other figures, a row for each."""
@@ -224,10 +224,10 @@ class ReplyEvaluator(Evaluator):
         named = {stage.name: stage.evaluation["metrics"] for stage in stages}
         named |= {NAMES[name]: metrics for name, metrics in last["baselines"].items()}
         rows = [["", *named, "n"]]
-        for key, heading in _more(last).items():
+        for key, heading in _detail_titles(last).items():
             cells = [with_interval(metrics[key]) if key in metrics else "" for metrics in named.values()]
             rows.append([heading, *cells, last["metrics"][key]["n"]])
-        parts = [markdown(rows), "n: rows of the last stage that have a value. " + MORE_NOTE]
+        parts = [markdown(rows), "n: rows of the last stage that have a value. " + DETAIL_NOTE]
         return {"More figures": "\n\n".join([*parts, *(f"- {line}" for line in _reasons(last))])}
 
     def row_values(self, evaluation: dict, rows: list[dict]) -> dict[str, list]:
@@ -331,12 +331,12 @@ def _rewards_by_row(judged: list[dict], names) -> dict[str, list]:
     return {"reward" if name == "total" else f"reward_{name}": [row[name] for row in judged] for name in names}
 
 
-def _more(evaluation: dict) -> dict[str, str]:
+def _detail_titles(evaluation: dict) -> dict[str, str]:
     """Return metric -> heading of what the main table leaves out."""
-    return {key: heading for key, heading in MORE_WORDS.items() if key in evaluation["metrics"]}
+    return {key: heading for key, heading in DETAIL_TITLES.items() if key in evaluation["metrics"]}
 
 
 def _reasons(evaluation: dict) -> list[str]:
     """Return a line for every metric that could not be measured."""
-    words = WORDS | MORE_WORDS
+    words = TITLES | DETAIL_TITLES
     return [f"{words.get(key, key)}: none, because {reason}" for key, reason in evaluation["left_out"].items()]

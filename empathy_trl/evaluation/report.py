@@ -1,9 +1,8 @@
 """The report of a run: what training changed, for a reader who has not seen the run.
 
-`report.md` and `report.png` are made from the artefacts below `outputs/<recipe>/` and nothing else, so they
-can be made anew at any time. Stages are compared on the same rows: the interval of a difference comes from a
-paired bootstrap. Stages of different kinds (a reward model, and the policy that learned from it), or whose replies were
-judged by different rewards, are never set side by side: each group has its own part.
+`report.md` and `report.png` need only the files below `outputs/<recipe>/`, so they can be written again at any time. Stages
+are compared on the same rows; the interval of a difference comes from a paired bootstrap. Stages of different kinds (a reward
+model, and the policy that learned from it), or whose replies were judged by different rewards, are in separate parts.
 """
 
 import json
@@ -15,9 +14,9 @@ from pathlib import Path
 import yaml
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import evaluate as artefacts
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.base import NAMES, markdown
+from empathy_trl.evaluation.evaluate import read_eval, read_predictions
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
 from empathy_trl.evaluation.plots import draw_report
 from empathy_trl.io import read_rows, write_text
@@ -129,8 +128,8 @@ def _read_stage(folder: Path, split: str) -> EvaluatedStage:
     log = folder / "metrics.jsonl"
     return EvaluatedStage(
         folder=folder,
-        evaluation=artefacts.read_eval(folder, split),
-        predictions=artefacts.read_predictions(folder, split),
+        evaluation=read_eval(folder, split),
+        predictions=read_predictions(folder, split),
         log=read_rows(log) if log.is_file() else [],
     )
 

@@ -265,7 +265,7 @@ class Recipe(_Section):
         return dump_yaml(self.resolved())
 
 
-KEY = "evaluation.classifiers"
+CLASSIFIERS_KEY = "evaluation.classifiers"
 # key -> the recipe that trains such a classifier; with `_tiny` one that needs two CPU cores
 RECIPES = {"epitome": "epitome", "emotion": "emotion32", "intent": "intent9"}
 

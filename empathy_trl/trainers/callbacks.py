@@ -6,25 +6,15 @@ The callbacks write on the main process only. After a resume, rows of steps that
 import json
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
 from transformers import ProgressCallback, TrainerCallback
 
-from empathy_trl.io import pyplot, read_rows, save, smooth, write_rows, write_text
+from empathy_trl.io import read_rows, write_rows, write_text
 
 METRICS_FILE = "metrics.jsonl"
-CURVE_FILE = "reward_curve.png"
-CRITIC_FILE = "critic_curves.png"
-# curves that show whether PPO is healthy, one plot each
-CRITIC_CURVES = {
-    "explained_variance": "explained variance of the returns",
-    "value_loss": "value loss",
-    "kl": "KL to the reference, nats per token",
-    "clip_ratio/region_mean": "share of clipped ratios",
-    "completions/mean_length": "tokens per completion",
-    "distinct_2": "distinct-2 of the rollout",
-}
 # figures behind the progress bar, and their short names
 BAR_TITLES = {
     "loss": "loss",
@@ -43,14 +33,15 @@ def logged_rows(path: Path) -> list[dict]:
 
 
 class MetricsLog(TrainerCallback):
-    """Writes every logged row to `metrics.jsonl` and draws the learning curve at the end.
+    """Writes every logged row to `metrics.jsonl`, and draws its curves at the end.
 
     Args:
         folder: the stage's output folder.
+        draw: called at the end with the logged rows and the folder; None draws nothing.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, draw: Callable[[list[dict], Path], object] | None = None):
+        self.folder, self.draw = Path(folder), draw
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -64,47 +55,8 @@ class MetricsLog(TrainerCallback):
                 file.write(json.dumps(row) + "\n")
 
     def on_train_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            rows = logged_rows(self.folder / METRICS_FILE)
-            draw_curve(rows, self.folder / CURVE_FILE, self.folder.name)
-            if any("value_loss" in row for row in rows):
-                draw_critic(rows, self.folder / CRITIC_FILE, self.folder.name)
-
-
-def draw_curve(rows: list[dict], path: Path, title: str):
-    """Draw reward (per function and total) or, where there is none, loss over the steps, and save it as `path`."""
-    names = [name for name in sorted({key for row in rows for key in row}) if _is_reward(name)] or ["loss"]
-    figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
-    for name in names:
-        points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
-        if points:
-            label = "total (weighted)" if name == "reward" else name.removeprefix("rewards/").removesuffix("/mean")
-            steps, values = zip(*points, strict=True)
-            axes.plot(steps, smooth(values), label=label, linewidth=2.5 if name == "reward" else 1.5)
-    axes.set(xlabel="optimizer step", ylabel="loss" if names == ["loss"] else "mean reward (smoothed)", title=title)
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend()
-    save(figure, path, dpi=120)
-
-
-def draw_critic(rows: list[dict], path: Path, title: str):
-    """Draw each of `CRITIC_CURVES` over the steps, and save them as one picture."""
-    figure, grid = pyplot().subplots(2, 3, figsize=(11, 6), layout="constrained", sharex=True)
-    for axes, (name, words) in zip(grid.flat, CRITIC_CURVES.items(), strict=True):
-        points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
-        if points:
-            axes.plot(*zip(*points, strict=True))
-        axes.set_title(words, fontsize=10)
-        axes.grid(alpha=0.3)
-    for axes in grid[-1]:
-        axes.set_xlabel("optimizer step")
-    figure.suptitle(title)
-    save(figure, path, dpi=120)
-
-
-def _is_reward(name: str) -> bool:
-    return name == "reward" or (name.startswith("rewards/") and name.endswith("/mean"))
+        if state.is_world_process_zero and self.draw is not None:
+            self.draw(logged_rows(self.folder / METRICS_FILE), self.folder)
 
 
 class ResourceLog(TrainerCallback):

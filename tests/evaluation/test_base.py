@@ -173,7 +173,7 @@ class Unsure(Length):
 def judged(completions, rewards=REWARDS):
     """The result for the sample's first test rows, with chosen completions."""
     rows = build(Data(name="wassa", split_by="conversation"), "test", "grpo").select(range(len(completions)))
-    predictions = [Prediction(completion, why_none="of a test") for completion in completions]
+    predictions = [Prediction(completion, unavailable_reason="of a test") for completion in completions]
     return ReplyEvaluator().score(stage("grpo", "wassa"), rows, None, predictions, read_rewards(rewards)[0])
 
 

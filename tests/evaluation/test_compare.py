@@ -20,7 +20,7 @@ from empathy_trl.evaluation.metrics.bootstrap import mean_figure, mean_figures, 
 from empathy_trl.evaluation.metrics.reply_classifiers import OTHER_CLASSIFIER
 from empathy_trl.evaluation.metrics.reply_metrics import corpus_metrics, row_metrics
 from empathy_trl.models.label_schema import Targets
-from tests.evaluation.test_evaluation_files import png_size
+from tests.evaluation.test_plots import png_size
 
 LABELS = ["sad", "joyful", "angry", "afraid"]
 
@@ -375,7 +375,7 @@ def drop_rows(folder):
         (lambda b: change_eval(b, metrics={"accuracy": {"value": None}}), r"metrics.accuracy is \{'value': None\}; expected a"),
         (lambda b: change_eval(b, metrics={"accuracy": 0.5}), "metrics.accuracy is 0.5; expected a mapping with a number"),
         (lambda b: change_eval(b, metrics=[]), r"eval_test.json: metrics is \[\]; expected a mapping of metrics, at least"),
-        (lambda b: change_eval(b, model=None), "eval_test.json: model is None; expected a text"),
+        (lambda b: change_eval(b, model=None), "eval_test.json: model is null; expected a text"),
         (lambda b: change_eval(b, data="sample"), "eval_test.json: data is 'sample'; expected a mapping with source"),
         (lambda b: change_eval(b, judged_by=["bleu"]), r"eval_test.json: judged_by is \['bleu'\]; expected"),
         (lambda b: change_eval(b, classifiers={"emotion": {"model": "m"}}), r"eval_test.json: classifiers is .*each with weights"),

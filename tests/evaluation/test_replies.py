@@ -62,7 +62,7 @@ def scored(classifiers=None, likelihoods=((6.0, 3), (4.0, 2), (2.0, 1), (2.0, 2)
 
 def test_every_metric_has_n_and_an_interval_and_a_heading(classifiers):
     result, _ = scored(classifiers)
-    headings = {"reward", "reward_length", *replies.WORDS, *replies.MORE_WORDS} - {
+    headings = {"reward", "reward_length", *replies.TITLES, *replies.DETAIL_TITLES} - {
         "format_adherence",
         "bertscore",
     }  # of staged ones; asked for
@@ -97,7 +97,7 @@ def test_a_reward_model_is_known_by_its_weights_wherever_it_lies(make_classifier
         texts = sorted({*SAID, *REFERENCES} - {""})
         settings = {"id2label": {0: "Empathy"}, "problem_type": "regression", "label_ranges": {"Empathy": [0, 5]}}
         model = make_classifier({text: [float(len(text) % 6)] for text in texts}, folder, seed, **settings)
-        predictions = [replies.Prediction(reply, why_none="no model") for reply in SAID]
+        predictions = [replies.Prediction(reply, unavailable_reason="no model") for reply in SAID]
         return EVALUATOR.score(stage(), ROWS, None, predictions, read_rewards({"empathy_model": {"model": model}})[0])[
             0
         ]
@@ -150,14 +150,16 @@ def test_what_was_not_measured_is_in_no_table_and_has_its_reason():
 
 
 def test_a_ratio_of_items_needs_data_that_recommend():
-    predictions = [replies.Prediction(text, why_none="") for text in SAID]
+    predictions = [replies.Prediction(text, unavailable_reason="") for text in SAID]
     result, _ = EVALUATOR.score(stage(), ROWS.remove_columns("recommends"), None, predictions, REWARDS)
     assert "item_ratio" not in result["metrics"]
 
 
 def test_perplexity_is_that_of_the_model_that_replied(tiny):
     predictions = EVALUATOR.predict(*tiny, stage(), ROWS, batch_size=2)
-    assert len(predictions) == 4 and all(each.likelihood[1] > 1 and each.why_none is None for each in predictions)
+    assert len(predictions) == 4 and all(
+        each.likelihood[1] > 1 and each.unavailable_reason is None for each in predictions
+    )
     result, _ = EVALUATOR.score(stage(), ROWS, None, predictions, REWARDS)
     assert result["metrics"]["perplexity"]["value"] == pytest.approx(320, rel=0.5)  # of 320 tokens, none learned
 
@@ -190,5 +192,5 @@ def test_only_the_main_process_loads_classifiers(monkeypatch):
 def test_every_metric_is_documented():
     page = (Path(__file__).resolve().parents[2] / "docs" / "figures.md").read_text(encoding="utf-8")
     page = page.split("## Replies")[1].split("\n## ")[0]
-    plain = [name for name in {**replies.WORDS, **replies.MORE_WORDS} if not name.startswith("epitome")]
+    plain = [name for name in {**replies.TITLES, **replies.DETAIL_TITLES} if not name.startswith("epitome")]
     assert not [name for name in (*plain, *MECHANISMS, "epitome_<mechanism>") if f"`{name}`" not in page]

@@ -6,16 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.trainers.callbacks import (
-    MetricsLog,
-    PPOAdvice,
-    ProgressBar,
-    SamplePages,
-    draw_curve,
-    logged_rows,
-    samples_page,
-    smooth,
-)
+from empathy_trl.trainers.callbacks import MetricsLog, PPOAdvice, ProgressBar, SamplePages, logged_rows, samples_page
 
 
 def state(step, max_steps=10):
@@ -69,21 +60,6 @@ def test_line_separators_inside_a_completion_survive(tmp_path):
     pages.on_step_end(None, state(1), None)
     pages.on_step_end(None, state(10), None)
     assert [row["completion"] for row in logged_rows(tmp_path / "samples.jsonl")] == ["a\u2028b\x85c"] * 2
-
-
-@pytest.mark.parametrize(
-    "values, expected", [([1.0], [1.0]), ([1, 2, 3], [1, 2, 3]), ([0.0] * 19 + [2.0], [0.0] * 19 + [1.0])]
-)
-def test_smooth_averages_a_trailing_tenth(values, expected):
-    assert smooth(values) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    "rows", [[{"step": 1, "loss": 2.0}], [{"step": 1, "reward": 0.1, "rewards/format/mean": None}]]
-)
-def test_curve_is_a_picture(tmp_path, rows):
-    draw_curve(rows, tmp_path / "curve.png", "grpo")
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def trainer_with(completions):

@@ -1,9 +1,9 @@
-"""Our metrics as modules of Hugging Face `evaluate`: a folder each, loaded by its path.
+"""Our metrics as modules of Hugging Face `evaluate`: one folder each, loaded by its path.
 
     evaluate.load(empathy_trl.evaluation.metrics.path("distinct_n")).compute(predictions=["so sorry", "so glad"])
 
-A module computes nothing itself: it calls the function that also makes the figures of our reports, and `judge_aspects` the
-judge of the reward `llm_judge`, so that there is one way to ask a language model. Importing this package imports nothing heavy.
+A module calls the function that computes the same figure for our reports; `judge_aspects` asks the judge of the reward
+`llm_judge`. Importing this package imports nothing heavy.
 """
 
 from pathlib import Path

@@ -1,15 +1,12 @@
-"""Scores of emotion answers: completions become predictions, and their confusion matrix all metrics.
+"""Figures that compare predictions with gold labels: emotions and classes, ratings, and the order of replies.
 
-A prediction is what `tags.read_answer` reads. An *invalid* answer counts as wrong and has a column of its own in the
-confusion matrix. Baselines go through `score_predictions` too, so their figures are computed by the same code as a
-model's.
+* Emotions and classes: accuracy, macro-F1, precision and recall from a confusion matrix. An answer that is not a label is
+  invalid; it counts as wrong and has its own column.
+* Ratings: mean absolute error, Pearson and Spearman. Report both kinds: a model whose values are all too low can have a high
+  correlation, and a model that always says the mean has a small error.
+* Order: how often the better of two replies to one context has the higher score.
 
-Scores of predicted ratings: how far off (MAE), and how well ordered (Pearson, Spearman).
-
-A correlation alone can be high for a model whose every value is too low, and an error alone is lowest for one that
-dares nothing: both are always reported, beside the row of a predictor that always says the mean of the training labels.
-
-How often is the better of two replies to one context given the higher score?
+Baselines use the same functions, so their figures are computed by the same code as a model's.
 """
 
 from collections.abc import Callable, Sequence

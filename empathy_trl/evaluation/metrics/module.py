@@ -1,12 +1,10 @@
-"""What our metric modules share: rows that are looked at before `evaluate` stores them, and the form of a result.
+"""The base class of our `evaluate` modules: it checks the rows before `evaluate` stores them.
 
-`evaluate` (0.4.6) checks the type of the first row only. Of the others it makes texts (3 becomes "3"), and of a single text
-it makes a row per character. Here such input is refused, with the name of the input and the number of the row.
+`evaluate` (0.4.6) checks only the type of the first row. It turns other values into texts (3 becomes "3") and a single text
+into one row per character. `Module` refuses such input and names the input and the row.
 
-A module's file imports this one as a whole: `evaluate` takes the first metric class that it finds in the file for the
-module.
-
-What the modules with a classifier share: the classifier's name becomes an opinion of replies.
+A module's file imports this module as a whole (`from empathy_trl.evaluation.metrics import module`), because `evaluate` takes
+the first metric class in the file's namespace.
 """
 
 import math
@@ -23,7 +21,7 @@ from datasets import Features, Value
 from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures
 from empathy_trl.evaluation.metrics.reply_classifiers import Judged, judge_replies, load_classifiers
-from empathy_trl.recipe.schema import KEY
+from empathy_trl.recipe.schema import CLASSIFIERS_KEY
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ def judged(
     try:
         return judge_replies(load_classifiers({kind: model}), prompts, replies, references, emotions)
     except UserError as error:  # which calls it by its name in a recipe
-        raise UserError(str(error).replace(f"{KEY}.{kind}:", "model:")) from error
+        raise UserError(str(error).replace(f"{CLASSIFIERS_KEY}.{kind}:", "model:")) from error
 
 
 def agreement(

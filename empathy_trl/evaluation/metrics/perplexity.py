@@ -23,7 +23,7 @@ from empathy_trl.tags import REPLY_TAGS, completion_text
 Likelihood = tuple[float, int]  # minus the log-probability of a reply, in nats, and its tokens
 
 
-def why_none(model, tokenizer, prompts: list[list[dict]], references: list[str]) -> str | None:
+def unavailable_reason(model, tokenizer, prompts: list[list[dict]], references: list[str]) -> str | None:
     """Return why the references have no meaningful perplexity under a model, None where they have one."""
     if getattr(model, "config", None) is None:
         return "the model does not tell the probabilities of given texts"
@@ -47,7 +47,7 @@ def reference_likelihoods(
     """Return (negative log-likelihood in nats, tokens) of every reference; each process does its share.
 
     Args:
-        model: a language model with a `config`, see `why_none`.
+        model: a language model with a `config`, see `unavailable_reason`.
         tokenizer: its tokenizer, with a chat template.
         prompts: one list of chat messages per row.
         references: one reply per row.

@@ -1,17 +1,13 @@
-"""What trained classifiers say of replies: EPITOME's levels, the emotion and the intent.
+"""Figures that trained classifiers give for replies: EPITOME's levels, the emotion and the intent; and which models gave them.
 
-After Lee et al., "Does GPT-3 Generate Empathetic Dialogues?" (COLING 2022), and Welivita & Pu (COLING 2020). A figure is
-what a classifier makes of texts, with its own mistakes; its recipe's report says how many those are. Each therefore stands
-beside the same classifier's figure for the reference replies, or beside what a constant would get.
+The figures follow Lee et al., "Does GPT-3 Generate Empathetic Dialogues?" (COLING 2022), and Welivita & Pu (COLING 2020). A
+classifier makes mistakes, and the report of its own recipe says how many. Each figure therefore stands beside the same
+classifier's figure for the reference replies, or beside that of a constant.
 
-Which models an evaluation asked about replies, and which figures are theirs.
-
-`classifiers` of `eval_<split>.json` is kind -> `{"model", "weights"}`: the name in the recipe, and a digest of the weights as they
-were loaded. Names say little: a folder is trained again, and lies elsewhere on the next machine. Two figures were judged alike if
-the digests are equal. (Half precision, as on a GPU, gives another digest, and slightly other figures.) A model card has the
-digests alone, kind -> digest.
-
-A reward that asks a model has the digest too, as `weights` of its entry in `judged_by`.
+An evaluation records its classifiers in `eval_<split>.json` as `classifiers`: kind -> `{"model", "weights"}`, the name in the
+recipe and a digest of the loaded weights. A model card has the digests only. Two figures come from the same classifier if
+the digests are equal, whatever the folders are called. Half precision, as on a GPU, gives another digest and slightly other
+figures. A reward with a model has its digest as `weights` of its entry in `judged_by`.
 """
 
 from collections import Counter
@@ -24,14 +20,14 @@ from empathy_trl.data.labelled import LEVELS, MECHANISMS
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.bootstrap import bootstrap, mean_figures
 from empathy_trl.models.label_schema import CLASSIFICATION, label_groups, listed, pearson, probabilities, require
-from empathy_trl.recipe.schema import KEY, hint
+from empathy_trl.recipe.schema import CLASSIFIERS_KEY, hint
 from empathy_trl.tags import user_text
 from empathy_trl.text import is_visible
 
 
 def check_outputs(kind: str, config) -> None:
     """Raise UserError unless a model with this config is a classifier of a kind, a key of `recipe.classifiers.RECIPES`."""
-    where = f"{KEY}.{kind}"
+    where = f"{CLASSIFIERS_KEY}.{kind}"
     try:
         require(config, CLASSIFICATION)
         groups = label_groups(config)
@@ -78,7 +74,7 @@ def check_configs(classifiers: dict[str, str]) -> None:
 
 
 def _unusable(kind: str, error: UserError) -> UserError:
-    return UserError(f"{KEY}.{kind}: {error}; {hint(kind)}")
+    return UserError(f"{CLASSIFIERS_KEY}.{kind}: {error}; {hint(kind)}")
 
 
 def load_classifiers(classifiers: dict[str, str]) -> dict:
@@ -203,7 +199,7 @@ def check_emotions(scorer, emotions: list[str | None]) -> None:
     unknown = sorted({emotion.strip().lower() for emotion in emotions if emotion is not None} - known)
     if unknown:
         raise UserError(
-            f"{KEY}.emotion: the data has the emotion {unknown[0]!r}, which {scorer.name} does not know "
+            f"{CLASSIFIERS_KEY}.emotion: the data has the emotion {unknown[0]!r}, which {scorer.name} does not know "
             f"(its labels: {listed(_labels(scorer))}); leave the classifier out (null), or train one on such labels"
         )
 

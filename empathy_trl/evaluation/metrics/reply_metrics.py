@@ -1,13 +1,12 @@
-"""What can be counted in replies: their length and variety, and what they share with the reference replies.
+"""Figures that are counted in replies: length, variety, and similarity to the reference replies.
 
-Most figures are means over the rows (`row_metrics`). Corpus BLEU and the two counts of different n-grams are not: they
-look at all replies at once (`corpus_metrics`).
+Most figures are means over the rows (`row_metrics`). Corpus BLEU and the counts of different n-grams look at all replies at
+once (`corpus_metrics`).
 
-BERTScore (Zhang et al. 2020, "BERTScore: Evaluating Text Generation with BERT"), by package bert_score of its authors.
-
-Each token of the reply is matched with the most similar token of the reference, by the cosine of their vectors in a layer of
-an encoder, and the other way round; the figure is F1 of the two means, neither weighted by idf nor rescaled. Figures of two
-encoders, or of two layers, cannot be compared.
+BERTScore (Zhang et al. 2020, "BERTScore: Evaluating Text Generation with BERT") comes from its authors' package bert_score. It
+matches each token of the reply with the most similar token of the reference, by the cosine of their vectors in one layer of
+an encoder, and the other way round. The figure is F1 of the two means, without idf weights and without rescaling. Figures
+of two encoders, or of two layers, cannot be compared.
 """
 
 import importlib.util
@@ -157,7 +156,7 @@ def _bleu_of_sums(sums: np.ndarray) -> np.ndarray:
     return np.where(missed[..., :1], 0.0, penalty * np.exp(means))
 
 
-KEY = "evaluation.bertscore"
+BERTSCORE_KEY = "evaluation.bertscore"
 NO_LIMIT = 10**6  # tokens; transformers gives a tokenizer without a limit a far larger one
 OF_T5 = ("t5", "mt5", "umt5")
 
@@ -169,13 +168,15 @@ def check_bertscore(name: str) -> int:
         UserError: bert_score is not installed, or would fail on the model, or get it wrong without a word.
     """
     if importlib.util.find_spec("bert_score") is None:
-        raise UserError(f'{KEY}: needs bert_score; install it with pip install "empathy-trl[bertscore]", or set null')
+        raise UserError(
+            f'{BERTSCORE_KEY}: needs bert_score; install it with pip install "empathy-trl[bertscore]", or set null'
+        )
     try:
         check_exists(expand(name))
         with hub_errors(name, None):
             return _layers(expand(name))
     except UserError as error:
-        raise UserError(f"{KEY}: {error}") from error
+        raise UserError(f"{BERTSCORE_KEY}: {error}") from error
 
 
 def load_bertscore(name: str):
@@ -192,7 +193,7 @@ def load_bertscore(name: str):
         with hub_errors(name, None):
             return BERTScorer(expand(name), num_layers=min(model2layers.get(Path(name).name, layers), layers))
     except UserError as error:
-        raise UserError(f"{KEY}: {error}") from error
+        raise UserError(f"{BERTSCORE_KEY}: {error}") from error
 
 
 def _layers(path: str) -> int:

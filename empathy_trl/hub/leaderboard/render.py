@@ -17,10 +17,11 @@ from markupsafe import Markup, escape
 
 from empathy_trl.evaluation.base import markdown
 from empathy_trl.evaluation.metrics.bootstrap import with_interval
+from empathy_trl.evaluation.plots import pyplot, save
 from empathy_trl.hub.leaderboard.ranking import direction
 from empathy_trl.hub.leaderboard.table import TITLE, Board, Row, Table
 from empathy_trl.hub.stage_folder import SPECIAL, one_line
-from empathy_trl.io import pyplot, save, write_text
+from empathy_trl.io import write_text
 
 PAGE = Path(__file__).with_name("page.html.jinja")
 NAMES = {"table": "leaderboard.md", "csv": "leaderboard.csv", "page": "leaderboard.html", "plot": "leaderboard.png"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.metrics.perplexity import perplexity, reference_likelihoods, why_none
+from empathy_trl.evaluation.metrics.perplexity import perplexity, reference_likelihoods, unavailable_reason
 from empathy_trl.models.tiny import build_model
 
 TURNS = [
@@ -97,11 +97,14 @@ def test_why_there_is_none(tiny, prompts, reference, template, reason):
     model, tokenizer = tiny
     if template:
         tokenizer.chat_template = template
-    assert why_none(model, tokenizer, prompts, [reference] * len(prompts)) == reason
+    assert unavailable_reason(model, tokenizer, prompts, [reference] * len(prompts)) == reason
 
 
 def test_a_model_behind_an_api_has_none():
-    assert why_none(object(), None, PROMPTS, REFERENCES) == "the model does not tell the probabilities of given texts"
+    assert (
+        unavailable_reason(object(), None, PROMPTS, REFERENCES)
+        == "the model does not tell the probabilities of given texts"
+    )
 
 
 def test_broken_weights_are_no_perplexity(tiny):

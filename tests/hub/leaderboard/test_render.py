@@ -11,7 +11,7 @@ from empathy_trl.hub.leaderboard.entries import Published
 from empathy_trl.hub.leaderboard.render import COLUMNS, csv_text, markdown_text, page, write_board, write_card
 from empathy_trl.hub.leaderboard.table import build_board
 from tests.browser import chromium
-from tests.evaluation.test_evaluation_files import png_size
+from tests.evaluation.test_plots import png_size
 from tests.hub.leaderboard.results import entry, figure, found
 from tests.hub.leaderboard.test_table import BASELINES, FIGURE
 

@@ -6,8 +6,17 @@ from types import SimpleNamespace
 import accelerate
 import pytest
 
+from empathy_trl import io
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluate, generation
+from empathy_trl.evaluation.evaluate import (
+    eval_path,
+    predictions_path,
+    read_eval,
+    read_predictions,
+    write_eval,
+    write_predictions,
+)
 from empathy_trl.recipe import Data, Evaluation, Model, Stage
 
 LABELS = ["sad", "joyful", "angry", "afraid"]
@@ -189,3 +198,50 @@ def test_the_same_rows_have_one_digest_whatever_is_answered(tiny, tmp_path, monk
     answering("!")
     assert run(tiny, tmp_path / "b", limit=3)["data"]["rows"] == first
     assert run(tiny, tmp_path / "c", limit=4)["data"]["rows"] != first
+
+
+SAVED = [
+    {"index": 4, "text": "Ünïcode\u2028and\nlines", "label": "sad", "prediction": None, "correct": False},
+    {"index": 7, "text": "<b>", "label": "sad", "prediction": "sad", "correct": True},
+]
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    path = write_eval(folder, "valid", {"accuracy": 0.5, "model": "é"})
+    assert path == folder / "eval_valid.json" and "é" in path.read_text(encoding="utf-8")
+    assert read_eval(folder, "valid") == {"accuracy": 0.5, "model": "é"}
+
+    path = write_predictions(folder, "test", SAVED)
+    assert path == folder / "predictions_test.jsonl" and path.read_text(encoding="utf-8").count("\n") == 2
+    assert read_predictions(folder, "test") == SAVED
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_no_json_are_refused(tmp_path, value):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_eval(tmp_path, "test", {"accuracy": value})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = io.write_text(tmp_path / "file.txt", "old")
+
+    def half(temporary):
+        temporary.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        io.write_atomically(path, half)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"eval_test\.json: no such file"):
+        read_eval(tmp_path, "test")
+    eval_path(tmp_path, "test").write_text('{\n"a": 1,\n')
+    with pytest.raises(UserError, match=r"eval_test\.json, line 3: not valid JSON"):
+        read_eval(tmp_path, "test")
+    predictions_path(tmp_path, "test").write_text('{"index": 0}\n\n{"index": 1\n')
+    with pytest.raises(UserError, match=r"predictions_test\.jsonl, line 3: not valid JSON"):
+        read_predictions(tmp_path, "test")
