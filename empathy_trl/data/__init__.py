@@ -8,8 +8,11 @@ Each corpus is one class, a `base.Corpus`, in the module that `CORPORA` names. I
 `data.builder: my_package.my_module:MyCorpus`, and `data.name` is then what results call it.
 """
 
+from empathy_trl.data.base import BadRow, Corpus, Report
 from empathy_trl.errors import UserError, suggestion
 from empathy_trl.io import import_object
+
+__all__ = ["CORPORA", "BadRow", "Corpus", "build", "corpus", "read_split", "targets"]
 
 # `data.name` -> module and class, which are imported only when used
 CORPORA = {
@@ -25,8 +28,8 @@ CORPORA = {
 }
 
 
-def corpus(name: str, builder: str | None = None):
-    """Return a corpus, a `base.Corpus`.
+def corpus(name: str, builder: str | None = None) -> Corpus:
+    """Return a corpus.
 
     Args:
         name: a key of `CORPORA`, or with a builder any name.
@@ -41,13 +44,11 @@ def corpus(name: str, builder: str | None = None):
                 "data.builder: my_package.my_module:MyCorpus"
             )
         return import_object("data.name", CORPORA[name])()
-    from empathy_trl.data.base import Corpus
-
     if name in CORPORA:
         raise UserError(f"data.name: {name!r} is a corpus of this package; with data.builder, choose another name")
     found = import_object("data.builder", builder)
     if not (isinstance(found, type) and issubclass(found, Corpus)):
-        raise UserError(f"data.builder: {builder} is not a subclass of empathy_trl.data.base.Corpus")
+        raise UserError(f"data.builder: {builder} is not a subclass of empathy_trl.data.Corpus")
     try:
         return found()
     except TypeError as error:  # abstract methods are missing, or it takes arguments
@@ -59,7 +60,7 @@ def build(config, split: str, task: str):
     return corpus(config.name, config.builder).build(config, split, task)
 
 
-def read_split(config, split: str):
+def read_split(config, split: str) -> tuple[list[dict], Report]:
     """Return `(rows, report)`: the rows of `build` before prompts are written; see `base.Corpus.read_split`."""
     return corpus(config.name, config.builder).read_split(config, split)
 

@@ -109,7 +109,7 @@ class Data(_Section):
 
     Attributes:
         name: a key of `empathy_trl.data.CORPORA`, or with a `builder` what results call the data.
-        builder: `package.module:Class` of a corpus from outside the package, a subclass of `empathy_trl.data.base.Corpus`.
+        builder: `package.module:Class` of a corpus from outside the package, a subclass of `empathy_trl.data.Corpus`.
         path: `sample` (the corpus in the package), a local folder or a Hub id.
         portion: share of the training split that the stage sees, from (0) to (1).
         max_words: longer texts lose their beginning.

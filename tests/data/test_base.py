@@ -52,7 +52,7 @@ def test_every_corpus_declares_what_is_asked_of_it(name):
         ("notes", "users_corpora:Note", r"has no class or function Note; did you mean Notes\? \(choices: Notes, Half\)"),
         ("notes", "users_corpora:NOTE", "has no class or function NOTE"),
         ("notes", "no_such_module:Notes", r"cannot import no_such_module: .*PYTHONPATH"),
-        ("notes", "pathlib:Path", r"pathlib:Path is not a subclass of empathy_trl\.data\.base\.Corpus"),
+        ("notes", "pathlib:Path", r"pathlib:Path is not a subclass of empathy_trl\.data\.Corpus"),
         ("notes", "users_corpora:Half", r"users_corpora:Half\(\) raises TypeError: .*abstract method '?parse"),
     ],
 )  # fmt: skip
