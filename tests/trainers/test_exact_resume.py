@@ -1,4 +1,4 @@
-"""A reward that cannot go on stops the training, and what is saved leads to the weights of an undisturbed run."""
+"""A killed run, and one that a reward has stopped, end after a resume with the weights of an undisturbed run."""
 
 import json
 import os
@@ -13,11 +13,20 @@ from transformers import AutoModelForCausalLM
 from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.recipe.stages import last_checkpoint
 from empathy_trl.rewards.llm_judge import LLMJudge
+from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
+from empathy_trl.trainers.ppo import EmpathyPPOTrainer, PPOConfig
 from tests.models.scripted_server import CUT, ScriptedServer, answer
-from tests.trainers.settings import ROWS, assert_identical, length_reward, make_trainer, weights_of
+from tests.trainers.settings import (
+    ROWS,
+    assert_identical,
+    kill,
+    length_reward,
+    make_trainer,
+    weights_of,
+    without_times,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMINGS = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
 
 
 class JudgeIsGone(StopTraining):
@@ -41,9 +50,71 @@ class Mortal:
 
 def logged(trainer):
     """Return the logged rows without timings, and without the running loss, which transformers begins anew in a resume."""
-    rows = trainer.state.log_history[:-1]
-    left_out = (*TIMINGS, "loss") if trainer.args.logging_steps > 1 else TIMINGS
+    rows = without_times(trainer.state.log_history)
+    left_out = ("loss",) if trainer.args.logging_steps > 1 else ()
     return [{name: value for name, value in row.items() if name not in left_out} for row in rows]
+
+
+PPO = {"kinds": (EmpathyPPOTrainer, PPOConfig), "critic_learning_rate": 0.01}
+# settings, the step at which the process is killed
+KILLED = {
+    "between rollouts": ({"save_steps": 2}, 3),
+    "inside a rollout": ({"save_steps": 3, "num_iterations": 2, "steps_per_generation": 2}, 4),
+    "rollout longer than accumulation": (
+        {
+            "save_steps": 1,
+            "steps_per_generation": 4,
+            "gradient_accumulation_steps": 2,
+            "per_device_train_batch_size": 2,
+        },
+        3,
+    ),
+    "second epoch": ({"save_steps": 5, "max_steps": 8}, 6),
+    "with a reference model and a warm-up": ({"save_steps": 2, "beta": 0.1, "warmup_steps": 3}, 5),
+    "PPO, between rollouts": (PPO | {"save_steps": 2}, 3),
+    "PPO, inside a rollout": (PPO | {"save_steps": 3, "num_iterations": 2, "steps_per_generation": 2}, 4),
+    "PPO, backbone of its own": (PPO | {"save_steps": 2, "critic_kind": "model"}, 3),
+    "PPO, in the critic's warm-up": (PPO | {"save_steps": 2, "critic_warmup_steps": 4}, 3),
+}
+
+
+@pytest.mark.parametrize("settings, kill_at", KILLED.values(), ids=KILLED)
+def test_resume_after_sigkill_is_bit_identical(tiny_folder, tmp_path, settings, kill_at):
+    settings = {"save_strategy": "steps", **settings}
+    undisturbed = make_trainer(tiny_folder, tmp_path / "undisturbed", **settings)
+    undisturbed.train()
+
+    kill(lambda callbacks: make_trainer(tiny_folder, tmp_path / "killed", callbacks=callbacks, **settings), kill_at)
+
+    checkpoint = last_checkpoint(tmp_path / "killed")
+    assert 0 < int(checkpoint.name.split("-")[1]) <= kill_at
+    resumed = make_trainer(tiny_folder, tmp_path / "killed", **settings)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert_identical(weights_of(undisturbed), weights_of(resumed))
+    assert without_times(undisturbed.state.log_history) == without_times(resumed.state.log_history)
+
+
+def test_epochs_differ_in_order_and_the_first_is_the_parents(tiny_folder, tmp_path):
+    trainer = make_trainer(tiny_folder, tmp_path)
+    ours = trainer._get_train_sampler()
+    theirs = super(EmpathyGRPOTrainer, trainer)._get_train_sampler()
+    ours.set_epoch(0)
+    first = list(ours)
+    assert first == list(theirs)
+    ours.set_epoch(1)
+    second = list(ours)
+    assert second != first
+    ours.set_epoch(1)
+    assert list(ours) == second
+
+
+def test_checkpoint_of_fewer_processes_is_refused(tiny_folder, tmp_path):
+    trainer = make_trainer(tiny_folder, tmp_path, save_strategy="steps", save_steps=2, max_steps=2)
+    trainer.train()
+    checkpoint = last_checkpoint(tmp_path)
+    (checkpoint / "rollout_0.pt").unlink()
+    with pytest.raises(UserError, match="saved by fewer than 1 processes"):
+        make_trainer(tiny_folder, tmp_path, max_steps=4).train(resume_from_checkpoint=str(checkpoint))
 
 
 # settings, the rollout that fails, complete steps at that time; an epoch has four steps
