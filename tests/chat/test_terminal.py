@@ -162,12 +162,6 @@ def test_a_model_that_fails_is_told_and_the_session_goes_on(chat):
     assert chat(["Hi", "Again"], fails, ["Fine."])[1] == "[no connection\\x1b[2J]\nFine.\n"
 
 
-def test_a_paste_that_is_too_long_is_refused(chat):
-    _, screen, terminal = chat(["word " * 20_000, "Hi"])
-    assert screen.startswith("[the message is too long: 20000 tokens, and at most 979 fit into the context of 1000")
-    assert len(terminal.session.model.prompts) == 1
-
-
 def test_several_lines_are_one_message(chat):
     _, _, terminal = chat(["one\r\ntwo\rthree\udcff"])
     assert terminal.session.model.prompts[0][0]["content"] == "one\ntwo\nthree?"
