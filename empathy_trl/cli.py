@@ -32,7 +32,7 @@ def command_parser(name: str, documentation: str) -> argparse.ArgumentParser:
     )
 
 
-def parse_overrides_too(
+def parse_with_overrides(
     parser: argparse.ArgumentParser, arguments: list[str] | None, keys: Collection[str]
 ) -> tuple[argparse.Namespace, list[str]]:
     """Parse a command line whose other flags override keys of a recipe; returns the options and those flags.

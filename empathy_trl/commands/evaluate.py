@@ -15,7 +15,7 @@ from empathy_trl.cli import (
     command_parser,
     exit_status,
     join_processes,
-    parse_overrides_too,
+    parse_with_overrides,
     part_processes,
     positive,
 )
@@ -44,7 +44,7 @@ def evaluate(arguments: list[str] | None = None) -> int:
     Any key of the recipe can be overridden, as in `empathy-trl run`: --data.path my_folder
     The same command goes on with an evaluation that was interrupted; no row is generated twice.
     """
-    options, overrides = parse_overrides_too(_evaluate_parser(), arguments, TOP_KEYS)
+    options, overrides = parse_with_overrides(_evaluate_parser(), arguments, TOP_KEYS)
     return exit_status(
         lambda: _evaluate_or_report_full_disk(options, overrides),
         interrupted="interrupted; the same command goes on with the rows that are left",
@@ -313,7 +313,7 @@ def explain(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stage", help="stage whose rewards are shown (default: the last)")
     parser.add_argument("--progress", type=float, default=0.0, help="share of the training done, for scheduled weights")
     parser.add_argument("--csv", type=Path, help="also write all rows to this file")
-    options, overrides = parse_overrides_too(parser, arguments, TOP_KEYS)
+    options, overrides = parse_with_overrides(parser, arguments, TOP_KEYS)
     return exit_status(lambda: _explain(options, overrides))
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from empathy_trl.cli import OUTPUTS, command_parser, exit_status, is_first_process, parse_overrides_too
+from empathy_trl.cli import OUTPUTS, command_parser, exit_status, is_first_process, parse_with_overrides
 from empathy_trl.errors import UserError
 from empathy_trl.io import shipped_folder, yaml_titles
 from empathy_trl.recipe import Recipe, find_recipe, is_on_hub, load_recipe, pin_recipe
@@ -25,7 +25,7 @@ def run(arguments: list[str] | None = None) -> int:
 
     A stage that is complete for the same settings is skipped; an interrupted one resumes from its last checkpoint.
     """
-    options, overrides = parse_overrides_too(_parser(), arguments, TOP_KEYS)
+    options, overrides = parse_with_overrides(_parser(), arguments, TOP_KEYS)
     return exit_status(
         lambda: _run(options, overrides), interrupted="interrupted; the same command goes on from the last checkpoint"
     )

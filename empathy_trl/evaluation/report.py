@@ -281,7 +281,7 @@ def _example(stages: list[EvaluatedStage], row: tuple[dict, ...]) -> str:
 
 def _reproduction(run_dir: Path, last: EvaluatedStage) -> str:
     evaluation = last.evaluation
-    command = f"accelerate launch recipes/run.py --recipe {evaluation['recipe']}.yaml --seed {evaluation['seed']}"
+    command = f"accelerate launch -m empathy_trl.commands run --recipe {evaluation['recipe']}.yaml --seed {evaluation['seed']}"
     if evaluation["data"]["source"] != "sample":
         command += f" --data.path {evaluation['data']['source']}"
     paragraphs = [f"    {command}"]
@@ -289,7 +289,7 @@ def _reproduction(run_dir: Path, last: EvaluatedStage) -> str:
         exact = f"--recipe {run_dir / 'recipe.yaml'} --output_dir {run_dir}_again"
         paragraphs += [
             "Or with every setting of this run, overrides included:",
-            f"    accelerate launch recipes/run.py {exact}",
+            f"    accelerate launch -m empathy_trl.commands run {exact}",
         ]
     versions = ", ".join(f"{name} {number}" for name, number in evaluation["versions"].items())
     return "\n\n".join([*paragraphs, f"Versions: {versions}."])

@@ -1,7 +1,7 @@
 """Publishing: a stage's model with its recipe, results and card, or files as a data set.
 
 A push is one commit. Files that are on the Hub already, from an earlier push or one that was cut off, are not sent again.
-Nothing local is written, moved or deleted, so a failed push is repeated by its command (`recipes/hub.py push`).
+Nothing local is written, moved or deleted, so a failed push is repeated by its command (`empathy-trl hub push`).
 
 Published are the files that `MODEL`, `RUN` and `IMAGES` name. Everything else in the folder stays: checkpoints and optimizer
 states, `training_args.bin` (a pickle), `predictions_*.jsonl` (they repeat the rows of the data), a critic, logs. What is
@@ -219,7 +219,7 @@ def _check_base(folder: Path) -> None:
 def _push_command(folder: Path, repo_id: str, private: bool, merge_adapter: bool) -> str:
     flags = ["--private"] if private else []
     flags += ["--merge_adapter"] if merge_adapter else []
-    return shlex.join(["python", "recipes/hub.py", "push", str(folder), "--repo_id", repo_id, *flags])
+    return shlex.join(["empathy-trl", "hub", "push", str(folder), "--repo_id", repo_id, *flags])
 
 
 def _push_errors(folder: Path, repo_id: str, again: str):

@@ -315,7 +315,7 @@ def _refuse_classifier(name: str, config) -> None:
         if architecture.endswith("ForSequenceClassification"):
             raise UserError(
                 f"{name}: is a classifier or regressor ({architecture}), which generates no text; expected a language "
-                "model here, or a stage with `task: regress` or `task: classify` (evaluate.py: --stage)"
+                "model here, or a stage with `task: regress` or `task: classify` (--stage)"
             )
 
 

@@ -148,7 +148,7 @@ def _download(name: str) -> Path:
             return Path(hf_hub_download(repo, RECIPE_FILE, revision=revision))
         except RemoteEntryNotFoundError as error:
             raise UserError(
-                f"{join_revision(repo, revision)}: has no {RECIPE_FILE}; expected a model that was published by run.py"
+                f"{join_revision(repo, revision)}: has no {RECIPE_FILE}; expected a model that empathy-trl published"
             ) from error
 
 

@@ -274,6 +274,6 @@ def hint(kind: str) -> str:
     """Return how somebody gets a classifier of a kind, a key of `RECIPES`."""
     recipe = RECIPES[kind]
     return (
-        f"`accelerate launch recipes/run.py --recipe {recipe}_tiny.yaml` trains one in outputs/{recipe}_tiny/classify, "
+        f"`empathy-trl run --recipe {recipe}_tiny` trains one in outputs/{recipe}_tiny/classify, "
         f"and {recipe}.yaml a larger one"
     )

@@ -196,7 +196,7 @@ class StageRun:
                 flag = f"--stages.{self.name}.rewards.{name}.model"
                 raise UserError(
                     f"rewards.{name}.model: stage {judge} has no model in {self.runs[judge].folder}; train it with "
-                    f"recipes/run.py, name its folder with {flag} FOLDER, or leave the reward out with "
+                    f"empathy-trl run, name its folder with {flag} FOLDER, or leave the reward out with "
                     f"{flag.removesuffix('.model')} null"
                 )
         return self.resolved.rewards

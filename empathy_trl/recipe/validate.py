@@ -218,7 +218,7 @@ RANGES = {
 
 # Fields that the launcher or another part of the recipe sets
 ELSEWHERE = {
-    "output_dir": "use --output_dir of run.py",
+    "output_dir": "use --output_dir",
     "seed": "use the recipe's own `seed`",
     "model_init_kwargs": "use `model`",
     "reward_weights": "use rewards.<name>.weight",

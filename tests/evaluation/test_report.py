@@ -168,7 +168,7 @@ def test_every_link_leads_to_a_file(two_stages):
 def test_how_to_reproduce(two_stages):
     run, _ = two_stages
     report = write_report(run).read_text(encoding="utf-8")
-    assert "    accelerate launch recipes/run.py --recipe ed4_tiny.yaml --seed 3\n" in report
+    assert "    accelerate launch -m empathy_trl.commands run --recipe ed4_tiny.yaml --seed 3\n" in report
     assert f"--recipe {run / 'recipe.yaml'} --output_dir {run}_again\n" in report
     add_stage(run, "grpo", answers(6), data={"source": "my/data"})
     assert "--recipe ed4_tiny.yaml --seed 3 --data.path my/data\n" in write_report(run).read_text(encoding="utf-8")

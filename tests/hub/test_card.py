@@ -60,7 +60,7 @@ def test_a_card_has_all_a_reader_looks_for(tmp_path):
     assert (
         "![The training, step by step](reward_curve.png)" in card and "(samples.md)" in card and "(recipe.yaml)" in card
     )
-    assert "accelerate launch recipes/run.py --recipe hub:user/model\n" in card
+    assert "accelerate launch -m empathy_trl.commands run --recipe hub:user/model\n" in card
     assert "`0123abc`" in card and "trl 1.16.0" in card
     assert "@software{empathy_trl" in card and "@article{shao2024" in card
 
@@ -283,7 +283,7 @@ def decoder(tiny_folder, tmp_path):
 def test_snippet_of_a_language_model(decoder, capsys):
     card = model_card(stage_folder(decoder, model=SCRATCH), "user/model")
     assert run_snippet(card, decoder, capsys).endswith("None\n")  # random weights give no answer in tags
-    assert "python recipes/chat.py --model user/model" in card
+    assert "empathy-trl chat --model user/model" in card
 
 
 def test_a_card_in_the_stage_s_folder_calls_the_model_by_its_folder_or_by_its_repository(decoder, capsys):

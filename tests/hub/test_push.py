@@ -42,7 +42,7 @@ def failed(folder) -> str:
     assert digests(folder) == before
     said = str(error.value)
     assert said.startswith(f"{REPO}: not pushed: ") and f"Everything in {folder} is as it was" in said
-    assert said.endswith(f"run: python recipes/hub.py push {folder} --repo_id {REPO}")
+    assert said.endswith(f"run: empathy-trl hub push {folder} --repo_id {REPO}")
     return said
 
 

@@ -104,7 +104,7 @@ def test_a_recipe_that_cannot_be_used(publish, text, message):
         ("hub:ann/kind@../x", "expected hub:USER/REPO"),
         ("hub:ann/none", "ann/none: no such local folder and no such model on the Hub"),
         ("hub:ann/kind@v9", "ann/kind@v9: no revision 'v9'"),
-        ("hub:ann/kind", "ann/kind: has no recipe.yaml; expected a model that was published by run.py"),
+        ("hub:ann/kind", "ann/kind: has no recipe.yaml; expected a model that empathy-trl published"),
     ],
 )
 def test_a_recipe_that_is_not_there(publish, name, message):

@@ -139,7 +139,7 @@ def errors_of(load, content, overrides=()):
         ("evaluation.classifiers", "x", "evaluation.classifiers: 'x' is not a valid mapping of epitome, emotion, intent"),
         ("evaluation.classifiers.intents", "a/b", "evaluation.classifiers.intents: unknown key; did you mean intent? (choices: epitome, emotion, intent)"),
         ("evaluation.classifiers.intent", 3, "evaluation.classifiers.intent: 3 is not a valid str"),
-        ("evaluation.classifiers.intent", "outputs/intent9_tiny/classify", "evaluation.classifiers.intent: no folder 'outputs/intent9_tiny/classify'; expected stage:<name>, a folder, or a Hub id; `accelerate launch recipes/run.py --recipe intent9_tiny.yaml` trains one in outputs/intent9_tiny/classify"),
+        ("evaluation.classifiers.intent", "outputs/intent9_tiny/classify", "evaluation.classifiers.intent: no folder 'outputs/intent9_tiny/classify'; expected stage:<name>, a folder, or a Hub id; `empathy-trl run --recipe intent9_tiny` trains one in outputs/intent9_tiny/classify"),
         ("evaluation.classifiers.intent", "stage:intent", "evaluation.classifiers.intent: unknown stage 'intent'"),
         ("hub", {"private": True}, "hub.repo_id: missing; expected str"),
         ("hub", {"repo_id": "a b/c"}, "hub: repo_id 'a b/c' is not a Hub id; expected name or user/name"),

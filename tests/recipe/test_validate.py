@@ -172,7 +172,7 @@ WRONG = [
     ("regress", {"huber_delta": 0}, "huber_delta: 0 should be above 0"),
     ("classify", {"eval_steps": 5}, "eval_steps: 5 should be save_steps (500), or be left out"),
     # by another part of the recipe
-    ("grpo", {"output_dir": "x"}, "output_dir: cannot be set here; use --output_dir of run.py"),
+    ("grpo", {"output_dir": "x"}, "output_dir: cannot be set here; use --output_dir"),
     ("grpo", {"reward_weights": [1.0]}, "reward_weights: cannot be set here; use rewards.<name>.weight"),
     # by having no effect
     ("grpo", {"per_device_eval_batch_size": 32}, f"per_device_eval_batch_size: {IN_TRAINING}"),

@@ -63,7 +63,7 @@ def test_a_push_that_fails_after_training_is_repeated_by_the_command_it_names_or
     hub_server.fail("POST", "/commit/main", status=403, times=2)
     assert run([*arguments, *HUB]) == 2
     said = capsys.readouterr().err
-    command = f"python recipes/hub.py push {folder} --repo_id ann/small"
+    command = f"empathy-trl hub push {folder} --repo_id ann/small"
     assert "error: ann/small: not pushed: no right" in said and said.strip().endswith(f"run: {command}")
     assert run([*arguments, *HUB]) == 2
     assert "complete, skipped" in capsys.readouterr().out
@@ -94,7 +94,7 @@ def test_what_would_stop_the_push_stops_the_run_before_it_starts(
     with hub_server.in_this_process(tmp_path, token=getattr(hub_server, token, token)):
         assert run(arguments) == 2
     said = capsys.readouterr().err
-    assert re.search(message, said) and "--hub null" in said and "hub.py push" in said
+    assert re.search(message, said) and "--hub null" in said and "hub push" in said
     assert not (tmp_path / "out").exists() and "hf_" not in said
 
 
@@ -120,7 +120,7 @@ def test_mistakes_on_the_command_line_of_hub(finished, capsys, arguments, messag
 def test_the_card_in_a_stage_s_folder_is_ours_without_a_push(finished, capsys):
     card = (finished[1] / "README.md").read_text()
     assert "It learned by imitation" in card and "| accuracy |" in card and "fine-tuned version of" not in card
-    assert f'name = "{finished[1]}"' in card and f"chat.py --model {finished[1]}" in card
+    assert f'name = "{finished[1]}"' in card and f"chat --model {finished[1]}" in card
     assert script("hub")(["card", str(finished[1]), "--repo_id", "ann/small"]) == 0
     published = capsys.readouterr().out
     assert 'name = "ann/small"' in published and str(finished[1]) not in published

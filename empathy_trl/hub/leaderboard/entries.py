@@ -80,8 +80,8 @@ def read_paths(paths: list[str | Path], split: str | None = None) -> Found:
     where, wanted = ", ".join(map(str, paths)), f"eval_{split}.json" if split else "eval_test.json or another split's"
     if not files:
         raise UserError(
-            f"{where}: no results; looked for {wanted}, there and in all folders below. recipes/run.py and "
-            "recipes/evaluate.py write them"
+            f"{where}: no results; looked for {wanted}, there and in all folders below. empathy-trl run and "
+            "empathy-trl evaluate write them"
         )
     found = Found()
     for file in files:

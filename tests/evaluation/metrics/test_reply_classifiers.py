@@ -109,7 +109,7 @@ REGRESSION = {"problem_type": "regression"}
         ("epitome", {}, r"groups of labels are label; expected emotional_reactions, interpretations, explorations with"),
         ("epitome", {"label_groups": [["emotional_reactions", list("012345678")]]}, r"are emotional_reactions; expected"),
         ("intent", GROUPS, r"are emotional_reactions, interpretations, explorations; expected one group of two labels"),
-        ("emotion", REGRESSION, r"was trained for regression; expected single_label_classification; .*emotion32_tiny.yaml"),
+        ("emotion", REGRESSION, r"was trained for regression; expected single_label_classification; .*emotion32_tiny"),
     ],
 )  # fmt: skip
 def test_models_that_do_not_fit_are_refused(make_classifier, look, kind, settings, message):
@@ -121,8 +121,8 @@ def test_models_that_do_not_fit_are_refused(make_classifier, look, kind, setting
 @pytest.mark.parametrize("look", [check_configs, load_classifiers], ids=["config", "weights"])
 def test_a_folder_that_is_not_there_says_which_recipe_makes_it(look):
     message = (
-        r"evaluation\.classifiers\.intent: outputs/intent9_tiny/classify: no such folder.*`accelerate launch recipes/run.py "
-        r"--recipe intent9_tiny.yaml` trains one in outputs/intent9_tiny/classify, and intent9.yaml a larger one"
+        r"evaluation\.classifiers\.intent: outputs/intent9_tiny/classify: no such folder.*`empathy-trl run "
+        r"--recipe intent9_tiny` trains one in outputs/intent9_tiny/classify, and intent9.yaml a larger one"
     )
     with pytest.raises(UserError, match=message):
         look({"intent": "outputs/intent9_tiny/classify"})
