@@ -173,17 +173,14 @@ def test_bad_rows_name_file_and_row(tmp_path, name, entry, message):
 @pytest.mark.parametrize(
     "lists, message",
     [
-        (
-            LISTS | {"targets": ["a", "b"]},
-            r"train: targets\.json has 2 entries, contexts\.json has 3; the entries of one",
-        ),
+        (LISTS | {"targets": ["a", "b"]}, r"train: targets\.json has 2 entries, contexts\.json has 3; the entries of one"),
         (LISTS | {"knowledge": ["a"] * 4}, r"knowledge\.json has 4 entries, contexts\.json has 3"),
         (LISTS | {"contexts": '{"a": 1}'}, r"contexts\.json: '\{\"a\": 1\}' is not a JSON list"),
         (LISTS | {"contexts": "[1, "}, r"contexts\.json: not JSON: .*; expected one JSON list"),
         (LISTS | {"targets": []}, r"targets\.json: the list is empty"),
         ({"contexts": ["a"]}, r"train has no targets\.json \(files found: contexts\.json\)"),
     ],
-)
+)  # fmt: skip
 def test_files_that_cannot_be_used(tmp_path, lists, message):
     with pytest.raises(DataError, match=message):
         read_split(section(write_lists(tmp_path, lists)), "train")
@@ -192,28 +189,16 @@ def test_files_that_cannot_be_used(tmp_path, lists, message):
 @pytest.mark.parametrize(
     "row, message",
     [
-        (
-            {"utterances": "he left"},
-            r"line 2: no conversation: utterances has 'he left'; expected a list of \{speaker, text\}",
-        ),
+        ({"utterances": "he left"}, r"line 2: no conversation: utterances has 'he left'; expected a list of \{speaker, text\}"),
         ({"utterances": [{"text": "a"}]}, r"line 2: no conversation: utterances has \[\{'text': 'a'\}\]"),
         ({"emotion": "sad"}, r"line 2: no conversation: utterances has null"),
-        (
-            {"utterances": [{"speaker": "speaker", "text": "a"}, {"speaker": "listener", "text": ""}]},
-            r"line 2, utterance 2: empty target: nothing is left of '' in target",
-        ),
+        ({"utterances": [{"speaker": "speaker", "text": "a"}, {"speaker": "listener", "text": ""}]}, r"line 2, utterance 2: empty target: nothing is left of '' in target"),
         ({"utterances": [{"speaker": "listener", "text": "a"}]}, r"line 2, utterance 1: empty context"),
-        (
-            {"utterances": [{"speaker": "speaker", "text": "a"}, {"speaker": "Listener", "text": "b"}]},
-            r"line 2: unknown speaker: 'Listener' in utterance 2; expected speaker or listener",
-        ),
+        ({"utterances": [{"speaker": "speaker", "text": "a"}, {"speaker": "Listener", "text": "b"}]}, r"line 2: unknown speaker: 'Listener' in utterance 2; expected speaker or listener"),
         ({"utterances": [{"speaker": ["speaker"], "text": "a"}]}, r"unknown speaker: \['speaker'\] in utterance 1"),
-        (
-            {"emotion": ["sad"], "utterances": CONVERSATION["utterances"][:2]},
-            r"line 2, utterance 2: no text: emotion has \['sad'\]",
-        ),
+        ({"emotion": ["sad"], "utterances": CONVERSATION["utterances"][:2]}, r"line 2, utterance 2: no text: emotion has \['sad'\]"),
     ],
-)
+)  # fmt: skip
 def test_bad_conversations(tmp_path, row, message):
     write_conversations(tmp_path, [CONVERSATION, row])
     with pytest.raises(DataError, match=message):

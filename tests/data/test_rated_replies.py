@@ -115,36 +115,24 @@ def test_long_texts_lose_their_beginning(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (
-            {"ratings": {"empathy": 5}},
-            r"line 2: missing rating: no overall \(ratings found: empathy\); say with data\.ranges",
-        ),
+        ({"ratings": {"empathy": 5}}, r"line 2: missing rating: no overall \(ratings found: empathy\); say with data\.ranges"),
         ({"ratings": 4}, r"line 2: missing rating: no empathy \(ratings found: rating\)"),
         ({"ratings": None}, r"line 2: missing rating: no empathy"),
-        (
-            {"ratings": {"empathy": "4", "overall": 1}},
-            r"line 2: rating is no number: empathy is '4'; expected a number from 1 to 5",
-        ),
+        ({"ratings": {"empathy": "4", "overall": 1}}, r"line 2: rating is no number: empathy is '4'; expected a number from 1 to 5"),
         ({"ratings": {"empathy": True, "overall": 1}}, r"rating is no number: empathy is true"),
         ({"ratings": {"empathy": float("nan"), "overall": 1}}, r"rating is no number: empathy is nan"),
         ({"ratings": {"empathy": [4], "overall": 1}}, r"rating is no number: empathy is \[4\]"),
-        (
-            {"ratings": {"empathy": 5.5, "overall": 1}},
-            r"rating out of range: empathy is 5\.5; expected a number from 1 to 5",
-        ),
+        ({"ratings": {"empathy": 5.5, "overall": 1}}, r"rating out of range: empathy is 5\.5; expected a number from 1 to 5"),
         ({"ratings": {"empathy": 0, "overall": 1}}, r"rating out of range: empathy is 0"),
         ({"ratings": {"empathy": float("inf"), "overall": 1}}, r"rating is no number: empathy is inf"),
-        (
-            {"ratings": {"empathy": None, "overall": 1}},
-            r"missing rating: empathy is null; expected a number from 1 to 5",
-        ),
+        ({"ratings": {"empathy": None, "overall": 1}}, r"missing rating: empathy is null; expected a number from 1 to 5"),
         ({"ratings": {"empathy": 10**400, "overall": 1}}, r"rating out of range: empathy is 10{78}…;"),
         ({"context": []}, r"line 2: empty context: nothing is left of \[\] in context after cleaning"),
         ({"context": [1]}, r"line 2: context is no text: context has \[1\]"),
         ({"response": " "}, r"line 2: empty response: nothing is left of ' ' in response"),
         ({"response": None}, r"line 2: response is no text: response has null"),
     ],
-)
+)  # fmt: skip
 def test_bad_rows(tmp_path, change, message):
     write(tmp_path / "train.jsonl", [ROWS[0], ROWS[1] | change])
     write(tmp_path / "test.jsonl", ROWS)

@@ -92,17 +92,9 @@ def with_text(text):
         (BY_ROLE | {"messages": []}, "no messages", "conversation 9 has no text"),
         (BY_ROLE | {"messages": [{"role": "seeker", "text": None}]}, "no messages", "conversation 9 has no text"),
         (BY_ROLE | {"messages": ["Hi"]}, "no messages", "expected a list of mappings"),
-        (
-            BY_ROLE | {"messages": [{"role": "bot", "text": "Hi"}]},
-            "unknown sender",
-            "role of message 0 is 'bot'; expected 'seeker' or 'recommender'",
-        ),
+        (BY_ROLE | {"messages": [{"role": "bot", "text": "Hi"}]}, "unknown sender", "role of message 0 is 'bot'; expected 'seeker' or 'recommender'"),
         (BY_ROLE | {"conversation_id": " "}, "no conversation", "is empty"),
-        (
-            BY_ROLE | {"conversation_id": None},
-            "no conversation",
-            "conversation_id is null; expected a number or a text",
-        ),
+        (BY_ROLE | {"conversation_id": None}, "no conversation", "conversation_id is null; expected a number or a text"),
         (BY_ROLE | {"conversation_id": {"a": 1}}, "no conversation", "conversation_id is {'a': 1}"),
         (with_text(["See"]), "no text", "text of message 1 is ['See']; expected a text"),
         (with_text(True), "no text", "text of message 1 is true"),
@@ -111,15 +103,11 @@ def with_text(text):
         (BY_ROLE | {"movies": "The Salt Line"}, "no mapping", "movies is 'The Salt Line'; expected film ids"),
         (BY_ROLE | {"movies": ["The Salt Line"]}, "no mapping", "expected film ids"),
         (ORIGINAL | {"initiatorWorkerId": 3}, "unknown sender", "senderWorkerId of message 0 is 4; expected 3 or 5"),
-        (
-            ORIGINAL | {"initiatorWorkerId": [4]},
-            "unknown sender",
-            "initiatorWorkerId is [4]; expected the id of a worker",
-        ),
+        (ORIGINAL | {"initiatorWorkerId": [4]}, "unknown sender", "initiatorWorkerId is [4]; expected the id of a worker"),
         (ORIGINAL | {"respondentWorkerId": None}, "unknown sender", "respondentWorkerId is null"),
         (ORIGINAL | {"initiatorWorkerId": 5}, "unknown sender", "initiator and respondent are both worker 5"),
     ],
-)
+)  # fmt: skip
 def test_what_makes_a_dialogue_bad(cells, reason, detail):
     bad = parse(cells)
     assert isinstance(bad, BadRow) and bad.where == "line 3"

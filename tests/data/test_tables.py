@@ -45,16 +45,12 @@ JSONL = '{"text": "a", "level": 1}\n\n{"text": "b", "level": 0.5, "more": null}\
     ("name", "content", "expected"),
     [
         ("x.csv", "text,level\na,1\n", [{"text": "a", "level": "1"}]),
-        (
-            "x.tsv",
-            'text\tlevel\na, b\t1\n"c\td"\t2\n',
-            [{"text": "a, b", "level": "1"}, {"text": "c\td", "level": "2"}],
-        ),
+        ("x.tsv", 'text\tlevel\na, b\t1\n"c\td"\t2\n', [{"text": "a, b", "level": "1"}, {"text": "c\td", "level": "2"}]),
         ("x.jsonl", JSONL, [{"text": "a", "level": "1", "more": ""}, {"text": "b", "level": "0.5", "more": ""}]),
         ("X.JSONL", '\ufeff{"text": "one\u2028line"}', [{"text": "one\u2028line"}]),
         ("x.jsonl.gz", gzip.compress(b'{"text": "a", "flag": true}', mtime=0), [{"text": "a", "flag": "True"}]),
     ],
-)
+)  # fmt: skip
 def test_good_files(tmp_path, name, content, expected):
     table = read_table(write(tmp_path, name, content))
     assert [row.cells for row in table.rows] == expected
@@ -102,11 +98,7 @@ def test_bad_lines_are_bad_rows_named_by_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (
-            "x.txt",
-            "a",
-            r"x\.txt: unknown kind of file; expected a name that ends in \.csv, \.tsv, \.jsonl, \.jsonl\.gz",
-        ),
+        ("x.txt", "a", r"x\.txt: unknown kind of file; expected a name that ends in \.csv, \.tsv, \.jsonl, \.jsonl\.gz"),
         ("x.jsonl", " \n", r"x\.jsonl: the file is empty; expected one JSON object a line with the columns text"),
         ("x.jsonl", "text,label\na,1\n", r"no line is a JSON object; line 1: Expecting value.*'text,label'"),
         ("x.jsonl", json.dumps([{"text": "a"}]), r"no line is a JSON object; line 1: '\[\{"),
@@ -115,7 +107,7 @@ def test_bad_lines_are_bad_rows_named_by_line(tmp_path):
         ("x.jsonl.gz", b"no gzip", r"x\.jsonl\.gz: not a whole gzip file"),
         ("x.jsonl.gz", gzip.compress(b"a" * 5000, mtime=0)[:-9], r"x\.jsonl\.gz: not a whole gzip file"),
     ],
-)
+)  # fmt: skip
 def test_files_that_cannot_be_used(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
         read_table(write(tmp_path, name, content), ["text"])

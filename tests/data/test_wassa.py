@@ -227,11 +227,7 @@ def texts(rows):
 @pytest.mark.parametrize(
     "rows, expected, why",
     [
-        (
-            [("a", "1", "x"), ("b", "1", "y"), ("c", "1", "x")],
-            [("a", "b"), ("b", "c")],
-            "every turn but the last is answered",
-        ),
+        ([("a", "1", "x"), ("b", "1", "y"), ("c", "1", "x")], [("a", "b"), ("b", "c")], "every turn but the last is answered"),
         ([("a", "1", "x"), ("b", "1", "x"), ("c", "1", "y")], [("b", "c")], "nobody answers themselves"),
         ([("a", "1", "x"), ("b", "2", "y")], [], "another conversation is no answer"),
         ([("a", "1", None), ("b", "1", None)], [("a", "b")], "without speakers the next turn counts"),
@@ -242,7 +238,7 @@ def texts(rows):
         ([("a", "1", "x", "4"), ("b", "1", "y", "3")], [], "an earlier turn is no answer"),
         ([("a", "1", "x", "t4"), ("b", "1", "y", "t9")], [("a", "b")], "ids that are no numbers tell nothing"),
     ],
-)
+)  # fmt: skip
 def test_who_answers_whom(rows, expected, why):
     assert texts([row(*cells, number=number) for number, cells in enumerate(rows)]) == expected, why
 
