@@ -193,6 +193,23 @@ def run_of(name, stage, *overrides, folder=Path("out")):
     return stage_runs(load_recipe(name, list(overrides), training=False), folder)[stage]
 
 
+def test_a_changed_row_makes_another_run_of_the_stages_that_see_it(tmp_path):
+    rows = [f"i am {label} number {i},{label}\n" for i in range(10) for label in ("sad", "joyful", "angry", "afraid")]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("text,label\n" + "".join(rows))
+
+    def fingerprints():
+        runs = stage_runs(load_recipe("ed4_tiny", ["--data.path", str(tmp_path)]), Path("out"))
+        return runs["sft"].fingerprint, runs["grpo"].row_digests, runs["sft"].row_digests["train"]
+
+    before = fingerprints()
+    with open(tmp_path / "train.csv", "a") as file:
+        file.write("i am something else,sad\n")
+    after = fingerprints()
+    assert before[0] == after[0] and before[2] == after[2]  # the warm start sees the first quarter of the rows
+    assert before[1]["train"] != after[1]["train"]
+
+
 def test_every_named_stage_becomes_its_folder():
     run = run_of("wassa_tiny", "grpo", "--evaluation.classifiers.emotion", "me/emotions")
     assert run.stage.model.name_or_path == "stage:sft" and run.resolved.model.name_or_path == "out/sft"
