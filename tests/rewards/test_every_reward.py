@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+from empathy_trl.errors import UserError
 from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.base import is_async
 from empathy_trl.rewards.llm_judge import LLMJudge
@@ -132,3 +133,53 @@ def test_scores_alone_are_scores_in_a_batch_and_survive_pickling(name):
 def test_its_tags_are_checked_against_the_tokenizer(name):
     assert REWARDS[name]().tags == ["answer", "respond"]
     assert REWARDS[name](reply_tags=["say"]).tags == ["say"]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("distinct", {"n": 0}, "n: expected 1 or more, got 0"),
+        ("emotion_accuracy", {"invalid": 0.5}, "invalid: 0.5 must not be above 0"),
+        ("emotion_accuracy", {"labels": ["sad"]}, "labels: expected at least two"),
+        ("emotion_confidence", {"labels": ["sad", "Sad"]}, "labels: expected at least two"),
+        ("emotion_alignment", {"model": "m", "mapping": {"sad": []}}, "mapping: sad needs labels of the model, all different, got"),
+        ("emotion_alignment", {"model": "m", "mapping": {"sad": ["a", "A"]}}, "mapping: sad needs labels of the model, all different"),
+        ("empathy_model", {"model": ""}, "^model: is empty; expected a Hub id, a folder, or stage:<name>"),
+        ("empathy_model", {"model": "m", "label_range": [5, 0]}, r"^label_range: expected \[lowest, highest\], got \[5, 0\]"),
+        ("empathy_model", {"model": "m", "label_range": [5]}, "^label_range: expected"),
+        ("empathy_model", {"model": "m", "calibration": "zscore"}, r"calibration: unknown 'zscore' \(choices: range, zscore_sigmoid, running\)"),
+        ("empathy_model", {"model": "m", "temperature": 0.0}, "temperature: 0.0 must be above 0"),
+        ("foresight", {"model": ""}, "model: is empty"),
+        ("foresight", {"model": "m", "device": "gpu"}, "device: 'gpu' is not a valid device"),
+        ("foresight", {"model": "m", "label_range": [4, 0]}, "label_range: expected"),
+        ("foresight", {"device": "cpu"}, "device: 'cpu' describes a model, and `model` is not given"),
+        ("format", {"tags": []}, "at least one"),
+        ("format", {"tags": ["answer", "answer"]}, "different names"),
+        ("format", {"tags": ["<answer>"]}, "'<answer>' is not a tag name"),
+        *(("format_penalty", {"placeholder": text}, "is not a word in angle brackets, such as <movie>") for text in ("", "movie", "<>", "<a b>")),
+        ("length", {"min": 9, "max": 3}, "got min 9 and max 3"),
+        ("quality_critic", {"model": "m", "dimensions": []}, "dimensions: expected different names, at least one, got"),
+        ("quality_critic", {"model": "m", "dimensions": ["Kind", "kind"]}, "dimensions: expected different names, at least one, got"),
+        ("quality_critic", {"model": "m", "label_range": []}, "^label_range: expected"),
+        ("reaction", {"max_words": 0}, "max_words: expected 1 or more, got 0"),
+        ("reaction", {"softness": -1}, "softness: -1 must not be below 0"),
+        ("reasoning_length", {"unit": "letters"}, r"unknown unit 'letters' \(choices: words, tokens\)"),
+        ("reasoning_length", {"min": -1}, "got min -1"),
+        ("recommendation", {"mode": "some"}, "mode: 'some' is not any, match or liked"),
+        ("recommendation", {"slots": "ids"}, "slots: 'ids' is not placeholder or title"),
+        ("recommendation", {"mode": "liked"}, "mode: liked compares titles; it needs slots: title, here and in data"),
+        ("recommendation", {"placeholder": " "}, "placeholder: is empty"),
+        ("reflection", {"min": 9, "max": 3}, "got min 9 and max 3"),
+        ("repetition_penalty", {"n": -1}, "n: expected 1 or more, got -1"),
+        ("response", {"max_seconds": 0}, "max_seconds: expected more than 0, got 0"),
+        ("response", {"min": 9, "max": 3}, "got min 9 and max 3"),
+        ("reward_model", {"model": "m", "label_range": [2]}, "^label_range: expected"),
+        ("reward_model", {"model": "m", "min_held_out": 60}, "^min_held_out: expected an accuracy .*, at most 1, got 60"),
+        ("safety_classifier", {"model": "m", "labels": []}, "labels: expected different names, at least one, got"),
+        ("safety_classifier", {"model": "m", "labels": ["toxic", "Toxic"]}, "labels: expected different names, at least one, got"),
+        ("semantic_similarity", {"model": "m", "label_range": [1, 1]}, "^label_range: expected"),
+    ],
+)  # fmt: skip
+def test_impossible_parameters(name, parameters, message):
+    with pytest.raises(UserError, match=message):
+        REWARDS[name](**parameters)

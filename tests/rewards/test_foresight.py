@@ -135,17 +135,3 @@ def test_a_model_that_is_missing_or_unfit_stops_the_run_at_its_start(make_classi
     with pytest.raises(UserError, match=r"^rewards\.foresight: model: was trained for single_label_class"):
         Foresight(model=unfit).load()
     Foresight().load()  # no model, nothing to load
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"model": ""}, "model: is empty"),
-        ({"model": "m", "device": "gpu"}, "device: 'gpu' is not a valid device"),
-        ({"model": "m", "label_range": [4, 0]}, "label_range: expected"),
-        ({"device": "cpu"}, "device: 'cpu' describes a model, and `model` is not given"),
-    ],
-)
-def test_impossible_parameters(parameters, message):
-    with pytest.raises(UserError, match=message):
-        Foresight(**parameters)

@@ -62,12 +62,6 @@ def test_models_that_do_not_fit(make_classifier, settings, parameters, message):
         QualityCritic(model=make_classifier(SCORES, **settings), **parameters).load()
 
 
-@pytest.mark.parametrize("dimensions", [[], ["Kind", "kind"]])
-def test_dimensions_are_different_names(dimensions):
-    with pytest.raises(UserError, match="dimensions: expected different names, at least one, got"):
-        QualityCritic(model="m", dimensions=dimensions)
-
-
 # reward_model
 REWARD_MODEL_SCORES = {("my dog died", "i am sorry"): [4.0], ("my dog died", "ok"): [1.0], ("i won", "ok"): [2.5]}
 RATED = {"id2label": {0: "overall"}, "problem_type": "regression", "label_ranges": {"overall": [1, 5]}}
@@ -323,18 +317,6 @@ def test_welford_agrees_with_numpy_far_from_zero():
     count, mean, squares = seen
     assert (count, mean) == (1000, pytest.approx(values.mean(), rel=1e-12))
     assert math.sqrt(squares / count) == pytest.approx(values.std(), rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"calibration": "zscore"}, r"calibration: unknown 'zscore' \(choices: range, zscore_sigmoid, running\)"),
-        ({"temperature": 0.0}, "temperature: 0.0 must be above 0"),
-    ],
-)
-def test_empathy_model_parameters(parameters, message):
-    with pytest.raises(UserError, match=message):
-        EmpathyModel(model="m", **parameters)
 
 
 # epitome

@@ -181,20 +181,3 @@ def test_a_model_that_is_not_good_enough_is_refused_when_it_is_loaded(make_class
         return
     with pytest.raises(UserError, match=f"^rewards.empathy_model: min_held_out: {message}"):
         reward.load()
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: EmpathyModel(model=""), "^model: is empty; expected a Hub id, a folder, or stage:<name>"),
-        (lambda: EmpathyModel(model="m", label_range=[5, 0]), r"^label_range: expected \[lowest, highest\], got \[5, 0\]"),
-        (lambda: EmpathyModel(model="m", label_range=[5]), "^label_range: expected"),
-        (lambda: SemanticSimilarity(model="m", label_range=[1, 1]), "^label_range: expected"),
-        (lambda: QualityCritic(model="m", label_range=[]), "^label_range: expected"),
-        (lambda: RewardModel(model="m", label_range=[2]), "^label_range: expected"),
-        (lambda: RewardModel(model="m", min_held_out=60), "^min_held_out: expected an accuracy .*, at most 1, got 60"),
-    ],
-)  # fmt: skip
-def test_parameters(make, message):
-    with pytest.raises(UserError, match=message):
-        make()

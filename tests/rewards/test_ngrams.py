@@ -105,9 +105,3 @@ REPETITION_PENALTY_CASES = [
 @pytest.mark.parametrize(("completion", "n", "expected", "why"), REPETITION_PENALTY_CASES)
 def test_repetition_penalty_table(completion, n, expected, why):
     assert RepetitionPenalty(n=n)(["p"], [completion]) == [pytest.approx(expected)], why
-
-
-@pytest.mark.parametrize("kind", [Distinct, RepetitionPenalty])
-def test_impossible_n(kind):
-    with pytest.raises(UserError, match="n: expected 1 or more, got 0"):
-        kind(n=0)

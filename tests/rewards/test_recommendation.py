@@ -129,17 +129,3 @@ def test_missing_columns(mode, slots, column):
 def test_columns_of_another_kind(settings, columns, message):
     with pytest.raises(UserError, match=message):
         reward("Hi", *settings, **columns)
-
-
-@pytest.mark.parametrize(
-    "parameters, message",
-    [
-        ({"mode": "some"}, "mode: 'some' is not any, match or liked"),
-        ({"slots": "ids"}, "slots: 'ids' is not placeholder or title"),
-        ({"mode": "liked"}, "mode: liked compares titles; it needs slots: title, here and in data"),
-        ({"placeholder": " "}, "placeholder: is empty"),
-    ],
-)
-def test_impossible_parameters(parameters, message):
-    with pytest.raises(UserError, match=message):
-        Recommendation(**parameters)

@@ -142,9 +142,3 @@ def test_an_unknown_label_is_refused(make_classifier):
     message = r"labels: the model has no label 'toxicity' \(choices: neutral, insult, toxic\)"
     with pytest.raises(UserError, match=f"^rewards.safety_classifier: {message}"):
         reward.load()
-
-
-@pytest.mark.parametrize("labels", [[], ["toxic", "Toxic"]])
-def test_labels_are_different_names(labels):
-    with pytest.raises(UserError, match="labels: expected different names, at least one, got"):
-        SafetyClassifier(model="m", labels=labels)

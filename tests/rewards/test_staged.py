@@ -6,7 +6,6 @@ import time
 import pytest
 from datasets import Dataset
 
-from empathy_trl.errors import UserError
 from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.explain import explain_rewards
 from empathy_trl.rewards.staged import (
@@ -129,14 +128,6 @@ def test_speaking_time_is_logged():
     Response()([PROMPT], [""], log_metric=pytest.fail)
 
 
-def test_response_parameters():
-    assert list(Response().tags) == ["respond"]
-    with pytest.raises(UserError, match="max_seconds: expected more than 0, got 0"):
-        Response(max_seconds=0)
-    with pytest.raises(UserError, match="got min 9 and max 3"):
-        Response(min=9, max=3)
-
-
 # reaction
 SAD, GLAD, PLAIN = "My dog died and I can't stop crying.", "I won! I am so happy!", "The bus leaves at nine."
 FITS = "*warm smile* + *leans in*"
@@ -195,11 +186,11 @@ def test_grammar(reaction, expected, why):
 def test_reaction_parameters():
     assert Reaction(max_words=2, softness=0)([PROMPT], [REPLY]) == [0.0]
     assert Reaction(max_words=3, softness=4)([PROMPT], [REPLY]) == [0.5]
-    assert list(Reaction().tags) == ["react"]
-    with pytest.raises(UserError, match="max_words: expected 1 or more, got 0"):
-        Reaction(max_words=0)
-    with pytest.raises(UserError, match="softness: -1 must not be below 0"):
-        Reaction(softness=-1)
+    assert [tuple(kind().tags) for kind in (Reaction, Response, Reflection)] == [
+        ("react",),
+        ("respond",),
+        ("respond", "reflect"),
+    ]
 
 
 # expressions
@@ -332,13 +323,6 @@ def test_without_a_response_the_turn_is_what_was_said():
     assert Reflection()([PROMPT], [REPLY.replace("</respond>", "")]) == [pytest.approx(whole)]
     assert Reflection()([PROMPT], [REPLY.replace("</reflect>", "")]) == [0.0]
     assert depth(lower_words(REFLECTION), [lower_words(TURN)]) == 1.0
-
-
-def test_reflection_parameters():
-    assert list(Reflection().tags) == ["respond", "reflect"]
-    assert Reflection(min=1, max=5, softness=0)([PROMPT], [REPLY]) == [0.0]
-    with pytest.raises(UserError, match="got min 9 and max 3"):
-        Reflection(min=9, max=3)
 
 
 # three_parts
