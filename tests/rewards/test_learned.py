@@ -48,20 +48,6 @@ def test_a_prompt_without_a_user_matters_to_a_pair_only(make_classifier, pair, e
     assert reward.score([""], ["ok"]) == [None if expected is None else pytest.approx(expected, abs=1e-4)]
 
 
-@pytest.mark.parametrize(
-    ("settings", "parameters", "message"),
-    [
-        (MODEL, {"dimensions": ["Kind", "Brief"]}, r"dimension: the model has no output 'Brief' \(choices: Fluent, Kind, U"),
-        ({}, {}, "label_range: the model's config.json has no label_ranges for LABEL_0"),
-        (MODEL | {"label_ranges": {"Fluent": [1, 5]}}, {}, "label_range: .* no label_ranges for Kind"),
-        (MODEL | {"problem_type": "single_label_classification"}, {}, "model: was trained for single_label"),
-    ],
-)  # fmt: skip
-def test_models_that_do_not_fit(make_classifier, settings, parameters, message):
-    with pytest.raises(UserError, match=f"^rewards.quality_critic: {message}"):
-        QualityCritic(model=make_classifier(SCORES, **settings), **parameters).load()
-
-
 # reward_model
 REWARD_MODEL_SCORES = {("my dog died", "i am sorry"): [4.0], ("my dog died", "ok"): [1.0], ("i won", "ok"): [2.5]}
 RATED = {"id2label": {0: "overall"}, "problem_type": "regression", "label_ranges": {"overall": [1, 5]}}
@@ -102,27 +88,6 @@ def test_only_what_the_user_said_last_is_read(make_classifier):
     prompt = [{"role": role, "content": content} for role, content in turns]
     reward = RewardModel(model=make_classifier(REWARD_MODEL_SCORES, **RATED))
     assert reward.score([prompt], ["i am sorry"]) == [pytest.approx(0.75, abs=1e-4)]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (FOREIGN, "label_range: the model's config.json has no label_ranges for LABEL_0"),
-        (RATED | {"problem_type": "multi_label_classification"}, "model: was trained for multi_label_classification"),
-        (PAIRS | {"score_moments": {"mean": 1.0, "std": 0.0}}, "model: gave all held-out replies the same score"),
-    ],
-)
-def test_reward_model_models_that_do_not_fit(make_classifier, settings, message):
-    with pytest.raises(UserError, match=f"^rewards.reward_model: {message}"):
-        RewardModel(model=make_classifier(REWARD_MODEL_SCORES, **settings)).load()
-
-
-def test_a_model_with_several_outputs_belongs_to_other_rewards(make_classifier):
-    names = {"id2label": {0: "Empathy", 1: "Emotion"}, "problem_type": "regression"}
-    folder = make_classifier({"a": [1.0, 2.0]}, **names)
-    message = r"model: has 2 outputs \(Empathy, Emotion\); expected one.* quality_critic, .* empathy_model"
-    with pytest.raises(UserError, match=f"^rewards.reward_model: {message}"):
-        RewardModel(model=folder).load()
 
 
 def test_a_fresh_head_is_refused(make_classifier, tmp_path):
@@ -204,21 +169,6 @@ def test_none_in_the_column(make_classifier):
         reward.score(["p"], ["a dog"])
 
 
-@pytest.mark.parametrize(
-    ("outputs", "settings", "message"),
-    [
-        (1, {}, "label_range: the model's config.json has no label_ranges for LABEL_0; give .lowest, highest."),
-        (1, IDENTITY, "label_range: the model's config.json has no label_ranges for LABEL_0"),
-        (2, OURS | {"id2label": {0: "a", 1: "b"}}, r"dimension: missing; the model has several .*\(choices: a, b\)"),
-        (2, {"problem_type": "single_label_classification"}, "model: was trained for single_label_class.*expected regr"),
-    ],
-)  # fmt: skip
-def test_what_the_model_does_not_say_is_asked_for(make_classifier, outputs, settings, message):
-    scores = {pair: score * outputs for pair, score in SEMANTIC_SIMILARITY_SCORES.items()}
-    with pytest.raises(UserError, match=f"^rewards.semantic_similarity: {message}"):
-        SemanticSimilarity(model=make_classifier(scores, **settings)).load()
-
-
 # empathy_model
 EMPATHY_MODEL_SCORES = {
     "cold": [3.0, 1.0],
@@ -257,19 +207,10 @@ def test_range(make_classifier, parameters, reply, expected, why):
     assert score(reward, reply) == [pytest.approx(expected, abs=1e-4)], why
 
 
-def test_a_model_from_elsewhere_needs_its_range_and_its_names(make_classifier):
+def test_a_model_from_elsewhere_with_its_range_and_its_name(make_classifier):
     folder = make_classifier(EMPATHY_MODEL_SCORES)
     reward = EmpathyModel(model=folder, dimension="LABEL_1", label_range=[0, 5])
     assert score(reward, "cold") == [pytest.approx(0.2, abs=1e-4)]
-    for parameters, message in (
-        (
-            {"dimension": "LABEL_1"},
-            r"label_range: the model's config.json has no label_ranges for LABEL_1; give .lowest",
-        ),
-        ({}, r"dimension: the model has no output 'Empathy' \(choices: LABEL_0, LABEL_1\)"),
-    ):
-        with pytest.raises(UserError, match=f"^rewards.empathy_model: {message}"):
-            EmpathyModel(model=folder, **parameters).load()
 
 
 @pytest.mark.parametrize("temperature", [0.6, 2.0])
@@ -342,14 +283,31 @@ def test_epitome_table(make_classifier, mechanism, prompt, reply, expected, why)
     assert reward.score([prompt], [reply]) == [expected if expected is None else pytest.approx(expected, abs=1e-4)], why
 
 
+# models that do not fit
+TWO = {"a": [1.0, 2.0]}
+
+
 @pytest.mark.parametrize(
-    ("settings", "mechanism", "message"),
+    ("kind", "parameters", "scores", "settings", "message"),
     [
-        (GROUPS, "interpretations", r"the model has no group 'interpretations' \(choices: reactions, explor"),
-        ({}, "explorations", r"the model has no group 'explorations' \(choices: label\)"),
-        ({"label_groups": [["a", ["0"]], ["b", ["0", "1", "2", "3"]]]}, "a", "a has one level in the model; expected two"),
+        (QualityCritic, {"dimensions": ["Kind", "Brief"]}, SCORES, MODEL, r"dimension: the model has no output 'Brief' \(choices: Fluent, Kind, U"),
+        (QualityCritic, {}, SCORES, {}, "label_range: the model's config.json has no label_ranges for LABEL_0"),
+        (QualityCritic, {}, SCORES, MODEL | {"label_ranges": {"Fluent": [1, 5]}}, "label_range: .* no label_ranges for Kind"),
+        (QualityCritic, {}, SCORES, MODEL | {"problem_type": "single_label_classification"}, "model: was trained for single_label"),
+        (RewardModel, {}, REWARD_MODEL_SCORES, FOREIGN, "label_range: the model's config.json has no label_ranges for LABEL_0"),
+        (RewardModel, {}, REWARD_MODEL_SCORES, PAIRS | {"score_moments": {"mean": 1.0, "std": 0.0}}, "model: gave all held-out replies the same score"),
+        (RewardModel, {}, REWARD_MODEL_SCORES, RATED | {"problem_type": "multi_label_classification"}, "model: was trained for multi_label_class"),
+        (RewardModel, {}, TWO, NAMES, r"model: has 2 outputs \(Emotion, Empathy\); expected one.* quality_critic, .* empathy_model"),
+        (SemanticSimilarity, {}, SEMANTIC_SIMILARITY_SCORES, IDENTITY, "label_range: .* no label_ranges for LABEL_0; give .lowest, highest."),
+        (SemanticSimilarity, {}, TWO, NAMES, r"dimension: missing; the model has several .*\(choices: Emotion, Empathy\)"),
+        (SemanticSimilarity, {}, TWO, {"problem_type": "single_label_classification"}, "model: was trained for single_label_class.*expected regr"),
+        (EmpathyModel, {"dimension": "LABEL_1"}, TWO, {}, "label_range: the model's config.json has no label_ranges for LABEL_1; give .lowest"),
+        (EmpathyModel, {}, TWO, {}, r"dimension: the model has no output 'Empathy' \(choices: LABEL_0, LABEL_1\)"),
+        (Epitome, {"mechanism": "other"}, EPITOME_SCORES, GROUPS, r"mechanism: the model has no group 'other' \(choices: reactions, explor"),
+        (Epitome, {"mechanism": "other"}, EPITOME_SCORES, {}, r"mechanism: the model has no group 'other' \(choices: label\)"),
+        (Epitome, {"mechanism": "a"}, EPITOME_SCORES, {"label_groups": [["a", ["0"]], ["b", ["0", "1", "2", "3"]]]}, "mechanism: a has one level in the model; exp"),
     ],
 )  # fmt: skip
-def test_epitome_models_that_do_not_fit(make_classifier, settings, mechanism, message):
-    with pytest.raises(UserError, match=f"^rewards.epitome: mechanism: {message}"):
-        Epitome(model=make_classifier(EPITOME_SCORES, **settings), mechanism=mechanism).load()
+def test_models_that_do_not_fit(make_classifier, kind, parameters, scores, settings, message):
+    with pytest.raises(UserError, match=f"^rewards.{kind(model='m', **parameters).__name__}: {message}"):
+        kind(model=make_classifier(scores, **settings), **parameters).load()
