@@ -60,7 +60,7 @@ def test_a_card_has_all_a_reader_looks_for(tmp_path):
     assert (
         "![The training, step by step](reward_curve.png)" in card and "(samples.md)" in card and "(recipe.yaml)" in card
     )
-    assert "accelerate launch -m empathy_trl.commands run --recipe hub:user/model\n" in card
+    assert "empathy-trl run --recipe hub:user/model\n" in card
     assert "`0123abc`" in card and "trl 1.16.0" in card
     assert "@software{empathy_trl" in card and "@article{shao2024" in card
 
@@ -354,7 +354,9 @@ def test_snippet_of_a_regressor(make_classifier, capsys):
     )
     card = model_card(stage_folder_of(folder, task="regress", data={"name": "wassa"}, rewards={}), "user/model")
     assert (
-        front(card)["pipeline_tag"] == "text-classification" and "chat.py" not in card and "Do not judge people" in card
+        front(card)["pipeline_tag"] == "text-classification"
+        and "empathy-trl chat" not in card
+        and "Do not judge people" in card
     )
     assert set(literal_eval(run_snippet(card, folder, capsys))) == {"Emotion", "Empathy"}
 

@@ -120,7 +120,7 @@ def test_mistakes_on_the_command_line_of_hub(finished, capsys, arguments, messag
 def test_the_card_in_a_stage_s_folder_is_ours_without_a_push(finished, capsys):
     card = (finished[1] / "README.md").read_text()
     assert "It learned by imitation" in card and "| accuracy |" in card and "fine-tuned version of" not in card
-    assert f'name = "{finished[1]}"' in card and f"chat --model {finished[1]}" in card
+    assert f'name = "{finished[1]}"' in card and f"empathy-trl chat --model {finished[1]}" in card
     assert script("hub")(["card", str(finished[1]), "--repo_id", "ann/small"]) == 0
     published = capsys.readouterr().out
     assert 'name = "ann/small"' in published and str(finished[1]) not in published
