@@ -6,8 +6,9 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from weakref import WeakSet
 
 from empathy_trl.chat.reply import Chunk
 from empathy_trl.chat.session import Session, Stats
@@ -46,12 +47,21 @@ def serve(new_session: Callable[[], Session], title: str, host: str = "127.0.0.1
     Raises:
         UserError: the address cannot be listened on.
     """
-    page = build_page(new_session, title)
+    sessions = WeakSet()
+
+    def new_tracked_session() -> Session:
+        sessions.add(session := new_session())
+        return session
+
+    page = build_page(new_tracked_session, title)
     if not on_this_machine(f"http://[{host}]" if ":" in host else f"http://{host}"):
         print(f"warning: listening on {host}: anybody who reaches this port can use the model", file=sys.stderr)
-    url = launch(page, host, port)
-    print(f"{title}: {url} (Ctrl-C ends it)", flush=True)
-    page.block_thread()
+    print(f"{title}: {launch(page, host, port)} (Ctrl-C ends it)", flush=True)
+    with suppress(KeyboardInterrupt):  # the way to end it
+        threading.Event().wait()
+    for session in list(sessions):
+        session.leave()
+    page.close(verbose=False)
 
 
 def launch(page: gr.Blocks, host: str, port: int) -> str:

@@ -80,7 +80,7 @@ def _chat(options: argparse.Namespace) -> int:
     opened = empathy_trl.Chat(**{name: value for name, value in vars(options).items() if name not in SHOWN})
     name = options.adapter or options.model
     if options.web:
-        serve(opened.new_session, Path(name).name, options.host, options.port)
+        serve(opened.new_session, "/".join(Path(name).parts[-2:]), options.host, options.port)
         return 0
     system = "" if opened.prompts.name == "chat" else f", prompted as {opened.prompts.name} trains"
     print(f"{name}{system}; /help lists the commands")

@@ -135,8 +135,11 @@ def test_latency(stats, words):
 
 @pytest.mark.parametrize(("host", "warns"), [("127.0.0.1", False), ("0.0.0.0", True)])
 def test_the_page_is_for_this_machine_unless_the_user_says_so(monkeypatch, capsys, host, warns):
+    def interrupt(event):
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(gr.Blocks, "launch", lambda page, **settings: (None, settings["server_name"], None))
-    monkeypatch.setattr(gr.Blocks, "block_thread", lambda page: None)
+    monkeypatch.setattr(threading.Event, "wait", interrupt)
     serve(scripted_session, "a model", *([host] if warns else []))
     printed = capsys.readouterr()
     assert f"a model: {host} (Ctrl-C ends it)" in printed.out
