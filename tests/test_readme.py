@@ -10,7 +10,7 @@ import yaml
 from empathy_trl.commands import COMMANDS, main
 from empathy_trl.data import CORPORA, corpus
 from empathy_trl.rewards import REWARDS
-from empathy_trl.rewards.model_reward import ModelReward
+from empathy_trl.rewards.base import ModelReward
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -14,8 +14,7 @@ import numpy as np
 
 from empathy_trl.errors import UserError, show
 from empathy_trl.models.label_schema import CLASSIFICATION, label_groups, probabilities, require
-from empathy_trl.rewards.base import Reward, needed_column
-from empathy_trl.rewards.model_reward import ModelReward
+from empathy_trl.rewards.base import ModelReward, Reward, needed_column
 from empathy_trl.tags import completion_text, match_label, read_answer
 
 EMOTIONS = ("sad", "joyful", "angry", "afraid")

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.base import Reward, needed_column
+from empathy_trl.rewards.base import Reward, needed_column, visible_or_none
 from empathy_trl.rewards.learned import SemanticSimilarity
-from empathy_trl.rewards.model_reward import visible_or_none
 from empathy_trl.tags import REFLECT, part_text, user_text
 from empathy_trl.text import content_words, cosine, is_visible, lower_words
 

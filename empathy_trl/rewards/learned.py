@@ -32,8 +32,7 @@ from empathy_trl.models.label_schema import (
     sigmoid,
     to_unit,
 )
-from empathy_trl.rewards.base import needed_column
-from empathy_trl.rewards.model_reward import ModelReward, check_range, utterances, visible_or_none
+from empathy_trl.rewards.base import ModelReward, check_range, needed_column, utterances, visible_or_none
 
 
 @dataclass(kw_only=True)

@@ -14,9 +14,8 @@ import regex
 
 from empathy_trl.errors import UserError
 from empathy_trl.models.label_schema import probabilities
-from empathy_trl.rewards.base import ReplyReward
+from empathy_trl.rewards.base import ModelReward, ReplyReward
 from empathy_trl.rewards.emotion import label_index, only_group
-from empathy_trl.rewards.model_reward import ModelReward
 from empathy_trl.text import UNSPACED, plain
 
 # Kept short on purpose: encouragement to die or to hurt oneself, and insults, in forms that no kind reply needs.

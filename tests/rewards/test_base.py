@@ -1,9 +1,187 @@
-"""What every reward shares: the soft band and the weights."""
+"""What rewards share: the soft band, weights, and of those with a model which rows are asked, threads, names and failures."""
 
+import asyncio
+import pickle
+import time
+
+import numpy as np
 import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl.trainer.utils import is_async_callable
 
 from empathy_trl.errors import UserError
+from empathy_trl.models import scorer
+from empathy_trl.models.scorer import Scorer, shared_scorer
+from empathy_trl.rewards import load_rewards
 from empathy_trl.rewards.base import WeightSchedule, band, check_band, weight_at
+from empathy_trl.rewards.emotion import EmotionAlignment
+from empathy_trl.rewards.learned import EmpathyModel, Epitome, QualityCritic, RewardModel, SemanticSimilarity
+from empathy_trl.rewards.safety import SafetyClassifier
+from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
+from tests.trainers.settings import quiet_config
+
+SCORES = {"i am sorry": [1.0, 4.0], "ok": [2.0, 0.0]}
+REGRESSOR = {
+    "id2label": {0: "Emotion", 1: "Empathy"},
+    "label_ranges": {"Emotion": [0, 5], "Empathy": [0, 5]},
+    "problem_type": "regression",
+}
+CLASSIFIER = {"id2label": {0: "kind", 1: "toxic"}, "problem_type": "single_label_classification"}
+SCALAR = {"id2label": {0: "overall"}, "problem_type": "regression"}
+CHAT = [{"role": "user", "content": "my dog died"}]
+
+KINDS = {
+    "empathy_model": (EmpathyModel, REGRESSOR, {}, (0, 1)),
+    "zscore_sigmoid": (EmpathyModel, REGRESSOR, {"calibration": "zscore_sigmoid"}, (0, 1)),
+    "running": (EmpathyModel, REGRESSOR, {"calibration": "running"}, (0, 1)),
+    "semantic_similarity": (SemanticSimilarity, REGRESSOR, {"dimension": "Empathy"}, (0, 1)),
+    "emotion_alignment": (EmotionAlignment, CLASSIFIER, {"mapping": {"sad": ["kind"]}}, (0, 1)),
+    "epitome": (Epitome, CLASSIFIER, {"mechanism": "label"}, (0, 1)),
+    "quality_critic": (QualityCritic, REGRESSOR, {}, (0, 1)),
+    "quality_critic of pairs": (QualityCritic, REGRESSOR, {"pair": True}, (0, 1)),
+    "reward_model": (RewardModel, SCALAR | {"label_ranges": {"overall": [0, 5]}}, {}, (0, 1)),
+    "reward_model of pairs": (RewardModel, SCALAR | {"score_moments": {"mean": 2.0, "std": 1.0}}, {}, (0, 1)),
+    "safety_classifier": (SafetyClassifier, CLASSIFIER, {"labels": ["toxic"]}, (-1, 0)),
+}
+# what the model of a kind says, where it is not SCORES
+SCORES_OF = {name: {"i am sorry": [4.0], "ok": [1.0]} for name in ("reward_model", "reward_model of pairs")}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request, make_classifier):
+    """One reward of every kind, its parameters, and its range."""
+    reward, settings, parameters, span = KINDS[request.param]
+    return reward(model=make_classifier(SCORES_OF.get(request.param, SCORES), **settings), **parameters), span
+
+
+@pytest.fixture
+def empathy(make_classifier):
+    return EmpathyModel(model=make_classifier(SCORES, **REGRESSOR))
+
+
+def test_a_batch_of_empty_replies_does_not_ask_the_model(kind, monkeypatch):
+    reward, (low, _) = kind
+    monkeypatch.setattr(Scorer, "_forward", lambda *args: pytest.fail("asked the model"))
+    assert reward.score([CHAT] * 2, ["", " "], emotion=["sad", "sad"]) == [low, low]
+    assert reward.score([], [], emotion=[]) == []
+
+
+def test_a_pickled_reward_gives_the_same(kind):
+    reward, _ = kind
+    copy = pickle.loads(pickle.dumps(reward))
+    columns = {"emotion": ["sad"] * 2}
+    assert copy == reward
+    assert copy.score([CHAT] * 2, list(SCORES), **columns) == reward.score([CHAT] * 2, list(SCORES), **columns)
+
+
+def test_the_call_is_a_coroutine_with_the_same_result(kind):
+    reward, _ = kind
+    columns = {"emotion": ["sad"] * 2}
+    assert is_async_callable(reward)
+    found = asyncio.run(reward(prompts=[CHAT] * 2, completions=list(SCORES), completion_ids=[[1], [2]], **columns))
+    assert found == reward.score([CHAT] * 2, list(SCORES), **columns)
+
+
+@pytest.mark.parametrize(
+    ("reply_tags", "expected"),
+    [(["answer", "respond"], 0.8), (["other"], None), ([], None)],
+    ids=["the tag", "another tag", "the whole completion"],
+)
+def test_the_tags_of_the_reply(empathy, reply_tags, expected):
+    empathy.reply_tags = reply_tags
+    completion = "<reasoning>ok</reasoning><answer>i am sorry</answer>"
+    (value,) = empathy.score([CHAT], [completion])
+    whole = shared_scorer(empathy.model).score([completion])[0, 1] / 5
+    assert value == pytest.approx(np.clip(whole, 0, 1) if expected is None else expected, abs=1e-4)
+    assert empathy.tags == reply_tags  # the trainer refuses them as special tokens
+
+
+# Side by side
+
+
+@pytest.mark.parametrize("devices", [("cpu", "meta"), ("cpu", "cpu")], ids=["two devices", "one device"])
+def test_rewards_of_a_step_run_side_by_side_on_different_devices(empathy, make_classifier, devices, monkeypatch):
+    def forward(self, batch):
+        time.sleep(0.3)
+        return np.zeros((len(batch["input_ids"]), 2), np.float32)
+
+    monkeypatch.setattr(Scorer, "_forward", forward)
+    monkeypatch.setattr(scorer, "resolve_device", lambda device: device)  # "meta" stands for a second device
+    monkeypatch.setattr(scorer, "_dtype", lambda device: torch.float32)
+    other = SafetyClassifier(model=make_classifier(SCORES, "other", **CLASSIFIER), labels=["toxic"])
+    for reward, reward.device in zip((empathy, other), devices, strict=True):
+        reward.load()
+
+    async def step():  # as TRL does
+        return await asyncio.gather(*(reward(prompts=[CHAT], completions=["ok"]) for reward in (empathy, other)))
+
+    start = time.perf_counter()
+    assert asyncio.run(step()) == [[0.0], [-0.5]]
+    seconds = time.perf_counter() - start
+    assert seconds >= 0.6 if devices[0] == devices[1] else seconds < 0.5
+
+
+def test_a_trainer_logs_the_scorer(tiny_folder, tmp_path, empathy):
+    rewards = load_rewards({"kindness": {"import": "empathy_trl.rewards.learned:EmpathyModel", "model": empathy.model}})
+    trainer = EmpathyGRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_folder),
+        processing_class=AutoTokenizer.from_pretrained(tiny_folder, padding_side="left"),
+        reward_funcs=rewards,
+        reward_weights=[1.0],
+        args=quiet_config(tmp_path / "run", num_generations=2, max_completion_length=4, max_steps=2, use_cpu=True),
+        train_dataset=Dataset.from_dict({"prompt": [CHAT] * 4}),
+    )
+    trainer.train()
+    row = next(row for row in trainer.state.log_history if "rewards/kindness/mean" in row)
+    assert 0 <= row["rewards/kindness/mean"] <= 1
+    assert row["scorer/kindness/texts_per_second"] > 0 and 0 <= row["scorer/kindness/cache_hit_share"] <= 1
+
+
+# What is wrong
+
+
+def test_a_dead_model_stops_the_run_before_it_begins(tmp_path):
+    with pytest.raises(
+        UserError, match="^rewards.empathy_model: .*/none: no such folder; expected the folder of a model"
+    ):
+        EmpathyModel(model=str(tmp_path / "none")).load()
+
+
+def test_a_model_that_does_not_fit_is_refused_when_it_is_loaded(make_classifier):
+    reward = EmpathyModel(model=make_classifier(SCORES, **CLASSIFIER))
+    reward.__name__ = "kindness"  # as a recipe calls it
+    with pytest.raises(
+        UserError, match="^rewards.kindness: model: was trained for single_label_classification; expected"
+    ):
+        reward.load()
+
+
+HELD_OUT = {"figure": "pearson_mean", "value": 0.63, "n": 120, "split": "valid"}
+
+
+@pytest.mark.parametrize(
+    ("held_out", "lowest", "message"),
+    [
+        (HELD_OUT, 0.63, None),
+        (None, None, None),
+        (HELD_OUT | {"value": -0.2}, None, None),
+        (HELD_OUT, 0.7, r"the model's pearson_mean is 0\.630 on 120 held-out rows \(valid\), below 0\.7; .* or lower min_held"),
+        (HELD_OUT | {"figure": "pair_accuracy", "value": 0.5}, 0.6, r"the model's pair_accuracy is 0\.500 on 120"),
+        (0.9, 0.6, r"held_out in the model's config\.json is 0\.9; expected figure, value, n, split"),
+        (HELD_OUT | {"value": "0.9"}, 0.6, r"held_out\.value in the model's config\.json is '0\.9'; expected a number"),
+        (None, 0.1, r"asks for 0\.1, but the model's config\.json has no held_out, .* leave min_held_out out"),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_not_good_enough_is_refused_when_it_is_loaded(make_classifier, held_out, lowest, message):
+    settings = REGRESSOR | ({"held_out": held_out} if held_out else {})
+    reward = EmpathyModel(model=make_classifier(SCORES, **settings), min_held_out=lowest)
+    if message is None:
+        assert reward.load()
+        return
+    with pytest.raises(UserError, match=f"^rewards.empathy_model: min_held_out: {message}"):
+        reward.load()
 
 
 # band

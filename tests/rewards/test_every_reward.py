@@ -8,11 +8,10 @@ import pytest
 
 from empathy_trl.errors import UserError
 from empathy_trl.rewards import REWARDS
-from empathy_trl.rewards.base import is_async
+from empathy_trl.rewards.base import ModelReward, is_async
 from empathy_trl.rewards.llm_judge import LLMJudge
-from empathy_trl.rewards.model_reward import ModelReward
 from tests.models.scripted_server import ScriptedServer, answer
-from tests.rewards.test_model_reward import KINDS, SCORES, SCORES_OF
+from tests.rewards.test_base import KINDS, SCORES, SCORES_OF
 from tests.rewards.three_parts import REPLY
 
 TAGGED = "<reasoning>She is alone, it is late.</reasoning><answer>I am here for you.</answer>"
