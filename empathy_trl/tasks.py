@@ -10,13 +10,31 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from accelerate import PartialState
+from peft import PeftModel, get_peft_model
+from transformers import Seq2SeqTrainer, Trainer, set_seed
+from trl import SFTTrainer
+
 from empathy_trl.cli import check_writable, join_processes, part_processes, use_all_cores
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation.evaluate import check_before_training, eval_path, evaluate_model
+from empathy_trl.evaluation.plots import draw_training
+from empathy_trl.evaluation.report import write_report
+from empathy_trl.hub.card import write_card
+from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
+from empathy_trl.models.classifier import new_classifier
+from empathy_trl.models.load import generator_class, load_or_build, lora_config
 from empathy_trl.recipe import Recipe, load_recipe
 from empathy_trl.recipe.provenance import ResourceUsage, provenance
 from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.stages import StageRun, archive_other_run, stage_runs
 from empathy_trl.rewards import load_rewards
+from empathy_trl.trainers.callbacks import MetricsLog, ResourceLog, SamplePages, show_progress
+from empathy_trl.trainers.classify import HeldOut, MergeAdapter, held_out_labels, label_parts
+from empathy_trl.trainers.encoder_decoder import CompletionLoss, collator, encode, trainer_class
+from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
+from empathy_trl.trainers.pairwise import held_out_pairs, pair_parts
+from empathy_trl.trainers.ppo import EmpathyPPOTrainer
 
 
 @dataclass(frozen=True)
@@ -35,8 +53,6 @@ class Task:
 def build_sft(run: StageRun):
     """Supervised fine-tuning on the columns `prompt` and `completion`: `trl.SFTTrainer`, or for an encoder-decoder
     `transformers.Seq2SeqTrainer`."""
-    from trl import SFTTrainer
-
     config, train = run.trainer_config(), run.dataset("train")
     model, tokenizer, adapter = _policy(run, train)
     make = partial(_seq2seq_trainer, run) if model.config.is_encoder_decoder else SFTTrainer
@@ -51,10 +67,6 @@ def build_sft(run: StageRun):
 
 def _seq2seq_trainer(run: StageRun, model, args, train_dataset, processing_class, peft_config):
     """Return the trainer of an encoder-decoder, for the arguments of `SFTTrainer`."""
-    from transformers import Seq2SeqTrainer
-
-    from empathy_trl.trainers.encoder_decoder import CompletionLoss, collator, encode
-
     config = run.trainer_config("empathy_trl.trainers.encoder_decoder:Seq2SeqConfig")
     _refuse_data_parallel(config)
     model = _with_adapter(model, peft_config, run.stage.seed)
@@ -70,23 +82,16 @@ def _seq2seq_trainer(run: StageRun, model, args, train_dataset, processing_class
 
 def build_grpo(run: StageRun):
     """Group-relative policy optimisation with the recipe's rewards."""
-    from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
-
     return _reward_trainer(EmpathyGRPOTrainer, run)
 
 
 def build_ppo(run: StageRun):
     """Proximal policy optimisation: the same rewards, and a critic that learns what to expect."""
-    from empathy_trl.trainers.ppo import EmpathyPPOTrainer
-
     return _reward_trainer(EmpathyPPOTrainer, run)
 
 
 def _reward_trainer(base, run: StageRun):
     """Return a trainer that learns from the recipe's rewards: `base`, or its variant for an encoder-decoder."""
-    from empathy_trl.trainers.callbacks import SamplePages
-    from empathy_trl.trainers.encoder_decoder import trainer_class
-
     config, train = run.trainer_config(), run.dataset("train")
     rewards = load_rewards(run.resolved.rewards)  # copies: what the trainer notes on them, its policy, ends with it
     for reward in rewards:
@@ -106,13 +111,6 @@ def _reward_trainer(base, run: StageRun):
 
 def build_labels(run: StageRun):
     """Regression, comparison or classification of texts: an encoder with a head, trained by `transformers.Trainer`."""
-    from transformers import Trainer
-
-    from empathy_trl.models.classifier import new_classifier
-    from empathy_trl.models.load import lora_config
-    from empathy_trl.trainers.classify import HeldOut, MergeAdapter, held_out_labels, label_parts
-    from empathy_trl.trainers.pairwise import held_out_pairs, pair_parts
-
     config, seed = run.trainer_config(), run.stage.seed
     _refuse_data_parallel(config)
     train, valid = run.dataset("train"), run.dataset("valid")
@@ -145,10 +143,6 @@ TASKS = {
 
 def _policy(run: StageRun, train):
     """Load or make the stage's model; returns model, tokenizer and the LoRA config that is still to be applied."""
-    from peft import PeftModel
-
-    from empathy_trl.models.load import generator_class, load_or_build, lora_config
-
     section = run.resolved.model
     texts, tags = run.tokenizer_texts(train) if section.from_scratch else (None, ())
     model, tokenizer = load_or_build(section, seed=run.stage.seed, texts=texts, tags=tags, is_trainable=True)
@@ -160,9 +154,6 @@ def _policy(run: StageRun, train):
 
 def _with_adapter(model, config, seed: int):
     """Return a model with a new LoRA adapter, for trainers that take no LoRA config; as it is if there is no config."""
-    from peft import get_peft_model
-    from transformers import set_seed
-
     if config is None:
         return model
     set_seed(seed)  # the adapter's weights are drawn here, before the trainer sets its seed
@@ -226,9 +217,6 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
 
 def _check(recipe, runs: dict[str, StageRun], folder: Path) -> None:
     """Raise UserError for everything that would stop a stage and can be known before the first one starts."""
-    from empathy_trl.evaluation.evaluate import check_before_training
-    from empathy_trl.hub.push import check_pushes
-
     if missing := [line for run in runs.values() for line in run.missing_packages()]:
         raise UserError(f"this recipe needs packages that are not installed: {', '.join(missing)}")
     check_writable(folder)
@@ -250,10 +238,6 @@ def _archive_other_runs(runs: dict[str, StageRun], folder: Path, fresh: bool) ->
 
 def train_stage(run: StageRun) -> None:
     """Train one stage, unless it is complete; resume it, if it was interrupted."""
-    from accelerate import PartialState
-
-    from empathy_trl.hub.card import write_card
-
     process, folder = PartialState(), run.read_folder()
     process.wait_for_everyone()  # before the main process writes, every process has read the same state
     if folder.status == "complete":
@@ -285,9 +269,6 @@ def train_stage(run: StageRun) -> None:
 
 def _trainer(run: StageRun, folder, usage: ResourceUsage):
     """Return the trainer of a stage with all its callbacks."""
-    from empathy_trl.evaluation.plots import draw_training
-    from empathy_trl.trainers.callbacks import MetricsLog, ResourceLog, show_progress
-
     try:
         trainer = TASKS[run.task].build(run)
     except UserError:
@@ -297,8 +278,6 @@ def _trainer(run: StageRun, folder, usage: ResourceUsage):
     trainer.add_callback(MetricsLog(run.folder, draw_training))
     trainer.add_callback(ResourceLog(folder, usage))
     if run.stage.hub is not None and run.stage.hub.push == "every_save":
-        from empathy_trl.hub.push import PushCheckpoints
-
         trainer.add_callback(PushCheckpoints(run.stage.hub))
     show_progress(trainer)
     return trainer
@@ -306,11 +285,6 @@ def _trainer(run: StageRun, folder, usage: ResourceUsage):
 
 def evaluate_stage(run: StageRun) -> None:
     """Evaluate a trained stage, unless the same evaluation of the same rows is in its folder."""
-    from accelerate import PartialState
-
-    from empathy_trl.evaluation.evaluate import eval_path, evaluate_model
-    from empathy_trl.hub.card import write_card
-
     folder, settings, split = run.read_folder(), run.evaluation_settings(), run.stage.evaluation.split
     if folder.record.get("evaluated") == settings and eval_path(run.folder, split).is_file():
         return
@@ -332,8 +306,6 @@ def evaluate_stage(run: StageRun) -> None:
 
 def _write_report(recipe, folder: Path) -> None:
     """Write report.md and report.png and say where they are."""
-    from empathy_trl.evaluation.report import write_report
-
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     report = write_report(folder, list(recipe.stages.values())[-1].evaluation.split)
     print(report.read_text(encoding="utf-8"))
@@ -342,8 +314,6 @@ def _write_report(recipe, folder: Path) -> None:
 
 def push_stages(runs: dict[str, StageRun]) -> None:
     """Push the stages that have `hub:`. One that fails stops no other; a rerun tries again, without training."""
-    from empathy_trl.hub.push import push
-
     failed = []
     for run in runs.values():
         if (hub := run.stage.hub) is not None:

@@ -8,7 +8,6 @@ from empathy_trl.errors import UserError
 from empathy_trl.io import shipped_folder, yaml_titles
 from empathy_trl.recipe import Recipe, find_recipe, is_on_hub, load_recipe, pin_recipe
 from empathy_trl.recipe.layers import TOP_KEYS
-from empathy_trl.tasks import run_recipe
 from empathy_trl.text import sanitise
 
 
@@ -62,6 +61,8 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> None:
     recipe = load_recipe(name, overrides, trust_remote_code=options.trust_remote_code)
     folder = _output_folder(recipe, options.output_dir)
     if not options.check:
+        from empathy_trl.tasks import run_recipe  # imports torch
+
         run_recipe(recipe, output_dir=folder, fresh=options.fresh)
     elif is_first_process():
         from empathy_trl.check import describe  # imports torch

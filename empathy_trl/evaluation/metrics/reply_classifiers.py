@@ -15,11 +15,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from transformers import AutoConfig
 
 from empathy_trl.data.labelled import LEVELS, MECHANISMS
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.bootstrap import bootstrap, mean_figures
+from empathy_trl.models.hub_files import (
+    ADAPTER_FILE,
+    NO_CODE,
+    check_exists,
+    expand,
+    first_file,
+    hub_errors,
+    split_revision,
+)
 from empathy_trl.models.label_schema import CLASSIFICATION, label_groups, listed, pearson, probabilities, require
+from empathy_trl.models.load import weights_digest
+from empathy_trl.models.scorer import shared_scorer
 from empathy_trl.recipe.schema import CLASSIFIERS_KEY, hint
 from empathy_trl.tags import user_text
 from empathy_trl.text import is_visible
@@ -48,18 +60,6 @@ def check_outputs(kind: str, config) -> None:
 
 def check_configs(classifiers: dict[str, str]) -> None:
     """Raise UserError for models, kind -> name, whose `config.json` cannot be had or does not fit; reads no weights."""
-    from transformers import AutoConfig
-
-    from empathy_trl.models.hub_files import (
-        ADAPTER_FILE,
-        NO_CODE,
-        check_exists,
-        expand,
-        first_file,
-        hub_errors,
-        split_revision,
-    )
-
     for kind, name in classifiers.items():
         try:
             plain, revision = split_revision(expand(name))
@@ -83,8 +83,6 @@ def load_classifiers(classifiers: dict[str, str]) -> dict:
     Raises:
         UserError: one cannot be loaded, or its outputs do not fit.
     """
-    from empathy_trl.models.scorer import shared_scorer
-
     scorers = {}
     for kind, name in classifiers.items():
         try:
@@ -258,8 +256,6 @@ OTHER_CLASSIFIER = "the two results were judged by different classifiers, or one
 
 def recorded(models: dict) -> dict[str, dict[str, str]]:
     """Return what `classifiers` holds, for kind -> (name, model)."""
-    from empathy_trl.models.load import weights_digest
-
     return {kind: {"model": name, "weights": weights_digest(model)} for kind, (name, model) in models.items()}
 
 
