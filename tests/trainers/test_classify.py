@@ -138,19 +138,16 @@ def train(folder, lora=None, **settings):
     return trainer
 
 
-def test_it_learns_and_keeps_the_best_checkpoint(tmp_path):
-    trainer = train(tmp_path)
-    history = [row["eval_pearson_mean"] for row in trainer.state.log_history if "eval_pearson_mean" in row]
-    assert trainer.state.best_metric == max(history) > 0.95
-    assert trainer.evaluate()["eval_pearson_mean"] == pytest.approx(max(history), abs=1e-6)
-
-
 @pytest.mark.parametrize("settings", [{}, {"save_strategy": "no", "max_steps": 4}], ids=["the best", "the last"])
-def test_the_config_says_how_good_the_model_is_that_is_kept(tmp_path, settings):
+def test_it_learns_and_the_config_says_how_good_the_model_is_that_is_kept(tmp_path, settings):
     trainer = train(tmp_path, **settings)
+    measured = trainer.evaluate()["eval_pearson_mean"]
+    if not settings:
+        history = [row["eval_pearson_mean"] for row in trainer.state.log_history[:-1] if "eval_pearson_mean" in row]
+        assert trainer.state.best_metric == max(history) > 0.95
+        assert measured == pytest.approx(max(history), abs=1e-6)
     trainer.save_model(tmp_path / "saved")
     noted = json.loads((tmp_path / "saved" / "config.json").read_text())["held_out"]
-    measured = trainer.evaluate()["eval_pearson_mean"]
     assert noted == {"figure": "pearson_mean", "value": pytest.approx(measured, abs=1e-6), "n": 32, "split": "valid"}
 
 

@@ -63,12 +63,6 @@ def test_advantages_equal_their_definition_on_random_masks(seed):
         assert returns[row].tolist() == pytest.approx(wanted)
 
 
-def test_lambda_one_gives_what_is_still_to_come():
-    rewards, values = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[5.0, 5.0, 5.0]])
-    _, returns = gae.advantages_and_returns(rewards, values, torch.ones(1, 3), 1.0, 1.0)
-    assert returns.tolist() == [[6, 5, 3]]
-
-
 SCORES = {
     "at the last token": ([1, 1, 1], [-0.5, -0.25, 1.875]),
     "before the padding": ([1, 1, 0], [-0.5, 1.75, 0]),
