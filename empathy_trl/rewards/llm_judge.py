@@ -22,7 +22,16 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 
 from empathy_trl.errors import InvalidAnswer, JudgeFailed, UserError, show
-from empathy_trl.models.api import Cache, checked_base_url, default_folder, question_key, refuse_keys
+from empathy_trl.models.api import (
+    Cache,
+    Client,
+    Failures,
+    ask_all,
+    checked_base_url,
+    default_folder,
+    question_key,
+    refuse_keys,
+)
 from empathy_trl.rewards.base import ReadsReply
 from empathy_trl.tags import completion_text
 
@@ -266,8 +275,6 @@ class LLMJudge(ReadsReply):
 
     async def _ask(self, requests: dict, times: dict, read: Callable, total: int) -> dict:
         """Return key -> scores, None for a question that stays without; see `ask_all`."""
-        from empathy_trl.models.api import Client, Failures, ask_all
-
         failures = Failures(total, self.max_failure_share, f"{self.model} at {self.base_url}")
         settings = (self.base_url, self.api_key_env, self.timeout, self.retries, self.wait, self.concurrency)
         async with Client(*settings) as client:
