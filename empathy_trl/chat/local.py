@@ -17,7 +17,7 @@ from transformers import DynamicCache, StoppingCriteria
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 from transformers.generation import BaseStreamer
 
-from empathy_trl.chat.reply import TAGS, Counts, Either, Sampling, streamed
+from empathy_trl.chat.reply import TAGS, AnyEvent, Counts, Sampling, streamed
 from empathy_trl.errors import UserError
 from empathy_trl.models.batching import common_prefix, end_tokens, first_stop
 from empathy_trl.models.load import without_generation_defaults
@@ -223,7 +223,7 @@ class LocalModel:
             UserError: there is not enough memory.
         """
 
-        def write(put: Callable[[str], None], stopped: Either):
+        def write(put: Callable[[str], None], stopped: AnyEvent):
             with self._turn(stopped, cache) as held:
                 if held:
                     self._write(messages, cache, put, stopped, max_new_tokens)
@@ -231,7 +231,7 @@ class LocalModel:
         return streamed(write, stop)
 
     def _write(
-        self, messages: list[dict], cache: KeyValueCache, put: Callable[[str], None], stopped: Either, limit: int
+        self, messages: list[dict], cache: KeyValueCache, put: Callable[[str], None], stopped: AnyEvent, limit: int
     ):
         text, ids = self._encode(messages, cache)
         cache.counts, cache.replies = Counts(prefilled=len(ids)), cache.replies + 1
@@ -255,7 +255,7 @@ class LocalModel:
                 cache.text, cache.text_ids = text + reply.text, [*ids, *written[:length]]
 
     def _generate(
-        self, ids: list[int], cache: KeyValueCache, reply: ReplyStreamer, stopped: Either, limit: int
+        self, ids: list[int], cache: KeyValueCache, reply: ReplyStreamer, stopped: AnyEvent, limit: int
     ) -> list[int]:
         """Let the model write; returns the tokens of prompt (or start) and reply."""
         sampling = {"do_sample": self.sampling.temperature > 0}
@@ -307,7 +307,7 @@ class LocalModel:
         return self.model.config.get_text_config(decoder=True)
 
     @contextmanager
-    def _turn(self, stopped: Either | threading.Event, cache: KeyValueCache) -> Iterator[bool]:
+    def _turn(self, stopped: AnyEvent | threading.Event, cache: KeyValueCache) -> Iterator[bool]:
         """Wait until the model is free, and hold it; False after a stop. If anything goes wrong, the cache holds nothing then."""
         held = False
         while not (held or stopped.is_set()):
@@ -331,7 +331,7 @@ class LocalModel:
 class _Stopped(StoppingCriteria):
     """Ends a generation between two tokens."""
 
-    def __init__(self, stopped: Either):
+    def __init__(self, stopped: AnyEvent):
         self._stopped = stopped
 
     def __call__(self, input_ids, scores, **kwargs):

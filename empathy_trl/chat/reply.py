@@ -124,14 +124,14 @@ def is_well_formed(text: str, expects: tuple[str, ...] = ()) -> bool:
 _END = object()
 
 
-class Either:
-    """Is set when one of two events is."""
+class AnyEvent:
+    """Is set as soon as one of two events is."""
 
     def __init__(self, first: threading.Event, second: threading.Event):
         self.is_set = lambda: first.is_set() or second.is_set()
 
 
-def streamed(write: Callable[[Callable[[str], None], Either], None], stop: threading.Event) -> Iterator[str]:
+def streamed(write: Callable[[Callable[[str], None], AnyEvent], None], stop: threading.Event) -> Iterator[str]:
     """Yield what `write(put, stopped)` puts, without empty texts.
 
     Args:
@@ -142,7 +142,7 @@ def streamed(write: Callable[[Callable[[str], None], Either], None], stop: threa
 
     def run():
         try:
-            write(queue.put, Either(stop, left))
+            write(queue.put, AnyEvent(stop, left))
             queue.put(_END)
         except BaseException as error:  # noqa: BLE001 - it is the reader's to know
             queue.put(error)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from empathy_trl.chat.reply import Counts, Either, Sampling, streamed
+from empathy_trl.chat.reply import AnyEvent, Counts, Sampling, streamed
 from empathy_trl.errors import UserError
 from empathy_trl.models.api import (
     KEY_REFUSED,
@@ -83,7 +83,7 @@ class ServedModel:
         if self.sampling.seed is not None:
             request["seed"] = self.sampling.seed
 
-        def write(put: Callable[[str], None], stopped: Either):
+        def write(put: Callable[[str], None], stopped: AnyEvent):
             def take(text: str):
                 cache.counts.written += 1
                 put(text)
@@ -92,7 +92,7 @@ class ServedModel:
 
         return streamed(write, stop)
 
-    async def _until_stopped(self, request: dict, put: Callable[[str], None], stopped: Either) -> str | None:
+    async def _until_stopped(self, request: dict, put: Callable[[str], None], stopped: AnyEvent) -> str | None:
         reading = asyncio.create_task(self._read(request, put))
         while not (await asyncio.wait({reading}, timeout=0.05))[0]:
             if stopped.is_set():

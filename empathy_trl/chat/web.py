@@ -83,15 +83,15 @@ def launch(page: gr.Blocks, host: str, port: int) -> str:
 
 def build_page(new_session: Callable[[], Session], title: str) -> gr.Blocks:
     """Return the page."""
-    open_pages: dict[str, Visit] = {}
+    open_pages: dict[str, PageState] = {}
 
-    def start(request: gr.Request) -> Visit:
-        open_pages[request.session_hash] = Visit(new_session())
+    def start(request: gr.Request) -> PageState:
+        open_pages[request.session_hash] = PageState(new_session())
         return open_pages[request.session_hash]
 
     def leave(request: gr.Request):
-        if visit := open_pages.pop(request.session_hash, None):
-            visit.session.leave()
+        if state := open_pages.pop(request.session_hash, None):
+            state.session.leave()
 
     with gr.Blocks(title=title, fill_height=True) as page:
         chat = gr.Chatbot(
@@ -101,28 +101,35 @@ def build_page(new_session: Callable[[], Session], title: str) -> gr.Blocks:
         box = gr.Textbox(
             placeholder="Your message", show_label=False, submit_btn=True, autofocus=True, max_lines=8, label="Message"
         )
-        visit = gr.State()
+        state = gr.State()
         shown = [chat, box, figures]
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         replying = {"outputs": shown, "concurrency_limit": REPLIES_AT_ONCE, "concurrency_id": "reply", **quiet}
         at_once = {"concurrency_limit": None, **quiet}
-        page.load(start, None, visit, **at_once)
+        page.load(start, None, state, **at_once)
         page.unload(leave)
-        for event in (box.submit(_send, [visit, box], **replying), chat.retry(Visit.retry, visit, **replying)):
-            event.then(Visit.prepare, visit, None, **at_once)
-        box.stop(Visit.stop, visit, None, **at_once)
-        chat.undo(Visit.undo, visit, shown, **at_once)
+        for event in (box.submit(_send, [state, box], **replying), chat.retry(PageState.retry, state, **replying)):
+            event.then(_prepare, state, None, **at_once)
+        box.stop(PageState.stop, state, None, **at_once)
+        chat.undo(PageState.undo, state, shown, **at_once)
         # shown by an event of its own, after the last one of a reply that it stops
-        chat.clear(Visit.clear, visit, None, **at_once).then(Visit.show, visit, shown, **at_once)
+        chat.clear(PageState.clear, state, None, **at_once).then(PageState.show, state, shown, **at_once)
     page.queue(max_size=LONGEST_QUEUE, api_open=False)
     return page
 
 
-def _send(visit: "Visit | None", message: str) -> Iterator[tuple]:
-    if visit is None:  # Gradio keeps the state of a page for an hour after its connection is lost
+def _send(state: "PageState | None", message: str) -> Iterator[tuple]:
+    """Reply to a message."""
+    if state is None:  # Gradio keeps the state of a page for an hour after its connection is lost
         gr.Warning("this conversation was left alone for too long; reload the page", duration=None)
         return
-    yield from visit.send(message)
+    yield from state.send(message)
+
+
+def _prepare(state: "PageState | None"):
+    """Work ahead for the next turn while the user reads."""
+    if state:
+        state.session.prepare()
 
 
 @dataclass
@@ -164,8 +171,8 @@ class Turn:
         self.reply.append(_message("", title=_plain(text)))
 
 
-class Visit:
-    """One open page: its session, and the turns that it shows.
+class PageState:
+    """The state of an open page: its session, and the turns that it shows.
 
     The methods are what the page's events do; those that yield or return a tuple give the values of chat, box and figures.
     """
@@ -207,10 +214,6 @@ class Visit:
         with self._writing:
             self.session.reset()
             self.turns = []
-
-    def prepare(self):
-        """Work ahead for the next turn while the user reads."""
-        self.session.prepare()
 
     def show(self) -> tuple:
         """Show the conversation, and a box to write in."""

@@ -1,4 +1,4 @@
-"""The page: what a visit shows, without a browser, and what a person sees in one."""
+"""The page: its state, without a browser, and what a person sees in one."""
 
 import itertools
 import socket
@@ -14,7 +14,7 @@ from empathy_trl.chat.local import LocalModel
 from empathy_trl.chat.prompts import Prompts
 from empathy_trl.chat.reply import Sampling
 from empathy_trl.chat.session import Session, Settings, Stats
-from empathy_trl.chat.web import BREAKS_FORMAT, Visit, build_page, latency, launch, serve
+from empathy_trl.chat.web import BREAKS_FORMAT, PageState, build_page, latency, launch, serve
 from empathy_trl.errors import UserError
 from tests.browser import chromium
 from tests.chat.scripted_model import Wait, scripted_session
@@ -27,9 +27,9 @@ HOSTILE = (
 HARMLESS = HOSTILE.replace("\x1b", r"\x1b").replace("\u202e", "")
 
 
-def said(visit, message="Hi"):
+def said(state, message="Hi"):
     """Send a message and return what the page shows at the end: (role, content or title), and the figures."""
-    *_, (messages, _, figures) = visit.send(message)
+    *_, (messages, _, figures) = state.send(message)
     return shown(messages), figures
 
 
@@ -38,18 +38,18 @@ def shown(messages):
 
 
 def test_a_reply_is_a_message_for_each_part():
-    visit = Visit(
+    state = PageState(
         scripted_session({"Hi": ["<react>*nods*</re", "act>\n<respond>Yes, I ", "am.</respond><reflect>Hm."]})
     )
-    seen = [shown(messages)[1:] for messages, _, _ in visit.send("Hi")]
+    seen = [shown(messages)[1:] for messages, _, _ in state.send("Hi")]
     assert [seen[0], *(new for old, new in itertools.pairwise(seen) if new != old)][:4] == [
         [],
         [("assistant", "*nods*")],
         [("assistant", "*nods*"), ("assistant", "Yes, I ")],
         [("assistant", "*nods*"), ("assistant", "Yes, I am.")],
     ]
-    visit = Visit(scripted_session())
-    messages, figures = said(visit)
+    state = PageState(scripted_session())
+    messages, figures = said(state)
     assert [text for _, text in messages] == ["Hi", "*nods*", "I know of: Hi", "Reflection"]
     assert figures.startswith("reaction after 0.") and figures.endswith("tokens/s")
 
@@ -65,60 +65,60 @@ def test_a_reply_is_a_message_for_each_part():
     ],
 )
 def test_other_replies(reply, texts):
-    visit = Visit(scripted_session({"Hi": reply}))
-    assert [text for _, text in said(visit)[0][1:]] == texts
-    assert visit.undo()[:2] == ([], "Hi") and visit.session.history == []
+    state = PageState(scripted_session({"Hi": reply}))
+    assert [text for _, text in said(state)[0][1:]] == texts
+    assert state.undo()[:2] == ([], "Hi") and state.session.history == []
 
 
 def test_messages_that_are_not_taken():
-    visit = Visit(scripted_session())
-    assert list(visit.send(" \n")) == []
+    state = PageState(scripted_session())
+    assert list(state.send(" \n")) == []
     with pytest.warns(UserWarning, match="the message is too long"):
-        assert list(visit.send("word " * 1000)) == []
-    assert visit.turns == [] and said(visit)[0]
+        assert list(state.send("word " * 1000)) == []
+    assert state.turns == [] and said(state)[0]
 
 
 def test_undo_and_retry():
-    visit = Visit(scripted_session())
+    state = PageState(scripted_session())
     for message in ("apples", "pears"):
-        said(visit, message)
-    messages, box, _ = visit.undo()
-    assert box == "pears" and len(messages) == len(visit.session.history) + 2 == 4
-    *_, (messages, _, _) = visit.retry()
+        said(state, message)
+    messages, box, _ = state.undo()
+    assert box == "pears" and len(messages) == len(state.session.history) + 2 == 4
+    *_, (messages, _, _) = state.retry()
     assert [text for _, text in shown(messages)[:3]] == ["apples", "*nods*", "I know of: apples"]
-    assert len(visit.session.history) == 2 and len(visit.session.all_stats) == 1
-    visit.undo()
-    assert visit.undo() == ([], "", "") and list(visit.retry()) == []
+    assert len(state.session.history) == 2 and len(state.session.all_stats) == 1
+    state.undo()
+    assert state.undo() == ([], "", "") and list(state.retry()) == []
 
 
 def test_one_reply_at_a_time():
-    visit = Visit(scripted_session({"long": ["words", Wait()]}))
-    reply = visit.send("long")
+    state = PageState(scripted_session({"long": ["words", Wait()]}))
+    reply = state.send("long")
     next(reply), next(reply)
-    for other in (lambda: list(visit.send("again")), visit.undo, lambda: list(visit.retry())):
+    for other in (lambda: list(state.send("again")), state.undo, lambda: list(state.retry())):
         with pytest.warns(UserWarning, match="still being written; stop it first"):
             other()
-    assert len(visit.turns) == 1
-    threading.Timer(0.1, visit.stop).start()
+    assert len(state.turns) == 1
+    threading.Timer(0.1, state.stop).start()
     *_, (messages, _, _) = reply
     assert shown(messages)[1:] == [("assistant", "words"), ("assistant", "stopped")]
 
 
 def test_a_page_that_closes_in_the_middle_ends_its_reply():
-    visit = Visit(scripted_session({"long": ["words", Wait()]}))
-    reply = visit.send("long")
+    state = PageState(scripted_session({"long": ["words", Wait()]}))
+    reply = state.send("long")
     next(reply), next(reply)
     reply.close()
-    assert said(visit, "again")[0][-2:] == [("assistant", "I know of: long, again"), ("assistant", "Reflection")]
+    assert said(state, "again")[0][-2:] == [("assistant", "I know of: long, again"), ("assistant", "Reflection")]
 
 
 def test_a_model_in_this_process():
     session = Session(LocalModel(*small(), Sampling(seed=1)), Prompts(), Settings(max_new_tokens=8))
-    visit = Visit(session)
-    messages, figures = said(visit, "I was so scared.")
+    state = PageState(session)
+    messages, figures = said(state, "I was so scared.")
     assert messages[1][1] and "tokens/s" in figures
-    visit.prepare()
-    assert said(visit, "And lost.")[0][: len(messages)] == messages
+    state.session.prepare()
+    assert said(state, "And lost.")[0][: len(messages)] == messages
 
 
 @pytest.mark.parametrize(
