@@ -17,7 +17,8 @@ from trl import SFTTrainer
 
 from empathy_trl.cli import check_writable, join_processes, part_processes, use_all_cores
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.evaluate import check_before_training, eval_path, evaluate_model
+from empathy_trl.evaluation.base import eval_path
+from empathy_trl.evaluation.evaluate import check_before_training, evaluate_model
 from empathy_trl.evaluation.plots import draw_training
 from empathy_trl.evaluation.report import write_report
 from empathy_trl.hub.card import write_card

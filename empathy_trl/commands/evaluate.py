@@ -21,6 +21,7 @@ from empathy_trl.cli import (
 )
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
+from empathy_trl.evaluation.compare import write_comparison
 from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.evaluation.score import score_file
 from empathy_trl.io import json_or_none
@@ -287,8 +288,6 @@ def compare(arguments: list[str] | None = None) -> int:
 
 def _compare(a: Path, b: Path, split: str, output_dir: Path | None) -> str:
     """Write the comparison of two folders; returns its page, and where it is."""
-    from empathy_trl.evaluation.compare import write_comparison  # imports torch
-
     folder = output_dir or OUTPUTS / "comparisons" / f"{a.absolute().name}_{b.absolute().name}"
     try:
         path = write_comparison(a, b, split, folder)

@@ -8,6 +8,8 @@ from pathlib import Path
 import empathy_trl
 from empathy_trl.cli import OUTPUTS, check_writable, command_parser, exit_status
 from empathy_trl.errors import UserError
+from empathy_trl.hub.card import model_card
+from empathy_trl.hub.leaderboard import entries, render, table
 from empathy_trl.io import is_hub_id
 
 
@@ -56,8 +58,7 @@ def _pull(options: argparse.Namespace) -> None:
 
 
 def _card(options: argparse.Namespace) -> None:
-    from empathy_trl.hub.card import model_card  # these two import torch
-    from empathy_trl.hub.push import model_files
+    from empathy_trl.hub.push import model_files  # imports torch
 
     model_files(options.folder)  # says what is wrong with the folder
     print(model_card(options.folder, _repo_id(options.repo_id)))
@@ -103,8 +104,6 @@ def _leaderboard(options: argparse.Namespace) -> None:
     if options.private and not options.push:
         raise UserError("--private: is for --push USER/REPO")
     check_writable(options.output_dir)
-
-    from empathy_trl.hub.leaderboard import entries, render, table  # they import torch
 
     found = (
         entries.read_hub(options.hub, options.split)

@@ -1,17 +1,20 @@
-"""The base class of evaluators, and the baselines that stand beside every result.
+"""The base class of evaluators, the baselines that stand beside every result, and the files that hold a result.
 
 `Evaluator` declares what each kind of evaluation offers. The baselines are fitted on the training labels and scored by the
 same functions as a model: the majority class or the mean rating, which ignore the text, and TF-IDF with a linear model,
-which counts words.
+which counts words. `evaluate` describes the files.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
+from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.agreement import score_predictions, score_ratings
+from empathy_trl.io import read_json, read_rows, write_rows, write_text
 
 NAMES = {
     "majority": "majority class",
@@ -182,3 +185,38 @@ def both_texts(rows) -> list[str]:
     if "pair" not in rows.column_names:
         return list(rows["text"])
     return [f"{text} | {pair}" for text, pair in zip(rows["text"], rows["pair"], strict=True)]
+
+
+def eval_path(folder: str | Path, split: str) -> Path:
+    return Path(folder) / f"eval_{split}.json"
+
+
+def predictions_path(folder: str | Path, split: str) -> Path:
+    return Path(folder) / f"predictions_{split}.jsonl"
+
+
+def write_eval(folder: str | Path, split: str, result: dict) -> Path:
+    """Write `eval_<split>.json`; NaN and infinity are refused (ValueError), they are no JSON."""
+    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return write_text(eval_path(folder, split), text)
+
+
+def read_eval(folder: str | Path, split: str) -> dict:
+    """Read `eval_<split>.json`. UserError names the file when it is missing or broken."""
+    return read_json(_existing(eval_path(folder, split)))
+
+
+def write_predictions(folder: str | Path, split: str, rows: list[dict]) -> Path:
+    """Write `predictions_<split>.jsonl`, one line per row."""
+    return write_rows(predictions_path(folder, split), rows)
+
+
+def read_predictions(folder: str | Path, split: str) -> list[dict]:
+    """Read `predictions_<split>.jsonl`. UserError names file and line when it is missing or broken."""
+    return read_rows(_existing(predictions_path(folder, split)))
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; evaluate the model first")
+    return path

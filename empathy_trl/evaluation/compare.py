@@ -15,8 +15,7 @@ import numpy as np
 
 from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation import EVALUATORS, evaluator
-from empathy_trl.evaluation.base import markdown
-from empathy_trl.evaluation.evaluate import eval_path, predictions_path, read_eval, read_predictions
+from empathy_trl.evaluation.base import eval_path, markdown, predictions_path, read_eval, read_predictions
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, paired_jackknife, paired_statistics
 from empathy_trl.evaluation.metrics.reply_classifiers import are_classifiers, deciding, judged_otherwise
 from empathy_trl.evaluation.plots import draw_changes

@@ -33,7 +33,6 @@ The files of an evaluation, in public formats: leaderboard, cards and reports re
 Every file but the partial one is written beside its place and then renamed: a reader never sees half of one.
 """
 
-import json
 import random
 from pathlib import Path
 
@@ -44,10 +43,10 @@ from torch import nn
 import empathy_trl.data
 from empathy_trl import evaluation
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.base import Evaluator
+from empathy_trl.evaluation.base import Evaluator, write_eval, write_predictions
 from empathy_trl.evaluation.generation import decoding, partial_path, remove_partial
 from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
-from empathy_trl.io import digest, read_json, read_rows, write_rows, write_text
+from empathy_trl.io import digest
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.provenance import versions
 
@@ -188,38 +187,3 @@ def summary_table(evaluator: Evaluator, result: dict) -> str:
     data = result["data"]
     head = f"{result['recipe']} / {result['stage']}: {data['split']} of {data['source']} (n = {data['n']})"
     return "\n".join([head, *evaluator.summary(result)])
-
-
-def eval_path(folder: str | Path, split: str) -> Path:
-    return Path(folder) / f"eval_{split}.json"
-
-
-def predictions_path(folder: str | Path, split: str) -> Path:
-    return Path(folder) / f"predictions_{split}.jsonl"
-
-
-def write_eval(folder: str | Path, split: str, result: dict) -> Path:
-    """Write `eval_<split>.json`; NaN and infinity are refused (ValueError), they are no JSON."""
-    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return write_text(eval_path(folder, split), text)
-
-
-def read_eval(folder: str | Path, split: str) -> dict:
-    """Read `eval_<split>.json`. UserError names the file when it is missing or broken."""
-    return read_json(_existing(eval_path(folder, split)))
-
-
-def write_predictions(folder: str | Path, split: str, rows: list[dict]) -> Path:
-    """Write `predictions_<split>.jsonl`, one line per row."""
-    return write_rows(predictions_path(folder, split), rows)
-
-
-def read_predictions(folder: str | Path, split: str) -> list[dict]:
-    """Read `predictions_<split>.jsonl`. UserError names file and line when it is missing or broken."""
-    return read_rows(_existing(predictions_path(folder, split)))
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; evaluate the model first")
-    return path

@@ -15,8 +15,7 @@ import yaml
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
-from empathy_trl.evaluation.base import NAMES, markdown
-from empathy_trl.evaluation.evaluate import read_eval, read_predictions
+from empathy_trl.evaluation.base import NAMES, markdown, read_eval, read_predictions
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
 from empathy_trl.evaluation.plots import draw_report
 from empathy_trl.io import read_rows, write_text

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.evaluate import eval_path
+from empathy_trl.evaluation.base import eval_path
 from empathy_trl.hub.results import to_results
 from empathy_trl.io import json_or_none, on_hub, read_json
 from empathy_trl.models.hub_files import ADAPTER_FILE

@@ -10,8 +10,8 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation import base as artefacts
 from empathy_trl.evaluation import compare as comparison_page
-from empathy_trl.evaluation import evaluate as artefacts
 from empathy_trl.evaluation import replies
 from empathy_trl.evaluation.compare import NOT_IN_ROWS, OTHER_REWARD, write_comparison
 from empathy_trl.evaluation.heads import _metrics

@@ -9,7 +9,7 @@ import pytest
 from empathy_trl import io
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluate, generation
-from empathy_trl.evaluation.evaluate import (
+from empathy_trl.evaluation.base import (
     eval_path,
     predictions_path,
     read_eval,

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from empathy_trl.data.labelled import MECHANISMS
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import evaluate as artefacts
+from empathy_trl.evaluation import base as artefacts
 from empathy_trl.evaluation import replies
 from empathy_trl.evaluation.metrics.reply_classifiers import deciding
 from empathy_trl.evaluation.report import write_report

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import evaluate as artefacts
+from empathy_trl.evaluation import base as artefacts
 from empathy_trl.evaluation.metrics.agreement import score_emotions, score_predictions
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
 from empathy_trl.evaluation.report import write_report

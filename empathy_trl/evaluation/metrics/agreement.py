@@ -12,7 +12,6 @@ Baselines use the same functions, so their figures are computed by the same code
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 from empathy_trl.evaluation.metrics.bootstrap import bootstrap, figures, mean_figure
 from empathy_trl.models.label_schema import pearson, right_order
@@ -140,6 +139,8 @@ def rating_statistics(predicted: np.ndarray, gold: np.ndarray, names: list[str])
 
     The latter takes row numbers, shape (..., rows), and returns shape (..., metrics). Raises what `score_ratings` raises.
     """
+    from scipy.stats import rankdata  # takes a second
+
     predicted, gold = np.asarray(predicted, dtype=float), np.asarray(gold, dtype=float)
     if predicted.shape != gold.shape or predicted.ndim != 2 or not len(gold):
         raise ValueError(f"expected equal shapes (rows, ratings), got {predicted.shape} and {gold.shape}")

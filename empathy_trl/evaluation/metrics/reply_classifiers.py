@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from transformers import AutoConfig
 
 from empathy_trl.data.labelled import LEVELS, MECHANISMS
 from empathy_trl.errors import UserError
@@ -30,8 +29,6 @@ from empathy_trl.models.hub_files import (
     split_revision,
 )
 from empathy_trl.models.label_schema import CLASSIFICATION, label_groups, listed, pearson, probabilities, require
-from empathy_trl.models.load import weights_digest
-from empathy_trl.models.scorer import shared_scorer
 from empathy_trl.recipe.schema import CLASSIFIERS_KEY, hint
 from empathy_trl.tags import user_text
 from empathy_trl.text import is_visible
@@ -60,6 +57,8 @@ def check_outputs(kind: str, config) -> None:
 
 def check_configs(classifiers: dict[str, str]) -> None:
     """Raise UserError for models, kind -> name, whose `config.json` cannot be had or does not fit; reads no weights."""
+    from transformers import AutoConfig  # takes seconds, which comparisons and leaderboards do without
+
     for kind, name in classifiers.items():
         try:
             plain, revision = split_revision(expand(name))
@@ -83,6 +82,8 @@ def load_classifiers(classifiers: dict[str, str]) -> dict:
     Raises:
         UserError: one cannot be loaded, or its outputs do not fit.
     """
+    from empathy_trl.models.scorer import shared_scorer  # imports torch
+
     scorers = {}
     for kind, name in classifiers.items():
         try:
@@ -256,6 +257,8 @@ OTHER_CLASSIFIER = "the two results were judged by different classifiers, or one
 
 def recorded(models: dict) -> dict[str, dict[str, str]]:
     """Return what `classifiers` holds, for kind -> (name, model)."""
+    from empathy_trl.models.load import weights_digest  # imports torch
+
     return {kind: {"model": name, "weights": weights_digest(model)} for kind, (name, model) in models.items()}
 
 

@@ -2,7 +2,7 @@
 
 import copy
 
-from empathy_trl.evaluation import evaluate as artefacts
+from empathy_trl.evaluation import base as artefacts
 from empathy_trl.hub.leaderboard.entries import Found, make_entry
 
 ABOUT = {

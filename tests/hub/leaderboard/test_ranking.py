@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from empathy_trl.evaluation.base import read_predictions, write_eval, write_predictions
 from empathy_trl.evaluation.compare import compare_results, read_result
-from empathy_trl.evaluation.evaluate import read_predictions, write_eval, write_predictions
 from empathy_trl.hub.leaderboard.entries import make_entry
 from empathy_trl.hub.leaderboard.ranking import NO_ROWS, direction, group, rank
 from empathy_trl.hub.results import judge_digest
