@@ -3,6 +3,9 @@
 import ast
 import inspect
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,11 +14,7 @@ import empathy_trl
 from empathy_trl import (
     Chat,
     DataError,
-    EmpathyGRPOConfig,
-    EmpathyGRPOTrainer,
-    EmpathyPPOTrainer,
     JudgeFailed,
-    PPOConfig,
     RecipeError,
     StopTraining,
     UserError,
@@ -24,6 +23,7 @@ from empathy_trl import (
     explain_rewards,
     generate,
     load_classifier,
+    load_data,
     load_model,
     load_recipe,
     load_rewards,
@@ -36,18 +36,10 @@ from empathy_trl import (
 REWARDS = {"emotion_accuracy": {}, "format": {"weight": 0.2, "tags": ["reasoning", "answer"]}}
 QUESTION = [{"role": "user", "content": "Which emotion is it? I was so scared when the lights went out."}]
 GOOD, BAD = "<reasoning>scared, lights</reasoning><answer>afraid</answer>", "afraid"
-STEP = {"max_steps": 1, "per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 4,
-        "bf16": False, "report_to": "none", "disable_tqdm": True, "use_cpu": True}  # fmt: skip
 
 
 def replies(*texts):
     return [[{"role": "assistant", "content": text}] for text in texts]
-
-
-def rows():
-    from datasets import Dataset
-
-    return Dataset.from_list([{"prompt": QUESTION, "label": "afraid"}] * 2)
 
 
 def test_an_editor_reads_what_is_exported():
@@ -68,6 +60,18 @@ def test_what_is_exported_is_documented_and_callable(name):
     assert callable(exported) and len(inspect.getdoc(exported)) > 20
 
 
+def test_import_is_light_and_fast():
+    code = "import sys, empathy_trl; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert time.perf_counter() - started < 1.0  # 0.3 s with a margin for a busy machine and the interpreter's own start
+
+
+def test_an_unknown_name_lists_the_choices():
+    with pytest.raises(AttributeError, match="no attribute 'load_recipes'.*load_recipe"):
+        empathy_trl.load_recipes  # noqa: B018
+
+
 def test_errors_are_one_family():
     for kind in (DataError, JudgeFailed, RecipeError, StopTraining):
         assert issubclass(kind, UserError)
@@ -81,12 +85,24 @@ def test_a_recipe_loads_by_its_name():
         load_recipe("ed4_tin")
 
 
+def test_data_loads_by_the_name_of_a_corpus(tmp_path):
+    assert {"prompt", "label"} <= set(load_data("ed4", "test").column_names)
+    assert {"prompt", "completion"} <= set(load_data("ed4", task="sft").column_names)
+    with pytest.raises(RecipeError, match="data.pth: unknown key; did you mean path?"):
+        load_data("ed4", pth="x")
+    with pytest.raises(UserError, match="unknown corpus 'ed5'.*ed4"):
+        load_data("ed5")
+    with pytest.raises(UserError, match="ed4 data has no columns for task 'regress'"):
+        load_data("ed4", task="regress")
+
+
 def test_rewards_are_functions_with_a_weight():
     accuracy, form = load_rewards(REWARDS)
     assert [accuracy.__name__, accuracy.weight, form.__name__, form.weight] == ["emotion_accuracy", 1.0, "format", 0.2]
     asked = {"prompts": [QUESTION] * 2, "completions": replies(GOOD, BAD), "completion_ids": None}
     assert form(**asked) == [1.0, 0.0]
     assert accuracy(**asked, label=["afraid"] * 2)[0] == 1.0
+    assert load_rewards([accuracy, form])[1].weight == 0.2
     with pytest.raises(UserError, match="emotion_acuracy"):
         load_rewards({"emotion_acuracy": {}})
 
@@ -108,33 +124,6 @@ def test_a_users_own_weight_is_left_alone():
 def test_rewards_are_explained():
     table = explain_rewards(REWARDS, [QUESTION] * 2, replies(GOOD, BAD), label=["afraid"] * 2)
     assert table.rows[0]["total"] == pytest.approx(1.2) and "format" in str(table)
-
-
-def test_our_rewards_in_a_plain_trainer_of_trl(tiny, tmp_path):
-    from trl import GRPOConfig, GRPOTrainer
-
-    model, tokenizer = tiny
-    rewards = load_rewards(REWARDS)
-    config = GRPOConfig(str(tmp_path), reward_weights=[reward.weight for reward in rewards], **STEP)
-    trainer = GRPOTrainer(model, rewards, config, train_dataset=rows(), processing_class=tokenizer)
-    trainer.train()
-    assert trainer.state.global_step == 1
-    assert trainer.reward_weights.tolist() == pytest.approx([1.0, 0.2])
-    assert "rewards/format/mean" in trainer.state.log_history[0]
-
-
-@pytest.mark.parametrize(
-    ("trainer_class", "config_class", "figure"),
-    [(EmpathyGRPOTrainer, EmpathyGRPOConfig, "zero_spread_share"), (EmpathyPPOTrainer, PPOConfig, "value_loss")],
-)
-def test_our_trainers_train_from_python(tiny, tmp_path, trainer_class, config_class, figure):
-    model, tokenizer = tiny
-    config = config_class(str(tmp_path), **{**STEP, "logging_steps": 1})
-    trainer = trainer_class(
-        model=model, reward_funcs=load_rewards(REWARDS), args=config, train_dataset=rows(), processing_class=tokenizer
-    )
-    trainer.train()
-    assert figure in trainer.state.log_history[0]
 
 
 def test_a_model_loads_by_its_name_and_answers(tiny_folder):
@@ -190,24 +179,3 @@ def test_a_recipe_runs_evaluates_and_compares(tmp_path, monkeypatch):
     assert again["metrics"] == first["metrics"] and again["model"] == str(folder / "grpo")
     with pytest.raises(UserError, match="overrides: .* given with a loaded recipe"):
         run_recipe(recipe, small)
-
-
-def test_fifteen_lines_train_on_the_embedded_corpus(tiny_folder, tmp_path):
-    from empathy_trl.data import build
-
-    stage = load_recipe("ed4_tiny").stages["grpo"]
-    train = build(stage.data, "train", "grpo").select(range(8))
-    model, tokenizer = load_model(tiny_folder)
-    rewards = load_rewards(REWARDS)
-    trainer = EmpathyGRPOTrainer(
-        model=model,
-        reward_funcs=rewards,
-        reward_weights=[reward.weight for reward in rewards],
-        args=EmpathyGRPOConfig(str(tmp_path), **STEP),
-        train_dataset=train,
-        processing_class=tokenizer,
-    )
-    trainer.train()
-    (reply,) = generate(trainer.model, tokenizer, ["I was so scared when the lights went out."], max_new_tokens=8)
-    assert trainer.state.global_step == 1 and trainer.reward_weights.tolist() == pytest.approx([1.0, 0.2])
-    assert isinstance(reply, str)
