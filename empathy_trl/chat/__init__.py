@@ -8,5 +8,5 @@
 | `session` | one conversation: history, context window, statistics |
 | `reply` | sampling settings, and a reply split into its parts while it is written |
 | `local`, `served` | a model in this process, or behind a server |
-| `terminal`, `web` | the two user interfaces of `recipes/chat.py` |
+| `terminal`, `web` | the two user interfaces of `empathy-trl chat` |
 """
