@@ -102,6 +102,8 @@ class Display:
 
 
 HELP = """\
+/undo          take the last message and its reply back
+/retry         reply to the last message anew
 /reset         forget the conversation (also: reset)
 /save FILE     write the conversation to a file, as training data
 /stats         how long replies take, and how many tokens they have
@@ -127,6 +129,8 @@ class Terminal:
         self.interactive = sys.stdin.isatty()
         self._preparing: threading.Thread | None = None
         self._commands: dict[str, Callable[[str], object]] = {
+            "undo": lambda _: self._note(f"taken back: {self.session.undo()}"),
+            "retry": lambda _: self._reply(self.session.undo()),
             "reset": self._reset,
             "save": self._save,
             "stats": lambda _: self._print(self.session.summary()),

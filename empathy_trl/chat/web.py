@@ -183,19 +183,14 @@ class PageState:
         self._writing = threading.Lock()  # held from a message to the end of its reply
 
     def send(self, message: str) -> Iterator[tuple]:
-        """Reply to a message."""
-        if not message.strip() or self._is_writing():
-            return
-        with self._writing:
-            try:
-                yield from self._reply(message)
-            except UserError as error:  # the message is not taken, and stays in the box
-                gr.Warning(_plain(str(error)), duration=None)
+        """Reply to a message from the box, which is emptied."""
+        if message.strip():
+            yield from self._reply(message, gr.Textbox("", submit_btn=False, stop_btn=True))
 
     def retry(self) -> Iterator[tuple]:
         """Reply to the last message anew."""
-        if not self._is_writing():
-            yield from self.send(self._take_back())
+        if self.turns and not self._is_writing():
+            yield from self._reply(self._take_back(), gr.Textbox(submit_btn=False, stop_btn=True))
 
     def undo(self) -> tuple:
         """Take the last turn back; its message returns to the box."""
@@ -219,12 +214,21 @@ class PageState:
         """Show the conversation, and a box to write in."""
         return self._chat(), gr.Textbox(submit_btn=True, stop_btn=False), ""
 
-    def _reply(self, message: str) -> Iterator[tuple]:
+    def _reply(self, message: str, box: gr.Textbox) -> Iterator[tuple]:
+        if self._is_writing():
+            return
+        with self._writing:
+            try:
+                yield from self._write(message, box)
+            except UserError as error:  # the message is not taken, and stays in the box
+                gr.Warning(_plain(str(error)), duration=None)
+
+    def _write(self, message: str, box: gr.Textbox) -> Iterator[tuple]:
         before, stats = len(self.session.history), self.session.stats
         with closing(self.session.send(message)) as items:
             turn = Turn(message)
             self.turns.append(turn)
-            yield self._chat(), gr.Textbox("", submit_btn=False, stop_btn=True), ""
+            yield self._chat(), box, ""
             try:
                 for item in items:
                     turn.add(item) if isinstance(item, Chunk) else turn.note(item.text)

@@ -66,9 +66,15 @@ def test_the_reaction_is_on_the_screen_as_soon_as_it_is_complete(chat, capsys):
         (["   "], {}, "[type a message; /help says what else there is]\n"),
         (["/help"], {}, HELP + "\n"),
         (["/stats"], {}, "no reply yet\n"),
-        (["/sav x"], {}, "[/sav: no such command (choices: /reset, /save, /stats, /reflect, /help, /quit)]\n"),
+        (
+            ["/sav x"],
+            {},
+            "[/sav: no such command (choices: /undo, /retry, /reset, /save, /stats, /reflect, /help, /quit)]\n",
+        ),
         (["/save"], {}, "[/save: expected a file, such as /save talk.jsonl]\n"),
         (["/save talk.jsonl"], {}, "[the conversation is empty]\n"),
+        (["/undo"], {}, "[the conversation is empty]\n"),
+        (["Hi", "/undo", "/retry"], {}, "*nods* + *sits*\nI am here.\n[taken back: Hi]\n[the conversation is empty]\n"),
         (["quit", "Hi"], {}, ""),
         (["/quit", "Hi"], {}, ""),
         (["QUIT"], {}, ""),
@@ -83,6 +89,11 @@ def test_commands(chat, lines, settings, screen):
 def test_reset_forgets(chat, command):
     _, _, terminal = chat(["One", command, "Two"])
     assert [message["content"] for message in terminal.session.model.prompts[-1]] == ["Two"]
+
+
+def test_retry_replies_to_the_same_message(chat):
+    _, screen, terminal = chat(["Hi", "/retry"], ["One."], ["Two."])
+    assert screen == "One.\nTwo.\n" and [message["content"] for message in terminal.session.history] == ["Hi", "Two."]
 
 
 @pytest.mark.parametrize("message", ["please reset it", "/etc/passwd is a file", "quit it"])

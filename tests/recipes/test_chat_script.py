@@ -122,6 +122,7 @@ def test_a_conversation_in_a_terminal():
         screen.wait(r"the message is too long: \d+ tokens, and at most \d+ fit into the context of 2000")
         screen.type("\r")
         screen.wait("type a message")
+        screen.wait("> ")
         screen.type("\x04")
         assert screen.status() == 0
     assert [request["messages"][-1]["content"] for request in server.requests] == ["Hello", "one\ntwo"]
