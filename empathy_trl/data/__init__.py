@@ -1,8 +1,8 @@
 """Corpora: from a source of rows to the `datasets.Dataset` that a trainer takes.
 
-Each corpus is one class, a `base.Corpus`, in the module that `CORPORA` names. It finds its source, reads it strictly
-(`tables.py`, `hub_tables.py`), splits it where it comes without splits (`splits.py`), cleans the text (`empathy_trl/text.py`,
-`normalize.py`) and writes the prompt. It knows no reward and no trainer.
+Each corpus is one class, a `base.Corpus`, in the module that `CORPORA` names. It finds its source, reads it
+strictly and splits it where it comes without splits (`tables.py`, `hub_tables.py`), cleans the text (`empathy_trl/text.py`,
+`normalize.py`) and writes the prompt. It imports no reward and no trainer.
 
 `data.name` in a recipe is a key of `CORPORA`. A corpus from outside the package is named by
 `data.builder: my_package.my_module:MyCorpus`, and `data.name` is then what results call it.

@@ -3,7 +3,7 @@
 Every turn of the assistant is an example: what was said before is the prompt, the turn is the reference, and what the user
 says next tells whether the reflection saw it coming. Sources are the embedded corpus ("sample"), a JSON Lines file, a folder
 with one such file or with one for each of train, valid and test, or a Hub id with a column `messages`, such as
-leonvanbokhorst/react-respond-reflect-v1. One file, or a Hub id with one split, is split 90/10 by conversation (see `splits.py`).
+leonvanbokhorst/react-respond-reflect-v1. One file, or a Hub id with one split, is split 90/10 by conversation (see `tables.py`).
 
 A row is `{"conversation_id", "messages": [{"role", "content"}], "emotion"}`, of which only the messages have to be there.
 `tags.read_parts` says whether a reply is well-formed; `fault` names what is wrong with one that is not, and the name is what a
@@ -20,8 +20,7 @@ from empathy_trl.data.base import Corpus, Messages, Report, check_split, usable_
 from empathy_trl.data.dialogues import optional_text
 from empathy_trl.data.hub_tables import Published, as_table, hub_source, hub_split, load_hub
 from empathy_trl.data.redial_files import conversation_of
-from empathy_trl.data.splits import split_table
-from empathy_trl.data.tables import JSON_LINES, BadRow, Row, Table, check_columns, read_objects, split_file
+from empathy_trl.data.tables import JSON_LINES, BadRow, Row, Table, check_columns, read_objects, split_file, split_table
 from empathy_trl.errors import DataError, show
 from empathy_trl.tags import PARTS, RESPOND, read_parts, without_reflection, write_parts
 from empathy_trl.text import clean, count_words, newest_turns, truncate_start

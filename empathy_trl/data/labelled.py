@@ -13,8 +13,7 @@ seeker are in one part.
 
 from empathy_trl.data.base import Corpus
 from empathy_trl.data.hub_tables import EMPATHETIC_DIALOGUES, as_table, hub_split, situations
-from empathy_trl.data.splits import split_table
-from empathy_trl.data.tables import BadRow, Row, Table, check_columns, read_table
+from empathy_trl.data.tables import BadRow, Row, Table, check_columns, read_table, split_table
 from empathy_trl.errors import show, suggestion
 from empathy_trl.text import clean
 

@@ -2,14 +2,13 @@
 
 The rows of reward models. Two formats: parallel lists (`contexts.json`, `responses.json`, `ratings.json`, the layout of
 RLHF-GODEL), and JSON Lines with `context`, `response` and `ratings`. A source that comes in parts is used so; a single one
-is split 90/10 by context (see `splits.py`), so that no context is in two parts.
+is split 90/10 by context (see `tables.py`), so that no context is in two parts.
 """
 
 import math
 
 from empathy_trl.data.base import Corpus
 from empathy_trl.data.dialogues import text_of, turns_of
-from empathy_trl.data.splits import split_table
 from empathy_trl.data.tables import (
     FOLDERS,
     JSON_LINES,
@@ -21,6 +20,7 @@ from empathy_trl.data.tables import (
     read_objects,
     split_file,
     split_folder,
+    split_table,
 )
 from empathy_trl.errors import DataError, show, suggestion
 

@@ -4,7 +4,7 @@ After Li et al., "Towards Deep Conversational Recommendations" (NeurIPS 2018). C
 a line each, and every turn of the recommender that answers the seeker is an example: what was said before is the prompt, the
 turn is the reference. Sources are the embedded corpus ("sample"), a folder with the original files or with the layout by
 roles (see `redial_files.py`), or a Hub id with the columns of either. Where a source has no part for `valid`, a
-tenth of the dialogues of `train` becomes one (see `splits.py`).
+tenth of the dialogues of `train` becomes one (see `tables.py`).
 """
 
 from collections import Counter
@@ -24,8 +24,7 @@ from empathy_trl.data.redial_files import (
     keep_turns,
     read_dialogue,
 )
-from empathy_trl.data.splits import split_table
-from empathy_trl.data.tables import JSON_LINES, BadRow, Row, Table, read_objects, split_file, split_files
+from empathy_trl.data.tables import JSON_LINES, BadRow, Row, Table, read_objects, split_file, split_files, split_table
 from empathy_trl.errors import DataError
 
 SYSTEM = (

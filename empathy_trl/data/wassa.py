@@ -3,7 +3,7 @@
 The schema is that of the WASSA 2023/2024 shared task, track CONV-turn (Barriere et al., 2023; Giorgi et al., 2024): one
 row per turn with a text and a number per dimension. These are the rows of task regress. Sources are the embedded corpus
 ("sample"), a table, a folder, or a Hub id. A source that comes in three files or splits is used so (`split_by: given`); one
-table is split 90/10, by row or by conversation (see `splits.py`).
+table is split 90/10, by row or by conversation (see `tables.py`).
 
 For sft, grpo and ppo the same turns are prompts, and what the other person answered is the reference. The policy is asked to
 think about the person first, in `<reasoning>`, and to answer in one or two sentences, in `<answer>`. For a warm start (task
@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from empathy_trl.data.base import Corpus, Messages
 from empathy_trl.data.hub_tables import as_table, hub_source, hub_split, load_hub
 from empathy_trl.data.normalize import normalize
-from empathy_trl.data.splits import split_table
 from empathy_trl.data.tables import (
     SUFFIXES,
     BadRow,
@@ -28,6 +27,7 @@ from empathy_trl.data.tables import (
     names_in,
     read_table,
     split_file,
+    split_table,
     tables_in,
 )
 from empathy_trl.errors import DataError, show, suggestion

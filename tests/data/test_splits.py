@@ -2,7 +2,7 @@
 
 import pytest
 
-from empathy_trl.data.splits import split_rows
+from empathy_trl.data.tables import split_rows
 from empathy_trl.errors import DataError
 
 
