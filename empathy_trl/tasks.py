@@ -31,10 +31,16 @@ from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.stages import StageRun, archive_other_run, stage_runs
 from empathy_trl.rewards import load_rewards
 from empathy_trl.trainers.callbacks import MetricsLog, ResourceLog, SamplePages, show_progress
-from empathy_trl.trainers.classify import HeldOut, MergeAdapter, held_out_labels, label_parts
+from empathy_trl.trainers.classify import (
+    HeldOut,
+    MergeAdapter,
+    held_out_labels,
+    held_out_pairs,
+    label_parts,
+    pair_parts,
+)
 from empathy_trl.trainers.encoder_decoder import CompletionLoss, collator, encode, trainer_class
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
-from empathy_trl.trainers.pairwise import held_out_pairs, pair_parts
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer
 
 

@@ -16,11 +16,12 @@ from empathy_trl.models.scorer import predict, shared_scorer
 from empathy_trl.recipe import load_recipe
 from empathy_trl.recipe.stages import stage_runs
 from empathy_trl.tasks import TASKS
-from empathy_trl.trainers.classify import RegressConfig, encode
-from empathy_trl.trainers.pairwise import (
+from empathy_trl.trainers.classify import (
     PairCollator,
     PairDataset,
+    RegressConfig,
     comparable_rows,
+    encode,
     pair_loss,
     pair_metrics,
     some_pairs,
