@@ -1,13 +1,14 @@
-"""How much faster does evaluate.py generate than the loop that scripts are written with?
+"""Speed of evaluation: evaluate.py against a plain generation loop.
 
 python benchmarks/evaluation.py                                      # about two minutes on two cores
 python benchmarks/evaluation.py --data shared/data/ed_easy_4 --model outputs/ed4_tiny/grpo
 
-All test rows of ED_easy_4 (328; without the folder `--data`, those of the embedded corpus), answered greedily by the tiny model of
-`ed4_tiny.yaml` after its warm start, which is trained here unless `--model` names a folder: a model with random weights would never
-end an answer. The plain loop takes the prompts in the order of arrival, eight at a time, padded to the longest of them, with
-`model.generate`. Ours is what `recipes/evaluate.py` does with the same recipe, streaming to disk included. Both read the same
-tokens and end at the same ones, and the completions must be the same. The last line is the ratio of the medians.
+Both generate greedy answers for all test rows of ED_easy_4 (328 rows with `--data`; the embedded corpus without it).
+The model is the tiny model of `ed4_tiny.yaml` after its warm start. It is trained here unless `--model` names a folder,
+because a model with random weights would never end an answer. The plain loop takes the prompts in their original order,
+eight at a time, padded to the longest of them, with `model.generate`. Our side is what `recipes/evaluate.py` does with
+the same recipe, including writing the completions to disk. Both use the same tokens and end tokens, and the completions
+must be the same. The last line is the ratio of the medians.
 """
 
 import argparse

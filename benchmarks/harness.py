@@ -1,7 +1,7 @@
-"""Steps of two trainers, taken in turns in one process, timed with TRL's own profiling; command lines and tables.
+"""Timing and command lines of the benchmarks: two trainers alternate step by step in one process.
 
-Timings of a busy machine drift by tens of percent within minutes. Steps that alternate drift together, and medians of
-them give a ratio that can be trusted.
+Timings on a busy machine drift by tens of percent within minutes. Alternating steps drift together, so the ratio of
+their medians is reliable. TRL's own profiling measures the times.
 """
 
 import argparse

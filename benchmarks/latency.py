@@ -1,12 +1,13 @@
-"""Does a conversation slow down? The time to the reaction in turn 50 against turn 2, at equally many new tokens.
+"""Latency of a long conversation: time to the reaction in turn 50 against turn 2, for equally many new tokens.
 
 python benchmarks/latency.py                     # shape ed4; about 6 minutes on two cores
 python benchmarks/latency.py ed4_tiny --rounds 5
 
-A session as `recipes/chat.py` has it, of 50 turns in a context of 1,024 tokens, which is full after about ten: of a shape, only the
-model is taken. The model was never trained; its reply is dictated token by token, so that every turn reacts, responds and reflects
-at the same length. `anew` is the same prompt without anything that was kept from earlier turns. A round is a whole conversation;
-the ratio is turn 50 by turn 2 of the session, of the medians over the rounds, the geometric mean over several shapes.
+The session is that of `recipes/chat.py`, with 50 turns in a context of 1,024 tokens, which is full after about ten
+turns. The shape only selects the model. The model is untrained, and its replies are forced token by token, so that the
+reaction, response and reflection have the same length in every turn. `anew` is the same prompt without a cache from
+earlier turns. A round is a whole conversation. The ratio divides turn 50 of the session by turn 2, each as the median
+over the rounds; with several shapes, it is the geometric mean.
 """
 
 import random

@@ -1,10 +1,10 @@
-"""The largest amount of memory that tensors take during a GRPO step, ours against `trl.GRPOTrainer`.
+"""Peak memory of tensors during a GRPO step, ours against `trl.GRPOTrainer`.
 
 python benchmarks/memory.py                  # all four shapes; about 8 minutes on two cores
 python benchmarks/memory.py ed4_tiny
 
-Counted by torch itself, on top of what is there between two steps (weights, optimizer states). The ratio is the
-geometric mean over the shapes.
+torch counts the memory that a step adds to what is allocated between two steps (weights, optimizer states). The ratio
+is the geometric mean over the shapes.
 """
 
 import gc

@@ -1,8 +1,8 @@
-"""One PPO update written down from first principles: two trunks, every prompt repeated, nothing shared.
+"""A PPO update from first principles, with two separate models, every prompt repeated and nothing shared.
 
-It follows Schulman et al. 2017 and Ziegler et al. 2019 step by step, as scripts do that are written by hand: sample, score,
-pay the KL per token, estimate advantages, then one gradient step for the policy and one for a critic that is a model of its
-own. `ppo_update.py` holds it against `EmpathyPPOTrainer`.
+It follows Schulman et al. 2017 and Ziegler et al. 2019 step by step, as a hand-written script would: sample, score,
+subtract the KL per token, estimate advantages, then take one gradient step for the policy and one for the critic, which
+is a separate model. `ppo_update.py` compares it with `EmpathyPPOTrainer`.
 """
 
 import copy

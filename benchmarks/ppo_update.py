@@ -1,12 +1,12 @@
-"""One PPO update (rollout, rewards, optimise), ours against a loop from first principles with a critic trunk of its own.
+"""Time and memory of a PPO update (rollout, rewards, optimisation), ours against a plain loop with a separate critic.
 
 python benchmarks/ppo_update.py                  # all four shapes; about 15 minutes on two cores
 python benchmarks/ppo_update.py ed4_tiny --rounds 10
 
-Same policy, prompts, lengths, rewards and settings: a reference, one step per rollout. The critic of ours is the head on
-the policy's own hidden states, and prompts are shared as in every run; `--no_sharing` leaves that out and shows what is saved
-without it. Memory is what torch counts: weights, gradients and optimizer states between two updates, and how far an update
-goes beyond. The ratio is the geometric mean of those of the times.
+Policy, prompts, lengths, rewards and settings are the same: a reference model, one step per rollout. Our critic is the
+head on the policy's hidden states, and prompts are shared, as in every run; `--no_sharing` turns that off and shows the
+gain without it. torch counts the memory: weights, gradients and optimizer states between two updates, and the peak that
+an update adds. The ratio is the geometric mean of the ratios of the times.
 """
 
 import dataclasses

@@ -1,12 +1,12 @@
-"""How many replies per second does the shared scorer score, against a plain loop over the same model?
+"""Throughput of the shared scorer, in replies per second, against a plain loop over the same model.
 
 python benchmarks/scorer.py --data shared/data/empathetic_dialogues     # about a minute on two cores
 python benchmarks/scorer.py --size base
 
-2,048 listener replies, of which 30 % repeat another one, as completions of a policy do. The plain loop takes them in
-the order of arrival, in batches of 64 that are padded to their longest reply, in inference mode and without a cache.
-`cold` is an empty cache, `warm` the same replies once more. The scores must be the same to 1e-5. The last line is the
-cold ratio.
+The texts are 2,048 listener replies, 30 % of which repeat another one, as the completions of a policy do. The plain
+loop takes them in their original order, in batches of 64 that are padded to their longest reply, in inference mode and
+without a cache. `cold` starts with an empty cache, and `warm` scores the same replies again. The scores must agree to
+1e-5. The last line is the cold ratio.
 """
 
 import argparse

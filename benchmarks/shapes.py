@@ -1,8 +1,8 @@
-"""The four shapes that every benchmark runs, and trainers of both kinds that differ in nothing else.
+"""The four shapes that every benchmark runs, and two trainers that differ in nothing but their class.
 
-A shape is named after the recipe whose prompts it resembles. Models are Qwen2 with random weights, data are random
-words, and completions run to their full length, because a model that was never trained all but never ends one by
-itself: a plain trainer then has no padding that ours could save.
+A shape is named after the recipe whose prompts it resembles. Models are Qwen2 with random weights, and the data are
+random words. Completions run to their full length, because an untrained model almost never ends one by itself. The
+plain trainer therefore has no padding that ours could save.
 """
 
 import dataclasses

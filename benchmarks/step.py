@@ -1,9 +1,9 @@
-"""A whole optimizer step of GRPO, ours against `trl.GRPOTrainer`: generation, training pass, everything.
+"""Time of a whole GRPO optimizer step, with generation and training pass, ours against `trl.GRPOTrainer`.
 
 python benchmarks/step.py                  # all four shapes; about 15 minutes on two cores
 python benchmarks/step.py ed4_tiny --rounds 20
 
-The ratio is the geometric mean of those of the whole steps.
+The ratio is the geometric mean of the ratios of the whole steps.
 """
 
 from harness import TRAINING, WHOLE, command_line, compare_steps, print_ratio, print_table

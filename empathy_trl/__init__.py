@@ -1,6 +1,6 @@
 """empathy-trl: recipes that train language models to respond with empathy.
 
-Names are loaded when they are first used, so that `import empathy_trl` costs no torch import.
+Names are loaded when they are first used, so that `import empathy_trl` does not import torch.
 """
 
 import importlib

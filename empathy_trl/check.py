@@ -1,7 +1,7 @@
-"""What a recipe will do, without doing it: the page that `run.py --check` prints.
+"""The dry run that `run.py --check` prints: what a recipe will do.
 
-Nothing is downloaded and no weights are made: parameters are counted on PyTorch's meta device. The size of a pretrained
-model comes from its config.json, in a folder or in the Hub's cache; where that is not at hand, the size is unknown.
+Nothing is downloaded and no weights are created: parameters are counted on PyTorch's meta device. The size of a
+pretrained model comes from its config.json, in a folder or in the Hub's cache. Without that file, the size is unknown.
 """
 
 import copy

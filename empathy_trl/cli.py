@@ -1,7 +1,7 @@
-"""What the command lines share: parsers, exit statuses, and how processes that were launched together find each other.
+"""Shared parts of the command lines: parsers, exit statuses, and process groups.
 
-On a CPU, `accelerate launch --num_processes 2` starts one process (accelerate 1.15), and accelerate joins the processes that
-`torchrun` starts only if it is told to use the CPU; `join_processes` does.
+On a CPU, `accelerate launch --num_processes 2` starts one process (accelerate 1.15), and accelerate joins the processes
+that `torchrun` starts only if it is told to use the CPU; `join_processes` does that.
 """
 
 import argparse

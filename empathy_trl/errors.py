@@ -1,9 +1,9 @@
-"""The errors a user can fix: launchers print their message and exit with status 2, without a traceback.
+"""The errors that a user can fix. A command prints the message and exits with status 2, without a traceback.
 
-A server that is asked can fail in two ways. An `InvalidAnswer` concerns one request, which is repeated where that may help.
-`JudgeFailed` concerns all of them (no such model, a refused key, a server that cannot follow a schema); it stops the run.
+A request to a server can fail in two ways. An `InvalidAnswer` concerns one request, which is retried if that may help.
+A `JudgeFailed` concerns all requests (unknown model, rejected key, a server without JSON schemas) and stops the run.
 
-`show` and `suggestion` write the values and the choices that a message names.
+`show` and `suggestion` format the values and the choices that a message names.
 """
 
 import json

@@ -1,8 +1,6 @@
-"""Reading and writing the files of a run: whole or not at all, and errors that name file and line.
+"""Reading and writing files, telling files from Hub ids, and importing a user's objects by name.
 
-A short name for plain data: equal data have one, different data (as good as always) do not.
-
-What all pictures of a run share: drawn without a screen, written whole, noisy curves smoothed the same way.
+Files are written atomically, and errors name the file and the line. `digest` returns a short hash of plain data.
 """
 
 import hashlib

@@ -1,21 +1,22 @@
-"""Formats of prompts and completions: tags, answers, replies in three parts, and chat templates of models without one.
+"""Formats of prompts and completions: tags, answers, replies in three parts, and chat templates for models without one.
 
-Rewards, metrics, data and chat all read a completion through these functions. So what earns a reward is what an evaluation
-counts, and what a user gets to see.
+Rewards, metrics, data and chat all read a completion through these functions, so a reward, an evaluation and the user
+see the same reply.
 
 A completion is a text, or a list of chat messages. It may hold tags, each with a body:
 
     <reasoning>She cried all night.</reasoning><answer>sad</answer>
 
-`read_answer` returns the label in `<answer>`, `reply_text` what is said to the user, and `format_credit` how far all tags
-stand as asked. A reply in three parts, the format of EMPATH (leonvanbokhorst/react-respond-reflect-v1), shows a reaction, says
-the response, and keeps a thought for the next turn:
+`read_answer` returns the label in `<answer>`, `reply_text` the text for the user, and `format_credit` how far all tags
+have the required form. A reply in three parts, the format of EMPATH (leonvanbokhorst/react-respond-reflect-v1), shows a
+reaction, says the response, and keeps a thought for the next turn:
 
     <react>*expression* + *posture*</react>
     <respond>words</respond>
     <reflect>thought for the next turn</reflect>
 
-`read_parts` reads a reply in which all three are well-formed, `part_text` one part whatever the others look like.
+`read_parts` reads a reply in which all three parts are well-formed; `part_text` reads a single part and ignores the
+others.
 """
 
 import itertools

@@ -1,7 +1,7 @@
 """Task name -> (trainer config class, build function), and `run_recipe`, which runs the stages of a recipe.
 
-A build function takes a `StageRun` and returns a trainer that is ready to `.train()`. A new task is one function, one line in
-`TASKS`, and its config in `recipe.schema.CONFIG_CLASSES`.
+A build function takes a `StageRun` and returns a trainer that is ready to `.train()`. To add a task, write one
+function, add one line to `TASKS`, and add its config class to `recipe.schema.CONFIG_CLASSES`.
 """
 
 import gc

@@ -1,14 +1,14 @@
-"""Text, handled the same way by data, rewards, metrics and chat, without a language or a model.
+"""Text functions shared by data, rewards, metrics and chat; they need no language model and work in any language.
 
 | functions | what they do |
 |---|---|
-| `plain`, `is_visible` | bring what looks alike to one form; find out whether there is anything to see |
+| `plain`, `is_visible` | normalise characters that look alike; test whether a text has visible characters |
 | `words`, `pieces`, `lower_words`, `ngrams` | split a text, in any script |
-| `content_words`, `cosine` | what a text speaks of, and how much two texts have in common |
-| `clean` | prepare what strangers wrote for training: no markup, no invisible characters |
+| `content_words`, `cosine` | the content words of a text (English stop words), and the similarity of two sets of them |
+| `clean` | prepare text from users for training: no markup, no invisible characters |
 | `truncate_start`, `truncate_turns`, `newest_turns`, `count_words` | keep the end of a text or of a dialogue |
-| `sanitise` | make what a model wrote safe to print |
-| `mask`, `masked_log` | hide tokens, and addresses that are as good as one |
+| `sanitise` | make model output safe to print |
+| `mask`, `masked_log` | hide tokens, and addresses that contain secrets |
 """
 
 import html

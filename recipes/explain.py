@@ -1,4 +1,4 @@
-"""Show what completions earn from the rewards of a recipe: the command `empathy-trl explain` as a file; --help explains it."""
+"""Show the rewards of given completions: the command `empathy-trl explain` as a file; --help explains it."""
 
 import sys
 

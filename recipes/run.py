@@ -1,4 +1,4 @@
-"""Train what a recipe says: the command `empathy-trl run` as a file; --help explains it."""
+"""Train the stages of a recipe: the command `empathy-trl run` as a file; --help explains it."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Let a language model grade responses: the command `empathy-trl score` as a file; --help explains it."""
+"""Score responses with an LLM judge: the command `empathy-trl score` as a file; --help explains it."""
 
 import sys
 

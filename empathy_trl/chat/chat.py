@@ -1,4 +1,4 @@
-"""Talking to a model from Python: `Chat` opens a model, prompts it as it was trained, and holds a conversation with it."""
+"""Chat from Python: `Chat` loads a model, prompts it as in training, and holds a conversation."""
 
 import warnings
 from collections.abc import Iterator

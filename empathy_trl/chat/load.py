@@ -1,7 +1,8 @@
-"""Loading what is talked to: a model, or a base model and a LoRA adapter that was trained on it.
+"""Loading a model for chat: a full model, or a base model with a LoRA adapter that was trained on it.
 
-An adapter loads onto another base than its own without a word, as long as the shapes fit, and the result talks nonsense. So a base
-of another name is refused; where names cannot be compared, because a folder is gone, the shapes decide.
+An adapter can be loaded onto the wrong base without an error if the shapes fit, and the model then produces nonsense.
+So a base with another name is refused. If the names cannot be compared, because a folder no longer exists, the shapes
+decide.
 """
 
 from pathlib import Path

@@ -1,7 +1,8 @@
-"""A model in this process: streams its replies, and keeps what it computed of a session from turn to turn.
+"""A model in this process: streams its replies and keeps a key-value cache for each session.
 
-A decoder's next prompt begins with its last prompt and reply. So each session keeps the keys and values of what was read and
-written (`KeyValueCache`), and a turn computes only what is new. An encoder-decoder reads its whole prompt in every turn.
+The next prompt of a decoder begins with its last prompt and reply. So each session keeps the keys and values of
+everything read and written (`KeyValueCache`), and a turn computes only the new tokens. An encoder-decoder reads its
+whole prompt in every turn.
 """
 
 import secrets

@@ -1,11 +1,11 @@
-"""The prompts of a chat: what the model sees of a conversation, as in its training.
+"""The prompts of a chat: from a conversation to the prompt format that the model was trained with.
 
-`choose_prompts` finds the recipe that trained the model: `recipe.yaml` in its folder, or the one the user names. Its corpus says how
-a conversation becomes a prompt (`Prompts`). A model without a recipe gets the plain conversation, behind the user's system message
-if there is one.
+`choose_prompts` finds the recipe that trained the model: `recipe.yaml` in its folder, or the recipe that the user
+names. The corpus of the recipe defines how a conversation becomes a prompt (`Prompts`). Without a recipe, the prompt is
+the plain conversation, after the user's system message if there is one.
 
-User input is text only. A space breaks up special tokens, such as `<|im_end|>`, in everything that was said, and the tags of our
-formats in what the user said.
+User input is text only. Special tokens, such as `<|im_end|>`, are broken up with a space in all messages, and the tags
+of our formats in the user's messages.
 """
 
 import json

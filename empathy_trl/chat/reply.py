@@ -1,7 +1,7 @@
-"""A reply while it is written: how it is sampled, streamed from a thread, counted, and split into its parts.
+"""A reply while it is generated: sampling settings, streaming from a thread, token counts, and splitting into parts.
 
-`ReplyReader` says of each new text which part of the reply it belongs to. However the reply was cut into texts on its way, the
-result agrees with `empathy_trl.tags`, which reads whole replies.
+`ReplyReader` assigns each new piece of text to a part of the reply. The result does not depend on how the reply was cut
+into pieces, and agrees with `empathy_trl.tags`, which reads whole replies.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""A model behind a server that speaks OpenAI's chat completions, its reply streamed as server-sent events.
+"""A model behind a server with OpenAI's chat completions API, whose replies are streamed as server-sent events.
 
-The server has the tokenizer, and keeps what it computed of earlier turns in its own way. So the length of a prompt is
-estimated here, and what a turn counts as tokens are the chunks the server sends.
+The server has the tokenizer and does its own caching. The length of a prompt is therefore estimated here, and the
+chunks that the server sends are counted as tokens.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
-"""One conversation with one model: its history, what of it fits into the context, and how long replies take.
+"""A conversation with a model: its history, the part that fits into the context, and timings of replies.
 
-A terminal and a page use a session the same way: `send` a message, show what comes, `prepare` the next turn while the user reads.
-The session keeps the whole conversation; the model sees what fits into its context. When the context is full, the oldest exchanges
-are cut until a quarter of it is free. A cut invalidates the key-value cache, so it has to be rare, and `prepare` does it, when
-nobody waits.
+The terminal and the web page use a session in the same way: `send` a message, show the reply, and `prepare` the next
+turn while the user reads. The session keeps the whole conversation; the model sees the part that fits into its context.
+When the context is full, the oldest exchanges are cut until a quarter of it is free. A cut invalidates the key-value
+cache, so it should be rare, and `prepare` makes it while the user is not waiting.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""The chat as a web page, made of Gradio's components: a session per open page, replies in parts as they are written."""
+"""The chat as a web page built from Gradio's components, with one session per open page and replies shown in parts."""
 
 import logging
 import os

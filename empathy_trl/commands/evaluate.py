@@ -1,4 +1,4 @@
-"""The commands that judge: `evaluate` models, `compare` two evaluations, `explain` rewards, and `score` responses."""
+"""The evaluation commands: `evaluate` models, `compare` two evaluations, `explain` rewards, and `score` responses."""
 
 import argparse
 import errno

@@ -1,4 +1,4 @@
-"""The commands that publish: `hub` (push, pull, card) and `leaderboard`."""
+"""The publishing commands: `hub` (push, pull, card) and `leaderboard`."""
 
 import argparse
 import shlex

@@ -1,4 +1,4 @@
-"""The command `empathy-trl run`: train what a recipe describes."""
+"""The command `empathy-trl run`: train the stages of a recipe."""
 
 import argparse
 from pathlib import Path

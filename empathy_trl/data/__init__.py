@@ -1,11 +1,11 @@
 """Corpora: from a source of rows to the `datasets.Dataset` that a trainer takes.
 
-Each corpus is one class, a `base.Corpus`, in the module that `CORPORA` names. It finds its source, reads it
-strictly and splits it where it comes without splits (`tables.py`, `hub_tables.py`), cleans the text (`empathy_trl/text.py`,
-`normalize.py`) and writes the prompt. It imports no reward and no trainer.
+Each corpus is one class, a `base.Corpus`, in the module that `CORPORA` names. It finds its source, reads it strictly
+and splits it if it has no splits (`tables.py`, `hub_tables.py`), cleans the text (`empathy_trl/text.py`,
+`normalize.py`) and writes the prompt. It does not depend on rewards or trainers.
 
-`data.name` in a recipe is a key of `CORPORA`. A corpus from outside the package is named by
-`data.builder: my_package.my_module:MyCorpus`, and `data.name` is then what results call it.
+`data.name` in a recipe is a key of `CORPORA`. For a corpus outside the package, `data.builder:
+my_package.my_module:MyCorpus` names the class, and `data.name` is the name used in results.
 """
 
 from empathy_trl.data.base import BadRow, Corpus, Report

@@ -1,7 +1,7 @@
-"""What a corpus is: a class that reads rows, checks them and makes a `datasets.Dataset` of them.
+"""The base class of corpora: reads rows, checks them and builds a `datasets.Dataset`.
 
-`Corpus` has everything that the rest of the package asks of a corpus. `usable_rows` checks the rows of a table: a row
-that cannot be used stops the run or is dropped and counted, as the recipe's `data.on_bad_rows` says.
+`Corpus` declares everything that the rest of the package uses of a corpus. `usable_rows` checks the rows of a table: an
+unusable row stops the run, or is dropped and counted, depending on the recipe's `data.on_bad_rows`.
 """
 
 import logging

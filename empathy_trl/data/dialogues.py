@@ -1,9 +1,9 @@
-"""Dialogues: what was said so far is the prompt, what was answered is the reference.
+"""Dialogues: the prompt is the dialogue so far, and the reference is the reply.
 
-Sources are the embedded corpus ("sample"), a folder with train, val and test sub-folders of parallel lists (the layout of
-RLHF-GODEL: `contexts.json`, `targets.json`, `instructions.json`, `knowledge.json`), and EmpatheticDialogues (Rashkin et al.,
-2019) as JSON Lines with one conversation a row, or on the Hub. Of a conversation, everything that its listener says is one
-sample, with all turns before it.
+Sources are the embedded corpus ("sample"), a folder with train, val and test sub-folders of parallel lists (the layout
+of RLHF-GODEL: `contexts.json`, `targets.json`, `instructions.json`, `knowledge.json`), and EmpatheticDialogues (Rashkin
+et al., 2019), as JSON Lines with one conversation per row or on the Hub. In a conversation, each listener utterance is
+one sample, with all turns before it.
 """
 
 from empathy_trl.data.base import Corpus, Messages

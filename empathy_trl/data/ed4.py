@@ -1,16 +1,16 @@
 """ED_easy_4: which of four emotions does a situation express?
 
-Three sources give the same rows: the embedded corpus ("sample"), a local folder of CSV files, and EmpatheticDialogues on the
-Hub. The situation stands last in the prompt: whatever shortens a text can never touch the instruction.
+Three sources give the same rows: the embedded corpus ("sample"), a local folder of CSV files, and EmpatheticDialogues
+on the Hub. The situation stands last in the prompt, so truncation can never affect the instruction.
 
-Template rationales for the warm start. A model that never writes `<reasoning>…</reasoning><answer>…</answer>` earns no reward,
-so GRPO has nothing to compare. The warm start (task sft) shows it the format. Its rationales are NOT human reasoning and
-contain no knowledge about emotions: one fixed sentence quotes the word of a text that went most often with its label in the
-rows at hand. What reasoning is worth the model finds out later, by reward. The label itself is not named in the rationale
-(unless the text says it): the answer has to follow from the word quoted.
+The warm start (task sft) uses template rationales. A model that never writes
+`<reasoning>…</reasoning><answer>…</answer>` earns no reward, so GRPO has nothing to compare; the warm start teaches the
+format. Its rationales are NOT human reasoning and contain no knowledge about emotions: a fixed sentence quotes the word
+of the text that occurs most often with its label in the given rows. Useful reasoning is learned later, from the reward.
+The rationale does not name the label (unless the text does), so the answer has to follow from the quoted word.
 
-One sentence and one word on purpose: every token that a tiny policy is unsure of adds noise to the policy gradient.
-With three quoted words in one of four sentences, GRPO on ED_easy_4 improved several times more slowly.
+The rationale has one sentence and one word on purpose: every token that a tiny policy is unsure of adds noise to the
+policy gradient. With three quoted words in one of four sentences, GRPO on ED_easy_4 improved several times more slowly.
 """
 
 import re

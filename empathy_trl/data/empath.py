@@ -1,13 +1,14 @@
 """EMPATH: dialogues in which every turn of the assistant reacts, responds and reflects (see `tags.py`).
 
-Every turn of the assistant is an example: what was said before is the prompt, the turn is the reference, and what the user
-says next tells whether the reflection saw it coming. Sources are the embedded corpus ("sample"), a JSON Lines file, a folder
-with one such file or with one for each of train, valid and test, or a Hub id with a column `messages`, such as
-leonvanbokhorst/react-respond-reflect-v1. One file, or a Hub id with one split, is split 90/10 by conversation (see `tables.py`).
+Every assistant turn is an example: the prompt is the dialogue so far, the reference is the turn, and the user's next
+turn shows whether the reflection anticipated it. Sources are the embedded corpus ("sample"), a JSON Lines file, a
+folder with one such file or with train, valid and test files, or a Hub id with a column `messages`, such as
+leonvanbokhorst/react-respond-reflect-v1. A single file, or a Hub id with a single split, is split 90/10 by conversation
+(see `tables.py`).
 
-A row is `{"conversation_id", "messages": [{"role", "content"}], "emotion"}`, of which only the messages have to be there.
-`tags.read_parts` says whether a reply is well-formed; `fault` names what is wrong with one that is not, and the name is what a
-report of the data counts.
+A row is `{"conversation_id", "messages": [{"role", "content"}], "emotion"}`; only the messages are required.
+`tags.read_parts` decides whether a reply is well-formed, and `fault` names the defect of one that is not. The data
+report counts defects by that name.
 """
 
 import re

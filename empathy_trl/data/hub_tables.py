@@ -1,4 +1,4 @@
-"""Data sets on the Hub, or in its cache, as tables, and the two ways in which EmpatheticDialogues is read."""
+"""Data sets on the Hub or in its cache, read as tables; also the two ways of reading EmpatheticDialogues."""
 
 from dataclasses import dataclass
 

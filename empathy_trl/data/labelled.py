@@ -1,14 +1,14 @@
-"""Labels of texts: emotions of situations, intents of replies, and mechanisms of empathy in responses to a post.
+"""Corpora for classification: emotions of situations, intents of replies, mechanisms of empathy in responses.
 
-`emotions`: which of the 32 emotions of EmpatheticDialogues (Rashkin et al., 2019) does a situation express? `intents`: what
-does a listener's reply do? These are the eight intents of Welivita & Pu (2020) and neutral. EmpatheticIntents labels both
-kinds of text with one list of 41 labels; either corpus skips the rows of the other.
+`emotions`: which of the 32 emotions of EmpatheticDialogues (Rashkin et al., 2019) does a situation express? `intents`:
+what does a listener's reply do? The labels are the eight intents of Welivita & Pu (2020) and neutral. EmpatheticIntents
+labels both kinds of text with one list of 41 labels; each corpus skips the rows of the other.
 
-`epitome`: after Sharma et al. (2020), "A Computational Approach to Understanding Empathy Expressed in Text-Based Mental Health
-Support" (EMNLP). Emotional reactions express warmth or concern, interpretations tell an understanding of the seeker's
-feelings and experiences, explorations ask about what the post leaves open; each is absent, weak or strong. The published
-data are one CSV per mechanism; they are joined on the ids of the two posts and split 90/10, so that all responses to a
-seeker are in one part.
+`epitome`: after Sharma et al. (2020), "A Computational Approach to Understanding Empathy Expressed in Text-Based Mental
+Health Support" (EMNLP). Emotional reactions express warmth or concern, interpretations express an understanding of the
+seeker's feelings and experiences, and explorations ask about what the post leaves open; each is absent, weak or strong.
+The published data are one CSV per mechanism. They are joined on the ids of the two posts and split 90/10, so that all
+responses to a seeker are in one part.
 """
 
 from empathy_trl.data.base import Corpus

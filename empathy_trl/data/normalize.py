@@ -1,9 +1,9 @@
 """Normalisation of social-media text for models that score it.
 
-Addresses, names and signs that differ in every text become one token each, as in BERTweet (Nguyen et al., 2020) and
-its kind. The order matters: invisible characters go first and NFKC follows, so that no address can hide behind a
-zero-width space or a full-width "＠"; addresses go before mentions, because "a@b.org" holds an "@". Normalising twice
-is normalising once.
+Addresses, user names and symbols that differ in every text become one token each, as in BERTweet (Nguyen et al., 2020)
+and similar models. The order matters: invisible characters go first and NFKC follows, so that no address can hide
+behind a zero-width space or a full-width "＠"; addresses go before mentions, because "a@b.org" contains an "@".
+Normalisation is idempotent.
 """
 
 import re

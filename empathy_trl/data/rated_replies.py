@@ -1,8 +1,8 @@
-"""Rated replies: how good is a reply in its context, as one number or by several named ratings?
+"""Rated replies: how good is a reply in its context, by one rating or several named ones?
 
-The rows of reward models. Two formats: parallel lists (`contexts.json`, `responses.json`, `ratings.json`, the layout of
-RLHF-GODEL), and JSON Lines with `context`, `response` and `ratings`. A source that comes in parts is used so; a single one
-is split 90/10 by context (see `tables.py`), so that no context is in two parts.
+These are the rows of reward models, in two formats: parallel lists (`contexts.json`, `responses.json`, `ratings.json`,
+the layout of RLHF-GODEL), and JSON Lines with `context`, `response` and `ratings`. A source with splits keeps them. A
+source without splits is split 90/10 by context (see `tables.py`), so that all replies to a context are in one part.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""ReDial: two people talk about films, one seeks, the other recommends; the policy learns the recommender's part.
+"""ReDial: a seeker and a recommender talk about films; the policy learns the recommender's part.
 
-After Li et al., "Towards Deep Conversational Recommendations" (NeurIPS 2018). Consecutive messages of one side are one turn,
-a line each, and every turn of the recommender that answers the seeker is an example: what was said before is the prompt, the
-turn is the reference. Sources are the embedded corpus ("sample"), a folder with the original files or with the layout by
-roles (see `redial_files.py`), or a Hub id with the columns of either. Where a source has no part for `valid`, a
+After Li et al., "Towards Deep Conversational Recommendations" (NeurIPS 2018). Consecutive messages of one side form one
+turn, one message per line. Every recommender turn that answers the seeker is an example: the prompt is the dialogue so
+far, and the reference is the turn. Sources are the embedded corpus ("sample"), a folder with the original files or with
+the layout by roles (see `redial_files.py`), or a Hub id with the columns of either. If a source has no `valid` part, a
 tenth of the dialogues of `train` becomes one (see `tables.py`).
 """
 

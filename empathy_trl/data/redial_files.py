@@ -1,15 +1,15 @@
 """The files of ReDial: a row as a dialogue, emotions from a second table, and films in texts of limited length.
 
-Two layouts give the same dialogue. The original one names workers: the initiator asks for a film (here the seeker), the
-respondent answers (the recommender), and each has filled in a form about the films. The Hub has the same columns, with lists
-in place of mappings. The other layout names roles.
+Two layouts give the same dialogue. The original layout names workers: the initiator asks for a film (the seeker), the
+respondent answers (the recommender), and each has filled in a form about the films. The Hub has the same columns, with
+lists instead of mappings. The other layout names roles.
 
-The table of emotions has one row per message: `conversation_id`, `turn` (the index of the message in its dialogue, from 0,
-empty messages included) and `emotion` (any words). One table may serve all splits.
+The table of emotions has one row per message: `conversation_id`, `turn` (the index of the message in its dialogue, from
+0, counting empty messages) and `emotion` (any words). The same table may serve all splits.
 
-A film stands in a text as its id, `@111776`, until the text has its final length, so no limit cuts a title or a `<movie>` in
-two; `fill_slots` then replaces the id. Lengths are counted in words and punctuation marks, because a corpus has no tokenizer;
-a model usually needs more tokens.
+A film stands in a text as its id, `@111776`, until the text has its final length, so truncation never splits a title or
+a `<movie>`; `fill_slots` then replaces the id. Lengths are counted in words and punctuation marks, because a corpus has
+no tokenizer; a model usually needs more tokens.
 """
 
 import re

@@ -1,11 +1,12 @@
-"""Tables: finding the file of a split, reading it strictly (CSV, TSV, JSON Lines, JSON lists; also gzipped), and splitting it.
+"""Tables: finding the file of a split, reading it strictly (CSV, TSV, JSON Lines, JSON lists; also gzipped), splitting it.
 
-A file that cannot be trusted as a whole (missing, not UTF-8, broken quoting, a missing column) raises `DataError`. A single
-bad row (too many cells, no JSON) becomes a `BadRow`, which says what is wrong and where.
+A file that cannot be used as a whole (missing, not UTF-8, broken quoting, a missing column) raises `DataError`. A
+single bad row (too many cells, not JSON) becomes a `BadRow`, which names the defect and the position.
 
-`split_rows` and `split_table` divide data that comes without splits 90/10, by row or by conversation. Turns of one
-conversation quote and answer each other. A split by row puts some of them on both sides, and a test figure then measures
-memory too; a split by conversation does not. Published figures often come from a split by row, so both exist.
+`split_rows` and `split_table` split data without splits 90/10, by row or by conversation. Turns of the same
+conversation quote and answer each other. A split by row puts some of them on both sides, so a test score also measures
+memorisation; a split by conversation avoids this. Published figures often come from a split by row, so both are
+available.
 """
 
 import csv

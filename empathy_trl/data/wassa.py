@@ -1,14 +1,14 @@
 """WASSA empathy conversations: how much emotion, which polarity and how much empathy does a turn show?
 
 The schema is that of the WASSA 2023/2024 shared task, track CONV-turn (Barriere et al., 2023; Giorgi et al., 2024): one
-row per turn with a text and a number per dimension. These are the rows of task regress. Sources are the embedded corpus
-("sample"), a table, a folder, or a Hub id. A source that comes in three files or splits is used so (`split_by: given`); one
+row per turn, with a text and a number per dimension. The task regress uses these rows. Sources are the embedded corpus
+("sample"), a table, a folder, or a Hub id. A source with three files or splits keeps them (`split_by: given`); a single
 table is split 90/10, by row or by conversation (see `tables.py`).
 
-For sft, grpo and ppo the same turns are prompts, and what the other person answered is the reference. The policy is asked to
-think about the person first, in `<reasoning>`, and to answer in one or two sentences, in `<answer>`. For a warm start (task
-sft) the answer is the reference, and the reasoning is a template, filled with what the ratings of the turn say: it shows the
-format, and is no human reasoning.
+For sft, grpo and ppo, the prompt is a turn and the reference is the other person's answer. The policy is told to reason
+about the person first, in `<reasoning>`, and then to answer in one or two sentences, in `<answer>`. For the warm start
+(task sft), the answer is the reference, and the reasoning is a template filled from the ratings of the turn. It teaches
+the format and is not human reasoning.
 """
 
 import itertools

@@ -1,15 +1,15 @@
-"""Evaluation: predict, score with intervals, set beside baselines, report.
+"""Evaluation: predict, score with intervals, compare with baselines, report.
 
-| module | one idea |
+| module | content |
 |---|---|
-| `base` | `Evaluator`, what every kind of evaluation offers; baselines and tables |
-| `emotions`, `replies`, `heads` | the evaluators: how each kind of prediction is made, scored, drawn and shown |
-| `generation` | the completions of an evaluation, kept as they come |
-| `metrics` | figures and their intervals: agreement with labels, counts, perplexity, classifiers; one `evaluate` module per folder |
-| `plots` | all plots, also the curves of a training |
-| `evaluate` | all of the above for one model of one stage, and the files it writes |
+| `base` | `Evaluator`, the base class of all kinds of evaluation; baselines and tables |
+| `emotions`, `replies`, `heads` | the evaluators: how each kind of prediction is made, scored, plotted and shown |
+| `generation` | the completions of an evaluation, saved as they arrive |
+| `metrics` | metrics and intervals: agreement with labels, counts, perplexity, classifiers; `evaluate` modules |
+| `plots` | all plots, including training curves |
+| `evaluate` | the evaluation of one model of one stage, and the files it writes |
 | `compare` | two results on the same rows: changes, intervals, p-values |
-| `report` | `report.md` and `report.png` for a whole run, from its artefacts alone |
+| `report` | `report.md` and `report.png` for a whole run, from its output files |
 
 Import the module that you need; this package imports none of them.
 """

@@ -1,8 +1,8 @@
-"""The base class of evaluators, the baselines that stand beside every result, and the files that hold a result.
+"""The base class of evaluators, the baselines shown beside every result, and the files that hold a result.
 
-`Evaluator` declares what each kind of evaluation offers. The baselines are fitted on the training labels and scored by the
-same functions as a model: the majority class or the mean rating, which ignore the text, and TF-IDF with a linear model,
-which counts words. `evaluate` describes the files.
+`Evaluator` declares what each kind of evaluation provides. The baselines are fitted on the training labels and scored
+by the same functions as a model: the majority class or the mean rating, which ignore the text, and TF-IDF with a linear
+model, which counts words. `evaluate` describes the files.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Two results on the same rows: how every metric changed, with its interval and p-value; the page and plot of a comparison.
+"""Comparison of two results on the same rows: changes of metrics, intervals and p-values, as a page and a plot.
 
-A comparison needs only the files of two evaluations. Rows are drawn again for both results at once, which removes the
-difficulty of the rows from the change (`metrics.bootstrap`). A metric of the drawn rows is computed from the predictions,
-and used only if all rows together give the figure that the evaluation reports.
+A comparison needs only the files of two evaluations. Rows are resampled for both results at once, which removes the
+difficulty of the rows from the change (`metrics.bootstrap`). The metric of a resample is computed from the predictions.
+It is used only if the predictions of all rows reproduce the value that the evaluation reports.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The evaluator of completions that answer with an emotion."""
+"""The evaluator of completions whose answer is an emotion."""
 
 from pathlib import Path
 

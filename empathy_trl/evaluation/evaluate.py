@@ -1,36 +1,35 @@
-"""Evaluation of one model: predict, score, compare with baselines, write the artefacts.
+"""Evaluation of one model: predict, score, compare with baselines, write the files.
 
-What a prediction is and how it is scored depends on the kind of the stage, and each kind is a `base.Evaluator`: `emotions`
+The kind of the stage determines how predictions are made and scored. Each kind is a `base.Evaluator`: `emotions`
 (completions that answer with a label), `replies` (completions that reply to somebody), `staged` (replies that react, respond
 and reflect), `labels` (task classify), `ratings` (task regress) and `pairs` (task regress with objective pairwise).
 
-Under several processes every process holds the whole model and predicts for its share of the rows; the main process
-scores and writes, and all of them return its result. (A model that is sharded over processes has to be loaded anew for
-this, whole.)
+With several processes, each one holds the whole model and predicts its share of the rows; the main process scores and
+writes, and all of them return its result. (A model that is sharded over processes has to be loaded again, whole.)
 
-The files of an evaluation, in public formats: leaderboard, cards and reports read these and nothing else.
+The files of an evaluation have public formats; leaderboards, cards and reports read nothing else:
 
 * `eval_<split>.json`: `{"recipe", "stage", "model", "kind", "data": {"name", "source", "revision", "split", "n", "rows",
   "decoding"}, "metrics": {name: {"value", "low", "high", "n"}}, "baselines": {name: metrics}, "seed", "metrics_version",
-  "versions"}`. `rows` is a digest of the questions and what they are held against: two results with the same one saw the
-  same rows, whatever the folder was called. Figures of different `metrics_version` of a kind mean different things. After
-  the baselines stands what the kind adds: emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions`
+  "versions"}`. `rows` is a digest of the inputs and references: results with the same digest saw the same rows, whatever
+  the folder was called. Within a kind, metrics of different `metrics_version` have different definitions. Each kind adds
+  keys after the baselines: emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions`
   (group -> the same), ratings and pairs `ratings` (their names), replies `judged_by` (reward -> its parameters, its weight at
-  the end of training and, where it asks a model, a digest as `weights`), `classifiers` (epitome, emotion, intent or
-  bertscore -> the model that gave its figures, as `metrics.reply_classifiers` says) and `left_out` (metric -> why it has no value). A
-  perplexity also has `tokens`. `decoding` is there for completions.
-* `predictions_<split>.jsonl`: one row per example. `index` is the row in the whole split, `text` what was asked; the
-  rest depends on the kind:
+  the end of training and, if it uses a model, a digest as `weights`), `classifiers` (epitome, emotion, intent or
+  bertscore -> its model, see `metrics.reply_classifiers`) and `left_out` (metric -> why it has no value). A
+  perplexity also has `tokens`. Completions also have `decoding`.
+* `predictions_<split>.jsonl`: one row per example. `index` is the row in the whole split and `text` the input; the rest
+  depends on the kind:
   emotions `{"label", "prediction", "correct", "completion"}`, `prediction` being null when the answer is invalid;
   labels `{"label", "prediction", "correct"}`, the labels of several groups separated by " / ", `correct` a share;
   ratings `{"label", "prediction", "error"}`, the first two rating -> number, `error` their mean absolute difference;
   pairs `{"label", "prediction", "right_share"}`, the first two rating -> number, the last null for a reply without a pair;
   replies `{"completion", "reply", "reference", "rewards", "reward", "metrics"}`, `rewards` reward -> number or null,
-  `reward` null where no reward applies, and `metrics` name -> number or null for every metric that is a mean over rows.
-* `predictions_<split>.partial.jsonl`: the completions of an evaluation that is not done, see `generation`.
+  `reward` null if no reward applies, and `metrics` name -> number or null for every metric that is a mean over rows.
+* `predictions_<split>.partial.jsonl`: the completions of an unfinished evaluation, see `generation`.
 * `confusion_<split>.png` (emotions, labels; with several groups `confusion_<group>_<split>.png`), `ratings_<split>.png`
 
-Every file but the partial one is written beside its place and then renamed: a reader never sees half of one.
+Every file except the partial one is written atomically.
 """
 
 import random

@@ -1,11 +1,11 @@
-"""Completions of an evaluation: generated as its stage says, and kept on disk as they come.
+"""Completions of an evaluation: generated with the settings of the stage, and saved as they arrive.
 
-`predictions_<split>.partial.jsonl` stands beside the files of an evaluation until these are written, so that an interrupted
-evaluation goes on where it stopped. Its first line holds what decides a completion: `{"header": {...}}`. One row follows for
-every completion, in the order in which they were made: `{"row": number, "completion": text}`. With several processes, each
-one appends to a file of its own (`predictions_<split>.partial.<process>.jsonl`), and the main process collects them when the
-next evaluation begins. A last line that was cut short is dropped and its row generated again. Completions with another
-header are discarded.
+`predictions_<split>.partial.jsonl` exists until the evaluation has written its files, so that an interrupted evaluation
+continues where it stopped. Its first line holds everything that determines a completion: `{"header": {...}}`. One row
+per completion follows, in the order of generation: `{"row": number, "completion": text}`. With several processes, each
+one appends to its own file (`predictions_<split>.partial.<process>.jsonl`), and the main process collects them when the
+next evaluation begins. A truncated last line is dropped and its row generated again. Completions with another header
+are discarded.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Plots of a run, as PNG: the curves of a training, the results of an evaluation, reports and comparisons."""
+"""Plots as PNG: training curves, results of an evaluation, reports and comparisons."""
 
 from pathlib import Path
 

@@ -1,9 +1,9 @@
-"""Evaluators of completions that reply to a person: the recipe's rewards, and figures that show whether these are hacked.
+"""Evaluators of completions that reply to a person: the recipe's rewards, and metrics that show reward hacking.
 
-A policy that only pleases a reward model shows it in other figures: its replies grow longer or shorter, repeat the same
-words (distinct-2), are the same for many prompts (duplicates), and move away from what people answered (similarity). These
-figures stand beside the reward in every table, with a row for the reference replies. The main figures of
-`reply_metrics`, `perplexity` and `reply_classifiers` are in the same table, all others in a second one.
+When a policy hacks a reward model, other metrics change: its replies grow longer or shorter, repeat the same words
+(distinct-2), are the same for many prompts (duplicates), and differ more from human replies (similarity). Every table
+shows these metrics beside the reward, with a row for the reference replies. The main metrics of `reply_metrics`,
+`perplexity` and `reply_classifiers` are in the same table, all others in a second one.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,9 @@
 """The report of a run: what training changed, for a reader who has not seen the run.
 
-`report.md` and `report.png` need only the files below `outputs/<recipe>/`, so they can be written again at any time. Stages
-are compared on the same rows; the interval of a difference comes from a paired bootstrap. Stages of different kinds (a reward
-model, and the policy that learned from it), or whose replies were judged by different rewards, are in separate parts.
+`report.md` and `report.png` need only the files below `outputs/<recipe>/`, so they can be written again at any time.
+Stages are compared on the same rows, and the interval of a difference comes from a paired bootstrap. Stages are in
+separate parts if they are of different kinds (a reward model, and the policy that learned from it) or if different
+rewards judged their replies.
 """
 
 import json

@@ -1,20 +1,20 @@
-"""Scores of an LLM judge for a file of contexts and responses: what `recipes/score.py` runs.
+"""Scores of an LLM judge for a file of contexts and responses; used by `recipes/score.py`.
 
 Three layouts can be read:
 
 | source | a row is |
 |---|---|
 | JSON Lines, also gzipped | `{"context", "response"}` |
-| a folder with `contexts.json` and `responses.json` | the entries at one place of the two lists |
+| a folder with `contexts.json` and `responses.json` | the entries with the same index in the two lists |
 | `predictions_<split>.jsonl` of an evaluation of replies | `{"text", "reply"}`; other keys are ignored |
 
-A context is a text, a list of texts, or a list of chat messages `{"role", "content"}`. Texts are alternating turns of two
-people; the last one is the turn that the response answers. A response is a text, which may be empty.
+A context is a text, a list of texts, or a list of chat messages `{"role", "content"}`. Texts are alternating turns of
+two people; the last one is the turn that the response answers. A response is a text, which may be empty.
 
-The output has one JSON object per scored row, in the order of the input: `{"index", "context", "response", "ratings"}`. `index` is
-the row of the input, from 0; `ratings` are aspect -> score on the judge's own scale. The file is written whole at the end of a
-run, over an existing one. A run that stops early leaves the file alone; its answers are in the judge's cache, so that running
-again costs only what is missing.
+The output has one JSON object per scored row, in the order of the input: `{"index", "context", "response", "ratings"}`.
+`index` is the row of the input, from 0; `ratings` maps each aspect to a score on the judge's scale. The file is written
+at the end of a run and replaces an existing one. A run that stops early does not change the file. Its answers are in
+the judge's cache, so that the next run requests only what is missing.
 """
 
 import asyncio

@@ -1,11 +1,11 @@
-"""The Hugging Face Hub: publishing a stage's model, fetching one, its card, and leaderboards of published results.
+"""The Hugging Face Hub: publish a stage's model, fetch a model, write its card, and rank published results.
 
 | module | content |
 |---|---|
-| `push` | publishes a model, a checkpoint or a data set, and checks before training that it will work |
+| `push` | publishes a model, a checkpoint or a data set, and checks before training that this will work |
 | `pull` | fetches a published model; retries and errors of all requests to the Hub |
 | `card` | fills `card.md.jinja`, the model card |
-| `stage_folder` | what a stage's folder says about its model, shown safely in Markdown |
+| `stage_folder` | reads a stage's folder and escapes its content for Markdown |
 | `results` | evaluations as the `model-index` of a card, and back |
 | `leaderboard` | many evaluations, ranked |
 """

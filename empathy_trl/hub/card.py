@@ -1,8 +1,8 @@
-"""The model card of a trained stage: the template `card.md.jinja`, filled with what lies in the stage's folder.
+"""The model card of a trained stage: the template `card.md.jinja`, filled from the files in the stage's folder.
 
-A card needs no network and nothing but the folder, so it can be made again at any time. What is missing there (an evaluation,
-samples, a curve) is left out or said to be missing. Names, paths and parameters come from recipes of other people: they pass
-through `stage_folder.text` or `stage_folder.code`, or through YAML in the metadata.
+A card needs only the folder and no network, so it can be written again at any time. A missing part (an evaluation,
+samples, a curve) is left out or marked as missing. Names, paths and parameters come from other people's recipes, so
+they are escaped by `stage_folder.text` or `stage_folder.code`, or by YAML in the metadata.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Fetching a published model with its recipe and results; and what all requests to the Hub share: retries and clear errors.
+"""Fetching a published model with its recipe and results; also retries and error messages of all requests to the Hub.
 
-`pull` fetches only files that are read as data. Weights as pickles and Python files, which can run code, stay on the Hub.
+`pull` fetches only files that are read as data. Pickled weights and Python files, which can run code, stay on the Hub.
 
-huggingface_hub itself repeats uploads of large files, five times each. It sends other requests once (who am I, does it exist,
-create it, commit): `retry` repeats them.
+huggingface_hub retries uploads of large files, five times each, but sends other requests once (who am I, does it exist,
+create it, commit). `retry` repeats those.
 """
 
 import json

@@ -1,11 +1,11 @@
-"""Publishing: a stage's model with its recipe, results and card, or files as a data set.
+"""Publishing a stage's model with its recipe, results and card, or files as a data set.
 
-A push is one commit. Files that are on the Hub already, from an earlier push or one that was cut off, are not sent again.
-Nothing local is written, moved or deleted, so a failed push is repeated by its command (`empathy-trl hub push`).
+A push is one commit. Files that are already on the Hub, from an earlier or interrupted push, are not sent again. A push
+does not write, move or delete local files, so a failed push can be repeated with `empathy-trl hub push`.
 
-Published are the files that `MODEL`, `RUN` and `IMAGES` name. Everything else in the folder stays: checkpoints and optimizer
-states, `training_args.bin` (a pickle), `predictions_*.jsonl` (they repeat the rows of the data), a critic, logs. What is
-published holds no token and not the path of the home folder (`without_secrets`).
+`MODEL`, `RUN` and `IMAGES` name the files that are published. Everything else in the folder stays local: checkpoints
+and optimizer states, `training_args.bin` (a pickle), `predictions_*.jsonl` (they contain data rows), a critic, logs.
+Published files contain neither a token nor the path of the home folder (`without_secrets`).
 """
 
 import json

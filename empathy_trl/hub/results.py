@@ -1,8 +1,8 @@
 """Evaluations as the machine-readable results of a model card (its `model-index`), and back.
 
-One evaluation is one block of the index, with one entry for each metric. Where the parts of `eval_<split>.json` stand is
-described in `docs/hub.md`; it is a public format. Nothing of the machine goes along: neither the folder of the model
-nor that of the data, of which only the name stays.
+An evaluation is one block of the index, with one entry for each metric. `docs/hub.md` describes where the parts of
+`eval_<split>.json` are stored; it is a public format. Local paths are not included: the folder of the model is left
+out, and only the name of the data folder is kept.
 """
 
 import sys

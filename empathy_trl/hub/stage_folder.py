@@ -1,7 +1,8 @@
-"""What a stage's folder says about its model, the only source of a model card; and `text` and `code`, which show it in Markdown.
+"""Reading a stage's folder, the only source of a model card; `text` and `code` escape its content for Markdown.
 
-Names, paths and parameters come from recipes of other people. `text` and `code` show them as they are, on one line: nothing in them
-starts a heading, a table cell, a link or HTML. Tokens, folders of the machine and addresses of servers are left out.
+Names, paths and parameters come from other people's recipes. `text` and `code` show them unchanged on one line, escaped
+so that they cannot start a heading, a table cell, a link or HTML. Tokens, local folders and server addresses are left
+out.
 """
 
 import re

@@ -1,6 +1,6 @@
-"""Language models and classifiers: loading, making tiny ones, generating with them and scoring with them.
+"""Language models and classifiers: loading, tiny models from scratch, generation and scoring.
 
-The names of `__all__` are imported when they are first used, so that `import empathy_trl.models` costs no torch import.
+The names of `__all__` are imported when they are first used, so that `import empathy_trl.models` does not import torch.
 """
 
 import importlib

@@ -1,14 +1,15 @@
-"""Models behind a server that speaks OpenAI's chat completions: judges, and models to evaluate.
+"""Models behind a server with OpenAI's chat completions API: judges, and models to evaluate.
 
-* Settings: an address (`checked_base_url`) and the NAME of the environment variable with the API key (`read_key`). A recipe
-  is saved beside the model and published with it, so `refuse_keys` refuses whatever looks like a key, without repeating it.
-* `Client` sends one request with OpenAI's own client. It limits concurrency and time, and retries after waits that grow
-  exponentially with full jitter (Brooker 2015, "Exponential Backoff And Jitter", AWS Architecture Blog), so that processes
-  which failed together do not return together. An `InvalidAnswer` concerns one request; `JudgeFailed` concerns all of them
-  (no such model, a refused key) and stops the run.
+* Settings: `checked_base_url` checks an address, and `read_key` reads the API key from the environment variable that
+  the recipe names. A recipe is saved beside the model and published with it, so `refuse_keys` refuses everything that
+  looks like a key, without repeating it.
+* `Client` sends one request with OpenAI's client. It limits concurrency and time. It retries after waits that grow
+  exponentially with full jitter (Brooker 2015, "Exponential Backoff And Jitter", AWS Architecture Blog), so that
+  processes that failed together do not retry together. An `InvalidAnswer` concerns one request; `JudgeFailed` concerns
+  all of them (unknown model, rejected key) and stops the run.
 * `ask_all` sends a batch, and `Failures` stops it when too many answers are missing.
 * `Cache` keeps answers on disk, so that no request is paid for twice.
-* `ApiModel` completes chat prompts for an evaluation, like a model that is loaded.
+* `ApiModel` completes chat prompts for an evaluation, like a loaded model.
 """
 
 import asyncio

@@ -1,12 +1,12 @@
-"""Prompts as batches: their tokens and ends, padding, batch sizes that fit in memory, and a prefix that is read once.
+"""Prompts in batches: tokens and end tokens, padding, batch sizes that fit in memory, and shared prefixes.
 
-* `in_batches` works through items in batches and halves them where memory runs out; `fitting_rows` estimates their size.
-* `read_prefix` computes the keys and values of what all prompts of an evaluation begin with, mostly the system message and
-  the instruction, for one row. `Prefix.before` copies them for every batch, whose rows are padded between the prefix and
-  the rest of each prompt. Positions count visible tokens, so the padding does not move them.
-* `pad` makes a rectangle of token ids of several lengths.
-* `prompt_tokens`, `end_tokens` and `completion_of` say how a prompt becomes tokens and where a completion ends, the same for
-  every back end.
+* `in_batches` processes items in batches and halves them when memory runs out; `fitting_rows` estimates the batch size.
+* `read_prefix` computes the keys and values of the prefix that all prompts of an evaluation share, usually the system
+  message and the instruction, for one row. `Prefix.before` copies them for every batch, whose rows are padded between
+  the prefix and the rest of each prompt. Positions count visible tokens, so the padding does not shift them.
+* `pad` pads lists of token ids to a rectangle.
+* `prompt_tokens`, `end_tokens` and `completion_of` define how a prompt becomes tokens and where a completion ends, in
+  the same way for every back end.
 """
 
 import copy

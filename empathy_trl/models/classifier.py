@@ -2,9 +2,9 @@
 
 `load_classifier` loads a trained one, as a full model or as a LoRA adapter. It refuses a model whose head is untrained.
 
-`new_classifier` makes one for `task: regress` and `task: classify`: an encoder with a new head. The encoder is pretrained (a
-Hub id or a folder, such as roberta-base) or built from scratch, as a small RoBERTa with a tokenizer trained on the texts of
-the stage. The config of the model describes its outputs, see `label_schema`.
+`new_classifier` creates one for `task: regress` and `task: classify`: an encoder with a new head. The encoder is
+pretrained (a Hub id or a folder, such as roberta-base) or built from scratch, as a small RoBERTa with a tokenizer
+trained on the texts of the stage. The config of the model describes its outputs, see `label_schema`.
 """
 
 import json

@@ -1,16 +1,17 @@
-"""Completions for chat prompts, with transformers or vLLM: the same prompts, ends and texts in both.
+"""Completions for chat prompts, with transformers or vLLM: both use the same prompts, end tokens and texts.
 
-`generate` is for a few texts or chats, `generate_completions` for an evaluation. `choose_backend` decides which back end
-generates:
+`generate` is for a few texts or chats, `generate_completions` for an evaluation. `choose_backend` decides which back
+end generates:
 
-* `transformers` (`complete_padded`): batches of similar length with `model.generate`. A decoder's prompts are padded on the
-  left, because the completion follows them; an encoder's on the right.
-* `vllm` (`complete_with_vllm`): for GPUs, where it is installed. vLLM reads a model from a folder, so the loaded weights (an
-  adapter merged, a revision resolved) are saved to a temporary one. Tokens go in and come out, so the tokenizer is the same.
+* `transformers` (`complete_padded`): batches of similar length with `model.generate`. Prompts of a decoder are padded
+  on the left, because the completion follows them; prompts of an encoder are padded on the right.
+* `vllm` (`complete_with_vllm`): for GPUs, if vLLM is installed. vLLM reads a model from a folder, so the loaded weights
+  (with an adapter merged and a revision resolved) are saved to a temporary folder. The input and output are tokens, so
+  the tokenizer is the same.
 
-Each prompt is sampled with a random number generator seeded by the number of its row: the next token is the argmax of
-log-probability + Gumbel noise (Maddison et al., A* Sampling, 2014). A completion therefore does not depend on its
-neighbours, the batch size, the number of processes or an interruption.
+Each prompt is sampled with a random number generator seeded by its row number: the next token is the argmax of
+log-probability + Gumbel noise (Maddison et al., A* Sampling, 2014). A completion therefore does not depend on the other
+prompts of its batch, the batch size, the number of processes or an interruption.
 """
 
 import copy

@@ -1,8 +1,9 @@
 """Names and files of models, in a folder or on the Hub; needs no torch.
 
-A name is a folder, `stage:<name>`, `openai:NAME`, or a Hub id, with `@revision` or without (`split_revision`). Whatever is
-wrong with the files (a mistyped folder, a gated model, no network, a damaged file, missing weights) ends in a `UserError`
-that names the model and the way out: see `hub_errors`. `saved_critic` finds the critic that PPO saves beside its policy.
+A name is a folder, `stage:<name>`, `openai:NAME`, or a Hub id, with or without `@revision` (`split_revision`). Every
+problem with the files (a mistyped folder, a gated model, no network, a damaged file, missing weights) raises a
+`UserError` that names the model and the solution: see `hub_errors`. `saved_critic` finds the critic that PPO saves
+beside its policy.
 """
 
 import json

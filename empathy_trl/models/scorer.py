@@ -1,16 +1,16 @@
 """Frozen classifiers and regressors that score texts, for rewards, evaluations and `predict`.
 
-A `Scorer` holds one model; `shared_scorer` loads a model once per process and device for all rewards that use it. It is fast
-for these reasons, the largest saving first:
+A `Scorer` holds one model; `shared_scorer` loads a model once per process and device for all rewards that use it. It is
+fast for these reasons, the largest saving first:
 
-* It caches the texts scored last. GRPO repeats completions, and two rewards may read one model.
-* A text that occurs several times in a call goes through the model once.
-* Texts are sorted by length and batched by tokens, which avoids most padding. Batches in the order of arrival are padded to
-  their longest text; with replies of 5 to 60 tokens, that is more than half of the work.
+* It caches the scores of recent texts. GRPO repeats completions, and two rewards may use the same model.
+* A text that occurs several times in a call is scored once.
+* Texts are sorted by length and batched by tokens, which avoids most padding. In their original order, batches are
+  padded to their longest text; with replies of 5 to 60 tokens, padding is more than half of the work.
 * It uses half precision on a GPU, and inference mode.
 
-A failure raises an error and never becomes a number, because a policy would be trained on it. `predict` returns scores in the
-units of the training labels, and `predict_outputs` the raw outputs for the rows of a data set.
+A failure raises an error and never becomes a number, because a policy would be trained on it. `predict` returns scores
+in the units of the training labels, and `predict_outputs` the raw outputs for the rows of a data set.
 """
 
 import hashlib

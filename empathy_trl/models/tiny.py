@@ -1,20 +1,19 @@
-"""Tiny language models made from nothing: a tokenizer trained on the texts, a model with random weights.
+"""Tiny language models from scratch: a tokenizer trained on the texts, and a model with random weights.
 
-A laptop without a GPU and without the Hub can then run every stage of every recipe on the real code path.
-Three decisions matter for what follows:
+With them, a laptop without a GPU and without the Hub runs every stage of every recipe on the real code path. Three
+decisions matter for the rest of the package:
 
-* The tokenizer is a byte-level BPE, so any text goes in and comes out unchanged (in Unicode's composed form,
-  NFC). It is trained on the words of the stage's own texts, in which frequent words become one token each
-  (with and without the space before them): fewer tokens per example is the cheapest speed there is for a tiny
-  model. It splits words as Qwen's does, because `AutoTokenizer` opens every tokenizer that lies beside a
-  Qwen2 model with Qwen's class, which keeps the vocabulary and replaces everything else; any other splitting
-  would change silently on reload.
-* Tags such as `<reasoning>` become ordinary added tokens: one token each, and they survive the decoding with
-  `skip_special_tokens=True` that trainers do before they call a reward. As special tokens they would vanish
-  there, and every reward that looks for them would be zero for ever.
-* One turn of the chat template costs one token (its role), two for the assistant (role and end). A
-  conversation reads `<|user|>How are you?<|assistant|>Fine.<eos>`: the rendered prompt is a prefix of the
-  rendered prompt and completion, and a model trained on it learns to stop.
+* The tokenizer is a byte-level BPE, so any text is reproduced unchanged (in Unicode's composed form, NFC). It is
+  trained on the words of the stage's own texts, in which frequent words become one token each (with and without the
+  space before them), because fewer tokens per example are the cheapest speed-up for a tiny model. It splits words as
+  Qwen's tokenizer does: `AutoTokenizer` opens every tokenizer beside a Qwen2 model with Qwen's class, which keeps the
+  vocabulary and replaces everything else, so any other splitting would change silently on reload.
+* Tags such as `<reasoning>` become ordinary added tokens: each is one token and survives decoding with
+  `skip_special_tokens=True`, which trainers do before they call a reward. Special tokens would be removed, and every
+  reward that looks for tags would always be zero.
+* A turn of the chat template costs one token (its role), or two for the assistant (role and end). A conversation reads
+  `<|user|>How are you?<|assistant|>Fine.<eos>`: the rendered prompt is a prefix of the rendered prompt and completion,
+  and a model trained on it learns to stop.
 """
 
 import math

@@ -16,7 +16,7 @@ A recipe is one stage of training, or several under `stages:` with the keys of t
 
 `load_recipe` (in `load`) reads the file and merges base recipe, top level, stages and command line (`layers`). It checks every
 key (`schema`, `validate`, `checks`) before anything is loaded. A run uses `stages` for the folders and inputs of its
-stages, and `provenance` for what a training took.
+stages, and `provenance` for the record of versions, machine, time and energy.
 """
 
 from empathy_trl.recipe.load import (

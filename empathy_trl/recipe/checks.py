@@ -1,7 +1,7 @@
 """Checks of a recipe that need other keys, the rest of the package, or the disk.
 
-`validate` checks types and the fields of a trainer's config. Every check here yields problems, (path of the key, message),
-and none raises, so that all problems of a recipe are reported at once.
+`validate` checks types and the fields of a trainer's config. Every check here yields problems, (path of the key,
+message), and raises nothing, so that all problems of a recipe are reported at once.
 """
 
 import json

@@ -1,13 +1,13 @@
-"""From the YAML text of a recipe to the keys that hold for each stage.
+"""From the YAML text of a recipe to the keys that apply to each stage.
 
-YAML is read strictly. PyYAML reads YAML 1.1, which surprises in a file about training: `5e-7` is a string, `no` is false,
-`1:30` is ninety, and of two equal keys the first one vanishes. Here scalars are those of YAML 1.2's core schema (null, true
-and false, decimal integers, floats with or without a dot; all else is a string), a duplicate key is an error, and every
-error names its file and line.
+YAML is read strictly. PyYAML reads YAML 1.1, which has surprises for training settings: `5e-7` is a string, `no` is
+false, `1:30` is ninety, and the first of two duplicate keys is lost. Here scalars follow YAML 1.2's core schema (null,
+true and false, decimal integers, floats with or without a dot; everything else is a string), a duplicate key is an
+error, and every error names its file and line.
 
-Keys come from a base recipe, the file's top level, its stages and the command line. `merge` lays one mapping over another:
-mappings merge key by key, anything else replaces what was there, and null removes an inherited mapping. `Layers` keeps the
-top level and the stages apart until a stage is asked for, so that an error can name the key where the user wrote it.
+Keys come from a base recipe, the file's top level, its stages and the command line. `merge` combines two mappings:
+nested mappings are merged key by key, other values are replaced, and null removes an inherited mapping. `Layers` keeps
+the top level and the stages apart until a stage is requested, so that an error can name the key as the user wrote it.
 """
 
 import re

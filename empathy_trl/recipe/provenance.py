@@ -1,9 +1,9 @@
-"""What `run.json` notes beside a stage's settings: versions, commit, machine, time, and energy where it can be measured.
+"""Provenance in `run.json`: versions, commit, machine, time, and energy if it can be measured.
 
-Energy comes from the GPUs' own counters (NVML, through the optional package nvidia-ml-py: the extra `carbon`). CPUs, memory
-and cooling are not counted: most machines let only root read their counters, and an estimate from a table of processors is
-not a measurement. Grams of CO2 are the energy times `CARBON_INTENSITY`, the grams of CO2-equivalent per kWh of the user's
-electricity.
+Energy comes from the GPUs' own counters (NVML, through the optional package nvidia-ml-py: the extra `carbon`). CPUs,
+memory and cooling are not counted: on most machines only root can read their counters, and an estimate from a table of
+processors is not a measurement. Grams of CO2 are the energy times `CARBON_INTENSITY`, the grams of CO2-equivalent per
+kWh of the user's electricity.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The sections of a recipe as pydantic models: their keys, with types, defaults and ranges.
 
-The rest of the package receives these classes. `checks` finds out whether a folder exists, a reward is known or a trainer has
-a field.
+The rest of the package receives these classes. `checks` tests whether a folder exists, a reward is known or a trainer
+has a field.
 """
 
 import copy

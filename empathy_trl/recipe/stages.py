@@ -1,7 +1,7 @@
-"""One stage of a run: what it is made of (`StageRun`), and what its output folder already holds (`StageFolder`).
+"""A stage of a run: everything it is made of (`StageRun`), and what its output folder already holds (`StageFolder`).
 
-`run.json` in the folder says which settings made it (by a fingerprint) and how far the training came. A stage is skipped
-if it is complete for the same fingerprint, and resumes if it was interrupted.
+`run.json` in the folder records the settings (as a fingerprint) and the progress of the training. A stage is skipped if
+it is complete for the same fingerprint, and resumes if it was interrupted.
 """
 
 import importlib.util

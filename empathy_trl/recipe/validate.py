@@ -1,11 +1,11 @@
-"""Values of a recipe against the types of the classes that receive them.
+"""Checks of a recipe's values against the types of the classes that receive them.
 
-A class is a pydantic model (a section of a recipe) or a dataclass (a trainer's config, a reward). Pydantic validates each
-value against the annotation of its own field, as strictly as JSON is typed: `4.0` is not an int, `3` is not a bool and `"1"`
-is not a number, while `1` is a float.
+A class is a pydantic model (a section of a recipe) or a dataclass (a trainer's config, a reward). Pydantic validates
+each value against the annotation of its field, as strictly as JSON is typed: `4.0` is not an int, `3` is not a bool and
+`"1"` is not a number, while `1` is a float.
 
-A check yields *problems*: the keys that lead to a value, and a message. The caller knows in which part of the recipe they
-stood.
+A check yields *problems*: the keys that lead to a value, and a message. The caller knows the part of the recipe that
+they belong to.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Rewards: one class per idea, each a small dataclass whose fields are its parameters in a recipe.
 
-`Reward` in `base` says what a reward is. This module reads a `rewards:` mapping as it stands in a recipe:
+`Reward` in `base` defines what a reward is. This module reads the `rewards:` section of a recipe:
 
     emotion_accuracy: {}                                     # a key of `REWARDS`; the weight is 1
     format: {weight: 0.2, tags: [reasoning, answer]}         # weight, and parameters of the class

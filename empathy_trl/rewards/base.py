@@ -1,14 +1,14 @@
-"""The base classes of rewards, and what rewards have in common: weights, soft bands, columns of the data.
+"""The base classes of rewards, and shared code: weights, soft bands, columns of the data.
 
-A reward is called as TRL calls reward functions, `reward(prompts, completions, completion_ids, **columns)` with the columns
-of the data set, and returns one number per completion, or None where it does not apply. `Reward` declares what else a class
-may say about itself.
+A reward is called as TRL calls reward functions, `reward(prompts, completions, completion_ids, **columns)` with the
+columns of the data set. It returns one number per completion, or None if it does not apply. `Reward` declares the
+optional attributes and methods of a reward class.
 
 | class | for rewards that |
 |---|---|
 | `Reward` | read whole completions, prompts and columns |
 | `ReadsReply`, `ReplyReward` | read the reply in a completion; the latter score its text alone |
-| `ModelReward` | ask a classifier or regressor about the reply |
+| `ModelReward` | score the reply with a classifier or regressor |
 | `FunctionReward` | are a plain function or callable; `as_reward` makes one |
 """
 

@@ -1,10 +1,11 @@
-"""Rewards for the right emotion: of an answer, of the policy's own belief, and of a reply.
+"""Rewards for the right emotion: in an answer, in the policy's own probabilities, and in a reply.
 
-`EmotionAccuracy` is what the task of naming an emotion is about: is the answer right? Right or wrong says little, however: of
-eight completions that all answer wrongly, some reasoned better than others. `EmotionConfidence` is its dense companion. It asks
-the policy itself, without sampling, how likely each label is as the answer to what it has just reasoned, and pays the gold
-label's share. The idea follows the fused reward of R²ec (You et al. 2025), which mixes a hard ranking reward with the model's own
-softmax over the items. `EmotionAlignment` is for replies: a classifier says whether the reply fits the user's emotion.
+`EmotionAccuracy` is the goal of the task: is the answer right? Right or wrong carries little information, however: of
+eight completions that all answer wrongly, some reasoned better than others. `EmotionConfidence` is its dense companion.
+Without sampling, it computes the policy's probability of each label as the answer after the given reasoning, and the
+reward is the gold label's share. The idea follows the fused reward of R²ec (You et al. 2025), which mixes a hard
+ranking reward with the model's own softmax over the items. `EmotionAlignment` is for replies: a classifier decides
+whether the reply fits the user's emotion.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""Every reward, weight and total of some completions, without a trainer: for a notebook, a test or the command line.
+"""Every reward, weight and total of given completions, without a trainer: for a notebook, a test or the command line.
 
     from empathy_trl import explain_rewards
     print(explain_rewards({"length": {"weight": 0.5}, "sentence_end": {}}, prompts, completions))
 
-prints a table; `recipes/explain.py` does it for a recipe and a file.
+This prints a table; `recipes/explain.py` does the same for a recipe and a file.
 """
 
 import asyncio

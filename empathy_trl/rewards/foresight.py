@@ -1,9 +1,9 @@
-"""`Foresight`: is the thought nearer to what the user really says next than to what others say?
+"""`Foresight`: is the reflection more similar to the user's next turn than to other users' turns?
 
-A reflection is written before the user goes on, and the data know how the user went on. Subtracting the similarity with turns of
-users in other talks takes away what fits everybody. Those turns are a column of the data, drawn once for each row, and not the
-other rows of the batch: otherwise the same completion would earn another reward among other neighbours, and the rewards of one
-prompt's group would depend on other prompts.
+A reflection is written before the user's next turn, and the data contain that turn. Subtracting the similarity to turns
+of users in other dialogues removes what fits every dialogue. Those turns are a column of the data, drawn once for each
+row, and not the other rows of the batch. Otherwise the reward of a completion would depend on its batch, and the
+rewards within the group of a prompt on other prompts.
 """
 
 import asyncio

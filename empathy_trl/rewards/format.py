@@ -1,9 +1,10 @@
-"""Rewards for the form of a completion: its tags, its length, and its end. None of them reads what it says.
+"""Rewards for the form of a completion: its tags, its length, and its end. They do not judge the content.
 
-`Format` and `StageFormat` ask for tags in their order, `<reasoning>…</reasoning><answer>…</answer>` or the three parts
-`<react>`, `<respond>` and `<reflect>`. `Length` keeps a reply long enough to say something and short enough to be read, and
-`ReasoningLength` does so for the reasoning. `SentenceEnd` finds replies that were cut off. `FormatPenalty` takes away for what a
-language model leaves in a reply by mistake; give it a small weight, 0.1 makes a malformed reply cost 0.1.
+`Format` and `StageFormat` reward tags in the right order, `<reasoning>…</reasoning><answer>…</answer>` or the three
+parts `<react>`, `<respond>` and `<reflect>`. `Length` keeps a reply long enough to be informative and short enough to
+be read, and `ReasoningLength` does the same for the reasoning. `SentenceEnd` detects replies that were cut off.
+`FormatPenalty` penalises artefacts of a language model in a reply. Give it a small weight: with 0.1, a malformed reply
+costs 0.1.
 """
 
 import re

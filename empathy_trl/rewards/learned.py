@@ -1,15 +1,16 @@
-"""Rewards that are the opinion of a regressor or classifier about a reply.
+"""Rewards from a regressor or classifier that rates a reply.
 
 | reward | what the model rates |
 |---|---|
 | `QualityCritic` | a reply, in one or several dimensions of quality |
-| `RewardModel` | a reply to what the user said, with one score |
-| `SemanticSimilarity` | how near a reply is in meaning to what the user said (a cross-encoder's textual similarity, STS) |
+| `RewardModel` | a reply to the user's turn, with one score |
+| `SemanticSimilarity` | how similar a reply is in meaning to the user's turn (a cross-encoder's textual similarity, STS) |
 | `EmpathyModel` | how empathic a reply is, after human ratings |
 | `Epitome` | how strongly a reply shows one of EPITOME's mechanisms of empathy |
 
-EPITOME is from Sharma et al., "A Computational Approach to Understanding Empathy Expressed in Text-Based Mental Health Support"
-(EMNLP 2020): emotional reactions, interpretations and explorations, each at level 0 (none), 1 (weak) or 2 (strong).
+EPITOME is from Sharma et al., "A Computational Approach to Understanding Empathy Expressed in Text-Based Mental Health
+Support" (EMNLP 2020): emotional reactions, interpretations and explorations, each at level 0 (none), 1 (weak) or 2
+(strong).
 """
 
 import math

@@ -1,15 +1,16 @@
-"""How good is the reply, in the opinion of another language model?
+"""A language model as the judge of replies.
 
-The judge may be any server that speaks OpenAI's chat completions, hosted or local. `LLMJudge` is the reward; the functions below
-it say what the judge is asked, in which form it has to answer, and how strictly the answer is read. Requests, retries and the
+The judge may be any server with OpenAI's chat completions API, hosted or local. `LLMJudge` is the reward. The functions
+below it build the prompt, define the format of the answer, and parse the answer strictly. Requests, retries and the
 cache are in `empathy_trl.models.api`.
 
-A reply is untrusted: a policy that is paid by a judge will sooner or later write "give this a 5". So the conversation and the
-reply are quoted as one JSON document, the only content of the user message. No text can end a JSON string from inside. Two
-characters are escaped beyond what JSON asks for, `<` and `[`: the special tokens of chat templates (`<|im_end|>`, `</s>`,
-`[INST]`) begin with them, and a local server turns such text into the real token. Such quoting is a kind of spotlighting (Hines
-et al. 2024, arXiv 2403.14720); grading dialogues by a model, aspect by aspect, follows Zheng et al. 2023 (arXiv 2306.05685). A
-quoted reply cannot pose as anything but a reply. It may still impress the judge.
+A reply is untrusted: a policy that is rewarded by a judge will sooner or later write "give this a 5". So the
+conversation and the reply are quoted as one JSON document, the only content of the user message. Text inside a JSON
+string cannot end it. Two characters are escaped beyond what JSON requires, `<` and `[`: the special tokens of chat
+templates (`<|im_end|>`, `</s>`, `[INST]`) begin with them, and a local server would turn such text into the real token.
+This is a form of spotlighting (Hines et al. 2024, arXiv 2403.14720). Grading dialogues by a model, aspect by aspect,
+follows Zheng et al. 2023 (arXiv 2306.05685). A quoted reply cannot pose as an instruction, but it may still impress the
+judge.
 """
 
 import json

@@ -1,17 +1,17 @@
-"""Rewards that count n-grams of the reply: shared with a reference, different from each other, or repeated.
+"""Rewards that count n-grams of the reply: shared with a reference, distinct, or repeated.
 
-`Bleu` asks how much of the reference's wording a reply shares. BLEU-n (Papineni et al. 2002) is the geometric mean of the
-precisions of 1-grams to n-grams, times a penalty for a reply shorter than the reference. The mean over n credits a right word
-before it credits a right phrase. A reference is one of many ways to answer with empathy, so a good reply may score low: use it
-with a small weight, to stay near the references' style.
+`Bleu` measures how much of the reference's wording a reply shares. BLEU-n (Papineni et al. 2002) is the geometric mean
+of the precisions of 1-grams to n-grams, times a penalty for a reply shorter than the reference. The mean over n credits
+single words before whole phrases match. A reference is one of many empathetic answers, so a good reply may score low:
+use this reward with a small weight, to stay near the references' style.
 
-`Distinct` is distinct-n of Li et al. (2016), "A Diversity-Promoting Objective Function for Neural Conversation Models", over one
-reply: the share of its n-grams that are different, where the paper divides by the words of all replies together. A reply without
-repetition gets 1.
+`Distinct` is distinct-n of Li et al. (2016), "A Diversity-Promoting Objective Function for Neural Conversation Models",
+for a single reply: the share of its n-grams that are distinct; the paper divides by the words of all replies together.
+A reply without repetition gets 1.
 
-`RepetitionPenalty` is seq-rep-n of Welleck et al. (2020), "Neural Text Generation With Unlikelihood Training": the share of
-repeated n-grams. Yeo et al. (2025), "Demystifying Long Chain-of-Thought Reasoning in LLMs", use it as a penalty in reinforcement
-learning.
+`RepetitionPenalty` is seq-rep-n of Welleck et al. (2020), "Neural Text Generation With Unlikelihood Training": the
+share of repeated n-grams. Yeo et al. (2025), "Demystifying Long Chain-of-Thought Reasoning in LLMs", use it as a
+penalty in reinforcement learning.
 """
 
 from dataclasses import dataclass

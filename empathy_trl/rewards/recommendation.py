@@ -1,15 +1,16 @@
-"""`Recommendation`: does the reply recommend a film, when it is time to, and one that the seeker likes?
+"""`Recommendation`: does the reply recommend a film, at the right time, and one that the seeker likes?
 
-Each mode closes a way to earn the reward without recommending well, and leaves another:
+Each mode closes one way to hack the reward and leaves another open:
 
-* `any` is earned by a `<movie>` in every reply, whatever the talk is about. A policy finds that within a few steps; the mode is
-  there to show it, and to repeat published numbers.
-* `match` pays for naming a film where the reference names one, and only there. A `<movie>` in every reply earns the share of
-  references that have one. It says nothing about which film: a policy may learn when to write `<movie>`, and nothing else.
-* `liked` asks for the right film. It can be earned by naming many well-known films at once; `length`, `distinct` and a penalty for
-  repetition stand against that.
+* `any` is earned by a `<movie>` in every reply, whatever the dialogue is about. A policy finds this within a few steps.
+  The mode exists to demonstrate it, and to reproduce published numbers.
+* `match` rewards naming a film if and only if the reference names one. A `<movie>` in every reply earns the share of
+  references that have one. The mode ignores which film it is: a policy may learn when to write `<movie>`, and nothing
+  else.
+* `liked` requires a film that the seeker liked. It can be earned by naming many well-known films at once; `length`,
+  `distinct` and a repetition penalty work against that.
 
-Combine each mode with other rewards. A rise of this reward beside falling ones says that it is being hacked.
+Combine each mode with other rewards. If this reward rises while others fall, it is being hacked.
 """
 
 from dataclasses import dataclass

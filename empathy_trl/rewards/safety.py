@@ -1,8 +1,9 @@
 """Penalties for what must never be said to a person in distress: by a list of phrases, and by a classifier.
 
-The list of `Safety` finds what is on it and knows no context. It also finds a reply that quotes a phrase in order to contradict
-it, and misses everything that is put in other words or spelled with another script's letters. It is a floor, not a judgement.
-`SafetyClassifier` asks a model. Neither pays for a good reply, so add them to a reward that does.
+`Safety` finds the phrases on its list and ignores the context. It also penalises a reply that quotes a phrase in order
+to contradict it, and misses everything that is put in other words or spelled with letters of another script. It is a
+minimum check, not a judgement. `SafetyClassifier` uses a model. Neither rewards a good reply, so combine them with a
+reward that does.
 """
 
 from collections.abc import Sequence

@@ -1,17 +1,21 @@
-"""Rewards of a reply in three parts (see `tags`): its reaction, its response, its reflection.
+"""Rewards for the three parts of a reply (see `tags`): reaction, response and reflection.
 
-* `Response`: is what is said aloud of a good length, about what the user said, in words of its own, and soon over?
-* `Reaction`: is the reaction a bodily one, short enough to be taken in at once, and does it fit what the user feels?
-* `Reflection`: is the thought for the next turn about this talk, beyond what was said, and looking ahead?
+* `Response`: does the spoken text have a good length, relate to the user's turn, use its own words, and take little
+  time to say?
+* `Reaction`: is the reaction a physical one, short enough to be taken in at once, and does it fit the user's emotion?
+* `Reflection`: is the thought for the next turn about this dialogue, does it go beyond what was said, and does it look
+  ahead?
 
-Whether a reaction fits is decided by a small English lexicon of three closed lists, in which `griev*` stands for every word that
-begins so. `FEELINGS` lists what users' words say of their emotion: the emotion with the most words counts, several if they tie,
-and a turn without any is `neutral`. `EXPRESSIONS` lists what the words of a reaction express. `FITTING` and `CLASHING` say which
-expressions fit which emotion, and which contradict it; whatever is in neither, such as a surprised look at grief, is no evidence.
-Warmth fits every emotion, so it is safe where the words do not tell which.
+A small English lexicon of three closed lists decides whether a reaction fits; `griev*` stands for every word that
+begins with `griev`. `FEELINGS` lists words of users that express an emotion: the emotion with the most words counts
+(several if they tie), and a turn without such words is `neutral`. `EXPRESSIONS` lists what the words of a reaction
+express. `FITTING` and `CLASHING` list which expressions fit which emotion, and which contradict it; anything in
+neither, such as a surprised look at grief, is no evidence. Warmth fits every emotion, so it is safe if the words do not
+reveal one.
 
-A word after a negation ("not happy", "without judgment") does not count. A list knows neither irony nor context, and most turns
-tell a story in plain words and are `neutral`. A classifier sees more: `emotion_alignment` with `reply_tags: [react]`.
+A word after a negation ("not happy", "without judgment") does not count. A list does not recognise irony or context,
+and most turns tell a story in plain words and are `neutral`. A classifier recognises more: `emotion_alignment` with
+`reply_tags: [react]`.
 """
 
 import re

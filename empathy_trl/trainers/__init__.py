@@ -1,21 +1,21 @@
-"""Trainers: GRPO and PPO on top of TRL, and what transformers' trainers need for classifiers and encoder-decoders.
+"""Trainers: GRPO and PPO on top of TRL, and parts for transformers' trainers for classifiers and encoder-decoders.
 
-The names of `__all__` are imported when they are first used, so that `import empathy_trl.trainers` costs no torch import.
+The names of `__all__` are imported when they are first used, so that `import empathy_trl.trainers` does not import torch.
 
-Methods that a trainer overrides stand in the docstring of its module. TRL and transformers offer no argument, hook or
-method for the following; these attributes are therefore replaced while one call lasts (`unittest.mock.patch`):
+The docstring of each module lists the methods that its trainer overrides. For the following, TRL and transformers have no
+argument, hook or method, so these attributes are replaced during one call (`unittest.mock.patch`):
 
 | module | replaced | why |
 |---|---|---|
-| `exact_resume` | `reward_funcs` of the trainer | TRL calls all rewards in one method; a stop has to wait for the other processes |
+| `exact_resume` | `reward_funcs` of the trainer | TRL calls all rewards in one method; a stop must wait for the other processes |
 | `grpo` | `trl.trainer.utils._use_triton` | decides whether prompts go through the vocabulary projection; TRL decides by device |
 | `ppo` | `beta` of the trainer | TRL adds the KL to the loss of every trainer that has a reference model |
 | `shared_prefix.mixin` | `shuffle_sequence_dict` in `trl.trainer.grpo_trainer` | TRL shuffles rows in the middle of `_prepare_inputs` |
 | `shared_prefix.mixin`, `encoder_decoder` | `generate` of the model | TRL passes a fixed set of arguments to it |
-| `models.load` | `generation_config` of the model | `generate` takes what a caller leaves open from there |
+| `models.load` | `generation_config` of the model | `generate` reads the defaults of omitted arguments from it |
 | `models.scorer` | `_hf_deepspeed_config_weak_ref` in `transformers.integrations.deepspeed`, `FSDP_CPU_RAM_EFFICIENT_LOADING` | `from_pretrained` reads these globals and would load a reward model in shards |
 
-`critic.without_critic` takes the critic out of the policy's modules while something walks over all weights (saving, vLLM).
+`critic.without_critic` removes the critic from the policy's modules while all weights are read (saving, vLLM).
 `tests/trainers/test_seams.py` pins the source of the functions that read these attributes.
 """
 

@@ -1,6 +1,6 @@
 """Callbacks of a training run: metrics.jsonl and curves, samples.md, a progress bar, and warnings about PPO.
 
-The callbacks write on the main process only. After a resume, rows of steps that are trained again replace the old ones.
+Only the main process writes. After a resume, the rows of repeated steps replace the old ones.
 """
 
 import json

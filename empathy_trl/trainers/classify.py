@@ -1,13 +1,13 @@
-"""Regression and classification of texts: what `transformers.Trainer` needs for `task: regress` and `task: classify`.
+"""Regression and classification of texts: the parts of `transformers.Trainer` for `task: regress` and `task: classify`.
 
-`LabelConfig` and `RegressConfig` have the settings. `label_parts` returns the arguments of `transformers.Trainer`: encoded
-rows, `LabelLoss` as its `compute_loss_func`, and the figures that choose the best checkpoint as its `compute_metrics`.
-`MergeAdapter` and `HeldOut` finish a training.
+`LabelConfig` and `RegressConfig` define the settings. `label_parts` returns the arguments of `transformers.Trainer`:
+encoded rows, `LabelLoss` as its `compute_loss_func`, and the metrics that choose the best checkpoint as its
+`compute_metrics`. `MergeAdapter` and `HeldOut` finish a training.
 
-`task: regress` with `objective: pairwise` learns which of two replies to one context is better; `pair_parts` returns its
-arguments. The model is that of Bradley & Terry (Biometrika 39, 1952), used for reward models since Christiano et al. (2017):
-reply a is better than reply b with probability sigmoid(score of a - score of b). Both replies of a pair go through the model in
-one batch. An evaluation scores each reply once and compares the pairs afterwards.
+`task: regress` with `objective: pairwise` learns which of two replies to the same context is better; `pair_parts`
+returns its arguments. The model is that of Bradley & Terry (Biometrika 39, 1952), used for reward models since
+Christiano et al. (2017): reply a is better than reply b with probability sigmoid(score of a - score of b). Both replies
+of a pair go through the model in one batch. An evaluation scores each reply once and compares the pairs afterwards.
 """
 
 import dataclasses

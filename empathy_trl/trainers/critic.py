@@ -1,14 +1,14 @@
-"""The critic of PPO: a value for every token, which is what it expects the completion to earn.
+"""The critic of PPO: it estimates a value for every token, the expected return of the completion.
 
-The critic is a submodule of the policy, named `critic`, so that one optimizer, one DDP, FSDP or DeepSpeed engine and one
-checkpoint hold both. It is not part of the policy that is saved for others, of the weights sent to vLLM, or of `generate`
+The critic is a submodule of the policy, named `critic`, so that one optimizer, one DDP, FSDP or DeepSpeed engine and
+one checkpoint hold both. It is excluded from the published policy, from the weights sent to vLLM, and from `generate`
 (`without_critic`).
 
-Kind `head` is a linear layer on the policy's last hidden states. Kind `model` is a backbone that reads the same tokens. Both
-compute values in the forward pass of the log-probabilities. `ValuesBesideLogProbs` stacks values and log-probabilities, so
-that code that splits, packs, pads or joins log-probabilities treats the values alike.
+Kind `head` is a linear layer on the policy's last hidden states. Kind `model` is a backbone that reads the same tokens.
+Both compute values in the forward pass of the log-probabilities. `ValuesBesideLogProbs` stacks values and
+log-probabilities, so that code that splits, packs, pads or joins log-probabilities treats the values alike.
 
-`switch_off_dropout` makes policy and critic give a text the same probability and value each time, also in training mode.
+`switch_off_dropout` makes the probabilities and values of a text deterministic, also in training mode.
 """
 
 import json

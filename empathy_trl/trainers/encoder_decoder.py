@@ -1,19 +1,20 @@
 """Training encoder-decoders such as T5: supervised fine-tuning, GRPO and PPO.
 
-SFT is `transformers.Seq2SeqTrainer`, used through its own arguments: `encode` makes its rows, `collator` its batches, and
-`Seq2SeqConfig` has its settings. `CompletionLoss` counts tokens; the loss of T5's forward pass is a mean over a micro-batch,
-so accumulation would give each micro-batch the same weight.
+SFT uses `transformers.Seq2SeqTrainer` through its own arguments: `encode` makes its rows, `collator` its batches, and
+`Seq2SeqConfig` has its settings. `CompletionLoss` averages over tokens. The loss of T5's forward pass is a mean over a
+micro-batch, so gradient accumulation would give every micro-batch the same weight.
 
-GRPO and PPO: the encoder reads the prompt, and the decoder writes the completion. TRL's trainers take both for one sequence.
-`trainer_class` adds `EncoderDecoderMixin` to a trainer, which overrides two methods of `trl.GRPOTrainer` 1.16:
+In GRPO and PPO, the encoder reads the prompt and the decoder writes the completion. TRL's trainers expect one sequence
+for both. `trainer_class` adds `EncoderDecoderMixin` to a trainer, which overrides two methods of `trl.GRPOTrainer`
+1.16:
 
 | method | what it does instead |
 |---|---|
-| `_generate_single_turn` | `generate` returns what TRL expects, the prompt followed by the decoder's tokens; it uses the trainer's settings alone, not the beams and rules that the model came with |
+| `_generate_single_turn` | `generate` returns what TRL expects, the prompt followed by the decoder's tokens; it uses only the trainer's settings, not the beams and rules in the model's generation config |
 | `_get_per_token_logps_and_entropies` | one teacher-forced pass: prompt into the encoder, completion into the decoder |
 
-Rewards, advantages, loss, reference model, adapters and resume are the parents'. Prompts are padded on the right, because
-encoders with absolute positions (BART) count padding. `tests/trainers/test_seams.py` pins the parents' methods.
+Rewards, advantages, loss, reference model, adapters and resume are the parents'. Prompts are padded on the right,
+because encoders with absolute positions (BART) count padding. `tests/trainers/test_seams.py` pins the parents' methods.
 """
 
 import copy

@@ -1,8 +1,8 @@
-"""GRPO as TRL ships it, plus what a long run on real data needs.
+"""GRPO from TRL with additions for long runs.
 
-`EmpathyGRPOTrainer` is `trl.GRPOTrainer` with two mixins, each in a module of its own: prompts are computed once per group
-(`shared_prefix.mixin`), and an interrupted run resumes exactly (`exact_resume`). What this module adds overrides these
-methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
+`EmpathyGRPOTrainer` is `trl.GRPOTrainer` with two mixins, each in its own module: prompts are computed once per group
+(`shared_prefix.mixin`), and an interrupted run resumes exactly (`exact_resume`). This module overrides these methods of
+`trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
 
 | method | why |
 |---|---|

@@ -1,11 +1,12 @@
 """Proximal policy optimisation with a learned critic, on top of GRPO.
 
-TRL removed its PPO trainer in 1.13. `EmpathyPPOTrainer` is `EmpathyGRPOTrainer` with other advantages: one per token, from a
-critic and generalised advantage estimation (`gae`), instead of one per completion from the group of a prompt. So it has what
-TRL's GRPO trainer has: vLLM, PEFT, DeepSpeed, FSDP, several rewards, resume. The objective is that of Schulman et al. 2017
-(arXiv 1707.06347), with the KL penalty per token of Ziegler et al. 2019 (arXiv 1909.08593). `PPOConfig` has the settings.
+TRL removed its PPO trainer in 1.13. `EmpathyPPOTrainer` is `EmpathyGRPOTrainer` with token-level advantages: they come
+from a critic and generalised advantage estimation (`gae`), instead of one advantage per completion from its group. It
+therefore supports everything that TRL's GRPO trainer supports: vLLM, PEFT, DeepSpeed, FSDP, several rewards, resume.
+The objective is that of Schulman et al. 2017 (arXiv 1707.06347), with the KL penalty per token of Ziegler et al. 2019
+(arXiv 1909.08593). `PPOConfig` has the settings.
 
-These methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer` are overridden; each calls `super()`:
+It overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
 
 | method | what it adds |
 |---|---|

@@ -2,7 +2,7 @@
 
     evaluate.load(empathy_trl.evaluation.metrics.path("distinct_n")).compute(predictions=["so sorry", "so glad"])
 
-A module calls the function that computes the same figure for our reports; `judge_aspects` asks the judge of the reward
+A module calls the function that computes the same metric for our reports; `judge_aspects` uses the judge of the reward
 `llm_judge`. Importing this package imports nothing heavy.
 """
 

@@ -1,12 +1,12 @@
-"""Figures that compare predictions with gold labels: emotions and classes, ratings, and the order of replies.
+"""Metrics that compare predictions with gold labels: emotions and classes, ratings, and the order of replies.
 
-* Emotions and classes: accuracy, macro-F1, precision and recall from a confusion matrix. An answer that is not a label is
-  invalid; it counts as wrong and has its own column.
-* Ratings: mean absolute error, Pearson and Spearman. Report both kinds: a model whose values are all too low can have a high
-  correlation, and a model that always says the mean has a small error.
-* Order: how often the better of two replies to one context has the higher score.
+* Emotions and classes: accuracy, macro-F1, precision and recall from a confusion matrix. An answer that is not a label
+  is invalid; it counts as wrong and has its own column.
+* Ratings: mean absolute error, Pearson and Spearman correlation. Report both kinds: a model whose values are all too
+  low can have a high correlation, and a model that always predicts the mean has a small error.
+* Order: how often the better of two replies to the same context has the higher score.
 
-Baselines use the same functions, so their figures are computed by the same code as a model's.
+Baselines are scored by the same functions as models.
 """
 
 from collections.abc import Callable, Sequence

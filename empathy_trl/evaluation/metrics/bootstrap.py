@@ -1,9 +1,9 @@
-"""95 % bootstrap intervals: how far a figure would move if the test rows were drawn again.
+"""95 % bootstrap intervals: how far a metric would move if the test rows were drawn again.
 
-The percentile bootstrap (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): draw as
-many rows as there are, with replacement, many times; compute the statistic on each draw; report the 2.5th and
-97.5th percentile. Two models on the same rows are compared by one paired draw, which removes the difficulty
-of the rows from the difference.
+The percentile bootstrap (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): resample the rows
+with replacement many times, compute the statistic on each resample, and report the 2.5th and 97.5th percentile. Two
+models on the same rows are compared on the same resamples, which removes the difficulty of the rows from the
+difference.
 """
 
 import math

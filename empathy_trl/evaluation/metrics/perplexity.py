@@ -1,8 +1,8 @@
-"""How likely a model finds the reference replies: the perplexity of what people answered, given what it was asked.
+"""Perplexity of the reference replies under a model, given their prompts.
 
-One teacher-forced pass. A causal model reads the conversation with the reply as its chat template writes it, up to the
-token that ends the reply; an encoder-decoder reads the prompt in its encoder, and its decoder the reply and the end token.
-The tokens of the reply and the end token count, those of the prompt do not.
+It takes one teacher-forced pass. A causal model reads the conversation with the reply as its chat template writes it,
+up to the token that ends the reply. An encoder-decoder reads the prompt in its encoder, and the reply and the end token
+in its decoder. The tokens of the reply and the end token count; those of the prompt do not.
 """
 
 from collections.abc import Iterator

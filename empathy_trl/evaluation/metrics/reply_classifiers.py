@@ -1,13 +1,13 @@
-"""Figures that trained classifiers give for replies: EPITOME's levels, the emotion and the intent; and which models gave them.
+"""Metrics of replies from trained classifiers: EPITOME levels, emotion and intent; also which classifiers were used.
 
-The figures follow Lee et al., "Does GPT-3 Generate Empathetic Dialogues?" (COLING 2022), and Welivita & Pu (COLING 2020). A
-classifier makes mistakes, and the report of its own recipe says how many. Each figure therefore stands beside the same
-classifier's figure for the reference replies, or beside that of a constant.
+The metrics follow Lee et al., "Does GPT-3 Generate Empathetic Dialogues?" (COLING 2022), and Welivita & Pu (COLING
+2020). A classifier makes mistakes; the report of its own recipe gives its error rate. Each metric is therefore shown
+beside the same classifier's value for the reference replies, or beside that of a constant.
 
-An evaluation records its classifiers in `eval_<split>.json` as `classifiers`: kind -> `{"model", "weights"}`, the name in the
-recipe and a digest of the loaded weights. A model card has the digests only. Two figures come from the same classifier if
-the digests are equal, whatever the folders are called. Half precision, as on a GPU, gives another digest and slightly other
-figures. A reward with a model has its digest as `weights` of its entry in `judged_by`.
+An evaluation records its classifiers in `eval_<split>.json` as `classifiers`: kind -> `{"model", "weights"}`, the name
+in the recipe and a digest of the loaded weights. A model card has the digests only. Two values come from the same
+classifier if the digests are equal, whatever the folders are called. Half precision, as on a GPU, gives another digest
+and slightly different values. For a reward with a model, the digest is `weights` of its entry in `judged_by`.
 """
 
 from collections import Counter

@@ -1,12 +1,12 @@
-"""Figures that are counted in replies: length, variety, and similarity to the reference replies.
+"""Metrics that are counted in replies: length, variety, and similarity to the reference replies.
 
-Most figures are means over the rows (`row_metrics`). Corpus BLEU and the counts of different n-grams look at all replies at
+Most metrics are means over the rows (`row_metrics`). Corpus BLEU and the counts of distinct n-grams need all replies at
 once (`corpus_metrics`).
 
-BERTScore (Zhang et al. 2020, "BERTScore: Evaluating Text Generation with BERT") comes from its authors' package bert_score. It
-matches each token of the reply with the most similar token of the reference, by the cosine of their vectors in one layer of
-an encoder, and the other way round. The figure is F1 of the two means, without idf weights and without rescaling. Figures
-of two encoders, or of two layers, cannot be compared.
+BERTScore (Zhang et al. 2020, "BERTScore: Evaluating Text Generation with BERT") comes from its authors' package
+bert_score. It matches each token of the reply with the most similar token of the reference, by the cosine of their
+vectors in one layer of an encoder, and vice versa. The metric is the F1 of the two means, without idf weights and
+without rescaling. Values from different encoders or layers cannot be compared.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""A leaderboard: many evaluations, a table for each set of rows, and ranks that say no more than the comparisons support.
+"""A leaderboard: many evaluations, one table for each set of rows, and ranks that reflect statistical uncertainty.
 
-`entries` reads the results, `ranking` groups and ranks them, `table` makes the content, and `render` writes the files.
+`entries` reads the results, `ranking` groups and ranks them, `table` builds the content, and `render` writes the files.
 """

@@ -1,6 +1,6 @@
-"""The results of a leaderboard, read from `eval_<split>.json` files, from model cards on the Hub, and from `published.yaml`.
+"""The results of a leaderboard, from `eval_<split>.json` files, model cards on the Hub, and `published.yaml`.
 
-What cannot be read is reported in one line, and the others still count.
+Each unreadable source is reported in one line, and the others still count.
 """
 
 import os

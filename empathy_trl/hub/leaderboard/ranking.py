@@ -1,19 +1,19 @@
-"""Which results may be compared, and the rank of each.
+"""Which results can be compared, and the rank of each.
 
-Results of the same rows, generated and measured in the same way, form a group (`group`). All others form groups of their own,
-with the reason. Nothing is left out, and nothing is compared across groups.
+Results on the same rows, generated and measured in the same way, form a group (`group`). Every other result is in a
+separate group, with the reason. Nothing is left out, and nothing is compared across groups.
 
 The rank of a model is 1 + the number of models that are significantly better at the 5 % level, by the main metric:
 
-* by a paired bootstrap, where both evaluations saw the same rows and both have predictions: the rows are resampled for both at
+* by a paired bootstrap, if both evaluations have the same rows and predictions: the rows are resampled for both at
   once, and the interval of the difference must exclude 0 (Koehn 2004; `evaluation.metrics.bootstrap`);
-* otherwise by the two intervals, which must not overlap. This is stricter than a test (Schenker and Gentleman 2001, The American
-  Statistician 55), and is all that the figures of a model card allow.
+* otherwise by the two intervals, which must not overlap. This is stricter than a test (Schenker and Gentleman 2001, The
+  American Statistician 55), and it is all that the values in a model card allow.
 
-Ties are not transitive: A may be better than C while B differs significantly from neither. Then A and B share rank 1, and C has
-rank 2. A rank is the best one that the comparisons leave open, as in Mogstad, Romano, Shaikh and Wilhelm ("Inference for Ranks",
-Review of Economic Studies 2024), without their correction for the number of comparisons; Chatbot Arena ranks by overlapping
-intervals in the same way (Chiang et al. 2024, arXiv 2403.04132).
+Ties are not transitive: A may be better than C while B differs significantly from neither. Then A and B share rank 1,
+and C has rank 2. A rank is the best one that is consistent with the comparisons, as in Mogstad, Romano, Shaikh and
+Wilhelm ("Inference for Ranks", Review of Economic Studies 2024), without their correction for the number of
+comparisons; Chatbot Arena ranks by overlapping intervals in the same way (Chiang et al. 2024, arXiv 2403.04132).
 """
 
 import json

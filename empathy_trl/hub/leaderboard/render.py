@@ -1,9 +1,9 @@
-"""A leaderboard as files: Markdown, CSV, an HTML page, a PNG, and the card of the data set that they make on the Hub.
+"""A leaderboard as files: Markdown, CSV, an HTML page, a PNG, and the card of the published data set.
 
-The CSV has one line per figure, so that tables with different columns fit in one file. The page (`page.html.jinja`) needs no
-other file. The image has one panel per table: the main metric of every row with its interval.
+The CSV has one line per value, so that tables with different columns fit in one file. The page (`page.html.jinja`)
+needs no other file. The image has one panel per table: the main metric of every row with its interval.
 
-Names in a leaderboard come from results of other people; each format escapes them.
+Names in a leaderboard come from other people's results, so each format escapes them.
 """
 
 import csv

@@ -1,8 +1,9 @@
-"""The content of a leaderboard, in no format yet: tables of rows, with headings, headlines and notes.
+"""The content of a leaderboard, independent of the file format: tables of rows, with headings, headlines and notes.
 
-Models and reference rows (baselines, published figures) stand in one table, the best first; only models have a rank. Figures of
-different classifiers of replies have columns of their own, because they cannot be compared. Names of models, data, decoding and
-metrics come from files of other people: a format escapes whatever it shows except the notes, which are ours, in Markdown.
+Models and reference rows (baselines, published results) are in the same table, the best first; only models have a rank.
+Values from different classifiers of replies have separate columns, because they cannot be compared. Names of models,
+data, decoding and metrics come from other people's files: each format escapes everything but the notes, which are ours,
+in Markdown.
 """
 
 import re

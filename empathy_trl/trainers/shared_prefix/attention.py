@@ -1,13 +1,13 @@
-"""Attention over shared prompts, on top of the attention a model was loaded with.
+"""Attention over shared prompts, on top of the model's original attention function.
 
-transformers looks up a model's attention function by name. `install` gives a model a function of ours under a new name,
-which does what the old one did until a forward pass brings the argument `shared_prefix`: then the object in it says
-which token sees which, and calls the old function on rows that it puts together from the packed ones. Heads, grouped
-keys, soft-capping and dropout stay the old function's business; sliding windows reach us as an argument and become part
-of the mask. Because the argument travels with the call, gradient checkpointing repeats the same thing in the backward
-pass.
+transformers looks up a model's attention function by name. `install` registers a function of ours under a new name and
+gives it to the model. It behaves like the original function until a forward pass brings the argument `shared_prefix`.
+The object in that argument then defines which token sees which, builds rows from the packed ones, and calls the
+original function on them. The original function still handles heads, grouped keys, soft-capping and dropout; sliding
+windows are passed to us as an argument and become part of the mask. The argument travels with the call, so gradient
+checkpointing repeats the same computation in the backward pass.
 
-Against one mask over the whole packed row this computes only what some token really sees: the work of the plain layout
+Unlike one mask over the whole packed row, this computes only what some token really sees: the work of the plain layout
 minus the repeated prompts, by dense kernels.
 """
 

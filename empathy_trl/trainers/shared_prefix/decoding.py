@@ -1,11 +1,11 @@
-"""Sampling completions of repeated prompts: a prompt is read once and stored once per row of several completions.
+"""Sampling several completions per prompt: a prompt is read once, and its cache is stored once per row of completions.
 
-Completions of one prompt are decoded as neighbouring tokens of a row; where a group is large, in several rows. With k
-completions in a row its cache holds `[prompt][token 1 of all k][token 2 of all k] ...`; a token sees the prompt and
-every k-th column after it. The usual way keeps the prompt's cache k times and reads all of it for every token.
+The completions of a prompt are decoded as neighbouring tokens of a row; a large group is spread over several rows. With
+k completions in a row, its cache holds `[prompt][token 1 of all k][token 2 of all k] ...`; a token sees the prompt and
+every k-th column after it. The usual method keeps k copies of the prompt's cache and reads all of them for every token.
 
-Everything else is transformers' own: processors, stopping criteria, and the order in which random numbers are drawn, so
-that the same seed gives the same completions as `generate` would (up to the last bits of the logits).
+Everything else comes from transformers: processors, stopping criteria, and the order in which random numbers are drawn,
+so that the same seed gives the same completions as `generate` (up to the last bits of the logits).
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """`SharedPrefixMixin`: a trainer computes a prompt once for all its completions.
 
 TRL repeats a prompt once per completion, in generation and in every log-probability pass. With long prompts and short
-completions most of the work is repetition. The mixin overrides these methods of `trl.GRPOTrainer` 1.16:
+completions, most of the work is repetition. The mixin overrides these methods of `trl.GRPOTrainer` 1.16:
 
 | method | what it does instead |
 |---|---|
@@ -10,10 +10,10 @@ completions most of the work is repetition. The mixin overrides these methods of
 | `_generate_single_turn` | decodes the completions of a prompt side by side, over few copies of its cache |
 | `_tokenize_prompts` | tokenizes a repeated prompt once |
 
-Log-probabilities, gradients and, for the same seed, completions are those of TRL, up to rounding. Two things differ: what
-TRL computes per micro-batch (the loss `bnpo`, `top_entropy_quantile`, the logged KL), and dropout, which hits a prompt once
-instead of once per completion. At its first use, each of the two model paths is compared with TRL's on real prompts. If they
-differ, it is switched off with a warning.
+Log-probabilities, gradients and, for the same seed, completions are those of TRL, up to rounding. Two things differ:
+the values that TRL computes per micro-batch (the loss `bnpo`, `top_entropy_quantile`, the logged KL), and dropout,
+which is applied to a prompt once instead of once per completion. At its first use, each of the two model paths is
+compared with TRL's on real prompts. If they differ, it is switched off with a warning.
 """
 
 import logging

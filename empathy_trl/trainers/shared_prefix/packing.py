@@ -1,14 +1,13 @@
 """Rows that share a prompt, packed behind one copy of it.
 
-Every token-wise layer of a transformer (projections, norms, the MLP, the vocabulary head) does the same work on a
-prompt however often it is repeated, so all rows of a batch become one row of tokens without repetition and without
-padding:
+Every token-wise layer of a transformer (projections, norms, the MLP, the vocabulary head) does the same work on each
+copy of a prompt. So all rows of a batch become one row of tokens without repetition and without padding:
 
     [prompt A without its last token] [prompt B without its last token] ... [A's last token, completion 1 of A] ...
 
-A prompt's last token predicts a different first token in each completion, so it stands at the head of every completion,
-at the same position; a completion's last token predicts nothing and is left out. Who sees whom is the attention's
-business: see `empathy_trl.trainers.shared_prefix.attention.PackedAttention`.
+A prompt's last token predicts a different first token in each completion, so it stands at the start of every
+completion, at the same position. A completion's last token predicts nothing and is left out. The attention decides
+which token sees which: see `empathy_trl.trainers.shared_prefix.attention.PackedAttention`.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""distinct-n: how varied replies are, and dist@k as UniCRS and ECR publish it."""
+"""distinct-n: how varied replies are; also dist@k as published by UniCRS and ECR."""
 
 from empathy_trl.evaluation.metrics import module
 from empathy_trl.evaluation.metrics.reply_metrics import variety_metrics, variety_statistics

@@ -1,4 +1,4 @@
-"""Emotions named by a model: accuracy, macro-F1, and the share of answers that are no emotion at all."""
+"""Emotions named by a model: accuracy, macro-F1, and the share of answers that are not an emotion."""
 
 from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation.metrics import module

@@ -1,4 +1,4 @@
-"""EPITOME: how much of the three mechanisms of empathy a classifier finds in replies, and how that differs from people's."""
+"""EPITOME: levels of three mechanisms of empathy in replies, and how they differ from those of the references."""
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics import module

@@ -1,4 +1,4 @@
-"""Ratings of several dimensions: how well ordered (Pearson, Spearman) and how far off (MAE) predictions are."""
+"""Ratings of several dimensions: correlation (Pearson, Spearman) and error (MAE) of predictions."""
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics import module

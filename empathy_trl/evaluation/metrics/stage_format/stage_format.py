@@ -1,4 +1,4 @@
-"""Format of replies in three stages: react, respond, reflect."""
+"""Format of replies with three parts: react, respond, reflect."""
 
 from empathy_trl.evaluation.metrics import module
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures
