@@ -100,7 +100,6 @@ def test_marks_of_tags():
         ("<answer>sad.</answer>", None, "exact match"),
         ("<answer>sad, angry</answer>", None, "two labels"),
         ("<answer></answer>", None, "empty"),
-        ("<answer>s</answer>", None, "part of a label"),
     ],
 )
 def test_a_reward_and_an_evaluation_read_the_same_answer(labels, completion, expected, why):
@@ -117,14 +116,11 @@ def test_a_reward_and_an_evaluation_read_the_same_answer(labels, completion, exp
     ("text", "expected", "why"),
     [
         (REPLY, RESPONSE, "as asked"),
-        ("<respond> Hi. </respond>", "Hi.", "alone"),
         ("<react>*a* <respond>Hi.</respond> <reflect>", "Hi.", "the other parts are broken"),
         ("<respond>1 < 2 <b>é</b></respond>", "1 < 2 <b>é</b>", "other markup"),
         ("", "", "empty"),
         ("Hi.", "", "no tags"),
-        ("<answer>Hi.</answer>", "", "another format"),
         ("<respond>Hi.", "", "unclosed"),
-        ("Hi.</respond>", "", "unopened"),
         ("</respond>Hi.<respond>", "", "closed first"),
         ("<respond>Hi.</respond><respond>You.</respond>", "", "twice"),
         ("<respond>Hi.<respond>You.</respond></respond>", "", "inside itself"),
@@ -151,14 +147,12 @@ REPLIES = [
     (f"{WHOLE} Bye.", False),
     (WHOLE.replace("</react>\n", "</react> and\n"), False),
     (WHOLE.replace("</react>", ""), False),
-    (WHOLE.replace("</reflect>", ""), False),
     (WHOLE.replace("react>", "React>"), False),
     (WHOLE.replace("Hello.", " \n"), False),
     (WHOLE.replace("Hello.", "<react>Hello.</react>"), False),
     (WHOLE.replace("Hello.", "Hello.</respond><respond>You."), False),
     (WHOLE.replace("Hello.", "Hello <reflect> you"), False),
     ("\n".join(reversed(WHOLE.split("\n"))), False),
-    (WHOLE.split("\n", 1)[1], False),
 ]
 
 

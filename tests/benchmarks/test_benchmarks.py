@@ -49,9 +49,8 @@ def test_the_scorer_gives_the_same_scores_as_a_loop(main, capsys, tmp_path, with
     folder = tmp_path if with_data else tmp_path / "none"
     main("scorer", "--data", str(folder), "--size", "tiny", "--texts", "50", "--rounds", "1")
     lines = capsys.readouterr().out.splitlines()
-    source = (
-        f"listener replies of {tmp_path.name}" if with_data else "texts of the embedded corpus, because .* no folder"
-    )
+    embedded = "texts of the embedded corpus, because .* no folder"
+    source = f"listener replies of {tmp_path.name}" if with_data else embedded
     assert re.match(rf"50 {source}.*, 15 repeated; RoBERTa, 1 layers, 16 wide", lines[0])
     assert [line for line in lines if line.startswith("| shared scorer, warm ")]
     assert re.fullmatch(r"cold (\d+\.\d\d) × · warm \d+\.\d ×\nratio: \1", "\n".join(lines[-2:]))
@@ -69,10 +68,9 @@ def test_other_completions_are_no_speed(main, monkeypatch, tmp_path, tiny_folder
     benchmark = importlib.import_module("evaluation")
     usual = benchmark.plain_loop
     monkeypatch.setattr(benchmark, "plain_loop", lambda *args: ["another", *usual(*args)[1:]])
+    settings = ("--data", str(tmp_path / "none"), "--model", str(tiny_folder), "--limit", "5", "--rounds", "1")
     with pytest.raises(SystemExit, match="1 of 5 completions differ; expected none"):
-        main(
-            "evaluation", "--data", str(tmp_path / "none"), "--model", str(tiny_folder), "--limit", "5", "--rounds", "1"
-        )
+        main("evaluation", *settings)
 
 
 def test_the_plain_loop_estimates_the_advantages_that_ours_does(main):

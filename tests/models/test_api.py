@@ -67,7 +67,6 @@ def test_what_may_pass_is_asked_again(trouble):
         (answer(b"slow down", 429), "HTTP 429", "slow down", 3),
         (answer(b"oops", 500), "HTTP 500", "oops", 3),
         (answer(b'{"error": "context length exceeded"}', 400), "HTTP 400", "context length", 1),
-        (answer(b"too large", 413), "HTTP 413", "too large", 1),
         (answer(b"", 204), "HTTP 204", "HTTP 204", 1),
         (CUT, "broken connection", "RemoteProtocolError", 3),
         (answer(b"<html>"), "malformed answer", "no chat completion: <html>", 3),
@@ -82,12 +81,6 @@ def test_what_stays_is_told_with_its_reason(trouble, reason, detail, asked):
         ask(server.base_url)
     assert caught.value.reason == reason
     assert len(server.requests) == asked
-
-
-def test_no_server_at_the_address():
-    with pytest.raises(InvalidAnswer) as caught:
-        ask(unused_address(), retries=1)
-    assert caught.value.reason == "no connection"
 
 
 @pytest.mark.parametrize("script", [[HANG], [(200, {"Content-Length": "1000"}, b"{")]], ids=["silent", "stops halfway"])
@@ -120,7 +113,6 @@ def test_the_time_limit_is_for_the_whole_request():
     ("refusal", "message"),
     [
         (answer(b"no", 401), "api_key_env: the server wants a key, and none is sent"),
-        (answer(b"no", 403), "api_key_env: the server wants a key"),
         (answer(b"no such model", 404), "model or base_url: no 'm' at http.*/models.*HTTP 404: no such model"),
         (answer(b"moved", 301, Location="http://127.0.0.1:1/"), "model or base_url: .*HTTP 301"),
         (answer(b"Unsupported: 'response_format'", 400), "structured: true, but .*set structured: false.*Unsupported"),
@@ -132,16 +124,6 @@ def test_what_no_retry_can_mend_stops_at_once(refusal, message):
         ask(server.base_url)
     assert len(server.requests) == 1
     assert "authorization" not in server.headers[0], "no key, no header"
-
-
-def test_the_key_is_sent_and_never_said(monkeypatch):
-    monkeypatch.setenv("JUDGE_KEY", "s3cret-key")
-    echo = answer(b"Incorrect API key provided: s3cret-key", 401)
-    with ScriptedServer([echo]) as server, pytest.raises(JudgeFailed) as caught:
-        ask(server.base_url, api_key_env="JUDGE_KEY")
-    assert server.headers[0]["authorization"] == "Bearer s3cret-key"
-    assert "the server refuses the key in $JUDGE_KEY" in str(caught.value)
-    assert "Incorrect API key provided: [key]" in str(caught.value)
 
 
 @pytest.fixture
@@ -214,18 +196,12 @@ def test_a_key_in_place_of_a_variable_is_refused_and_not_repeated(key):
 
 
 @pytest.mark.parametrize("key", FAKE_KEYS)
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("model", lambda key: key),
-        ("sampling", lambda key: {"api_key": key}),
-        ("rubric", lambda key: {"warmth": f"It is warm. Bearer {key}"}),
-    ],
-)
-def test_a_key_anywhere_else_is_refused_and_not_repeated(key, name, value):
-    with pytest.raises(UserError, match=f"{name}: holds what looks like an API key") as caught:
-        refuse_keys({name: value(key), "api_key_env": "OPENAI_API_KEY"})
-    assert key not in str(caught.value)
+def test_a_key_anywhere_else_is_refused_and_not_repeated(key):
+    values = {"model": key, "sampling": {"api_key": key}, "rubric": {"warmth": f"It is warm. Bearer {key}"}}
+    for name, value in values.items():
+        with pytest.raises(UserError, match=f"{name}: holds what looks like an API key") as caught:
+            refuse_keys({name: value, "api_key_env": "OPENAI_API_KEY"})
+        assert key not in str(caught.value)
 
 
 @pytest.mark.parametrize("model", ["gpt-4.1-mini", "hf-internal-testing/tiny-random-LlamaForCausalLM", "Qwen/Qwen3-8B"])
@@ -241,7 +217,6 @@ def test_names_of_models_are_no_keys(model):
         ("http://[::1]:8000", "http://[::1]:8000"),
         ("", "expected the address"),
         ("localhost:8000/v1", "expected the address"),
-        ("ftp://example.com", "expected the address"),
         ("http://host:99999/v1", "expected the address"),
         ("http://", "expected the address"),
         ("https://user:hunter2@example.com/v1", "no user, password"),
@@ -285,7 +260,6 @@ REMOTE, LOCAL = "https://api.example.com/v1", "http://localhost:8000/v1"
         ("JUDGE_KEY", None, REMOTE, f"variable JUDGE_KEY is not set; export the API key for {REMOTE}"),
         ("JUDGE_KEY", " ", REMOTE, f"variable JUDGE_KEY is not set; export the API key for {REMOTE}"),
         ("JUDGE_KEY", "two words", REMOTE, "the value of JUDGE_KEY is no API key"),
-        ("JUDGE_KEY", "line\nbreak", REMOTE, "the value of JUDGE_KEY is no API key"),
         ("JUDGE_KEY", "schlüssel", REMOTE, "the value of JUDGE_KEY is no API key"),
     ],
 )
@@ -309,17 +283,9 @@ def test_what_was_put_is_found_by_another_cache(tmp_path, monkeypatch):
     Cache("~/answers").put(KEY, '{"empathy": 3.0}')
     assert Cache(str(tmp_path / "answers")).get(KEY) == '{"empathy": 3.0}'
     assert Cache("~/answers").get(question_key({"model": "n"})) is None
-
-
-def test_the_key_does_not_depend_on_the_order_of_members():
-    assert question_key({"a": 1, "b": 2}) == question_key({"b": 2, "a": 1}) != question_key({"a": 2, "b": 1})
-
-
-def test_none_keeps_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     Cache(None).put(KEY, "1")
-    assert Cache(None).get(KEY) is None
-    assert not list(tmp_path.iterdir())
+    assert Cache(None).get(KEY) is None, "and nothing is kept without a folder"
+    assert question_key({"a": 1, "b": 2}) == question_key({"b": 2, "a": 1}) != question_key({"a": 2, "b": 1})
 
 
 @pytest.mark.parametrize("variable, folder", [("", "~/.cache/empathy_trl/judge"), ("/data/cache", "/data/cache/judge")])
@@ -405,10 +371,7 @@ def test_a_retried_prompt_gets_its_answer_even_an_empty_one(no_settings):
         (answer(b"slow down", 429), r"\(HTTP 429: slow down\)\. Lower --batch_size"),
         (answer(b"no max_tokens here", 400), r"\(HTTP 400: no max_tokens here\)\. Does the model take temperature: 0"),
         (answer(None), r"\(malformed answer: a message without text"),
-        (
-            answer(b"", 404),
-            r"--model openai:m: model or base_url: no 'm' at http://.*expected a model that the server lists",
-        ),
+        (answer(b"", 404), r"openai:m: model or base_url: no 'm' at http://.*expected a model that the server lists"),
         (answer(b"", 401), r"--model openai:m: api_key_env: the server wants a key, and none is sent"),
     ],
     ids=str,
@@ -425,16 +388,14 @@ def test_a_model_whose_server_is_not_there(no_settings):
 
 
 def test_the_address_and_the_key_come_from_the_environment(no_settings, monkeypatch):
-    with pytest.raises(
-        UserError, match=f"--model openai:m: .* OPENAI_API_KEY is not set; export the API key for {OPENAI}"
-    ):
+    with pytest.raises(UserError, match=f"^--model openai:m: .*_KEY is not set; export the API key for {OPENAI}"):
         ApiModel("m")
     key = "s3cret-0123456789-key"
     monkeypatch.setenv("OPENAI_API_KEY", key)
     assert ApiModel("m").base_url == OPENAI
-    with ScriptedServer([answer(f"you sent {key}".encode(), 500)]) as server:
+    with ScriptedServer([answer(f"you sent {key}".encode(), 401)]) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.base_url}/")
-        with pytest.raises(UserError, match=r"you sent \[key\]") as caught:
+        with pytest.raises(UserError, match=r"refuses the key in \$OPENAI_API_KEY.*you sent \[key\]") as caught:
             complete(None, "a", retries=0)
     assert server.headers[0]["authorization"] == f"Bearer {key}"
     assert key not in str(caught.value) + repr(ApiModel("m"))
@@ -444,7 +405,6 @@ def test_the_address_and_the_key_come_from_the_environment(no_settings, monkeypa
     ("name", "base_url", "message"),
     [
         ("", "http://localhost/v1", "--model openai:: expected the model's name on the server behind the colon"),
-        ("m", "localhost:8000", "base_url: expected the address of a server"),
         ("m", "http://localhost/v1/chat/completions", "goes too far"),
         ("sk-proj-abcdefghijklmnopqrst", "http://localhost/v1", "model: holds what looks like an API key"),
     ],

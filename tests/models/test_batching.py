@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from empathy_trl.errors import UserError
 from empathy_trl.models import batching as batches
-from empathy_trl.models import batching as prefix
 from empathy_trl.models.batching import MOST, fitting_rows, in_batches
 from empathy_trl.models.generate import generate_completions
 from tests.chat.small_models import sharpened
@@ -39,19 +39,18 @@ def test_batches_are_halved_where_memory_runs_out(error):
     assert sizes[:4] == [8, 4, 2, 2] and max(sizes[2:]) == 2, "and it does not try the size again"
 
 
-def test_a_single_row_that_does_not_fit_is_an_error():
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (OUT_OF_MEMORY[0], UserError, "out of memory with a single prompt; expected a smaller model"),
+        (RuntimeError("shape mismatch"), RuntimeError, "shape mismatch"),
+    ],
+)
+def test_a_single_row_that_does_not_fit_and_other_errors_raise(error, kind, message):
     def work(chosen):
-        raise OUT_OF_MEMORY[0]
+        raise error
 
-    with pytest.raises(UserError, match="out of memory with a single prompt; expected a smaller model"):
-        list(in_batches([1, 2], lambda left: 2, work, "prompt"))
-
-
-def test_other_errors_are_not_taken_for_it():
-    def work(chosen):
-        raise RuntimeError("shape mismatch")
-
-    with pytest.raises(RuntimeError, match="shape mismatch"):
+    with pytest.raises(kind, match=message):
         list(in_batches([1, 2], lambda left: 2, work, "prompt"))
 
 
@@ -77,12 +76,9 @@ def test_rows_grow_with_memory_and_shrink_with_length(tiny, monkeypatch):
         return fitting_rows(tiny[0], tokens, read=tokens, logits=1)
 
     assert rows(0, 10) == 1 and rows(2**50, 10) == MOST
+    assert batches.free_memory(torch.device("cpu")) > 2**20
     middle = next(2**power for power in range(10, 50) if 8 < rows(2**power, 500) <= 64)
     assert rows(middle, 100) > rows(middle, 500) > rows(middle, 2000) and rows(4 * middle, 500) > rows(middle, 500)
-
-
-def test_free_memory_is_some():
-    assert batches.free_memory(torch.device("cpu")) > 2**20
 
 
 INSTRUCTION = "Which emotion is it? Reason briefly, then answer with one word."
@@ -102,22 +98,17 @@ def apart(monkeypatch):
 
     def run(*arguments, **settings):
         with monkeypatch.context() as patch:
-            patch.setattr(prefix, "SHORTEST", 10**6)
+            patch.setattr(batches, "SHORTEST", 10**6)
             return generate(*arguments, **settings)
 
     return run
 
 
-@pytest.fixture
-def tokens_read():
-    """Return a function: a model -> a list that gets the number of tokens of every forward pass."""
-
-    def watch(model) -> list[int]:
-        seen = []
-        model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].numel()))
-        return seen
-
-    return watch
+def tokens_read(model) -> list[int]:
+    """Return a list that gets the number of tokens of every forward pass."""
+    seen = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].numel()))
+    return seen
 
 
 @pytest.mark.parametrize(
@@ -130,7 +121,7 @@ def tokens_read():
         ("gemma2", {"temperature": 0.9}),
     ],
 )
-def test_the_same_is_said_with_fewer_tokens_read(architecture, settings, apart, tokens_read):
+def test_the_same_is_said_with_fewer_tokens_read(architecture, settings, apart):
     model, tokenizer = sharpened(architecture)
     seen = tokens_read(model)
     expected = apart(model, tokenizer, **settings)
@@ -150,8 +141,6 @@ def test_a_token_of_every_prompt_is_left_to_go_on_from(apart):
 
 
 def test_an_adapter_shares_too(apart):
-    from peft import LoraConfig, get_peft_model
-
     model, tokenizer = sharpened()
     model = get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False))
     assert generate(model, tokenizer) == apart(model, tokenizer)
@@ -171,13 +160,9 @@ def test_an_adapter_shares_too(apart):
 def test_which_prefix_is_shared(prompts, window, shared):
     model, _ = sharpened("gemma2")
     model.config.sliding_window = window
-    found = prefix.read_prefix(model, prompts, max_new_tokens=4)
+    found = batches.read_prefix(model, prompts, max_new_tokens=4)
     assert (len(found) if found else 0) == shared
-
-
-def test_an_encoder_reads_whole_prompts():
-    model, _ = tiny_t5()
-    assert prefix.read_prefix(model, [[5] * 20 + [6], [5] * 20 + [7]], 4) is None
+    assert batches.read_prefix(tiny_t5()[0], prompts, 4) is None, "an encoder reads whole prompts"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import json
 import shutil
 import socket
-from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -111,12 +110,9 @@ def test_a_cache_filled_by_the_command_that_the_error_names(base, hub_server, tm
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_offline_and_one_file_is_missing(base, hub_server, tmp_path, missing):
     snapshot_download(base, revision="v1", ignore_patterns=[missing])
-    with (
-        hub_server.in_this_process(tmp_path / "hub_home", offline=True),
-        pytest.raises(
-            UserError, match=rf"^ann/base@v1: .*{missing}.*HF_HUB_OFFLINE is set.*`hf download ann/base --revision v1`"
-        ),
-    ):
+    message = rf"^ann/base@v1: .*{missing}.*HF_HUB_OFFLINE is set.*`hf download ann/base --revision v1`"
+    offline = hub_server.in_this_process(tmp_path / "hub_home", offline=True)
+    with offline, pytest.raises(UserError, match=message):
         load_model(f"{base}@v1")
 
 
@@ -127,7 +123,6 @@ def test_offline_and_one_file_is_missing(base, hub_server, tmp_path, missing):
     ("status", "message"),
     [
         (500, "answers HTTP 500"),
-        (503, "answers HTTP 503"),
         (429, "answers HTTP 429"),
         (403, "the Hub answers HTTP 403: the token lacks the right to read it; run `hf auth login`"),
     ],
@@ -148,10 +143,9 @@ def test_a_gated_model(base, hub_server):
 def test_a_private_model_of_somebody_else(hub_server, tiny_folder, tmp_path):
     HfApi().create_repo("ann/secret", private=True)
     publish("ann/secret", tiny_folder)
-    with (
-        hub_server.in_this_process(tmp_path / "home", token=hub_server.other_token),
-        pytest.raises(UserError, match="^ann/secret: no such .* model on the Hub; if it is private, .*`hf auth login`"),
-    ):
+    message = "^ann/secret: no such .* model on the Hub; if it is private, .*`hf auth login`"
+    somebody = hub_server.in_this_process(tmp_path / "home", token=hub_server.other_token)
+    with somebody, pytest.raises(UserError, match=message):
         load_model("ann/secret")
 
 
@@ -177,9 +171,7 @@ def test_no_way_to_the_hub(base, monkeypatch, endpoint, message):
     url = endpoint()
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    with pytest.raises(
-        UserError, match=rf"config.json is not in the local cache, and the Hub cannot be reached: .*{message}"
-    ):
+    with pytest.raises(UserError, match=f"json is not in the local cache, and the Hub cannot be reached: .*{message}"):
         load_model(f"{base}@v1")
 
 
@@ -204,9 +196,7 @@ def test_damaged_weights_in_the_cache(base):
     path = hf_hub_download(base, "model.safetensors", revision="v1")
     with open(path, "r+b") as file:
         file.truncate(1000)
-    with pytest.raises(
-        UserError, match="cannot be read.*`hf download ann/base --revision v1 --force-download` repeats it"
-    ):
+    with pytest.raises(UserError, match="read.*`hf download ann/base --revision v1 --force-download` repeats it"):
         load_model(f"{base}@v1")
 
 
@@ -214,32 +204,19 @@ def test_damaged_weights_in_the_cache(base):
 
 
 def test_a_token_in_what_the_server_says_is_not_repeated(base, hub_server):
-    hub_server.fail(
-        "*", "/ann/base/", status=401, times=9, headers={"X-Error-Message": f"bad token {hub_server.token}"}
-    )
+    headers = {"X-Error-Message": f"bad token {hub_server.token}"}
+    hub_server.fail("*", "/ann/base/", status=401, times=9, headers=headers)
     with pytest.raises(UserError) as caught:
         load_model(f"{base}@v1")
     assert hub_server.token not in str(caught.value)
 
 
-def test_the_adapter_names_the_revision_of_its_base():
-    assert (
-        lora_config(
-            SimpleNamespace(r=1, alpha=1, dropout=0.0, target_modules="all-linear"), base_revision="v1"
-        ).revision
-        == "v1"
-    )
-
-
 def test_python_in_a_repository_is_not_even_asked_about(hub_server, tiny_folder, tmp_path, monkeypatch):
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(
-        json.dumps(config | {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}})
-    )
+    evil = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | evil))
     (folder / "evil.py").write_text("class Evil: pass")
-    HfApi().create_repo("ann/evil")
-    HfApi().upload_folder(folder_path=folder, repo_id="ann/evil")
+    publish("ann/evil", folder)
     monkeypatch.setattr("builtins.input", lambda *prompt: "y")
     with pytest.raises(UserError, match="ann/evil: cannot be loaded: .*contains custom code"):
         load_model("ann/evil")
@@ -250,9 +227,7 @@ def test_an_adapter_from_the_hub_names_no_folder_of_this_machine(hub_server, tmp
     HfApi().create_repo("ann/adapter")
     content = json.dumps({"base_model_name_or_path": str(tmp_path), "peft_type": "LORA"})
     HfApi().upload_file(path_or_fileobj=content.encode(), path_in_repo="adapter_config.json", repo_id="ann/adapter")
-    with pytest.raises(
-        UserError, match=f"ann/adapter: the base of this adapter is {tmp_path}, a folder of its author's"
-    ):
+    with pytest.raises(UserError, match=f"adapter: the base of this adapter is {tmp_path}, a folder of its author's"):
         load_model("ann/adapter")
 
 
@@ -263,12 +238,10 @@ def test_an_adapter_from_the_hub_names_no_folder_of_this_machine(hub_server, tmp
         ("gpt2@v1", ("gpt2", "v1")),
         ("me/model@v1.0", ("me/model", "v1.0")),
         ("me/model@refs/pr/1", ("me/model", "refs/pr/1")),
-        ("me/model@feature/x", ("me/model", "feature/x")),
         ("openai:NAME@x", ("openai:NAME@x", None)),
         ("stage:sft", ("stage:sft", None)),
         ("outputs/ed4@v1", ("outputs/ed4@v1", None)),
         ("./here@v1", ("./here@v1", None)),
-        ("/there@v1", ("/there@v1", None)),
         ("~/there@v1", ("~/there@v1", None)),
         ("a/b/c@v1", ("a/b/c@v1", None)),
         ("@v1", ("@v1", None)),
@@ -279,16 +252,12 @@ def test_what_stands_behind_the_at(name, parts):
     assert join_revision(*parts) == name
 
 
-def test_a_folder_with_an_at_is_a_folder(tmp_path, monkeypatch):
+def test_a_folder_with_an_at_is_a_folder_and_one_without_has_no_revision(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model@v1").mkdir()
     assert split_revision("model@v1") == ("model@v1", None)
     assert split_revision(str(tmp_path / "model@v1")) == (str(tmp_path / "model@v1"), None)
-
-
-def test_a_folder_has_no_revision(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "model").mkdir()
+    (tmp_path / "model@v1").rename(tmp_path / "model")
     with pytest.raises(UserError, match="model@v1: model is a folder here, and only a model on the Hub has revisions"):
         split_revision("model@v1")
 

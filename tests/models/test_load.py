@@ -8,11 +8,7 @@ from typing import get_args
 import httpx
 import pytest
 import torch
-from huggingface_hub.errors import (
-    GatedRepoError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from peft import PeftModel, PeftModelForSeq2SeqLM, get_peft_model
 from transformers import AutoConfig, AutoTokenizer, T5ForConditionalGeneration, T5Tokenizer
 
@@ -32,36 +28,33 @@ IDS = torch.tensor([[5, 60, 61, 62]])
 
 def recipe_model(name=None, **changes):
     """A stand-in for `recipe.Model`."""
-    settings = {
-        "name_or_path": None if name is None else str(name),
-        "revision": None,
-        "dtype": "auto",
-        "attn_implementation": None,
-        "load_in_4bit": False,
-        "chat_template": None,
-        "lora": None,
-        "from_scratch": None,
-    }
-    return SimpleNamespace(**{**settings, **changes})
+    settings = dict.fromkeys(("revision", "attn_implementation", "chat_template", "lora", "from_scratch"))
+    settings |= {"name_or_path": None if name is None else str(name), "dtype": "auto", "load_in_4bit": False}
+    return SimpleNamespace(**settings | changes)
 
 
-def sizes(architecture="qwen2", hidden_size=64):
-    return SimpleNamespace(
-        architecture=architecture, hidden_size=hidden_size, layers=2, heads=4, vocab_size=300, max_length=64
-    )
+def sizes(architecture="qwen2"):
+    shape = {"hidden_size": 64, "layers": 2, "heads": 4, "vocab_size": 300, "max_length": 64}
+    return SimpleNamespace(architecture=architecture, **shape)
 
 
 def lora(**changes):
     return SimpleNamespace(**{"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", **changes})
 
 
+def save_tiny(folder, architecture="qwen2"):
+    """Save a small model with its tokenizer; return the tokenizer."""
+    tokenizer = build_tokenizer(TEXTS, 300, TAGS)
+    for part in (build_model(sizes(architecture), tokenizer, seed=0), tokenizer):
+        part.save_pretrained(folder)
+    return tokenizer
+
+
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     """A folder with a small Qwen2, wide enough to be quantised, and its tokenizer."""
     folder = tmp_path_factory.mktemp("full")
-    tokenizer = build_tokenizer(TEXTS, 300, TAGS)
-    build_model(sizes(), tokenizer, seed=0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tiny(folder)
     return folder
 
 
@@ -95,13 +88,9 @@ def test_from_scratch_takes_texts_tags_and_seed():
     other, _ = load_or_build(config, seed=2, texts=TEXTS, tags=TAGS)
     assert torch.equal(logits(model), logits(again))
     assert not torch.equal(logits(model), logits(other))
-
-
-def test_from_scratch_obeys_dtype_and_attention():
-    config = recipe_model(from_scratch=sizes(), dtype="bfloat16", attn_implementation="eager")
-    model, _ = load_or_build(config, seed=1, texts=TEXTS)
-    assert model.dtype == torch.bfloat16
-    assert model.config._attn_implementation == "eager"
+    settings = {"dtype": "bfloat16", "attn_implementation": "eager"}
+    model, _ = load_or_build(recipe_model(from_scratch=sizes(), **settings), seed=1, texts=TEXTS)
+    assert (model.dtype, model.config._attn_implementation) == (torch.bfloat16, "eager")
 
 
 @pytest.mark.parametrize(
@@ -129,9 +118,7 @@ def test_a_local_folder(full):
 
 
 def test_an_encoder_decoder(tmp_path):
-    tokenizer = build_tokenizer(TEXTS, 300, TAGS)
-    build_model(sizes("t5"), tokenizer, seed=0).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    tokenizer = save_tiny(tmp_path, "t5")
     assert isinstance(load_or_build(recipe_model(tmp_path), seed=0)[0], T5ForConditionalGeneration)
     tokenizer.chat_template = None
     (tmp_path / "chat_template.jinja").unlink()
@@ -143,16 +130,12 @@ def test_an_encoder_decoder(tmp_path):
 
 
 def test_a_template_of_encoder_decoders_is_refused_for_a_decoder(full):
-    with pytest.raises(
-        UserError, match="model.chat_template: godel is the input of an encoder-decoder, and .* is a deco"
-    ):
+    with pytest.raises(UserError, match="chat_template: godel is the input of an encoder-decoder, and .* is a deco"):
         load_or_build(recipe_model(full, chat_template="godel"), seed=0)
 
 
 def test_an_adapter_on_an_encoder_decoder_stays_one(tmp_path):
-    tokenizer = build_tokenizer(TEXTS, 300, TAGS)
-    for part in (build_model(sizes("t5"), tokenizer, seed=0), tokenizer):
-        part.save_pretrained(tmp_path / "base")
+    save_tiny(tmp_path / "base", "t5")
     base, _ = load_or_build(recipe_model(tmp_path / "base"), seed=0)
     _, kind = generator_class(base.config)
     get_peft_model(base, lora_config(lora(), kind)).save_pretrained(tmp_path / "adapter")
@@ -248,7 +231,8 @@ def test_lora_config(task):
 
 
 @pytest.mark.parametrize(
-    "name", ["./none", "../none", "/none", "~/none", "~nobody/none", "outputs/none", "a/b/c", "stage:sft"]
+    "name",
+    ["./none", "../none", "/none", "~/none", "~nobody/none", "outputs/none", "a/b/c", "stage:sft", "not a model"],
 )
 def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(name, monkeypatch):
     monkeypatch.setattr(hub, "hf_hub_download", lambda *args, **kwargs: pytest.fail("asked the Hub"))
@@ -327,31 +311,9 @@ def test_missing_flash_attention(full):
             load_or_build(recipe_model(full, attn_implementation="flash_attention_2"), seed=0)
 
 
-def test_offline_and_not_in_the_cache():
-    message = (
-        "empathy-trl/none: adapter_config.json or config.json is not in the local cache, and the Hub cannot be reached, "
-        "because HF_HUB_OFFLINE is set.*`hf download empathy-trl/none`.*HF_HOME.*local folder.*`hf auth login`"
-    )
-    with pytest.raises(UserError, match=message):
-        load_or_build(recipe_model("empathy-trl/none"), seed=0)
-
-
-def test_an_impossible_hub_id():
-    with pytest.raises(UserError, match="not a model: neither an existing folder nor a valid Hub id"):
-        load_or_build(recipe_model("not a model"), seed=0)
-
-
-@pytest.mark.parametrize(
-    ("kind", "status", "message"),
-    [
-        (GatedRepoError, 403, "gated model; accept the licence on https://huggingface.co/me/model and run `hf auth"),
-        (RepositoryNotFoundError, 401, "no such local folder and no such model on the Hub; if it is private"),
-        (RemoteEntryNotFoundError, 404, "not a model that transformers can load"),
-    ],
-)
-def test_what_the_hub_answers_inside_transformers(kind, status, message, monkeypatch, tmp_path):
-    request = httpx.Request("GET", "https://huggingface.co")
-    error = kind("from the Hub", response=httpx.Response(status, request=request))
+def test_what_the_hub_answers_inside_transformers(monkeypatch, tmp_path):
+    response = httpx.Response(404, request=httpx.Request("GET", "https://huggingface.co"))
+    error = RemoteEntryNotFoundError("from the Hub", response=response)
 
     def from_pretrained(*args, **kwargs):
         raise OSError("there was an error") from error
@@ -359,7 +321,7 @@ def test_what_the_hub_answers_inside_transformers(kind, status, message, monkeyp
     (tmp_path / "config.json").touch()
     monkeypatch.setattr(hub, "hf_hub_download", lambda *args, **kwargs: tmp_path / "config.json")
     monkeypatch.setattr(AutoConfig, "from_pretrained", from_pretrained)
-    with pytest.raises(UserError, match=f"^me/model@v9: .*{message}"):
+    with pytest.raises(UserError, match="^me/model@v9: .*not a model that transformers can load"):
         load_or_build(recipe_model("me/model", revision="v9"), seed=0)
 
 

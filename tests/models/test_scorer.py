@@ -3,7 +3,6 @@
 import math
 import os
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,22 +71,6 @@ def test_scores_come_back_in_order(folder, texts, tokens_per_batch):
     expect(make(folder, tokens_per_batch=tokens_per_batch), texts)
 
 
-def test_an_adapter_scores_as_its_trained_model(folder, tmp_path):
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
-    settings = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=["query", "value", "dense"])
-    model = get_peft_model(model, settings).eval()
-    torch.manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    model.save_pretrained(tmp_path / "adapter")
-    scorer = shared_scorer(str(tmp_path / "adapter"))
-    with torch.no_grad():
-        expected = model(**scorer.tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
-    assert np.abs(expected.numpy() - [SCORES[text] for text in TEXTS]).max() > 0.1  # the adapter does something
-    np.testing.assert_allclose(scorer.score(TEXTS), expected, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("setting", "expected"), [({"text_max_length": 7}, 7), ({}, 64)], ids=["of the config", "of the tokenizer"]
 )
@@ -128,12 +111,6 @@ def test_batches_are_of_about_equal_length_and_bounded(lengths, tokens, expected
 
 
 # What is not computed
-
-
-def test_duplicates_go_through_the_model_once(folder, batches):
-    scorer = make(folder)
-    expect(scorer, TEXTS * 3)
-    assert sum(rows for rows, _ in batches) == len(TEXTS)
 
 
 def test_what_was_scored_is_not_scored_again(folder, batches):
@@ -212,37 +189,6 @@ def test_revisions_are_apart(make_classifier, tmp_path, monkeypatch):
 # Threads and devices
 
 
-class Slow:
-    """A model that takes its time, and notes how many were at work at once."""
-
-    def __init__(self, running):
-        self.running, self.most = running, 0
-
-    def __call__(self, batch):
-        self.running.append(1)
-        self.most = max(self.most, len(self.running))
-        time.sleep(0.3)
-        self.running.pop()
-        return np.zeros((len(batch["input_ids"]), 2), np.float32)
-
-
-@pytest.mark.parametrize(
-    ("devices", "most"), [(("cpu", "meta"), 2), (("cpu", "cpu"), 1)], ids=["two devices", "one device"]
-)
-def test_devices_work_side_by_side_and_scorers_on_one_take_turns(folder, devices, most, monkeypatch):
-    running, models, scorers = [], [], []
-    for device in devices:
-        scorers.append(make(folder, device))
-        models.append(Slow(running))
-        monkeypatch.setattr(scorers[-1], "_forward", models[-1])
-    start = time.perf_counter()
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda scorer: scorer.score(["ok"]), scorers))
-    seconds = time.perf_counter() - start
-    assert max(model.most for model in models) == most
-    assert seconds < 0.5 if most == 2 else seconds >= 0.6
-
-
 def test_many_threads_on_one_scorer(folder):
     scorer = make(folder, cache_size=2, tokens_per_batch=20)
     turns = [TEXTS[index % 4 :] + TEXTS[: index % 4] for index in range(24)]
@@ -261,6 +207,10 @@ def test_many_threads_on_one_scorer(folder):
         ("cuda", 2, "1", "cuda:1"),
         ("cuda:0", 2, "1", "cuda:0"),
         (None, 1, "3", "cuda:0"),
+        ("cuda", 0, None, r"device: 'cuda' is not here \(choices: cpu\)"),
+        ("cuda:2", 2, None, r"device: 'cuda:2' is not here \(choices: cpu, cuda:0, cuda:1\)"),
+        ("gpu", 1, None, r"device: 'gpu' is not here \(choices: cpu, cuda:0\)"),
+        ("meta", 0, None, "device: 'meta' is not here"),
     ],
 )
 def test_devices(device, gpus, local_rank, expected, monkeypatch):
@@ -268,22 +218,11 @@ def test_devices(device, gpus, local_rank, expected, monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if local_rank is not None:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
-    assert resolve_device(device) == expected
-
-
-@pytest.mark.parametrize(
-    ("device", "gpus", "message"),
-    [
-        ("cuda", 0, r"device: 'cuda' is not here \(choices: cpu\)"),
-        ("cuda:2", 2, r"device: 'cuda:2' is not here \(choices: cpu, cuda:0, cuda:1\)"),
-        ("gpu", 1, r"device: 'gpu' is not here \(choices: cpu, cuda:0\)"),
-        ("meta", 0, "device: 'meta' is not here"),
-    ],
-)
-def test_devices_that_are_not_here(device, gpus, message, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    with pytest.raises(UserError, match=message):
-        resolve_device(device)
+    if "not here" in expected:
+        with pytest.raises(UserError, match=expected):
+            resolve_device(device)
+    else:
+        assert resolve_device(device) == expected
 
 
 # Failures
@@ -293,9 +232,8 @@ def test_a_broken_model_raises(folder):
     weights = load_file(Path(folder) / "model.safetensors")
     weights["classifier.bias"][1] = float("nan")
     save_file(weights, Path(folder) / "model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        UserError, match=r"classifier: gives \[[\d.]+, nan\] for 'ok'; its weights are broken, or overflow"
-    ):
+    message = r"classifier: gives \[[\d.]+, nan\] for 'ok'; its weights are broken, or overflow"
+    with pytest.raises(UserError, match=message):
         make(folder).score(["ok"])
 
 
@@ -304,11 +242,7 @@ def test_a_broken_model_raises(folder):
     [
         (torch.OutOfMemoryError("CUDA"), UserError, "out of memory on cpu with 3 tokens; .*device: cuda:1, or cpu"),
         (RuntimeError("kernel"), RuntimeError, r"fails on cpu for a batch of shape \(1, 3\).*text_max_length.* kernel"),
-        (
-            IndexError("out of range in self"),
-            RuntimeError,
-            "fails .*does its tokenizer belong to it.*out of range in self",
-        ),
+        (IndexError("out of range"), RuntimeError, "fails .*does its tokenizer belong to it.*out of range"),
     ],
 )
 def test_a_failing_model_raises_and_leaves_nothing_in_the_cache(folder, error, kind, message, monkeypatch):
@@ -337,12 +271,9 @@ def test_sharded_training_does_not_empty_the_scorer(folder, monkeypatch):
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
     try:
-        for name, value in (
-            ("ACCELERATE_USE_FSDP", "true"),
-            ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true"),
-            ("LOCAL_RANK", "1"),
-        ):
-            monkeypatch.setenv(name, value)
+        for name in ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
+            monkeypatch.setenv(name, "true")
+        monkeypatch.setenv("LOCAL_RANK", "1")
         model = AutoModelForSequenceClassification.from_pretrained(folder)
         assert not any(parameter.any() for parameter in model.parameters())  # the trap is real
         expect(shared_scorer(folder), TEXTS)
@@ -365,11 +296,8 @@ RATINGS = {"i am sorry": [1.5, 0.5, 5.25], "ok": [0.0, 1.0, -0.25], ("a", "b"): 
 def test_a_regressor_answers_in_the_units_of_its_labels(make_classifier):
     folder = make_classifier(RATINGS, **NAMES, label_ranges={"Empathy": [0, 5]}, problem_type="regression")
     found = predict(folder, ["ok", "i am sorry", "ok"])
-    expected = [
-        {"Emotion": 0.0, "EmotionalPolarity": 1.0, "Empathy": -0.25},
-        {"Emotion": 1.5, "EmotionalPolarity": 0.5, "Empathy": 5.25},
-    ]
-    assert found == [pytest.approx(expected[index], abs=1e-4) for index in (0, 1, 0)]  # not clipped
+    ok, sorry = (dict(zip(NAMES["id2label"].values(), RATINGS[text], strict=True)) for text in ("ok", "i am sorry"))
+    assert found == [pytest.approx(expected, abs=1e-4) for expected in (ok, sorry, ok)]  # not clipped
     assert type(found[0]["Emotion"]) is float
     assert predict(folder, []) == []
 
@@ -385,9 +313,7 @@ def test_a_model_that_does_not_say_its_kind(make_classifier):
     folder = make_classifier(RATINGS, **NAMES)
     assert predict(folder, ["ok"], problem_type="regression")[0]["Empathy"] == pytest.approx(-0.25, abs=1e-4)
     assert list(predict(folder, ["ok"], problem_type="single_label_classification")[0]) == ["label"]
-    with pytest.raises(
-        UserError, match=r"classifier: problem_type in its config.json is None; give problem_type \(choices:"
-    ):
+    with pytest.raises(UserError, match=r"problem_type in its config.json is None; give problem_type \(choices:"):
         predict(folder, ["ok"])
 
 
@@ -396,7 +322,6 @@ def test_a_model_that_does_not_say_its_kind(make_classifier):
     [
         ("ok", "texts: a single string; expected a list of them"),
         (["ok", None], r"texts\[1\]: null is neither a string nor"),
-        ([3], r"texts\[0\]: 3 is neither"),
         ([("a", None)], r"texts\[0\]: .* is neither"),
         ([("a", "b", "c")], r"texts\[0\]: .* is neither"),
     ],

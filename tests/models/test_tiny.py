@@ -62,10 +62,7 @@ def test_tags_are_single_ordinary_tokens(tokenizer):
         assert len(tokenizer(tag)["input_ids"]) == 1
         assert tag not in tokenizer.all_special_tokens
     assert tokenizer.tokenize("<answer>sad</answer>") == ["<answer>", "sad", "</answer>"]
-
-
-def test_frequent_words_are_single_tokens_with_and_without_a_space(tokenizer):
-    assert tokenizer.tokenize("My dog died") == ["My", "Ġdog", "Ġdied"]
+    assert tokenizer.tokenize("My dog died") == ["My", "Ġdog", "Ġdied"], "frequent words, too, with and without space"
 
 
 def test_special_tokens(tokenizer):
@@ -73,10 +70,8 @@ def test_special_tokens(tokenizer):
     assert (tokenizer.pad_token, tokenizer.eos_token) == ("<pad>", "<eos>")
     assert tokenizer.padding_side == "left"
     assert tokenizer.model_max_length == 64
-    assert (
-        tokenizer("nothing is added")["input_ids"]
-        == tokenizer("nothing is added", add_special_tokens=False)["input_ids"]
-    )
+    plain = tokenizer("nothing is added", add_special_tokens=False)
+    assert tokenizer("nothing is added")["input_ids"] == plain["input_ids"]
 
 
 def test_the_same_texts_give_the_same_tokenizer(tokenizer):
@@ -84,12 +79,8 @@ def test_the_same_texts_give_the_same_tokenizer(tokenizer):
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
 
-@pytest.mark.parametrize("vocab_size", [265, 300])
-def test_the_vocabulary_size_counts_every_token(vocab_size):
-    assert len(build_tokenizer(TEXTS, vocab_size, TAGS)) == vocab_size
-
-
-def test_few_texts_give_a_smaller_vocabulary():
+def test_the_vocabulary_size_counts_every_token_and_few_texts_give_a_smaller_one():
+    assert [len(build_tokenizer(TEXTS, size, TAGS)) for size in (265, 300)] == [265, 300]
     assert 300 < len(build_tokenizer(TEXTS, 5000, TAGS)) < 500
 
 
@@ -98,7 +89,6 @@ def test_few_texts_give_a_smaller_vocabulary():
     [
         (TEXTS, 264, "vocab_size: 264 is too small; expected at least 265 .*256 bytes, 5 special tokens, 4 tag"),
         ([], 400, "no training text"),
-        (["", ""], 400, "no training text"),
     ],
 )
 def test_impossible_tokenizers(texts, vocab_size, message):
@@ -156,9 +146,7 @@ def test_the_seed_decides_the_weights_and_nothing_else_moves(tokenizer, architec
     again = build_model(sizes(architecture), tokenizer, seed=1).state_dict()
     other = build_model(sizes(architecture), tokenizer, seed=2).state_dict()
     assert all(torch.equal(again[name], value) for name, value in first.items())
-    assert not torch.equal(
-        torch.cat([v.flatten() for v in other.values()]), torch.cat([v.flatten() for v in first.values()])
-    )
+    assert any(not torch.equal(other[name], value) for name, value in first.items())
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -7,20 +7,15 @@ import time
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.utils import is_async_callable
 
 from empathy_trl.errors import UserError
 from empathy_trl.models import scorer
-from empathy_trl.models.scorer import Scorer, shared_scorer
-from empathy_trl.rewards import load_rewards
+from empathy_trl.models.scorer import Scorer
 from empathy_trl.rewards.base import WeightSchedule, band, check_band, weight_at
 from empathy_trl.rewards.emotion import EmotionAlignment
 from empathy_trl.rewards.learned import EmpathyModel, Epitome, QualityCritic, RewardModel, SemanticSimilarity
 from empathy_trl.rewards.safety import SafetyClassifier
-from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
-from tests.trainers.settings import quiet_config
 
 SCORES = {"i am sorry": [1.0, 4.0], "ok": [2.0, 0.0]}
 REGRESSOR = {
@@ -61,41 +56,19 @@ def empathy(make_classifier):
     return EmpathyModel(model=make_classifier(SCORES, **REGRESSOR))
 
 
-def test_a_batch_of_empty_replies_does_not_ask_the_model(kind, monkeypatch):
+def test_empty_replies_ask_no_model_and_a_copy_and_a_coroutine_give_the_same(kind, monkeypatch):
     reward, (low, _) = kind
-    monkeypatch.setattr(Scorer, "_forward", lambda *args: pytest.fail("asked the model"))
-    assert reward.score([CHAT] * 2, ["", " "], emotion=["sad", "sad"]) == [low, low]
-    assert reward.score([], [], emotion=[]) == []
-
-
-def test_a_pickled_reward_gives_the_same(kind):
-    reward, _ = kind
+    columns = {"emotion": ["sad"] * 2}
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "_forward", lambda *args: pytest.fail("asked the model"))
+        assert reward.score([CHAT] * 2, ["", " "], **columns) == [low, low]
+        assert reward.score([], [], emotion=[]) == []
     copy = pickle.loads(pickle.dumps(reward))
-    columns = {"emotion": ["sad"] * 2}
-    assert copy == reward
-    assert copy.score([CHAT] * 2, list(SCORES), **columns) == reward.score([CHAT] * 2, list(SCORES), **columns)
-
-
-def test_the_call_is_a_coroutine_with_the_same_result(kind):
-    reward, _ = kind
-    columns = {"emotion": ["sad"] * 2}
-    assert is_async_callable(reward)
-    found = asyncio.run(reward(prompts=[CHAT] * 2, completions=list(SCORES), completion_ids=[[1], [2]], **columns))
-    assert found == reward.score([CHAT] * 2, list(SCORES), **columns)
-
-
-@pytest.mark.parametrize(
-    ("reply_tags", "expected"),
-    [(["answer", "respond"], 0.8), (["other"], None), ([], None)],
-    ids=["the tag", "another tag", "the whole completion"],
-)
-def test_the_tags_of_the_reply(empathy, reply_tags, expected):
-    empathy.reply_tags = reply_tags
-    completion = "<reasoning>ok</reasoning><answer>i am sorry</answer>"
-    (value,) = empathy.score([CHAT], [completion])
-    whole = shared_scorer(empathy.model).score([completion])[0, 1] / 5
-    assert value == pytest.approx(np.clip(whole, 0, 1) if expected is None else expected, abs=1e-4)
-    assert empathy.tags == reply_tags  # the trainer refuses them as special tokens
+    assert copy == reward and is_async_callable(reward)
+    values = reward.score([CHAT] * 2, list(SCORES), **columns)
+    assert copy.score([CHAT] * 2, list(SCORES), **columns) == values
+    call = reward(prompts=[CHAT] * 2, completions=list(SCORES), completion_ids=[[1], [2]], **columns)
+    assert asyncio.run(call) == values
 
 
 # Side by side
@@ -121,32 +94,6 @@ def test_rewards_of_a_step_run_side_by_side_on_different_devices(empathy, make_c
     assert asyncio.run(step()) == [[0.0], [-0.5]]
     seconds = time.perf_counter() - start
     assert seconds >= 0.6 if devices[0] == devices[1] else seconds < 0.5
-
-
-def test_a_trainer_logs_the_scorer(tiny_folder, tmp_path, empathy):
-    rewards = load_rewards({"kindness": {"import": "empathy_trl.rewards.learned:EmpathyModel", "model": empathy.model}})
-    trainer = EmpathyGRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(tiny_folder),
-        processing_class=AutoTokenizer.from_pretrained(tiny_folder, padding_side="left"),
-        reward_funcs=rewards,
-        reward_weights=[1.0],
-        args=quiet_config(tmp_path / "run", num_generations=2, max_completion_length=4, max_steps=2, use_cpu=True),
-        train_dataset=Dataset.from_dict({"prompt": [CHAT] * 4}),
-    )
-    trainer.train()
-    row = next(row for row in trainer.state.log_history if "rewards/kindness/mean" in row)
-    assert 0 <= row["rewards/kindness/mean"] <= 1
-    assert row["scorer/kindness/texts_per_second"] > 0 and 0 <= row["scorer/kindness/cache_hit_share"] <= 1
-
-
-# What is wrong
-
-
-def test_a_dead_model_stops_the_run_before_it_begins(tmp_path):
-    with pytest.raises(
-        UserError, match="^rewards.empathy_model: .*/none: no such folder; expected the folder of a model"
-    ):
-        EmpathyModel(model=str(tmp_path / "none")).load()
 
 
 def test_a_model_that_does_not_fit_is_refused_when_it_is_loaded(make_classifier):
@@ -185,16 +132,13 @@ def test_a_model_that_is_not_good_enough_is_refused_when_it_is_loaded(make_class
 
 
 # band
-@pytest.mark.parametrize(
-    ("length", "expected"), [(10, 1.0), (20, 1.0), (9, 0.75), (22, 0.5), (6, 0.0), (24, 0.0), (0, 0.0), (10**6, 0.0)]
-)
-def test_band(length, expected):
-    assert band(length, 10, 20, 4) == expected
+BAND = [(10, 4, 1.0), (20, 4, 1.0), (9, 4, 0.75), (22, 4, 0.5), (6, 4, 0.0), (24, 4, 0.0), (0, 4, 0.0), (10**6, 4, 0.0)]
+WITHOUT_SLOPES = [(9, 0, 0.0), (10, 0, 1.0), (20, 0, 1.0), (21, 0, 0.0)]
 
 
-@pytest.mark.parametrize(("length", "expected"), [(9, 0.0), (10, 1.0), (20, 1.0), (21, 0.0)])
-def test_without_slopes(length, expected):
-    assert band(length, 10, 20, 0) == expected
+@pytest.mark.parametrize(("length", "softness", "expected"), BAND + WITHOUT_SLOPES)
+def test_band(length, softness, expected):
+    assert band(length, 10, 20, softness) == expected
 
 
 @pytest.mark.parametrize(

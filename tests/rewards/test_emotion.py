@@ -26,36 +26,13 @@ def test_emotion_accuracy_table(completion, label, expected, why):
     assert EmotionAccuracy(invalid=INVALID)(["p"], [completion], label=[label]) == [expected], why
 
 
-def test_an_invalid_answer_is_only_wrong_by_default():
-    assert EmotionAccuracy()(["p"], ["no idea"], label=["sad"]) == [0.0]
-
-
 def test_logs_the_share_of_invalid_answers_and_ignores_other_columns():
     logged = []
     reward = EmotionAccuracy()
     completions = ["<answer>sad</answer>", "<answer>angry</answer>", "?", "<answer>?</answer>"]
-    rewards = reward(
-        ["p"] * 4,
-        completions,
-        [[1]] * 4,
-        label=["sad"] * 4,
-        text=["t"] * 4,
-        log_metric=lambda name, value: logged.append((name, value)),
-    )
-    assert rewards == [1.0, 0.0, 0.0, 0.0]
+    columns = {"label": ["sad"] * 4, "text": ["t"] * 4, "log_metric": lambda *metric: logged.append(metric)}
+    assert reward(["p"] * 4, completions, [[1]] * 4, **columns) == [1.0, 0.0, 0.0, 0.0]
     assert logged == [("invalid_share", 0.5)]
-
-
-@pytest.mark.parametrize(
-    ("parameters", "columns", "message"),
-    [
-        ({}, {}, "rewards.emotion_accuracy: needs a column `label`"),
-        ({}, {"label": ["happy"]}, "label 'happy' .*labels: sad, joyful, angry, afraid"),
-    ],
-)
-def test_errors_name_the_culprit(parameters, columns, message):
-    with pytest.raises(UserError, match=message):
-        EmotionAccuracy(**parameters)(["p"], ["<answer>sad</answer>"], **columns)
 
 
 def test_the_labels_are_those_of_the_data():
@@ -109,7 +86,6 @@ def test_very_small_probabilities_do_not_underflow():
         ("<reasoning>r</reasoning>\n<answer>sad", "<reasoning>r</reasoning>\n<answer>", "as it was written"),
         ("<answer>sad</answer><answer>sad</answer>", "<answer>", "the first counts"),
         ("<reasoning>r</reasoning>", "<reasoning>r</reasoning><answer>", "no answer"),
-        ("<reasoning>r</reasoning> so sad", "<reasoning>r</reasoning><answer>", "no answer tag"),
         ("<reasoning>r", "<reasoning>r</reasoning><answer>", "reasoning cut off"),
         ("r", "r<answer>", "no reasoning either"),
         ("", "<answer>", "empty"),
@@ -129,16 +105,18 @@ def test_asks_once_for_the_whole_batch():
 
 
 @pytest.mark.parametrize(
-    ("policy", "columns", "message"),
+    ("reward", "columns", "message"),
     [
-        (None, {"label": ["sad"]}, "rewards.emotion_confidence: no policy to ask"),
-        (Policy(0, 0, 0, 0), {}, "rewards.emotion_confidence: needs a column `label`"),
-        (Policy(0, 0, 0, 0), {"label": ["happy"]}, "rewards.emotion_confidence.labels: .* 'happy'"),
+        (EmotionAccuracy(), {}, "rewards.emotion_accuracy: needs a column `label`"),
+        (EmotionAccuracy(), {"label": ["happy"]}, "label 'happy' .*labels: sad, joyful, angry, afraid"),
+        (EmotionConfidence(), {"label": ["sad"]}, "rewards.emotion_confidence: no policy to ask"),
+        (reward_with(Policy(0, 0, 0, 0)), {}, "rewards.emotion_confidence: needs a column `label`"),
+        (reward_with(Policy(0, 0, 0, 0)), {"label": ["happy"]}, "rewards.emotion_confidence.labels: .* 'happy'"),
     ],
 )
-def test_emotion_confidence_errors_name_the_culprit(policy, columns, message):
+def test_errors_name_the_culprit(reward, columns, message):
     with pytest.raises(UserError, match=message):
-        reward_with(policy)(["p"], ["x"], **columns)
+        reward(["p"], ["<answer>sad</answer>"], **columns)
 
 
 # emotion_alignment
@@ -164,11 +142,9 @@ def folder(make_classifier):
         ({}, " ACKNOWLEDGING ", "well done", 0.8, "spaces around it"),
         ({"mapping": MAPPING}, "sad", "there there", 0.75, "the sum of what fits"),
         ({"mapping": MAPPING}, "Sad", "<answer>well done</answer>", 0.2, "what does not fit"),
-        ({"mapping": MAPPING}, "joyful", "well done", 0.8, "another emotion"),
         ({"mapping": MAPPING}, "odd", "well done", 1.0, "everything fits"),
         ({"mapping": MAPPING}, "sympathizing", "there there", 0.25, "an emotion beside the mapping"),
         ({}, None, "there there", None, "a row without emotion"),
-        ({}, None, "", None, "neither emotion nor reply"),
         ({}, "consoling", "", 0.0, "empty"),
     ],
 )
@@ -205,11 +181,7 @@ def test_the_reaction_of_a_reply_in_three_parts(make_classifier, completion, exp
     ("parameters", "columns", "message"),
     [
         ({}, {}, "needs a column `emotion` in the data"),
-        (
-            {},
-            {"emotion": ["consoling", "sad"]},
-            r"column: the data has the emotion 'sad', and the model has no such label \(choices: Consoling, Symp.*ging\)$",
-        ),
+        ({}, {"emotion": ["consoling", "sad"]}, r"column: .*has the emotion 'sad', and the model has no such label \(choices: Co.*ging\)$"),
         ({"mapping": MAPPING}, {"emotion": ["x", None]}, r"choices: Consoling, .*or an emotion of `mapping`: sad, joyful"),
         ({"mapping": {"sad": ["hugging"]}}, {}, r"mapping: of sad: the model has no label 'hugging' \(choices: Consoling, Sympathizing, Acknowledging\)"),
     ],

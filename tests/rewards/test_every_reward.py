@@ -15,6 +15,7 @@ from tests.rewards.test_base import KINDS, SCORES, SCORES_OF
 from tests.rewards.three_parts import REPLY
 
 TAGGED = "<reasoning>She is alone, it is late.</reasoning><answer>I am here for you.</answer>"
+PROMPT = [[{"role": "user", "content": "I lost my dog."}]]
 COMPLETIONS = {
     "text": "I am so sorry to hear that.",
     "tags": TAGGED,
@@ -54,8 +55,7 @@ LOWEST_WITHOUT_REPLY = (
 
 def scores(name, completions):
     n = len(completions)
-    prompts = [[{"role": "user", "content": "I lost my dog."}]] * n
-    return called(REWARDS[name](), prompts, completions, **{column: [value] * n for column, value in COLUMNS.items()})
+    return called(REWARDS[name](), PROMPT * n, completions, **{key: [value] * n for key, value in COLUMNS.items()})
 
 
 def called(reward, *args, **columns):
@@ -65,12 +65,16 @@ def called(reward, *args, **columns):
 
 
 @pytest.mark.parametrize("name", RANGES)
-def test_a_number_in_the_range_for_whatever_comes(name):
+def test_a_number_in_its_range_for_whatever_comes_alone_in_a_batch_and_after_pickling(name):
     low, high = RANGES[name]
-    values = scores(name, list(COMPLETIONS.values()))
-    assert len(values) == len(COMPLETIONS)
+    completions = list(COMPLETIONS.values())
+    values = scores(name, completions)
     for kind, value in zip(COMPLETIONS, values, strict=True):
         assert isinstance(value, float) and math.isfinite(value) and low <= value <= high, kind
+    reward = pickle.loads(pickle.dumps(REWARDS[name]()))
+    columns = {column: [value] for column, value in COLUMNS.items()}
+    assert [called(reward, PROMPT, [one], **columns)[0] for one in completions] == values
+    assert called(reward, [], [], **{column: [] for column in COLUMNS}) == []
 
 
 @pytest.fixture
@@ -101,9 +105,7 @@ def test_a_reward_that_asks_gives_a_number_in_its_range_too(asking, name):
     low, high = asking.range
     completions = list(COMPLETIONS.values())
     columns = {"label": ["sad"] * len(completions), "emotion": ["sad"] * len(completions)}
-    prompts = [[{"role": "user", "content": "I lost my dog."}]] * len(completions)
-    values = called(asking, prompts, completions, **columns)
-    assert len(values) == len(completions)
+    values = called(asking, PROMPT * len(completions), completions, **columns)
     for kind, value in zip(COMPLETIONS, values, strict=True):
         assert math.isfinite(value) and low <= value <= high, kind
     assert len(set(values)) > 1, "all alike: nothing was asked"
@@ -112,24 +114,8 @@ def test_a_reward_that_asks_gives_a_number_in_its_range_too(asking, name):
 
 
 @pytest.mark.parametrize("name", LOWEST_WITHOUT_REPLY)
-def test_no_reply_earns_the_least(name):
+def test_no_reply_earns_the_least_and_the_tags_are_checked_against_the_tokenizer(name):
     assert set(scores(name, [COMPLETIONS[kind] for kind in NO_REPLY])) == {float(RANGES[name][0])}
-
-
-@pytest.mark.parametrize("name", RANGES)
-def test_scores_alone_are_scores_in_a_batch_and_survive_pickling(name):
-    reward = pickle.loads(pickle.dumps(REWARDS[name]()))
-    completions = list(COMPLETIONS.values())
-    prompt = [{"role": "user", "content": "I lost my dog."}]
-    alone = [
-        called(reward, [prompt], [one], **{key: [value] for key, value in COLUMNS.items()})[0] for one in completions
-    ]
-    assert alone == scores(name, completions)
-    assert called(reward, [], [], **{column: [] for column in COLUMNS}) == []
-
-
-@pytest.mark.parametrize("name", LOWEST_WITHOUT_REPLY)
-def test_its_tags_are_checked_against_the_tokenizer(name):
     assert REWARDS[name]().tags == ["answer", "respond"]
     assert REWARDS[name](reply_tags=["say"]).tags == ["say"]
 

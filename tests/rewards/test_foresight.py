@@ -12,10 +12,8 @@ from tests.rewards.three_parts import NEXT, OTHERS, PROMPT, REFLECTION, REPLY, T
 
 
 def earned(reward, reflection, following, others, **columns):
-    (value,) = reward.score(
-        [PROMPT], [reply(reflect=reflection)], next_user=[following], other_users=[others], **columns
-    )
-    return value
+    columns |= {"next_user": [following], "other_users": [others]}
+    return reward.score([PROMPT], [reply(reflect=reflection)], **columns)[0]
 
 
 CASES = [
@@ -26,16 +24,13 @@ CASES = [
     ("visit", "visit", ["visit"], 0.5, "fits everybody"),
     ("visit", "toast", ["visit"], 0.0, "fits everybody but the user"),
     ("visit", "visit", ["visit", "bus"], 0.75, "fits one of two others"),
-    ("visit", "visit", ["visit", " "], 0.5, "an empty turn is none"),
     (TURN, "My sister moved, and the flat is so quiet", ["bus"], 0.5, "what was said is not foreseen"),
     (f"{TURN} visit", "My sister visits the flat", ["bus"], 1.0, "what is new in both counts"),
     ("", "visit", ["bus"], 0.0, "no reflection"),
-    ("\u200b", "visit", ["bus"], 0.0, "nothing to see"),
     ("visit", None, ["bus"], None, "the talk ends here"),
     ("visit", " \u200b", ["bus"], None, "the user says nothing"),
     ("visit", "visit", [], None, "nobody to compare with"),
     ("visit", "visit", None, None, "nobody to compare with"),
-    ("visit", "visit", [""], None, "nobody who says anything"),
     ("", None, ["bus"], None, "does not apply, whatever the reflection is"),
     ("明天去看姐姐", "明天看姐姐", ["公交车"], 0.5 + 5 / (2 * (5 * 4) ** 0.5) * 0.8, "no spaces: 4 of 5 and 4 characters"),
 ]  # fmt: skip
@@ -43,9 +38,8 @@ CASES = [
 
 @pytest.mark.parametrize(("reflection", "following", "others", "expected", "why"), CASES)
 def test_table(reflection, following, others, expected, why):
-    assert earned(Foresight(), reflection, following, others) == (
-        None if expected is None else pytest.approx(expected)
-    ), why
+    found = earned(Foresight(), reflection, following, others)
+    assert found == (None if expected is None else pytest.approx(expected)), why
 
 
 def test_a_thought_that_was_of_use_earns_more_than_others():
@@ -58,9 +52,8 @@ def test_a_thought_that_was_of_use_earns_more_than_others():
 def test_a_broken_reflection_earns_nothing_and_other_parts_do_not_matter():
     completions = [REPLY, REPLY.replace("</respond>", ""), REPLY.replace("<reflect>", ""), "", [{"content": None}]]
     n = len(completions)
-    whole, beside, *broken = Foresight().score(
-        [PROMPT] * n, completions, next_user=[NEXT] * n, other_users=[OTHERS] * n
-    )
+    columns = {"next_user": [NEXT] * n, "other_users": [OTHERS] * n}
+    whole, beside, *broken = Foresight().score([PROMPT] * n, completions, **columns)
     assert whole == beside > 0.6 and broken == [0.0, 0.0, 0.0]
 
 

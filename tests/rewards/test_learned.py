@@ -5,7 +5,6 @@ import pickle
 
 import numpy as np
 import pytest
-from transformers import BertModel, BertTokenizer
 
 from empathy_trl.errors import UserError
 from empathy_trl.rewards.learned import (
@@ -25,29 +24,6 @@ MODEL = {
 }
 
 
-@pytest.mark.parametrize(
-    ("parameters", "reply", "expected", "why"),
-    [
-        ({}, "i am sorry", (0.5 + 1 + 1) / 3, "all dimensions; the last is clipped"),
-        ({}, "ok", 0.0, "the lowest of all"),
-        ({"dimensions": ["fluent"]}, "i am sorry", 0.5, "one"),
-        ({"dimensions": ["Kind", "Fluent"]}, "<answer>i am sorry</answer>", 0.75, "two"),
-        ({"pair": True}, "ok", (0.25 + 0.5 + 0.5) / 3, "read with what the user said"),
-        ({"label_range": [0, 4], "dimensions": ["Fluent"]}, "i am sorry", 0.75, "a range that is given goes first"),
-        ({}, "", 0.0, "empty"),
-    ],
-)
-def test_quality_critic_table(make_classifier, parameters, reply, expected, why):
-    reward = QualityCritic(model=make_classifier(SCORES, **MODEL), **parameters)
-    assert reward.score(["my dog died"], [reply]) == [pytest.approx(expected, abs=1e-4)], why
-
-
-@pytest.mark.parametrize(("pair", "expected"), [(False, 0.0), (True, None)])
-def test_a_prompt_without_a_user_matters_to_a_pair_only(make_classifier, pair, expected):
-    reward = QualityCritic(model=make_classifier(SCORES, **MODEL), pair=pair)
-    assert reward.score([""], ["ok"]) == [None if expected is None else pytest.approx(expected, abs=1e-4)]
-
-
 # reward_model
 REWARD_MODEL_SCORES = {("my dog died", "i am sorry"): [4.0], ("my dog died", "ok"): [1.0], ("i won", "ok"): [2.5]}
 RATED = {"id2label": {0: "overall"}, "problem_type": "regression", "label_ranges": {"overall": [1, 5]}}
@@ -57,47 +33,6 @@ FOREIGN = {"id2label": {0: "LABEL_0"}}
 
 def sigmoid(x):
     return 1 / (1 + math.exp(-x))
-
-
-@pytest.mark.parametrize(
-    ("settings", "parameters", "said", "reply", "expected", "why"),
-    [
-        (RATED, {}, "my dog died", "i am sorry", 0.75, "its place in the range"),
-        (RATED, {}, "my dog died", "ok", 0.0, "the lowest rating"),
-        (RATED, {}, "i won", "ok", 0.375, "the same reply to something else"),
-        (RATED, {}, "my dog died", "<answer>i am sorry</answer>", 0.75, "the reply in its tags"),
-        (RATED, {"label_range": [0, 4]}, "my dog died", "i am sorry", 1.0, "a range that is given goes first"),
-        (PAIRS, {}, "i won", "ok", 0.5, "an average score"),
-        (PAIRS, {}, "my dog died", "i am sorry", sigmoid(1), "one deviation above"),
-        (PAIRS, {}, "my dog died", "ok", sigmoid(-1), "one deviation below"),
-        (PAIRS, {"label_range": [0, 4]}, "my dog died", "ok", 0.25, "a range goes before the moments"),
-        (FOREIGN, {"label_range": [0, 4]}, "my dog died", "ok", 0.25, "a model from elsewhere, with its range"),
-        (RATED, {}, "my dog died", " ", 0.0, "empty"),
-        (PAIRS, {}, "my dog died", "", 0.0, "empty"),
-        (RATED, {}, "", "ok", None, "nothing was said"),
-    ],
-)
-def test_reward_model_table(make_classifier, settings, parameters, said, reply, expected, why):
-    reward = RewardModel(model=make_classifier(REWARD_MODEL_SCORES, **settings), **parameters)
-    (value,) = reward.score([[{"role": "user", "content": said}]], [reply])
-    assert value == (None if expected is None else pytest.approx(expected, abs=1e-4)), why
-
-
-def test_only_what_the_user_said_last_is_read(make_classifier):
-    turns = [("system", "Listen."), ("user", "hi"), ("assistant", "hello"), ("user", "my dog died")]
-    prompt = [{"role": role, "content": content} for role, content in turns]
-    reward = RewardModel(model=make_classifier(REWARD_MODEL_SCORES, **RATED))
-    assert reward.score([prompt], ["i am sorry"]) == [pytest.approx(0.75, abs=1e-4)]
-
-
-def test_a_fresh_head_is_refused(make_classifier, tmp_path):
-    folder = make_classifier(REWARD_MODEL_SCORES, **RATED)
-    BertModel.from_pretrained(folder).save_pretrained(tmp_path / "base")  # the head is left out
-    BertTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "base")
-    with pytest.raises(
-        UserError, match=r"^rewards.reward_model: .*base: has no trained head: classifier\.bias, classifier"
-    ):
-        RewardModel(model=str(tmp_path / "base")).load()
 
 
 # semantic_similarity
@@ -111,32 +46,6 @@ PROMPT = [{"role": "system", "content": "x"}, {"role": "user", "content": "my do
 SIGMOID = {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}
 IDENTITY = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
 OURS = {"id2label": {0: "similarity"}, "label_ranges": {"similarity": [0, 4]}, "problem_type": "regression"}
-
-
-@pytest.mark.parametrize(
-    ("settings", "parameters", "reply", "expected", "why"),
-    [
-        (SIGMOID, {}, "a dog", 1 / (1 + math.exp(-2)), "the sigmoid of a cross-encoder"),
-        (SIGMOID, {}, "ok", 1 / (1 + math.exp(1)), "the other side of it"),
-        ({"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"}, {}, "ok", 0.26894, "older"),
-        (OURS, {}, "a dog", 0.5, "2 of 0 to 4"),
-        (OURS, {}, "ok", 0.0, "below the range"),
-        (IDENTITY, {"label_range": [-2, 2]}, "ok", 0.25, "-1 of -2 to 2"),
-        (SIGMOID, {"label_range": [-2, 2]}, "ok", 0.25, "a range that is given goes first"),
-        ({}, {"label_range": [-2, 2]}, "<respond>a dog</respond>", 1.0, "a model that says nothing"),
-        (OURS, {"dimension": "Similarity"}, "a dog", 0.5, "by name"),
-        (SIGMOID, {}, "", 0.0, "empty"),
-    ],
-)
-def test_the_scale(make_classifier, settings, parameters, reply, expected, why):
-    reward = SemanticSimilarity(model=make_classifier(SEMANTIC_SIMILARITY_SCORES, **settings), **parameters)
-    assert reward.score([PROMPT], [reply]) == [pytest.approx(expected, abs=1e-4)], why
-
-
-def test_the_scale_is_not_that_of_the_batch(make_classifier):
-    reward = SemanticSimilarity(model=make_classifier(SEMANTIC_SIMILARITY_SCORES, **OURS))
-    alone = reward.score([PROMPT], ["a dog"])
-    assert reward.score([PROMPT, "x"], ["a dog", "y"])[:1] == pytest.approx(alone, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -161,10 +70,8 @@ def test_the_users_utterance(make_classifier, prompt, column, expected, why):
 
 def test_none_in_the_column(make_classifier):
     reward = SemanticSimilarity(model=make_classifier(SEMANTIC_SIMILARITY_SCORES, **OURS), column="utterance")
-    assert reward.score(["p", "p"], ["a dog", "a dog"], utterance=[None, "my dog died"]) == [
-        None,
-        pytest.approx(0.5, abs=1e-4),
-    ]
+    found = reward.score(["p", "p"], ["a dog", "a dog"], utterance=[None, "my dog died"])
+    assert found == [None, pytest.approx(0.5, abs=1e-4)]
     with pytest.raises(UserError, match="rewards.semantic_similarity: needs a column `utterance` in the data"):
         reward.score(["p"], ["a dog"])
 
@@ -181,36 +88,8 @@ NAMES = {"id2label": {0: "Emotion", 1: "Empathy"}}
 RANGES = {"label_ranges": {"Emotion": [1, 7], "Empathy": [0, 5]}}
 
 
-def empathy_model_sigmoid(value):
-    return 1 / (1 + math.exp(-value))
-
-
 def score(reward, *replies):
     return reward.score(["p"] * len(replies), list(replies))
-
-
-@pytest.mark.parametrize(
-    ("parameters", "reply", "expected", "why"),
-    [
-        ({}, "cold", 0.2, "1 of 0 to 5"),
-        ({}, "<answer>warm</answer>", 0.6, "3 of 0 to 5"),
-        ({}, "hot", 1.0, "above the range"),
-        ({}, "icy", 0.0, "below the range"),
-        ({"label_range": [1, 3]}, "tepid", 0.5, "a range that is given goes first"),
-        ({"dimension": "Emotion"}, "cold", 1 / 3, "3 of 1 to 7"),
-        ({"dimension": "empathy"}, "cold", 0.2, "any case"),
-        ({}, "", 0.0, "empty"),
-    ],
-)
-def test_range(make_classifier, parameters, reply, expected, why):
-    reward = EmpathyModel(model=make_classifier(EMPATHY_MODEL_SCORES, **NAMES, **RANGES), **parameters)
-    assert score(reward, reply) == [pytest.approx(expected, abs=1e-4)], why
-
-
-def test_a_model_from_elsewhere_with_its_range_and_its_name(make_classifier):
-    folder = make_classifier(EMPATHY_MODEL_SCORES)
-    reward = EmpathyModel(model=folder, dimension="LABEL_1", label_range=[0, 5])
-    assert score(reward, "cold") == [pytest.approx(0.2, abs=1e-4)]
 
 
 @pytest.mark.parametrize("temperature", [0.6, 2.0])
@@ -219,7 +98,7 @@ def test_zscore_sigmoid_over_the_batch(make_classifier, temperature):
         model=make_classifier(EMPATHY_MODEL_SCORES, **NAMES), calibration="zscore_sigmoid", temperature=temperature
     )
     z = math.sqrt(1.5)  # 1, 2, 3 have the mean 2 and the standard deviation sqrt(2 / 3)
-    expected = [empathy_model_sigmoid(-z / temperature), 0.5, empathy_model_sigmoid(z / temperature)]
+    expected = [sigmoid(-z / temperature), 0.5, sigmoid(z / temperature)]
     np.testing.assert_allclose(score(reward, "cold", "tepid", "warm"), expected, atol=1e-4)
     # an empty reply earns 0 and moves nobody
     np.testing.assert_allclose(
@@ -238,7 +117,7 @@ def test_running_moments_count_all_that_was_seen(make_classifier):
     reward = EmpathyModel(model=make_classifier(EMPATHY_MODEL_SCORES, **NAMES), calibration="running")
     np.testing.assert_allclose(
         score(reward, "cold", "warm", ""),
-        [empathy_model_sigmoid(-1 / 0.6), empathy_model_sigmoid(1 / 0.6), 0],
+        [sigmoid(-1 / 0.6), sigmoid(1 / 0.6), 0],
         atol=1e-4,
     )
     assert score(reward, "") == [0.0]
@@ -247,7 +126,7 @@ def test_running_moments_count_all_that_was_seen(make_classifier):
     copy = pickle.loads(pickle.dumps(reward))
     for one in (reward, copy):
         # 1, 3, 2, 2, 7: mean 3, variance (4 + 0 + 1 + 1 + 16) / 5
-        assert score(one, "hot") == [pytest.approx(empathy_model_sigmoid(4 / math.sqrt(4.4) / 0.6), abs=1e-4)]
+        assert score(one, "hot") == [pytest.approx(sigmoid(4 / math.sqrt(4.4) / 0.6), abs=1e-4)]
 
 
 def test_welford_agrees_with_numpy_far_from_zero():
@@ -267,20 +146,61 @@ EPITOME_SCORES = {("my dog died", "i am sorry"): [0, 0, L2, L2 * 2, 0], ("my dog
 GROUPS = {"label_groups": [["reactions", ["0", "1", "2"]], ["explorations", ["0", "1"]]]}  # not in the order of names
 
 
+# every kind
+SCORES_OF = {QualityCritic: SCORES, RewardModel: REWARD_MODEL_SCORES, SemanticSimilarity: SEMANTIC_SIMILARITY_SCORES,
+             EmpathyModel: EMPATHY_MODEL_SCORES, Epitome: EPITOME_SCORES}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("mechanism", "prompt", "reply", "expected", "why"),
+    ("kind", "settings", "parameters", "prompt", "reply", "expected", "why"),
     [
-        ("reactions", "my dog died", "i am sorry", (0.25 + 2 * 0.5) / 2, "expected level 1.25 of 2"),
-        ("reactions", "my dog died", "<answer>ok</answer>", (0.1 + 0.2) / 2, "expected level 0.3 of 2"),
-        ("explorations", "my dog died", "i am sorry", 0.2, "two levels"),
-        ("explorations", [{"role": "user", "content": "my dog died"}], "ok", 0.5, "its own softmax"),
-        ("explorations", "my dog died", "", 0.0, "empty"),
-        ("explorations", [{"role": "system", "content": "my dog died"}], "ok", None, "no user"),
+        (QualityCritic, MODEL, {}, "my dog died", "i am sorry", (0.5 + 1 + 1) / 3, "all dimensions; the last is clipped"),
+        (QualityCritic, MODEL, {}, "my dog died", "ok", 0.0, "the lowest of all"),
+        (QualityCritic, MODEL, {"dimensions": ["fluent"]}, "my dog died", "i am sorry", 0.5, "one"),
+        (QualityCritic, MODEL, {"dimensions": ["Kind", "Fluent"]}, "my dog died", "<answer>i am sorry</answer>", 0.75, "two"),
+        (QualityCritic, MODEL, {"pair": True}, "my dog died", "ok", (0.25 + 0.5 + 0.5) / 3, "read with what the user said"),
+        (QualityCritic, MODEL, {"label_range": [0, 4], "dimensions": ["Fluent"]}, "my dog died", "i am sorry", 0.75, "a range that is given goes first"),
+        (QualityCritic, MODEL, {}, "my dog died", "", 0.0, "empty"),
+        (QualityCritic, MODEL, {}, "", "ok", 0.0, "a prompt without a user matters"),
+        (QualityCritic, MODEL, {"pair": True}, "", "ok", None, "to a pair only"),
+        (RewardModel, RATED, {}, "my dog died", "i am sorry", 0.75, "its place in the range"),
+        (RewardModel, RATED, {}, "my dog died", "ok", 0.0, "the lowest rating"),
+        (RewardModel, RATED, {}, "i won", "ok", 0.375, "the same reply to something else"),
+        (RewardModel, RATED, {}, "my dog died", "<answer>i am sorry</answer>", 0.75, "the reply in its tags"),
+        (RewardModel, RATED, {"label_range": [0, 4]}, "my dog died", "i am sorry", 1.0, "a range that is given goes first"),
+        (RewardModel, PAIRS, {}, "i won", "ok", 0.5, "an average score"),
+        (RewardModel, PAIRS, {}, "my dog died", "i am sorry", sigmoid(1), "one deviation above"),
+        (RewardModel, PAIRS, {}, "my dog died", "ok", sigmoid(-1), "one deviation below"),
+        (RewardModel, PAIRS, {"label_range": [0, 4]}, "my dog died", "ok", 0.25, "a range goes before the moments"),
+        (RewardModel, RATED, {}, "my dog died", " ", 0.0, "empty"),
+        (RewardModel, RATED, {}, "", "ok", None, "nothing was said"),
+        (SemanticSimilarity, SIGMOID, {}, PROMPT, "a dog", 1 / (1 + math.exp(-2)), "the sigmoid of a cross-encoder"),
+        (SemanticSimilarity, SIGMOID, {}, PROMPT, "ok", 1 / (1 + math.exp(1)), "the other side of it"),
+        (SemanticSimilarity, {"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"}, {}, PROMPT, "ok", 0.26894, "older"),
+        (SemanticSimilarity, OURS, {}, PROMPT, "a dog", 0.5, "2 of 0 to 4"),
+        (SemanticSimilarity, OURS, {}, PROMPT, "ok", 0.0, "below the range"),
+        (SemanticSimilarity, IDENTITY, {"label_range": [-2, 2]}, PROMPT, "ok", 0.25, "-1 of -2 to 2"),
+        (SemanticSimilarity, SIGMOID, {"label_range": [-2, 2]}, PROMPT, "ok", 0.25, "a range that is given goes first"),
+        (SemanticSimilarity, {}, {"label_range": [-2, 2]}, PROMPT, "<respond>a dog</respond>", 1.0, "a model that says nothing"),
+        (SemanticSimilarity, SIGMOID, {}, PROMPT, "", 0.0, "empty"),
+        (EmpathyModel, NAMES | RANGES, {}, "p", "cold", 0.2, "1 of 0 to 5"),
+        (EmpathyModel, NAMES | RANGES, {}, "p", "<answer>warm</answer>", 0.6, "3 of 0 to 5"),
+        (EmpathyModel, NAMES | RANGES, {}, "p", "hot", 1.0, "above the range"),
+        (EmpathyModel, NAMES | RANGES, {}, "p", "icy", 0.0, "below the range"),
+        (EmpathyModel, NAMES | RANGES, {"label_range": [1, 3]}, "p", "tepid", 0.5, "a range that is given goes first"),
+        (EmpathyModel, NAMES | RANGES, {"dimension": "Emotion"}, "p", "cold", 1 / 3, "3 of 1 to 7"),
+        (EmpathyModel, NAMES | RANGES, {}, "p", "", 0.0, "empty"),
+        (Epitome, GROUPS, {"mechanism": "reactions"}, "my dog died", "i am sorry", (0.25 + 2 * 0.5) / 2, "expected level 1.25 of 2"),
+        (Epitome, GROUPS, {"mechanism": "reactions"}, "my dog died", "<answer>ok</answer>", (0.1 + 0.2) / 2, "expected level 0.3 of 2"),
+        (Epitome, GROUPS, {"mechanism": "explorations"}, "my dog died", "i am sorry", 0.2, "two levels"),
+        (Epitome, GROUPS, {"mechanism": "explorations"}, [{"role": "user", "content": "my dog died"}], "ok", 0.5, "its own softmax"),
+        (Epitome, GROUPS, {"mechanism": "explorations"}, "my dog died", "", 0.0, "empty"),
+        (Epitome, GROUPS, {"mechanism": "explorations"}, [{"role": "system", "content": "my dog died"}], "ok", None, "no user"),
     ],
-)
-def test_epitome_table(make_classifier, mechanism, prompt, reply, expected, why):
-    reward = Epitome(model=make_classifier(EPITOME_SCORES, **GROUPS), mechanism=mechanism)
-    assert reward.score([prompt], [reply]) == [expected if expected is None else pytest.approx(expected, abs=1e-4)], why
+)  # fmt: skip
+def test_table(make_classifier, kind, settings, parameters, prompt, reply, expected, why):
+    reward = kind(model=make_classifier(SCORES_OF[kind], **settings), **parameters)
+    assert reward.score([prompt], [reply]) == [None if expected is None else pytest.approx(expected, abs=1e-4)], why
 
 
 # models that do not fit

@@ -64,7 +64,6 @@ def test_the_name_in_the_registry_is_the_name_in_the_logs(name):
 def own_module(tmp_path, monkeypatch):
     (tmp_path / "their_rewards.py").write_text(
         "from dataclasses import dataclass\n"
-        "CONSTANT = 1\n"
         "@dataclass\n"
         "class Kindness:\n"
         "    word: str = 'kind'\n"
@@ -87,7 +86,6 @@ def own_module(tmp_path, monkeypatch):
     (tmp_path / "half_written.py").write_text("def length(:\n")
     (tmp_path / "divides.py").write_text("1 / 0\n")
     (tmp_path / "a_script.py").write_text("raise SystemExit('usage: a_script FILE')\n")
-    (tmp_path / "needs_missing.py").write_text("import no_such_package\n")
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -139,20 +137,16 @@ def test_two_rewards_of_one_class_have_their_own_names():
         ("recommendation", {"mode": "lked"}, "rewards.recommendation.mode: unknown choice 'lked'; did you mean liked"),
         ("reasoning_length", {"min": 5, "max": 2}, "rewards.reasoning_length: min and max: .*min 5 and max 2"),
         ("format", {"weight": "high"}, "rewards.format.weight: 'high' is not a valid float or mapping of start, end, until"),
-        ("format", {"weight": True}, "rewards.format.weight: true is not a valid float"),
         ("format", {"weight": float("nan")}, "rewards.format.weight: nan is not finite"),
         ("format", {"weight": {"start": 1, "until": "x"}}, r"weight.until: 'x' is not a valid float(.|\n)*weight.end: missing; exp"),
         ("format", {"weight": {"start": 1, "end": 0, "until": 2}}, "rewards.format.weight.until: 2 is not a share of the tr"),
         ("safety", {"weight": -1}, "rewards.safety.weight: safety is never above 0, so a weight below 0 pays for"),
-        ("k", {"import": 3}, "rewards.k.import: 3 is not of the form package.module:Name"),
         ("k", {"import": "their_rewards.Kindness"}, "rewards.k.import: 'their_rewards.Kindness' is not of the form"),
         ("k", {"import": "their_reward:Kindness"}, "rewards.k.import: cannot import their_reward: .*PYTHONPATH"),
-        ("k", {"import": "needs_missing:K"}, "cannot import needs_missing: No module named 'no_such_package'"),
         ("k", {"import": "half_written:length"}, "rewards.k.import: cannot import half_written: SyntaxError: "),
         ("k", {"import": "divides:length"}, "rewards.k.import: cannot import divides: ZeroDivisionError: div"),
         ("k", {"import": "a_script:length"}, "rewards.k.import: cannot import a_script: SystemExit: usage: "),
         ("k", {"import": "their_rewards:Kind"}, "their_rewards has no class or function Kind; did you mean Kindness"),
-        ("k", {"import": "their_rewards:CONSTANT"}, "has no class or function CONSTANT"),
         ("k", {"import": "their_rewards:Kindness", "words": 1}, "rewards.k.words: unknown parameter of k; did you mean word"),
         ("k", {"import": "their_rewards:Broken", "key": 1}, r"rewards.k.import: their_rewards:Broken\(key=1\) raises KeyError: 1"),
         ("k", {"import": "their_rewards:length", "unit": 1}, r"a function takes no parameters \(got unit\)"),
@@ -167,11 +161,8 @@ def test_errors_name_the_reward_and_the_key(own_module, name, entry, message):
 def test_all_problems_are_reported_and_the_other_rewards_read():
     rewards, problems = read_rewards({"length": {}, "format": {"tags": 1, "weight": []}, "nothing": None})
     assert list(rewards) == ["length"]
-    assert [".".join(path) for path, _ in problems] == [
-        "rewards.format.weight",
-        "rewards.format.tags",
-        "rewards.nothing",
-    ]
+    names = [".".join(path) for path, _ in problems]
+    assert names == ["rewards.format.weight", "rewards.format.tags", "rewards.nothing"]
     with pytest.raises(UserError, match="rewards: 3 is not a mapping from a reward's name"):
         load_rewards(3)
 
@@ -185,17 +176,7 @@ def test_the_references_of_the_data_score_at_the_top():
         assert set(scores) == {1.0}, reward.__name__
 
 
-@pytest.mark.parametrize("module", ["empathy_trl.rewards", "empathy_trl.rewards.explain"])
-def test_imports_nothing_heavy_and_nothing_above(module):
-    others = {
-        "torch",
-        "transformers",
-        "trl",
-        "pandas",
-        "empathy_trl.recipe",
-        "empathy_trl.tasks",
-        "empathy_trl.trainers",
-    }
-    code = f"import sys, {module}; print(sorted({others} & set(sys.modules)))"
+def test_imports_nothing_heavy():
+    code = "import sys, empathy_trl.rewards.explain as _; print({'torch', 'transformers', 'trl', 'pandas'} & {*sys.modules})"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
+    assert shown.stdout.strip() == "set()"

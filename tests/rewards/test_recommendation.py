@@ -21,7 +21,6 @@ def reward(reply, mode="match", slots="placeholder", **columns):
         ("Try < movie >, a good movie", 0, "not the placeholder"),
         ("<answer>Try <movie>!</answer>", 1, "in the tag of the reply"),
         ("<reasoning><movie></reasoning><answer>Hm</answer>", 0, "not in the reply"),
-        ("", 0, "empty"),
     ],
 )
 def test_any(reply, expected, why):
@@ -72,7 +71,6 @@ def test_match_of_titles(reply, movies, context, recommends, expected, why):
         ("Try The Salt Line", [SALT, IT], [IT], 1, "not named yet"),
         ("Try The Salt Line", [], [], None, "the seeker liked nothing"),
         ("Try The Salt Line", None, None, None, "nothing is known"),
-        ("", [SALT], [], 0, "empty"),
     ],
 )
 def test_liked(reply, liked, context, expected, why):
@@ -87,7 +85,6 @@ def test_liked(reply, liked, context, expected, why):
         ("Psycho!", "Psycho", True),  # has no year
         ("Psycho!", "Psycho (1960)", False),
         ("Psycho  (1960)", "Psycho (1960)", True),
-        ("psychos", "Psycho", False),
         ("2012", "2012 (2009)", False),
         ("Ｔhe Salt\u200b Line", SALT, True),
         ("anything", "", False),
@@ -103,29 +100,22 @@ def test_a_placeholder_of_ones_own():
 
 def test_data_that_writes_films_otherwise_is_noticed():
     columns = {"recommends": [False, True], "reference": ["Hi", "Try Jaws (1975)"]}
-    with pytest.raises(
-        UserError, match=r"recommendation\.slots: 'placeholder', but .* 'Try Jaws \(1975\)' recommends one"
-    ):
+    message = r"recommendation\.slots: 'placeholder', but .* 'Try Jaws \(1975\)' recommends one"
+    with pytest.raises(UserError, match=message):
         Recommendation()(None, ["a", "b"], **columns)
-
-
-@pytest.mark.parametrize(
-    "mode, slots, column",
-    [("match", "placeholder", "recommends"), ("any", "title", "movies"), ("liked", "title", "liked")],
-)
-def test_missing_columns(mode, slots, column):
-    with pytest.raises(UserError, match=f"rewards.recommendation: needs a column `{column}` in the data"):
-        reward("Hi", mode, slots)
 
 
 @pytest.mark.parametrize(
     "settings, columns, message",
     [
+        (("match", "placeholder"), {}, "rewards.recommendation: needs a column `recommends` in the data"),
+        (("any", "title"), {}, "rewards.recommendation: needs a column `movies` in the data"),
+        (("liked", "title"), {}, "rewards.recommendation: needs a column `liked` in the data"),
         (("match", "placeholder"), {"recommends": "yes"}, "the column `recommends` holds 'yes'; expected true, false or"),
         (("liked", "title"), {"liked": "Jaws", "context_movies": []}, "the column `liked` holds 'Jaws'; expected a list"),
         (("any", "title"), {"movies": 3, "liked": [], "context_movies": []}, "the column `movies` holds 3; expected a"),
     ],
 )  # fmt: skip
-def test_columns_of_another_kind(settings, columns, message):
+def test_columns_that_are_missing_or_of_another_kind(settings, columns, message):
     with pytest.raises(UserError, match=message):
         reward("Hi", *settings, **columns)

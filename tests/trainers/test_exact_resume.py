@@ -16,15 +16,7 @@ from empathy_trl.rewards.llm_judge import LLMJudge
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer, PPOConfig
 from tests.models.scripted_server import CUT, ScriptedServer, answer
-from tests.trainers.settings import (
-    ROWS,
-    assert_identical,
-    kill,
-    length_reward,
-    make_trainer,
-    weights_of,
-    without_times,
-)
+from tests.trainers.settings import ROWS, assert_identical, kill, length_reward, make_trainer, weights_of, without_times
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,5 +1,7 @@
 """The GRPO trainer: TRL's numbers, scheduled weights, refused tags, and the stop on a non-finite loss."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -101,9 +103,8 @@ def test_non_finite_loss_stops_with_the_last_good_weights(tiny_folder, tmp_path,
 
     trainer = make_trainer(tiny_folder, tmp_path / "bad")
     break_loss(trainer, monkeypatch, at_call=3)
-    with pytest.raises(
-        NonFiniteLoss, match=r"step 3: the loss is nan.*checkpoint-2.*trainer.learning_rate \(now 0.01\)"
-    ):
+    message = r"step 3: the loss is nan.*checkpoint-2.*trainer.learning_rate \(now 0.01\)"
+    with pytest.raises(NonFiniteLoss, match=message):
         trainer.train()
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "bad" / "checkpoint-2").state_dict()
     assert_identical(weights_of(good), saved)
@@ -134,11 +135,7 @@ class Room:
         return None
 
     def look(self) -> str:
-        """Look around.
-
-        Returns:
-            What there is to see.
-        """
+        """Look around."""
         return "nothing"
 
     def get_reward(self) -> float:
@@ -162,32 +159,16 @@ def test_the_reward_of_an_environment_keeps_its_weight_beside_a_schedule(tiny_fo
     assert trainer.state.log_history[0]["rewards/Room/mean"] == 0.5
 
 
-def test_weights_in_the_config_and_in_the_call_are_refused(tiny_folder, tmp_path):
-    with pytest.raises(UserError, match=r"reward_weights: \[2.0\] is given to the trainer and \[3.0\] in args"):
-        make_trainer(tiny_folder, tmp_path, weights=[2.0], reward_weights=[3.0])
-
-
-def test_weights_that_are_not_one_per_reward_are_refused(tiny_folder, tmp_path):
-    with pytest.raises(UserError, match=r"reward_weights: \[2.0, 1.0\] has 2 entries; expected 1, one per reward"):
-        make_trainer(tiny_folder, tmp_path, weights=[2.0, 1.0])
-
-
-def test_a_stream_trains_as_with_trl(tiny_folder, tmp_path):
-    logs = []
-    for kinds in ((EmpathyGRPOTrainer, EmpathyGRPOConfig), (GRPOTrainer, GRPOConfig)):
-        trainer = kinds[0](
-            AutoModelForCausalLM.from_pretrained(tiny_folder),
-            length_reward,
-            quiet_config(
-                tmp_path, kinds[1], num_generations=2, max_completion_length=6, max_steps=5, learning_rate=0.01
-            ),
-            ROWS.to_iterable_dataset(),
-            processing_class=AutoTokenizer.from_pretrained(tiny_folder, padding_side="left"),
-        )
-        trainer.train()
-        logs.append([row["reward"] for row in trainer.state.log_history[:-1]])
-    assert len(logs[0]) == 5
-    assert logs[0] == logs[1]
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weights": [2.0], "reward_weights": [3.0]}, r"\[2.0\] is given to the trainer and \[3.0\] in args"),
+        ({"weights": [2.0, 1.0]}, r"\[2.0, 1.0\] has 2 entries; expected 1, one per reward"),
+    ],
+)
+def test_weights_twice_or_not_one_per_reward_are_refused(tiny_folder, tmp_path, settings, message):
+    with pytest.raises(UserError, match=f"reward_weights: {message}"):
+        make_trainer(tiny_folder, tmp_path, **settings)
 
 
 def vowel_reward(completions, **kwargs):
@@ -196,11 +177,12 @@ def vowel_reward(completions, **kwargs):
     return [sum(letter in "aeiou" for letter in text) / len(text) if text else None for text in texts]
 
 
+ONE_BATCH = {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 8}
 SETTINGS = {
     "as it comes": {},
     "with a reference": {"beta": 0.04},
     "grpo": {"loss_type": "grpo"},
-    "bnpo": {"loss_type": "bnpo", "gradient_accumulation_steps": 1, "per_device_train_batch_size": 8},
+    "bnpo": {"loss_type": "bnpo", **ONE_BATCH},
     "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
     "scaled by the batch": {"scale_rewards": "batch"},
     "two iterations": {"num_iterations": 2, "gradient_accumulation_steps": 1},
@@ -212,38 +194,23 @@ SETTINGS = {
     },
     "clipped higher": {"epsilon_high": 0.28, "num_iterations": 2, "steps_per_generation": 1},
     "ratio of a sequence": {"importance_sampling_level": "sequence", "num_iterations": 2, "steps_per_generation": 1},
-    "entropy": {
-        "entropy_coef": 0.1,
-        "top_entropy_quantile": 0.5,
-        "gradient_accumulation_steps": 1,
-        "per_device_train_batch_size": 8,
-    },
+    "entropy": {"entropy_coef": 0.1, "top_entropy_quantile": 0.5, **ONE_BATCH},
 }
 OURS = {"zero_spread_share"}
 
 
-def logs_of(trainer_class, config_class, tiny_folder, output_dir, **settings):
+def logs_of(trainer_class, config_class, tiny_folder, output_dir, train_dataset=ROWS, **settings):
+    usual = {"num_generations": 4, "gradient_accumulation_steps": 2, "max_completion_length": 6, "max_steps": 2}
     trainer = trainer_class(
         AutoModelForCausalLM.from_pretrained(tiny_folder),
         [length_reward, vowel_reward],
-        quiet_config(
-            output_dir,
-            config_class,
-            **{
-                "num_generations": 4,
-                "gradient_accumulation_steps": 2,
-                "max_completion_length": 6,
-                "max_steps": 2,
-                "learning_rate": 0.01,
-                **settings,
-            },
-        ),
-        ROWS,
+        quiet_config(output_dir, config_class, **{**usual, "learning_rate": 0.01, **settings}),
+        train_dataset,
         processing_class=AutoTokenizer.from_pretrained(tiny_folder, padding_side="left"),
     )
     trainer.train()
     rows = without_times(trainer.state.log_history)
-    assert len(rows) == 2
+    assert len(rows) == trainer.args.max_steps
     return [{name: value for name, value in row.items() if name not in OURS} for row in rows]
 
 
@@ -258,41 +225,28 @@ def test_the_logs_are_trls(tiny_folder, tmp_path, settings):
         assert mine == pytest.approx(row, rel=3e-5, abs=3e-5)
 
 
-pytest.importorskip("bitsandbytes", reason="needs the extra quantization")
+def test_a_stream_trains_as_with_trl(tiny_folder, tmp_path):
+    stream = ROWS.to_iterable_dataset()
+    ours, theirs = (
+        [row["reward"] for row in logs_of(*kinds, tiny_folder, tmp_path, stream, max_steps=5)]
+        for kinds in ((EmpathyGRPOTrainer, EmpathyGRPOConfig), (GRPOTrainer, GRPOConfig))
+    )
+    assert ours == theirs
 
 
 def test_a_grpo_step_of_a_4_bit_model_trains_the_adapter_and_nothing_else(tmp_path):
-    from types import SimpleNamespace
-
-    from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
-
+    pytest.importorskip("bitsandbytes", reason="needs the extra quantization")
     tokenizer = build_tokenizer(TEXTS, vocab_size=320, tags=["reasoning", "answer"])
     shape = SimpleNamespace(architecture="qwen2", hidden_size=64, layers=2, heads=2, max_length=128)
-    build_model(shape, tokenizer, seed=0).save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
+    for part in (build_model(shape, tokenizer, seed=0), tokenizer):
+        part.save_pretrained(tmp_path / "base")
 
     section = Model(name_or_path=str(tmp_path / "base"), load_in_4bit=True, lora=Lora(r=4))
-    model, tokenizer = load_or_build(section, seed=0)
+    model, _ = load_or_build(section, seed=0)
     assert model.is_loaded_in_4bit
-    trainer = EmpathyGRPOTrainer(
-        model=model,
-        processing_class=tokenizer,
-        peft_config=lora_config(section.lora),
-        reward_funcs=[length_reward],
-        args=GRPOConfig(
-            str(tmp_path / "out"),
-            per_device_train_batch_size=4,
-            num_generations=2,
-            max_completion_length=6,
-            max_steps=2,
-            learning_rate=0.1,
-            bf16=False,
-            report_to="none",
-            logging_steps=1,
-            disable_tqdm=True,
-        ),
-        train_dataset=ROWS,
-    )
+    settings = {"max_steps": 2, "learning_rate": 0.1, "gradient_checkpointing": True}
+    adapter = lora_config(section.lora)
+    trainer = make_trainer(tmp_path / "base", tmp_path / "out", model=model, peft_config=adapter, **settings)
     before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
     trainer.train()
     changed = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}

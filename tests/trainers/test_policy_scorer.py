@@ -56,22 +56,22 @@ def plain_scores(model, tokenizer, prompts, prefixes, choices):
     return scores
 
 
+def check(model, tokenizer, prompts=PROMPTS, choices=LABELS, batch_size=8, plain=None):
+    scores = torch.tensor(PolicyScorer(lambda: model, tokenizer, batch_size)(prompts, PREFIXES, choices))
+    expected = plain_scores(plain or model, tokenizer, prompts, PREFIXES, choices)
+    torch.testing.assert_close(scores, torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("architecture", ["qwen2", "llama", "gemma2", "t5"])
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_equals_plain_forwards_for_ragged_lengths(tokenizer, architecture, batch_size):
-    model = tiny(architecture, tokenizer)
-    scores = PolicyScorer(lambda: model, tokenizer, batch_size)(PROMPTS, PREFIXES, LABELS)
-    expected = plain_scores(model, tokenizer, PROMPTS, PREFIXES, LABELS)
-    assert torch.tensor(scores).shape == (3, 4)
-    torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+    check(tiny(architecture, tokenizer), tokenizer, batch_size=batch_size)
 
 
 def test_equals_plain_forwards_when_the_context_is_longer_than_the_sliding_window(tokenizer):
     model = tiny("gemma2", tokenizer, max_length=16)
     assert model.config.sliding_window == 8
-    scores = PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS)
-    expected = plain_scores(model, tokenizer, PROMPTS, PREFIXES, LABELS)
-    torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+    check(model, tokenizer)
 
 
 def test_an_encoder_reads_a_prompt_once_for_all_choices(tokenizer):
@@ -79,27 +79,22 @@ def test_an_encoder_reads_a_prompt_once_for_all_choices(tokenizer):
     calls = []
     model.get_encoder().register_forward_hook(lambda *args: calls.append(1))
     adapted = get_peft_model(model, LoraConfig(target_modules=["q"], task_type="SEQ_2_SEQ_LM"))
-    scores = PolicyScorer(lambda: adapted, tokenizer, 8)(PROMPTS, PREFIXES, LABELS)
+    PolicyScorer(lambda: adapted, tokenizer, 8)(PROMPTS, PREFIXES, LABELS)
     assert len(calls) == 1
-    expected = plain_scores(model, tokenizer, PROMPTS, PREFIXES, LABELS)
-    torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+    check(adapted, tokenizer, plain=model)
 
 
 def test_choices_of_one_token_take_one_forward(tokenizer):
     model = tiny("qwen2", tokenizer)
     calls = []
     model.register_forward_hook(lambda *args: calls.append(1))
-    scores = PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, ["sad", "joyful"])
+    PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, ["sad", "joyful"])
     assert len(calls) == 1
-    expected = plain_scores(model, tokenizer, PROMPTS, PREFIXES, ["sad", "joyful"])
-    torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+    check(model, tokenizer, choices=["sad", "joyful"])
 
 
 def test_plain_text_prompts(tokenizer):
-    model = tiny("qwen2", tokenizer)
-    scores = PolicyScorer(lambda: model, tokenizer, 8)(TEXTS, PREFIXES, LABELS)
-    expected = plain_scores(model, tokenizer, TEXTS, PREFIXES, LABELS)
-    torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+    check(tiny("qwen2", tokenizer), tokenizer, prompts=TEXTS)
 
 
 def test_a_model_patched_by_the_trainer_is_scored_at_temperature_1(tokenizer):

@@ -1,5 +1,7 @@
 """The PPO trainer: it learns, its gradient is right, and what it saves is a policy and a critic."""
 
+import dataclasses
+
 import pytest
 import torch
 from datasets import Dataset
@@ -11,14 +13,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.trainers.encoder_decoder import trainer_class
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import LOSSES, EmpathyPPOTrainer, PPOConfig
-from tests.trainers.settings import (
-    ROWS,
-    assert_identical,
-    length_reward,
-    make_ppo_trainer,
-    quiet_config,
-    weights_of,
-)
+from tests.trainers.settings import ROWS, assert_identical, length_reward, make_ppo_trainer, quiet_config, weights_of
 from tests.trainers.tiny_t5 import save_t5
 
 QUESTIONS = Dataset.from_dict(
@@ -64,12 +59,12 @@ def test_ppo_learns_a_verifiable_task_and_its_critic_knows_what_to_expect(tiny_f
         per_device_train_batch_size=64,
         num_generations=4,
         max_completion_length=4,
+        max_steps=40,
         learning_rate=2e-2,
         critic_learning_rate=5e-2,
         vf_coef=1.0,
         cliprange_value=10.0,
         kl_coef=0.0,
-        max_steps=40,
         logging_steps=10,
     )
     trainer.train()
@@ -148,14 +143,9 @@ def test_values_and_gradients_are_the_same_with_and_without_shared_prompts(tiny_
 
 def test_a_new_critic_begins_with_what_the_first_rollout_earns_on_average(tiny_folder, tmp_path):
     scores = iter([5.0, -1.0])
-    trainer = make_ppo_trainer(
-        tiny_folder,
-        tmp_path,
-        reward=lambda completions, **_: [next(scores)] * len(completions),
-        kl_coef=0.0,
-        lam=1.0,
-        whiten_advantages=False,
-    )
+    settings = {"kl_coef": 0.0, "lam": 1.0, "whiten_advantages": False}
+    settings["reward"] = lambda completions, **_: [next(scores)] * len(completions)
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, **settings)
     for advantage in (0.0, -6.0):  # later ones are for the weights to learn
         (part,) = rollout_and_parts(trainer, 1)
         assert torch.allclose(part["old_values"], torch.tensor(5.0))
@@ -177,12 +167,8 @@ def test_values_are_those_of_the_policys_hidden_states(tiny_folder, tmp_path):
 
 
 def test_advantages_of_a_completion_that_no_reward_rates_are_zero(tiny_folder, tmp_path):
-    trainer = make_ppo_trainer(
-        tiny_folder,
-        tmp_path,
-        reward=lambda completions, **_: [None, 1.0, None, 2.0] * (len(completions) // 4),
-        kl_coef=0.1,
-    )
+    reward = lambda completions, **_: [None, 1.0, None, 2.0] * (len(completions) // 4)
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, reward=reward, kl_coef=0.1)
     trainer.args.shuffle_dataset = False
     (part,) = rollout_and_parts(trainer, 1)
     rated = part["value_mask"].any(dim=1)
@@ -192,15 +178,9 @@ def test_advantages_of_a_completion_that_no_reward_rates_are_zero(tiny_folder, t
 
 
 def test_a_completion_without_an_end_loses_the_penalty(tiny_folder, tmp_path):
-    trainer = make_ppo_trainer(
-        tiny_folder,
-        tmp_path,
-        reward=lambda completions, **_: [1.0] * len(completions),
-        missing_eos_penalty=3.0,
-        whiten_advantages=False,
-        kl_coef=0.0,
-        lam=1.0,
-    )
+    settings = {"missing_eos_penalty": 3.0, "whiten_advantages": False, "kl_coef": 0.0, "lam": 1.0}
+    settings["reward"] = lambda completions, **_: [1.0] * len(completions)
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, **settings)
     (part,) = rollout_and_parts(trainer, 1)
     ends = trainer.processing_class.eos_token_id
     ended = ((part["completion_ids"] == ends) & part["completion_mask"].bool()).any(dim=1)
@@ -212,13 +192,10 @@ def test_with_tools_only_the_last_turn_has_to_end(tiny_folder, tmp_path):
     trainer = make_ppo_trainer(tiny_folder, tmp_path, missing_eos_penalty=3.0)
     end = trainer.processing_class.eos_token_id
     trainer._scores = torch.tensor([1.0, 1.0, 1.0])
-    rollout = {
-        "completion_ids": torch.tensor(
-            [[5, end, 7, 8], [5, end, 7, end], [5, end, end, end]]
-        ),  # the padding is the end, too
-        "completion_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]]),
-    }
-    assert trainer._final_scores(rollout).tolist() == [-2.0, 1.0, -2.0]
+    ids = torch.tensor([[5, end, 7, 8], [5, end, 7, end], [5, end, end, end]])  # the padding is the end, too
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]])
+    found = trainer._final_scores({"completion_ids": ids, "completion_mask": mask})
+    assert found.tolist() == [-2.0, 1.0, -2.0]
 
 
 def test_a_first_rollout_without_tokens_leaves_sharing_on(tiny_folder, tmp_path):
@@ -305,26 +282,22 @@ def test_the_saved_policy_knows_nothing_of_its_critic(tiny_folder, tmp_path, kin
     own = {name: weight for name, weight in weights_of(trainer).items() if not name.startswith("critic.")}
     assert_identical(own, dict(reloaded.state_dict()))
 
-    again = make_ppo_trainer(
-        tmp_path / "saved", tmp_path / "again", critic_kind=kind, critic_name_or_path=str(tmp_path / "saved")
-    )
+    settings = {"critic_kind": kind, "critic_name_or_path": str(tmp_path / "saved")}
+    again = make_ppo_trainer(tmp_path / "saved", tmp_path / "again", **settings)
     assert_identical(dict(trainer.model.critic.state_dict()), dict(again.model.critic.state_dict()))
 
 
 def test_an_adapter_is_saved_without_the_critic_and_both_learn(tiny_folder, tmp_path):
-    adapter = LoraConfig(r=2, target_modules="all-linear")
-    trainer = make_ppo_trainer(
-        tiny_folder, tmp_path, peft_config=adapter, max_steps=2, kl_coef=0.1, save_strategy="steps", save_steps=1
-    )
+    settings = {"kl_coef": 0.1, "save_strategy": "steps", "save_steps": 1}
+    settings["peft_config"] = LoraConfig(r=2, target_modules="all-linear")
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, max_steps=2, **settings)
     trainer.train()
     rows = [row for row in trainer.state.log_history if "kl" in row]
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-6) and rows[-1]["kl"] != 0
     assert trainer.model.critic.value_head.weight.abs().sum() > 0
     saved = tmp_path / "checkpoint-2"
     assert (saved / "adapter_model.safetensors").is_file() and (saved / "critic" / "value_head.safetensors").is_file()
-    resumed = make_ppo_trainer(
-        tiny_folder, tmp_path, peft_config=adapter, max_steps=3, kl_coef=0.1, save_strategy="steps", save_steps=1
-    )
+    resumed = make_ppo_trainer(tiny_folder, tmp_path, max_steps=3, **settings)
     resumed.train(resume_from_checkpoint=str(saved))
     assert resumed.state.global_step == 3
 
@@ -399,8 +372,6 @@ def test_impossible_settings_are_refused(tmp_path, settings, message):
 
 
 def test_the_config_survives_a_copy(tmp_path):
-    import dataclasses
-
     config = quiet_config(tmp_path, PPOConfig, kl_coef=0.2, num_generations=2)
     changes = {"generation_batch_size": None, "per_device_train_batch_size": 8}
     assert dataclasses.replace(config, **changes).beta == 0.2
@@ -411,34 +382,20 @@ def t5_folder(tmp_path_factory):
     return save_t5(tmp_path_factory.mktemp("t5"))
 
 
-def make_t5_trainer(folder, output_dir, **settings):
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
-    return make_ppo_trainer(
-        folder, output_dir, model=model, kinds=(trainer_class(EmpathyPPOTrainer, model), PPOConfig), **settings
-    )
+def make_t5_trainer(folder, output_dir, dropout_rate=0.0, **settings):
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder, dropout_rate=dropout_rate)
+    kinds = (trainer_class(EmpathyPPOTrainer, model), PPOConfig)
+    return make_ppo_trainer(folder, output_dir, model=model, kinds=kinds, **settings)
 
 
-def test_ppo_raises_a_toy_reward_of_an_encoder_decoder(t5_folder, tmp_path):
-    trainer = make_t5_trainer(
-        t5_folder,
-        tmp_path,
-        reward=even_tokens,
-        train_dataset=QUESTIONS,
-        critic_kind="model",
-        per_device_train_batch_size=32,
-        num_generations=4,
-        max_completion_length=4,
-        learning_rate=2e-2,
-        critic_learning_rate=2e-2,
-        vf_coef=0.5,
-        cliprange_value=10.0,
-        max_steps=30,
-        kl_coef=0.001,
-    )
+def test_a_step_of_an_encoder_decoder_moves_policy_and_critic_which_are_saved_apart(t5_folder, tmp_path):
+    trainer = make_t5_trainer(t5_folder, tmp_path, critic_kind="model", max_steps=1, kl_coef=0.001)
+    before = weights_of(trainer)
     trainer.train()
-    rows = [row for row in trainer.state.log_history if "reward" in row]
-    first, last = (sum(row["reward"] for row in part) / 5 for part in (rows[:5], rows[-5:]))
-    assert last > first + 0.1
+    moved = {
+        name.split(".")[0] for name, weight in weights_of(trainer).items() if not torch.equal(weight, before[name])
+    }
+    assert moved >= {"critic", "encoder", "decoder"}
     trainer.save_model(str(tmp_path / "saved"))
     _, report = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "saved", output_loading_info=True)
     assert not report["unexpected_keys"]
@@ -460,10 +417,7 @@ def test_values_of_an_encoder_decoder_are_those_of_its_decoders_states(t5_folder
 @pytest.mark.parametrize("off", [True, False])
 def test_without_dropout_the_same_text_has_the_same_probability_and_value(t5_folder, tmp_path, off):
     settings = {"disable_dropout": off, "critic_kind": "model", "num_iterations": 2}
-    model = AutoModelForSeq2SeqLM.from_pretrained(t5_folder, dropout_rate=0.3)
-    trainer = make_ppo_trainer(
-        t5_folder, tmp_path, model=model, kinds=(trainer_class(EmpathyPPOTrainer, model), PPOConfig), **settings
-    )
+    trainer = make_t5_trainer(t5_folder, tmp_path, dropout_rate=0.3, **settings)
     torch.nn.init.normal_(trainer.critic.value_head.weight)
     (part,) = rollout_and_parts(trainer, 1)
     assert trainer.model.training
@@ -474,7 +428,5 @@ def test_without_dropout_the_same_text_has_the_same_probability_and_value(t5_fol
 
 
 def test_settings_without_a_critic_are_refused(tiny_folder, tmp_path):
-    with pytest.raises(
-        UserError, match=r"args: GRPOConfig has no settings for a critic; expected an empathy_trl.PPOConfig"
-    ):
+    with pytest.raises(UserError, match=r"GRPOConfig has no settings for a critic; expected an empathy_trl.PPOConfig"):
         make_ppo_trainer(tiny_folder, tmp_path, kinds=(EmpathyPPOTrainer, GRPOConfig))
