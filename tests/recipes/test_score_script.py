@@ -129,7 +129,7 @@ def test_ctrl_c_ends_with_130(monkeypatch, capsys):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("empathy_trl.evaluation.score.score_file", interrupt)
+    monkeypatch.setattr("empathy_trl.commands.evaluate.score_file", interrupt)
     assert main(command("http://127.0.0.1:1/v1")) == 130
     assert "the same command goes on with the answers in the judge's cache" in capsys.readouterr().err
 

@@ -36,7 +36,7 @@ TEXT = r"expected a text \(valid Unicode\)"
         ("pearson_dims", {"predictions": [[1]], "references": [[1]], "names": ["mean"]}, r"^names: expected 1 different texts, none of them 'mean'"),
         ("epitome", {"predictions": ["a"], "references": ["a"], "prompts": ["a"]}, r"^model: expected the folder or Hub id of a classifier, got null$"),
         ("emo_acc", {"predictions": ["a"], "references": [None], "model": "x"}, rf"^references, row 0: {TEXT}, got null$"),
-        ("intent_acc", {"predictions": ["a"], "references": ["a"], "model": "./none"}, r"^model: \./none: no such folder; .*intent9_tiny\.yaml"),
+        ("intent_acc", {"predictions": ["a"], "references": ["a"], "model": "./none"}, r"^model: \./none: no such folder; .*intent9_tiny"),
         ("judge_aspects", {"predictions": ["a"], "prompts": [[{"role": "user"}]], "model": "m"}, r"^prompts, row 0: expected a text, or a list of messages \{role, content\} with texts"),
     ],
 )  # fmt: skip
