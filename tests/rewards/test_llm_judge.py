@@ -201,10 +201,6 @@ def test_reply_tags_are_configurable():
     assert [reply_of(request) for request in server.requests] == ["<answer>cut off", "hello"]
 
 
-def test_an_empty_batch_asks_nobody():
-    assert score(make(unused_address()), []) == []
-
-
 # what one reply of four does to the server, every time it is asked -> the reason that is logged
 MISBEHAVIOUR = {
     "hangs": (HANG, "timeout"),
@@ -305,10 +301,11 @@ def test_concurrency_is_used_and_bounded():
     assert server.most_at_once <= 3
 
 
-def test_equal_questions_are_asked_once_and_failures_count_for_each_reply():
+def test_equal_questions_are_asked_once_an_empty_batch_asks_nobody_and_failures_count_for_each_reply():
     with ScriptedServer([GOOD]) as server:
         assert score(make(server.base_url), ["a", "b", "a", " a\n"]) == [0.75] * 4
         assert score(make(server.base_url), ["a", "a"], ["p", "another prompt"]) == [0.75] * 2
+        assert score(make(server.base_url), []) == []
     assert sorted(map(reply_of, server.requests)) == ["a", "a", "b"]
     with ScriptedServer(by_reply({"c": CUT, "d": GOOD})) as server, pytest.raises(JudgeFailed, match="3 of 4 replies"):
         score(make(server.base_url, concurrency=1), ["c", "c", "c", "d"])
