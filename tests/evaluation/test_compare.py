@@ -29,9 +29,8 @@ def save(folder, kind, rows, split="test", **content):
     about = {"recipe": "r", "stage": folder.name, "model": f"models/{folder.name}", "kind": kind,
              "data": {"source": "sample", "split": split, "n": len(rows)}}  # fmt: skip
     artefacts.write_eval(folder, split, about | content)
-    artefacts.write_predictions(
-        folder, split, [{"index": 3 * i, "text": f"text {i}"} | row for i, row in enumerate(rows)]
-    )
+    rows = [{"index": 3 * i, "text": f"text {i}"} | row for i, row in enumerate(rows)]
+    artefacts.write_predictions(folder, split, rows)
     return folder
 
 
@@ -141,9 +140,8 @@ def by_classifiers(folder, **models):
     ],
 )
 def test_figures_by_different_classifiers_are_not_compared(one, other, refused, tmp_path):
-    metrics = compared(by_classifiers(tmp_path / "a", **one), by_classifiers(tmp_path / "b", **other), tmp_path / "c")[
-        "metrics"
-    ]
+    a, b = by_classifiers(tmp_path / "a", **one), by_classifiers(tmp_path / "b", **other)
+    metrics = compared(a, b, tmp_path / "c")["metrics"]
     for name in ("epitome_explorations", "epitome_explorations_pearson"):
         assert (metrics[name]["note"] == OTHER_CLASSIFIER) is refused and (metrics[name]["p"] is None) is refused
     assert metrics["reference_similarity"]["p"] is not None
@@ -171,12 +169,7 @@ def test_figures_of_rows_agree_with_an_independent_computation(tmp_path):
     assert found["change"] == pytest.approx(right[1].mean() - right[0].mean())
     assert found["relative"] == pytest.approx(right[1].mean() / right[0].mean() - 1)
     p, (low, high) = simple_p(*right, lambda column, rows: column[rows].mean())
-    assert (found["p"], found["low"], found["high"], found["n"]) == (
-        pytest.approx(p),
-        pytest.approx(low),
-        pytest.approx(high),
-        200,
-    )
+    assert [found[key] for key in ("p", "low", "high", "n")] == pytest.approx([p, low, high, 200])
     assert found["p"] == pytest.approx(stats.ttest_rel(right[1], right[0]).pvalue, abs=0.02), "large samples agree"
 
 
@@ -194,7 +187,6 @@ def test_figures_of_the_corpus_agree_with_an_independent_computation(tmp_path):
     sides = [
         [(row["label"], row["prediction"] or "?") for row in artefacts.read_predictions(x, "test")] for x in (a, b)
     ]
-
     scores = [f1_score(*zip(*pairs, strict=True), labels=LABELS, average="macro", zero_division=0) for pairs in sides]
     assert found["change"] == pytest.approx(scores[1] - scores[0])
     assert scores == [pytest.approx(plain_macro_f1(pairs)) for pairs in sides]
@@ -324,10 +316,8 @@ def test_different_rewards_are_not_compared(tmp_path, settings, without):
 
 def test_replies_of_an_older_version_are_compared_by_their_texts(tmp_path):
     a, b = replied(tmp_path / "a", 1, 12), replied(tmp_path / "b", 2, 9)
-    rows = [
-        {key: value for key, value in row.items() if key != "metrics"} for row in artefacts.read_predictions(b, "test")
-    ]
-    artefacts.write_predictions(b, "test", rows)
+    rows = artefacts.read_predictions(b, "test")
+    artefacts.write_predictions(b, "test", [row for row in rows if row.pop("metrics")])
     found = compared(a, b, tmp_path / "out")["metrics"]
     assert found["bleu_1"]["p"] is not None and found["distinct_2"]["p"] is not None
     assert found["reward"]["note"] == NOT_IN_ROWS
@@ -446,8 +436,5 @@ def test_a_change_without_any_spread_is_certain():
 
 def test_p_in_words():
     figure = dict.fromkeys(("a", "b", "change", "relative", "low", "high", "n"))
-    assert [comparison_page._cells(figure | {"p": p})[4] for p in (1.0, 0.04999, 0.0004)] == [
-        "1.000",
-        "0.050",
-        "< 0.001",
-    ]
+    shown = [comparison_page._cells(figure | {"p": p})[4] for p in (1.0, 0.04999, 0.0004)]
+    assert shown == ["1.000", "0.050", "< 0.001"]

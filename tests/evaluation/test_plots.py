@@ -6,11 +6,7 @@ import pytest
 
 from empathy_trl.evaluation.plots import draw_confusion, draw_report, draw_training, smooth
 
-CONFUSION = {
-    "rows": ["sad", "angry"],
-    "columns": ["sad", "angry", "invalid"],
-    "counts": [[8, 1, 1], [0, 0, 0]],
-}
+CONFUSION = {"rows": ["sad", "angry"], "columns": ["sad", "angry", "invalid"], "counts": [[8, 1, 1], [0, 0, 0]]}
 FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
 
 

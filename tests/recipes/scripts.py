@@ -14,6 +14,11 @@ def script(name: str):
     return module.main
 
 
+def without_pictures(patch) -> None:
+    """Leave empty files in place of pictures, which have tests of their own and take a fifth of a short run."""
+    patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **settings: Path(file).touch())
+
+
 def finished_run(content: str, folder: Path) -> tuple[Path, Path]:
     """Run a recipe of this content in a folder; return the recipe and its output folder."""
     recipe, output = folder / "small.yaml", folder / "out"

@@ -1,7 +1,6 @@
 """recipes/evaluate.py: from the command line to files, and one clear line for whatever the user got wrong."""
 
 import errno
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from empathy_trl.commands import evaluate as commands
 from empathy_trl.io import read_rows
+from empathy_trl.recipe import FromScratch, Lora, Model
 from tests.models.scripted_server import CUT, ScriptedServer, answer
-
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "recipes" / "evaluate.py"
+from tests.recipes.scripts import ROOT, without_pictures
 
 KEY = "s3cret-0123456789-key"
 RECIPE = """\
@@ -33,20 +32,13 @@ stages:
 """
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def workplace(tmp_path, tiny_folder, monkeypatch):
     """A folder with a recipe, and a model below outputs/."""
     monkeypatch.chdir(tmp_path)
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+    without_pictures(monkeypatch)
     Path("small.yaml").write_text(RECIPE)
     Path("outputs/small").mkdir(parents=True)
     Path("outputs/small/second").symlink_to(tiny_folder)
@@ -54,36 +46,16 @@ def workplace(tmp_path, tiny_folder, monkeypatch):
     return tmp_path
 
 
-def run(script, *arguments):
-    return script.main(["--recipe", "small.yaml", *arguments])
+def run(*arguments):
+    return commands.evaluate(["--recipe", "small.yaml", *arguments])
 
 
 def evaluation(folder, split="test"):
     return json.loads(Path(folder, f"eval_{split}.json").read_text())
 
 
-def test_help_is_complete():
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, SCRIPT, "--help"], env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert result.returncode == 0
-    for option in (
-        "--recipe",
-        "--model",
-        "--stage",
-        "--split",
-        "--batch_size",
-        "--limit",
-        "--output_dir",
-        "--base_url",
-        "--backend",
-    ):
-        assert option in result.stdout
-
-
-def test_files_go_where_they_are_told(script, workplace, capsys):
-    assert run(script, "--model", "model", "--output_dir", "here", "--split", "valid", "--limit", "3") == 0
+def test_files_go_where_they_are_told(workplace, capsys):
+    assert run("--model", "model", "--output_dir", "here", "--split", "valid", "--limit", "3") == 0
     result = evaluation("here", "valid")
     assert [result["data"][key] for key in ("source", "split", "n")] == ["sample", "valid", 3]
     assert [result[key] for key in ("recipe", "stage", "model")] == ["small", "second", "model"]
@@ -96,9 +68,9 @@ def test_files_go_where_they_are_told(script, workplace, capsys):
     assert "small / second: valid of sample (n = 3)" in output and "written to here" in output
 
 
-def test_defaults_come_from_the_stage_and_overrides_reach_it(script, workplace):
+def test_defaults_come_from_the_stage_and_overrides_reach_it(workplace):
     arguments = ["--stage", "first", "--seed", "11", "--evaluation.limit=4", "--evaluation.split", "train"]
-    assert run(script, "--model", "model", *arguments) == 0
+    assert run("--model", "model", *arguments) == 0
     result = evaluation("outputs/small/evaluations/model", "train")
     assert (result["stage"], result["seed"], result["data"]["n"]) == ("first", 11, 4)
 
@@ -116,23 +88,21 @@ def test_defaults_come_from_the_stage_and_overrides_reach_it(script, workplace):
         ("openai:..", "outputs/small/evaluations/_"),
     ],
 )
-def test_default_output_folder_is_never_that_of_a_stage(script, model, folder):
+def test_default_output_folder_is_never_that_of_a_stage(model, folder):
     recipe = SimpleNamespace(name="small")
-    assert script.output_folders([model], recipe, None) == {model: Path(folder)}
+    assert commands._output_folders([model], recipe, None) == {model: Path(folder)}
 
 
-def test_the_evaluated_model_replaces_origin_and_revision_only(script):
-    from empathy_trl.recipe import FromScratch, Lora, Model
-
+def test_the_evaluated_model_replaces_origin_and_revision_only():
     scratch = FromScratch(architecture="qwen2", hidden_size=16, layers=1, vocab_size=300)
-    assert script.evaluated_model(Model(from_scratch=scratch, dtype="float16"), "x") == Model(
+    assert commands._evaluated_model(Model(from_scratch=scratch, dtype="float16"), "x") == Model(
         name_or_path="x", dtype="float16"
     )
     base = Model(name_or_path="USER/base", revision="v1", load_in_4bit=True, lora=Lora())
-    assert script.evaluated_model(base, "x") == Model(name_or_path="x", load_in_4bit=True)
-    assert script.evaluated_model(base, "USER/base").revision == "v1"
-    assert script.evaluated_model(base, "USER/base@v2").revision == "v2"
-    assert script.evaluated_model(base, "USER/x@v2") == Model(name_or_path="USER/x@v2", load_in_4bit=True)
+    assert commands._evaluated_model(base, "x") == Model(name_or_path="x", load_in_4bit=True)
+    assert commands._evaluated_model(base, "USER/base").revision == "v1"
+    assert commands._evaluated_model(base, "USER/base@v2").revision == "v2"
+    assert commands._evaluated_model(base, "USER/x@v2") == Model(name_or_path="USER/x@v2", load_in_4bit=True)
 
 
 @pytest.mark.parametrize(
@@ -141,10 +111,7 @@ def test_the_evaluated_model_replaces_origin_and_revision_only(script):
         (["--model", "outputs/small/grop"], "outputs/small/grop: no such folder"),
         (["--model", "./nowhere"], "./nowhere: no such folder"),
         (["--model", "outputs/small"], "outputs/small: "),
-        (
-            ["--model", "model", "--stage", "third"],
-            "--stage third: no such stage in small (choices: first, second)",
-        ),
+        (["--model", "model", "--stage", "third"], "--stage third: no such stage in small (choices: first, second)"),
         (["--model", "model", "--data.pth", "x"], "data.pth: unknown key; did you mean path?"),
         (["--model", "model", "--data.path", "missing"], "missing"),
         (["--model", "model", "--evaluation.batch_size", "0"], "evaluation.batch_size"),
@@ -165,8 +132,8 @@ def test_the_evaluated_model_replaces_origin_and_revision_only(script):
         ),
     ],
 )
-def test_what_the_user_can_fix_is_one_error_without_a_traceback(script, workplace, capsys, arguments, message):
-    assert run(script, *arguments) == 2
+def test_what_the_user_can_fix_is_one_error_without_a_traceback(workplace, capsys, arguments, message):
+    assert run(*arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and "Traceback" not in error
 
@@ -181,16 +148,16 @@ def test_what_the_user_can_fix_is_one_error_without_a_traceback(script, workplac
         ([], "the following arguments are required: --model"),
     ],
 )
-def test_wrong_arguments_end_with_status_2(script, capsys, arguments, message):
+def test_wrong_arguments_end_with_status_2(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
-        run(script, *arguments)
+        run(*arguments)
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_a_model_behind_a_server_is_evaluated_the_same_way(script, workplace, monkeypatch):
+def test_a_model_behind_a_server_is_evaluated_the_same_way(workplace, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with ScriptedServer([answer("<reasoning>so it is</reasoning><answer>sad</answer>")]) as server:
-        assert run(script, "--model", "openai:org/m", "--base_url", server.base_url, "--batch_size", "2") == 0
+        assert run("--model", "openai:org/m", "--base_url", server.base_url, "--batch_size", "2") == 0
     result = evaluation("outputs/small/evaluations/m")
     rows = read_rows(Path("outputs/small/evaluations/m/predictions_test.jsonl"))
     assert (result["model"], result["data"]["n"], len(server.requests)) == ("openai:org/m", 5, 5)
@@ -203,45 +170,43 @@ def test_a_model_behind_a_server_is_evaluated_the_same_way(script, workplace, mo
     assert not [path for path in Path("outputs").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
-def test_a_server_that_fails_ends_the_evaluation(script, workplace, monkeypatch, capsys):
+def test_a_server_that_fails_ends_the_evaluation(workplace, monkeypatch, capsys):
     with ScriptedServer([answer("<answer>sad</answer>"), CUT]) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
         monkeypatch.setattr("empathy_trl.models.api.ApiModel.__init__.__defaults__", (None, 5.0, 0, 0.0))
-        assert run(script, "--model", "openai:m", "--batch_size", "1") == 2
+        assert run("--model", "openai:m", "--batch_size", "1") == 2
     error = capsys.readouterr().err
     assert f"error: --model openai:m: {server.base_url} left a prompt without an answer (broken connection: " in error
     left = [path.name for path in Path("outputs/small/evaluations/m").iterdir()]
     assert left == ["predictions_test.partial.jsonl"], "no figures of a part of the rows"
 
 
-def test_ctrl_c_ends_with_130(script, workplace, monkeypatch, capsys):
-    def stop(*arguments, **settings):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("empathy_trl.evaluation.evaluate.evaluate_model", stop)
-    assert run(script, "--model", "model") == 130
-    assert "interrupted; the same command goes on with the rows that are left" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("content", ["{", "[]", '{"recipe": "other"}'])
-def test_a_folder_with_a_broken_record_is_no_stage(script, workplace, content):
+def test_a_folder_with_a_broken_record_is_no_stage(workplace, content):
     Path("elsewhere/first").mkdir(parents=True)
     Path("elsewhere/first/run.json").write_text(content)
     recipe = SimpleNamespace(name="small", stages={"first": None})
-    assert script.stage_folders("elsewhere/second", recipe) == {"first": Path("outputs/small/first")}
+    assert commands._stage_folders("elsewhere/second", recipe) == {"first": Path("outputs/small/first")}
 
 
 @pytest.mark.parametrize("recipe", ["intent9_tiny", "wassa_reward_tiny"])
-def test_heads_cannot_be_asked_over_a_server(script, workplace, capsys, recipe):
-    assert script.main(["--recipe", str(ROOT / "recipes" / f"{recipe}.yaml"), "--model", "openai:m"]) == 2
+def test_heads_cannot_be_asked_over_a_server(workplace, capsys, recipe):
+    assert commands.evaluate(["--recipe", recipe, "--model", "openai:m"]) == 2
     assert "whose answers come from a head of the model; a server gives texts only" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_same_evaluation_as_one(script, workplace):
-    assert run(script, "--model", "model", "--output_dir", "one") == 0
+def test_two_processes_give_the_same_evaluation_as_one(workplace):
+    assert run("--model", "model", "--output_dir", "one") == 0
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", SCRIPT]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        str(ROOT / "recipes" / "evaluate.py"),
+    ]
     command = [*launch, "--recipe", "small.yaml", "--model", "model", "--output_dir", "two"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
@@ -259,8 +224,8 @@ def two_models(workplace, tiny_folder):
     return ["one/grpo", "other/grpo"]
 
 
-def test_several_models_have_a_folder_each_and_one_table(script, two_models, capsys):
-    assert run(script, "--model", *two_models, "--output_dir", "here", "--limit", "3") == 0
+def test_several_models_have_a_folder_each_and_one_table(two_models, capsys):
+    assert run("--model", *two_models, "--output_dir", "here", "--limit", "3") == 0
     assert sorted(path.name for path in Path("here").iterdir()) == ["one_grpo", "other_grpo"]
     assert [evaluation(f"here/{name}")["model"] for name in ("one_grpo", "other_grpo")] == two_models
     output = capsys.readouterr().out
@@ -271,9 +236,9 @@ def test_several_models_have_a_folder_each_and_one_table(script, two_models, cap
     assert "back end: transformers (the choice on a CPU)" in output
 
 
-def test_a_model_that_fails_does_not_lose_the_others(script, two_models, capsys):
+def test_a_model_that_fails_does_not_lose_the_others(two_models, capsys):
     Path("broken").mkdir()
-    assert run(script, "--model", "one/grpo", "broken", "model", "--limit", "3") == 2
+    assert run("--model", "one/grpo", "broken", "model", "--limit", "3") == 2
     assert evaluation("outputs/small/evaluations/grpo")["model"] == "one/grpo"
     assert evaluation("outputs/small/evaluations/model")["model"] == "model"
     captured = capsys.readouterr()
@@ -298,17 +263,17 @@ def test_a_model_that_fails_does_not_lose_the_others(script, two_models, capsys)
     ],
 )
 def test_what_is_wrong_with_one_model_is_said_before_any_is_evaluated(
-    script, workplace, monkeypatch, capsys, arguments, message
+    workplace, monkeypatch, capsys, arguments, message
 ):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setattr("empathy_trl.models.generate._vllm_installed", lambda: False)
-    assert run(script, *arguments) == 2
+    assert run(*arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ")
     assert not Path("outputs/small/evaluations").exists()
 
 
-def test_an_interrupted_evaluation_is_continued_by_the_same_command(script, workplace, monkeypatch, capsys):
+def test_an_interrupted_evaluation_is_continued_by_the_same_command(workplace, monkeypatch, capsys):
     from transformers import Qwen2ForCausalLM
 
     usual, batches = Qwen2ForCausalLM.generate, []
@@ -321,18 +286,18 @@ def test_an_interrupted_evaluation_is_continued_by_the_same_command(script, work
 
     monkeypatch.setattr(Qwen2ForCausalLM, "generate", second_is_interrupted)
     arguments = ["--model", "model", "--batch_size", "2", "--output_dir", "here"]
-    assert run(script, *arguments) == 130
+    assert run(*arguments) == 130
     assert "the same command goes on with the rows that are left" in capsys.readouterr().err
     assert [path.name for path in Path("here").iterdir()] == ["predictions_test.partial.jsonl"]
-    assert run(script, *arguments) == 0
+    assert run(*arguments) == 0
     assert batches == [2, 2, 2, 1], "five rows, of which two were there"
     assert evaluation("here")["data"]["n"] == 5 and not list(Path("here").glob("*partial*"))
 
 
-def test_a_full_disk_is_named_and_loses_no_row(script, workplace, monkeypatch, capsys):
-    from empathy_trl.evaluation.generation import Stream
+def test_a_full_disk_is_named_and_loses_no_row(workplace, monkeypatch, capsys):
+    from empathy_trl.evaluation.generation import PartialFile
 
-    usual, written = Stream.add, []
+    usual, written = PartialFile.add, []
 
     def fills_up(self, row, completion):
         if len(written) == 3:
@@ -340,9 +305,9 @@ def test_a_full_disk_is_named_and_loses_no_row(script, workplace, monkeypatch, c
         written.append(row)
         usual(self, row, completion)
 
-    monkeypatch.setattr(Stream, "add", fills_up)
+    monkeypatch.setattr(PartialFile, "add", fills_up)
     arguments = ["--model", "model", "--batch_size", "1", "--output_dir", "here"]
-    assert run(script, *arguments) == 2
+    assert run(*arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == "error: No space left on device; the rows on disk are kept, and the same command goes on"
     assert len(read_rows(Path("here/predictions_test.partial.jsonl"))) == 1 + len(written)

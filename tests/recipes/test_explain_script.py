@@ -2,14 +2,11 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.recipes.scripts import ROOT, script
+from tests.recipes.scripts import script
 
 main = script("explain")
 
@@ -117,21 +114,6 @@ def test_what_the_user_can_fix(workplace, capsys, arguments, message):
     assert run(*arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error
-
-
-def test_as_a_command(workplace):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [
-        sys.executable,
-        str(ROOT / "recipes" / "explain.py"),
-        "--recipe",
-        "small",
-        "--completions",
-        "nowhere.jsonl",
-    ]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "error: --completions: cannot read nowhere.jsonl: No such file or directory\n"
 
 
 def test_a_stage_that_was_not_trained_here(workplace, capsys):

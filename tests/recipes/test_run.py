@@ -14,16 +14,10 @@ from safetensors.torch import load_file
 from tests.recipes.scripts import ROOT, finished_run, script
 
 RUN = ROOT / "recipes" / "run.py"
-
-
-@pytest.fixture(scope="module")
-def run():
-    return script("run")
-
-
+run = script("run")
 SMALL = """
 # A recipe for tests.
-model: {from_scratch: {architecture: qwen2, hidden_size: 16, layers: 1, heads: 2, vocab_size: 600}}
+model: {from_scratch: {architecture: qwen2, hidden_size: 16, layers: 1, heads: 2, vocab_size: 300}}
 data: {name: ed4, path: sample}
 evaluation: {batch_size: 8, max_new_tokens: 4, limit: 8}
 stages:
@@ -53,38 +47,25 @@ def test_a_run_leaves_everything_a_person_would_look_for(finished):
             assert (output / stage / name).stat().st_size > 0, f"{stage}/{name}"
     record = json.loads((output / "grpo" / "run.json").read_text())
     assert record["status"] == "complete" and record["seed"] == 42 and "trl" in record["versions"]
-    assert (
-        record["train_seconds"] > 0 and record["sessions"] == 1 and record["energy"] is None
-    )  # nothing measures it here
+    assert record["train_seconds"] > 0 and record["sessions"] == 1
+    assert record["energy"] is None  # nothing measures it here
     assert record["hardware"]["cores"] == os.cpu_count()
     assert "| sft" in (output / "report.md").read_text() and (output / "report.png").stat().st_size > 1000
 
 
-def test_metrics_of_grpo_hold_what_one_watches(finished):
+def test_figures_and_samples_hold_what_one_watches(finished):
     rows = [json.loads(line) for line in (finished[1] / "grpo" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 3]
     expected = {"loss", "grad_norm", "kl", "reward", "completions/mean_length", "invalid_share", "zero_spread_share",
-                "reward_weight/format"}  # fmt: skip
-    expected |= {
-        f"rewards/{name}/mean" for name in ("emotion_accuracy", "format", "reasoning_length", "emotion_confidence")
-    }
+                "reward_weight/format", "rewards/emotion_accuracy/mean", "rewards/format/mean",
+                "rewards/reasoning_length/mean", "rewards/emotion_confidence/mean"}  # fmt: skip
     assert expected <= rows[0].keys()
-
-
-def test_samples_show_start_middle_and_end(finished):
     page = (finished[1] / "grpo" / "samples.md").read_text()
     assert re.findall(r"^## (\w+) \(step (\d)\)", page, flags=re.MULTILINE) == [("Start", "1"), ("End", "3")]
     assert "Which emotion" in page and "emotion_accuracy" in page
 
 
-def test_the_model_reloads(finished):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(finished[1] / "grpo")
-    assert AutoModelForCausalLM.from_pretrained(finished[1] / "grpo").config.vocab_size == len(tokenizer)
-
-
-def test_finished_stages_are_skipped_and_fresh_starts_over(run, finished, capsys):
+def test_finished_stages_are_skipped_and_fresh_starts_over(finished, capsys):
     recipe, output = finished
     before = (output / "grpo" / "model.safetensors").read_bytes()
     assert run(["--recipe", str(recipe), "--output_dir", str(output)]) == 0
@@ -95,7 +76,7 @@ def test_finished_stages_are_skipped_and_fresh_starts_over(run, finished, capsys
     assert (output / "grpo" / "model.safetensors").read_bytes() == before
 
 
-def test_other_settings_keep_the_earlier_run(run, finished, capsys):
+def test_other_settings_keep_the_earlier_run(finished, capsys):
     recipe, output = finished
     assert run(["--recipe", str(recipe), "--output_dir", str(output), "--stages.grpo.trainer.max_steps", "1"]) == 0
     printed = capsys.readouterr().out
@@ -108,7 +89,7 @@ def test_other_settings_keep_the_earlier_run(run, finished, capsys):
     [("train", "text,label\nx,sad,1\n", "train.csv.*line 2"), ("test", "text,label\nx,bored\n", "test.csv.*'bored'")],
 )
 def test_bad_data_of_any_split_stops_before_an_earlier_run_is_deleted(
-    run, finished, capsys, tmp_path, split, content, message
+    finished, capsys, tmp_path, split, content, message
 ):
     recipe, output = finished
     for name in ("train", "test"):
@@ -119,20 +100,19 @@ def test_bad_data_of_any_split_stops_before_an_earlier_run_is_deleted(
     assert (output / "sft" / "model.safetensors").is_file()
 
 
-def test_output_that_cannot_be_written_is_said_first(run, finished, capsys):
+def test_output_that_cannot_be_written_is_said_first(finished, capsys):
     assert run(["--recipe", str(finished[0]), "--output_dir", str(finished[0] / "below")]) == 2
     assert "--output_dir: cannot write to" in capsys.readouterr().err
 
 
 def test_errors_leave_the_process_with_status_2_and_no_traceback():
-    done = subprocess.run(
-        [sys.executable, str(RUN), "--recipe", "ed4_tinny"], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(RUN), "--recipe", "ed4_tinny"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert re.match("error: .*did you mean ed4_tiny", done.stderr) and "Traceback" not in done.stderr
 
 
-def test_an_interrupted_run_says_how_it_goes_on(run, finished, monkeypatch, capsys, tmp_path):
+def test_an_interrupted_run_says_how_it_goes_on(finished, monkeypatch, capsys, tmp_path):
     def interrupt(stage):
         raise KeyboardInterrupt
 
@@ -141,7 +121,7 @@ def test_an_interrupted_run_says_how_it_goes_on(run, finished, monkeypatch, caps
     assert "interrupted; the same command goes on" in capsys.readouterr().err
 
 
-def test_check_prints_the_plan_and_trains_nothing(run, finished, tmp_path, capsys):
+def test_check_prints_the_plan_and_trains_nothing(finished, tmp_path, capsys):
     assert run(["--recipe", str(finished[0]), "--output_dir", str(tmp_path / "new"), "--check"]) == 0
     plan = capsys.readouterr().out
     for expected in ("stage grpo: grpo", "emotion_accuracy × 1", "format × 0.1→0.3 by 50%", "4 completions (2 per prompt)",
@@ -161,7 +141,6 @@ BAD = {
         ["--recipe", "wassa_tiny", "--stages.grpo.rewards.empathy_model.device", "cuda:99"],
         r"stages.grpo.rewards.empathy_model.device: 'cuda:99' is not here \(choices: cpu",
     ),
-    "unknown recipe": (["--recipe", "ed4_tinny"], "did you mean ed4_tiny"),
     "missing model": (["--recipe", "ed4_gemma", "--model.name_or_path", "./no_model", "--data.path", "sample"], "no_model"),
     "a folder without a model": (["--recipe", "ed4_gemma", "--check", "--model.name_or_path", ".", "--data.path", "sample"], r"model.name_or_path: \. cannot be read"),
     "missing extra": (["--recipe", "ed4_gemma", "--model.name_or_path", "TINY", "--data.path", "sample"], r"empathy-trl\[vllm\]"),
@@ -172,7 +151,7 @@ BAD = {
 
 @pytest.mark.parametrize("arguments, message", BAD.values(), ids=BAD)
 def test_mistakes_exit_with_2_and_say_what_to_fix(
-    run, finished, capsys, tmp_path, tiny_folder, monkeypatch, arguments, message
+    finished, capsys, tmp_path, tiny_folder, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
     given = {"TINY": str(tiny_folder), "FINISHED": str(finished[0])}
@@ -211,9 +190,8 @@ def test_killed_and_started_again_ends_with_the_same_weights(finished, tmp_path,
     assert not (tmp_path / "killed/grpo/model.safetensors").exists()
     before = json.loads((tmp_path / "killed/grpo/run.json").read_text())["train_seconds"]
     assert before > 0
-    done = subprocess.run(
-        [*command, "--output_dir", str(tmp_path / "killed")], check=True, capture_output=True, text=True
-    )
+    again = [*command, "--output_dir", str(tmp_path / "killed")]
+    done = subprocess.run(again, check=True, capture_output=True, text=True)
     assert re.search(r"\[grpo\] resumes from .*checkpoint-\d", done.stdout)
     left, right = (tmp_path / name / "grpo/model.safetensors" for name in ("undisturbed", "killed"))
     assert left.read_bytes() == right.read_bytes()
@@ -258,14 +236,8 @@ def test_two_cpu_processes_give_the_same_metric_keys(finished, tmp_path):
 def test_two_cpu_processes_train_the_same_with_and_without_shared_prompts(finished, tmp_path):
     rewards, norms, weights = {}, {}, {}
     for value in ("true", "false"):
-        settings = {
-            "shared_prefix": value,
-            "per_device_train_batch_size": 4,
-            "gradient_accumulation_steps": 2,
-            "num_generations": 4,
-            "max_steps": 6,
-            "logging_steps": 1,
-        }
+        settings = {"shared_prefix": value, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2,
+                    "num_generations": 4, "max_steps": 6, "logging_steps": 1}  # fmt: skip
         overrides = [f"--stages.grpo.trainer.{name}={setting}" for name, setting in settings.items()]
         run_in_two_processes(finished[0], tmp_path / value, *overrides)
         rows = [json.loads(line) for line in (tmp_path / value / "grpo/metrics.jsonl").read_text().splitlines()]

@@ -1,19 +1,20 @@
 """The launcher with a judge: it stops with status 2 and a checkpoint, goes on from there, and writes the key nowhere."""
 
 import json
+import re
 import zlib
 
 import pytest
 
 from tests.models.scripted_server import CUT, ScriptedServer, answer
-from tests.recipes.scripts import script
+from tests.recipes.scripts import script, without_pictures
 
 KEY = "s3cret-0123456789-key"
 RECIPE = """
 # A recipe for tests.
 task: grpo
-model: {from_scratch: {architecture: qwen2, hidden_size: 16, layers: 1, heads: 2, vocab_size: 600}}
-data: {name: ed4, path: sample}
+model: {name_or_path: TINY}
+data: {name: ed4, path: sample, portion: [0, 0.1]}
 evaluation: {batch_size: 8, max_new_tokens: 4, limit: 8}
 rewards:
   llm_judge: {base_url: URL, model: m, aspects: [empathy, engagement], api_key_env: JUDGE_KEY, retries: 0, cache_dir: CACHE}
@@ -21,19 +22,19 @@ trainer: {max_steps: 3, per_device_train_batch_size: 4, num_generations: 2, max_
 """
 
 
-@pytest.fixture(scope="module")
-def run():
-    return script("run")
+run = script("run")
 
 
 @pytest.fixture
-def recipe(tmp_path, monkeypatch):
+def recipe(tmp_path, tiny_folder, monkeypatch):
     """Return a function that writes the recipe for a server and gives its path."""
     monkeypatch.setenv("JUDGE_KEY", KEY)
+    without_pictures(monkeypatch)
 
     def write(url):
         path = tmp_path / "judged.yaml"
-        path.write_text(RECIPE.replace("URL", url).replace("CACHE", str(tmp_path / "cache")))
+        values = {"URL": url, "TINY": str(tiny_folder), "CACHE": str(tmp_path / "cache")}
+        path.write_text(re.sub("URL|TINY|CACHE", lambda found: values[found[0]], RECIPE))
         return str(path)
 
     return write
@@ -44,7 +45,7 @@ def grade(request):
     return answer(json.dumps({"empathy": 1 + number % 5, "engagement": 1 + number % 3}))
 
 
-def test_a_judge_that_dies_stops_the_run_and_the_same_command_goes_on(run, recipe, tmp_path, capsys):
+def test_a_judge_that_dies_stops_the_run_and_the_same_command_goes_on(recipe, tmp_path, capsys):
     requests = []
 
     def dying(request):
@@ -82,7 +83,7 @@ def test_a_judge_that_dies_stops_the_run_and_the_same_command_goes_on(run, recip
         ("model", "rewards.llm_judge: model: holds what looks like an API key"),
     ],
 )
-def test_a_key_in_the_recipe_is_refused_before_anything_is_written(run, recipe, tmp_path, capsys, parameter, message):
+def test_a_key_in_the_recipe_is_refused_before_anything_is_written(recipe, tmp_path, capsys, parameter, message):
     key, output = "sk-proj-abcdefghijklmnopqrstuvwx", tmp_path / "out"
     path = recipe("http://localhost:1/v1")
     assert run(["--recipe", path, "--output_dir", str(output), f"--rewards.llm_judge.{parameter}", key]) == 2

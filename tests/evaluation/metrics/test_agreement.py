@@ -8,11 +8,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 from empathy_trl.evaluation.base import majority, score_baselines, tfidf_logreg
-from empathy_trl.evaluation.metrics.agreement import (
-    reasoning_words,
-    score_emotions,
-    score_predictions,
-)
+from empathy_trl.evaluation.metrics.agreement import reasoning_words, score_emotions, score_predictions
 
 LABELS = ("sad", "joyful", "angry", "afraid")
 
@@ -126,12 +122,7 @@ TRAIN = [
     ("the dark scared us", "afraid"),
     ("a noise scared me", "afraid"),
 ]
-TEST = [
-    ("i cried", "sad"),
-    ("we laughed", "joyful"),
-    ("somebody shouted", "angry"),
-    ("it scared them", "afraid"),
-]
+TEST = [("i cried", "sad"), ("we laughed", "joyful"), ("somebody shouted", "angry"), ("it scared them", "afraid")]
 
 
 def test_baselines():

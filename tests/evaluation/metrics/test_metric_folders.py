@@ -27,11 +27,7 @@ HEADINGS = [
     "## What cheats it, and limits",
     "## Source",
 ]
-FIELDS = {
-    "title": str,
-    "tags": list,
-    "description": str,
-}
+FIELDS = {"title": str, "tags": list, "description": str}
 
 
 def readme(name):
