@@ -90,16 +90,6 @@ def test_groups_of_labels_are_scored_apart_and_together(tmp_path):
     assert LabelEvaluator().answer(table[1]).endswith("(67% right)")
 
 
-def test_one_group_has_the_usual_names(tmp_path):
-    config = Data(name="intents")
-    rows = build(config, "test", "classify")
-    perfect = {row["text"]: np.eye(9)[row["labels"][0]] for row in rows}
-    result = evaluate(stage("classify", "intents"), OutputsOf(perfect), tmp_path)
-    assert result["metrics"]["accuracy"]["value"] == result["metrics"]["recall_wishing"]["value"] == 1
-    assert result["baselines"]["tfidf_logreg"]["accuracy"]["value"] > 0.3
-    assert (tmp_path / "confusion_test.png").is_file()
-
-
 def test_ratings_stand_beside_both_baselines_and_in_a_report(tmp_path, capsys):
     data = {"split_by": "row"}
     rows = build(Data(name="wassa", **data), "test", "regress")
@@ -149,15 +139,6 @@ def test_replies_that_cannot_be_compared_have_no_pair_accuracy(tmp_path):
         DataError, match="no two of the 2 evaluated replies have the same context and different ratings"
     ):
         PairEvaluator().score(own, rows, rows, [1.0, 2.0], {})
-
-
-def test_five_ratings_of_replies_are_scored_side_by_side(tmp_path):
-    rows = build(Data(name="rated_replies"), "test", "regress")
-    perfect = {(row["text"], row["pair"]): row["labels"] for row in rows}
-    result = evaluate(stage("regress", "rated_replies"), OutputsOf(perfect), tmp_path)
-    assert result["ratings"] == ["empathy", "informativeness", "recommendation", "engagement", "overall"]
-    assert result["metrics"]["pearson_mean"]["value"] == pytest.approx(1)
-    assert result["baselines"]["tfidf_ridge"]["pearson_mean"]["value"] > 0.3
 
 
 REWARDS = {"length": {"min": 3, "max": 8}, "format": {"weight": {"start": 0.0, "end": 0.5, "until": 1.0}}}
@@ -250,11 +231,6 @@ def test_rows_without_a_reward_do_not_spoil_the_comparison(tmp_path, monkeypatch
     reply_rows(tmp_path, "one", ["<answer>sure</answer>"] * 3 + ["<answer>no idea</answer>"], {"length": {}})
     reply_rows(tmp_path, "two", ["<answer>no idea</answer>"] + ["<answer>sure</answer>"] * 3, {"length": {}})
     assert "+0.000 [+0.000, +0.000] on the same 2 rows" in write_report(tmp_path).read_text()
-
-
-def test_distinct_2_of_one_reply_has_an_interval_too():
-    figure = judged(["I am so sorry"])[0]["metrics"]["distinct_2"]
-    assert figure["value"] == figure["low"] == figure["high"] == 1
 
 
 def test_a_reply_is_what_the_rewards_take_for_it():

@@ -174,13 +174,6 @@ def test_how_to_reproduce(two_stages):
     assert "--recipe ed4_tiny.yaml --seed 3 --data.path my/data\n" in write_report(run).read_text(encoding="utf-8")
 
 
-def test_picture(two_stages):
-    run, _ = two_stages
-    write_report(run)
-    content = (run / "report.png").read_bytes()
-    assert content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 20_000
-
-
 def test_one_stage(tmp_path):
     evaluation = add_stage(tmp_path, "grpo", answers(6))
     report = write_report(tmp_path).read_text(encoding="utf-8")

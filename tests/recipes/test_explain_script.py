@@ -76,18 +76,12 @@ def test_overrides_and_csv(workplace, capsys):
         ('{"prompt": "p", "completion": null}', "line 1: `completion` is neither a text nor"),
         ('{"prompt": "p", "completion": [{"content": "c"}]}', "line 1: `completion` is neither"),
         ('{"prompt": "p", "completion": "c", "prompts": 1}', "line 1: a column cannot be called `prompts`"),
-        (
-            '{"prompt": "p", "completion": "c", "label": "sad"}\n{"prompt": "p", "completion": "c"}',
-            "bad.jsonl, line 2: has no `label`, unlike the first row; null says",
-        ),
-        (
-            '{"prompt": "p", "completion": "c"}\n{"prompt": "p", "completion": "c", "label": "sad"}',
-            "bad.jsonl, line 2: has a `label`, unlike the first row",
-        ),
+        ('{"prompt": "p", "completion": "c", "label": "sad"}\n{"prompt": "p", "completion": "c"}', "bad.jsonl, line 2: has no `label`, unlike the first row; null says"),
+        ('{"prompt": "p", "completion": "c"}\n{"prompt": "p", "completion": "c", "label": "sad"}', "bad.jsonl, line 2: has a `label`, unlike the first row"),
         ("\n", "bad.jsonl has no rows"),
         ('{"prompt": "p", "completion": "c"}', "rewards.emotion_accuracy: needs a column `label` in the data"),
     ],
-)
+)  # fmt: skip
 def test_bad_files(workplace, capsys, content, message):
     Path("bad.jsonl").write_text(content)
     assert run(completions="bad.jsonl") == 2

@@ -2,11 +2,10 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from huggingface_hub import HfApi
 
 from tests.hub.leaderboard.results import evaluation, saved
 from tests.recipes.scripts import script
@@ -25,18 +24,6 @@ def results(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def pushed(monkeypatch):
-    """What would be published."""
-    calls = []
-    module = ModuleType("empathy_trl.hub.push")
-    module.push_dataset = lambda folder, repo_id, files, **settings: (
-        calls.append((folder, repo_id, files, settings)) or f"https://hub/{repo_id}"
-    )
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    return calls
-
-
 def test_files_and_table(results, capsys):
     assert leaderboard(["outputs"]) == 0
     told = capsys.readouterr()
@@ -53,39 +40,29 @@ def test_files_and_table(results, capsys):
     assert leaderboard(["outputs"]) == 0  # its own files are no results
 
 
-def test_push_publishes_these_files_and_no_others(results, pushed, capsys):
+def test_push_publishes_these_files_and_no_others(results, hub_server, monkeypatch, capsys):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     board = Path("board dir")
     board.mkdir()
     board.joinpath("private.txt").write_text("mine")
-    assert (
-        leaderboard(["outputs/run", "--split", "test", "--output_dir", "board dir", "--push", "ann/board", "--private"])
-        == 0
-    )
-    assert "pushed to https://hub/ann/board" in capsys.readouterr().out
-    ((folder, repo_id, files, settings),) = pushed
-    assert (folder, repo_id) == (board, "ann/board")
-    assert settings["private"] is True
-    assert sorted(files) == sorted(path.name for path in board.iterdir() if path.name != "private.txt")
-    assert settings["again"] == (
-        "empathy-trl leaderboard outputs/run --split test --output_dir 'board dir' --push ann/board --private"
-    )
-    assert str(results) not in "".join(path.read_text() for path in board.glob("*.md"))
+    arguments = ["outputs/run", "--split", "test", "--output_dir", "board dir", "--push", "ann/board", "--private"]
+    hub_server.fail("*", "ann/board", status=403, times=9)
+    assert leaderboard(arguments) == 2
+    error = capsys.readouterr().err
+    command = "leaderboard outputs/run --split test --output_dir 'board dir' --push ann/board --private"
+    assert "error: ann/board: not pushed: " in error and error.endswith(f"run: empathy-trl {command}\n")
+
+    hub_server.faults.clear()
+    assert leaderboard(arguments) == 0
+    assert f"pushed to {hub_server.url}/datasets/ann/board" in capsys.readouterr().out
+    assert HfApi().dataset_info("ann/board").private
+    files = hub_server.files("ann/board", kind="datasets")
+    ours = {path.name: path.read_bytes() for path in board.iterdir() if path.name not in ("private.txt", "README.md")}
+    assert ours.items() <= files.items() and "private.txt" not in files
+    assert files["README.md"].startswith(b"---\n") and files["leaderboard.png"].startswith(b"\x89PNG")
+    assert not [name for name in files if str(results).encode() in files[name]]
     with board.joinpath("leaderboard.csv").open() as file:
         assert {row["model"] for row in csv.DictReader(file)} == {"run/sft", "run/grpo"}
-
-
-def test_a_push_over_http_and_one_that_fails(results, hub_server, monkeypatch, capsys):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    assert leaderboard(["outputs", "--push", "ann/board"]) == 0
-    files = hub_server.files("ann/board", kind="datasets")
-    assert files["leaderboard.csv"] == Path("outputs/leaderboard/leaderboard.csv").read_bytes()
-    assert files["README.md"].startswith(b"---\n") and files["leaderboard.png"].startswith(b"\x89PNG")
-    capsys.readouterr()
-    hub_server.fail("*", "ann/other", status=403, times=9)
-    assert leaderboard(["outputs", "--push", "ann/other"]) == 2
-    error = capsys.readouterr().err
-    assert "error: ann/other: not pushed: " in error
-    assert error.endswith("run: empathy-trl leaderboard outputs --output_dir outputs/leaderboard --push ann/other\n")
 
 
 @pytest.mark.parametrize(

@@ -171,15 +171,8 @@ ROLLOUTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", ROLLOUTS.values(), ids=ROLLOUTS)
 def test_killed_and_started_again_ends_with_the_same_weights(finished, tmp_path, overrides):
-    command = [
-        sys.executable,
-        str(RUN),
-        "--recipe",
-        str(finished[0]),
-        "--stages.grpo.trainer.max_steps",
-        "12",
-        *overrides,
-    ]
+    steps = ["--stages.grpo.trainer.max_steps", "12"]
+    command = [sys.executable, str(RUN), "--recipe", str(finished[0]), *steps, *overrides]
     subprocess.run([*command, "--output_dir", str(tmp_path / "undisturbed")], check=True)
     killed = subprocess.Popen([*command, "--output_dir", str(tmp_path / "killed")])
     while not (tmp_path / "killed/grpo/checkpoint-3/trainer_state.json").is_file():
@@ -201,16 +194,8 @@ def test_killed_and_started_again_ends_with_the_same_weights(finished, tmp_path,
 
 def run_in_two_processes(recipe, folder, *overrides):
     """Train on two CPU processes; `accelerate launch` would start one, whatever it is told."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        str(RUN),
-        "--recipe",
-        str(recipe),
-    ]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [*launch, str(RUN), "--recipe", str(recipe)]
     environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
     subprocess.run([*command, "--output_dir", str(folder), *overrides], check=True, env=environment)
     assert json.loads((folder / "grpo" / "run.json").read_text())["processes"] == 2
@@ -226,9 +211,8 @@ def test_two_cpu_processes_give_the_same_metric_keys(finished, tmp_path):
             for folder in (output, tmp_path / "two")
         )
         assert one == two
-        one, two = (
-            json.loads((folder / stage / "eval_test.json").read_text()) for folder in (output, tmp_path / "two")
-        )
+        folders = (output / stage, tmp_path / "two" / stage)
+        one, two = (json.loads((folder / "eval_test.json").read_text()) for folder in folders)
         assert one["metrics"].keys() == two["metrics"].keys()
 
 

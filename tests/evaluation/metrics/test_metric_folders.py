@@ -46,18 +46,13 @@ def test_an_unknown_metric_lists_the_choices():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_loads_by_its_path(name):
+def test_it_loads_by_its_path_and_so_does_a_copy_elsewhere(name, tmp_path):
     metric = load(name)
     assert metric.name == name and isinstance(metric, evaluate.Metric)
     assert list(metric.features) == list(metric.inputs)
     assert all(f"{word}:" in metric.inputs_description for word in metric.inputs)
-    assert metric.description and metric.citation
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_copy_elsewhere_loads(name, tmp_path):
     shutil.copytree(path(name), tmp_path / name)
-    assert evaluate.load(str(tmp_path / name)).description == load(name).description
+    assert metric.citation and evaluate.load(str(tmp_path / name)).description == metric.description != ""
 
 
 def test_all_load_offline_in_a_fresh_process_without_a_cache(tmp_path):
