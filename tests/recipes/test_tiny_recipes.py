@@ -199,7 +199,7 @@ def test_ppo_leaves_a_policy_a_critic_and_pictures_of_both(trained):
 def test_the_plan_counts_a_critic_with_a_backbone(tmp_path):
     overrides = ["--stages.ppo.trainer.critic_kind", "model", "--stages.ppo.trainer.critic_learning_rate", "0.01"]
     plan = describe(load_recipe("ecr_tiny", overrides), tmp_path)
-    assert "critic     a backbone of its own, learning rate 0.01\n" in plan and "critic 0." in plan
+    assert "critic     a backbone of its own, learning rate 0.01, alone for 5 steps\n" in plan and "critic 0." in plan
 
 
 def test_an_encoder_decoder_stays_one(trained):
