@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from empathy_trl.errors import UserError
 from empathy_trl.io import on_hub
 from empathy_trl.models.classifier import build_encoder_tokenizer, encoder_config
-from empathy_trl.models.hub_files import NO_CODE, join_revision
+from empathy_trl.models.hub_files import NO_CODE, join_revision, load_tokenizer
 from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.models.load import generator_class, lora_config, set_template
 from empathy_trl.models.tiny import build_tokenizer, model_config
@@ -130,12 +130,13 @@ def _pretrained_size(run: StageRun) -> Size | None:
         if Path(name).expanduser().is_dir():
             raise UserError(f"model.name_or_path: {name} cannot be read: {error}") from error
         return None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **source)
-    except (OSError, ValueError) as error:
-        if Path(name).expanduser().is_dir():
-            raise UserError(f"model.name_or_path: {name} cannot be read: {error}") from error
-        tokenizer = None
+    if Path(name).is_dir():
+        tokenizer = load_tokenizer(name, None)
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, **source)
+        except (OSError, ValueError):  # not in the cache
+            tokenizer = None
     if stage.task not in LABEL_TASKS and tokenizer is not None:
         set_template(tokenizer, stage.model.chat_template, name)
     return _count(run, config, tokenizer, str(config.dtype).removeprefix("torch."))

@@ -52,7 +52,8 @@ def parse_with_overrides(
 
 
 def exit_status(work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
-    """Do the work of a command and return its exit status: its own, 2 after a UserError, or 130 after Ctrl-C.
+    """Do the work of a command and return its exit status: its own, 2 after a UserError or for a
+    path that cannot be used, or 130 after Ctrl-C.
 
     Args:
         interrupted: what to print after Ctrl-C.
@@ -65,6 +66,11 @@ def exit_status(work: Callable[[], int | None], interrupted: str = "interrupted"
     except UserError as error:
         if is_first_process():
             print(f"error: {sanitise(str(error))}", file=sys.stderr)  # it may quote a stranger's file
+        return 2
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if is_first_process():

@@ -38,6 +38,9 @@ def test_the_size_of_a_pretrained_model_comes_from_its_config(tiny_folder, tmp_p
     (tmp_path / "broken").mkdir()
     with pytest.raises(UserError, match="model.name_or_path: .*broken cannot be read: "):
         describe(load_recipe("ed4_tiny", [*sft, str(tmp_path / "broken")]), tmp_path)
+    (tmp_path / "broken" / "config.json").write_bytes((tiny_folder / "config.json").read_bytes())
+    with pytest.raises(UserError, match="broken: cannot be read: expected tokenizer.json or .*, found config.json"):
+        describe(load_recipe("ed4_tiny", [*sft, str(tmp_path / "broken")]), tmp_path)
 
 
 BATCH = {"per_device_train_batch_size": 2, "max_completion_length": 5, "bf16": True, "gradient_checkpointing": False}

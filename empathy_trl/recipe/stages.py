@@ -29,6 +29,19 @@ from empathy_trl.rewards import REWARDS
 
 # optional package -> the extra in setup.cfg that installs it
 EXTRAS = {"vllm": "vllm", "bitsandbytes": "quantization", "bert_score": "bertscore", "deepspeed": "deepspeed"}
+# values of trainer.report_to that are the name of the package they need
+TRACKERS = (
+    "clearml",
+    "codecarbon",
+    "comet_ml",
+    "dvclive",
+    "mlflow",
+    "neptune",
+    "swanlab",
+    "tensorboard",
+    "trackio",
+    "wandb",
+)
 # evaluation and publishing do not change the weights
 NOT_IN_FINGERPRINT = ("evaluation", "hub")
 
@@ -110,11 +123,18 @@ class StageRun:
             "bert_score": stage.evaluation.bertscore,
             "deepspeed": os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true",
         }
-        return [
-            f'{package} (pip install "empathy-trl[{EXTRAS[package]}]")'
+        lines = {
+            package: f'{package} (pip install "empathy-trl[{EXTRAS[package]}]")'
             for package, is_needed in needed.items()
-            if is_needed and importlib.util.find_spec(package) is None
-        ]
+            if is_needed
+        }
+        trackers = stage.trainer.get("report_to") or []
+        lines |= {
+            name: f"{name} (pip install {name})"
+            for name in ([trackers] if isinstance(trackers, str) else trackers)
+            if name in TRACKERS
+        }
+        return [line for package, line in lines.items() if importlib.util.find_spec(package) is None]
 
     # Data
 

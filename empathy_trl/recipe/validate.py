@@ -194,6 +194,15 @@ def _steps_or_epochs(value: int) -> int:
     return value
 
 
+def _trackers(value: str | list[str]) -> str | list[str]:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK  # slow to import
+
+    choices = ("none", "all", *INTEGRATION_TO_CALLBACK)
+    if not set([value] if isinstance(value, str) else value or []) <= set(choices):
+        raise ValueError(f"should be one or more of {', '.join(choices)}")
+    return value
+
+
 # Values that the config classes accept: outside these ranges nothing is learned, or something else than was meant (a
 # max_steps of 0 trains for num_train_epochs, a negative epsilon or beta turns the loss round, a temperature of 0 makes every
 # logit infinite), or the training stops with a division by zero or an empty batch
@@ -203,11 +212,14 @@ RANGES = {
     "max_steps": AfterValidator(_steps_or_epochs),
     "beta": Field(ge=0),
     "num_generations": Field(ge=2),
+    "report_to": AfterValidator(_trackers),
     **dict.fromkeys(("epsilon", "epsilon_high", "temperature", "save_steps"), Field(gt=0)),
     **dict.fromkeys(
         (
             "generation_batch_size",
             "gradient_accumulation_steps",
+            "max_completion_length",
+            "max_length",
             "num_iterations",
             "per_device_train_batch_size",
             "steps_per_generation",

@@ -96,6 +96,15 @@ def test_copy_overwrites_nothing(tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["ecr.yaml"]
 
 
+@pytest.mark.parametrize("destination", ["file", "file/folder"])
+def test_copy_names_a_destination_that_is_no_folder(destination, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    assert main(["copy", "ed4_tiny", destination]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {destination}: ")
+    assert Path("file").read_text() == "mine"
+
+
 def test_copy_knows_accelerate_configs_and_near_names(tmp_path, capsys):
     assert main(["copy", "zero3", str(tmp_path)]) == 0
     assert (tmp_path / "zero3.yaml").read_bytes() == (ROOT / "accelerate_configs" / "zero3.yaml").read_bytes()

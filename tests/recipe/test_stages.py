@@ -258,6 +258,8 @@ def test_missing_packages_are_named(monkeypatch):
         'bert_score (pip install "empathy-trl[bertscore]")',
         'deepspeed (pip install "empathy-trl[deepspeed]")',
     ]
+    tracked = run_of("intent9_tiny", "classify", "--trainer.report_to", "[wandb, mlflow]")
+    assert tracked.missing_packages()[1:] == ["wandb (pip install wandb)", "mlflow (pip install mlflow)"]
     assert run_of("ed4_tiny", "sft").missing_packages() == ['deepspeed (pip install "empathy-trl[deepspeed]")']
 
 

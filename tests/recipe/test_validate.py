@@ -158,6 +158,8 @@ WRONG = [
     # by its range
     ("grpo", {"num_generations": 1}, "num_generations: 1 should be greater than or equal to 2"),
     ("grpo", {"learning_rate": -1e-6}, "learning_rate: -1e-06 should be greater than 0"),
+    ("grpo", {"max_completion_length": 0}, "max_completion_length: 0 should be greater than or equal to 1"),
+    ("grpo", {"report_to": ["wandb", "tensorbord"]}, "report_to: ['wandb', 'tensorbord'] should be one or more of none, all, "),
     ("grpo", {"max_steps": 0}, "max_steps: 0 should be at least 1, or -1 to train for num_train_epochs"),
     ("grpo", {"per_device_train_batch_size": 0}, "per_device_train_batch_size: 0 should be greater than or equal to 1"),
     # by the config class, upstream's or ours
