@@ -189,7 +189,7 @@ def _unknown(stage, stages: int) -> str:
     """Return why the size of a stage's model is not known, and how to know it."""
     model = stage.model
     if model.from_scratch is not None:
-        return "unknown until the data is downloaded, from which its tokenizer is trained"
+        return "unknown until the data for its tokenizer is downloaded"
     if stage_of(model.name_or_path) is not None:
         return f"unknown, as those of {model.name_or_path} are"
     flag = "--model.name_or_path" if stages == 1 else f"--stages.{stage.name}.model.name_or_path"
@@ -302,7 +302,7 @@ def _weight(weight) -> str:
 
 
 def _critic_line(options: dict) -> str:
-    kinds = {"head": "a head on the policy's own hidden states", "model": "a backbone of its own"}
+    kinds = {"head": "a head on the policy's hidden states", "model": "a backbone of its own"}
     start = f" from {options['critic_name_or_path']}" if options["critic_name_or_path"] else ""
     alone = f", alone for {options['critic_warmup_steps']} steps" if options["critic_warmup_steps"] else ""
     return f"{kinds[options['critic_kind']]}{start}, learning rate {options['critic_learning_rate']:g}{alone}"
@@ -405,5 +405,5 @@ def _verdict(missing: list[str], needed: float) -> str:
     """Return the last line: a sound recipe may still ask for more than this machine has."""
     lacks = [f"{line.split()[0]} is not installed" for line in missing]
     if needed > _memory_here():
-        lacks.append(f"about {needed / 1e9:.0f} GB of memory are needed, {_memory_here() / 1e9:.0f} GB are there")
+        lacks.append(f"about {needed / 1e9:.0f} GB of memory are needed, {_memory_here() / 1e9:.0f} GB are available")
     return "The recipe is sound." + (f" It cannot run on this machine: {'; '.join(lacks)}." if lacks else "")

@@ -64,7 +64,7 @@ def _refuse_folder_of_stages(folder: Path):
         return
     stages = sorted(str(path.parent) for file in ("config.json", ADAPTER_FILE) for path in folder.glob(f"*/{file}"))
     if stages:
-        raise UserError(f"{folder}: is no model, but has models in it; expected one of {', '.join(stages)}")
+        raise UserError(f"{folder}: is not a model, but contains models; expected one of {', '.join(stages)}")
 
 
 def check_adapter(adapter: str, model: str) -> str:

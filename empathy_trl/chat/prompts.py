@@ -153,8 +153,8 @@ def _data_beside(models: list[tuple[str, str | None]]) -> dict | None:
         data = _choose(str(path), stages, _stage_in(name, revision, path))
         if data.get("builder") is not None and not Path(expand(name)).is_dir():
             raise UserError(
-                f"{name}: data.builder: its recipe names code, {data['builder']}, which is not run for a model from the Hub; "
-                "name a `recipe` of yours, or give a `system` message to chat plainly"
+                f"{name}: data.builder: its recipe imports Python code, {data['builder']}, which is not run for a model from the Hub; "
+                "name your own `recipe`, or give a `system` message for a plain chat"
             )
         return data
     return None
@@ -191,8 +191,8 @@ def _choose(source: str, stages: dict, name: str | None) -> dict:
     if not talking:
         fitting = ", ".join(name for name in CORPORA if corpus(name).talks)
         raise UserError(
-            f"{source}: no stage of it trains a model to talk to (data.name: {fitting}); name another "
-            "`recipe`, or give a `system` message to chat plainly"
+            f"{source}: no stage trains a model for chat (data.name: {fitting}); name another "
+            "`recipe`, or give a `system` message for a plain chat"
         )
     return talking.get(name) or list(talking.values())[-1]
 

@@ -146,7 +146,7 @@ class ServedModel:
     def _refusal(self, status: int, words: str) -> UserError:
         says = f"{self.base_url} answers HTTP {status}: {self._words(words)}"
         if status in KEY_REFUSED:
-            problem = "refuses the key in" if self._key else "wants a key, and none is set in"
+            problem = "refuses the key in" if self._key else "requires a key, and none is set in"
             return self._error(f"the server {problem} ${KEY}. {says}")
         if status in NOT_THERE:
             return self._error(

@@ -284,7 +284,7 @@ class Session:
         if conversation.stop.is_set():
             yield SessionEvent("stopped")
         elif not "".join(texts).strip():
-            yield SessionEvent("the reply is empty; say it in other words")
+            yield SessionEvent("the reply is empty; rephrase the message")
         elif conversation.cache.counts.cut_off:
             yield SessionEvent(f"the reply was cut off at {self.max_new_tokens} tokens (max_new_tokens)")
 

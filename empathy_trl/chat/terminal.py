@@ -73,7 +73,7 @@ class Display:
         self._end_line()
         if well_formed is False:
             if self._in_parts:
-                self.note("the reply breaks its format; as the model wrote it:")
+                self.note("the reply breaks its format; the model's output:")
                 self._write(sanitise(reply).strip() + "\n")
             else:
                 self.note("the reply breaks its format")
@@ -102,13 +102,13 @@ class Display:
 
 
 HELP = """\
-/undo          take the last message and its reply back
-/retry         reply to the last message anew
-/reset         forget the conversation (also: reset)
+/undo          remove the last message and its reply
+/retry         generate another reply to the last message
+/reset         clear the conversation (also: reset)
 /save FILE     write the conversation to a file, as training data
-/stats         how long replies take, and how many tokens they have
-/reflect       what the model thought in its last reply
-/help          this
+/stats         show timings and token counts of replies
+/reflect       show the reflection of the last reply
+/help          show this list
 /quit          leave (also: quit, Ctrl-D)
 Ctrl-C stops a reply."""
 _COMMAND = re.compile(r"/(\w+)(?:\s+(\S.*?))?\s*")
@@ -168,7 +168,7 @@ class Terminal:
                     self._print("")
                     return 130
                 interrupted = True
-                self._print("\n[quit leaves; so does Ctrl-C once more]")
+                self._print("\n[type quit or press Ctrl-C again to leave]")
 
     def _answer(self, line: str) -> bool:
         """Do what a line asks for; False to leave."""
@@ -179,7 +179,7 @@ class Terminal:
                 return False
             self._obey(name, (command and command[2]) or "")
         elif not line.strip():
-            self._note("type a message; /help says what else there is")
+            self._note("type a message; /help lists the commands")
         else:
             self._reply(line)
         return True

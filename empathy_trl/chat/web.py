@@ -55,7 +55,7 @@ def serve(new_session: Callable[[], Session], title: str, host: str = "127.0.0.1
 
     page = build_page(new_tracked_session, title)
     if not on_this_machine(f"http://[{host}]" if ":" in host else f"http://{host}"):
-        print(f"warning: listening on {host}: anybody who reaches this port can use the model", file=sys.stderr)
+        print(f"warning: listening on {host}: anyone who can reach this port can use the model", file=sys.stderr)
     print(f"{title}: {launch(page, host, port)} (Ctrl-C ends it)", flush=True)
     with suppress(KeyboardInterrupt):  # the way to end it
         threading.Event().wait()

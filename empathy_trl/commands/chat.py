@@ -36,34 +36,41 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--revision", help="branch, tag or commit of --model on the Hub")
     parser.add_argument(
         "--base_url",
-        help="of the server of openai:NAME (default: $OPENAI_BASE_URL, or OpenAI's); its key: $OPENAI_API_KEY",
+        help="address of the server for openai:NAME (default: $OPENAI_BASE_URL, or OpenAI's); its key: $OPENAI_API_KEY",
     )
     parser.add_argument(
         "--recipe",
-        help="ask as this recipe trains, a file or hub:USER/REPO (default: recipe.yaml in the model's folder)",
+        help="recipe that defines the prompts, a file or hub:USER/REPO (default: recipe.yaml in the model's folder)",
     )
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="let a recipe from the Hub import Python code; read it first"
     )
-    parser.add_argument("--system", help="chat plainly, with this system message")
+    parser.add_argument("--system", help="plain chat with this system message")
     parser.add_argument(
-        "--context", type=positive, help="tokens the model sees (default: all it can read, at most 8192)"
+        "--context", type=positive, help="context size in tokens (default: the model's maximum, at most 8192)"
     )
-    parser.add_argument("--max_new_tokens", type=positive, default=400, help="of a reply (default: %(default)s)")
+    parser.add_argument(
+        "--max_new_tokens",
+        type=positive,
+        default=400,
+        help="maximum length of a reply in tokens (default: %(default)s)",
+    )
     parser.add_argument(
         "--temperature",
         type=float,
         default=0.7,
-        help="from 0 to 10; 0 takes the likeliest words (default: %(default)g)",
+        help="from 0 to 10; 0 is greedy decoding (default: %(default)g)",
     )
     parser.add_argument("--top_p", type=float, default=0.9, help="above 0, at most 1 (default: %(default)g)")
-    parser.add_argument(
-        "--seed", type=int, default=42, help="of the sampling: another one, other replies (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=42, help="random seed of the sampling (default: %(default)s)")
     parser.add_argument("--show_reflection", action="store_true", help="show what the model thinks")
     parser.add_argument("--web", action="store_true", help="on a web page instead")
-    parser.add_argument("--host", default="127.0.0.1", help="of the page (default: %(default)s, this machine only)")
-    parser.add_argument("--port", type=int, default=7860, help="of the page; 0 takes a free one (default: %(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address of the page (default: %(default)s, this machine only)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=7860, help="port of the page; 0 picks a free one (default: %(default)s)"
+    )
     return parser
 
 

@@ -48,7 +48,7 @@ def evaluate(arguments: list[str] | None = None) -> int:
     options, overrides = parse_with_overrides(_evaluate_parser(), arguments, TOP_KEYS)
     return exit_status(
         lambda: _evaluate_or_report_full_disk(options, overrides),
-        interrupted="interrupted; the same command goes on with the rows that are left",
+        interrupted="interrupted; the same command continues with the remaining rows",
     )
 
 
@@ -69,22 +69,22 @@ def _evaluate_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--base_url",
-        help="of the server of openai:NAME (default: $OPENAI_BASE_URL, or OpenAI's); its key: $OPENAI_API_KEY",
+        help="address of the server for openai:NAME (default: $OPENAI_BASE_URL, or OpenAI's); its key: $OPENAI_API_KEY",
     )
     parser.add_argument("--stage", help="stage whose data and settings are used (default: the last)")
-    parser.add_argument("--split", choices=("train", "valid", "test"), help="default: the one of the recipe")
-    parser.add_argument("--batch_size", type=positive, help="prompts generated together (default: the recipe's)")
+    parser.add_argument("--split", choices=("train", "valid", "test"), help="split to evaluate (default: the recipe's)")
+    parser.add_argument("--batch_size", type=positive, help="batch size (default: the recipe's)")
     parser.add_argument(
         "--backend",
         choices=("auto", "transformers", "vllm"),  # `models.generate.CHOICES`, which would import torch
         default="auto",
-        help="what generates: padded batches or vLLM; auto: vLLM on a GPU where it is installed, else padded batches",
+        help="back end: padded batches or vLLM; auto: vLLM on a GPU if it is installed, else padded batches",
     )
     parser.add_argument("--limit", type=positive, help="evaluate this many rows, drawn once (default: the recipe's)")
     parser.add_argument(
         "--output_dir",
         type=Path,
-        help="default: outputs/<recipe>/evaluations/<model name>; with several models, each has a folder in it",
+        help="default: outputs/<recipe>/evaluations/<model name>; with several models, each gets a subfolder",
     )
     return parser
 
@@ -96,7 +96,7 @@ def _evaluate_or_report_full_disk(options: argparse.Namespace, overrides: list[s
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        message = f"{where}{error.strerror}; the rows on disk are kept, and the same command goes on"
+        message = f"{where}{error.strerror}; the rows on disk are kept, and the same command continues"
         raise UserError(message) from error
 
 
@@ -279,7 +279,7 @@ def compare(arguments: list[str] | None = None) -> int:
     """
     parser = command_parser("compare", compare.__doc__)
     parser.add_argument("a", metavar="A", type=Path, help="folder of a result")
-    parser.add_argument("b", metavar="B", type=Path, help="folder of the result that is compared with it")
+    parser.add_argument("b", metavar="B", type=Path, help="folder of the result to compare it with")
     parser.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--output_dir", type=Path, help="default: outputs/comparisons/<name of A>_<name of B>")
     options = parser.parse_args(arguments)
@@ -310,7 +310,9 @@ def explain(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recipe", required=True, help="YAML file, or the name of a shipped recipe")
     parser.add_argument("--completions", required=True, type=Path, help="file with one JSON object per line")
     parser.add_argument("--stage", help="stage whose rewards are shown (default: the last)")
-    parser.add_argument("--progress", type=float, default=0.0, help="share of the training done, for scheduled weights")
+    parser.add_argument(
+        "--progress", type=float, default=0.0, help="training progress from 0 to 1, for scheduled weights"
+    )
     parser.add_argument("--csv", type=Path, help="also write all rows to this file")
     options, overrides = parse_with_overrides(parser, arguments, TOP_KEYS)
     return exit_status(lambda: _explain(options, overrides))
@@ -347,7 +349,7 @@ def score(arguments: list[str] | None = None) -> int:
     options = _score_parser().parse_args(arguments)
     return exit_status(
         lambda: print(_score(options)),
-        interrupted="interrupted; the same command goes on with the answers in the judge's cache",
+        interrupted="interrupted; the same command continues with the answers in the judge's cache",
     )
 
 
@@ -358,10 +360,10 @@ def _score_parser() -> argparse.ArgumentParser:
         "--output", required=True, type=Path, help="file of the scores, JSON Lines; an existing one is replaced"
     )
     parser.add_argument("--limit", type=positive, help="score only the first rows of the input, this many")
-    parser.add_argument("--base_url", required=True, help="of the server, up to and without /chat/completions")
+    parser.add_argument("--base_url", required=True, help="address of the server, without /chat/completions")
     parser.add_argument("--model", required=True, help="its name there")
     parser.add_argument(
-        "--aspects", nargs="+", default=list(ASPECTS), help=f"what is graded (default: {' '.join(ASPECTS)})"
+        "--aspects", nargs="+", default=list(ASPECTS), help=f"aspects to score (default: {' '.join(ASPECTS)})"
     )
     parser.add_argument(
         "--api_key_env",
@@ -370,16 +372,14 @@ def _score_parser() -> argparse.ArgumentParser:
         help="NAME of the environment variable with the API key (default: %(default)s); null sends none",
     )
     parser.add_argument(
-        "--structured", choices=("true", "false"), default="true", help="ask for an answer by a JSON schema"
+        "--structured", choices=("true", "false"), default="true", help="request answers that follow a JSON schema"
     )
     parser.add_argument(
-        "--sampling", type=_members, default={}, help="more of the request, as JSON: '{\"max_tokens\": 900}'"
+        "--sampling", type=_members, default={}, help="extra request settings, as JSON: '{\"max_tokens\": 900}'"
     )
-    parser.add_argument("--concurrency", type=positive, default=8, help="requests under way (default: %(default)s)")
+    parser.add_argument("--concurrency", type=positive, default=8, help="concurrent requests (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one request (default: %(default)g)")
-    parser.add_argument(
-        "--retries", type=int, default=4, help="how often a question is asked again (default: %(default)s)"
-    )
+    parser.add_argument("--retries", type=int, default=4, help="retries per request (default: %(default)s)")
     parser.add_argument(
         "--max_failure_share",
         type=float,
@@ -402,9 +402,9 @@ def _score(options: argparse.Namespace) -> str:
     done = score_file(LLMJudge(**settings), source, output, limit)
     lines = [f"{output}: {done.rows - done.missing} of {done.rows} rows have scores"]
     if done.empty:
-        lines.append(f"{done.empty} with an empty response got the lowest scores, unasked")
+        lines.append(f"{done.empty} with an empty response got the lowest scores without a request")
     if done.missing:
-        lines.append(f"{done.missing} without a valid answer were left out; the same command asks about them again")
+        lines.append(f"{done.missing} without a valid answer were left out; the same command requests them again")
     return "\n".join([*lines, *(f"{name:<20}{mean:.2f}" for name, mean in done.means.items())])
 
 

@@ -26,7 +26,7 @@ def hub(arguments: list[str] | None = None) -> int:
     options = _hub_parser().parse_args(arguments)
     return exit_status(
         lambda: {"push": _push, "pull": _pull, "card": _card}[options.command](options),
-        interrupted="interrupted; the same command goes on: what has arrived is not sent again",
+        interrupted="interrupted; the same command continues and does not send files again",
     )
 
 
@@ -35,16 +35,16 @@ def _hub_parser() -> argparse.ArgumentParser:
     parser = command_parser("hub", hub.__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{push,pull,card}")
     push = commands.add_parser("push", allow_abbrev=False, help="publish the model in a stage's folder")
-    push.add_argument("folder", type=Path, help="of a trained stage, such as outputs/ed4_tiny/grpo")
-    push.add_argument("--repo_id", required=True, help="USER/REPO; it is made if it is not there")
-    push.add_argument("--private", action="store_true", help="only you can see it; refused if it is there and public")
-    push.add_argument("--merge_adapter", action="store_true", help="an adapter and its base go up as one model")
+    push.add_argument("folder", type=Path, help="folder of a trained stage, such as outputs/ed4_tiny/grpo")
+    push.add_argument("--repo_id", required=True, help="USER/REPO; created if necessary")
+    push.add_argument("--private", action="store_true", help="private repository; refused if it exists and is public")
+    push.add_argument("--merge_adapter", action="store_true", help="publish an adapter and its base as one model")
     pull = commands.add_parser("pull", allow_abbrev=False, help="fetch model, recipe and results of a repository")
     pull.add_argument("name", help="USER/REPO, or USER/REPO@REVISION: a branch, a tag or a commit")
     pull.add_argument("--output_dir", type=Path, help="default: outputs/hub/USER/REPO")
     card = commands.add_parser("card", allow_abbrev=False, help="print the card of the model in a stage's folder")
     card.add_argument("folder", type=Path, help="of a trained stage")
-    card.add_argument("--repo_id", default="USER/REPO", help="what the card says it is called")
+    card.add_argument("--repo_id", default="USER/REPO", help="model id shown in the card")
     return parser
 
 
@@ -82,16 +82,16 @@ def leaderboard(arguments: list[str] | None = None) -> int:
     Comparable results share a table, with ranks that allow for chance; the others are listed with the reason.
     """
     parser = command_parser("leaderboard", leaderboard.__doc__)
-    parser.add_argument(
-        "paths", metavar="PATH", nargs="*", type=Path, help="eval_<split>.json, or a folder of any depth"
-    )
+    parser.add_argument("paths", metavar="PATH", nargs="*", type=Path, help="eval_<split>.json, or a folder to search")
     parser.add_argument(
         "--hub", metavar="AUTHOR_OR_TAG", help="read the model cards of an author, or with a tag, instead"
     )
-    parser.add_argument("--split", choices=("train", "valid", "test"), help="only this one (default: all, each apart)")
+    parser.add_argument(
+        "--split", choices=("train", "valid", "test"), help="only this split (default: all, in separate tables)"
+    )
     parser.add_argument("--output_dir", type=Path, default=OUTPUTS / "leaderboard", help="default: %(default)s")
     parser.add_argument("--push", metavar="USER/REPO", help="publish the files as a data set on the Hub")
-    parser.add_argument("--private", action="store_true", help="of --push: only you can see it, if it is made now")
+    parser.add_argument("--private", action="store_true", help="with --push: make a newly created data set private")
     options = parser.parse_args(arguments)
     return exit_status(lambda: _leaderboard(options))
 

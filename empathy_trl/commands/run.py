@@ -26,7 +26,7 @@ def run(arguments: list[str] | None = None) -> int:
     """
     options, overrides = parse_with_overrides(_parser(), arguments, TOP_KEYS)
     return exit_status(
-        lambda: _run(options, overrides), interrupted="interrupted; the same command goes on from the last checkpoint"
+        lambda: _run(options, overrides), interrupted="interrupted; the same command continues from the last checkpoint"
     )
 
 
@@ -38,13 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--check", action="store_true", help="validate the recipe and print the plan; trains nothing")
     parser.add_argument("--list", action="store_true", help="list the shipped recipes")
-    parser.add_argument(
-        "--fresh", action="store_true", help="delete what an earlier run of this recipe left and start over"
-    )
+    parser.add_argument("--fresh", action="store_true", help="delete the results of earlier runs and start over")
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="let a recipe from the Hub import Python code; read it first"
     )
-    parser.add_argument("--output_dir", help="where the stages' folders go (default: outputs/<recipe name>)")
+    parser.add_argument("--output_dir", help="parent folder of the stages' folders (default: outputs/<recipe name>)")
     return parser
 
 

@@ -40,7 +40,7 @@ def corpus(name: str, builder: str | None = None) -> Corpus:
     if builder is None:
         if name not in CORPORA:
             raise UserError(
-                f"data.name: unknown corpus {name!r}{suggestion(name, CORPORA)}; for one of your own, say also "
+                f"data.name: unknown corpus {name!r}{suggestion(name, CORPORA)}; for your own corpus, also set "
                 "data.builder: my_package.my_module:MyCorpus"
             )
         return import_object("data.name", CORPORA[name])()

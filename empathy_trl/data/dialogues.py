@@ -124,7 +124,7 @@ def _samples(table: Table) -> Table:
     columns = ["context", "target", "emotion"]
     samples = [sample for row in table.rows for sample in _samples_of(row)]
     if not samples:
-        raise DataError(f"{table.source}: in none of {len(table.rows)} conversations does a listener answer")
+        raise DataError(f"{table.source}: no listener answers in any of {len(table.rows)} conversations")
     return Table(table.source, columns, samples)
 
 

@@ -118,7 +118,7 @@ class Empath(Corpus):
         for each in read:
             turns += [each] if isinstance(each, BadRow) else _turns(each, config, others, notes)
         if not turns:
-            raise DataError(f"{table.source}: in none of {len(dialogues)} dialogues does the assistant answer")
+            raise DataError(f"{table.source}: the assistant answers in none of {len(dialogues)} dialogues")
         table = Table(table.source, table.columns, turns)
         rows, report = usable_rows(config, split, table, lambda row: self.parse(row, config), texts=())
         shortened = sum(row.pop("shortened") for row in rows)
@@ -311,7 +311,7 @@ def _identity(value) -> str:
 def _check_roles(turns: list[tuple[str, str]], has_system: bool) -> None:
     """Raise _Unusable unless user and assistant take turns, and the user begins."""
     if not turns:
-        raise _Unusable("no messages", "nobody says anything after the system message")
+        raise _Unusable("no messages", "no turn follows the system message")
     for place, (role, _) in enumerate(turns):
         name = f"message {has_system + place + 1}"
         if role == "system":

@@ -99,7 +99,7 @@ def _label(row: Row, ratings: dict, name: str, low: float, high: float) -> float
         return BadRow(row.where, "missing rating", f"{name} is null; {expected}")
     if value is None:
         there = suggestion(name, ratings, "ratings found")
-        return BadRow(row.where, "missing rating", f"no {name}{there}; say with data.ranges which ratings are meant")
+        return BadRow(row.where, "missing rating", f"no {name}{there}; select the ratings with data.ranges")
     # isfinite is for floats: it cannot read a whole number of 400 digits
     is_number = isinstance(value, int) or isinstance(value, float) and math.isfinite(value)
     if isinstance(value, bool) or not is_number:

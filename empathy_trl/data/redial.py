@@ -99,9 +99,7 @@ class Redial(Corpus):
             rows += answers
             shortened += cut
         if not rows:
-            raise DataError(
-                f"{report.source}: in none of {len(dialogues)} dialogues does a recommender answer a seeker"
-            )
+            raise DataError(f"{report.source}: no recommender answers a seeker in any of {len(dialogues)} dialogues")
         notes = {"answers": len(rows)} | {name: count for name, count in counts.items() if count} | notes
         return rows, replace(report, shortened=shortened, notes=notes)
 

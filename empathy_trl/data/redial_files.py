@@ -183,7 +183,7 @@ def join_emotions(config, dialogues: list[dict], source: str) -> tuple[dict[str,
         if (other := first.setdefault(conversation, where)) != where:
             raise DataError(
                 f"{source}, {where}: conversation {conversation} is also in {other}, so data.emotions cannot tell which of "
-                "them is meant; expected an id of its own for each dialogue"
+                "them is meant; expected a different id for each dialogue"
             )
     seen, emotions, bad = {}, {}, []
     notes = {"emotions of other dialogues": 0, "emotions of the recommender": 0}

@@ -182,8 +182,8 @@ def read_lists(folder, needed: Sequence[str], optional: Sequence[str] = ()) -> T
     for name, entries in lists.items():
         if len(entries) != length:
             raise DataError(
-                f"{folder}: {name} has {len(entries)} entries, {needed[0]} has {length}; the entries of one place belong "
-                "together, so all lists have to be equally long"
+                f"{folder}: {name} has {len(entries)} entries, {needed[0]} has {length}; entries with the same index belong "
+                "together, so all lists must have the same length"
             )
     cells = zip(*(lists.get(name, [None] * length) for name in columns), strict=True)
     rows = [Row(f"row {number}", dict(zip(columns, row, strict=True))) for number, row in enumerate(cells, 1)]
@@ -281,7 +281,7 @@ def _json_objects(path, text: str, columns: Iterable[str] = ()) -> dict[int, dic
     # Not splitlines: a JSON string may hold U+2028 and its like as they are.
     lines = {number: line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
     if not lines:
-        raise DataError(f"{path}: the file is empty; expected one JSON object a line{_with(columns)}")
+        raise DataError(f"{path}: the file is empty; expected one JSON object per line{_with(columns)}")
     read = {number: _json_object(number, line) for number, line in lines.items()}
     if all(isinstance(row, BadRow) for row in read.values()):
         first = next(iter(read.values()))

@@ -100,7 +100,7 @@ def read_result(folder: Path, split: str) -> Result:
         if type(row["index"]) is not int:
             raise UserError(f"{path}, row {number}: index is {show(row['index'])}; expected a whole number")
     if not rows or len({row["index"] for row in rows}) < len(rows):
-        raise UserError(f"{path}: expected rows, each with an index of its own")
+        raise UserError(f"{path}: expected rows with distinct indices")
     return Result(folder, evaluation, sorted(rows, key=lambda row: row["index"]))
 
 
@@ -109,7 +109,7 @@ def check_evaluation(path: Path | str, evaluation) -> None:
     needed = ("kind", "model", "recipe", "stage", "data", "metrics")
     if not isinstance(evaluation, dict) or not set(needed) <= evaluation.keys() or evaluation["kind"] not in EVALUATORS:
         raise UserError(
-            f"{path}: is no evaluation; expected {', '.join(needed)}, and as kind one of {', '.join(EVALUATORS)}"
+            f"{path}: is not an evaluation; expected {', '.join(needed)}, and as kind one of {', '.join(EVALUATORS)}"
         )
     data, metrics, judged_by = evaluation["data"], evaluation["metrics"], evaluation.get("judged_by", {})
     wrong = [(key, evaluation[key], "a text") for key in ("model", "recipe", "stage") if not _is(str, evaluation[key])]
@@ -141,7 +141,7 @@ def check_same_rows(a: Result, b: Result) -> None:
     kinds = a.evaluation["kind"], b.evaluation["kind"]
     if kinds[0] != kinds[1]:
         raise UserError(
-            f"{a.folder} is an evaluation of {kinds[0]}, {b.folder} one of {kinds[1]}; expected two of one kind"
+            f"{a.folder} is an evaluation of {kinds[0]}, {b.folder} one of {kinds[1]}; expected the same kind"
         )
     left, right = ([row["index"] for row in result.rows] for result in (a, b))
     if left != right:
@@ -329,5 +329,5 @@ def _several(tested: int) -> str:
     """Return what to think of many p-values at once."""
     return (
         f"{tested} metrics were compared, and p is not corrected for that: if nothing had changed, about {0.05 * tested:.1f} of "
-        f"them would still show p < 0.05. A careful reader asks for p < {0.05 / max(1, tested):.2g} (Bonferroni)."
+        f"them would still show p < 0.05. With a Bonferroni correction, significance needs p < {0.05 / max(1, tested):.2g}."
     )

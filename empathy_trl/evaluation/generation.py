@@ -70,7 +70,7 @@ def _on_server(model: ApiModel, tokenizer, batch_size: int | None, stage, backen
     temperature = stage.evaluation.temperature
     if temperature > 0:
         raise UserError(
-            f"evaluation.temperature: {temperature:g}, but a model behind an API is asked for its likeliest answer; expected 0"
+            f"evaluation.temperature: {temperature:g}, but a model behind an API is evaluated greedily; expected 0"
         )
     if backend not in ("auto", "transformers"):
         raise UserError(f"--backend {backend}: the model is behind an API and generates there; expected auto")
@@ -169,7 +169,7 @@ class PartialFile:
         if discarded:
             tqdm.write(f"{self.path}: not used, because {discarded[0]}; starting over")
         if completions:
-            tqdm.write(f"{self.path}: {len(completions)} completions are there already; going on")
+            tqdm.write(f"{self.path}: {len(completions)} completions found; continuing with the other rows")
         kept = [{"row": row, "completion": completion} for row, completion in completions.items()]
         write_rows(self.path, [{"header": self.header}, *kept])
         for path in others:

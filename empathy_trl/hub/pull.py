@@ -75,7 +75,7 @@ def pull(name: str, output_dir: Path | None = None) -> Path:
     print(f"{join_revision(repo, revision)}, commit {found.sha[:12]}: {len(wanted)} files in {folder}")
     left = [file for file in files if not _is_wanted(file) and PurePosixPath(file).name != ".gitattributes"]
     if left:
-        print(f"left on the Hub, as no kind of file that is needed: {sanitise(_listed(left))}")
+        print(f"not downloaded, because not needed: {sanitise(_listed(left))}")
     for line in describe(folder):
         print(sanitise(line))
     return folder
@@ -113,7 +113,9 @@ def _claim(folder: Path, repo: str, commit: str) -> None:
             there = json.loads((folder / PULL_FILE).read_text(encoding="utf-8"))
             there = {key: str(there[key]) for key in wanted}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder}: holds files that no pull put there; give another --output_dir") from error
+            raise UserError(
+                f"{folder}: holds files that were not downloaded by a pull; give another --output_dir"
+            ) from error
         if there != wanted:
             raise UserError(
                 f"{folder}: holds {there['repo_id']} at commit {there['commit'][:12]}, and {repo} at {commit[:12]} was asked "
@@ -218,7 +220,7 @@ def retry(request: Callable[[], Answer], what: str) -> Answer:
             pause = _pause(error, attempt)
             if attempt == ATTEMPTS or pause is None:
                 raise
-            print(f"{what}: {reason(error)}; again in {pause:g} s", file=sys.stderr)
+            print(f"{what}: {reason(error)}; retrying in {pause:g} s", file=sys.stderr)
         time.sleep(pause)
 
 
@@ -255,7 +257,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, LocalTokenNotFoundError):
         return f"you are not logged in: {LOGIN}"
     if isinstance(error, UnicodeEncodeError):  # of a header; its own message shows a part of the token
-        return f"your token has characters that no token has: {LOGIN}"
+        return f"your token contains invalid characters: {LOGIN}"
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE=1 forbids requests to the Hub; unset it"
     if isinstance(error, HfHubHTTPError):
@@ -284,8 +286,8 @@ def _reason_of_status(response: httpx.Response, message: str) -> str:
     if status == 404:
         return f"it does not exist, or you may not see it ({answer}); if it is private, {LOGIN}"
     if status in CONFLICT:
-        return f"somebody else changed it at the same time ({answer})"
+        return f"it was changed at the same time ({answer})"
     if status == 429:
         wait = _requested_wait(response.headers)
         return f"too many requests ({answer})" + (f"; the Hub asks to wait {wait:.0f} s" if wait else "")
-    return f"the Hub is in trouble ({answer})" if status >= 500 else f"the Hub refuses ({answer})"
+    return f"the Hub reports an error ({answer})" if status >= 500 else f"the Hub refuses ({answer})"

@@ -132,7 +132,8 @@ class PushCheckpoints(TrainerCallback):
         """Push the model in a checkpoint, with the recipe and the metrics so far, which lie in the folder above it."""
         what = f"{self.hub.repo_id}: {checkpoint.name} was not pushed"
         with hub_requests(
-            what, f"It is in {checkpoint.parent}; the training goes on, and reports no failure of this kind again"
+            what,
+            f"It is in {checkpoint.parent}; training continues, and further failures of this kind are not reported",
         ):
             files = model_files(checkpoint)
             api, repo_id = HfApi(), _full_id(self.hub.repo_id)
@@ -208,7 +209,7 @@ def _check_base(folder: Path) -> None:
     base, _ = adapter_base(folder / ADAPTER_FILE, str(folder))
     if Path(base).is_dir() or Path(base).is_absolute():
         raise UserError(
-            f"{folder}: the base of this adapter is the folder {base}, which nobody else has; publish the two as one model with "
+            f"{folder}: the base of this adapter is the folder {base}, which exists only on this machine; publish both as one model with "
             "--merge_adapter (hub.merge_adapter: true in a recipe)"
         )
 
@@ -223,7 +224,7 @@ def _push_command(folder: Path, repo_id: str, private: bool, merge_adapter: bool
 
 
 def _push_errors(folder: Path, repo_id: str, again: str):
-    return hub_requests(f"{repo_id}: not pushed", f"Everything in {folder} is as it was; to push it, run: {again}")
+    return hub_requests(f"{repo_id}: not pushed", f"{folder} is unchanged; to push it, run: {again}")
 
 
 def _full_id(repo_id: str) -> str:
@@ -248,7 +249,7 @@ def _create(api: HfApi, repo_id: str, repo_type: str, private: bool) -> None:
 def _refuse_public(found, private: bool) -> None:
     if private and not found.private:
         raise UserError(
-            "the repository is public, and shall be private; change that in its settings, or choose another repo_id"
+            "the repository is public, but must be private; change this in its settings, or choose another repo_id"
         )
 
 
@@ -314,7 +315,7 @@ def _merged_files(folder: Path) -> Iterator[Contents]:
             tokenizer.save_pretrained(name)
         except (OSError, SafetensorError) as error:
             raise UserError(
-                f"the merged model cannot be written to {tempfile.gettempdir()} ({error}); make room there, or let TMPDIR name "
+                f"the merged model cannot be written to {tempfile.gettempdir()} ({error}); free some space there, or set TMPDIR to "
                 "another folder"
             ) from error
         yield model_files(Path(name)) | {path.name: path for path in _matching(folder, TOKENIZER)}

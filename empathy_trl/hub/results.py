@@ -55,7 +55,7 @@ def to_results(evaluation: dict) -> list[EvalResult]:
     """Return the content of an `eval_<split>.json` as results of a model card, one for each metric and baseline's metric.
 
     Raises:
-        UserError: the content is not of that format, or a figure is no finite number.
+        UserError: the content is not of that format, or a figure is not a finite number.
     """
     try:
         data, kind = evaluation["data"], evaluation["kind"]
@@ -83,7 +83,9 @@ def to_results(evaluation: dict) -> list[EvalResult]:
             for metric in _metrics(evaluation)
         ]
     except (KeyError, TypeError, AttributeError, ValidationError) as error:
-        raise UserError(f"not an evaluation as eval_<split>.json holds it: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"not an evaluation in the format of eval_<split>.json: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _metrics(evaluation: dict) -> Iterator[dict]:
@@ -93,7 +95,7 @@ def _metrics(evaluation: dict) -> Iterator[dict]:
         of = {} if baseline is None else {"baseline": baseline}
         for name, figure in metrics.items():
             if not is_finite(figure["value"]):
-                raise UserError(f"metrics.{name}: {figure['value']!r} is no finite number")
+                raise UserError(f"metrics.{name}: {figure['value']!r} is not a finite number")
             args = _Figure(metric=name, low=figure["low"], high=figure["high"], n=figure["n"], **of)
             words = name.replace("_", " ")
             yield {

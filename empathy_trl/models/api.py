@@ -54,14 +54,14 @@ def refuse_keys(parameters: dict):
     for name, value in parameters.items():
         if KEY.search(json.dumps(value, default=str)):
             raise UserError(
-                f"{name}: holds what looks like an API key. A recipe is saved with the model: put the key into an "
+                f"{name}: contains something that looks like an API key. A recipe is saved with the model: put the key into an "
                 "environment variable and its NAME into api_key_env"
             )
     variable = parameters["api_key_env"]
     if variable is not None and not VARIABLE.fullmatch(variable):
         raise UserError(
-            "api_key_env: expected the NAME of an environment variable (capitals, digits, _), such as OPENAI_API_KEY; what "
-            "is given is not repeated here, in case it is the key itself"
+            "api_key_env: expected the NAME of an environment variable (capitals, digits, _), such as OPENAI_API_KEY; the "
+            "given value is not shown, in case it is the key itself"
         )
 
 
@@ -79,9 +79,11 @@ def checked_base_url(base_url: str) -> str:
     if not valid:
         raise UserError("base_url: expected the address of a server, such as http://localhost:8000/v1")
     if "@" in url.netloc or url.query or url.fragment:
-        raise UserError("base_url: expected no user, password, query or fragment; a key goes where api_key_env says")
+        raise UserError(
+            "base_url: expected no user, password, query or fragment; a key belongs in the variable that api_key_env names"
+        )
     if url.path.rstrip("/").endswith("/chat/completions"):
-        raise UserError(f"base_url: {base_url} goes too far; leave /chat/completions out")
+        raise UserError(f"base_url: {base_url} must end before /chat/completions")
     return base_url.rstrip("/")
 
 
@@ -96,11 +98,13 @@ def read_key(variable: str | None, base_url: str) -> str | None:
         if variable and not on_this_machine(base_url):
             raise JudgeFailed(
                 f"api_key_env: the environment variable {variable} is not set; export the API key for {base_url} in it, "
-                "name another variable, or set null for a server that wants no key"
+                "name another variable, or set null for a server that needs no key"
             )
         return None
     if not (key.isascii() and key.isprintable() and " " not in key):
-        raise JudgeFailed(f"api_key_env: the value of {variable} is no API key: it has blanks or unusual characters")
+        raise JudgeFailed(
+            f"api_key_env: the value of {variable} is not an API key: it contains spaces or unusual characters"
+        )
     return key
 
 
@@ -263,7 +267,7 @@ class Client:
         if status in KEY_REFUSED:
             problem = f"the server refuses the key in ${self.api_key_env}"
             if not self._key:
-                problem = "the server wants a key, and none is sent; expected the name of a variable that is set"
+                problem = "the server requires a key, but none was sent; expected the name of a variable that is set"
             return JudgeFailed(f"api_key_env: {problem}. {answer}")
         if status in NOT_THERE:
             return JudgeFailed(
@@ -296,10 +300,10 @@ ADVICE = {
     "broken connection": "Is the server still running? Its log may say more.",
     "timeout": "Raise timeout, or lower concurrency.",
     "HTTP 429": "Lower concurrency, or raise retries.",
-    "HTTP 400": "Does the server take a schema (structured), all settings in `sampling`, and so long a conversation?",
-    "not JSON": "Set structured: true, if the server can; raise sampling.max_tokens, if the answer is cut off.",
-    "wrong schema": "Set structured: true, if the server can, or take a model that follows the format.",
-    "out of range": "Take a scale of whole numbers, which a schema can list, or a model that follows the format.",
+    "HTTP 400": "Does the server support schemas (structured), all settings in `sampling`, and such a long conversation?",
+    "not JSON": "Set structured: true, if the server supports it; raise sampling.max_tokens, if the answer is cut off.",
+    "wrong schema": "Set structured: true, if the server supports it, or use a model that follows the format.",
+    "out of range": "Use a scale of whole numbers, which a schema can list, or a model that follows the format.",
 }
 
 
@@ -432,9 +436,9 @@ OPENAI = "https://api.openai.com/v1"
 MODEL_KEY = "OPENAI_API_KEY"
 MODEL_ADVICE = {
     "no connection": "Is the server running at base_url?",
-    "timeout": "Lower --batch_size, which is how many requests are under way.",
-    "HTTP 429": "Lower --batch_size, which is how many requests are under way.",
-    "HTTP 400": "Does the model take temperature: 0 and max_tokens, and so long a prompt?",
+    "timeout": "Lower --batch_size, the number of concurrent requests.",
+    "HTTP 429": "Lower --batch_size, the number of concurrent requests.",
+    "HTTP 400": "Does the model support temperature: 0, max_tokens and such a long prompt?",
 }
 
 

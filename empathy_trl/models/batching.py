@@ -47,7 +47,7 @@ def in_batches(
             if len(chosen) == 1:
                 raise UserError(f"out of memory with a single {what}; expected a smaller model, or shorter texts")
             limit = len(chosen) // 2
-            tqdm.write(f"out of memory with {len(chosen)} together; going on with {limit}")
+            tqdm.write(f"out of memory with {len(chosen)} together; continuing with {limit}")
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

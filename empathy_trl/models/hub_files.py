@@ -104,7 +104,7 @@ def adapter_base(adapter_file: Path, name: str) -> tuple[str, str | None]:
         raise UserError(f"{name}: {ADAPTER_FILE} names no base model (base_model_name_or_path is empty)")
     if not Path(name).is_dir() and not is_hub_id(str(base)):
         raise UserError(
-            f"{name}: the base of this adapter is {base}, a folder of its author's machine; expected a Hub id"
+            f"{name}: the base of this adapter is {base}, a folder on its author's machine; expected a Hub id"
         )
     return expand(base), adapter.get("revision")
 
@@ -210,7 +210,7 @@ def _explain(name: str, revision: str | None, error: BaseException) -> str:
     if constants.is_offline_mode():
         fetch = _download(name, revision)
         return (
-            f"{target}: cannot be loaded: {error} HF_HUB_OFFLINE is set, so only what is in the local cache counts: run "
+            f"{target}: cannot be loaded: {error} HF_HUB_OFFLINE is set, so only the local cache is used: run "
             f"`{fetch}` on a machine with network and copy its cache here ($HF_HOME)"
         )
     return f"{target}: cannot be loaded: {error}"
@@ -242,7 +242,7 @@ def _why(causes: list[BaseException], status: int | None) -> str:
         return f"the Hub cannot be reached: {constants.ENDPOINT} does not answer in time"
     cut = next((cause for cause in causes if isinstance(cause, httpx.HTTPError)), None)
     if isinstance(cut, (httpx.RemoteProtocolError, httpx.ReadError)):
-        return f"the download from {constants.ENDPOINT} was cut off; the same command goes on with it"
+        return f"the download from {constants.ENDPOINT} was interrupted; the same command continues it"
     return f"the Hub cannot be reached: {constants.ENDPOINT}" + (f": {cut}" if cut else "")
 
 

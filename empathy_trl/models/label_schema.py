@@ -99,7 +99,7 @@ def check_held_out(config, lowest: float) -> None:
     held_out = getattr(config, "held_out", None)
     if not held_out:
         raise UserError(
-            f"min_held_out: asks for {lowest}, but the model's config.json has no held_out, so nobody knows how good it is; "
+            f"min_held_out: asks for {lowest}, but the model's config.json has no held_out, so its quality is unknown; "
             "train one with `task: regress` or `task: classify`, or leave min_held_out out"
         )
     if not (isinstance(held_out, dict) and {"figure", "value", "n", "split"} <= held_out.keys()):

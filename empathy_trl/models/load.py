@@ -53,7 +53,7 @@ from empathy_trl.tags import CHAT_TEMPLATES, tag_marks
 
 # settings of GRPO and PPO -> why an encoder-decoder cannot have them
 FOR_DECODERS = {
-    "use_vllm": "vLLM would be given a prompt to continue, and serves no T5; transformers generates instead",
+    "use_vllm": "vLLM does not support T5; transformers generates instead",
     "use_transformers_continuous_batching": "its paged cache has no place for an encoder",
     "cast_lm_head_to_fp32": "TRL looks for the parts of a decoder",
 }
@@ -261,8 +261,8 @@ def check_tags(tags_of_rewards: dict[str, Sequence[str]], tokenizer: PreTrainedT
         for token in tag_marks(tags):
             if token in special:
                 raise UserError(
-                    f"rewards.{reward}: the tag {token} is a special token of this tokenizer, so it is gone "
-                    "from every completion before a reward sees it; add it as an ordinary token "
+                    f"rewards.{reward}: the tag {token} is a special token of this tokenizer, so it is removed "
+                    "from every completion before a reward reads it; add it as an ordinary token "
                     "(tokenizer.add_tokens), or choose another tag"
                 )
 

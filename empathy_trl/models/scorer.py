@@ -142,7 +142,7 @@ class Scorer:
         encoded = self._tokenize(texts)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         if min(lengths) == 0:
-            raise UserError(f"{self.name}: its tokenizer makes no token of {show(texts[lengths.index(0)])}")
+            raise UserError(f"{self.name}: its tokenizer returns no tokens for {show(texts[lengths.index(0)])}")
         logits = np.empty((len(texts), self.config.num_labels), np.float32)
         for rows in token_batches(lengths, self.tokens_per_batch):
             logits[rows] = self._forward({key: [values[row] for row in rows] for key, values in encoded.items()})
@@ -258,7 +258,7 @@ def resolve_device(device: str | None) -> str:
         chosen = None
     if chosen is None or chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and (chosen.index or 0) >= count):
         here = ["cpu", *(f"cuda:{index}" for index in range(count))]
-        raise UserError(f"device: {device!r} is not here (choices: {', '.join(here)})")
+        raise UserError(f"device: {device!r} is not available (choices: {', '.join(here)})")
     return str(chosen)
 
 

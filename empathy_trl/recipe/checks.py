@@ -47,7 +47,7 @@ def check_top(layers: Layers, stages: dict[str, dict]) -> Iterator[str]:
     for name, keys in stages.items():
         repo_id = _section(keys, "hub").get("repo_id")
         if isinstance(repo_id, str) and (earlier := pushed.setdefault(repo_id, name)) != name:
-            yield f"stages.{name}.hub.repo_id: {repo_id} is where stage {earlier} goes; expected one of its own for each stage"
+            yield f"stages.{name}.hub.repo_id: {repo_id} is the repository of stage {earlier}; expected a different one for each stage"
 
 
 def check_stage(name: str, stages: dict[str, dict], training: bool) -> Iterator[Problem]:
@@ -231,7 +231,7 @@ def _check_weights(keys: dict, task: str) -> Iterator[Problem]:
             (weight.get("start"), weight.get("end")) if isinstance(weight, dict) else (weight,) for weight in weights
         ]
         if all(end == 0 for pair in ends for end in pair):
-            yield (), "all weights are 0, so nothing would be learned; expected at least one that is not"
+            yield (), "all weights are 0, so nothing would be learned; expected at least one other weight"
     data, reward = _section(keys, "data"), _section(_section(keys, "rewards"), "recommendation")
     written, read = data.get("slots", "placeholder"), reward.get("slots", "placeholder")
     if reward and data.get("name") == "redial" and written != read and {written, read} <= {"placeholder", "title"}:
@@ -294,9 +294,12 @@ def _check_critic(trainer: dict, model: dict, earlier: dict[str, Any]) -> Iterat
         if stage not in earlier:
             yield path, f"unknown stage {stage!r}{suggestion(stage, earlier)}"
         elif kind == "head" and earlier[stage] != "ppo":
-            yield path, f"stage {stage} has task {earlier[stage]}, which leaves no head; expected one with task ppo"
+            yield (
+                path,
+                f"stage {stage} has task {earlier[stage]}, which saves no value head; expected one with task ppo",
+            )
     elif isinstance(origin, str) and not _may_be_model(origin):
         yield path, f"no folder {origin!r}; {A_MODEL}"
     elif isinstance(origin, str) and kind == "head" and saved_critic(origin) is None:
         expected = "expected a folder that does"
-        yield path, f"{origin} holds no critic ({CRITIC_CONFIG}) that a head could start from; {expected}"
+        yield path, f"{origin} holds no critic ({CRITIC_CONFIG}) to initialise the head; {expected}"

@@ -104,7 +104,9 @@ def carbon_intensity() -> float | None:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise UserError(f"{INTENSITY}: {text!r} is not a number from 0; expected grams of CO2 per kWh, such as 380")
+        raise UserError(
+            f"{INTENSITY}: {text!r} is not a number of at least 0; expected grams of CO2 per kWh, such as 380"
+        )
     return value
 
 

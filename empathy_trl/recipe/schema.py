@@ -86,7 +86,7 @@ class Model(_Section):
                 "has both from_scratch and lora; train all weights of a model from scratch; lora adapts a pretrained one"
             )
         if self.revision is not None and (self.from_scratch or stage_of(self.name_or_path) is not None):
-            raise ValueError("has a revision, which only a model from the Hub has")
+            raise ValueError("has a revision, which only a model on the Hub can have")
         if self.name_or_path is not None:
             self.name_or_path, self.revision = one_revision(self.name_or_path, self.revision)
         return self

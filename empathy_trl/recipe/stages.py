@@ -447,11 +447,11 @@ def archive_other_run(path: Path, fingerprint: str, fresh: bool) -> str | None:
     if record is not None and record["fingerprint"] != fingerprint:
         archive = _unused(path.with_name(f"{path.name}.{record['fingerprint']}"))
         path.rename(archive)
-        messages.append(f"{path} was made by other settings or other data; it is kept as {archive}")
+        messages.append(f"{path} was made with other settings or data; it is kept as {archive}")
     archive = path.with_name(f"{path.name}.{fingerprint}")
     if not fresh and not path.exists() and archive.exists():
         archive.rename(path)
-        messages.append(f"{path} is back from {archive}")
+        messages.append(f"{path} was restored from {archive}")
     return "; ".join(messages) or None
 
 

@@ -126,7 +126,9 @@ def _read_entry(name: str, entry: Any) -> tuple[Reward | None, list[Problem]]:
     except UserError as error:
         return None, [(("import",) if "import" in entry else (), str(error).removeprefix("import: "))]
     if reward.range[1] <= 0 and min(_ends(weight)) < 0:
-        message = f"{name} is never above 0, so a weight below 0 pays for what it should cost; expected one above 0"
+        message = (
+            f"{name} is never positive, so a negative weight would reward what it should penalise; expected one above 0"
+        )
         return None, [(("weight",), message)]
     vars(reward).update(weight=weight, params=params, import_path=path)
     return reward, []
@@ -146,7 +148,7 @@ def _make(kind: Callable, params: dict, path: str | None) -> Callable:
         given = ", ".join(f"{key}={value!r}" for key, value in params.items())
         raise UserError(f"{path or kind.__name__}({given}) raises {type(error).__name__}: {error}") from error
     if not callable(made):
-        raise UserError(f"{path} makes objects that cannot be called")
+        raise UserError(f"{path} creates objects that are not callable")
     return made
 
 

@@ -132,7 +132,7 @@ class EmotionConfidence(Reward):
             UserError: no trainer has set `policy`, or the column `label` is missing or has other values.
         """
         if self.policy is None:
-            raise UserError("rewards.emotion_confidence: no policy to ask; EmpathyGRPOTrainer sets it")
+            raise UserError("rewards.emotion_confidence: has no policy; EmpathyGRPOTrainer sets it")
         gold = gold_labels(self, columns)
         prefixes = [answer_prefix(completion_text(completion)) for completion in completions]
         scores = self.policy(prompts, prefixes, [f"{label}</answer>" for label in self.labels])

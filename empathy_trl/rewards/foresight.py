@@ -58,7 +58,7 @@ class Foresight(Reward):
             return
         for name in ("revision", "device", "dimension", "label_range"):
             if getattr(self, name) is not None:
-                raise UserError(f"{name}: {getattr(self, name)!r} describes a model, and `model` is not given")
+                raise UserError(f"{name}: {getattr(self, name)!r} applies to a model, but `model` is not given")
 
     async def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
         """Return what `score` returns, without blocking the other rewards of a step."""

@@ -221,7 +221,7 @@ class PPOAdvice(TrainerCallback):
         if kl > KL_LIMIT:
             self._say(
                 "kl",
-                f"the policy runs away from its reference (KL {kl:.2f} nats per token): read samples.md before trusting the "
+                f"the policy drifts away from its reference (KL {kl:.2f} nats per token): read samples.md before trusting the "
                 f"reward. Raise trainer.kl_coef (now {args.kl_coef:g}) or lower trainer.learning_rate (now "
                 f"{args.learning_rate:g})",
             )

@@ -149,7 +149,7 @@ def build_critic(kind: str, name: str | None, policy, tokenizer) -> Critic:
             )
         if name is not None and saved is None:
             raise UserError(
-                f"trainer.critic_name_or_path: {name} holds no critic ({CRITIC_CONFIG}) that a head could start from; leave "
+                f"trainer.critic_name_or_path: {name} holds no critic ({CRITIC_CONFIG}) to initialise the head; leave "
                 "it out, or set critic_kind: model"
             )
         critic = Critic(policy.config.get_text_config().hidden_size)

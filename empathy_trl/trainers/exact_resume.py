@@ -83,7 +83,7 @@ class ExactResumeMixin:
         done = self.state.global_step
         what = f"The state after step {done}" if done else "No step is complete; the state before the first one"
         checkpoint = os.path.join(self.args.output_dir, f"checkpoint-{done}")
-        message = f"{stop}\n{what} is saved in {checkpoint}: start again with the same settings to go on from there."
+        message = f"{stop}\n{what} is saved in {checkpoint}: start again with the same settings to continue from there."
         raise type(stop)(message) from stop
 
     def _save_before_step(self, model) -> str:

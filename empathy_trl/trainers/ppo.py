@@ -70,7 +70,7 @@ class PPOConfig(EmpathyGRPOConfig):
     lam: float = _field(0.95, "Lambda of the generalised advantage estimation, in [0, 1].")
     vf_coef: float = _field(0.1, "Weight of the value loss beside the policy loss.")
     cliprange_value: float = _field(0.2, "How far a value may move from the one of the rollout before it is clipped.")
-    kl_coef: float = _field(0.05, "Weight of the KL to the reference, which every token pays; 0 needs no reference.")
+    kl_coef: float = _field(0.05, "Weight of the KL penalty per token to the reference; 0 needs no reference.")
     kl_estimator: Literal["k1", "k3"] = _field(
         "k1", "How the KL is estimated: k1 is log p - log q; k3 is never negative and varies less."
     )
@@ -80,11 +80,11 @@ class PPOConfig(EmpathyGRPOConfig):
         "Train policy and critic without dropout, that of an adapter included: the ratio to the policy of the rollout, the "
         "KL and the values would otherwise measure its noise.",
     )
-    missing_eos_penalty: float | None = _field(None, "What a completion loses that does not end by itself.")
+    missing_eos_penalty: float | None = _field(None, "Penalty for a completion that does not end by itself.")
     critic_kind: Literal["head", "model"] = _field(
         "head",
         "head: a linear layer on the policy's own hidden states, from the same forward pass; "
-        "model: a backbone of its own.",
+        "model: a separate backbone.",
     )
     critic_name_or_path: str | None = _field(
         None,
@@ -111,13 +111,15 @@ class PPOConfig(EmpathyGRPOConfig):
             ("importance_sampling_level", ("token",)),
         ):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: {getattr(self, name)!r} is none of PPO's (choices: {', '.join(choices)})")
+                raise ValueError(
+                    f"{name}: {getattr(self, name)!r} is not supported by PPO (choices: {', '.join(choices)})"
+                )
         if self.beta not in (0, self.kl_coef):
             raise ValueError(
                 f"beta: {self.beta} puts a KL into the loss; PPO has it in the reward, set kl_coef instead"
             )
         if self.use_liger_kernel:
-            raise ValueError("use_liger_kernel: true has no loss for advantages of single tokens; expected false")
+            raise ValueError("use_liger_kernel: true does not support token-level advantages; expected false")
         self.beta = self.kl_coef  # so that the parent loads the reference and scores with it
         super().__post_init__()
 

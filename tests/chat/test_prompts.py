@@ -183,7 +183,7 @@ def test_a_recipe_can_be_named(recipe, model, name):
 @pytest.mark.parametrize(
     ("recipe", "system", "message"),
     [
-        ("intent9_tiny", None, "recipe intent9_tiny: no stage of it trains a model to talk to"),
+        ("intent9_tiny", None, "recipe intent9_tiny: no stage trains a model for chat"),
         ("ed4_tiny", "x", "recipe, system: .* expected one of them"),
         ("ed4_tny", None, "ed4_tny: no such recipe; did you mean ed4_tiny"),
     ],
@@ -205,7 +205,7 @@ def test_a_recipe_beside_a_model_from_the_hub_runs_no_code(tmp_path, monkeypatch
     recipe.write_text("stages: {sft: {task: sft, data: {name: mine, builder: 'no_such_module:Mine'}}}")
     monkeypatch.setattr("empathy_trl.chat.prompts._file_of", lambda name, revision, file: recipe)
     with pytest.raises(
-        UserError, match=r"a/b: data\.builder: its recipe names code, no_such_module:Mine, which is not run"
+        UserError, match=r"a/b: data\.builder: its recipe imports Python code, no_such_module:Mine, which is not run"
     ):
         choose_prompts([("a/b", None)], None, None)
     mine = choose_prompts([(str(tmp_path), None)], None, None)  # a folder is the user's own

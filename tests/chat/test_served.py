@@ -125,7 +125,7 @@ def test_whatever_goes_wrong_is_an_error_never_an_empty_reply(monkeypatch, answe
 def test_a_key_that_is_wanted_and_not_there():
     with (
         StreamingServer(lambda request: (401, b"")) as server,
-        pytest.raises(UserError, match="wants a key, and none is"),
+        pytest.raises(UserError, match="requires a key, and none is"),
     ):
         list(stream(server.base_url)[0])
     with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):

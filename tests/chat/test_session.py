@@ -138,7 +138,7 @@ def test_a_reply_that_nobody_finishes_does_not_block_what_comes_after_a_reset():
 @pytest.mark.parametrize("reply", [[], [" ", "\n"]])
 def test_a_model_that_says_nothing_is_no_exchange(reply):
     session, _ = talk(reply)
-    assert said(session)[-1] == SessionEvent("the reply is empty; say it in other words")
+    assert said(session)[-1] == SessionEvent("the reply is empty; rephrase the message")
     assert session.history == []
 
 

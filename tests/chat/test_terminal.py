@@ -62,8 +62,8 @@ def test_the_reaction_is_on_the_screen_as_soon_as_it_is_complete(chat, capsys):
         (["Hi"], {"show_reflection": True}, "*nods* + *sits*\nI am here.\nreflection: They wait.\n"),
         (["Hi", "/reflect"], {}, "*nods* + *sits*\nI am here.\n[They wait.]\n"),
         (["/reflect"], {}, "[the last reply has no reflection]\n"),
-        ([""], {}, "[type a message; /help says what else there is]\n"),
-        (["   "], {}, "[type a message; /help says what else there is]\n"),
+        ([""], {}, "[type a message; /help lists the commands]\n"),
+        (["   "], {}, "[type a message; /help lists the commands]\n"),
         (["/help"], {}, HELP + "\n"),
         (["/stats"], {}, "no reply yet\n"),
         (
@@ -118,14 +118,14 @@ def test_stats_and_save(chat, tmp_path):
         ),
         (
             ["<react>*nods*</react> Then."],
-            "*nods*\nThen.\n[the reply breaks its format; as the model wrote it:]\n<react>*nods*</react> Then.\n",
+            "*nods*\nThen.\n[the reply breaks its format; the model's output:]\n<react>*nods*</react> Then.\n",
         ),
         (
             ["<react>*nods*"],
-            "[the reply breaks its format; as the model wrote it:]\n<react>*nods*\n",
+            "[the reply breaks its format; the model's output:]\n<react>*nods*\n",
         ),
         (["Oh </react>"], "Oh </react>\n[the reply breaks its format]\n"),
-        ([], "[the reply is empty; say it in other words]\n"),
+        ([], "[the reply is empty; rephrase the message]\n"),
     ],
 )
 def test_other_replies(chat, reply, screen):
@@ -160,7 +160,7 @@ def test_ctrl_c_twice_ends_even_a_reply_that_does_not_stop():
 
 
 def test_ctrl_c_at_the_prompt_hints_and_twice_leaves(chat):
-    hint = "\n[quit leaves; so does Ctrl-C once more]\n"
+    hint = "\n[type quit or press Ctrl-C again to leave]\n"
     status, screen, _ = chat([KeyboardInterrupt(), "Hi", KeyboardInterrupt(), KeyboardInterrupt(), "never"], ["Ho."])
     assert status == 130 and screen == f"{hint}Ho.\n{hint}\n"
 

@@ -59,7 +59,7 @@ def test_a_reply_is_a_message_for_each_part():
     [
         (["Just words.\n"], ["Just words.\n"]),
         (["<respond>x</respond>"], ["&lt;respond>x&lt;/respond>", BREAKS_FORMAT]),
-        ([], ["the reply is empty; say it in other words"]),
+        ([], ["the reply is empty; rephrase the message"]),
         (["Half", UserError("no <connection>")], ["Half", "Error: no &lt;connection>"]),
         (["Half", RuntimeError("at /some/path")], ["Half", "Error: the reply failed; the server's log says why."]),
     ],
@@ -143,7 +143,7 @@ def test_the_page_is_for_this_machine_unless_the_user_says_so(monkeypatch, capsy
     serve(scripted_session, "a model", *([host] if warns else []))
     printed = capsys.readouterr()
     assert f"a model: {host} (Ctrl-C ends it)" in printed.out
-    assert ("anybody who reaches this port can use the model" in printed.err) is warns
+    assert ("anyone who can reach this port can use the model" in printed.err) is warns
 
 
 @pytest.mark.parametrize("address", [("127.0.0.1", 70_000), ("127.0.0.1", None), ("nowhere.invalid", 7860)])

@@ -46,7 +46,7 @@ def test_every_corpus_declares_what_is_asked_of_it(name):
 @pytest.mark.parametrize(
     ("name", "builder", "message"),
     [
-        ("ed5", None, r"data\.name: unknown corpus 'ed5'; did you mean ed4\? \(choices: .*; for one of your own, .*builder"),
+        ("ed5", None, r"data\.name: unknown corpus 'ed5'; did you mean ed4\? \(choices: .*; for your own corpus, .*builder"),
         ("ed4", "users_corpora:Notes", r"data\.name: 'ed4' is a corpus of this package; .* another name"),
         ("notes", "users_corpora.Notes", r"data\.builder: 'users_corpora\.Notes' is not of the form package\.module:Name"),
         ("notes", "users_corpora:Note", r"has no class or function Note; did you mean Notes\? \(choices: Notes, Half\)"),

@@ -173,7 +173,7 @@ def test_bad_rows_name_file_and_row(tmp_path, name, entry, message):
 @pytest.mark.parametrize(
     "lists, message",
     [
-        (LISTS | {"targets": ["a", "b"]}, r"train: targets\.json has 2 entries, contexts\.json has 3; the entries of one"),
+        (LISTS | {"targets": ["a", "b"]}, r"train: targets\.json has 2 entries, contexts\.json has 3; entries with the same index"),
         (LISTS | {"knowledge": ["a"] * 4}, r"knowledge\.json has 4 entries, contexts\.json has 3"),
         (LISTS | {"contexts": '{"a": 1}'}, r"contexts\.json: '\{\"a\": 1\}' is not a JSON list"),
         (LISTS | {"contexts": "[1, "}, r"contexts\.json: not JSON: .*; expected one JSON list"),
@@ -208,7 +208,7 @@ def test_bad_conversations(tmp_path, row, message):
 
 def test_nobody_listens(tmp_path):
     write_conversations(tmp_path, [CONVERSATION | {"utterances": CONVERSATION["utterances"][:1]}])
-    with pytest.raises(DataError, match=r"train\.jsonl: in none of 1 conversations does a listener answer"):
+    with pytest.raises(DataError, match=r"train\.jsonl: no listener answers in any of 1 conversations"):
         read_split(section(tmp_path), "train")
 
 

@@ -206,7 +206,7 @@ def test_what_is_left_out_is_counted(source):
 
 
 def test_nobody_answers(source):
-    with pytest.raises(DataError, match=r"test\.jsonl: in none of 2 dialogues does the assistant answer"):
+    with pytest.raises(DataError, match=r"test\.jsonl: the assistant answers in none of 2 dialogues"):
         read_split(source(dialogue("Hi"), dialogue("Ho")), "test")
 
 
@@ -229,7 +229,7 @@ def roles(*names):
         (roles("user", None), "line 2: unknown role: role of message 2 is null"),
         (roles("assistant"), "line 2: the assistant begins: message 1 is of the assistant; expected the user"),
         (roles("user", "user"), "line 2: two turns of one role: message 2 is of the user; expected the assistant"),
-        (roles("system"), "line 2: no messages: nobody says anything after the system message"),
+        (roles("system"), "line 2: no messages: no turn follows the system message"),
         (roles("user", "system"), "line 2: system message in the middle: message 2;"),
         (roles("system", "system", "user"), "line 2: system message in the middle: message 2;"),
         (dialogue("Hi", conversation_id=[1]), r"line 2: no id: conversation_id is \[1\]; expected a text or a whole"),

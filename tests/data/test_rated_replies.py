@@ -115,7 +115,7 @@ def test_long_texts_lose_their_beginning(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"ratings": {"empathy": 5}}, r"line 2: missing rating: no overall \(ratings found: empathy\); say with data\.ranges"),
+        ({"ratings": {"empathy": 5}}, r"line 2: missing rating: no overall \(ratings found: empathy\); select the ratings with data\.ranges"),
         ({"ratings": 4}, r"line 2: missing rating: no empathy \(ratings found: rating\)"),
         ({"ratings": None}, r"line 2: missing rating: no empathy"),
         ({"ratings": {"empathy": "4", "overall": 1}}, r"line 2: rating is no number: empathy is '4'; expected a number from 1 to 5"),

@@ -115,7 +115,7 @@ def test_what_is_no_example_is_counted(source):
 
 
 def test_nobody_answers(source):
-    with pytest.raises(DataError, match=r"test\.jsonl: in none of 1 dialogues does a recommender answer a seeker"):
+    with pytest.raises(DataError, match=r"test\.jsonl: no recommender answers a seeker in any of 1 dialogues"):
         read_split(source(test=[dialogue(messages=[(R, "Hi"), (S, "Hi")])]), "test")
 
 

@@ -99,7 +99,7 @@ def test_bad_lines_are_bad_rows_named_by_line(tmp_path):
     ("name", "content", "message"),
     [
         ("x.txt", "a", r"x\.txt: unknown kind of file; expected a name that ends in \.csv, \.tsv, \.jsonl, \.jsonl\.gz"),
-        ("x.jsonl", " \n", r"x\.jsonl: the file is empty; expected one JSON object a line with the columns text"),
+        ("x.jsonl", " \n", r"x\.jsonl: the file is empty; expected one JSON object per line with the columns text"),
         ("x.jsonl", "text,label\na,1\n", r"no line is a JSON object; line 1: Expecting value.*'text,label'"),
         ("x.jsonl", json.dumps([{"text": "a"}]), r"no line is a JSON object; line 1: '\[\{"),
         ("x.jsonl", '{"txt": "a"}', r"x\.jsonl: no column 'text'; did you mean txt\?"),

@@ -282,7 +282,10 @@ def test_the_page_says_what_a_reader_needs(tmp_path):
     assert "| metric | A | B | change, B - A | relative | p | n |" in text
     (line,) = [line for line in text.split("\n") if line.startswith("| accuracy |")]
     assert "< 0.001" in line and "%" in line and "[+" in line and line.endswith("| 200 |")
-    assert "12 metrics were compared, and p is not corrected" in text and "p < 0.0042 (Bonferroni)" in text
+    assert (
+        "12 metrics were compared, and p is not corrected" in text
+        and "Bonferroni correction, significance needs p < 0.0042" in text
+    )
     width, height = png_size(tmp_path / "out" / "compare.png")
     assert width > 1000 and height > 700
 
@@ -350,12 +353,12 @@ def drop_rows(folder):
         (lambda b: change_row(b, "text", "another"), r"row with index 6 has the text 'text 2' in .*a, 'another' in .*b"),
         (lambda b: change_row(b, "label", "sad"), r"row with index 6 has the label 'angry' in .*a, 'sad' in"),
         (lambda b: change_row(b, "index", 7), r"a has 200 rows, .*b has 200, and .*b lacks 1 .*such as index 6; evaluate both"),
-        (lambda b: change_row(b, "index", 9), r"predictions_test.jsonl: expected rows, each with an index of its own"),
+        (lambda b: change_row(b, "index", 9), r"predictions_test.jsonl: expected rows with distinct indices"),
         (drop_rows, r"a has 200 rows, .*b has 198, and .*b lacks 2 of the other's, such as index 594"),
-        (lambda b: replied(b, 1, 9), r"a is an evaluation of emotions, .*b one of replies; expected two of one kind"),
-        (lambda b: artefacts.write_eval(b, "test", {"kind": "x"}), r"eval_test.json: is no evaluation; expected kind, model"),
+        (lambda b: replied(b, 1, 9), r"a is an evaluation of emotions, .*b one of replies; expected the same kind"),
+        (lambda b: artefacts.write_eval(b, "test", {"kind": "x"}), r"eval_test.json: is not an evaluation; expected kind, model"),
         (lambda b: artefacts.write_predictions(b, "test", [{"index": 0}]), "row 1: expected an object with index, text and label"),
-        (lambda b: artefacts.write_predictions(b, "test", []), "expected rows, each with an index"),
+        (lambda b: artefacts.write_predictions(b, "test", []), "expected rows with distinct indices"),
         (lambda b: (b / "predictions_test.jsonl").unlink(), "predictions_test.jsonl: no such file; evaluate the model first"),
         (lambda b: (b / "eval_test.json").write_text("{"), "eval_test.json, line 1: not valid JSON"),
         (lambda b: (b / "eval_test.json").write_text("[" * 100_000), "eval_test.json, line 1: not valid JSON"),

@@ -186,6 +186,6 @@ def test_a_killed_evaluation_goes_on(tmp_path, tiny_folder):
             [*command, folder], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         )
         if folder == "killed":
-            assert f"{rows} completions are there already" in done.stderr + done.stdout
+            assert f"{rows} completions found; continuing" in done.stderr + done.stdout
     killed, whole = ((tmp_path / folder / "predictions_test.jsonl").read_text() for folder in ("killed", "whole"))
     assert killed == whole and not path.exists()

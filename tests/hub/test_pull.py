@@ -58,7 +58,7 @@ def test_what_can_run_code_stays_on_the_hub(published, capsys):
     folder = pull(published)
     names = {path.name for path in folder.iterdir()}
     assert not names & {"modeling_evil.py", "pytorch_model.bin", "training_args.bin"}
-    assert "left on the Hub, as no kind of file that is needed: modeling_evil.py, pull.json" in capsys.readouterr().out
+    assert "not downloaded, because not needed: modeling_evil.py, pull.json" in capsys.readouterr().out
     assert json.loads((folder / PULL_FILE).read_text())["repo_id"] == published
 
 
@@ -82,7 +82,9 @@ def test_a_revision_into_a_folder_of_ones_own(published, tmp_path):
 def test_a_folder_of_something_else_is_left_alone(published, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "recipe.yaml").write_text("mine")
-    with pytest.raises(UserError, match="mine: holds files that no pull put there; give another --output_dir"):
+    with pytest.raises(
+        UserError, match="mine: holds files that were not downloaded by a pull; give another --output_dir"
+    ):
         pull(published, tmp_path / "mine")
     with pytest.raises(UserError, match="recipe.yaml: is a file; expected a folder"):
         pull(published, tmp_path / "mine" / "recipe.yaml")
@@ -92,7 +94,7 @@ def test_a_folder_of_something_else_is_left_alone(published, tmp_path):
 def test_a_pull_that_was_cut_off_goes_on(published, hub_server, monkeypatch):
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     hub_server.cut("/resolve/.*/model.safetensors", after_bytes=1000, times=50, method="GET")
-    with pytest.raises(UserError, match="ann/kind: .*was cut off; the same command goes on with it"):
+    with pytest.raises(UserError, match="ann/kind: .*was interrupted; the same command continues it"):
         pull(published)
     hub_server.faults.clear()
     assert (pull(published) / "model.safetensors").is_file()

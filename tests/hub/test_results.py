@@ -142,7 +142,7 @@ def test_foreign_and_damaged_results_are_left_out(result):
         ({}, "not an evaluation"),
         ({"kind": "unheard"}, "kind: got 'unheard', expected one of emotions"),
         ({"data": {"n": "many"}}, "not an evaluation"),
-        ({"metrics": {"accuracy": FIGURE | {"value": float("nan")}}}, "metrics.accuracy: nan is no finite number"),
+        ({"metrics": {"accuracy": FIGURE | {"value": float("nan")}}}, "metrics.accuracy: nan is not a finite number"),
         ({"metrics": {"accuracy": {"value": 0.5}}}, "not an evaluation"),
     ],
 )

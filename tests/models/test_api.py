@@ -112,7 +112,7 @@ def test_the_time_limit_is_for_the_whole_request():
 @pytest.mark.parametrize(
     ("refusal", "message"),
     [
-        (answer(b"no", 401), "api_key_env: the server wants a key, and none is sent"),
+        (answer(b"no", 401), "api_key_env: the server requires a key, but none was sent"),
         (answer(b"no such model", 404), "model or base_url: no 'm' at http.*/models.*HTTP 404: no such model"),
         (answer(b"moved", 301, Location="http://127.0.0.1:1/"), "model or base_url: .*HTTP 301"),
         (answer(b"Unsupported: 'response_format'", 400), "structured: true, but .*set structured: false.*Unsupported"),
@@ -199,7 +199,7 @@ def test_a_key_in_place_of_a_variable_is_refused_and_not_repeated(key):
 def test_a_key_anywhere_else_is_refused_and_not_repeated(key):
     values = {"model": key, "sampling": {"api_key": key}, "rubric": {"warmth": f"It is warm. Bearer {key}"}}
     for name, value in values.items():
-        with pytest.raises(UserError, match=f"{name}: holds what looks like an API key") as caught:
+        with pytest.raises(UserError, match=f"{name}: contains something that looks like an API key") as caught:
             refuse_keys({name: value, "api_key_env": "OPENAI_API_KEY"})
         assert key not in str(caught.value)
 
@@ -221,7 +221,7 @@ def test_names_of_models_are_no_keys(model):
         ("http://", "expected the address"),
         ("https://user:hunter2@example.com/v1", "no user, password"),
         ("https://example.com/v1?key=hunter2", "no user, password, query"),
-        ("http://localhost:8000/v1/chat/completions", "leave /chat/completions out"),
+        ("http://localhost:8000/v1/chat/completions", "must end before /chat/completions"),
     ],
 )
 def test_base_url(url, result):
@@ -259,8 +259,8 @@ REMOTE, LOCAL = "https://api.example.com/v1", "http://localhost:8000/v1"
         (None, None, REMOTE, None),
         ("JUDGE_KEY", None, REMOTE, f"variable JUDGE_KEY is not set; export the API key for {REMOTE}"),
         ("JUDGE_KEY", " ", REMOTE, f"variable JUDGE_KEY is not set; export the API key for {REMOTE}"),
-        ("JUDGE_KEY", "two words", REMOTE, "the value of JUDGE_KEY is no API key"),
-        ("JUDGE_KEY", "schlüssel", REMOTE, "the value of JUDGE_KEY is no API key"),
+        ("JUDGE_KEY", "two words", REMOTE, "the value of JUDGE_KEY is not an API key"),
+        ("JUDGE_KEY", "schlüssel", REMOTE, "the value of JUDGE_KEY is not an API key"),
     ],
 )
 def test_the_key_comes_from_the_variable(monkeypatch, variable, value, url, result):
@@ -369,10 +369,13 @@ def test_a_retried_prompt_gets_its_answer_even_an_empty_one(no_settings):
         (HANG, r"left a prompt without an answer \(timeout: .*Lower --batch_size"),
         (CUT, r"\(broken connection: .*The server's log may say more"),
         (answer(b"slow down", 429), r"\(HTTP 429: slow down\)\. Lower --batch_size"),
-        (answer(b"no max_tokens here", 400), r"\(HTTP 400: no max_tokens here\)\. Does the model take temperature: 0"),
+        (
+            answer(b"no max_tokens here", 400),
+            r"\(HTTP 400: no max_tokens here\)\. Does the model support temperature: 0",
+        ),
         (answer(None), r"\(malformed answer: a message without text"),
         (answer(b"", 404), r"openai:m: model or base_url: no 'm' at http://.*expected a model that the server lists"),
-        (answer(b"", 401), r"--model openai:m: api_key_env: the server wants a key, and none is sent"),
+        (answer(b"", 401), r"--model openai:m: api_key_env: the server requires a key, but none was sent"),
     ],
     ids=str,
 )
@@ -405,8 +408,8 @@ def test_the_address_and_the_key_come_from_the_environment(no_settings, monkeypa
     ("name", "base_url", "message"),
     [
         ("", "http://localhost/v1", "--model openai:: expected the model's name on the server behind the colon"),
-        ("m", "http://localhost/v1/chat/completions", "goes too far"),
-        ("sk-proj-abcdefghijklmnopqrst", "http://localhost/v1", "model: holds what looks like an API key"),
+        ("m", "http://localhost/v1/chat/completions", "must end before"),
+        ("sk-proj-abcdefghijklmnopqrst", "http://localhost/v1", "model: contains something that looks like an API key"),
     ],
 )
 def test_impossible_settings(no_settings, name, base_url, message):

@@ -186,7 +186,7 @@ def test_a_hub_that_never_answers(base, monkeypatch):
 
 def test_a_download_that_is_cut_off_and_goes_on(base, hub_server):
     hub_server.cut("/resolve/.*/model.safetensors", after_bytes=1000, times=50, method="GET")
-    with pytest.raises(UserError, match="^ann/base@v1: .*was cut off; the same command goes on with it"):
+    with pytest.raises(UserError, match="^ann/base@v1: .*was interrupted; the same command continues it"):
         load_model(f"{base}@v1")
     hub_server.faults.clear()
     load_model(f"{base}@v1")
@@ -227,7 +227,7 @@ def test_an_adapter_from_the_hub_names_no_folder_of_this_machine(hub_server, tmp
     HfApi().create_repo("ann/adapter")
     content = json.dumps({"base_model_name_or_path": str(tmp_path), "peft_type": "LORA"})
     HfApi().upload_file(path_or_fileobj=content.encode(), path_in_repo="adapter_config.json", repo_id="ann/adapter")
-    with pytest.raises(UserError, match=f"adapter: the base of this adapter is {tmp_path}, a folder of its author's"):
+    with pytest.raises(UserError, match=f"adapter: the base of this adapter is {tmp_path}, a folder on its author's"):
         load_model("ann/adapter")
 
 

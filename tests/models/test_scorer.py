@@ -207,10 +207,10 @@ def test_many_threads_on_one_scorer(folder):
         ("cuda", 2, "1", "cuda:1"),
         ("cuda:0", 2, "1", "cuda:0"),
         (None, 1, "3", "cuda:0"),
-        ("cuda", 0, None, r"device: 'cuda' is not here \(choices: cpu\)"),
-        ("cuda:2", 2, None, r"device: 'cuda:2' is not here \(choices: cpu, cuda:0, cuda:1\)"),
-        ("gpu", 1, None, r"device: 'gpu' is not here \(choices: cpu, cuda:0\)"),
-        ("meta", 0, None, "device: 'meta' is not here"),
+        ("cuda", 0, None, r"device: 'cuda' is not available \(choices: cpu\)"),
+        ("cuda:2", 2, None, r"device: 'cuda:2' is not available \(choices: cpu, cuda:0, cuda:1\)"),
+        ("gpu", 1, None, r"device: 'gpu' is not available \(choices: cpu, cuda:0\)"),
+        ("meta", 0, None, "device: 'meta' is not available"),
     ],
 )
 def test_devices(device, gpus, local_rank, expected, monkeypatch):
@@ -218,7 +218,7 @@ def test_devices(device, gpus, local_rank, expected, monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if local_rank is not None:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
-    if "not here" in expected:
+    if "not available" in expected:
         with pytest.raises(UserError, match=expected):
             resolve_device(device)
     else:
@@ -262,7 +262,7 @@ def test_a_failing_model_raises_and_leaves_nothing_in_the_cache(folder, error, k
 def test_a_text_without_tokens_raises(folder, monkeypatch):
     scorer = make(folder)
     scorer.tokenizer.backend_tokenizer.post_processor = None
-    with pytest.raises(UserError, match="its tokenizer makes no token of ' '"):
+    with pytest.raises(UserError, match="its tokenizer returns no tokens for ' '"):
         scorer.score(["ok", " "])
 
 

@@ -118,11 +118,11 @@ def errors_of(load, content, overrides=()):
         ("rewards.format", None, "rewards.format: null is not a mapping; expected at least {}, such as {weight: 1.0}"),
         ("rewards.format.tag", ["a"], "rewards.format.tag: unknown parameter of format; did you mean tags? (choices: "),
         ("rewards.format.tags", [1], "rewards.format.tags: [1] is not a valid list of str"),
-        ("rewards", {"format": {"weight": 0}, "emotion_accuracy": {"weight": {"start": 0, "end": 0, "until": 1}}}, "rewards: all weights are 0, so nothing would be learned; expected at least one that is not"),
-        ("rewards", {"format": {}, "repetition_penalty": {"weight": -0.1}}, "rewards.repetition_penalty.weight: repetition_penalty is never above 0, so a weight below 0 pays for what it should cost; expected one above 0"),
-        ("rewards", {"format": {}, "format_penalty": {"weight": {"start": 0, "end": -1, "until": 1}}}, "rewards.format_penalty.weight: format_penalty is never above 0"),
+        ("rewards", {"format": {"weight": 0}, "emotion_accuracy": {"weight": {"start": 0, "end": 0, "until": 1}}}, "rewards: all weights are 0, so nothing would be learned; expected at least one other weight"),
+        ("rewards", {"format": {}, "repetition_penalty": {"weight": -0.1}}, "rewards.repetition_penalty.weight: repetition_penalty is never positive, so a negative weight would reward what it should penalise; expected one above 0"),
+        ("rewards", {"format": {}, "format_penalty": {"weight": {"start": 0, "end": -1, "until": 1}}}, "rewards.format_penalty.weight: format_penalty is never positive"),
         ("rewards", {"foresight": {"model": "./nowhere"}}, "rewards.foresight.model: no folder './nowhere'; expected stage:<name>, a folder"),
-        ("rewards", {"foresight": {"device": "cpu"}}, "rewards.foresight: device: 'cpu' describes a model, and `model` is not given"),
+        ("rewards", {"foresight": {"device": "cpu"}}, "rewards.foresight: device: 'cpu' applies to a model, but `model` is not given"),
         ("rewards.format.weight", "high", "rewards.format.weight: 'high' is not a valid float or mapping of start, end, until"),
         ("rewards.format.weight", float("nan"), "rewards.format.weight: nan is not finite"),
         ("rewards.format.weight", {"start": 1, "end": 2, "until": 0}, "rewards.format.weight.until: 0 is not a share of the training, above 0 and at most 1"),
@@ -166,7 +166,7 @@ def test_one_wrong_key_is_one_line(load, key, value, expected):
         ("model.chat_template", "godel", "model.chat_template: 'godel' is the input of an encoder-decoder; leave it out"),
         ("model.chat_template", "t5", "model.chat_template: unknown choice 't5' (choices: godel)"),
         ("model.lora", {"r": 8}, "model: has both from_scratch and lora; train all weights of a model from scratch; lora adapts a pretrained one"),
-        ("model.revision", "abc", "model: has a revision, which only a model from the Hub has"),
+        ("model.revision", "abc", "model: has a revision, which only a model on the Hub can have"),
         ("model.load_in_4bit", True, "model: has load_in_4bit, which needs weights to load; expected name_or_path"),
         ("rewards", {"format": {}}, "rewards: task sft learns from no rewards; tasks that do: grpo, ppo"),
         ("trainer.num_generations", 4, "trainer.num_generations: unknown field of SFTConfig"),
@@ -258,7 +258,7 @@ def test_a_recipe_without_stages_is_one_stage_named_after_its_task(load):
 
 def test_stages_that_would_overwrite_each_other_on_the_hub(load):
     ids = ["--stages.sft.hub.repo_id", "ann/a", "--stages.grpo.hub.repo_id"]
-    with pytest.raises(RecipeError, match="stages.grpo.hub.repo_id: ann/a is where stage sft goes"):
+    with pytest.raises(RecipeError, match="stages.grpo.hub.repo_id: ann/a is the repository of stage sft"):
         load((SHIPPED / "ed4_tiny.yaml").read_text(), [*ids, "ann/a"])
     assert load((SHIPPED / "ed4_tiny.yaml").read_text(), [*ids, "ann/b"]).stages["sft"].hub.repo_id == "ann/a"
 

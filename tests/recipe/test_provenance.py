@@ -96,7 +96,7 @@ def test_a_session_that_was_not_measured_leaves_the_sum_unknown(counter, record)
 def test_a_wrong_intensity_is_an_error(monkeypatch, text):
     monkeypatch.setenv("CARBON_INTENSITY", text)
     with pytest.raises(
-        UserError, match=f"CARBON_INTENSITY: '{text}' is not a number from 0; expected grams of CO2 per kWh"
+        UserError, match=f"CARBON_INTENSITY: '{text}' is not a number of at least 0; expected grams of CO2 per kWh"
     ):
         carbon_intensity()
 

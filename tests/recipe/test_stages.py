@@ -116,10 +116,10 @@ def test_last_checkpoint_skips_those_a_crash_cut_short(tmp_path):
 def test_a_run_with_other_settings_is_kept_beside_and_comes_back(tmp_path):
     path = tmp_path / "sft"
     record(path, note="first")
-    assert "made by other settings or other data; it is kept as" in archive_other_run(path, "bbbb", fresh=False)
+    assert "made with other settings or data; it is kept as" in archive_other_run(path, "bbbb", fresh=False)
     assert not path.exists()
     record(path, fingerprint="bbbb", note="second")
-    assert "is back from" in archive_other_run(path, "aaaa", fresh=False)
+    assert "was restored from" in archive_other_run(path, "aaaa", fresh=False)
     assert json.loads((path / "run.json").read_text())["note"] == "first"
     assert json.loads((tmp_path / "sft.bbbb" / "run.json").read_text())["note"] == "second"
 
@@ -265,7 +265,7 @@ def test_missing_packages_are_named(monkeypatch):
 
 def test_the_devices_of_rewards_have_to_be_here():
     options = ["--stages.grpo.rewards.foresight.model", "me/it", "--stages.grpo.rewards.foresight.device", "cuda:99"]
-    with pytest.raises(UserError, match="stages.grpo.rewards.foresight.device: 'cuda:99' is not here"):
+    with pytest.raises(UserError, match="stages.grpo.rewards.foresight.device: 'cuda:99' is not available"):
         run_of("empath_tiny", "grpo", *options).check_devices()
 
 

@@ -178,7 +178,7 @@ WRONG = [
     ("grpo", {"reward_weights": [1.0]}, "reward_weights: cannot be set here; use rewards.<name>.weight"),
     # by having no effect
     ("grpo", {"per_device_eval_batch_size": 32}, f"per_device_eval_batch_size: {IN_TRAINING}"),
-    ("grpo", {"max_tool_calling_iterations": 2}, "max_tool_calling_iterations: has no effect with task grpo: no recipe gives"),
+    ("grpo", {"max_tool_calling_iterations": 2}, "max_tool_calling_iterations: has no effect with task grpo: recipes do not support tools"),
     ("sft", {"load_best_model_at_end": True}, "load_best_model_at_end: has no effect with task sft: checkpoints are not"),
     ("classify", {"load_best_model_at_end": True}, "load_best_model_at_end: has no effect with task classify: the best checkpoint"),
     ("ppo", {"scale_rewards": "none"}, "scale_rewards: has no effect with task ppo: the critic, not the group"),

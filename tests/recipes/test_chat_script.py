@@ -148,7 +148,7 @@ def test_ctrl_c_stops_a_reply_keeps_the_session_and_twice_at_the_prompt_leaves()
         screen.type("Go on\r")
         screen.wait("Next.")
         screen.wait("> ")
-        screen.interrupt("Ctrl-C once more")
+        screen.interrupt("Ctrl-C again")
         screen.wait("> ")
         screen.interrupt("\r\n")
         assert screen.status() == 130
@@ -171,7 +171,7 @@ def test_a_pipe_needs_no_terminal():
     assert result.stdout.decode().splitlines()[1:] == [
         "*nods* + *sits*",
         "I am here.",
-        "[type a message; /help says what else there is]",
+        "[type a message; /help lists the commands]",
     ]
 
 
@@ -235,7 +235,7 @@ def test_every_kind_of_model_talks(run, arguments):
     ("arguments", "message"),
     [
         (["--model", "./nowhere"], "./nowhere: no such folder"),
-        (["--model", "."], ".: is no model, but has models in it; expected one of adapter, base, "),
+        (["--model", "."], ".: is not a model, but contains models; expected one of adapter, base, "),
         (["--model", "./now\x1b[31m"], "./now\\x1b[31m: no such folder"),
         (["--model", "base", "--adapter", "./nowhere"], "adapter ./nowhere: no such folder"),
         (["--model", "base", "--adapter", "other"], "adapter other: cannot be read: expected adapter_config.json"),

@@ -30,7 +30,7 @@ def test_files_and_table(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["replies/grpo"], "is an evaluation of emotions, outputs/replies/grpo one of replies; expected two of one kind"),
+        (["replies/grpo"], "is an evaluation of emotions, outputs/replies/grpo one of replies; expected the same kind"),
         (["nowhere"], "nowhere/eval_test.json: no such file; evaluate the model first"),
         (["emotions/grpo", "--split", "valid"], "sft/eval_valid.json: no such file"),
         (["emotions/grpo", "--output_dir", "outputs/replies/report.md/x"], "--output_dir: cannot write to outputs/replies"),

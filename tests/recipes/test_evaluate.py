@@ -262,7 +262,7 @@ def test_an_interrupted_evaluation_is_continued_by_the_same_command(workplace, m
     monkeypatch.setattr(Qwen2ForCausalLM, "generate", second_is_interrupted)
     arguments = ["--model", "model", "--batch_size", "2", "--output_dir", "here"]
     assert run(*arguments) == 130
-    assert "the same command goes on with the rows that are left" in capsys.readouterr().err
+    assert "the same command continues with the remaining rows" in capsys.readouterr().err
     assert [path.name for path in Path("here").iterdir()] == ["predictions_test.partial.jsonl"]
     assert run(*arguments) == 0
     assert batches == [2, 2, 2, 1], "five rows, of which two were there"
@@ -284,5 +284,5 @@ def test_a_full_disk_is_named_and_loses_no_row(workplace, monkeypatch, capsys):
     arguments = ["--model", "model", "--batch_size", "1", "--output_dir", "here"]
     assert run(*arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error == "error: No space left on device; the rows on disk are kept, and the same command goes on"
+    assert error == "error: No space left on device; the rows on disk are kept, and the same command continues"
     assert len(read_rows(Path("here/predictions_test.partial.jsonl"))) == 1 + len(written)

@@ -91,4 +91,4 @@ def test_a_result_without_metrics_is_named(results, capsys):
     without = {key: value for key, value in evaluation().items() if key != "metrics"}
     Path("outputs/cut/eval_test.json").write_text(json.dumps(without))
     assert leaderboard(["outputs"]) == 0
-    assert "warning: outputs/cut/eval_test.json: is no evaluation; expected kind, model" in capsys.readouterr().err
+    assert "warning: outputs/cut/eval_test.json: is not an evaluation; expected kind, model" in capsys.readouterr().err

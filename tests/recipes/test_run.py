@@ -80,7 +80,7 @@ def test_other_settings_keep_the_earlier_run(finished, capsys):
     recipe, output = finished
     assert run(["--recipe", str(recipe), "--output_dir", str(output), "--stages.grpo.trainer.max_steps", "1"]) == 0
     printed = capsys.readouterr().out
-    assert "[sft] complete, skipped" in printed and "was made by other settings or other data; it is kept as" in printed
+    assert "[sft] complete, skipped" in printed and "was made with other settings or data; it is kept as" in printed
     assert len(list(output.glob("grpo.*"))) == 1
 
 
@@ -118,7 +118,7 @@ def test_an_interrupted_run_says_how_it_goes_on(finished, monkeypatch, capsys, t
 
     monkeypatch.setattr("empathy_trl.recipe.stages.StageRun.check_devices", interrupt)
     assert run(["--recipe", str(finished[0]), "--output_dir", str(tmp_path / "out")]) == 130
-    assert "interrupted; the same command goes on" in capsys.readouterr().err
+    assert "interrupted; the same command continues" in capsys.readouterr().err
 
 
 def test_check_prints_the_plan_and_trains_nothing(finished, tmp_path, capsys):
@@ -139,7 +139,7 @@ BAD = {
     ),
     "device of a reward": (
         ["--recipe", "wassa_tiny", "--stages.grpo.rewards.empathy_model.device", "cuda:99"],
-        r"stages.grpo.rewards.empathy_model.device: 'cuda:99' is not here \(choices: cpu",
+        r"stages.grpo.rewards.empathy_model.device: 'cuda:99' is not available \(choices: cpu",
     ),
     "missing model": (["--recipe", "ed4_gemma", "--model.name_or_path", "./no_model", "--data.path", "sample"], "no_model"),
     "a folder without a model": (["--recipe", "ed4_gemma", "--check", "--model.name_or_path", ".", "--data.path", "sample"], r"model.name_or_path: \. cannot be read"),

@@ -74,7 +74,7 @@ def test_a_run_pushes_checkpoints_and_in_the_end_everything(publish, hub_server,
     said = capsys.readouterr()
     assert said.out.index("name: kind") < said.out.index("[sft] starts")
     assert f"[sft] pushed to {hub_server.url}/ann/small" in said.out
-    assert re.search("checkpoint-1 was not pushed: no right to do this .*training goes on", said.err)
+    assert re.search("checkpoint-1 was not pushed: no right to do this .*training continues", said.err)
     titles = [commit.title for commit in HfApi().list_repo_commits("ann/small")]
     assert titles == ["sft: model, recipe and results", "checkpoint-2", "initial commit"]
     files, folder = hub_server.files("ann/small"), place / "outputs" / "kind" / "sft"
@@ -117,7 +117,7 @@ BAD = {
     "a token to read": ("read_token", [], "your token may only read"),
     "somebody else's name": ("token", ["--hub.repo_id", "bob/small"], r"not yours \(choices: ann\)"),
     "somebody else's repository": ("other_token", ["--hub.repo_id", "ann/taken"], "no right to do this"),
-    "public": ("token", ["--hub.repo_id", "ann/taken", "--hub.private", "true"], "public, and shall be private"),
+    "public": ("token", ["--hub.repo_id", "ann/taken", "--hub.private", "true"], "public, but must be private"),
 }
 
 

@@ -79,8 +79,8 @@ def test_a_judge_that_dies_stops_the_run_and_the_same_command_goes_on(recipe, tm
     ("parameter", "message"),
     [
         ("api_key", "rewards.llm_judge.api_key: unknown parameter of llm_judge; did you mean api_key_env?"),
-        ("api_key_env", "rewards.llm_judge: api_key_env: holds what looks like an API key"),
-        ("model", "rewards.llm_judge: model: holds what looks like an API key"),
+        ("api_key_env", "rewards.llm_judge: api_key_env: contains something that looks like an API key"),
+        ("model", "rewards.llm_judge: model: contains something that looks like an API key"),
     ],
 )
 def test_a_key_in_the_recipe_is_refused_before_anything_is_written(recipe, tmp_path, capsys, parameter, message):

@@ -131,7 +131,7 @@ def test_ctrl_c_ends_with_130(monkeypatch, capsys):
 
     monkeypatch.setattr("empathy_trl.commands.evaluate.score_file", interrupt)
     assert main(command("http://127.0.0.1:1/v1")) == 130
-    assert "the same command goes on with the answers in the judge's cache" in capsys.readouterr().err
+    assert "the same command continues with the answers in the judge's cache" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_ctrl_c_ends_with_130(monkeypatch, capsys):
         (["--aspects", "empaty"], "aspects: unknown aspect empaty (choices: empathy, informativeness, recommendation, engagement, overall"),
         (["--base_url", "nowhere"], "base_url: expected the address of a server"),
         (["--base_url", "https://judge.invalid/v1"], "api_key_env: the environment variable OPENAI_API_KEY is not set"),
-        (["--api_key_env", "sk-proj-abcdefghijklmnopqrst"], "api_key_env: holds what looks like an API key"),
+        (["--api_key_env", "sk-proj-abcdefghijklmnopqrst"], "api_key_env: contains something that looks like an API key"),
         (["--output", "."], "--output: . is a folder; expected a file, such as scores.jsonl"),
         (["--output", "in.jsonl/scores.jsonl"], "--output: cannot write in.jsonl/scores.jsonl"),
         (["--max_failure_share", "20"], "max_failure_share: 20.0 must be between 0 and 1"),

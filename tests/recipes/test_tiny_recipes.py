@@ -264,10 +264,10 @@ MISTAKES = {
     ],
     "ecr_tiny": [
         (["--stages.ppo.trainer.critic_name_or_path", "stage:critc"], "critic_name_or_path: unknown stage 'critc'"),
-        (["--stages.ppo.trainer.critic_name_or_path", "stage:sft"], "stage sft has task sft, which leaves no head; expected .* ppo"),
+        (["--stages.ppo.trainer.critic_name_or_path", "stage:sft"], "stage sft has task sft, which saves no value head; expected .* ppo"),
         (["--stages.ppo.trainer.critic_name_or_path", "a/b/c"], "critic_name_or_path: no folder 'a/b/c'"),
         (["--stages.ppo.trainer.critic_name_or_path", "."],
-         r"critic_name_or_path: \. holds no critic \(critic_config\.json\) that a head"),
+         r"critic_name_or_path: \. holds no critic \(critic_config\.json\) to initialise the head"),
         (["--stages.ppo.trainer.critic_name_or_path", "a/b"], "critic_name_or_path: a/b holds no critic"),
         (["--stages.ppo.trainer.lam", "1.5"], "stages.ppo.trainer.lam: 1.5 should be from 0 to 1"),
         (["--stages.ppo.trainer.critic_kind", "heads"], r"critic_kind: unknown choice 'heads'; did you mean head\?"),

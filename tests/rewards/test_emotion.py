@@ -109,7 +109,7 @@ def test_asks_once_for_the_whole_batch():
     [
         (EmotionAccuracy(), {}, "rewards.emotion_accuracy: needs a column `label`"),
         (EmotionAccuracy(), {"label": ["happy"]}, "label 'happy' .*labels: sad, joyful, angry, afraid"),
-        (EmotionConfidence(), {"label": ["sad"]}, "rewards.emotion_confidence: no policy to ask"),
+        (EmotionConfidence(), {"label": ["sad"]}, "rewards.emotion_confidence: has no policy"),
         (reward_with(Policy(0, 0, 0, 0)), {}, "rewards.emotion_confidence: needs a column `label`"),
         (reward_with(Policy(0, 0, 0, 0)), {"label": ["happy"]}, "rewards.emotion_confidence.labels: .* 'happy'"),
     ],

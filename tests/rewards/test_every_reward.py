@@ -137,7 +137,7 @@ def test_no_reply_earns_the_least_and_the_tags_are_checked_against_the_tokenizer
         ("foresight", {"model": ""}, "model: is empty"),
         ("foresight", {"model": "m", "device": "gpu"}, "device: 'gpu' is not a valid device"),
         ("foresight", {"model": "m", "label_range": [4, 0]}, "label_range: expected"),
-        ("foresight", {"device": "cpu"}, "device: 'cpu' describes a model, and `model` is not given"),
+        ("foresight", {"device": "cpu"}, "device: 'cpu' applies to a model, but `model` is not given"),
         ("format", {"tags": []}, "at least one"),
         ("format", {"tags": ["answer", "answer"]}, "different names"),
         ("format", {"tags": ["<answer>"]}, "'<answer>' is not a tag name"),

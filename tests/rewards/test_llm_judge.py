@@ -438,7 +438,7 @@ def test_the_key_is_sent_and_stays_out_of_everything_else(tmp_path, monkeypatch,
         ({"max_failure_share": 20}, "max_failure_share: 20 must be between 0 and 1"),
         ({"sampling": {"stream": True}}, "sampling: stream cannot be set here"),
         ({"sampling": {"top_p": float("nan")}}, "sampling: cannot be sent as JSON"),
-        ({"api_key_env": "sk-proj-abcdefghijklmnopqrst"}, "api_key_env: holds what looks like an API key"),
+        ({"api_key_env": "sk-proj-abcdefghijklmnopqrst"}, "api_key_env: contains something that looks like an API key"),
         ({"base_url": "nowhere"}, "base_url: expected the address"),
     ],
 )  # fmt: skip

@@ -140,7 +140,7 @@ def test_two_rewards_of_one_class_have_their_own_names():
         ("format", {"weight": float("nan")}, "rewards.format.weight: nan is not finite"),
         ("format", {"weight": {"start": 1, "until": "x"}}, r"weight.until: 'x' is not a valid float(.|\n)*weight.end: missing; exp"),
         ("format", {"weight": {"start": 1, "end": 0, "until": 2}}, "rewards.format.weight.until: 2 is not a share of the tr"),
-        ("safety", {"weight": -1}, "rewards.safety.weight: safety is never above 0, so a weight below 0 pays for"),
+        ("safety", {"weight": -1}, "rewards.safety.weight: safety is never positive, so a negative weight"),
         ("k", {"import": "their_rewards.Kindness"}, "rewards.k.import: 'their_rewards.Kindness' is not of the form"),
         ("k", {"import": "their_reward:Kindness"}, "rewards.k.import: cannot import their_reward: .*PYTHONPATH"),
         ("k", {"import": "half_written:length"}, "rewards.k.import: cannot import half_written: SyntaxError: "),
@@ -150,7 +150,7 @@ def test_two_rewards_of_one_class_have_their_own_names():
         ("k", {"import": "their_rewards:Kindness", "words": 1}, "rewards.k.words: unknown parameter of k; did you mean word"),
         ("k", {"import": "their_rewards:Broken", "key": 1}, r"rewards.k.import: their_rewards:Broken\(key=1\) raises KeyError: 1"),
         ("k", {"import": "their_rewards:length", "unit": 1}, r"a function takes no parameters \(got unit\)"),
-        ("k", {"import": "their_rewards:NoReward"}, "their_rewards:NoReward makes objects that cannot be called"),
+        ("k", {"import": "their_rewards:NoReward"}, "their_rewards:NoReward creates objects that are not callable"),
     ],
 )  # fmt: skip
 def test_errors_name_the_reward_and_the_key(own_module, name, entry, message):

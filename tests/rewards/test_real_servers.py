@@ -167,7 +167,7 @@ def test_vllm_scores_replies(vllm):
     ("settings", "message"),
     [
         ({"model": "large"}, "model or base_url: no 'large' at .*HTTP 404"),
-        ({"api_key_env": "NO_SUCH_VARIABLE"}, "the server wants a key, and none is sent.*HTTP 401"),
+        ({"api_key_env": "NO_SUCH_VARIABLE"}, "the server requires a key, but none was sent.*HTTP 401"),
         ({"sampling": {"temperature": -1}}, "HTTP 400: 1.*temperature"),
     ],
 )

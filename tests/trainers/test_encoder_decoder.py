@@ -187,7 +187,7 @@ def test_resume_inside_a_rollout_is_bit_identical(make):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"use_vllm": True}, "trainer.use_vllm: true, but the model is an encoder-decoder: vLLM would be given"),
+        ({"use_vllm": True}, "trainer.use_vllm: true, but the model is an encoder-decoder: vLLM does not support T5"),
         ({"use_transformers_continuous_batching": True}, "trainer.use_transformers_continuous_batching: .*paged cache"),
         ({"cast_lm_head_to_fp32": True}, "trainer.cast_lm_head_to_fp32: .*parts of a decoder"),
         ({"shared_prefix": True}, "trainer.shared_prefix: true, but prompts cannot be shared: the model is an enc"),

@@ -138,7 +138,7 @@ def test_resume_is_bit_identical(tiny_folder, tmp_path, settings, dies_at, done)
     assert checkpoint == tmp_path / "stopped" / f"checkpoint-{done}"
     what = f"The state after step {done}" if done else "No step is complete; the state before the first one"
     assert str(caught.value) == (
-        f"the judge is gone.\n{what} is saved in {checkpoint}: start again with the same settings to go on from there."
+        f"the judge is gone.\n{what} is saved in {checkpoint}: start again with the same settings to continue from there."
     )
 
     resumed = make_trainer(tiny_folder, tmp_path / "stopped", **settings)

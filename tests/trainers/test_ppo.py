@@ -356,12 +356,15 @@ REFUSED = {
     "lam": ({"lam": -0.1}, "lam: -0.1 should be from 0 to 1"),
     "coefficient": ({"kl_coef": -1.0}, "kl_coef: -1.0 should not be below 0"),
     "range": ({"cliprange_value": 0.0}, "cliprange_value: 0.0 should be above 0"),
-    "estimator": ({"kl_estimator": "k2"}, r"kl_estimator: 'k2' is none of PPO's \(choices: k1, k3\)"),
+    "estimator": ({"kl_estimator": "k2"}, r"kl_estimator: 'k2' is not supported by PPO \(choices: k1, k3\)"),
     "kind": ({"critic_kind": "tail"}, r"critic_kind: 'tail' .*choices: head, model"),
-    "loss": ({"loss_type": "cispo"}, "loss_type: 'cispo' is none of PPO's"),
-    "level": ({"importance_sampling_level": "sequence"}, "importance_sampling_level: 'sequence' is none of PPO's"),
+    "loss": ({"loss_type": "cispo"}, "loss_type: 'cispo' is not supported by PPO"),
+    "level": (
+        {"importance_sampling_level": "sequence"},
+        "importance_sampling_level: 'sequence' is not supported by PPO",
+    ),
     "beta": ({"beta": 0.1}, "beta: 0.1 puts a KL into the loss; .* set kl_coef"),
-    "liger": ({"use_liger_kernel": True}, "use_liger_kernel: true has no loss for advantages of single tokens"),
+    "liger": ({"use_liger_kernel": True}, "use_liger_kernel: true does not support token-level advantages"),
 }
 
 

@@ -109,13 +109,13 @@ class Module(evaluate.Metric):
         given = {"predictions": predictions, "references": references, **more}
         unknown = [name for name, values in given.items() if name not in self.inputs and values is not None]
         if unknown:
-            raise UserError(f"{unknown[0]}: no input of {self.name} (its inputs: {', '.join(self.inputs)})")
+            raise UserError(f"{unknown[0]}: not an input of {self.name} (its inputs: {', '.join(self.inputs)})")
         rows = {name: _checked(name, given.get(name), kind) for name, kind in self.inputs.items()}
         first, *others = rows
         for name in others:
             if len(rows[name]) != len(rows[first]):
                 raise UserError(
-                    f"{first} has {len(rows[first])} rows and {name} has {len(rows[name])}; expected as many"
+                    f"{first} has {len(rows[first])} rows and {name} has {len(rows[name])}; expected the same number"
                 )
         super().add_batch(**rows)
 

@@ -202,12 +202,12 @@ def _layers(path: str) -> int:
     config = AutoConfig.from_pretrained(path, **NO_CODE)
     if "t5" in path and config.model_type not in OF_T5:
         raise UserError(
-            f"{path}: bert_score takes every model with t5 in its name for a T5, and this is a {config.model_type}; "
-            "put it into a folder of another name"
+            f"{path}: bert_score treats every model with t5 in its name as a T5, but this is a {config.model_type}; "
+            "rename its folder"
         )
     if AutoTokenizer.from_pretrained(path, **NO_CODE).model_max_length > NO_LIMIT:
         raise UserError(
-            f"{path}: its tokenizer_config.json has no model_max_length; write down there how many tokens the model takes "
+            f"{path}: its tokenizer_config.json has no model_max_length; add the maximum number of tokens there "
             "(512 for most encoders)"
         )
     return config.num_hidden_layers

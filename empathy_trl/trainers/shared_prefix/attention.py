@@ -26,7 +26,7 @@ PREFIX = "shared_prefix_"
 BASES = ("sdpa", "eager")
 # Plain attention over all or the last few tokens; other kinds (recurrent, chunked) carry state of their own
 LAYER_TYPES = {"full_attention", "sliding_attention"}
-COMPILED = "torch_compile would compile anew for every batch"  # a reason that is in the settings, not in the model
+COMPILED = "torch_compile would recompile for every batch"  # a reason that is in the settings, not in the model
 
 
 def decide(setting: bool | str, reason: str | None, key: str) -> bool:
@@ -113,9 +113,9 @@ def require_all_layers(layout, *models, calls: int = 1):
     configs = [model.config.get_text_config() for model in models]
     expected = calls * sum(config.num_hidden_layers for config in configs)
     if len(layout.windows) != expected:
-        raise RuntimeError(f"{expected} attention layers should have been told, {len(layout.windows)} were")
+        raise RuntimeError(f"{expected} attention layers need the shared prefix, {len(layout.windows)} received it")
     if any(map(_slides, configs)) and not any(layout.windows):
-        raise RuntimeError("the attention layers are not told the size of the sliding window")
+        raise RuntimeError("the attention layers do not receive the size of the sliding window")
 
 
 def _slides(config) -> bool:

@@ -73,7 +73,7 @@ class SharedPrefixMixin:
             return "the model reads images"
         adapters = getattr(self.accelerator.unwrap_model(self.model), "peft_config", {})
         if any(adapter.is_prompt_learning for adapter in adapters.values()):
-            return "the adapter puts a prompt of its own before every row"
+            return "the adapter adds its own prompt before every row"
         if self.args.torch_compile:
             return COMPILED
         parallel = getattr(self.accelerator, "parallelism_config", None)
@@ -130,7 +130,7 @@ class SharedPrefixMixin:
         packed = pack(ids, mask, logits_to_keep)
         if packed.tokens <= WORTH_IT * packed.plain_tokens:
             return self._score(model, packed)
-        self._warn_once("shared_prefix: prompts are not shared where that would not save a tenth of the tokens")
+        self._warn_once("shared_prefix: prompts are not shared if that saves less than a tenth of the tokens")
         *trimmed, width = trim(ids, mask, logits_to_keep)
         return [x if x is None else pad_tokens(x, logits_to_keep - width) for x in plain(*trimmed, width)[:2]]
 
@@ -218,7 +218,7 @@ class SharedPrefixMixin:
                 # worked, training continues with it, and a warning gives the reason.
                 logger.debug("shared_prefix: failed for %s", use, exc_info=True)
                 count, total = 1, math.inf
-                problem = f"the model refuses it with {type(refusal).__name__}: {refusal}"
+                problem = f"the model raises {type(refusal).__name__}: {refusal}"
         totals, counts = self.accelerator.gather(torch.tensor([[total, count]], device=self.accelerator.device)).T
         if not counts.any():
             return  # all completions are masked out, so nothing was compared; the next batch decides
@@ -226,7 +226,9 @@ class SharedPrefixMixin:
         if not (totals <= tolerance * counts).all():  # nan is a difference too
             self._shares[use] = False
             name = type(self._bare(self.model)).__name__
-            self._warn_once("shared_prefix: off for %s: %s. Training goes on without. Model: %s", use, problem, name)
+            self._warn_once(
+                "shared_prefix: off for %s: %s. Training continues without it. Model: %s", use, problem, name
+            )
 
     def _precision(self) -> tuple[torch.dtype, float]:
         """Return the coarsest type that the model computes in, and the mean error that rounding explains there."""

@@ -61,7 +61,7 @@ def test_a_model_that_is_not_there(name, message):
 
 def test_a_name_that_bert_score_takes_for_a_t5(encoder):
     other = shutil.copytree(encoder, Path(encoder).with_name("not-t5"))
-    with pytest.raises(UserError, match=r"every model with t5 in its name for a T5, and this is a bert; put it"):
+    with pytest.raises(UserError, match=r"every model with t5 in its name as a T5, but this is a bert; rename"):
         check_bertscore(str(other))
 
 

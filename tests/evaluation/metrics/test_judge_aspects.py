@@ -93,7 +93,7 @@ def test_a_dead_judge_stops_it_whatever_may_fail():
         ({"rubric": ["logic"]}, r"^rubric: expected aspect -> what deserves a 9, got \['logic'\]$"),
         ({"rubric": {}}, r"^rubric: expected aspect -> what deserves a 9, got \{\}$"),
         ({"rubric": {"a b": "x"}}, r"^rubric: 'a b' is not a name for an aspect"),
-        ({"api_key_env": "sk-0123456789abcdefghijklmn"}, r"^api_key_env: holds what looks like an API key"),
+        ({"api_key_env": "sk-0123456789abcdefghijklmn"}, r"^api_key_env: contains something that looks like an API key"),
         ({"max_failure_share": 2}, r"^max_failure_share: 2 must be between 0 and 1"),
     ],
 )  # fmt: skip

@@ -19,7 +19,7 @@ TEXT = r"expected a text \(valid Unicode\)"
         ("distinct_n", {"predictions": ["a", "\ud800"]}, rf"^predictions, row 1: {TEXT}"),
         ("distinct_n", {"predictions": []}, r"^predictions: has no rows; expected at least one$"),
         ("item_ratio", {"predictions": ["a"], "placeholder": ""}, r"^placeholder: expected what stands for an item"),
-        ("emotion_accuracy", {"predictions": ["a", "b"], "references": ["a"], "labels": ["a"]}, r"^predictions has 2 rows and references has 1; expected as many$"),
+        ("emotion_accuracy", {"predictions": ["a", "b"], "references": ["a"], "labels": ["a"]}, r"^predictions has 2 rows and references has 1; expected the same number$"),
         ("emotion_accuracy", {"predictions": ["a"], "labels": ["a"]}, r"^references: expected a list with .*, got null$"),
         ("emotion_accuracy", {"predictions": ["a", "?"], "references": ["a", "b"], "labels": ["a", "b"]}, r"^predictions: 1 of 2 are an emotion, .*tagged=False$"),
         ("emotion_accuracy", {"predictions": ["a"], "references": ["a"]}, r"^labels: expected a list of all emotions .*, got null$"),
@@ -53,7 +53,7 @@ def test_a_missing_input_is_named():
 def test_a_single_row_that_is_wrong_is_named():
     with pytest.raises(UserError, match=r"^predictions, row 0: expected a text"):
         load("distinct_n").add(prediction=3)
-    with pytest.raises(UserError, match=r"^references: no input of distinct_n \(its inputs: predictions\)$"):
+    with pytest.raises(UserError, match=r"^references: not an input of distinct_n \(its inputs: predictions\)$"):
         load("distinct_n").add(prediction="a", reference="b")
 
 

@@ -47,7 +47,7 @@ def test_a_broken_file_is_named_and_the_others_count(tmp_path):
 def test_nothing_left_is_an_error_with_every_reason(tmp_path):
     (tmp_path / "eval_test.json").write_text("[]")
     (tmp_path / "eval_valid.json").write_text("\x00")
-    with pytest.raises(UserError, match=r"(?s)no results that can be read:.*is no evaluation.*not valid JSON"):
+    with pytest.raises(UserError, match=r"(?s)no results that can be read:.*is not an evaluation.*not valid JSON"):
         read_paths([tmp_path])
 
 
@@ -69,10 +69,10 @@ def test_paths_without_results(tmp_path, name, message):
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ([1], "is no evaluation"),
-        ("text", "is no evaluation"),
-        (evaluation(kind="songs"), "is no evaluation"),
-        ({key: value for key, value in evaluation().items() if key != "metrics"}, "is no evaluation; expected .*metrics"),
+        ([1], "is not an evaluation"),
+        ("text", "is not an evaluation"),
+        (evaluation(kind="songs"), "is not an evaluation"),
+        ({key: value for key, value in evaluation().items() if key != "metrics"}, "is not an evaluation; expected .*metrics"),
         (evaluation(metrics={}), "metrics is .*at least one"),
         (evaluation(metrics={"macro_f1": {"value": 1.0}}), "metrics has no accuracy, by which evaluations of emotions"),
         (evaluation(metrics={"accuracy": {"value": True}}), "metrics.accuracy is "),
@@ -195,7 +195,7 @@ def test_nobody_and_nothing_of_that_name(models):
 def test_a_server_that_fails_is_no_missing_card(models, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     models.fail("*", "ann/two/resolve", status=500, times=50)
-    with pytest.raises(UserError, match="--hub ann: the Hub is in trouble .HTTP 500.*can be given instead"):
+    with pytest.raises(UserError, match="--hub ann: the Hub reports an error .HTTP 500.*can be given instead"):
         read_hub("ann")
 
 

@@ -179,11 +179,15 @@ def test_bfloat16_autocast_agrees_with_the_usual_pass(name, attention):
 
 # models whose layers do not hand on what they are given; how far off they would be does not matter
 DEAF = {
-    "arguments do not reach the attention": ("nemotron", {}, "2 attention layers should have been told, 0 were"),
+    "arguments do not reach the attention": (
+        "nemotron",
+        {},
+        "2 attention layers need the shared prefix, 0 received it",
+    ),
     "windows do not reach the attention": (
         "phimoe",
         {"sliding_window": 40, "num_local_experts": 2},
-        "not told the size of the sliding window",
+        "do not receive the size of the sliding window",
     ),
 }
 

@@ -422,7 +422,7 @@ def test_prompts_too_short_to_pay_are_mentioned_once(tiny_folder, tmp_path, capl
     }
     ours, theirs = (trained(tiny_folder, tmp_path, shared, **settings) for shared in (True, False))
     (message,) = messages(caplog)
-    assert "not shared where that would not save a tenth" in message
+    assert "not shared if that saves less than a tenth" in message
     torch.testing.assert_close(weights_of(ours.model), weights_of(theirs.model), rtol=0, atol=1e-5)
 
 
@@ -457,14 +457,14 @@ def test_a_model_whose_layers_are_not_told_is_trained_as_usual(tiny_folder, tmp_
     trained(tiny_folder, tmp_path, "auto", model=model, bf16=True, use_cpu=True, max_steps=1)
     said = " ".join(messages(caplog))
     assert "off for generation" in said and "off for log-probabilities" in said
-    assert "attention layers should have been told" in said
+    assert "attention layers need the shared prefix" in said
 
 
 def test_an_adapter_that_adds_a_prompt_is_trained_as_usual(tiny_folder, tmp_path, caplog):
     make_trainer(
         tiny_folder, tmp_path, "auto", peft_config=PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     )
-    assert messages(caplog) == ["shared_prefix: off: the adapter puts a prompt of its own before every row"]
+    assert messages(caplog) == ["shared_prefix: off: the adapter adds its own prompt before every row"]
 
 
 def test_beams_among_the_settings_of_the_model_are_left_to_transformers(tiny_folder, tmp_path):
