@@ -83,6 +83,9 @@ def test_a_recipe_loads_by_its_name():
     assert load_recipe("ed4_tiny", ["--seed", "7"]).seed == 7
     with pytest.raises(RecipeError, match="ed4_tin: no such recipe.*ed4_tiny"):
         load_recipe("ed4_tin")
+    for overrides in ("--seed 7", {"seed": 7}):
+        with pytest.raises(RecipeError, match="overrides: .* is not a list; expected such as"):
+            load_recipe("ed4_tiny", overrides)
 
 
 def test_data_loads_by_the_name_of_a_corpus(tmp_path):
@@ -92,6 +95,8 @@ def test_data_loads_by_the_name_of_a_corpus(tmp_path):
         load_data("ed4", pth="x")
     with pytest.raises(UserError, match="unknown corpus 'ed5'.*ed4"):
         load_data("ed5")
+    with pytest.raises(UserError, match=f"{tmp_path} has no test.csv"):
+        load_data("ed4", "test", path=tmp_path)
     with pytest.raises(UserError, match="ed4 data has no columns for task 'regress'"):
         load_data("ed4", task="regress")
 
@@ -133,6 +138,11 @@ def test_a_model_loads_by_its_name_and_answers(tiny_folder):
     assert generate(model, tokenizer, [[{"role": "user", "content": "I was scared."}]], max_new_tokens=3) == texts[:1]
     with pytest.raises(UserError, match="prompts: a single text; expected a list"):
         generate(model, tokenizer, "I was scared.", max_new_tokens=3)
+    with pytest.raises(UserError, match="model: '.*' is a name; expected a loaded model"):
+        generate(str(tiny_folder), tokenizer, ["I was scared."], max_new_tokens=3)
+    for wrong in (3, [], [{"text": "I was scared."}]):
+        with pytest.raises(UserError, match=r"prompts\[1\]: .* expected a text or chat messages"):
+            generate(model, tokenizer, ["I was scared.", wrong], max_new_tokens=3)
 
 
 def test_a_model_is_talked_to(tiny_folder):

@@ -41,6 +41,7 @@ from torch import nn
 
 import empathy_trl.data
 from empathy_trl import evaluation
+from empathy_trl.cli import check_writable
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import Evaluator, write_eval, write_predictions
 from empathy_trl.evaluation.generation import decoding, partial_path, remove_partial
@@ -48,6 +49,7 @@ from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
 from empathy_trl.io import digest
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.provenance import versions
+from empathy_trl.recipe.schema import Recipe
 
 TASKS = ("sft", "grpo", "ppo", "regress", "classify")
 
@@ -91,6 +93,11 @@ def evaluate_model(
         UserError: a task that has no evaluation, or a limit or batch size below 1.
         DataError: from the data builder.
     """
+    if isinstance(stage, str | Path | Recipe):
+        raise UserError("stage: is a recipe; expected one of its stages, such as load_recipe(NAME).stages['grpo']")
+    if isinstance(model, str | Path):
+        raise UserError(f"model: {str(model)!r} is a name; expected a loaded model, which load_model returns")
+    check_writable(Path(output_dir))
     settings = stage.evaluation
     limit = settings.limit if limit is None else limit
     batch_size = settings.batch_size if batch_size is None else batch_size

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -33,7 +34,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
 from empathy_trl.models.batching import (
     completion_of,
     end_tokens,
@@ -58,11 +59,16 @@ def generate(model, tokenizer, prompts, *, max_new_tokens: int, progress: bool =
             `generate_completions` takes them.
 
     Raises:
-        UserError: `prompts` is a single text, or memory runs out with a single prompt.
+        UserError: the model is not loaded, `prompts` are not of this form, or memory runs out with a single prompt.
     """
+    if isinstance(model, str | Path):
+        raise UserError(f"model: {str(model)!r} is a name; expected a loaded model, which load_model returns")
     if isinstance(prompts, str):
         raise UserError("prompts: a single text; expected a list of texts or of chat messages")
     chats = [[{"role": "user", "content": each}] if isinstance(each, str) else each for each in prompts]
+    for number, chat in enumerate(chats):
+        if not (isinstance(chat, list) and chat and all(isinstance(turn, dict) and "role" in turn for turn in chat)):
+            raise UserError(f"prompts[{number}]: {show(chat)}; expected a text or chat messages with role and content")
     return generate_completions(model, tokenizer, chats, max_new_tokens=max_new_tokens, progress=progress, **settings)
 
 

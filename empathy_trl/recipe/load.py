@@ -46,6 +46,10 @@ def load_recipe(
         RecipeError: with one line per problem.
         UserError: the Hub cannot be reached, or has no such recipe.
     """
+    if not isinstance(overrides, (list, tuple)):
+        raise RecipeError(
+            [f"overrides: {show(overrides)} is not a list; expected such as ['--trainer.max_steps', '20']"]
+        )
     flags, errors = parse_overrides(list(overrides))
     path = find_recipe(path_or_name)
     content, from_hub = _read_with_base(path)
@@ -90,6 +94,8 @@ def load_data(name: str, split: str = "train", *, task: str = "grpo", **settings
         UserError: an unknown corpus or split, or a corpus without rows for the task.
     """
     keys = {"name": name, **settings}
+    if isinstance(keys.get("path"), Path):
+        keys["path"] = str(keys["path"])
     if errors := [f"{'.'.join(('data', *path))}: {message}" for path, message in check_section(keys, Data)]:
         raise RecipeError(errors)
     return build(Data.model_validate(keys), split, task)

@@ -24,7 +24,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from empathy_trl.errors import UserError
 from empathy_trl.models.load import check_tags
-from empathy_trl.rewards.base import Reward, weight_at
+from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
 from empathy_trl.trainers.exact_resume import ExactResumeMixin
 from empathy_trl.trainers.policy_scorer import PolicyScorer
 from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
@@ -82,6 +82,9 @@ def check_reward_weights(weights: list, reward_funcs, args: GRPOConfig | None):
             f"reward_weights: {weights} is given to the trainer and {args.reward_weights} in args.reward_weights; expected "
             "one of the two"
         )
+    for weight in weights:
+        if not isinstance(weight, int | float | WeightSchedule):
+            raise UserError(f"reward_weights: {weight!r} in {weights} is neither a number nor a WeightSchedule")
     rewards = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
     if len(weights) != len(rewards):
         raise UserError(
@@ -118,6 +121,8 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
     _kl_setting = "beta"  # the setting that keeps the policy near its reference, for messages
 
     def __init__(self, model, reward_funcs=None, args=None, *others, reward_weights: list | None = None, **kwargs):
+        if isinstance(reward_funcs, dict):
+            raise UserError("reward_funcs: a mapping; expected a list, such as load_rewards makes of this mapping")
         if reward_weights is not None:
             check_reward_weights(reward_weights, reward_funcs, args)
         elif args is None or args.reward_weights is None:

@@ -30,7 +30,7 @@ def make_stage(task="grpo", data=None, **settings):
 def run(tiny, folder, stage=None, split="test", **settings):
     model, tokenizer = tiny
     return evaluate.evaluate_model(
-        model=model,
+        model=settings.pop("model", model),
         tokenizer=tokenizer,
         stage=stage or make_stage(),
         recipe_name="ed4_tiny",
@@ -149,6 +149,8 @@ def test_a_limit_draws_the_same_rows_each_time_and_not_the_first_ones():
 @pytest.mark.parametrize(
     ("stage", "settings", "message"),
     [
+        ("ed4_tiny", {}, "stage: is a recipe; expected one of its stages"),
+        (make_stage(), {"model": "me/model"}, "model: 'me/model' is a name; expected a loaded model"),
         (make_stage("dpo"), {}, r"stages\.stage1\.task: .*'dpo' .*tasks: sft, grpo, ppo, regress, classify"),
         (make_stage(), {"limit": 0}, "limit: got 0, expected a whole number above 0"),
         (make_stage("sft"), {"batch_size": -2}, "batch_size: got -2, expected"),

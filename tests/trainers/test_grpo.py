@@ -163,6 +163,7 @@ def test_the_reward_of_an_environment_keeps_its_weight_beside_a_schedule(tiny_fo
     ("settings", "message"),
     [
         ({"weights": [2.0], "reward_weights": [3.0]}, r"\[2.0\] is given to the trainer and \[3.0\] in args"),
+        ({"weights": ["2.0"]}, r"'2.0' in \['2.0'\] is neither a number nor"),
         ({"weights": [2.0, 1.0]}, r"\[2.0, 1.0\] has 2 entries; expected 1, one per reward"),
     ],
 )
