@@ -93,11 +93,7 @@ def evaluate_model(
         UserError: a task that has no evaluation, or a limit or batch size below 1.
         DataError: from the data builder.
     """
-    if isinstance(stage, str | Path | Recipe):
-        raise UserError("stage: is a recipe; expected one of its stages, such as load_recipe(NAME).stages['grpo']")
-    if isinstance(model, str | Path):
-        raise UserError(f"model: {str(model)!r} is a name; expected a loaded model, which load_model returns")
-    check_writable(Path(output_dir))
+    _check_arguments(model, stage, output_dir)
     settings = stage.evaluation
     limit = settings.limit if limit is None else limit
     batch_size = settings.batch_size if batch_size is None else batch_size
@@ -136,6 +132,15 @@ def evaluate_model(
         _write(evaluator, Path(output_dir), split, result, table)
         remove_partial(partial)
     return broadcast_object_list([result])[0]
+
+
+def _check_arguments(model, stage, output_dir) -> None:
+    """Raise UserError for names in place of what they name, and for a folder that cannot be written to."""
+    if isinstance(stage, str | Path | Recipe):
+        raise UserError("stage: is a recipe; expected one of its stages, such as load_recipe(NAME).stages['grpo']")
+    if isinstance(model, str | Path):
+        raise UserError(f"model: {str(model)!r} is a name; expected a loaded model, which load_model returns")
+    check_writable(Path(output_dir))
 
 
 def check_settings(stage, limit: int | None = None, batch_size: int | None = None) -> None:
