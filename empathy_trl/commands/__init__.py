@@ -48,7 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {name}: no such command{nearest} (commands: {', '.join(COMMANDS)})", file=sys.stderr)
         return 2
     module, _, function = COMMANDS[name][0].partition(":")
-    return getattr(importlib.import_module(f"{__name__}.{module}".rstrip(".")), function)(rest)
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{module}".rstrip(".")), function)(rest)
+    except KeyboardInterrupt:  # while the modules are imported; later ones are the command's
+        print("\ninterrupted", file=sys.stderr)
+        return 130
 
 
 def usage() -> str:

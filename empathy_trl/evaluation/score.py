@@ -4,7 +4,7 @@ Three layouts can be read:
 
 | source | a row is |
 |---|---|
-| JSON Lines, also gzipped | `{"context", "response"}` |
+| JSON Lines, also gzipped | `{"context", "response"}` or `{"prompt", "completion"}` |
 | a folder with `contexts.json` and `responses.json` | the entries with the same index in the two lists |
 | `predictions_<split>.jsonl` of an evaluation of replies | `{"text", "reply"}`; other keys are ignored |
 
@@ -31,7 +31,7 @@ from empathy_trl.errors import DataError, UserError, show
 from empathy_trl.io import write_rows
 from empathy_trl.rewards.llm_judge import LLMJudge
 
-COLUMNS = (("context", "response"), ("text", "reply"))
+COLUMNS = (("context", "response"), ("prompt", "completion"), ("text", "reply"))
 LISTS = ("contexts.json", "responses.json")
 # Pairs asked about together, per request under way: so many that waiting for the last one of a batch costs little; so few
 # that a server that has died is noticed soon.

@@ -43,6 +43,14 @@ if heavy:
 """
 
 
+def test_ctrl_c_while_modules_are_imported_ends_without_a_traceback(monkeypatch, capsys):
+    def import_module(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", import_module)
+    assert main(["run"]) == 130 and capsys.readouterr().err == "\ninterrupted\n"
+
+
 def test_help_and_list_import_nothing_heavy():
     shown = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr

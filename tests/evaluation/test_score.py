@@ -76,6 +76,7 @@ GOOD = {"context": "a", "response": "x"}
         (lines(GOOD, {"context": "a"}), r"in\.jsonl, line 2: response is missing; expected a text"),
         (lines(GOOD, {"context": "a", "response": None}), r"in\.jsonl, line 2: response is missing"),
         (lines(GOOD, "", {"context": "a", "response": 7}), r"line 3: response is 7; expected a text"),
+        (lines({"prompt": "a", "completion": 7}), r"line 1: completion is 7; expected a text"),
         (lines(GOOD, {"response": "x"}), r"line 2: context is missing"),
         (lines(GOOD, {"context": 5, "response": "x"}), r"line 2: context is 5; expected a text, a list of texts, or"),
         (lines({"context": ["a", MESSAGES[0]], "response": "x"}), r"line 1: context is \['a'"),
@@ -84,7 +85,7 @@ GOOD = {"context": "a", "response": "x"}
         (lines({"context": ["", " "], "response": "x"}), r"line 1: context is empty"),
         (
             lines({"prompt": "a", "response": "x"}),
-            r"expected rows with context and response or text and reply; found prompt",
+            r"expected rows with context and response or prompt and completion or text and reply; found prompt",
         ),
     ],
 )
