@@ -17,15 +17,15 @@ class UserError(ValueError):
 
 
 class StopTraining(UserError):
-    """Raised by a reward that cannot go on, such as a judge that is out of reach.
+    """Raised by a reward that cannot continue, for example because its judge cannot be reached.
 
-    `EmpathyGRPOTrainer` then saves a checkpoint of all complete steps and raises it again, the checkpoint named in the
-    message. A subclass is made from its message alone.
+    `EmpathyGRPOTrainer` then saves a checkpoint of all complete steps and raises the error again, with the checkpoint in
+    the message. A subclass takes only a message.
     """
 
 
 class RecipeError(UserError):
-    """Everything that is wrong with a recipe, reported at once.
+    """All problems of a recipe, reported at once.
 
     Args:
         errors: one line per problem, each `dotted.key: what is wrong`.
@@ -57,7 +57,7 @@ class InvalidAnswer(Exception):
 
 
 class JudgeFailed(StopTraining):
-    """The judge cannot be asked, or fails too often to be trained on; the message says why and what to do."""
+    """The judge cannot be used, or fails too often to train on; the message gives the reason and the remedy."""
 
 
 LONG_LIST = 20

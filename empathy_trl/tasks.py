@@ -174,22 +174,22 @@ def _refuse_data_parallel(config):
 
 
 def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fresh: bool = False) -> Path:
-    """Train and evaluate all stages of a recipe, write the report, and push what the recipe wants pushed.
+    """Train and evaluate all stages of a recipe, write the report, and push the stages with a `hub:` section.
 
     A stage that is complete for the same settings is skipped; an interrupted one resumes from its last checkpoint.
 
     Args:
-        recipe: a `Recipe`, or what `load_recipe` takes: a name such as "ed4_tiny", or a YAML file.
-        overrides: of a recipe that is loaded here, as on the command line: `["--seed", "1"]`.
-        output_dir: of the run, with one folder per stage; outputs/<name of the recipe> by default.
-        fresh: delete what an earlier run left there.
+        recipe: a `Recipe`, or an argument of `load_recipe`: a name such as "ed4_tiny", or a YAML file.
+        overrides: overrides as on the command line, `["--seed", "1"]`; not for a `Recipe` that is already loaded.
+        output_dir: folder of the run, with one folder per stage; outputs/<name of the recipe> by default.
+        fresh: delete the results of an earlier run there.
 
     Returns:
         The folder: `<stage>/` has model, tokenizer, `metrics.jsonl` and `eval_<split>.json`; `report.md` is beside them.
 
     Raises:
         RecipeError: the recipe is wrong, with one line per problem.
-        UserError: what else would stop a stage, as far as possible before the first one starts.
+        UserError: anything else that would stop a stage, reported before the first stage starts if possible.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)

@@ -25,21 +25,21 @@ class Chat:
     Args:
         model: folder or Hub id (also `USER/REPO@revision`) of a model or an adapter; `openai:NAME` for a model behind a
             server that streams OpenAI chat completions; or a loaded model, with its `tokenizer`.
-        tokenizer: of a loaded model, with a chat template.
-        adapter: folder or Hub id of a LoRA adapter to put on the model.
+        tokenizer: tokenizer of a loaded model, with a chat template.
+        adapter: folder or Hub id of a LoRA adapter for the model.
         revision: branch, tag or commit of the model on the Hub.
         load_in_4bit: quantise the weights while they are loaded; needs the extra `quantization`.
-        base_url: of the server of `openai:NAME`, up to and without `/chat/completions`; by default `$OPENAI_BASE_URL`, or
+        base_url: address of the server for `openai:NAME`, without `/chat/completions`; by default `$OPENAI_BASE_URL`, or
             OpenAI's. The key is read from `$OPENAI_API_KEY`.
-        recipe: file or name of the recipe that says how the model is prompted; by default the `recipe.yaml` in its folder.
-            A model without a recipe is sent the plain conversation.
-        system: system message of a plain conversation, in place of a recipe.
+        recipe: file or name of the recipe that defines the prompts; by default the `recipe.yaml` in the model's folder.
+            Without a recipe, the prompt is the plain conversation.
+        system: system message of a plain conversation, instead of a recipe.
         trust_remote_code: let a recipe from the Hub import Python code.
-        temperature: at least 0; 0 takes the likeliest token.
+        temperature: sampling temperature, at least 0; 0 is greedy decoding.
         top_p: above 0, at most 1: sample from the likeliest tokens that together have this probability.
-        seed: of the sampling, from 0 to 2**32 - 1; None samples differently each time.
-        context: tokens the model sees, its reply included; by default all it can read, at most 8192.
-        max_new_tokens: tokens after which a reply is cut off.
+        seed: random seed of the sampling, from 0 to 2**32 - 1; None samples differently each time.
+        context: context size in tokens, including the reply; by default the model's maximum, at most 8192.
+        max_new_tokens: maximum length of a reply in tokens.
 
     Attributes:
         model: a `LocalModel` or `ServedModel`.

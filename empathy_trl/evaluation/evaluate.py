@@ -76,21 +76,21 @@ def evaluate_model(
             `api.ApiModel`, which has no tokenizer.
         stage: a `recipe.Stage`; gives task, data, seed and the evaluation settings, in which no classifier is
             `stage:<name>` any more (`StageRun.resolved`).
-        recipe_name, model_name: noted in the artefacts; by default the model's own name, which is where it was loaded from.
+        recipe_name, model_name: names recorded in the files; by default the name that the model was loaded by.
         split: train, valid or test.
-        output_dir: folder for the files; made when missing.
+        output_dir: folder for the files; created if missing.
         limit: evaluate this many rows, drawn once for all models; None takes the stage's own limit.
-        batch_size: prompts generated together; None takes the stage's own.
-        rewards: name -> `Reward`, by which replies are judged; None takes the stage's own.
-        backend: by which completions are generated, one of `generate.CHOICES`.
+        batch_size: prompts per batch; None takes the stage's setting.
+        rewards: name -> `Reward`, to score replies; None takes the stage's rewards.
+        backend: back end for generation, one of `generate.CHOICES`.
 
-    Completions are written to `generation.partial_path` as they come, and an evaluation that was interrupted takes them from
-    there. The file goes when the others are written. The perplexity of references is not kept: it is one pass over each.
+    Completions are written to `generation.partial_path` as they arrive, and an interrupted evaluation resumes from there. The
+    file is deleted when the others are written. The perplexity of references is not saved: it takes one pass over each.
 
     Returns the content of `eval_<split>.json`, in every process.
 
     Raises:
-        UserError: a task that has no evaluation, or a limit or batch size below 1.
+        UserError: a task that cannot be evaluated, or a limit or batch size below 1.
         DataError: from the data builder.
     """
     _check_arguments(model, stage, output_dir)

@@ -44,10 +44,10 @@ Answer = TypeVar("Answer")
 
 
 def pull(name: str, output_dir: Path | None = None) -> Path:
-    """Fetch model, recipe and results of a repository on the Hub, and print what they are.
+    """Fetch model, recipe and results of a repository on the Hub, and print a summary.
 
-    Interrupted, the same call goes on with what is missing. A folder with other files, or with another commit, is never
-    written into.
+    After an interruption, the same call fetches the missing files. A folder with other files or another commit is never
+    changed.
 
     Args:
         name: `USER/REPO` or `USER/REPO@revision`.
@@ -56,7 +56,7 @@ def pull(name: str, output_dir: Path | None = None) -> Path:
     Returns the folder.
 
     Raises:
-        UserError: the repository cannot be had, has nothing to fetch, or the folder holds something else.
+        UserError: the repository cannot be read, has nothing to fetch, or the folder holds something else.
     """
     repo, revision = split_revision(name)
     if not is_hub_id(repo, needs_owner=True):

@@ -55,18 +55,18 @@ def load_classifier(
     """Load a sequence classification model and its tokenizer.
 
     Args:
-        name: Hub id or folder of a full model, or of a LoRA adapter. An adapter is put on the base that it names; a
-            `config.json` beside it describes the outputs, else their number is read from the adapter's own head.
+        name: Hub id or folder of a full model, or of a LoRA adapter. An adapter is loaded onto the base that it names. A
+            `config.json` beside it describes the outputs; without one, their number is read from the adapter's head.
         revision: branch, tag or commit on the Hub.
-        dtype: of the weights; `auto` is that of the files.
+        dtype: dtype of the weights; `auto` is that of the files.
         is_trainable: an adapter's weights take gradients.
 
     Returns:
         The model (a `PeftModel` where the source is an adapter) and its tokenizer, which pads as it was saved.
 
     Raises:
-        UserError: the model cannot be found, reached or read; it is a generative model; or some of its weights are in
-            no file (`AutoModelForSequenceClassification` puts a random head on a base model without a word).
+        UserError: the model cannot be found, reached or read; it is a generative model; or some of its weights are
+            missing (`AutoModelForSequenceClassification` silently puts a random head on a base model).
     """
     name = expand(name)
     check_exists(name)

@@ -52,10 +52,10 @@ def generate(model, tokenizer, prompts, *, max_new_tokens: int, progress: bool =
 
     Args:
         model, tokenizer: as `load_model` returns them.
-        prompts: for each either a text, which is what the user says, or chat messages (`{"role", "content"}`).
-        max_new_tokens: a completion that has not ended by then is cut off.
+        prompts: each is a text (the user's message) or a list of chat messages (`{"role", "content"}`).
+        max_new_tokens: maximum length of a completion in tokens.
         progress: show a progress bar on stderr.
-        **settings: `batch_size`, `temperature` (0, the default, takes the likeliest token), `top_p`, `top_k`, `seed`, as
+        **settings: `batch_size`, `temperature` (0, the default, is greedy decoding), `top_p`, `top_k`, `seed`, as
             `generate_completions` takes them.
 
     Raises:

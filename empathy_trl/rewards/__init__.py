@@ -63,7 +63,7 @@ Problem = tuple[tuple[str, ...], str]  # the keys that lead to a wrong value, an
 
 
 def load_rewards(rewards: dict | list) -> list[Reward]:
-    """Return the rewards that a recipe's `rewards:` would give, as functions for any trainer of TRL.
+    """Return the rewards of a recipe's `rewards:` section as functions for any TRL trainer.
 
         rewards = load_rewards({"emotion_accuracy": {}, "format": {"weight": 0.2, "tags": ["reasoning", "answer"]}})
         config = GRPOConfig(reward_weights=[reward.weight for reward in rewards], ...)
@@ -76,10 +76,10 @@ def load_rewards(rewards: dict | list) -> list[Reward]:
 
     Returns:
         One `Reward` per name, in order: `reward(prompts, completions, **columns)` gives one number per completion, or
-        None where it does not apply. `reward.__name__` is its name, `reward.weight` its weight: a number, or a schedule,
-        which `EmpathyGRPOTrainer(reward_weights=...)` takes and TRL does not. A reward that has a model loads it when it
-        is called first; one that asks the policy (`emotion_confidence`) needs `EmpathyGRPOTrainer`. A `Reward` is copied,
-        so what a trainer notes on the copy stays there.
+        None if it does not apply. `reward.__name__` is its name, `reward.weight` its weight: a number, or a schedule,
+        which `EmpathyGRPOTrainer(reward_weights=...)` accepts and TRL does not. A reward with a model loads it at its
+        first call; one that queries the policy (`emotion_confidence`) needs `EmpathyGRPOTrainer`. A `Reward` is copied,
+        so a trainer does not change the original.
 
     Raises:
         RecipeError: an unknown name, a parameter that the reward does not take or does not accept; one line per problem.

@@ -68,17 +68,17 @@ class Explanation:
 
 
 def explain_rewards(rewards: dict | list, prompts, completions, progress: float = 0.0, **columns) -> Explanation:
-    """Call rewards as a trainer does and put their values side by side.
+    """Call rewards as a trainer does and return their values as a table.
 
-    A total is the sum of weight times value over the rewards that apply to the completion, None if none does: what TRL
-    compares within a group, unless `multi_objective_aggregation` is `normalize_then_sum`.
+    A total is the sum of weight times value over the rewards that apply to the completion, or None if no reward applies. TRL
+    compares these totals within a group, unless `multi_objective_aggregation` is `normalize_then_sum`.
 
     Args:
-        rewards: as `load_rewards` takes them: name -> what a recipe says, such as `{"weight": 0.5, "n": 2}`, or a `Reward`
+        rewards: as for `load_rewards`: name -> settings as in a recipe, such as `{"weight": 0.5, "n": 2}`, or a `Reward`
             or function, as in `stage.rewards`; or the list that `load_rewards` returns.
         prompts: one text or list of chat messages per completion.
         completions: the same.
-        progress: share of the training that is done, from 0 to 1; decides the weights that follow a schedule.
+        progress: training progress from 0 to 1, for weights that follow a schedule.
         **columns: of the data, one value per completion; also `completion_ids`, where a reward counts tokens.
 
     Raises:

@@ -104,7 +104,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
 
     Args:
         reward_weights: one entry per reward function, a number or a `WeightSchedule` (see `empathy_trl.rewards.base`).
-            Without it, `GRPOConfig.reward_weights` counts, as with TRL; without both, the `weight` of each `Reward` (1
+            Without it, `GRPOConfig.reward_weights` applies, as in TRL; without both, the `weight` of each `Reward` (1
             for other functions). The rewards of environments, which TRL adds itself, keep the weight that TRL gives
             them.
         **kwargs: everything `trl.GRPOTrainer` takes; `args` may be an `EmpathyGRPOConfig`. The `tags`

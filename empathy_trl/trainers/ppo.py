@@ -125,9 +125,9 @@ class PPOConfig(EmpathyGRPOConfig):
 
 
 class EmpathyPPOTrainer(EmpathyGRPOTrainer):
-    """`EmpathyGRPOTrainer` with advantages per token from a learned critic instead of from a prompt's group.
+    """`EmpathyGRPOTrainer` with token-level advantages from a learned critic instead of advantages from a prompt's group.
 
-    Warns, with advice, when the critic explains nothing, the KL runs away or the reward is hacked: see `PPOAdvice`.
+    Warns, with advice, if the critic explains nothing, the KL grows too large or the reward is hacked: see `PPOAdvice`.
 
     Args:
         **kwargs: everything `EmpathyGRPOTrainer` takes; `args` is a `PPOConfig`, by default one with all its defaults.
