@@ -341,10 +341,10 @@ def score(arguments: list[str] | None = None) -> int:
         empathy-trl score --input replies.jsonl --output scores.jsonl --base_url http://localhost:8000/v1 --model NAME
         empathy-trl score --input my_folder --output scores.jsonl --base_url https://api.openai.com/v1 --model NAME
 
-    The input is a file of JSON Lines with `context` and `response` (or `prompt` and `completion`), a folder with contexts.json and responses.json, or
-    the predictions_<split>.jsonl of an evaluation of replies. The output is written whole at the end of a run. Answers
-    are kept in the judge's cache as they come: after a stop, the same command asks only what is missing. The flags from
-    --base_url on are those of the reward `llm_judge`.
+    The input is a file of JSON Lines with `context` and `response` (or `prompt` and `completion`), a folder with
+    contexts.json and responses.json, or the predictions_<split>.jsonl of an evaluation of replies. The output is
+    written whole at the end of a run. Answers are kept in the judge's cache as they come: after a stop, the same
+    command asks only what is missing. The flags from --base_url on are those of the reward `llm_judge`.
     """
     options = _score_parser().parse_args(arguments)
     return exit_status(
