@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # vLLM's CPU build has an environment of its own: it is large, and asks for versions of its own
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: install demo test slow judge-server quality style clean
+.PHONY: install demo test test-fast slow judge-server quality style clean
 
 install: $(VENV)/.installed
 
@@ -28,6 +28,11 @@ demo: install
 
 test: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu" $(PYTEST_ARGS)
+
+# for the loop while working: all but the tests that train, start processes or open a browser
+test-fast: install
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu" \
+		$(addprefix --ignore=tests/,benchmarks recipes trainers test_adding.py test_python.py test_old_outputs.py) $(PYTEST_ARGS)
 
 slow: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
