@@ -29,10 +29,12 @@ demo: install
 test: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu" $(PYTEST_ARGS)
 
-# for the loop while working: all but the tests that train, start processes or open a browser
+# for the loop while working: all but the tests that train, start processes, ask a Hub or open a browser
 test-fast: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu" \
-		$(addprefix --ignore=tests/,benchmarks recipes trainers test_adding.py test_python.py test_old_outputs.py) $(PYTEST_ARGS)
+		$(addprefix --ignore=tests/,benchmarks recipes trainers test_adding.py test_python.py test_old_outputs.py chat/test_web.py \
+		commands/test_wheel.py hub/test_push.py hub/leaderboard/test_render.py rewards/test_real_servers.py \
+		$(addprefix evaluation/metrics/,test_judge_aspects.py test_metric_folders.py test_metric_inputs.py)) $(PYTEST_ARGS)
 
 slow: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
