@@ -2,7 +2,7 @@
 # # Quickstart: train, evaluate, explain and talk, from Python
 #
 # GRPO teaches a small language model to say which of four emotions a sentence expresses, and which words tell it so. The
-# model has 0.8 million parameters and the data come with the package: no GPU, no download, about a minute on a laptop.
+# model has 0.8 million parameters and the data come with the package: it needs no GPU and no download.
 # `docs/python.md` explains each step.
 
 # %%
@@ -23,7 +23,7 @@ from empathy_trl import (
     run_recipe,
 )
 
-SHORT = "QUICKSTART_SHORT" in os.environ  # a few steps instead of a minute, to see whether everything runs
+SHORT = "QUICKSTART_SHORT" in os.environ  # a few steps, to see whether everything runs
 WARM_START_STEPS, STEPS, TEST_ROWS = (2, 2, 8) if SHORT else (150, 40, 120)
 
 # %% [markdown]
