@@ -15,7 +15,7 @@ from peft import PeftModel, get_peft_model
 from transformers import Seq2SeqTrainer, Trainer, set_seed
 from trl import SFTTrainer
 
-from empathy_trl.cli import check_writable, join_processes, part_processes, use_all_cores
+from empathy_trl.cli import OUTPUTS, check_writable, join_processes, part_processes, use_all_cores
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import eval_path
 from empathy_trl.evaluation.evaluate import check_before_training, evaluate_model
@@ -195,7 +195,7 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
         recipe = load_recipe(recipe, overrides)
     elif overrides:
         raise UserError(f"overrides: {overrides!r} given with a loaded recipe; give them to load_recipe")
-    folder = Path("outputs") / recipe.name if output_dir is None else Path(output_dir)
+    folder = OUTPUTS / recipe.name if output_dir is None else Path(output_dir)
     use_all_cores()
     process = join_processes()
 

@@ -5,7 +5,6 @@ fix, or 130 after Ctrl-C. Its docstring is its help. The module of a command is 
 imports torch only after it has checked the command line and the recipe.
 """
 
-import difflib
 import importlib
 import shutil
 import sys
@@ -15,7 +14,7 @@ import yaml
 
 from empathy_trl import __version__
 from empathy_trl.cli import command_parser, exit_status
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, suggestion
 from empathy_trl.io import shipped_folder, yaml_titles
 
 # name -> module:function, what it does
@@ -44,8 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(__version__)
         return 0
     if name not in COMMANDS:
-        nearest = "".join(f"; did you mean {each}?" for each in difflib.get_close_matches(name, COMMANDS, n=1))
-        print(f"error: {name}: no such command{nearest} (commands: {', '.join(COMMANDS)})", file=sys.stderr)
+        print(f"error: {name}: no such command{suggestion(name, COMMANDS, 'commands')}", file=sys.stderr)
         return 2
     module, _, function = COMMANDS[name][0].partition(":")
     try:
@@ -134,6 +132,7 @@ def _find(name: str) -> Path:
     }
     stem = name.removesuffix(".yaml")
     if stem not in files:
-        nearest = "".join(f"; did you mean {each}?" for each in difflib.get_close_matches(stem, files, n=1))
-        raise UserError(f"{name}: no such recipe or accelerate config{nearest} (empathy-trl list prints all)")
+        raise UserError(
+            f"{name}: no such recipe or accelerate config{suggestion(stem, files)}; empathy-trl list prints all"
+        )
     return files[stem]

@@ -321,7 +321,7 @@ def explain(arguments: list[str] | None = None) -> int:
 def _explain(options: argparse.Namespace, overrides: list[str]) -> None:
     rows = read_completions(options.completions)
     recipe = load_recipe(options.recipe, overrides, training=False)
-    runs = stage_runs(recipe, Path("outputs") / recipe.name)
+    runs = stage_runs(recipe, OUTPUTS / recipe.name)
     rewards = runs[recipe.choose_stage(options.stage).name].rewards_to_explain()
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     prompts, completions = columns.pop("prompt"), columns.pop("completion")

@@ -178,7 +178,8 @@ def _ends(weight: float | WeightSchedule) -> tuple[float, ...]:
 def _check_parameters(kind: Callable, params: dict, what: str, others: tuple = ()) -> Iterator[Problem]:
     """Yield which keys are no fields of a dataclass, which values have another type than the field, and what is missing.
 
-    `others` are keys beside the fields, for suggestions. Values are typed as strictly as JSON is. Another class, or a function, is left to object by itself.
+    `others` are keys beside the fields, for suggestions. Values are typed as strictly as JSON is. Another class, or a function,
+    is left to object by itself.
     """
     if not dataclasses.is_dataclass(kind):
         return
