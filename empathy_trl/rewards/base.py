@@ -17,18 +17,19 @@ import copy
 import inspect
 import math
 import re
+import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import StopTraining, UserError, show
 from empathy_trl.models.hub_files import one_revision
 from empathy_trl.models.label_schema import check_held_out
-from empathy_trl.tags import REPLY_TAGS, reply_text, user_text
+from empathy_trl.tags import REPLY_TAGS, completion_text, reply_text, user_text
 from empathy_trl.text import is_visible
 
 
@@ -168,6 +169,81 @@ def as_reward(function: Callable, name: str) -> Reward:
 def is_async(reward: Callable) -> bool:
     """Return whether calling a reward returns something to await, by the rule of TRL."""
     return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__)
+
+
+def checked_values(name: str, values, prompts: list, completions: list) -> list[float | None]:
+    """Return what a reward function returned as floats and None: the one check of values before they are used.
+
+    Trainers, `explain_rewards` and evaluations call it for every reward, because a function of the user's own may
+    return anything.
+
+    Args:
+        name: of the reward, for messages.
+        values: what it returned.
+        prompts, completions: what it was called with.
+
+    Raises:
+        StopTraining: not one finite number or None per completion; names the reward, the row and the value.
+    """
+    if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable):
+        raise StopTraining(
+            f"rewards.{name}: returned {reprlib.repr(values)}; expected a list with a number or None per completion"
+        )
+    values = list(values)
+    if len(values) != len(completions):
+        raise StopTraining(
+            f"rewards.{name}: returned {len(values)} values for {len(completions)} completions; expected one per completion"
+        )
+    numbers = [None if value is None else _number_or_nan(value) for value in values]
+    for row, number in enumerate(numbers):
+        if number is not None and not math.isfinite(number):
+            text, prompt = completion_text(completions[row]), user_text(prompts[row])
+            raise StopTraining(
+                f"rewards.{name}: returned {reprlib.repr(values[row])} for completion {row + 1} of {len(values)}, {show(text)} "
+                f"(prompt {show(prompt)}); expected a finite number, or None where it does not apply"
+            )
+    return numbers
+
+
+def checked_logs(name: str, n: int, log_metric: Callable, log_extra: Callable) -> dict[str, Callable]:
+    """Return `log_metric` and `log_extra` for one reward, which check what it logs before they pass it on.
+
+    Args:
+        name: of the reward, for messages.
+        n: how many completions it is called with.
+        log_metric: takes a metric's name and a float.
+        log_extra: takes a column's name and a list of n values.
+
+    Raises:
+        StopTraining: from the returned functions: a metric is not a number, or a column does not have n values.
+    """
+
+    def checked_metric(metric: str, value) -> None:
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            message = f"rewards.{name}: log_metric `{metric}`: {reprlib.repr(value)} is not a number"
+            raise StopTraining(message) from error
+        log_metric(metric, number)
+
+    def checked_extra(column: str, values) -> None:
+        if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable):
+            raise StopTraining(
+                f"rewards.{name}: log_extra `{column}`: {reprlib.repr(values)} is not a list; expected one value per completion"
+            )
+        values = list(values)
+        if len(values) != n:
+            raise StopTraining(f"rewards.{name}: log_extra `{column}`: {len(values)} values for {n} completions")
+        log_extra(column, values)
+
+    return {"log_metric": checked_metric, "log_extra": checked_extra}
+
+
+def _number_or_nan(value) -> float:
+    try:
+        return math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError):  # an int can be too large for a float
+        return math.nan
 
 
 @dataclass(kw_only=True)

@@ -12,13 +12,14 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import parse_json, write_atomically
 from empathy_trl.rewards import load_rewards
-from empathy_trl.rewards.base import Reward, is_async, weight_at
+from empathy_trl.rewards.base import Reward, checked_logs, checked_values, is_async, weight_at
 from empathy_trl.tags import completion_text, user_text
 
 # of the printed table; `rows` has everything
@@ -99,13 +100,18 @@ def explain_rewards(rewards: dict | list, prompts, completions, progress: float 
         reward.load()
     metrics, extras = defaultdict(list), {}
     arguments = {"prompts": prompts, "completions": completions, "completion_ids": None, **columns}
-    arguments["log_metric"] = lambda name, value: metrics[name].append(float(value))
-    calls = {
-        name: lambda name=name, reward=reward: reward(**arguments, log_extra=_extra_log(name, extras, n))
-        for name, reward in functions.items()
-    }
+
+    def call(name: str, reward: Reward):
+        logs = {
+            "log_metric": lambda metric, value: metrics[metric].append(value),
+            # two rewards may log a column of the same name
+            "log_extra": lambda column, values: extras.update({f"{name}/{column}": values}),
+        }
+        return reward(**arguments, **checked_logs(name, n, **logs))
+
+    calls = {name: partial(call, name, reward) for name, reward in functions.items()}
     values = _call_all(calls, {name for name, reward in functions.items() if is_async(reward)})
-    values = {name: _checked_values(name, values[name], n) for name in functions}
+    values = {name: checked_values(name, values[name], prompts, completions) for name in functions}
     weights = {name: weight_at(reward.weight, progress) for name, reward in functions.items()}
     return _table(weights, values, extras, prompts, completions, {name: fmean(each) for name, each in metrics.items()})
 
@@ -149,15 +155,6 @@ def _one_per_completion(what: str, values, n: int) -> list:
     return values
 
 
-def _extra_log(name: str, extras: dict[str, list], n: int) -> Callable:
-    """Return the `log_extra` of one reward; its columns get its name, as two rewards may use the same one."""
-
-    def log_extra(column: str, values) -> None:
-        extras[f"{name}/{column}"] = _one_per_completion(f"rewards.{name}: log_extra `{column}`", values, n)
-
-    return log_extra
-
-
 def _call_all(calls: dict[str, Callable], asynchronous: set[str]) -> dict:
     """Return name -> what the call returns; the asynchronous ones, which wait for something, run at the same time."""
     values = {name: call() for name, call in calls.items() if name not in asynchronous}
@@ -175,29 +172,6 @@ def _run_together(coroutines: Iterable[Coroutine]) -> list:
         return asyncio.run(gathered())
     with ThreadPoolExecutor(max_workers=1) as pool:  # a notebook has a loop that runs already; a thread has its own
         return pool.submit(asyncio.run, gathered()).result()
-
-
-def _checked_values(name: str, values, n: int) -> list[float | None]:
-    """Return what a reward returned as numbers and None."""
-    if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
-        raise UserError(f"rewards.{name}: returned {values!r}; expected a list with a number or None per completion")
-    values = list(values)
-    if len(values) != n:
-        raise UserError(f"rewards.{name}: returned {len(values)} values for {n} completions")
-    return [None if value is None else _finite(name, number, value) for number, value in enumerate(values, start=1)]
-
-
-def _finite(name: str, number: int, value) -> float:
-    try:
-        result = math.nan if isinstance(value, (str, bytes)) else float(value)
-    except (TypeError, ValueError):
-        result = math.nan
-    if not math.isfinite(result):
-        raise UserError(
-            f"rewards.{name}: returned {value!r} for completion {number}; expected a finite number, or None where it "
-            "does not apply"
-        )
-    return result
 
 
 def _number(value: float | None) -> str:

@@ -10,17 +10,19 @@ further steps still use, metrics that are not logged yet, and the order of the p
 | `_get_train_sampler`, `_run_epoch` | shuffle the prompts by (seed, epoch) |
 | `_save_rng_state`, `_load_rng_state` | save and load the rollout with the random number generators |
 | `training_step`, `_run_epoch`, `_load_rng_state` | take a snapshot when an optimizer step begins |
-| `_calculate_rewards` | stop in all processes together, and save a checkpoint |
+| `_calculate_rewards` | check the values of the rewards; stop in all processes together, and save a checkpoint |
 
-The snapshot serves rewards that raise `StopTraining`, such as a judge that cannot be reached. A reward raises it while a
-rollout is scored. By then sampling has drawn random numbers, TRL has counted tokens, and the other processes wait for the
-rewards of this one. The mixin therefore defers the stop until all processes have scored, restores the snapshot, saves a
-checkpoint, and raises the stop again.
+The snapshot serves rewards that raise `StopTraining`, such as a judge that cannot be reached, and rewards that return
+something other than one finite number or None per completion. Both happen while a rollout is scored. By then sampling
+has drawn random numbers, TRL has counted tokens, and the other processes wait for the rewards of this one. The mixin
+therefore defers the stop until all processes have scored, restores the snapshot, saves a checkpoint, and raises the
+stop again.
 """
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from unittest.mock import patch
 
@@ -31,6 +33,7 @@ from torch.utils.data import Sampler
 from trl.trainer.utils import RepeatSampler, is_async_callable
 
 from empathy_trl.errors import StopTraining, UserError
+from empathy_trl.rewards.base import checked_logs, checked_values
 
 SAMPLER_FIELDS = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
 
@@ -66,9 +69,14 @@ class ExactResumeMixin:
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        stops = []
-        with patch.object(self, "reward_funcs", [defer_stops(reward, stops) for reward in self.reward_funcs]):
+        stops, named = [], list(zip(self.reward_funcs, self.reward_func_names, strict=True))
+        with patch.object(self, "reward_funcs", [defer_stops(reward, name, stops) for reward, name in named]):
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        start = self.accelerator.process_index * len(prompts)  # the rewards of all processes are here
+        for (reward, name), values in zip(named, rewards[start : start + len(prompts)].T.tolist(), strict=True):
+            if isinstance(reward, torch.nn.Module):
+                with deferred(stops):
+                    checked_values(name, values, prompts, completions)
         if stop := gather_first_stop(stops):
             self._stop_with_checkpoint(stop)
         return rewards
@@ -178,31 +186,44 @@ class StepSnapshot:
         trainer.state.num_input_tokens_seen = self.tokens_seen
 
 
-def defer_stops(reward: Callable, stops: list[StopTraining]) -> Callable:
-    """Return a reward function for TRL that appends a StopTraining to `stops` instead of raising it.
+def defer_stops(reward: Callable, name: str, stops: list[StopTraining]) -> Callable:
+    """Return a reward function for TRL that checks the values of `reward`, and appends a StopTraining to `stops`.
 
-    It returns zeros then. They are never used, because `gather_first_stop` follows at once.
+    It returns zeros after a stop. They are never used, because `gather_first_stop` follows at once.
+
+    Args:
+        reward: a function; a model, which TRL calls in its own way, is returned as it is.
+        name: of the reward, for messages.
     """
     if isinstance(reward, torch.nn.Module):
         return reward
     if is_async_callable(reward):
 
-        async def deferring(prompts, **columns):
-            try:
-                return await reward(prompts=prompts, **columns)
-            except StopTraining as stop:
-                stops.append(stop)
-                return [0.0] * len(prompts)
+        async def deferring(prompts, completions, log_metric, log_extra, **columns):
+            with deferred(stops):
+                columns |= checked_logs(name, len(prompts), log_metric, log_extra)
+                values = await reward(prompts=prompts, completions=completions, **columns)
+                return checked_values(name, values, prompts, completions)
+            return [0.0] * len(prompts)
     else:
 
-        def deferring(prompts, **columns):
-            try:
-                return reward(prompts=prompts, **columns)
-            except StopTraining as stop:
-                stops.append(stop)
-                return [0.0] * len(prompts)
+        def deferring(prompts, completions, log_metric, log_extra, **columns):
+            with deferred(stops):
+                columns |= checked_logs(name, len(prompts), log_metric, log_extra)
+                values = reward(prompts=prompts, completions=completions, **columns)
+                return checked_values(name, values, prompts, completions)
+            return [0.0] * len(prompts)
 
     return deferring
+
+
+@contextmanager
+def deferred(stops: list[StopTraining]) -> Iterator[None]:
+    """Append a StopTraining of the block to `stops` instead of raising it."""
+    try:
+        yield
+    except StopTraining as stop:
+        stops.append(stop)
 
 
 def gather_first_stop(stops: list[StopTraining]) -> StopTraining | None:

@@ -7,7 +7,7 @@
 | method | why |
 |---|---|
 | `_generate_and_score_completions` | reward weights may follow a schedule |
-| `_calculate_rewards` | log the share of groups whose completions all earn the same |
+| `_calculate_rewards` | log the share of groups whose completions all earn the same; stop where no reward applies |
 | `training_step`, `_clip_grad_norm` | stop on a loss or gradient that is not finite, before it reaches the weights |
 | `_get_per_token_logps_and_entropies` | without a GPU, keep prompts out of the vocabulary projection |
 
@@ -15,6 +15,8 @@
 """
 
 import dataclasses
+import logging
+from collections import Counter
 from typing import Literal
 from unittest.mock import patch
 
@@ -22,12 +24,17 @@ import torch
 import trl.trainer.utils
 from trl import GRPOConfig, GRPOTrainer
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.models.load import check_tags
 from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
 from empathy_trl.trainers.exact_resume import ExactResumeMixin
 from empathy_trl.trainers.policy_scorer import PolicyScorer
 from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
+
+logger = logging.getLogger(__name__)
+
+# rollouts in a row that teach nothing, before the training stops
+LIMIT_WITHOUT_SIGNAL = 3
 
 
 class NonFiniteLoss(UserError):
@@ -115,7 +122,9 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
         UserError: weights are given here and in `args`, or not one per reward function, or a reward needs a tag that
             the tokenizer drops when it decodes.
         NonFiniteLoss: from `train()`.
-        StopTraining: from `train()`, when a reward raises it; a checkpoint of all complete steps is saved.
+        StopTraining: from `train()`, when a reward raises it or returns something other than one finite number or None
+            per completion, or when no reward applies to any completion of three rollouts in a row; a checkpoint of all
+            complete steps is saved.
     """
 
     _kl_setting = "beta"  # the setting that keeps the policy near its reference, for messages
@@ -129,6 +138,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
             reward_weights = declared_weights(reward_funcs)
         super().__init__(model, reward_funcs, args, *others, **kwargs)
         self.weight_schedules = reward_weights
+        self._without_signal = Counter()  # problem -> rollouts in a row that had it
         for name, reward in zip(self.reward_func_names, self.reward_funcs, strict=True):
             if not isinstance(reward, Reward):
                 continue
@@ -163,7 +173,33 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
         mode = self._mode
         groups = self.num_generations if mode == "train" else self.num_generations_eval
         self._metrics[mode]["zero_spread_share"].append(zero_spread_share(rewards, self.reward_weights, groups))
+        if mode == "train":
+            applies = ~rewards.isnan().all(dim=0)
+            self._stop_without_signal(
+                f"no reward ({', '.join(self.reward_func_names)}) applies to any of the {len(rewards)} completions; each "
+                "returned None. Look at the columns that they read, and try them with `empathy-trl explain`",
+                not applies.any(),
+            )
+            for name, each in zip(self.reward_func_names, applies.tolist(), strict=True):
+                problem = f"rewards.{name} does not apply to any of the {len(rewards)} completions"
+                self._stop_without_signal(problem, not each and bool(applies.any()), stop=False)
         return rewards
+
+    def _stop_without_signal(self, problem: str, occurs: bool, stop: bool = True):
+        """Warn where a rollout teaches nothing, and stop at the third one in a row.
+
+        Args:
+            problem: what is wrong and what to look at, the same text in every rollout.
+            occurs: whether this rollout has it, the same in all processes.
+            stop: False only warns, at the third one.
+        """
+        self._without_signal[problem] = count = self._without_signal[problem] + 1 if occurs else 0
+        if count > 1:
+            problem = f"{count} rollouts in a row: {problem}"
+        if count == LIMIT_WITHOUT_SIGNAL and stop:
+            self._stop_with_checkpoint(StopTraining(f"{problem}."))
+        if count == (1 if stop else LIMIT_WITHOUT_SIGNAL):
+            logger.warning("step %d: %s.", self.state.global_step + 1, problem)
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         # TRL's fused LM head projects only positions with a label where Triton runs, and all elsewhere, to spare

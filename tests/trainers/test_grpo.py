@@ -4,17 +4,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.models.load import load_or_build, lora_config
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.recipe import Lora, Model
-from empathy_trl.rewards.base import Reward, WeightSchedule
+from empathy_trl.rewards.base import Reward, WeightSchedule, as_reward
 from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer, NonFiniteLoss
+from empathy_trl.trainers.ppo import EmpathyPPOTrainer, PPOConfig
 from tests.conftest import TEXTS
+from tests.rewards import own_rewards
 from tests.trainers.settings import (
     ROWS,
     assert_identical,
@@ -253,3 +255,75 @@ def test_a_grpo_step_of_a_4_bit_model_trains_the_adapter_and_nothing_else(tmp_pa
     changed = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
     assert changed and all("lora_" in name for name in changed)
     assert all(row["grad_norm"] > 0 for row in trainer.state.log_history if "grad_norm" in row)
+
+
+NAN = float("nan")
+GRPO, PPO = (EmpathyGRPOTrainer, EmpathyGRPOConfig), (EmpathyPPOTrainer, PPOConfig)
+# what a reward returns for four completions -> the message
+WRONG_VALUES = {
+    "nan for all": ([NAN] * 4, "rewards.own: returned nan for completion 1 of 4, .* \\(prompt 'number .'\\); expected a finite"),
+    "infinite for one": ([0.0, 0.0, float("inf"), 0.0], "rewards.own: returned inf for completion 3 of 4"),
+    "one too few": ([1.0] * 3, "rewards.own: returned 3 values for 4 completions"),
+    "texts": (["good"] * 4, "rewards.own: returned 'good' for completion 1"),
+    "one number": (1.0, "rewards.own: returned 1.0; expected a list with a number or None per completion"),
+}  # fmt: skip
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("is_async", "kinds"), [(False, GRPO), (True, PPO)], ids=["GRPO", "PPO, async"])
+@pytest.mark.parametrize(("values", "message"), WRONG_VALUES.values(), ids=WRONG_VALUES)
+def test_wrong_values_of_a_reward_stop_before_the_weights_change(
+    tiny_folder, tmp_path, values, message, is_async, kinds
+):
+    async def later(prompts, completions, **columns):
+        return values
+
+    reward = as_reward(later if is_async else lambda *args, **columns: values, "own")
+    trainer = make_trainer(tiny_folder, tmp_path, reward, kinds=kinds, max_steps=2)
+    before = weights_of(trainer)
+    with pytest.raises(StopTraining, match=message + "(.|\n)*No step is complete"):
+        trainer.train()
+    assert_identical(before, weights_of(trainer))
+
+
+@pytest.mark.faults
+def test_wrong_values_of_a_reward_model_stop_as_well(tiny_folder, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=1)
+    torch.nn.init.constant_(model.score.weight, NAN)
+    trainer = make_trainer(tiny_folder, tmp_path, model)
+    with pytest.raises(StopTraining, match=r"rewards\.\S+: returned nan for completion 1 of 4"):
+        trainer.train()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        ({"value": "high"}, "rewards.own: log_metric `kindness`: 'high' is not a number"),
+        ({"extra": 3}, "rewards.own: log_extra `why`: 3 values for 4 completions"),
+    ],
+)
+def test_wrong_logs_of_a_reward_name_it(tiny_folder, tmp_path, log, message):
+    trainer = make_trainer(tiny_folder, tmp_path, as_reward(own_rewards.Logs(**{"extra": 4, **log}), "own"))
+    with pytest.raises(StopTraining, match=message):
+        trainer.train()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kinds", [GRPO, PPO], ids=["GRPO", "PPO"])
+def test_rewards_that_never_apply_warn_and_then_stop(tiny_folder, tmp_path, kinds, caplog):
+    trainer = make_trainer(tiny_folder, tmp_path, as_reward(own_rewards.nowhere, "nowhere"), kinds=kinds, max_steps=6)
+    message = r"3 rollouts in a row: no reward \(nowhere\) applies to any of the 4 completions.*\n.*state after step \d"
+    with pytest.raises(StopTraining, match=message):
+        trainer.train()
+    assert "step 1: no reward (nowhere) applies to any of the 4 completions" in caplog.text
+
+
+@pytest.mark.faults
+def test_one_reward_of_two_that_never_applies_is_only_warned_of(tiny_folder, tmp_path, caplog):
+    trainer = make_trainer(tiny_folder, tmp_path, [as_reward(own_rewards.nowhere, "nowhere"), length_reward])
+    trainer.train()
+    warnings = [record.message for record in caplog.records if "nowhere" in record.message]
+    assert [line for line in warnings if line.startswith("step")] == [
+        "step 3: 3 rollouts in a row: rewards.nowhere does not apply to any of the 4 completions."
+    ]
