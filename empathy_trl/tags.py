@@ -1,4 +1,4 @@
-"""Formats of prompts and completions: tags, answers, replies in three parts, and chat templates for models without one.
+"""Formats of prompts and completions: tags, answers, thoughts, JSON, replies in three parts, and chat templates.
 
 Rewards, metrics, data and chat all read a completion through these functions, so a reward, an evaluation and the user
 see the same reply.
@@ -17,13 +17,21 @@ reaction, says the response, and keeps a thought for the next turn:
 
 `read_parts` reads a reply in which all three parts are well-formed; `part_text` reads a single part and ignores the
 others.
+
+A reasoning model thinks before it replies, `<think>…</think>`. The user does not read a thought, and no function here
+does: `without_thoughts` takes it away first. `read_json` reads the JSON in a model's text, such as a judge's answer.
 """
 
 import itertools
+import json
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 REPLY_TAGS = ("answer", "respond")
+THOUGHT = "think"
+THOUGHT_BEGINS, THOUGHT_ENDS = f"<{THOUGHT}>", f"</{THOUGHT}>"
+_THOUGHT = re.compile(rf"{THOUGHT_BEGINS}.*?(?:{THOUGHT_ENDS}|\Z)", flags=re.DOTALL)
 # not what stands for an address or a film's title: a person's reply may hold these
 _OTHER_TAGS = re.compile(r"</?(?!url>|email>|movie>)\w+>")
 
@@ -38,21 +46,90 @@ def tag_bodies(text: str, tag: str) -> list[str]:
     return [body.strip() for body in re.findall(rf"<{re.escape(tag)}>(.*?)</{re.escape(tag)}>", text, flags=re.DOTALL)]
 
 
-def completion_text(completion: str | list[dict]) -> str:
-    """Return the text of a completion (or prompt) as TRL hands it to rewards: a string, or a list of chat messages.
+def completion_text(completion: str | list[dict], thoughts: bool = False) -> str:
+    """Return the text of a completion as TRL hands it to rewards: a string, or a list of chat messages.
 
     A message without content (None, as in a tool call) counts as empty; of a message in parts, the text parts count.
+
+    Args:
+        completion: may also be turns of a prompt; only the assistant's are read for thoughts.
+        thoughts: keep them; without, the text is what the user reads, see `without_thoughts`.
     """
     if isinstance(completion, str):
-        return completion
-    return "".join(_content(message) for message in completion)
+        return completion if thoughts else without_thoughts(completion)
+    texts = [(message.get("role", "assistant"), content_text(message["content"])) for message in completion]
+    return "".join(text if thoughts or role != "assistant" else without_thoughts(text) for role, text in texts)
+
+
+def content_text(content: str | list | None) -> str:
+    """Return the text of a message's content: a text, None, or a list of parts, of which those with text count.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(content, list):
+        if all(isinstance(part, dict) and isinstance(part.get("text"), str | None) for part in content):
+            return "".join(part.get("text") or "" for part in content)
+    elif isinstance(content, str | None):
+        return content or ""
+    raise TypeError(f"content: {type(content).__name__}, expected a text or a list of parts")
+
+
+def without_thoughts(text: str) -> str:
+    """Return a model's text without its thoughts, as the user reads it; a text without any is returned as it is.
+
+    A thought is `<think>…</think>`, and goes on to the end where it is not closed: a reply that never came is empty. A
+    `</think>` without an opening ends a thought that the prompt had opened, as the templates of some models do.
+    """
+    if THOUGHT_BEGINS not in text and THOUGHT_ENDS not in text:
+        return text
+    return _THOUGHT.sub("", text).rpartition(THOUGHT_ENDS)[2].lstrip()
+
+
+def read_json(text: str) -> Any:
+    """Return the JSON value that a model answers, without its thoughts and the code fence or prose around it.
+
+    With a fence or prose, all from the first brace to the last has to be one object.
+
+    Raises:
+        ValueError: no JSON, several objects, a member that occurs twice, or NaN; RecursionError for very deep nesting.
+    """
+    text = without_thoughts(text).strip()
+    try:
+        return _strict_json(text)
+    except (ValueError, RecursionError):
+        start, end = text.find("{"), text.rfind("}")
+        if start < 0 or (start, end) == (0, len(text) - 1):
+            raise
+        return _strict_json(text[start : end + 1])
+
+
+def _strict_json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_no_repetition, parse_constant=_no_constant)
+
+
+def _no_repetition(members: list[tuple]) -> dict:
+    if len(dict(members)) < len(members):
+        raise ValueError("a member occurs twice")
+    return dict(members)
+
+
+def _no_constant(name: str):
+    raise ValueError(f"{name} is no JSON")
+
+
+def read_number(value: Any) -> int | float | None:
+    """Return a number of a JSON value, which models also write as a text (`"4"`); None for anything else (`"4/5"`, true)."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,15}(\.[0-9]{1,15})?\s*", value):
+        return float(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def reply_text(completion: str | list[dict], tags: Sequence[str] = REPLY_TAGS) -> str:
     """Return what a completion says to the user, stripped; "" where it says nothing that can be told apart.
 
     * One well-formed tag of `tags`: its body, without any tags inside it.
-    * None of them, opening or closing: the whole completion.
+    * None of them, opening or closing: the whole completion without its thoughts.
     * Anything else (unclosed, repeated, one inside the other): "". What is broken earns what an empty reply earns.
 
     Args:
@@ -88,14 +165,7 @@ def user_text(prompt: str | list[dict]) -> str:
     """Return what the user said last: the content of the last user message, or a plain prompt as it is, stripped."""
     if isinstance(prompt, str):
         return prompt.strip()
-    return next((_content(message).strip() for message in reversed(prompt) if message["role"] == "user"), "")
-
-
-def _content(message: dict) -> str:
-    content = message["content"]
-    if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content)
-    return content or ""
+    return next((content_text(turn["content"]).strip() for turn in reversed(prompt) if turn["role"] == "user"), "")
 
 
 def format_credit(text: str, tags: Sequence[str]) -> float:
@@ -112,6 +182,7 @@ def format_credit(text: str, tags: Sequence[str]) -> float:
         text: of a completion.
         tags: names in the expected order, at least one, all different.
     """
+    text = without_thoughts(text)
     spans = [_span(text, tag, tags) for tag in tags]
     well_formed = sum(span is not None for span in spans)
     in_order = well_formed == len(spans) and all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
@@ -151,6 +222,7 @@ def read_parts(text: str) -> dict[str, str] | None:
     Well-formed is: every tag once, in order, only white space outside of them, nothing empty. These are the replies to which
     the reward `stage_format` gives 1.
     """
+    text = without_thoughts(text)
     # counted first: with any number of tags, the pattern would try all ways to match them
     found = _WHOLE.fullmatch(text) if len(_MARK.findall(text)) == 2 * len(PARTS) else None
     if found is None:

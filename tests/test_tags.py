@@ -8,14 +8,19 @@ from empathy_trl.rewards.format import Format
 from empathy_trl.tags import (
     PARTS,
     completion_text,
+    content_text,
+    format_credit,
     part_text,
     read_answer,
+    read_json,
+    read_number,
     read_parts,
     reply_text,
     tag_bodies,
     tag_marks,
     user_text,
     without_reflection,
+    without_thoughts,
     write_parts,
 )
 from tests.rewards.three_parts import REPLY, RESPONSE
@@ -75,6 +80,80 @@ def test_reply_without_tags_asked_for_is_the_whole_completion():
 )  # fmt: skip
 def test_what_the_user_said_last(prompt, expected):
     assert user_text(prompt) == expected
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("text", "reply", "why"),
+    [
+        ("<think>She is sad.</think>\nI am sorry.", "I am sorry.", "a thought before the reply"),
+        ("She is sad.</think>\nI am sorry.", "I am sorry.", "the prompt opened the thought"),
+        ("<think>\n\n</think>\n\n<answer>sad</answer>", "<answer>sad</answer>", "an empty thought"),
+        ("<think>She is", "", "a thought that never ended"),
+        ("<think>", "", "nor began"),
+        ("I am sorry. ", "I am sorry. ", "no thought: as it is"),
+        ("Oh <think>a</think>no, <think>b</think>no.", "Oh no, no.", "several"),
+        ("a</think>b<think>c", "b", "one from the prompt, and one that never ended"),
+        ("<think>a<think>b</think>c</think>d", "d", "one inside the other"),
+        ("</think>", "", "nothing but an end"),
+    ],
+)
+def test_a_thought_is_no_part_of_the_reply(text, reply, why):
+    assert without_thoughts(text) == reply, why
+    assert completion_text(text) == completion_text([{"role": "assistant", "content": text}]) == reply, why
+    assert completion_text(text, thoughts=True) == text
+    assert completion_text([{"role": "user", "content": text}]) == text, "what a person wrote has no thoughts"
+
+
+@pytest.mark.faults
+def test_what_is_thought_is_neither_an_answer_nor_a_part():
+    thought = "<think>Perhaps <answer>sad</answer>? <respond>No</respond></think>\n"
+    answered = thought + "<reasoning>He fumes.</reasoning><answer>angry</answer>"
+    assert read_answer(answered, ["sad", "angry"]) == reply_text(answered) == "angry"
+    assert format_credit(answered, ["reasoning", "answer"]) == 1
+    assert read_parts(thought + REPLY) == read_parts(REPLY)
+    assert part_text(thought + REPLY, "respond") == RESPONSE
+    assert reply_text("<think>He fumes.", ()) == ""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('```json\n{"a": 4}\n```', {"a": 4}),
+        ('<think>Is {"a": 1} fair?</think>\n{"a": 4}', {"a": 4}),
+        ('Here it is:\n{"a": 4}\nThank you.', {"a": 4}),
+        ('```\n{"a": {"b": 4}}', {"a": {"b": 4}}),
+        ("[1, 2]", [1, 2]),
+        ('{"a": 4}{"a": 1}', None),
+        ('{"a": {"b": 4}, "c', None),
+        ('The reply says {"a": 5}, I say {"a": 1}.', None),
+        ('{"a": 4, "a": 4}', None),
+        ('{"a": NaN}', None),
+        ('<think>{"a": 4}', None),
+        ("", None),
+    ],
+)
+def test_json_in_the_text_of_a_model(text, value):
+    if value is None:
+        with pytest.raises(ValueError):
+            read_json(text)
+    else:
+        assert read_json(text) == value
+
+
+@pytest.mark.faults
+def test_a_number_may_be_written_as_a_text_and_nothing_else_is_one():
+    assert [read_number(value) for value in (4, 4.5, "4", " -4.5 ", "+4")] == [4, 4.5, 4, -4.5, 4]
+    others = ["4/5", "four", "", "1_000", "nan", "1e3", "9" * 400, "٤", True, None, [4], {"a": 4}]
+    assert [read_number(value) for value in others] == [None] * len(others)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("content", [4, ["a"], {"text": "a"}, [{"text": 4}]])
+def test_content_that_is_no_text_is_refused(content):
+    with pytest.raises(TypeError, match="content"):
+        content_text(content)
 
 
 def test_bodies_of_a_tag():

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from empathy_trl.chat.reply import AnyEvent, Counts, Sampling, streamed
 from empathy_trl.errors import UserError
 from empathy_trl.models.api import (
+    CUT_OFF,
     KEY_REFUSED,
     NOT_THERE,
     PREFIX,
@@ -23,9 +24,9 @@ from empathy_trl.models.api import (
     read_key,
 )
 from empathy_trl.models.api import MODEL_KEY as KEY
+from empathy_trl.tags import content_text
 
 CHARACTERS_PER_TOKEN = 3  # on the safe side for English
-CUT_OFF = "length"  # a reply's end, as OpenAI calls it
 
 
 @dataclass
@@ -128,9 +129,7 @@ class ServedModel:
             async for event in events:
                 if not event.choices:  # such as an event with the usage only
                     continue
-                text, why = event.choices[0].delta.content, event.choices[0].finish_reason
-                if not isinstance(text, str | None):
-                    raise TypeError
+                text, why = content_text(event.choices[0].delta.content), event.choices[0].finish_reason
                 reason = why or reason
                 if text:  # no halves of surrogate pairs, which nothing encodes
                     put(text.encode(errors="replace").decode())

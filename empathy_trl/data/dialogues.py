@@ -20,7 +20,7 @@ from empathy_trl.data.tables import (
     split_folder,
 )
 from empathy_trl.errors import DataError, show
-from empathy_trl.tags import KNOWLEDGE, reply_text
+from empathy_trl.tags import KNOWLEDGE, reply_text, without_thoughts
 from empathy_trl.text import clean
 
 INSTRUCTION = "Answer the other person with empathy, in one or two sentences."
@@ -186,7 +186,7 @@ def optional_text(row: Row, column: str) -> str | BadRow:
 
 def reply_alone(content: str) -> str:
     """Return what a completion says to the user, cleaned as a reference is; the whole text where that would be empty."""
-    reply = reply_text(content) or content
+    reply = reply_text(content) or without_thoughts(content)
     return clean(reply) or reply
 
 

@@ -33,12 +33,14 @@ from tqdm.auto import tqdm
 
 from empathy_trl.errors import InvalidAnswer, JudgeFailed, UserError
 from empathy_trl.io import write_text
+from empathy_trl.tags import content_text
 
 LONGEST_WAIT = 60.0  # seconds between two attempts
 GIVE_UP = 120.0  # seconds; a server that asks for a longer wait is not asked again
 KEY_REFUSED = (401, 403)
 NOT_THERE = (301, 302, 303, 307, 308, 404, 405)
 BAD_REQUEST = (400, 422)
+CUT_OFF = "length"  # the `finish_reason` of an answer that has as many tokens as it may have
 MAY_PASS = (408, 409, 429)  # and all from 500 on
 FORMAT_WORDS = ("response_format", "json_schema", "structured output", "structured_output", "guided")
 
@@ -219,7 +221,8 @@ class Client:
                 if self._fatal:  # requests that wait for a slot stop, too
                     raise self._fatal
                 try:
-                    return read(self._content(await self._send(request)))
+                    text, cut_off = self._content(await self._send(request))
+                    return _read(read, text, cut_off)
                 except InvalidAnswer as failure:
                     if attempt >= self.retries or not failure.may_pass:
                         raise
@@ -247,18 +250,20 @@ class Client:
                 self._fatal = failure
             raise failure from None  # the original may repeat the key
 
-    def _content(self, response) -> str:
-        """Return the text of the first message in a response."""
+    def _content(self, response) -> tuple[str, bool]:
+        """Return the text of the first message in a response, and whether it was cut off at its largest length."""
         excerpt = self._excerpt(response.text)
         if response.status_code != 200:
             raise InvalidAnswer(f"HTTP {response.status_code}", excerpt, may_pass=False)
         try:
-            text = json.loads(response.content)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            choice = json.loads(response.content)["choices"][0]
+            content, cut_off = choice["message"]["content"], choice.get("finish_reason") == CUT_OFF
+            text = content_text(content)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidAnswer("malformed answer", f"no chat completion: {excerpt}") from error
-        if not isinstance(text, str):
+        if content is None and not cut_off:  # cut off, it had thought all the time
             raise InvalidAnswer("malformed answer", f"a message without text: {excerpt}")
-        return text
+        return text, cut_off
 
     def _refusal(self, response, request: dict) -> InvalidAnswer | JudgeFailed:
         """Return the failure that a response with an error status stands for."""
@@ -288,6 +293,18 @@ class Client:
         return first_words(text, self._key)
 
 
+def _read(read: Callable[[str], Answer], text: str, cut_off: bool) -> Answer:
+    """Return what `read` makes of an answer; of one that it cannot use and that was cut off, this is the reason."""
+    try:
+        return read(text)
+    except InvalidAnswer as failure:
+        if not cut_off:
+            raise
+        raise InvalidAnswer(
+            "cut off", f"the answer reached max_tokens before it was complete: {failure.detail}"
+        ) from failure
+
+
 def first_words(text: str, key: str | None) -> str:
     """Return the beginning of a server's text on one line, for a message; some servers repeat the key they were sent."""
     text = text.replace(key, "[key]") if key else text
@@ -301,7 +318,8 @@ ADVICE = {
     "timeout": "Raise timeout, or lower concurrency.",
     "HTTP 429": "Lower concurrency, or raise retries.",
     "HTTP 400": "Does the server support schemas (structured), all settings in `sampling`, and such a long conversation?",
-    "not JSON": "Set structured: true, if the server supports it; raise sampling.max_tokens, if the answer is cut off.",
+    "cut off": "Raise sampling.max_tokens, which thoughts count towards; or switch the judge's thoughts off at the server.",
+    "not JSON": "Set structured: true, if the server supports it, or use a model that follows the format.",
     "wrong schema": "Set structured: true, if the server supports it, or use a model that follows the format.",
     "out of range": "Use a scale of whole numbers, which a schema can list, or a model that follows the format.",
 }

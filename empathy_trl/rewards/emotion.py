@@ -16,7 +16,7 @@ import numpy as np
 from empathy_trl.errors import UserError, show
 from empathy_trl.models.label_schema import CLASSIFICATION, label_groups, probabilities, require
 from empathy_trl.rewards.base import ModelReward, Reward, needed_column
-from empathy_trl.tags import completion_text, match_label, read_answer
+from empathy_trl.tags import THOUGHT_ENDS, completion_text, match_label, read_answer, without_thoughts
 
 EMOTIONS = ("sad", "joyful", "angry", "afraid")
 
@@ -134,7 +134,7 @@ class EmotionConfidence(Reward):
         if self.policy is None:
             raise UserError("rewards.emotion_confidence: has no policy; EmpathyGRPOTrainer sets it")
         gold = gold_labels(self, columns)
-        prefixes = [answer_prefix(completion_text(completion)) for completion in completions]
+        prefixes = [answer_prefix(completion_text(completion, thoughts=True)) for completion in completions]
         scores = self.policy(prompts, prefixes, [f"{label}</answer>" for label in self.labels])
         return [
             None if label is None else softmax(row)[self.labels.index(label)]
@@ -146,8 +146,14 @@ def answer_prefix(text: str) -> str:
     """Return the part of a completion after which the answer comes.
 
     That is everything up to and including the first `<answer>`; without one, the reasoning (closed if
-    it was cut off), or the whole text if there is no reasoning either, followed by `<answer>`.
+    it was cut off), or the whole text if there is no reasoning either, followed by `<answer>`. What was thought before
+    (`tags.without_thoughts`) stays in front as it is, and is closed, too.
     """
+    reply = without_thoughts(text)
+    if text != reply:
+        thought = text.removesuffix(reply)
+        closing = "" if thought.rstrip().endswith(THOUGHT_ENDS) else f"{THOUGHT_ENDS}\n"
+        return thought + closing + answer_prefix(reply)
     before, found, _ = text.partition("<answer>")
     if found:
         return before + found

@@ -1,7 +1,7 @@
 """A language model as the judge of replies.
 
 The judge may be any server with OpenAI's chat completions API, hosted or local. `LLMJudge` is the reward. The functions
-below it build the prompt, define the format of the answer, and parse the answer strictly. Requests, retries and the
+below it build the prompt, define the format of the answer, and parse the answer strictly in value and range. Requests, retries and the
 cache are in `empathy_trl.models.api`.
 
 A reply is untrusted: a policy that is rewarded by a judge will sooner or later write "give this a 5". So the
@@ -34,7 +34,7 @@ from empathy_trl.models.api import (
     refuse_keys,
 )
 from empathy_trl.rewards.base import ReadsReply
-from empathy_trl.tags import completion_text
+from empathy_trl.tags import completion_text, read_json, read_number
 
 logger = logging.getLogger(__name__)
 
@@ -354,31 +354,24 @@ def whole(scale: tuple[float, float]) -> bool:
 
 
 def parse_scores(text: str, aspects: list[str], scale: tuple[float, float]) -> dict[str, float]:
-    """Return aspect -> score, in the order of `aspects`, from an answer that is one JSON object and nothing else.
+    """Return aspect -> score, in the order of `aspects`, from an answer that is one JSON object.
+
+    Thoughts, a code fence and prose around it are left away, and `"4"` is 4 (`tags.read_json`, `tags.read_number`).
 
     Raises:
-        InvalidAnswer: for the reason `not JSON` (prose around it, NaN, a repeated member), `wrong schema` (a member too few,
+        InvalidAnswer: for the reason `not JSON` (several objects, NaN, a repeated member), `wrong schema` (a member too few,
             too many or not a number) or `out of range`.
     """
     try:
-        found = json.loads(text, object_pairs_hook=_no_repetition, parse_constant=_no_constant)
+        found = read_json(text)
     except (ValueError, RecursionError) as error:
         raise InvalidAnswer("not JSON", f"{show(text)} ({error})") from error
     if not isinstance(found, dict) or found.keys() != set(aspects):
         raise InvalidAnswer("wrong schema", f"{show(text)} (expected exactly the members {', '.join(aspects)})")
-    for name, score in found.items():
-        if isinstance(score, bool) or not isinstance(score, (int, float)):
+    scores = {name: read_number(found[name]) for name in aspects}
+    for name, score in scores.items():
+        if score is None:
             raise InvalidAnswer("wrong schema", f"{show(text)} ({name} is not a number)")
         if not scale[0] <= score <= scale[1]:
             raise InvalidAnswer("out of range", f"{show(text)} ({name} is not from {scale[0]:g} to {scale[1]:g})")
-    return {name: float(found[name]) for name in aspects}
-
-
-def _no_repetition(members: list[tuple]) -> dict:
-    if len(dict(members)) < len(members):
-        raise ValueError("a member occurs twice")
-    return dict(members)
-
-
-def _no_constant(name: str):
-    raise ValueError(f"{name} is no JSON")
+    return {name: float(score) for name, score in scores.items()}

@@ -12,9 +12,10 @@ from tests.local_server import LocalServer
 HANG, CUT = "hang", "cut"  # instead of an answer: say nothing, hang up
 
 
-def chat(content) -> bytes:
+def chat(content, finish_reason: str = "stop") -> bytes:
     """Return a chat completion with this content."""
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]}).encode()
+    choice = {"message": {"role": "assistant", "content": content}, "finish_reason": finish_reason}
+    return json.dumps({"choices": [choice]}).encode()
 
 
 def answer(content, status: int = 200, **headers: str) -> tuple:

@@ -27,7 +27,7 @@ from empathy_trl.models.api import (
     retry_after,
 )
 from empathy_trl.recipe.schema import Evaluation
-from tests.models.scripted_server import CUT, HANG, ScriptedServer, answer, unused_address
+from tests.models.scripted_server import CUT, HANG, ScriptedServer, answer, chat, unused_address
 
 REQUEST = {"model": "m", "messages": [], "response_format": {}}
 
@@ -71,7 +71,7 @@ def test_what_may_pass_is_asked_again(trouble):
         (CUT, "broken connection", "RemoteProtocolError", 3),
         (answer(b"<html>"), "malformed answer", "no chat completion: <html>", 3),
         (answer(None), "malformed answer", "a message without text", 3),
-        (answer(["5"]), "malformed answer", "a message without text", 3),
+        (answer(["5"]), "malformed answer", "no chat completion", 3),
         (answer(b"short", **{"Content-Encoding": "gzip"}), "broken connection", "DecodingError", 3),
     ],
     ids=str,
@@ -81,6 +81,21 @@ def test_what_stays_is_told_with_its_reason(trouble, reason, detail, asked):
         ask(server.base_url)
     assert caught.value.reason == reason
     assert len(server.requests) == asked
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (chat([{"type": "thinking"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), "ab"),
+        (chat(None, "length"), ""),
+        (chat("a", "length"), "a"),
+    ],
+    ids=["parts", "nothing but a thought", "cut off"],
+)
+def test_the_text_of_an_answer(body, text):
+    with ScriptedServer([answer(body)]) as server:
+        assert ask(server.base_url) == text
 
 
 @pytest.mark.parametrize("script", [[HANG], [(200, {"Content-Length": "1000"}, b"{")]], ids=["silent", "stops halfway"])

@@ -89,6 +89,8 @@ def test_very_small_probabilities_do_not_underflow():
         ("<reasoning>r", "<reasoning>r</reasoning><answer>", "reasoning cut off"),
         ("r", "r<answer>", "no reasoning either"),
         ("", "<answer>", "empty"),
+        ("<think><answer></think>\nr", "<think><answer></think>\nr<answer>", "a thought"),
+        ("<think>t", "<think>t</think>\n<answer>", "a thought cut off"),
     ],
 )
 def test_where_the_answer_comes(completion, prefix, why):

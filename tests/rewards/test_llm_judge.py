@@ -12,7 +12,7 @@ from trl.trainer.utils import is_async_callable
 
 from empathy_trl.errors import InvalidAnswer, JudgeFailed, StopTraining, UserError
 from empathy_trl.rewards.llm_judge import RUBRICS, LLMJudge, messages, parse_scores, quoted, response_format
-from tests.models.scripted_server import CUT, HANG, ScriptedServer, answer, reply_of, unused_address
+from tests.models.scripted_server import CUT, HANG, ScriptedServer, answer, chat, reply_of, unused_address
 
 # judge_answers
 INJECTIONS = {
@@ -82,14 +82,19 @@ def test_the_schema_allows_what_the_parser_allows(scale, score):
         assert parse_scores(json.dumps({"a": value, "b": value}), ["a", "b"], scale) == {"a": value, "b": value}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("text", "scores", "why"),
     [
         ('{"a": 1, "b": 5}', {"a": 1.0, "b": 5.0}, "as asked"),
         (' \n{"b":2.5,\t"a":1e0} ', {"a": 1.0, "b": 2.5}, "white space, order, fractions"),
-        ('Sure! {"a": 1, "b": 5}', "not JSON", "prose before"),
-        ('{"a": 1, "b": 5} I hope this helps', "not JSON", "prose after"),
-        ('```json\n{"a": 1, "b": 5}\n```', "not JSON", "fenced"),
+        ('Sure! {"a": 1, "b": 5}', {"a": 1.0, "b": 5.0}, "prose before"),
+        ('{"a": 1, "b": 5} I hope this helps', {"a": 1.0, "b": 5.0}, "prose after"),
+        ('```json\n{"a": 1, "b": 5}\n```', {"a": 1.0, "b": 5.0}, "fenced"),
+        ('<think>Warm.</think>\n{"a": 1, "b": 5}', {"a": 1.0, "b": 5.0}, "a thought before"),
+        ('{"a": "1", "b": "4.5"}', {"a": 1.0, "b": 4.5}, "numbers in quotes"),
+        ('{"a": 1, "b": "5/5"}', "wrong schema", "a fraction in quotes"),
+        ('{"a": 1, "b": "6"}', "out of range", "a number in quotes above"),
         ('{"a": 1, "b": 5', "not JSON", "cut off"),
         ("", "not JSON", "nothing"),
         ('{"a": NaN, "b": 5}', "not JSON", "NaN"),
@@ -104,7 +109,6 @@ def test_the_schema_allows_what_the_parser_allows(scale, score):
         ('{"a": 1, "b": 5, "c": 3}', "wrong schema", "a member too many"),
         ('{"a": 1, "B": 5}', "wrong schema", "another name"),
         ('{"a": true, "b": 5}', "wrong schema", "a bool"),
-        ('{"a": "5", "b": 5}', "wrong schema", "a number in quotes"),
         ('{"a": null, "b": 5}', "wrong schema", "null inside"),
         ('{"a": 0, "b": 5}', "out of range", "below"),
         ('{"a": 1, "b": 5.01}', "out of range", "above"),
@@ -213,7 +217,9 @@ MISBEHAVIOUR = {
     "huge body": (answer("5" * (1 << 21)), "not JSON"),
     "no content": (answer(None), "malformed answer"),
     "malformed JSON": (answer('{"empathy": 4'), "not JSON"),
-    "prose around JSON": (answer('The score is {"empathy": 4}.'), "not JSON"),
+    "prose alone": (answer("The score is 4."), "not JSON"),
+    "cut off": (answer(chat('{"empathy": ', "length")), "cut off"),
+    "a thought without an end": (answer(chat(None, "length")), "cut off"),
     "NaN": (answer('{"empathy": NaN}'), "not JSON"),
     "wrong schema": (answer('{"sympathy": 4}'), "wrong schema"),
     "bool": (answer('{"empathy": true}'), "wrong schema"),

@@ -15,14 +15,15 @@ import numpy as np
 
 from empathy_trl.evaluation.metrics.bootstrap import bootstrap, figures, mean_figure
 from empathy_trl.models.label_schema import pearson, right_order
-from empathy_trl.tags import read_answer, tag_bodies
+from empathy_trl.tags import completion_text, read_answer, tag_bodies
 
 INVALID = "invalid"
 
 
 def reasoning_words(completion: str) -> int:
     """Count the words inside `<reasoning>`; without that tag, the words before `<answer>`."""
-    bodies = tag_bodies(completion, "reasoning") or [completion.split("<answer>")[0]]
+    text = completion_text(completion)
+    bodies = tag_bodies(text, "reasoning") or [text.split("<answer>")[0]]
     return sum(len(body.split()) for body in bodies)
 
 
