@@ -12,15 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model
+from huggingface_hub import try_to_load_from_cache
+from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import on_hub
 from empathy_trl.models.classifier import build_encoder_tokenizer, encoder_config
-from empathy_trl.models.hub_files import NO_CODE, join_revision, load_tokenizer
+from empathy_trl.models.hub_files import (
+    ADAPTER_FILE,
+    NO_CODE,
+    adapter_base,
+    expand,
+    join_revision,
+    load_tokenizer,
+    tokenizer_of_adapter,
+)
 from empathy_trl.models.label_schema import pairs_of
-from empathy_trl.models.load import generator_class, lora_config, set_template
+from empathy_trl.models.load import adapter_changes, generator_class, lora_config, set_template
 from empathy_trl.models.tiny import build_tokenizer, model_config
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.schema import CONFIG_CLASSES
@@ -42,6 +51,7 @@ class Size:
         dtype: of the saved weights, such as "bfloat16".
         total, trainable: numbers of parameters, with the recipe's adapter.
         unshared: why prompts cannot be shared, None where they can.
+        adapter: what happens to the adapter of a model that brings one along, "" where it brings none.
     """
 
     config: Any
@@ -50,6 +60,7 @@ class Size:
     total: int
     trainable: int
     unshared: str | None = None
+    adapter: str = ""
 
 
 def describe(recipe, folder: Path) -> str:
@@ -81,6 +92,7 @@ def describe(recipe, folder: Path) -> str:
         parts = memory(stage, options, size, prompt or UNKNOWN_PROMPT)
         needed = max(needed, sum(parts.values()))
         share = f"{size.trainable:,} of {size.total:,} trained ({size.trainable / size.total:.2%})"
+        lines += [_line("adapter", size.adapter)] if size.adapter else []
         lines += [_line("parameters", share), _line("memory", _memory_line(options, parts))]
     missing = sorted({line for run in runs.values() for line in run.missing_packages()})
     pushes = [f"{name} -> {_push(stage.hub)}" for name, stage in recipe.stages.items() if stage.hub]
@@ -124,14 +136,16 @@ def _pretrained_size(run: StageRun) -> Size | None:
     """Return the size of a model in a folder or in the Hub's cache; None for one that is in neither."""
     stage, name = run.stage, run.stage.model.name_or_path
     source = {"revision": stage.model.revision, "local_files_only": True, **NO_CODE}
+    adapter = _adapter_file(stage.model)
+    base, revision = adapter_base(adapter, name) if adapter else (name, stage.model.revision)
     try:
-        config = AutoConfig.from_pretrained(name, **source)
+        config = AutoConfig.from_pretrained(base, **source | {"revision": revision})
     except (OSError, ValueError) as error:  # ValueError: files that are there, and are no model's
-        if Path(name).expanduser().is_dir():
-            raise UserError(f"model.name_or_path: {name} cannot be read: {error}") from error
+        if Path(base).expanduser().is_dir():
+            raise UserError(f"model.name_or_path: {base} cannot be read: {error}") from error
         return None
     if Path(name).is_dir():
-        tokenizer = load_tokenizer(name, None)
+        tokenizer = load_tokenizer(*(tokenizer_of_adapter(name, None, base, revision) if adapter else (name, None)))
     else:
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, **source)
@@ -156,12 +170,47 @@ def _count(run: StageRun, config, tokenizer, dtype: str) -> Size:
         if stage.model.attn_implementation:
             network.config._attn_implementation = stage.model.attn_implementation
         unshared = None if stage.task in LABEL_TASKS else unsupported(network)
-        if stage.model.lora is not None:
-            network = get_peft_model(network, lora_config(stage.model.lora, kind))
+    asked, brought = lora_config(stage.model.lora, kind), _adapter_before(run)
+    changes = adapter_changes(asked, brought, config) if asked and brought else []
+    adapter = brought if brought and not changes else asked
+    if adapter is not None:
+        adapter.inference_mode, adapter.base_model_name_or_path = False, None
+        with torch.device("meta"):
+            network = get_peft_model(network, adapter)
     parameters = list(network.parameters())
     total = sum(each.numel() for each in parameters)
     trainable = sum(each.numel() for each in parameters if each.requires_grad)
-    return Size(config, tokenizer, dtype, total, trainable, unshared)
+    return Size(config, tokenizer, dtype, total, trainable, unshared, _adapter_line(stage.model, brought, changes))
+
+
+def _adapter_before(run: StageRun):
+    """Return the settings of the adapter that a stage's model brings along, a `peft.PeftConfig`; None without one."""
+    if run.is_labelled:
+        return None
+    if (source := stage_of(run.stage.model.name_or_path)) is not None:
+        earlier = run.runs[source]
+        return lora_config(earlier.stage.model.lora) or _adapter_before(earlier)
+    file = None if run.stage.model.from_scratch else _adapter_file(run.stage.model)
+    return file and PeftConfig.from_pretrained(str(file.parent))
+
+
+def _adapter_file(model) -> Path | None:
+    """Return the settings of an adapter in a folder or in the Hub's cache; None for a whole model, or where it is in neither."""
+    if Path(expand(model.name_or_path)).is_dir():
+        path = Path(expand(model.name_or_path)) / ADAPTER_FILE
+        return path if path.is_file() else None
+    cached = try_to_load_from_cache(model.name_or_path, ADAPTER_FILE, revision=model.revision)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _adapter_line(model, brought, changes: list[str]) -> str:
+    """Return what happens to the adapter that a model brings along."""
+    if brought is None:
+        return ""
+    if not changes:
+        rank = f" of rank {brought.r}" if hasattr(brought, "r") else ""
+        return f"{model.name_or_path} brings one{rank}, which is trained further"
+    return f"that of {model.name_or_path} is merged, and a new one is trained ({', '.join(changes)})"
 
 
 def _scratch_tokenizer(run: StageRun):

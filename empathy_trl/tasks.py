@@ -24,7 +24,9 @@ from empathy_trl.evaluation.report import write_report
 from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
 from empathy_trl.models.classifier import new_classifier
-from empathy_trl.models.load import generator_class, load_or_build, lora_config
+from empathy_trl.models.hub_files import MERGED_BASE
+from empathy_trl.models.load import generator_class, load_or_build, lora_config, with_merged_base
+from empathy_trl.models.scorer import whole_weights
 from empathy_trl.recipe import Recipe, load_recipe
 from empathy_trl.recipe.provenance import ResourceUsage, provenance
 from empathy_trl.recipe.schema import CONFIG_CLASSES
@@ -149,11 +151,14 @@ TASKS = {
 
 
 def _policy(run: StageRun, train):
-    """Load or make the stage's model; returns model, tokenizer and the LoRA config that is still to be applied."""
-    section = run.resolved.model
+    """Load or make the stage's model; returns model, tokenizer and the LoRA config that is still to be applied.
+
+    A model that brings an adapter along goes on training it, unless the recipe asks for another: see `with_merged_base`.
+    """
+    with PartialState().main_process_first(), whole_weights():  # the first one merges, the others use what it wrote
+        section = with_merged_base(run.resolved.model, run.folder / MERGED_BASE)
     texts, tags = run.tokenizer_texts(train) if section.from_scratch else (None, ())
     model, tokenizer = load_or_build(section, seed=run.stage.seed, texts=texts, tags=tags, is_trainable=True)
-    # the model of an earlier LoRA stage brings its adapter along, which is then trained further
     needs_adapter = section.lora is not None and not isinstance(model, PeftModel)
     _, kind = generator_class(model.config)
     return model, tokenizer, lora_config(section.lora, kind, section.revision) if needs_adapter else None

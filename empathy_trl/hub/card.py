@@ -69,7 +69,7 @@ def model_card(folder: Path, repo_id: str | None = None, merged: bool = False) -
         _metadata(files, title, is_adapter, sources, licence_keys),
         template_str=TEMPLATE.read_text(encoding="utf-8"),
         # functions
-        text=text, code=code, fenced=fenced, literal=_literal, quote=quote, stage_of=stage_of,
+        text=text, code=code, fenced=fenced, literal=_literal, quote=quote, stage_of=stage_of, local_name=local_name,
         # the model and how to use it
         files=files, title=title, model=repo_id or str(folder), is_adapter=is_adapter,
         recipe=f"hub:{repo_id}" if repo_id else str(folder / RECIPE_FILE),
@@ -104,7 +104,7 @@ def _metadata(files: StageFiles, title: str, is_adapter: bool, sources: list, li
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-classification" if files.scores_texts else "text-generation",
         base_model=files.base,
-        base_model_relation=("adapter" if is_adapter else "finetune") if files.base else None,
+        base_model_relation=("adapter" if is_adapter and not files.local_base else "finetune") if files.base else None,
         tags=[TAG, "trl", str(files.task)],
         datasets=list(dict.fromkeys(source.hub_id for source in sources if source.hub_id)) or None,
         co2_eq_emissions=carbon,

@@ -171,17 +171,28 @@ def check_pushes(recipe, folder: Path) -> None:
 
 def _check_base_of(recipe, stage) -> None:
     """Raise UserError if a stage makes an adapter whose base is local, and it is to be published as an adapter."""
-    model = stage.model
-    if model.lora is None or stage.hub.merge_adapter or stage.task in LABEL_TASKS:  # labels: merged after training
+    if stage.hub.merge_adapter or stage.task in LABEL_TASKS:  # labels: merged after training
         return
-    while (earlier := stage_of(model.name_or_path)) is not None and recipe.stages[earlier].model.lora is not None:
-        model = recipe.stages[earlier].model
-    folder = Path(expand(model.name_or_path))
-    if earlier is not None or (folder.is_dir() and not (folder / ADAPTER_FILE).is_file()):
+    adapter, base = _adapter_of(recipe, stage.model)
+    if adapter is not None and base is not None:
         raise UserError(
-            f"hub.merge_adapter: false, but the base of the adapter ({model.name_or_path}) is only on this machine, so nobody "
-            "could load what is published; expected true"
+            f"hub.merge_adapter: false, but the base of the adapter ({base}) is only on this machine, so nobody could load what is "
+            "published; expected true"
         )
+
+
+def _adapter_of(recipe, model) -> tuple:
+    """Return the `lora:` of the adapter that a stage's model has at its end, and its base where that is local; None for none."""
+    earlier, before = stage_of(model.name_or_path), None
+    if earlier is not None:
+        before, base = _adapter_of(recipe, recipe.stages[earlier].model)
+        base = base if before else model.name_or_path
+    else:
+        folder = Path(expand(model.name_or_path or ""))
+        base = model.name_or_path if folder.is_dir() and not (folder / ADAPTER_FILE).is_file() else None
+    if model.lora is None or before is None or model.lora == before:
+        return model.lora or before, base
+    return model.lora, f"{model.name_or_path}, merged with its adapter"
 
 
 def _check_rights(hub, folder: Path) -> None:

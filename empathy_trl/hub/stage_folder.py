@@ -87,6 +87,21 @@ class StageFiles:
         )
 
     @property
+    def local_base(self) -> str | None:
+        """The folder that the adapter is loaded onto: a merged or trained model of an earlier stage; None for the origin."""
+        below = (self.adapter or {}).get("base_model_name_or_path")
+        known = (None, self.base, origin(self.recipe, self.name).get("name_or_path"))
+        return None if below in known or hub_id(below) else below
+
+    def lora_rank(self, name: str) -> int | None:
+        """Return the rank of the adapter that a stage trained: as its model says, or if that is not at hand, the recipe."""
+        stage = self.recipe["stages"][name]
+        adapter = self.adapter if name == self.name else json_or_none(self.folder.parent / name / ADAPTER_FILE)
+        if adapter is not None and stage.get("task") not in LABEL_TASKS:
+            return adapter.get("r")
+        return ((stage.get("model") or {}).get("lora") or {}).get("r")
+
+    @property
     def is_encoder_decoder(self) -> bool:
         if self.adapter is not None:
             return self.adapter.get("task_type") == "SEQ_2_SEQ_LM"

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ADAPTER_FILE = "adapter_config.json"
+MERGED_BASE = "merged_base"  # beside an adapter: its base, where that is an earlier adapter merged into its own base
 # Python in a repository is not run; without this, transformers asks at the terminal, and any "y" of a chat is a yes.
 NO_CODE = {"trust_remote_code": False}
 # The vocabulary is in one of these; without any, transformers makes a tokenizer that turns every text into nothing.
@@ -92,7 +93,7 @@ def first_file(name: str, revision: str | None, filenames: Sequence[str]) -> Pat
 
 
 def adapter_base(adapter_file: Path, name: str) -> tuple[str, str | None]:
-    """Return the name and the revision of the base model of an adapter."""
+    """Return the name and the revision of the base model of an adapter; a `MERGED_BASE` is found beside it, or one above."""
     try:
         adapter = json.loads(adapter_file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -102,6 +103,11 @@ def adapter_base(adapter_file: Path, name: str) -> tuple[str, str | None]:
     base = adapter.get("base_model_name_or_path")
     if not base:
         raise UserError(f"{name}: {ADAPTER_FILE} names no base model (base_model_name_or_path is empty)")
+    if Path(base).name == MERGED_BASE:
+        # the folder of the stage may have been moved or archived, and another run may stand in its place
+        for folder in (adapter_file.parent, adapter_file.parent.parent):
+            if (folder / MERGED_BASE / "config.json").is_file():
+                return str(folder / MERGED_BASE), None
     if not Path(name).is_dir() and not is_hub_id(str(base)):
         raise UserError(
             f"{name}: the base of this adapter is {base}, a folder on its author's machine; expected a Hub id"

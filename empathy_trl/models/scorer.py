@@ -218,7 +218,7 @@ def shared_scorer(name: str, revision: str | None = None, device: str | None = N
 
 
 def _load(name: str, revision: str | None, device: str) -> Scorer:
-    with _whole_weights():
+    with whole_weights():
         model, tokenizer = load_classifier(name, revision=revision, dtype=_dtype(device))
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
@@ -274,11 +274,11 @@ def model_files(name: str) -> tuple:
 
 
 @contextmanager
-def _whole_weights() -> Iterator[None]:
+def whole_weights() -> Iterator[None]:
     """Load the whole model in every process, however the policy is sharded.
 
     Under FSDP's memory-saving loading transformers leaves zeros in all processes but the first, and under ZeRO-3 shards.
-    The trainer fills in the weights of the policy later, but not those of a scorer.
+    The trainer fills in the weights of the policy later, but not those of a scorer or of a model that is merged now.
     """
     whole = patch.object(deepspeed, "_hf_deepspeed_config_weak_ref", None)
     with whole, patch.dict(os.environ, {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}):

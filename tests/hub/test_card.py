@@ -19,7 +19,7 @@ from empathy_trl.hub.card import model_card, write_card
 from empathy_trl.hub.results import from_results
 from empathy_trl.recipe import load_recipe
 from empathy_trl.rewards import REWARDS
-from tests.hub.folders import stage_folder, write_stage
+from tests.hub.folders import STAGE, stage_folder, write_stage
 from tests.hub.test_results import evaluation
 from tests.recipes.scripts import ROOT
 
@@ -323,12 +323,37 @@ def test_snippet_of_an_adapter_and_of_the_same_merged(tiny, tiny_folder, tmp_pat
         tokenizer.save_pretrained(place)
     section = {"name_or_path": "Qwen/Qwen2.5-1.5B-Instruct", "lora": {"r": 8}}
     card = model_card(stage_folder(folder, model=section), "user/model")
-    assert front(card)["library_name"] == "peft" and front(card)["base_model_relation"] == "adapter"
-    assert "LoRA adapter" in card and "pip install peft" in card
+    assert front(card)["library_name"] == "peft" and front(card)["base_model_relation"] == "finetune"  # of a local copy
+    assert (
+        f"LoRA adapter: small weights on top of the local model `{tiny_folder.name}`" in card
+        and "pip install peft" in card
+    )
     whole = model_card(folder, "user/model", merged=True)
     assert front(whole)["library_name"] == "transformers" and front(whole)["base_model_relation"] == "finetune"
     assert "peft" not in block(whole, "python")
     assert run_snippet(card, folder, capsys) == run_snippet(whole, merged, capsys)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("base", "relation", "words"),
+    [
+        ("Qwen/Qwen2.5-1.5B-Instruct", "adapter", "on top of [`Qwen/Qwen2.5-1.5B-Instruct`]"),
+        ("outputs/mine/grpo/merged_base", "finetune", "on top of the local model `merged_base`"),
+    ],
+)
+def test_a_card_reads_the_adapter_not_the_recipe(tmp_path, base, relation, words):
+    folders = {name: tmp_path / name for name in ("sft", "grpo")}
+    earlier = {
+        "sft": {**STAGE, "task": "sft", "model": {"name_or_path": "Qwen/Qwen2.5-1.5B-Instruct", "lora": {"r": 4}}}
+    }
+    stage_folder(folders["grpo"], earlier=earlier, model={"name_or_path": "stage:sft", "lora": {"r": 16}})
+    folders["sft"].mkdir()
+    for rank, folder in enumerate(folders.values(), start=7):
+        (folder / "adapter_config.json").write_text(json.dumps({"r": rank, "base_model_name_or_path": base}))
+    card = model_card(folders["grpo"], "user/model")
+    assert "LoRA of rank 7 |" in card and "stage sft, LoRA of rank 8 |" in card
+    assert front(card)["base_model_relation"] == relation and words in card
 
 
 def test_snippet_of_an_encoder_decoder(tmp_path, capsys):

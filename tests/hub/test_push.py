@@ -11,7 +11,9 @@ from huggingface_hub import HfApi, hf_hub_download
 
 from empathy_trl.errors import UserError
 from empathy_trl.hub import pull as requests
-from empathy_trl.hub.push import push, push_dataset
+from empathy_trl.hub import push as push_module
+from empathy_trl.hub.push import check_pushes, push, push_dataset
+from empathy_trl.recipe import load_recipe
 from tests.hub.folders import NOT_PUBLISHED, make_stage_folder
 
 REPO = "ann/tiny"
@@ -327,3 +329,26 @@ class TestAdapter:
         with pytest.raises(UserError, match=r"cannot be written to .*No space left.*TMPDIR.*--merge_adapter$"):
             push(adapter[0], REPO, merge_adapter=True)
         assert digests(adapter[0]) == before
+
+
+LORA = ["--stages.sft.model", "{name_or_path: me/base, from_scratch: null, lora: {r: 4}}"]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("flags", "local"),
+    [
+        (LORA, None),
+        ([*LORA, "--stages.grpo.model.lora", "{r: 4}"], None),
+        ([*LORA, "--stages.grpo.model.lora", "{r: 8}"], "stage:sft, merged with its adapter"),
+        ([*LORA, "--stages.grpo.model.lora", "{r: 8}", "--hub.merge_adapter", "true"], None),
+        (["--stages.sft.model", "{name_or_path: me/base}", "--stages.grpo.model.lora", "{r: 8}"], "stage:sft"),
+    ],
+)
+def test_an_adapter_whose_base_is_merged_is_known_not_to_be_published_alone(monkeypatch, tmp_path, flags, local):
+    monkeypatch.setattr(push_module, "_check_rights", lambda hub, folder: None)
+    recipe = load_recipe("ed4_tiny", [*flags, "--hub.repo_id", "me/model"])
+    if local is None:
+        return check_pushes(recipe, tmp_path)
+    with pytest.raises(UserError, match=re.escape(f"the base of the adapter ({local}) is only on this machine")):
+        check_pushes(recipe, tmp_path)
