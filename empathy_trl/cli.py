@@ -11,10 +11,12 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from empathy_trl.errors import UserError
+from empathy_trl.io import hold_folder
 from empathy_trl.text import sanitise
 
 OUTPUTS = Path("outputs")
@@ -116,6 +118,24 @@ def part_processes():
 
     PartialState().wait_for_everyone()
     PartialState().destroy_process_group()
+
+
+@contextmanager
+def hold_together(folder: Path, inner: Iterable[Path] = ()) -> Iterator[None]:
+    """`io.hold_folder` for all processes: the main one holds the folder, and if it is refused, all of them raise."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    with ExitStack() as held:
+        refusal = None
+        if PartialState().is_main_process:
+            try:
+                held.enter_context(hold_folder(folder, inner))
+            except UserError as error:
+                refusal = str(error)
+        if refusal := broadcast_object_list([refusal])[0]:
+            raise UserError(refusal)
+        yield
 
 
 def several_on_cpu() -> bool:

@@ -1,6 +1,7 @@
 """Reading and writing files, telling files from Hub ids, and importing a user's objects by name.
 
-Files are written atomically, and errors name the file and the line. `digest` returns a short hash of plain data.
+Files are written atomically, and errors name the file and the line. `hold_folder` and `hold_file` keep two commands from
+writing to one place. `digest` returns a short hash of plain data.
 """
 
 import hashlib
@@ -8,8 +9,12 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+
+from filelock import MarkerSoftFileLock, Timeout
 
 from empathy_trl.errors import UserError, suggestion
 
@@ -54,6 +59,79 @@ def import_object(where: str, path: str):
         names = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
         raise UserError(f"{where}: {module_name} has no class or function {attribute}{suggestion(attribute, names)}")
     return found
+
+
+LOCK_FILE = ".empathy-trl.lock"
+
+
+@contextmanager
+def hold_folder(folder: Path, inner: Iterable[Path] = ()) -> Iterator[None]:
+    """Hold a folder while the body runs: whoever else wants to write there is refused.
+
+    The lock is the file `LOCK_FILE` in the folder, which names process and machine and is removed at the end. It needs a file
+    system that creates a file exclusively (O_EXCL), as local disks, NFS since version 3, Lustre, BeeGFS and GPFS do; it does
+    not use flock, which some mounts lack or keep to one machine. Mounts of object stores, such as s3fs, cannot do it.
+    The lock of a process that has crashed is taken over on its own machine. No other machine (or container) can tell that the
+    process is gone; the error then says which file to delete.
+
+    Args:
+        folder: made when missing. A folder inside one that somebody else holds is refused, too. The same thread may hold
+            a folder again.
+        inner: folders inside it, made or not, that nobody else may hold.
+
+    Raises:
+        UserError: somebody else holds the folder; names process, machine, user and time. Or it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; expected a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with _hold(folder.resolve() / LOCK_FILE, folder):
+        for other in (folder.resolve().parent, *inner):
+            if (other / LOCK_FILE).exists():
+                with _hold(other.resolve() / LOCK_FILE, other):
+                    pass
+        yield
+
+
+def hold_file(path: Path):
+    """Hold a file that is to be written, as `hold_folder` holds a folder: by a lock with its name beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _hold(path.parent.resolve() / f".{path.name}{LOCK_FILE}", path)
+
+
+@contextmanager
+def _hold(file: Path, held: Path) -> Iterator[None]:
+    lock = MarkerSoftFileLock(file, timeout=0, is_singleton=True)  # one object per file, so that a thread may nest it
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"{held}: {_holder(lock, file)} writes there; wait for it, or choose another place. If that process is gone (from "
+            f"here, a crash on another machine cannot be seen), delete {file} and start again"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(lock: MarkerSoftFileLock, file: Path) -> str:
+    """Return who holds a lock, in words."""
+    try:
+        since, user = datetime.fromtimestamp(file.stat().st_mtime), file.owner()
+    except (OSError, KeyError):  # released this moment, or a user that this machine does not know
+        return "another process"
+    owner = lock.owner
+    process = "another process"
+    if owner is not None:
+        host = owner.hostname.partition("?")[0]  # filelock adds the namespace of a container
+        process = f"process {owner.pid} on {host}"
+    return f"{process} (user {user}, since {since:%Y-%m-%d %H:%M})"
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether a folder holds nothing but its lock."""
+    return all(path.name == LOCK_FILE for path in folder.iterdir())
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:

@@ -15,7 +15,7 @@ from peft import PeftModel, get_peft_model
 from transformers import Seq2SeqTrainer, Trainer, set_seed
 from trl import SFTTrainer
 
-from empathy_trl.cli import OUTPUTS, check_writable, join_processes, part_processes, use_all_cores
+from empathy_trl.cli import OUTPUTS, check_writable, hold_together, join_processes, part_processes, use_all_cores
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import eval_path
 from empathy_trl.evaluation.evaluate import check_before_training, evaluate_model
@@ -194,7 +194,8 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
 
     Raises:
         RecipeError: the recipe is wrong, with one line per problem.
-        UserError: anything else that would stop a stage, reported before the first stage starts if possible.
+        UserError: anything else that would stop a stage, reported before the first stage starts if possible; also if
+            another command writes to the folder, or to one in it.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
@@ -207,10 +208,19 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
     # Find out now what would stop a later stage, before an earlier run is moved or an hour is spent
     runs = stage_runs(recipe, folder)
     _check(recipe, runs, folder)
-    with process.main_process_first():
-        if process.is_main_process:
-            _archive_other_runs(runs, folder, fresh)
+    with hold_together(folder, (run.folder for run in runs.values())):
+        with process.main_process_first():
+            if process.is_main_process:
+                _archive_other_runs(runs, folder, fresh)
+        _run_stages(recipe, runs, folder)
+        part_processes()
+        if process.is_main_process:  # alone: the others would not wait for a long upload
+            push_stages(runs)
+    return folder
 
+
+def _run_stages(recipe, runs: dict[str, StageRun], folder: Path) -> None:
+    """Train and evaluate all stages, and write the report."""
     trained, waiting = set(), []
     for run in runs.values():
         train_stage(run)
@@ -219,12 +229,8 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
         for each in [each for each in waiting if each.judging_stages <= trained]:
             evaluate_stage(each)  # a warm start waits for the reward model that is trained after it
             waiting.remove(each)
-    if process.is_main_process:
+    if PartialState().is_main_process:
         _write_report(recipe, folder)
-    part_processes()
-    if process.is_main_process:  # alone: the others would not wait for a long upload
-        push_stages(runs)
-    return folder
 
 
 def _check(recipe, runs: dict[str, StageRun], folder: Path) -> None:

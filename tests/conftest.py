@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -19,6 +21,14 @@ TEXTS = [
     "<reasoning>party, laughed</reasoning><answer>joyful</answer>",
     "<reasoning>rude, shouted</reasoning><answer>angry</answer>",
 ]
+HOLDER = """
+import sys, time
+from pathlib import Path
+from empathy_trl.io import hold_file, hold_folder
+with {"folder": hold_folder, "file": hold_file}[sys.argv[1]](Path(sys.argv[2])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -114,3 +124,19 @@ def hub_server(tmp_path):
 
     with HubServer() as hub, hub.in_this_process(tmp_path / "hub_home"):
         yield hub
+
+
+@pytest.fixture
+def holder():
+    """Return a function that starts a process which holds a folder or a file until the test ends."""
+    started = []
+
+    def start(kind: str, path) -> subprocess.Popen:
+        started.append(subprocess.Popen([sys.executable, "-c", HOLDER, kind, path], stdout=subprocess.PIPE, text=True))
+        assert started[-1].stdout.readline() == "held\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -14,6 +14,7 @@ from empathy_trl.cli import (
     check_writable,
     command_parser,
     exit_status,
+    hold_together,
     join_processes,
     parse_with_overrides,
     part_processes,
@@ -120,7 +121,8 @@ def _evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
         if len(folders) > 1:
             process.print(f"model {number} of {len(folders)}: {model}", flush=True)
         try:
-            results[model] = _evaluate_one(options, recipe, stage, model, served[model], folder)
+            with hold_together(folder):  # known before the model is loaded
+                results[model] = _evaluate_one(options, recipe, stage, model, served[model], folder)
         except UserError as error:
             if len(folders) == 1 or process.num_processes > 1:  # others may wait for what this process did not reach
                 raise

@@ -10,7 +10,7 @@ from empathy_trl.cli import OUTPUTS, check_writable, command_parser, exit_status
 from empathy_trl.errors import UserError
 from empathy_trl.hub.card import model_card
 from empathy_trl.hub.leaderboard import entries, render, table
-from empathy_trl.io import is_hub_id
+from empathy_trl.io import hold_folder, is_hub_id
 
 
 def hub(arguments: list[str] | None = None) -> int:
@@ -111,7 +111,8 @@ def _leaderboard(options: argparse.Namespace) -> None:
         else entries.read_paths(options.paths, options.split)
     )
     board = table.build_board(found)
-    paths = render.write_board(board, options.output_dir)
+    with hold_folder(options.output_dir):
+        paths = render.write_board(board, options.output_dir)
     print(render.markdown_text(board))
     for problem in board.problems:
         print(f"warning: {problem}", file=sys.stderr)

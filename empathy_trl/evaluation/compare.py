@@ -19,7 +19,7 @@ from empathy_trl.evaluation.base import eval_path, markdown, predictions_path, r
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, paired_jackknife, paired_statistics
 from empathy_trl.evaluation.metrics.reply_classifiers import are_classifiers, deciding, judged_otherwise
 from empathy_trl.evaluation.plots import draw_changes
-from empathy_trl.io import write_text
+from empathy_trl.io import hold_folder, write_text
 
 RESAMPLING = {"bootstrap": paired_statistics, "jackknife": paired_jackknife}
 NOT_IN_ROWS = "the predictions file does not hold what it is made of"
@@ -80,13 +80,14 @@ def write_comparison(a: str | Path, b: str | Path, split: str, output_dir: str |
     """
     content = compare(a, b, split)
     folder = Path(output_dir)
-    write_text(folder / "compare.json", json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    draw_changes(
-        folder / "compare.png",
-        content["metrics"],
-        f"{content['b']['model'][-60:]}\nagainst {content['a']['model'][-60:]}",
-    )
-    return write_text(folder / "compare.md", page(content))
+    with hold_folder(folder):
+        write_text(folder / "compare.json", json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        draw_changes(
+            folder / "compare.png",
+            content["metrics"],
+            f"{content['b']['model'][-60:]}\nagainst {content['a']['model'][-60:]}",
+        )
+        return write_text(folder / "compare.md", page(content))
 
 
 def read_result(folder: Path, split: str) -> Result:

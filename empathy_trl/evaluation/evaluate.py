@@ -41,7 +41,7 @@ from torch import nn
 
 import empathy_trl.data
 from empathy_trl import evaluation
-from empathy_trl.cli import check_writable
+from empathy_trl.cli import check_writable, hold_together
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import Evaluator, write_eval, write_predictions
 from empathy_trl.evaluation.generation import decoding, partial_path, remove_partial
@@ -90,7 +90,7 @@ def evaluate_model(
     Returns the content of `eval_<split>.json`, in every process.
 
     Raises:
-        UserError: a task that cannot be evaluated, or a limit or batch size below 1.
+        UserError: a task that cannot be evaluated, a limit or batch size below 1, a folder that another command holds.
         DataError: from the data builder.
     """
     _check_arguments(model, stage, output_dir)
@@ -110,27 +110,29 @@ def evaluate_model(
         model.to(PartialState().device)
     partial = partial_path(output_dir, split)
     how = {} if stage.task in LABEL_TASKS else {"backend": backend, "partial": partial}
-    predictions = evaluator.predict(model, tokenizer, stage, rows, batch_size, **how)
-    result = None
-    if PartialState().is_main_process:
-        # The whole training split, whatever part of it this stage saw: what classical tools make of all labels.
-        train = empathy_trl.data.build(
-            stage.data.model_copy(update={"portion": (0.0, 1.0)}), "train", evaluator.rows_task
-        )
-        scored, table = evaluator.score(stage, rows, train, predictions, stage.rewards if rewards is None else rewards)
-        about = {"recipe": recipe_name, "stage": stage.name, "model": str(model_name), "kind": kind}
-        table = [{"index": number} | row for number, row in zip(index, table, strict=True)]
-        data = {"name": stage.data.name, "source": stage.data.path, "revision": stage.data.revision, "split": split}
-        data |= {
-            "n": len(index),
-            "rows": digest([[row["index"], row["text"], row[evaluator.reference_column]] for row in table]),
-        }
-        if stage.task not in LABEL_TASKS:
-            data["decoding"] = decoding(stage)
-        made = {"seed": stage.seed, "metrics_version": evaluator.metrics_version, "versions": versions()}
-        result = about | {"data": data} | scored | made
-        _write(evaluator, Path(output_dir), split, result, table)
-        remove_partial(partial)
+    with hold_together(Path(output_dir)):
+        predictions = evaluator.predict(model, tokenizer, stage, rows, batch_size, **how)
+        result = None
+        if PartialState().is_main_process:
+            # The whole training split, whatever part of it this stage saw: what classical tools make of all labels.
+            whole = stage.data.model_copy(update={"portion": (0.0, 1.0)})
+            train = empathy_trl.data.build(whole, "train", evaluator.rows_task)
+            scored, table = evaluator.score(
+                stage, rows, train, predictions, stage.rewards if rewards is None else rewards
+            )
+            about = {"recipe": recipe_name, "stage": stage.name, "model": str(model_name), "kind": kind}
+            table = [{"index": number} | row for number, row in zip(index, table, strict=True)]
+            data = {"name": stage.data.name, "source": stage.data.path, "revision": stage.data.revision, "split": split}
+            data |= {
+                "n": len(index),
+                "rows": digest([[row["index"], row["text"], row[evaluator.reference_column]] for row in table]),
+            }
+            if stage.task not in LABEL_TASKS:
+                data["decoding"] = decoding(stage)
+            made = {"seed": stage.seed, "metrics_version": evaluator.metrics_version, "versions": versions()}
+            result = about | {"data": data} | scored | made
+            _write(evaluator, Path(output_dir), split, result, table)
+            remove_partial(partial)
     return broadcast_object_list([result])[0]
 
 

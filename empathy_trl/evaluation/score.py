@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from empathy_trl.data.dialogues import as_messages
 from empathy_trl.data.tables import JSON_LINES, BadRow, Table, read_lists, read_objects
 from empathy_trl.errors import DataError, UserError, show
-from empathy_trl.io import write_rows
+from empathy_trl.io import hold_file, write_rows
 from empathy_trl.rewards.llm_judge import LLMJudge
 
 COLUMNS = (("context", "response"), ("prompt", "completion"), ("text", "reply"))
@@ -82,17 +82,18 @@ def score_file(judge: LLMJudge, source: Path, output: Path, limit: int | None = 
 
     Raises:
         JudgeFailed: too many rows of a batch stay without a valid answer.
-        UserError, DataError: input or output cannot be used.
+        UserError, DataError: input or output cannot be used, or another command is about to write the output.
     """
     pairs = read_pairs(source)[:limit]
     _check_output(output)
-    scores = asyncio.run(_score(judge, pairs))
-    rows = [
-        {"index": index, "context": pair.context, "response": pair.response, "ratings": ratings}
-        for index, (pair, ratings) in enumerate(zip(pairs, scores, strict=True))
-        if ratings is not None
-    ]
-    write_rows(output, rows)
+    with hold_file(output):
+        scores = asyncio.run(_score(judge, pairs))
+        rows = [
+            {"index": index, "context": pair.context, "response": pair.response, "ratings": ratings}
+            for index, (pair, ratings) in enumerate(zip(pairs, scores, strict=True))
+            if ratings is not None
+        ]
+        write_rows(output, rows)
     means = {name: fmean(row["ratings"][name] for row in rows) for name in judge.aspects if rows}
     empty = sum(not pair.response.strip() for pair in pairs)
     return Scored(len(pairs), empty, len(pairs) - len(rows), means)

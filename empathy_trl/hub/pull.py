@@ -20,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from empathy_trl.errors import RecipeError, UserError
-from empathy_trl.io import is_hub_id, json_or_none, write_text
+from empathy_trl.io import hold_folder, is_empty, is_hub_id, json_or_none, write_text
 from empathy_trl.models.api import retry_after
 from empathy_trl.models.hub_files import ADAPTER_FILE, hub_errors, join_revision, split_revision
 from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
@@ -56,7 +56,8 @@ def pull(name: str, output_dir: Path | None = None) -> Path:
     Returns the folder.
 
     Raises:
-        UserError: the repository cannot be read, has nothing to fetch, or the folder holds something else.
+        UserError: the repository cannot be read, has nothing to fetch, or the folder holds something else or is written to
+            by another command.
     """
     repo, revision = split_revision(name)
     if not is_hub_id(repo, needs_owner=True):
@@ -68,10 +69,11 @@ def pull(name: str, output_dir: Path | None = None) -> Path:
         wanted = [file for file in files if _is_wanted(file)]
         if not wanted:
             raise UserError(f"{name}: has no files to fetch (kinds: {', '.join(KINDS)}); found {_listed(files)}")
-        _claim(folder, repo, found.sha)
-        snapshot_download(
-            repo, revision=found.sha, local_dir=folder, allow_patterns=[_literal(file) for file in wanted]
-        )
+        with hold_folder(folder):
+            _claim(folder, repo, found.sha)
+            snapshot_download(
+                repo, revision=found.sha, local_dir=folder, allow_patterns=[_literal(file) for file in wanted]
+            )
     print(f"{join_revision(repo, revision)}, commit {found.sha[:12]}: {len(wanted)} files in {folder}")
     left = [file for file in files if not _is_wanted(file) and PurePosixPath(file).name != ".gitattributes"]
     if left:
@@ -106,9 +108,7 @@ def _listed(files: list[str]) -> str:
 def _claim(folder: Path, repo: str, commit: str) -> None:
     """Note in the folder what it is for; raise UserError if it holds something else."""
     wanted = {"repo_id": repo, "commit": commit}
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; expected a folder, give another --output_dir")
-    if folder.is_dir() and any(folder.iterdir()):
+    if not is_empty(folder):
         try:
             there = json.loads((folder / PULL_FILE).read_text(encoding="utf-8"))
             there = {key: str(there[key]) for key in wanted}
@@ -122,7 +122,6 @@ def _claim(folder: Path, repo: str, commit: str) -> None:
                 "for; delete the folder, or give another --output_dir"
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / PULL_FILE, json.dumps(wanted, indent=2) + "\n")
 
 

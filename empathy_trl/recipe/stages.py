@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from empathy_trl.cli import several_on_cpu
 from empathy_trl.data import CORPORA, build, corpus, read_split
 from empathy_trl.errors import UserError
-from empathy_trl.io import digest, json_or_none, on_hub, write_text
+from empathy_trl.io import digest, is_empty, json_or_none, on_hub, write_text
 from empathy_trl.models.label_schema import Targets, label_names, listed
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of
 from empathy_trl.recipe.provenance import RUN_FILE
@@ -465,7 +465,7 @@ def _unused(path: Path) -> Path:
 
 
 def _read_record(path: Path) -> dict | None:
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and is_empty(path)):
         return None
     record = json_or_none(path / RUN_FILE)
     if record is None or not {"fingerprint", "status"} <= record.keys():

@@ -91,6 +91,14 @@ def test_a_folder_of_something_else_is_left_alone(published, tmp_path):
     assert (tmp_path / "mine" / "recipe.yaml").read_text() == "mine"
 
 
+@pytest.mark.faults
+def test_a_folder_that_another_process_holds_gets_nothing(published, tmp_path, holder):
+    other = holder("folder", tmp_path / "busy")
+    with pytest.raises(UserError, match=f"busy: process {other.pid} on "):
+        pull(published, tmp_path / "busy")
+    assert len(list((tmp_path / "busy").iterdir())) == 1  # the lock
+
+
 def test_a_pull_that_was_cut_off_goes_on(published, hub_server, monkeypatch):
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     hub_server.cut("/resolve/.*/model.safetensors", after_bytes=1000, times=50, method="GET")

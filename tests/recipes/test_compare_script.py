@@ -27,6 +27,13 @@ def test_files_and_table(capsys):
     assert found["accuracy"]["n"] == 12 and all(figure["p"] is not None for figure in found.values())
 
 
+@pytest.mark.faults
+def test_a_folder_that_another_process_holds_is_refused(capsys, holder):
+    other = holder("folder", "outputs/comparisons/sft_grpo")
+    assert compare(["outputs/emotions/sft", "outputs/emotions/grpo"]) == 2
+    assert f"sft_grpo: process {other.pid} on " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

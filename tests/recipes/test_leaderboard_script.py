@@ -40,6 +40,13 @@ def test_files_and_table(results, capsys):
     assert leaderboard(["outputs"]) == 0  # its own files are no results
 
 
+@pytest.mark.faults
+def test_a_folder_that_another_process_holds_is_refused(results, holder, capsys):
+    other = holder("folder", "board")
+    assert leaderboard(["outputs", "--output_dir", "board"]) == 2
+    assert f"board: process {other.pid} on " in capsys.readouterr().err
+
+
 def test_push_publishes_these_files_and_no_others(results, hub_server, monkeypatch, capsys):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     board = Path("board dir")

@@ -100,6 +100,21 @@ def test_bad_data_of_any_split_stops_before_an_earlier_run_is_deleted(
     assert (output / "sft" / "model.safetensors").is_file()
 
 
+@pytest.mark.faults
+def test_a_folder_that_another_process_holds_is_left_alone(finished, holder, capsys):
+    recipe, output = finished
+    other, before = holder("folder", output), sorted(output.rglob("*"))
+    into = ["--recipe", str(recipe), "--output_dir"]
+    for command, *arguments in [
+        ("run", *into, str(output)),
+        ("run", *into, str(output), "--fresh"),
+        ("evaluate", *into, str(output / "sft"), "--model", str(output / "sft")),
+    ]:
+        assert script(command)(arguments) == 2
+        assert f"{output}: process {other.pid} on " in capsys.readouterr().err
+        assert sorted(output.rglob("*")) == before
+
+
 def test_output_that_cannot_be_written_is_said_first(finished, capsys):
     assert run(["--recipe", str(finished[0]), "--output_dir", str(finished[0] / "below")]) == 2
     assert "--output_dir: cannot write to" in capsys.readouterr().err

@@ -123,6 +123,15 @@ def test_rows_without_a_valid_answer_are_counted_left_out_and_asked_again(capsys
     assert asked(server) == ["reply 4"] and [row["index"] for row in scores()] == list(range(10))
 
 
+@pytest.mark.faults
+def test_an_output_that_another_process_writes_is_refused_before_anything_is_asked(holder, capsys):
+    write_input(pairs(1))
+    other = holder("file", OUTPUT)
+    with ScriptedServer(judge) as server:
+        assert main(command(server.base_url)) == 2
+        assert not server.requests and f"{OUTPUT}: process {other.pid} on " in capsys.readouterr().err
+
+
 def test_ctrl_c_ends_with_130(monkeypatch, capsys):
     write_input(pairs(1))
 
