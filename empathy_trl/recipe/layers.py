@@ -167,7 +167,7 @@ def parse_overrides(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     Returns:
         the mapping, and one line for each argument that is not of this form.
     """
-    result, errors, rest = {}, [], list(arguments)
+    result, errors, rest, leaves = {}, [], list(arguments), {}
     while rest:
         flag, equals, text = rest.pop(0).partition("=")
         keys = flag.removeprefix("--").split(".")
@@ -186,8 +186,33 @@ def parse_overrides(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
             continue
         for key in reversed(keys):
             value = {key: value}
+        new = dict(_leaves(value))
+        errors += _contradictions(leaves, new)
+        leaves |= new
         result = merge(result, value)
     return result, errors
+
+
+def _contradictions(earlier: dict[tuple, Any], later: dict[tuple, Any]) -> Iterator[str]:
+    """Yield a line for each override that sets a key inside of what another one takes away or replaces by a plain value."""
+    for first, second in ((earlier, later), (later, earlier)):
+        for path, value in first.items():
+            for inner in second:
+                if value != {} and len(inner) > len(path) and inner[: len(path)] == path:
+                    yield f"--{'.'.join(path)}: {show(value)} is given together with --{'.'.join(inner)}; expected one of the two"
+
+
+def empty_mappings(upper: dict, lower: dict) -> Iterator[tuple[str, ...]]:
+    """Yield the path of every empty mapping in `upper` that is laid over a mapping with keys, and so changes nothing."""
+    for path, value in _leaves(upper):
+        below = lower
+        for key in path:
+            below = below.get(key) if isinstance(below, dict) else None
+        if value == {} and isinstance(below, dict) and below:
+            yield path
+
+
+NO_CHANGE = "{} changes nothing, because mappings are merged key by key; give keys, or null to leave the section out"
 
 
 class Layers:
@@ -210,6 +235,7 @@ class Layers:
             changes, written = self._without_stages(changes, written)
         at_stages = self._check_overridden_stages(changes, written)
         at_top = {key: value for key, value in overrides.items() if key != "stages"}
+        self.errors += [f"--{'.'.join(path)}: {NO_CHANGE}" for path in empty_mappings(at_top, content)]
         merged = merge(content, at_top)
         self.name = merged.pop("name", None)
         if self.single:
@@ -222,6 +248,13 @@ class Layers:
             unknown = [key for key in self.top if key not in STAGE_KEYS]
             self.errors += [f"{key}: unknown key{suggestion(key, TOP_KEYS)}" for key in unknown]
             self.errors += self._overrides_without_effect(at_top, at_stages)
+            for name in self.stages:
+                before, inherited = written.get(name) or {}, self._inherited(name)
+                empty = [("stages", path) for path in empty_mappings(before, inherited)]
+                empty += [
+                    ("--stages", path) for path in empty_mappings(at_stages.get(name, {}), merge(inherited, before))
+                ]
+                self.errors += [f"{start}.{'.'.join((name, *path))}: {NO_CHANGE}" for start, path in empty]
 
     def merged(self, stage: str) -> dict[str, Any]:
         """Return the keys that hold for a stage: its own, laid over the top level's; null sections are left out.
@@ -229,6 +262,11 @@ class Layers:
         A task without rewards does not inherit any, and only the last stage inherits `hub`: two models cannot share one
         repository. What the top level says of its data holds for no data of another kind.
         """
+        content = merge(self._inherited(stage), self.stages[stage])
+        return {key: value for key, value in content.items() if value is not None}
+
+    def _inherited(self, stage: str) -> dict[str, Any]:
+        """Return the keys of the top level that hold for a stage."""
         own = self.stages[stage]
         defaults = {key: self.top[key] for key in STAGE_KEYS if key in self.top}
         if self._has_another_corpus(own, ("data",)):
@@ -237,7 +275,7 @@ class Layers:
             defaults.pop("rewards", None)
         if stage != list(self.stages)[-1]:
             defaults.pop("hub", None)
-        return {key: value for key, value in merge(defaults, own).items() if value is not None}
+        return defaults
 
     def label(self, stage: str, path: tuple[str, ...]) -> str:
         """Return the dotted key under which the user wrote, or would write, a key of a stage."""
@@ -287,7 +325,7 @@ class Layers:
 
     def _overrides_without_effect(self, at_top: dict, at_stages: dict[str, dict]) -> Iterator[str]:
         """Yield a line for each override of the top level that a stage would silently ignore."""
-        for path in _leaves({key: value for key, value in at_top.items() if key in STAGE_KEYS}):
+        for path, _ in _leaves({key: value for key, value in at_top.items() if key in STAGE_KEYS}):
             key, owners, takers, overridden = ".".join(path), [], [], False
             for name, own in self.stages.items():
                 if _is_set(at_stages.get(name, {}), path):
@@ -313,13 +351,13 @@ class Layers:
         return path[0] == "data" and None not in names and names[0] != names[1]
 
 
-def _leaves(content: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the path of every value that is not a mapping with keys of its own."""
+def _leaves(content: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the path of every value that is not a mapping with keys of its own, and the value."""
     for key, value in content.items():
         if isinstance(value, dict) and value:
             yield from _leaves(value, (*path, key))
         else:
-            yield (*path, key)
+            yield (*path, key), value
 
 
 def _depth(content: Any, path: tuple[str, ...]) -> int:

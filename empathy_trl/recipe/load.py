@@ -11,7 +11,7 @@ from empathy_trl.errors import RecipeError, UserError, show, suggestion
 from empathy_trl.io import shipped_folder, yaml_titles
 from empathy_trl.models.hub_files import REVISION, hub_errors, join_revision
 from empathy_trl.recipe.checks import check_reward_models, check_stage, check_top
-from empathy_trl.recipe.layers import RECIPE_FILE, Layers, merge, parse_overrides, read_yaml
+from empathy_trl.recipe.layers import NO_CHANGE, RECIPE_FILE, Layers, empty_mappings, merge, parse_overrides, read_yaml
 from empathy_trl.recipe.schema import Data, Recipe, Stage
 from empathy_trl.recipe.validate import check_section
 from empathy_trl.rewards import read_rewards
@@ -170,6 +170,8 @@ def _read_with_base(path: Path) -> tuple[dict[str, Any], bool]:
     below = read_yaml(origin)
     if "extends" in below:
         raise RecipeError([f"extends: {base} itself extends {below['extends']}; a recipe may extend one that does not"])
+    if empty := list(empty_mappings(content, below)):
+        raise RecipeError([f"{'.'.join(key)}: {NO_CHANGE}" for key in empty])
     return merge(below, content), was_pulled or is_on_hub(base) or (origin.parent / PULL_FILE).is_file()
 
 

@@ -210,6 +210,16 @@ def test_overrides(arguments, expected):
         ]),
         (["--"], ["--: unexpected argument; expected --key value, such as --trainer.max_steps 20"]),
         (["--a..b", "1"], ["--a..b: unexpected argument; expected", "1: unexpected argument"]),
+        pytest.param(
+            ["--stages.sft.trainer.max_steps", "8", "--stages.sft", "null"],
+            ["--stages.sft: null is given together with --stages.sft.trainer.max_steps; expected one of the two"],
+            marks=pytest.mark.faults,
+        ),
+        pytest.param(
+            ["--model.lora", "null", "--model.lora.r", "4"],
+            ["--model.lora: null is given together with --model.lora.r; expected one of the two"],
+            marks=pytest.mark.faults,
+        ),
         (["--data", "{name: "], ["--data:1: while parsing a flow node, expected the node content"]),
     ],
 )  # fmt: skip
@@ -354,3 +364,26 @@ def test_null_takes_a_stage_away():
 )
 def test_some_stage_has_to_stay(changes, message):
     assert message in Layers(STAGED, {"stages": changes}).errors
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("changes", "flags", "expected"),
+    [
+        ({}, ["--rewards", "{}"], ["--rewards: {}"]),
+        ({}, ["--stages.grpo.rewards", "{}"], ["--stages.grpo.rewards: {}"]),  # inherited
+        ({}, ["--stages.grpo.rewards.format", "{}"], ["--stages.grpo.rewards.format: {}"]),
+        ({}, ["--stages.grpo.rewards.length", "{}"], []),  # a new one, with its defaults
+        ({"rewards": {}}, [], ["stages.grpo.rewards: {}"]),
+        ({"trainer": {}}, [], []),  # there is none that it could leave out
+    ],
+)
+def test_an_empty_mapping_over_one_with_keys_is_no_way_to_leave_it_out(changes, flags, expected):
+    content = {
+        "rewards": {"format": {"weight": 2}},
+        "stages": {"sft": {"task": "sft", "rewards": {}}, "grpo": {"task": "grpo"}},
+    }
+    content["stages"]["grpo"] |= changes
+    overrides, _ = parse_overrides(flags)
+    errors = Layers(content, overrides).errors
+    assert [error.partition(" changes nothing")[0] for error in errors if " changes nothing" in error] == expected
