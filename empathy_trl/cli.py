@@ -7,6 +7,7 @@ that `torchrun` starts only if it is told to use the CPU; `join_processes` does 
 import argparse
 import difflib
 import inspect
+import json
 import logging
 import os
 import sys
@@ -20,6 +21,10 @@ from empathy_trl.io import hold_folder
 from empathy_trl.text import sanitise
 
 OUTPUTS = Path("outputs")
+SAMPLING_HELP = (
+    "settings of the requests to the server, as JSON, over the usual ones; null leaves one out: "
+    '\'{"max_tokens": null, "max_completion_tokens": 900}\''
+)
 
 
 def command_parser(name: str, documentation: str) -> argparse.ArgumentParser:
@@ -103,6 +108,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
     return int(text)
+
+
+def json_object(text: str) -> dict:
+    """Read a JSON object; as `type` of a flag."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a JSON object")
+    return value
 
 
 def join_processes():

@@ -31,6 +31,8 @@ class Chat:
         load_in_4bit: quantise the weights while they are loaded; needs the extra `quantization`.
         base_url: address of the server for `openai:NAME`, without `/chat/completions`; by default `$OPENAI_BASE_URL`, or
             OpenAI's. The key is read from `$OPENAI_API_KEY`.
+        sampling: settings of the requests to `openai:NAME`, over temperature, top_p, seed and max_tokens; None leaves one
+            out: `{"max_tokens": None, "max_completion_tokens": 2000}`.
         recipe: file or name of the recipe that defines the prompts; by default the `recipe.yaml` in the model's folder.
             Without a recipe, the prompt is the plain conversation.
         system: system message of a plain conversation, instead of a recipe.
@@ -60,6 +62,7 @@ class Chat:
         revision: str | None = None,
         load_in_4bit: bool = False,
         base_url: str | None = None,
+        sampling: dict | None = None,
         recipe: str | None = None,
         system: str | None = None,
         trust_remote_code: bool = False,
@@ -71,8 +74,8 @@ class Chat:
     ):
         name = str(model) if isinstance(model, str | Path) else None
         source = {"adapter": adapter, "revision": revision, "load_in_4bit": load_in_4bit}
-        _check(name, tokenizer, base_url, source)
-        sampling, self._settings = Sampling(temperature, top_p, seed), Settings(context, max_new_tokens)
+        _check(name, tokenizer, {"base_url": base_url, "sampling": sampling}, source)
+        decoding, self._settings = Sampling(temperature, top_p, seed), Settings(context, max_new_tokens)
         served = name is not None and name.startswith(PREFIX)
         places = []  # where the recipe of the model's training may lie
         if name is not None and not served:
@@ -82,9 +85,9 @@ class Chat:
             places, recipe, system, trust_remote_code
         )  # before the model, whose loading takes time
         if served:
-            self.model = ServedModel(name.removeprefix(PREFIX), base_url, sampling)
+            self.model = ServedModel(name.removeprefix(PREFIX), base_url, decoding, sampling)
         else:
-            self.model = _local_model(model, tokenizer, source, sampling)
+            self.model = _local_model(model, tokenizer, source, decoding)
         self.prompts = replace(prompts, control=control_texts(getattr(self.model, "tokenizer", None)))
         self.session = self.new_session()
 
@@ -132,7 +135,7 @@ def _local_model(model, tokenizer, source: dict, sampling: Sampling):
     return LocalModel(model, tokenizer, sampling)
 
 
-def _check(name: str | None, tokenizer, base_url: str | None, source: dict):
+def _check(name: str | None, tokenizer, server: dict, source: dict):
     """Raise UserError for arguments that do not go together, before anything is loaded."""
     if (name is None) != (tokenizer is not None):
         raise UserError(
@@ -140,8 +143,9 @@ def _check(name: str | None, tokenizer, base_url: str | None, source: dict):
         )
     served = name is not None and name.startswith(PREFIX)
     shown = "a loaded model" if name is None else f"model {name}"
-    if base_url and not served:
-        raise UserError(f"base_url: is for a model {PREFIX}NAME, got {shown}")
+    for flag, value in server.items():
+        if value and not served:
+            raise UserError(f"{flag}: is for a model {PREFIX}NAME, got {shown}")
     for flag, value in source.items():
         if value and (served or name is None):
             raise UserError(f"{flag}: is for a model that is loaded by its name, got {shown}")

@@ -8,20 +8,21 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from empathy_trl.chat.reply import AnyEvent, Counts, Sampling, streamed
 from empathy_trl.errors import UserError
 from empathy_trl.models.api import (
     CUT_OFF,
-    KEY_REFUSED,
-    NOT_THERE,
     PREFIX,
     ApiModel,
+    as_argument,
     async_client,
+    explain_refusal,
     first_words,
     no_connection,
     read_key,
+    request_body,
 )
 from empathy_trl.models.api import MODEL_KEY as KEY
 from empathy_trl.tags import content_text
@@ -44,18 +45,24 @@ class ServedModel:
         base_url: up to and without `/chat/completions`; None takes `$OPENAI_BASE_URL`, or OpenAI's own. The key is in
             `$OPENAI_API_KEY`; a server on this machine may do without.
         sampling: how replies are written.
+        members: of the request, over those that follow from `sampling`; None leaves one out.
         timeout: seconds without a byte from the server.
 
+    Attributes:
+        written: how messages write a setting, see `models.api.as_argument`.
+
     Raises:
-        UserError: no name, no possible address, or no key for a server elsewhere.
+        UserError: no name, no possible address, impossible members, or no key for a server elsewhere.
     """
 
     is_decoder = True
     positions = None  # no server says how many it has
 
-    def __init__(self, name: str, base_url: str | None, sampling: Sampling, timeout: float = 120.0):
-        address = ApiModel(name, base_url)  # checks and completes them
-        self.name, self.base_url = name, address.base_url
+    def __init__(
+        self, name: str, base_url: str | None, sampling: Sampling, members: dict | None = None, timeout: float = 120.0
+    ):
+        address = ApiModel(name, base_url, sampling=members or {})  # checks and completes them
+        self.name, self.base_url, self.members, self.written = name, address.base_url, address.sampling, as_argument
         self.sampling, self.timeout = sampling, timeout
         self._key = read_key(KEY, self.base_url)
 
@@ -79,10 +86,8 @@ class ServedModel:
             UserError: no connection, an answer that is no reply, or one that ends in the middle.
         """
         cache.counts = Counts(prefilled=self.count(messages, cache))
-        request = {"model": self.name, "messages": messages, "stream": True, "max_tokens": max_new_tokens}
-        request |= {"temperature": self.sampling.temperature, "top_p": self.sampling.top_p}
-        if self.sampling.seed is not None:
-            request["seed"] = self.sampling.seed
+        defaults = {"stream": True, "max_tokens": max_new_tokens, **asdict(self.sampling)}
+        request = request_body(self.name, messages, defaults, self.members)
 
         def write(put: Callable[[str], None], stopped: AnyEvent):
             def take(text: str):
@@ -104,10 +109,13 @@ class ServedModel:
         """Put what the server writes; returns why it ended."""
         import openai
 
+        fixed = {name: request[name] for name in ("model", "messages", "stream")}
+        # of the others, openai need not know
+        settings = {name: value for name, value in request.items() if name not in fixed}
         try:
             async with (
                 async_client(self.base_url, self._key, self.timeout) as client,
-                await client.chat.completions.create(**request) as events,
+                await client.chat.completions.create(**fixed, extra_body=settings) as events,
             ):
                 return await self._read_events(events, put)
         except openai.APITimeoutError as error:
@@ -118,7 +126,7 @@ class ServedModel:
                 raise self._error(f"no connection ({cause}). Is the server running at {self.base_url}?") from error
             raise self._error(f"broken connection ({type(cause).__name__}: {cause})") from error
         except openai.APIStatusError as error:
-            raise self._refusal(error.status_code, error.response.text) from None  # it may repeat the key
+            raise self._refusal(error.status_code, error.response.text, request) from None  # it may repeat the key
         except openai.APIError as error:  # an event with an error
             raise self._error(f"{self.base_url} reports {self._words(json.dumps(error.body))}") from None
 
@@ -142,17 +150,10 @@ class ServedModel:
             raise self._error(f"{self.base_url} ended the reply in the middle")
         return reason
 
-    def _refusal(self, status: int, words: str) -> UserError:
-        says = f"{self.base_url} answers HTTP {status}: {self._words(words)}"
-        if status in KEY_REFUSED:
-            problem = "refuses the key in" if self._key else "requires a key, and none is set in"
-            return self._error(f"the server {problem} ${KEY}. {says}")
-        if status in NOT_THERE:
-            return self._error(
-                f"no {self.name!r} at {self.base_url}/chat/completions; expected a model that the server lists under "
-                f"{self.base_url}/models. {says}"
-            )
-        return self._error(says)
+    def _refusal(self, status: int, text: str, request: dict) -> UserError:
+        about = {"base_url": self.base_url, "key": self._key, "api_key_env": KEY}
+        why = explain_refusal(status, text, request, **about, sampling=self.members, written=self.written)
+        return self._error(why or f"{self.base_url} answers HTTP {status}: {self._words(text)}")
 
     def _error(self, message: str) -> UserError:
         return UserError(f"model {PREFIX}{self.name}: {message}")

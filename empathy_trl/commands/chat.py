@@ -6,7 +6,8 @@ from pathlib import Path
 
 import empathy_trl
 from empathy_trl.chat.terminal import Terminal
-from empathy_trl.cli import command_parser, exit_status, positive
+from empathy_trl.cli import SAMPLING_HELP, command_parser, exit_status, json_object, positive
+from empathy_trl.models.api import PREFIX, as_flag
 
 SHOWN = ("web", "host", "port", "show_reflection")  # how the chat is shown; the other flags are arguments of `Chat`
 
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         "--base_url",
         help="address of the server for openai:NAME (default: $OPENAI_BASE_URL, or OpenAI's); its key: $OPENAI_API_KEY",
     )
+    parser.add_argument("--sampling", type=json_object, help=SAMPLING_HELP)
     parser.add_argument(
         "--recipe",
         help="recipe that defines the prompts, a file or hub:USER/REPO (default: recipe.yaml in the model's folder)",
@@ -85,6 +87,8 @@ def _chat(options: argparse.Namespace) -> int:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     opened = empathy_trl.Chat(**{name: value for name, value in vars(options).items() if name not in SHOWN})
+    if options.model.startswith(PREFIX):
+        opened.model.written = as_flag
     name = options.adapter or options.model
     if options.web:
         serve(opened.new_session, "/".join(Path(name).parts[-2:]), options.host, options.port)

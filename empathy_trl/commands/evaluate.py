@@ -3,7 +3,6 @@
 import argparse
 import errno
 import gc
-import json
 import os
 import re
 from pathlib import Path
@@ -11,11 +10,13 @@ from pathlib import Path
 import empathy_trl
 from empathy_trl.cli import (
     OUTPUTS,
+    SAMPLING_HELP,
     check_writable,
     command_parser,
     exit_status,
     hold_together,
     join_processes,
+    json_object,
     parse_with_overrides,
     part_processes,
     positive,
@@ -26,7 +27,7 @@ from empathy_trl.evaluation.compare import write_comparison
 from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.evaluation.score import score_file
 from empathy_trl.io import json_or_none
-from empathy_trl.models.api import PREFIX, ApiModel
+from empathy_trl.models.api import PREFIX, ApiModel, as_flag
 from empathy_trl.models.hub_files import check_exists, expand, split_revision
 from empathy_trl.recipe import Model, Recipe, Stage, load_recipe
 from empathy_trl.recipe.layers import LABEL_TASKS, TOP_KEYS
@@ -72,6 +73,7 @@ def _evaluate_parser() -> argparse.ArgumentParser:
         "--base_url",
         help="address of the server for openai:NAME (default: $OPENAI_BASE_URL, or OpenAI's); its key: $OPENAI_API_KEY",
     )
+    parser.add_argument("--sampling", type=json_object, default={}, help=SAMPLING_HELP)
     parser.add_argument("--stage", help="stage whose data and settings are used (default: the last)")
     parser.add_argument("--split", choices=("train", "valid", "test"), help="split to evaluate (default: the recipe's)")
     parser.add_argument("--batch_size", type=positive, help="batch size (default: the recipe's)")
@@ -204,8 +206,9 @@ def _served_model(name: str, options: argparse.Namespace, stage: Stage) -> ApiMo
     Raises:
         UserError: a task that needs a head of its own, a flag without a use, or what `ApiModel` raises.
     """
-    if options.base_url and not any(model.startswith(PREFIX) for model in options.model):
-        raise UserError(f"--base_url: is for --model {PREFIX}NAME, got --model {' '.join(options.model)}")
+    for flag in ("base_url", "sampling"):
+        if getattr(options, flag) and not any(model.startswith(PREFIX) for model in options.model):
+            raise UserError(f"--{flag}: is for --model {PREFIX}NAME, got --model {' '.join(options.model)}")
     if not name.startswith(PREFIX):
         return None
     if options.backend != "auto":
@@ -217,7 +220,7 @@ def _served_model(name: str, options: argparse.Namespace, stage: Stage) -> ApiMo
             f"--model {name}: stage {stage.name} has task {stage.task}, whose answers come from a head of the model; a server "
             "gives texts only. Expected a folder or a Hub id"
         )
-    return ApiModel(name.removeprefix(PREFIX), options.base_url)
+    return ApiModel(name.removeprefix(PREFIX), options.base_url, sampling=options.sampling, written=as_flag)
 
 
 def _evaluated_model(config: Model, name: str) -> Model:
@@ -376,9 +379,7 @@ def _score_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--structured", choices=("true", "false"), default="true", help="request answers that follow a JSON schema"
     )
-    parser.add_argument(
-        "--sampling", type=_members, default={}, help="extra request settings, as JSON: '{\"max_tokens\": 900}'"
-    )
+    parser.add_argument("--sampling", type=json_object, default={}, help=SAMPLING_HELP)
     parser.add_argument("--concurrency", type=positive, default=8, help="concurrent requests (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one request (default: %(default)g)")
     parser.add_argument("--retries", type=int, default=4, help="retries per request (default: %(default)s)")
@@ -401,7 +402,9 @@ def _score(options: argparse.Namespace) -> str:
     """Score the rows; returns what was done, for the screen."""
     settings = dict(vars(options), structured=options.structured == "true", reply_tags=[])  # the whole response
     source, output, limit = (settings.pop(name) for name in ("input", "output", "limit"))
-    done = score_file(LLMJudge(**settings), source, output, limit)
+    judge = LLMJudge(**settings)
+    judge.written = as_flag
+    done = score_file(judge, source, output, limit)
     lines = [f"{output}: {done.rows - done.missing} of {done.rows} rows have scores"]
     if done.empty:
         lines.append(f"{done.empty} with an empty response got the lowest scores without a request")
@@ -412,13 +415,3 @@ def _score(options: argparse.Namespace) -> str:
 
 def _optional(text: str) -> str | None:
     return None if text == "null" else text
-
-
-def _members(text: str) -> dict:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a JSON object")
-    return value

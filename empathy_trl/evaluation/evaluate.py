@@ -10,14 +10,15 @@ writes, and all of them return its result. (A model that is sharded over process
 The files of an evaluation have public formats; leaderboards, cards and reports read nothing else:
 
 * `eval_<split>.json`: `{"recipe", "stage", "model", "kind", "data": {"name", "source", "revision", "split", "n", "rows",
-  "decoding"}, "metrics": {name: {"value", "low", "high", "n"}}, "baselines": {name: metrics}, "seed", "metrics_version",
+  "decoding", "sampling"}, "metrics": {name: {"value", "low", "high", "n"}}, "baselines": {name: metrics}, "seed", "metrics_version",
   "versions"}`. `rows` is a digest of the inputs and references: results with the same digest saw the same rows, whatever
   the folder was called. Within a kind, metrics of different `metrics_version` have different definitions. Each kind adds
   keys after the baselines: emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions`
   (group -> the same), ratings and pairs `ratings` (their names), replies `judged_by` (reward -> its parameters, its weight at
   the end of training and, if it uses a model, a digest as `weights`), `classifiers` (epitome, emotion, intent or
   bertscore -> its model, see `metrics.reply_classifiers`) and `left_out` (metric -> why it has no value). A
-  perplexity also has `tokens`. Completions also have `decoding`.
+  perplexity also has `tokens`. Completions also have `decoding`, in words, and those of a
+  server `sampling`, the settings of its requests.
 * `predictions_<split>.jsonl`: one row per example. `index` is the row in the whole split and `text` the input; the rest
   depends on the kind:
   emotions `{"label", "prediction", "correct", "completion"}`, `prediction` being null when the answer is invalid;
@@ -128,7 +129,7 @@ def evaluate_model(
                 "rows": digest([[row["index"], row["text"], row[evaluator.reference_column]] for row in table]),
             }
             if stage.task not in LABEL_TASKS:
-                data["decoding"] = decoding(stage)
+                data |= decoding(stage, model)
             made = {"seed": stage.seed, "metrics_version": evaluator.metrics_version, "versions": versions()}
             result = about | {"data": data} | scored | made
             _write(evaluator, Path(output_dir), split, result, table)

@@ -70,10 +70,11 @@ def _on_server(model: ApiModel, tokenizer, batch_size: int | None, stage, backen
     temperature = stage.evaluation.temperature
     if temperature > 0:
         raise UserError(
-            f"evaluation.temperature: {temperature:g}, but a model behind an API is evaluated greedily; expected 0"
+            f"evaluation.temperature: {temperature:g}, but a model behind an API is evaluated greedily; expected 0 (its "
+            "`sampling` may set another temperature)"
         )
     if backend not in ("auto", "transformers"):
-        raise UserError(f"--backend {backend}: the model is behind an API and generates there; expected auto")
+        raise UserError(f"backend {backend}: the model is behind an API and generates there; expected auto")
     settings = {"max_new_tokens": stage.evaluation.max_new_tokens}
     how = {"batch_size": REQUESTS if batch_size is None else batch_size, "progress": PartialState().is_main_process}
     return functools.partial(model.complete, **how, **settings), settings
@@ -101,14 +102,28 @@ def _header(model, tokenizer, prompts: list[list[dict]], settings: dict) -> dict
     """Return what decides the completions; the seed does so only if tokens are sampled."""
     settings = {name: value for name, value in settings.items() if name != "seed" or settings["temperature"]}
     if isinstance(model, ApiModel):
+        settings |= {"sampling": model.sampling} if model.sampling else {}
         return {"model": model.name, "base_url": model.base_url, "prompts": digest(prompts), "settings": settings}
     # the tokens of one prompt tell tokenizers apart; encoding all prompts twice would cost time
     questions = [prompts, tokenizer.chat_template, prompt_tokens(tokenizer, prompts[:1]), end_tokens(model, tokenizer)]
     return {"weights": weights_digest(model), "prompts": digest(questions), "settings": settings}
 
 
-def decoding(stage) -> str:
-    """Return how `generate_shared` chooses tokens, in words."""
+def decoding(stage, model) -> dict:
+    """Return how `generate_shared` chooses tokens: `decoding` in words, and for an `ApiModel` the `sampling` of its requests."""
+    if not isinstance(model, ApiModel):
+        return {"decoding": _in_words(stage)}
+    sampling = model.settings(stage.evaluation.max_new_tokens)
+    if sampling.get("temperature") == 0:
+        return {"decoding": "greedy decoding", "sampling": sampling}
+    temperature = (
+        f"temperature {sampling['temperature']}" if "temperature" in sampling else "the server's own temperature"
+    )
+    top_p = f", top-p {sampling['top_p']}" if "top_p" in sampling else ""
+    return {"decoding": f"sampled at {temperature}{top_p}", "sampling": sampling}
+
+
+def _in_words(stage) -> str:
     evaluation = stage.evaluation
     if not evaluation.temperature:
         return "greedy decoding"

@@ -3,6 +3,9 @@
 * Settings: `checked_base_url` checks an address, and `read_key` reads the API key from the environment variable that
   the recipe names. A recipe is saved beside the model and published with it, so `refuse_keys` refuses everything that
   looks like a key, without repeating it.
+* `request_body` builds every request, of judges, evaluations and chats: what a user's `sampling` says stands over the
+  defaults. `explain_refusal` reads every answer that refuses one, and says which setting is to be changed and how; the
+  setting is written as the user writes it (`as_key`, `as_argument`, `as_flag`).
 * `Client` sends one request with OpenAI's client. It limits concurrency and time. It retries after waits that grow
   exponentially with full jitter (Brooker 2015, "Exponential Backoff And Jitter", AWS Architecture Blog), so that
   processes that failed together do not retry together. An `InvalidAnswer` concerns one request; `JudgeFailed` concerns
@@ -20,9 +23,10 @@ import json
 import os
 import random
 import re
+import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -43,6 +47,10 @@ BAD_REQUEST = (400, 422)
 CUT_OFF = "length"  # the `finish_reason` of an answer that has as many tokens as it may have
 MAY_PASS = (408, 409, 429)  # and all from 500 on
 FORMAT_WORDS = ("response_format", "json_schema", "structured output", "structured_output", "guided")
+TOO_LONG = re.compile(r"context (length|window|size)|too long|input tokens|prompt tokens", re.IGNORECASE)
+TOO_LARGE = re.compile(r"too large|at most|maximum|less than|exceed|<=", re.IGNORECASE)
+INSTEAD = re.compile(r"\buse\W+(\w+)\W+instead", re.IGNORECASE)
+FIXED = ("model", "messages", "n", "stream")  # members of a request that have one right value here
 
 Answer = TypeVar("Answer")
 
@@ -174,6 +182,113 @@ def no_connection(error: Exception) -> bool:
     return type(error.__cause__).__name__ == "ConnectError"
 
 
+def check_sampling(sampling: dict, fixed: Collection[str] = FIXED) -> None:
+    """Raise UserError for members of a request that cannot be set, or cannot be sent as JSON."""
+    if taken := [name for name in sampling if name in fixed]:
+        raise UserError(f"sampling: {', '.join(taken)} cannot be set here; expected settings such as seed or top_p")
+    try:
+        json.dumps(sampling, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"sampling: cannot be sent as JSON: {error}") from error
+
+
+def request_body(model: str, messages: list[dict], defaults: dict, sampling: dict) -> dict:
+    """Return the body of a request: `sampling` over the defaults, where null leaves a member out."""
+    settings = {name: value for name, value in (defaults | sampling).items() if value is not None}
+    return {"model": model, "messages": messages} | settings
+
+
+def as_key(name: str, *value) -> str:
+    """Return a setting as a recipe writes it, `name: value`, or its name alone."""
+    return f"{name}: {json.dumps(*value)}" if value else name
+
+
+def as_argument(name: str, *value) -> str:
+    """Return a setting as Python writes it, `name=value`, or its name alone."""
+    return f"{name}={value[0]!r}" if value else name
+
+
+def as_flag(name: str, *value) -> str:
+    """Return a setting as a command line writes it, `--name value`, or its name alone."""
+    return f"--{name} {shlex.quote(json.dumps(*value))}" if value else f"--{name}"
+
+
+def explain_refusal(
+    status: int,
+    text: str,
+    request: dict,
+    *,
+    base_url: str,
+    key: str | None,
+    api_key_env: str | None,
+    sampling: dict,
+    written: Callable[..., str],
+) -> str | None:
+    """Return why a server refuses every such request, and what to change; None if only this request may have failed.
+
+    Args:
+        status, text: of the server's answer.
+        request: the body that was sent.
+        base_url, key, api_key_env: where it was sent, with which key, and the variable that holds the key.
+        sampling: what the user has set of the request.
+        written: writes a setting as the user does, such as `as_key`.
+    """
+    answer = f"{base_url} answers HTTP {status}: {first_words(text, key)}"
+    if status in KEY_REFUSED:
+        if key:
+            return f"the server refuses the key in ${api_key_env}. {answer}"
+        where = f"set ${api_key_env}" if api_key_env else f"name the variable that holds it in {written('api_key_env')}"
+        return f"the server requires a key, but none was sent; {where}. {answer}"
+    settings = [name for name in request if name not in FIXED]
+    if status in (*BAD_REQUEST, 404):
+        if member := _refused_member(text, request, settings):
+            change = _change(member, text, request, sampling, written)
+            return f"the server does not accept {member}{_value(request[member])}; {change}. {answer}"
+        if status == 404 and settings and "parameter" in text.lower():  # a gateway with no model that takes them all
+            change = written("sampling", sampling | {settings[0]: None})
+            return f"no server behind it accepts all of {', '.join(settings)}; leave one out, such as with {change}. {answer}"
+    if status in NOT_THERE:
+        return (
+            f"model or base_url: no {request['model']!r} at {base_url}/chat/completions; expected a model that the server "
+            f"lists under {base_url}/models. {answer}"
+        )
+    return None
+
+
+def _refused_member(text: str, request: dict, settings: list[str]) -> str | None:
+    """Return the member of a request that an answer complains about: by its `param` or `loc`, or the first in its words."""
+    about_length = TOO_LONG.search(text) is not None  # which may name max_tokens, but is about the conversation
+    named = re.search(r'"param"\s*:\s*"(\w+)', text) or re.search(r"""loc\W+body\W+(\w+)""", text)
+    if named and named[1] in request:
+        return named[1] if named[1] in settings and not (about_length and named[1] == "max_tokens") else None
+    if about_length:
+        return None
+    word = lambda name: rf"(?<![\w-]){re.escape(name)}(?![\w-])"
+    words = re.sub(word(str(request["model"])), "", text)
+    places = {name: re.search(word(name), words) for name in settings}
+    if mentioned := [name for name in settings if places[name]]:
+        return min(mentioned, key=lambda name: places[name].start())
+    if "response_format" in settings and any(word in words.lower() for word in FORMAT_WORDS):
+        return "response_format"
+    return None
+
+
+def _change(member: str, text: str, request: dict, sampling: dict, written: Callable[..., str]) -> str:
+    """Return which setting makes a request that does without a member, or says it otherwise."""
+    if member == "response_format" and member not in sampling:
+        return f"{written('structured', False)} asks for JSON in words only"
+    value, instead = request[member], INSTEAD.search(text)
+    other = instead[1] if instead else "max_completion_tokens" if member == "max_tokens" else None
+    if member == "max_tokens" and not instead and TOO_LARGE.search(text):
+        return f"set a smaller number with {written('sampling', sampling | {member: value // 2})}"
+    change = {member: None} | ({} if other is None or other in request else {other: value})
+    return f"change the request with {written('sampling', sampling | change)} (null leaves a member out)"
+
+
+def _value(value) -> str:
+    return f": {json.dumps(value)}" if isinstance(value, bool | int | float | str) else ""
+
+
 class Client:
     """Sends requests to one server, for as long as `async with` lasts.
 
@@ -184,16 +299,26 @@ class Client:
         retries: how often a request is repeated.
         wait: bound of the first wait in seconds; it doubles with every attempt.
         concurrency: how many requests may be under way.
+        sampling: what the user has set of the requests, for messages; `written` writes a setting there, see `as_key`.
 
     Raises:
         JudgeFailed: see `read_key`.
     """
 
     def __init__(
-        self, base_url: str, api_key_env: str | None, timeout: float, retries: int, wait: float, concurrency: int
+        self,
+        base_url: str,
+        api_key_env: str | None,
+        timeout: float,
+        retries: int,
+        wait: float,
+        concurrency: int,
+        sampling: dict | None = None,
+        written: Callable[..., str] = as_key,
     ):
         self.base_url, self.api_key_env = base_url, api_key_env
         self.timeout, self.retries, self.wait = timeout, retries, wait
+        self.sampling, self.written = sampling or {}, written
         self._key = read_key(api_key_env, base_url)
         self._slots = asyncio.Semaphore(concurrency)
         self._fatal = None  # the failure that concerns all requests
@@ -267,27 +392,14 @@ class Client:
 
     def _refusal(self, response, request: dict) -> InvalidAnswer | JudgeFailed:
         """Return the failure that a response with an error status stands for."""
-        status, excerpt = response.status_code, self._excerpt(response.text)
-        answer = f"{self.base_url} answers HTTP {status}: {excerpt}"
-        if status in KEY_REFUSED:
-            problem = f"the server refuses the key in ${self.api_key_env}"
-            if not self._key:
-                problem = "the server requires a key, but none was sent; expected the name of a variable that is set"
-            return JudgeFailed(f"api_key_env: {problem}. {answer}")
-        if status in NOT_THERE:
-            return JudgeFailed(
-                f"model or base_url: no {request['model']!r} at {self.base_url}/chat/completions; expected a model that the "
-                f"server lists under {self.base_url}/models. {answer}"
-            )
-        asks_for_schema = "response_format" in request and any(word in excerpt.lower() for word in FORMAT_WORDS)
-        if status in BAD_REQUEST and asks_for_schema:
-            return JudgeFailed(
-                "structured: true, but the server takes no JSON schema (response_format); set structured: false, which asks "
-                f"for JSON in words only. {answer}"
-            )
+        status = response.status_code
+        about = {"base_url": self.base_url, "key": self._key, "api_key_env": self.api_key_env}
+        about |= {"sampling": self.sampling, "written": self.written}
+        if why := explain_refusal(status, response.text, request, **about):
+            return JudgeFailed(why)
         wait = retry_after(response.headers)
         may_pass = (status in MAY_PASS or status >= 500) and wait <= GIVE_UP
-        return InvalidAnswer(f"HTTP {status}", excerpt, may_pass, wait)
+        return InvalidAnswer(f"HTTP {status}", self._excerpt(response.text), may_pass, wait)
 
     def _excerpt(self, text: str) -> str:
         return first_words(text, self._key)
@@ -312,12 +424,15 @@ def first_words(text: str, key: str | None) -> str:
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
+LOG = "The server's log may say more."
+REJECTED = "Does the server support schemas (structured), all settings in `sampling`, and such a long conversation?"
 ADVICE = {
     "no connection": "Is the server running at base_url?",
     "broken connection": "Is the server still running? Its log may say more.",
     "timeout": "Raise timeout, or lower concurrency.",
     "HTTP 429": "Lower concurrency, or raise retries.",
-    "HTTP 400": "Does the server support schemas (structured), all settings in `sampling`, and such a long conversation?",
+    "HTTP 400": REJECTED,
+    "HTTP 422": REJECTED,
     "cut off": "Raise sampling.max_tokens, which thoughts count towards; or switch the judge's thoughts off at the server.",
     "not JSON": "Set structured: true, if the server supports it, or use a model that follows the format.",
     "wrong schema": "Set structured: true, if the server supports it, or use a model that follows the format.",
@@ -345,7 +460,7 @@ class Failures:
         self.failures += [failure] * times
         if len(self.failures) / self.replies > self.limit:
             most = Counter(failure.reason for failure in self.failures).most_common(1)[0][0]
-            advice = ADVICE.get(most, "The server's log may say more.")
+            advice = ADVICE.get(most, LOG)
             raise JudgeFailed(f"{self.summary()}. That is more than max_failure_share: {self.limit:g}. {advice}")
 
     def summary(self) -> str:
@@ -452,27 +567,24 @@ class Cache:
 PREFIX = "openai:"  # of a model's name on the command line
 OPENAI = "https://api.openai.com/v1"
 MODEL_KEY = "OPENAI_API_KEY"
-MODEL_ADVICE = {
-    "no connection": "Is the server running at base_url?",
-    "timeout": "Lower --batch_size, the number of concurrent requests.",
-    "HTTP 429": "Lower --batch_size, the number of concurrent requests.",
-    "HTTP 400": "Does the model support temperature: 0, max_tokens and such a long prompt?",
-}
 
 
 @dataclass
 class ApiModel:
-    """Completes chat prompts over the network, greedily.
+    """Completes chat prompts over the network, greedily unless `sampling` says otherwise.
 
     Args:
         name: of the model on the server.
         base_url: up to and without `/chat/completions`; None takes `$OPENAI_BASE_URL`, or OpenAI's own.
         timeout, retries, wait: see `Client`.
+        sampling: members of the request, over `temperature: 0, max_tokens: <max_new_tokens>`; None leaves one out:
+            `{"max_tokens": None, "max_completion_tokens": 2000}`.
+        written: how messages write a setting, see `as_argument`.
 
     The API key is in `$OPENAI_API_KEY`, which is read when the model is asked; a server on this machine needs none.
 
     Raises:
-        UserError: no name, no possible address, or no key for a server elsewhere.
+        UserError: no name, no possible address, an impossible `sampling`, or no key for a server elsewhere.
     """
 
     name: str
@@ -480,15 +592,21 @@ class ApiModel:
     timeout: float = 120.0
     retries: int = 4
     wait: float = 1.0
+    _: KW_ONLY
+    sampling: dict = field(default_factory=dict)
+    written: Callable[..., str] = field(default=as_argument, repr=False)
 
     def __post_init__(self):
         self.base_url = checked_base_url(self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI)
-        refuse_keys({"model": self.name, "base_url": self.base_url, "api_key_env": MODEL_KEY})
+        refuse_keys(
+            {"model": self.name, "base_url": self.base_url, "sampling": self.sampling, "api_key_env": MODEL_KEY}
+        )
+        check_sampling(self.sampling)
         if not self.name:
-            raise UserError(f"--model {PREFIX}: expected the model's name on the server behind the colon")
+            raise UserError(f"model {PREFIX}: expected the model's name on the server behind the colon")
         if not os.environ.get(MODEL_KEY, "").strip() and not on_this_machine(self.base_url):
             raise UserError(
-                f"--model {PREFIX}{self.name}: the environment variable {MODEL_KEY} is not set; export the API key for {self.base_url} "
+                f"model {PREFIX}{self.name}: the environment variable {MODEL_KEY} is not set; export the API key for {self.base_url} "
                 "in it"
             )
 
@@ -533,14 +651,19 @@ class ApiModel:
             try:
                 completions = asyncio.run(self._ask(requests, Counter(keys), batch_size, read))
             except JudgeFailed as error:  # no prompt can be answered
-                raise UserError(f"--model {PREFIX}{self.name}: {error}") from error
+                raise UserError(f"model {PREFIX}{self.name}: {error}") from error
         return [completions[key] for key in keys]
 
+    def settings(self, max_new_tokens: int) -> dict:
+        """Return what every request says beside model and messages."""
+        return {name: value for name, value in self._request([], max_new_tokens).items() if name not in FIXED}
+
     def _request(self, prompt: list[dict], max_new_tokens: int) -> dict:
-        return {"model": self.name, "messages": prompt, "temperature": 0, "max_tokens": max_new_tokens}
+        return request_body(self.name, prompt, {"temperature": 0, "max_tokens": max_new_tokens}, self.sampling)
 
     async def _ask(self, requests: dict, times: Counter, concurrency: int, read: Callable) -> dict[str, str]:
-        async with Client(self.base_url, MODEL_KEY, self.timeout, self.retries, self.wait, concurrency) as client:
+        settings = (self.base_url, MODEL_KEY, self.timeout, self.retries, self.wait, concurrency)
+        async with Client(*settings, self.sampling, self.written) as client:
             return await ask_all(client, requests, times, read, _StopAtFirst(self))
 
 
@@ -551,7 +674,15 @@ class _StopAtFirst:
     model: ApiModel
 
     def add(self, failure: InvalidAnswer, times: int):
-        advice = MODEL_ADVICE.get(failure.reason, "The server's log may say more.")
+        lower = f"Lower {self.model.written('batch_size')}, the number of concurrent requests."
+        advice = {
+            "no connection": "Is the server running at base_url?",
+            "timeout": lower,
+            "HTTP 429": lower,
+            "HTTP 400": "Is the prompt too long for the model, or does it not support a setting of the request? "
+            f"{self.model.written('sampling', {'temperature': None})} leaves one out.",
+        }
         raise UserError(
-            f"--model {PREFIX}{self.model.name}: {self.model.base_url} left a prompt without an answer ({failure}). {advice}"
+            f"model {PREFIX}{self.model.name}: {self.model.base_url} left a prompt without an answer ({failure}). "
+            f"{advice.get(failure.reason, advice['HTTP 400'] if failure.reason == 'HTTP 422' else LOG)}"
         )

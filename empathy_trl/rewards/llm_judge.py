@@ -24,14 +24,18 @@ from statistics import fmean
 
 from empathy_trl.errors import InvalidAnswer, JudgeFailed, UserError, show
 from empathy_trl.models.api import (
+    FIXED,
     Cache,
     Client,
     Failures,
+    as_key,
     ask_all,
+    check_sampling,
     checked_base_url,
     default_folder,
     question_key,
     refuse_keys,
+    request_body,
 )
 from empathy_trl.rewards.base import ReadsReply
 from empathy_trl.tags import completion_text, read_json, read_number
@@ -69,7 +73,6 @@ MOST_CHOICES = 100  # of more whole numbers than this the schema states only the
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 UNSAFE = re.compile(r"[<\[\ud800-\udfff]")  # where special tokens begin, and half characters, which UTF-8 cannot hold
 SAMPLING = {"temperature": 0, "max_tokens": 300}
-NOT_SAMPLING = ("model", "messages", "response_format", "n", "stream")  # they have one right value here
 
 
 @dataclass
@@ -126,6 +129,7 @@ class LLMJudge(ReadsReply):
 
     __name__ = "llm_judge"
     card = "good grades by a language model"
+    written = staticmethod(as_key)  # how messages write a setting: as a recipe does
     misses = "language models like long, smooth and flattering answers"
     citations = ("zheng2023",)
     # where the judge is and how long it is waited for, not what it answers
@@ -149,7 +153,7 @@ class LLMJudge(ReadsReply):
             self.aspects = list(self.rubric) or ["empathy"]
         self._check_aspects()
         self._check_numbers()
-        self._check_sampling()
+        check_sampling(self.sampling, (*FIXED, "response_format"))  # the latter is `structured`
 
     def _check_aspects(self):
         known = RUBRICS | self.rubric
@@ -178,15 +182,6 @@ class LLMJudge(ReadsReply):
             raise UserError(f"timeout: {self.timeout} must be above 0")
         if not 0 <= self.max_failure_share <= 1:
             raise UserError(f"max_failure_share: {self.max_failure_share} must be between 0 and 1")
-
-    def _check_sampling(self):
-        taken = [name for name in self.sampling if name in NOT_SAMPLING]
-        if taken:
-            raise UserError(f"sampling: {', '.join(taken)} cannot be set here; expected settings such as seed or top_p")
-        try:
-            json.dumps(self.sampling, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"sampling: cannot be sent as JSON: {error}") from error
 
     async def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
         """Return one reward per completion.
@@ -253,10 +248,9 @@ class LLMJudge(ReadsReply):
             {"role": turn["role"], "content": completion_text([turn])} for turn in turns if turn["role"] != "system"
         ]
         rubric = {name: (RUBRICS | self.rubric)[name] for name in self.aspects}
-        asked = {"model": self.model, "messages": messages(rubric, self.scale, conversation, reply)}
-        if self.structured:
-            asked["response_format"] = response_format(self.aspects, self.scale)
-        return asked | {name: value for name, value in (SAMPLING | self.sampling).items() if value is not None}
+        schema = {"response_format": response_format(self.aspects, self.scale)} if self.structured else {}
+        asked = messages(rubric, self.scale, conversation, reply)
+        return request_body(self.model, asked, schema | SAMPLING, self.sampling)
 
     def _kept(self, key: str | None) -> dict[str, float] | None:
         """Return the scores of a question that was answered before, None otherwise; the lowest ones for no question."""
@@ -278,7 +272,7 @@ class LLMJudge(ReadsReply):
         """Return key -> scores, None for a question that stays without; see `ask_all`."""
         failures = Failures(total, self.max_failure_share, f"{self.model} at {self.base_url}")
         settings = (self.base_url, self.api_key_env, self.timeout, self.retries, self.wait, self.concurrency)
-        async with Client(*settings) as client:
+        async with Client(*settings, self.sampling, self.written) as client:
             scores = await ask_all(client, requests, times, read, failures)
         if failures.failures:
             logger.warning("rewards.%s: %s", self.__name__, failures.summary())

@@ -1,5 +1,6 @@
 """A model behind a server: its reply as it comes, and one clear error for whatever goes wrong."""
 
+import re
 import threading
 import time
 
@@ -9,7 +10,7 @@ from empathy_trl.chat.reply import Sampling
 from empathy_trl.chat.served import ServedModel
 from empathy_trl.errors import UserError
 from tests.chat.streaming_server import DONE, StreamingServer, event
-from tests.models.scripted_server import unused_address
+from tests.models.scripted_server import picky, unused_address
 
 KEY = "s3cret-0123456789-key"
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -125,7 +126,7 @@ def test_whatever_goes_wrong_is_an_error_never_an_empty_reply(monkeypatch, answe
 def test_a_key_that_is_wanted_and_not_there():
     with (
         StreamingServer(lambda request: (401, b"")) as server,
-        pytest.raises(UserError, match="requires a key, and none is"),
+        pytest.raises(UserError, match="requires a key, but none was"),
     ):
         list(stream(server.base_url)[0])
     with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
@@ -144,6 +145,21 @@ def test_a_server_that_is_silent():
 
     with StreamingServer(script) as server, pytest.raises(UserError, match=r"was silent for 0\.2 s"):
         list(stream(server.base_url, timeout=0.2)[0])
+
+
+@pytest.mark.faults
+def test_a_server_that_refuses_a_setting_is_talked_to_without_it():
+    members = {"max_tokens": None, "max_completion_tokens": 30}
+    with StreamingServer(lambda request: refusal[::2] if (refusal := picky(request)) else ["Hi"]) as server:
+        with pytest.raises(
+            UserError, match=rf"^model openai:m: .* max_tokens: 30; .*{re.escape(f'sampling={members}')}"
+        ):
+            list(stream(server.base_url)[0])
+        with pytest.raises(UserError, match=r"temperature: 0.5; .*'temperature': None}"):
+            list(stream(server.base_url, members=members)[0])
+        assert list(stream(server.base_url, members={**members, "temperature": None, "user": "me"})[0]) == ["Hi"]
+    settings = {"stream": True, "top_p": 0.8, "seed": 3, "max_completion_tokens": 30, "user": "me"}
+    assert server.requests[-1] == {"model": "m", "messages": MESSAGES, **settings}
 
 
 @pytest.mark.parametrize("way", ["stop", "leave"])

@@ -23,6 +23,28 @@ def answer(content, status: int = 200, **headers: str) -> tuple:
     return status, headers, content if isinstance(content, bytes) else chat(content)
 
 
+def picky(request: dict) -> tuple | None:
+    """Return how a server of reasoning models refuses a request, None for one that it takes."""
+    if "max_tokens" in request:
+        message = (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+        )
+        error = {"message": message, "param": "max_tokens", "code": "unsupported_parameter"}
+    elif request.get("temperature", 1) != 1:
+        message = (
+            "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) is supported."
+        )
+        error = {"message": message, "param": "temperature", "code": "unsupported_value"}
+    elif "response_format" in request:
+        message = (
+            "[{'type': 'extra_forbidden', 'loc': ('body', 'response_format'), 'msg': 'Extra inputs are not permitted'}]"
+        )
+        error = {"message": message, "param": None, "code": 400}
+    else:
+        return None
+    return answer(json.dumps({"error": error}).encode(), 400)
+
+
 def reply_of(request: dict) -> str:
     """Return the reply that a request asks a judge about."""
     return json.loads(request["messages"][1]["content"])["reply"]

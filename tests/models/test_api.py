@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import random
+import re
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import SimpleNamespace
@@ -18,8 +19,10 @@ from empathy_trl.models.api import (
     ApiModel,
     Cache,
     Client,
+    as_flag,
     checked_base_url,
     default_folder,
+    explain_refusal,
     on_this_machine,
     question_key,
     read_key,
@@ -27,7 +30,7 @@ from empathy_trl.models.api import (
     retry_after,
 )
 from empathy_trl.recipe.schema import Evaluation
-from tests.models.scripted_server import CUT, HANG, ScriptedServer, answer, chat, unused_address
+from tests.models.scripted_server import CUT, HANG, ScriptedServer, answer, chat, picky, unused_address
 
 REQUEST = {"model": "m", "messages": [], "response_format": {}}
 
@@ -100,8 +103,8 @@ def test_the_text_of_an_answer(body, text):
 
 @pytest.mark.parametrize("script", [[HANG], [(200, {"Content-Length": "1000"}, b"{")]], ids=["silent", "stops halfway"])
 def test_the_time_limit_ends_an_attempt(script):
-    with ScriptedServer(script) as server, pytest.raises(InvalidAnswer, match="no answer within 0.1 s"):
-        ask(server.base_url, timeout=0.1, retries=1)
+    with ScriptedServer(script) as server, pytest.raises(InvalidAnswer, match="no answer within 0.5 s"):
+        ask(server.base_url, timeout=0.5, retries=1)
     assert len(server.requests) == 2
 
 
@@ -127,11 +130,14 @@ def test_the_time_limit_is_for_the_whole_request():
 @pytest.mark.parametrize(
     ("refusal", "message"),
     [
-        (answer(b"no", 401), "api_key_env: the server requires a key, but none was sent"),
+        (answer(b"no", 401), "the server requires a key, but none was sent"),
         (answer(b"no such model", 404), "model or base_url: no 'm' at http.*/models.*HTTP 404: no such model"),
         (answer(b"moved", 301, Location="http://127.0.0.1:1/"), "model or base_url: .*HTTP 301"),
-        (answer(b"Unsupported: 'response_format'", 400), "structured: true, but .*set structured: false.*Unsupported"),
-        (answer(b"unknown field json_schema", 422), "structured: true, but "),
+        (
+            answer(b"Unsupported: 'response_format'", 400),
+            "does not accept response_format; structured: false asks for JSON in words.*Unsupported",
+        ),
+        (answer(b"unknown field json_schema", 422), "structured: false asks"),
     ],
 )
 def test_what_no_retry_can_mend_stops_at_once(refusal, message):
@@ -139,6 +145,50 @@ def test_what_no_retry_can_mend_stops_at_once(refusal, message):
         ask(server.base_url)
     assert len(server.requests) == 1
     assert "authorization" not in server.headers[0], "no key, no header"
+
+
+SENT = {"model": "gpt-seed", "messages": [], "temperature": 0, "max_tokens": 300, "top_p": 0.9, "response_format": {}}
+RENAMED = """{"top_p": 0.9, "max_tokens": null, "max_completion_tokens": 300}"""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("status", "text", "advice"),
+    [
+        (
+            400,
+            '{"error": {"message": "Unsupported. Use \'max_completion_tokens\' instead.", "param": "max_tokens"}}',
+            RENAMED,
+        ),
+        (400, "Setting 'max_tokens' and another limit is not supported", RENAMED),
+        (400, "temperature does not support 0, only the default (1) is", '{"top_p": 0.9, "temperature": null}'),
+        (
+            422,
+            '{"detail": [{"loc": ["body", "top_p"], "msg": "extra_forbidden", "input": "temperature"}]}',
+            '{"top_p": null}',
+        ),
+        (400, "{'loc': ('body', 'response_format'), 'msg': 'Extra inputs are not permitted'}", "--structured false"),
+        (400, "Value error, guided decoding is off", "--structured false"),
+        (
+            400,
+            "max_tokens is too large: at most 256",
+            'a smaller number with --sampling \'{"top_p": 0.9, "max_tokens": 150}\'',
+        ),
+        (
+            404,
+            "No endpoints found that can handle the requested parameters.",
+            "accepts all of temperature, max_tokens, top_p,",
+        ),
+        (404, "The model gpt-seed does not exist", "no 'gpt-seed' at URL/chat/completions"),
+        (400, "max_tokens: 300 and 400 input tokens exceed the context length", None),  # about one conversation only
+        (400, '{"error": {"message": "temperature", "param": "messages"}}', None),
+        (500, "temperature", None),
+    ],
+)
+def test_a_refusal_names_the_setting_and_what_to_write_instead(status, text, advice):
+    about = {"base_url": "URL", "key": None, "api_key_env": None, "sampling": {"top_p": 0.9}, "written": as_flag}
+    explained = explain_refusal(status, text, SENT, **about)
+    assert explained is None if advice is None else advice in explained and text in explained
 
 
 @pytest.fixture
@@ -378,19 +428,34 @@ def test_a_retried_prompt_gets_its_answer_even_an_empty_one(no_settings):
         assert complete(server.base_url, "a") == [""]
 
 
+@pytest.mark.faults
+def test_sampling_shapes_the_request_until_a_picky_server_takes_it(no_settings):
+    sampling = {"reasoning_effort": "low"}
+    with ScriptedServer(lambda request: picky(request) or echo(request)) as server:
+        for advice in ({"max_tokens": None, "max_completion_tokens": 7}, {"temperature": None}):
+            before, sampling = sampling, sampling | advice
+            with pytest.raises(UserError, match=f"^model openai:m: .*{re.escape(f'sampling={sampling}')}"):
+                complete(server.base_url, "a", sampling=before)
+        assert complete(server.base_url, "a", sampling=sampling) == ["re: a"]
+    sent = {"model": "m", "messages": prompts("a")[0], "reasoning_effort": "low", "max_completion_tokens": 7}
+    assert server.requests[-1] == sent
+    with pytest.raises(UserError, match="sampling: messages cannot be set here"):
+        model(server.base_url, sampling={"messages": []})
+
+
 @pytest.mark.parametrize(
     ("trouble", "message"),
     [
-        (HANG, r"left a prompt without an answer \(timeout: .*Lower --batch_size"),
+        (HANG, r"left a prompt without an answer \(timeout: .*Lower batch_size"),
         (CUT, r"\(broken connection: .*The server's log may say more"),
-        (answer(b"slow down", 429), r"\(HTTP 429: slow down\)\. Lower --batch_size"),
+        (answer(b"slow down", 429), r"\(HTTP 429: slow down\)\. Lower batch_size"),
         (
             answer(b"no max_tokens here", 400),
-            r"\(HTTP 400: no max_tokens here\)\. Does the model support temperature: 0",
+            "does not accept max_tokens: 7; change the request with sampling={'max_tokens': None, 'max_completion_tokens': 7}",
         ),
         (answer(None), r"\(malformed answer: a message without text"),
         (answer(b"", 404), r"openai:m: model or base_url: no 'm' at http://.*expected a model that the server lists"),
-        (answer(b"", 401), r"--model openai:m: api_key_env: the server requires a key, but none was sent"),
+        (answer(b"", 401), r"model openai:m: the server requires a key, but none was sent"),
     ],
     ids=str,
 )
@@ -406,7 +471,7 @@ def test_a_model_whose_server_is_not_there(no_settings):
 
 
 def test_the_address_and_the_key_come_from_the_environment(no_settings, monkeypatch):
-    with pytest.raises(UserError, match=f"^--model openai:m: .*_KEY is not set; export the API key for {OPENAI}"):
+    with pytest.raises(UserError, match=f"^model openai:m: .*_KEY is not set; export the API key for {OPENAI}"):
         ApiModel("m")
     key = "s3cret-0123456789-key"
     monkeypatch.setenv("OPENAI_API_KEY", key)
@@ -422,7 +487,7 @@ def test_the_address_and_the_key_come_from_the_environment(no_settings, monkeypa
 @pytest.mark.parametrize(
     ("name", "base_url", "message"),
     [
-        ("", "http://localhost/v1", "--model openai:: expected the model's name on the server behind the colon"),
+        ("", "http://localhost/v1", "model openai:: expected the model's name on the server behind the colon"),
         ("m", "http://localhost/v1/chat/completions", "must end before"),
         ("sk-proj-abcdefghijklmnopqrst", "http://localhost/v1", "model: contains something that looks like an API key"),
     ],

@@ -173,7 +173,7 @@ def test_sampling_is_repeated_by_its_seed_and_leaves_the_random_state_alone(tiny
     ],
 )
 def test_how_tokens_were_chosen_is_said_in_words(settings, words):
-    assert decoding(SimpleNamespace(evaluation=Evaluation(**settings), seed=42)) == words
+    assert decoding(SimpleNamespace(evaluation=Evaluation(**settings), seed=42), None) == {"decoding": words}
 
 
 def test_a_model_behind_an_api_does_not_sample():

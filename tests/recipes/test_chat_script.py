@@ -17,6 +17,7 @@ import pytest
 
 from tests.chat.small_models import sharpened, small
 from tests.chat.streaming_server import StreamingServer
+from tests.models.scripted_server import picky
 from tests.recipes.scripts import script
 from tests.trainers.tiny_t5 import save_t5
 
@@ -231,9 +232,21 @@ def test_every_kind_of_model_talks(run, arguments):
     assert ("prompted as ed4 trains" in screen) == ("--recipe" in arguments)
 
 
+@pytest.mark.faults
+def test_a_server_that_refuses_a_setting_is_talked_to_with_the_flag_it_is_answered_with(run):
+    sampling = '{"max_tokens": null, "max_completion_tokens": 12, "temperature": null}'
+    with StreamingServer(lambda request: refusal[::2] if (refusal := picky(request)) else ["Hi ", "there"]) as server:
+        arguments = ("--model", "openai:m", "--base_url", server.base_url)
+        _, screen, error = run(*arguments, typed="Hello\nquit\n")
+        assert """--sampling '{"max_tokens": null, "max_completion_tokens": 12}'""" in screen + error
+        status, screen, _ = run(*arguments, "--sampling", sampling, typed="Hello\nquit\n")
+    assert status == 0 and "Hi there" in screen
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--model", "base", "--sampling", '{"seed": 1}'], "sampling: is for a model openai:NAME, got model base"),
         (["--model", "./nowhere"], "./nowhere: no such folder"),
         (["--model", "."], ".: is not a model, but contains models; expected one of adapter, base, "),
         (["--model", "./now\x1b[31m"], "./now\\x1b[31m: no such folder"),

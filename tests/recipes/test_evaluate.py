@@ -13,7 +13,7 @@ import pytest
 from empathy_trl.commands import evaluate as commands
 from empathy_trl.io import read_rows
 from empathy_trl.recipe import FromScratch, Lora, Model
-from tests.models.scripted_server import CUT, ScriptedServer, answer
+from tests.models.scripted_server import CUT, ScriptedServer, answer, picky
 from tests.recipes.scripts import ROOT, without_pictures
 
 KEY = "s3cret-0123456789-key"
@@ -114,8 +114,10 @@ def test_the_evaluated_model_replaces_origin_and_revision_only():
         (["--model", "model", "--data.path", "missing"], "missing"),
         (["--model", "model", "--recipe", "other.yaml"], "other.yaml: no such recipe"),
         (["--model", "model", "--base_url", "http://localhost/v1"], "--base_url: is for --model openai:NAME, got --model model"),
+        (["--model", "model", "--sampling", '{"seed": 1}'], "--sampling: is for --model openai:NAME, got --model model"),
+        (["--model", "openai:m", "--sampling", '{"n": 2}'], "sampling: n cannot be set here"),
         (["--model", "model", "--output_dir", "small.yaml/x"], "--output_dir: cannot write to small.yaml/x: Not a directory"),
-        (["--model", "openai:"], "--model openai:: expected the model's name"),
+        (["--model", "openai:"], "model openai:: expected the model's name"),
         (["--model", "openai:m", "--base_url", "nowhere"], "base_url: expected the address of a server"),
         (["--model", "openai:m", "--base_url", "http://judge.invalid/v1"], "the environment variable OPENAI_API_KEY is not set"),
     ],
@@ -158,13 +160,31 @@ def test_a_model_behind_a_server_is_evaluated_the_same_way(workplace, monkeypatc
     assert not [path for path in Path("outputs").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
+@pytest.mark.faults
+def test_the_request_is_the_users_to_shape_and_recorded(workplace, capsys):
+    sampling = {"max_tokens": None, "max_completion_tokens": 9, "temperature": None, "top_p": 0.5}
+    with ScriptedServer(lambda request: picky(request) or answer("<answer>sad</answer>")) as server:
+        arguments = ("--model", "openai:m", "--base_url", server.base_url)
+        assert run(*arguments) == 2
+        error = capsys.readouterr().err
+        advice = """does not accept max_tokens: 3; change the request with --sampling '{"max_tokens": null, "max_completion_tokens": 3}'"""
+        assert f"error: model openai:m: the server {advice}" in error
+        assert run(*arguments, "--sampling", json.dumps(sampling)) == 0
+    assert "made with other settings; starting over" in capsys.readouterr().out, (
+        "what another request got is not reused"
+    )
+    data = evaluation("outputs/small/evaluations/m")["data"]
+    assert data["sampling"] == {"max_completion_tokens": 9, "top_p": 0.5}
+    assert data["decoding"] == "sampled at the server's own temperature, top-p 0.5"
+
+
 def test_a_server_that_fails_ends_the_evaluation(workplace, monkeypatch, capsys):
     with ScriptedServer([answer("<answer>sad</answer>"), CUT]) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
         monkeypatch.setattr("empathy_trl.models.api.ApiModel.__init__.__defaults__", (None, 5.0, 0, 0.0))
         assert run("--model", "openai:m", "--batch_size", "1") == 2
     error = capsys.readouterr().err
-    assert f"error: --model openai:m: {server.base_url} left a prompt without an answer (broken connection: " in error
+    assert f"error: model openai:m: {server.base_url} left a prompt without an answer (broken connection: " in error
     left = [path.name for path in Path("outputs/small/evaluations/m").iterdir()]
     assert left == ["predictions_test.partial.jsonl"], "no figures of a part of the rows"
 

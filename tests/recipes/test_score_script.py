@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.scripted_server import CUT, ScriptedServer, answer, reply_of, unused_address
+from tests.models.scripted_server import CUT, ScriptedServer, answer, picky, reply_of, unused_address
 from tests.recipes.scripts import script
 
 ASPECTS = ["empathy", "informativeness", "recommendation", "engagement", "overall"]
@@ -90,6 +90,15 @@ def test_the_request_is_the_users_to_shape():
         assert main(command(server.base_url, *flags)) == 0
     assert [row["ratings"] for row in scores()] == [{"overall": 3}]
     assert server.requests[0]["seed"] == 1 and "response_format" not in server.requests[0]
+
+
+@pytest.mark.faults
+def test_a_server_that_refuses_the_request_is_answered_with_the_flag(capsys):
+    write_input(pairs(2))
+    with ScriptedServer(picky) as server:
+        assert main(command(server.base_url)) == 2
+    flag = """--sampling '{"max_tokens": null, "max_completion_tokens": 300}'"""
+    assert flag in capsys.readouterr().err
 
 
 def test_a_judge_that_dies_stops_the_run_and_the_next_run_asks_only_what_is_missing(capsys):

@@ -12,7 +12,7 @@ from trl.trainer.utils import is_async_callable
 
 from empathy_trl.errors import InvalidAnswer, JudgeFailed, StopTraining, UserError
 from empathy_trl.rewards.llm_judge import RUBRICS, LLMJudge, messages, parse_scores, quoted, response_format
-from tests.models.scripted_server import CUT, HANG, ScriptedServer, answer, chat, reply_of, unused_address
+from tests.models.scripted_server import CUT, HANG, ScriptedServer, answer, chat, picky, reply_of, unused_address
 
 # judge_answers
 INJECTIONS = {
@@ -266,6 +266,21 @@ def test_what_no_retry_can_mend_stops_at_once_whatever_may_fail(refusal):
     assert len(server.requests) == 1
 
 
+@pytest.mark.faults
+def test_a_picky_judge_says_which_parameters_it_needs():
+    settings, picks = {"concurrency": 1, "max_failure_share": 1.0}, {"max_tokens": None, "max_completion_tokens": 300}
+    with ScriptedServer(lambda request: picky(request) or GOOD) as server:
+        for more, message in (
+            ({}, 'sampling: {"max_tokens": null, "max_completion_tokens": 300}'),
+            ({"sampling": picks}, 'sampling: {"max_tokens": null, "max_completion_tokens": 300, "temperature": null}'),
+            ({"sampling": picks | {"temperature": None}}, "does not accept response_format; structured: false"),
+        ):
+            with pytest.raises(JudgeFailed, match=rf"^rewards\.llm_judge: the server .*{re.escape(message)}"):
+                score(make(server.base_url, **settings, **more), ["a", "b"])
+        assert len(server.requests) == 3, "each stops at once"
+        assert score(make(server.base_url, **more, structured=False), ["a"]) == [0.75]
+
+
 def test_exactly_the_share_that_may_fail_does_not_stop():
     replies = [f"reply {i}" for i in range(43)] + [f"bad {i}" for i in range(57)]  # 0.57 × 100 is 56.99999999999999
     script = by_reply({reply: CUT if "bad" in reply else GOOD for reply in replies})
@@ -397,7 +412,10 @@ def test_grades_are_told_one_by_one_on_the_scale_of_the_judge():
 
 def test_what_was_told_before_the_judge_failed_stands():
     told = {}
-    with ScriptedServer([GOOD, GOOD, answer(b"", 401)]) as server, pytest.raises(JudgeFailed, match="^api_key_env: "):
+    with (
+        ScriptedServer([GOOD, GOOD, answer(b"", 401)]) as server,
+        pytest.raises(JudgeFailed, match="^the server requires a key"),
+    ):
         asyncio.run(make(server.base_url, concurrency=1).grade(["p"] * 9, list("abcdefghi"), told.__setitem__))
     assert told == {0: {"empathy": 4}, 1: {"empathy": 4}}
 
