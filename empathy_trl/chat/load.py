@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import is_hub_id
+from empathy_trl.models.batching import check_vocabulary
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
     adapter_base,
@@ -53,6 +54,7 @@ def load_for_chat(name: str, adapter: str | None = None, revision: str | None = 
         place = split_revision(expand(adapter))
         tokenizer = load_tokenizer(*tokenizer_of_adapter(*place, name, revision), padding_side="left")
         tokenizer.chat_template = tokenizer.chat_template or load_tokenizer(name, revision).chat_template
+        check_vocabulary(model, tokenizer, adapter)
     if torch.cuda.is_available() and not load_in_4bit:
         model.to("cuda")
     return model, tokenizer

@@ -20,7 +20,7 @@ from transformers.generation import BaseStreamer
 
 from empathy_trl.chat.reply import TAGS, AnyEvent, Counts, Sampling, streamed
 from empathy_trl.errors import UserError
-from empathy_trl.models.batching import common_prefix, end_tokens, first_stop
+from empathy_trl.models.batching import Limits, check_vocabulary, common_prefix, end_tokens, first_stop
 from empathy_trl.models.load import without_generation_defaults
 from empathy_trl.tags import tag_marks
 
@@ -152,7 +152,7 @@ def hidden_ids(tokenizer) -> set[int]:
 
 
 PREFILL_TOKENS = 512  # tokens computed at a time: in between, a reply can be stopped
-_POSITIONS = ("max_position_embeddings", "n_positions", "max_source_positions")
+NO_LIMIT = 10**9  # tokens; transformers gives a tokenizer without a limit a far larger one
 
 
 class LocalModel:
@@ -164,8 +164,14 @@ class LocalModel:
         sampling: how replies are written.
 
     Attributes:
-        positions: tokens the model can read, of a decoder prompt and reply together; None where nobody says how many.
-        is_decoder: whether they share them.
+        positions: tokens the model can read, of a decoder prompt and reply together; None where nothing limits them.
+        writes: tokens it can write; None where nothing limits them.
+        default_context: tokens it reads where the user does not say how many: its positions, else the limit of its
+            tokenizer; None where neither says it.
+        is_decoder: whether prompt and reply share the positions.
+
+    Raises:
+        UserError: the tokenizer has tokens that the model does not know.
     """
 
     def __init__(self, model, tokenizer, sampling: Sampling):
@@ -173,7 +179,11 @@ class LocalModel:
         self.model = model.get_base_model() if isinstance(model, PeftModel) else model
         self.model.eval()
         self.is_decoder = not self.model.config.is_encoder_decoder
-        self.positions = positions_of(self.model.config, tokenizer)
+        check_vocabulary(self.model, tokenizer, self.model.name_or_path or "the model")
+        limits = Limits.of(self.model)
+        self.positions, self.writes = limits.reads, limits.writes
+        longest = tokenizer.model_max_length
+        self.default_context = self.positions or (longest if longest < NO_LIMIT else None)
         self._ends = end_tokens(self.model, tokenizer)
         # not those that take the space before them along, nor runs of white space, which what precedes may lengthen
         self._marks = tuple(
@@ -345,10 +355,3 @@ def seeded(seed: int | None, replies: int, device: torch.device):
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(secrets.randbits(63) if seed is None else seed + replies)
         yield
-
-
-def positions_of(config, tokenizer) -> int | None:
-    """Return how many tokens a model can read: as its config says, else its tokenizer; None where neither does."""
-    text = config.get_text_config()
-    limits = [getattr(text, name, None) for name in _POSITIONS] + [tokenizer.model_max_length]
-    return next((int(limit) for limit in limits if limit and limit < 1e9), None)

@@ -56,7 +56,7 @@ class ServedModel:
     """
 
     is_decoder = True
-    positions = None  # no server says how many it has
+    positions = default_context = None  # no server says how many it has
 
     def __init__(
         self, name: str, base_url: str | None, sampling: Sampling, members: dict | None = None, timeout: float = 120.0

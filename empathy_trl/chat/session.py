@@ -38,7 +38,7 @@ class Settings:
     Attributes:
         context: tokens that the model sees, reply included; None for all it can read, at most `LARGEST_CONTEXT`, or
             `DEFAULT_CONTEXT` where it does not say how much that is.
-        max_new_tokens: of a reply; at most half of a decoder's context, or the positions of an encoder-decoder.
+        max_new_tokens: of a reply; at most half of a decoder's context, or the positions of an encoder-decoder's decoder.
     """
 
     context: int | None = None
@@ -106,14 +106,14 @@ class Session:
 
     def __init__(self, model, prompts, settings: Settings):
         self.model, self.prompts = model, prompts
-        self.context = settings.context or min(model.positions or DEFAULT_CONTEXT, LARGEST_CONTEXT)
+        self.context = settings.context or min(model.default_context or DEFAULT_CONTEXT, LARGEST_CONTEXT)
         if model.positions and self.context > model.positions:
             raise UserError(f"context: {self.context} tokens; the model reads at most {model.positions}")
         self.max_new_tokens = settings.max_new_tokens
         if model.is_decoder:
             self.max_new_tokens = min(self.max_new_tokens, max(1, self.context // 2))
-        elif model.positions:  # as many as it can read it can write
-            self.max_new_tokens = min(self.max_new_tokens, model.positions)
+        elif model.writes:
+            self.max_new_tokens = min(self.max_new_tokens, model.writes)
         self._room = self.max_new_tokens if model.is_decoder else 0
         self._conversation = _Conversation(model.new_cache())
         self._fixed = self._alone("")  # tokens of a prompt without a word

@@ -1,4 +1,4 @@
-"""Prompts in batches: tokens and end tokens, padding, batch sizes that fit in memory, and shared prefixes.
+"""Prompts in batches: tokens and end tokens, what fits into a model and into memory, padding, and shared prefixes.
 
 * `in_batches` processes items in batches and halves them when memory runs out; `fitting_rows` estimates the batch size.
 * `read_prefix` computes the keys and values of the prefix that all prompts of an evaluation share, usually the system
@@ -7,6 +7,8 @@
 * `pad` pads lists of token ids to a rectangle.
 * `prompt_tokens`, `end_tokens` and `completion_of` define how a prompt becomes tokens and where a completion ends, in
   the same way for every back end.
+* `position_limit` says how many tokens a model can read, and `check_vocabulary` whether it knows every token of its
+  tokenizer. `Limits` compares lengths with positions, for all who read with a model: generation, chat, rewards.
 """
 
 import copy
@@ -16,11 +18,12 @@ from dataclasses import dataclass
 
 import psutil
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
 
 MOST = 128  # rows; on a CPU more are slower, because a batch runs until its longest row ends
 SHARE = 0.5  # of the free memory: the size of a batch is an estimate, and other processes need memory, too
@@ -200,3 +203,137 @@ def end_tokens(model, tokenizer) -> list[int]:
 def first_stop(ids: list[int], stop_ids: list[int]) -> int:
     """Return where the first stop id is, or the length: what follows is padding, and not every stop token is special."""
     return next((position for position, token in enumerate(ids) if token in stop_ids), len(ids))
+
+
+# names of the number of positions in configs; an encoder-decoder such as LED has one for each side
+POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+ENCODER_POSITIONS = ("max_encoder_position_embeddings", "max_source_positions", *POSITIONS)
+DECODER_POSITIONS = ("max_decoder_position_embeddings", "max_target_positions", *POSITIONS)
+RELATIVE = ("relative_attention_num_buckets", "relative_attention", "alibi")  # settings of models that see distances
+STRETCHED = ("yarn", "linear", "dynamic")  # kinds of rotary positions whose config may still name the original number
+# of a tokenizer, the special tokens that it puts into a text or a batch itself, and of a config those that end or begin one
+WRITTEN = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+SPECIAL_IDS = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
+
+
+def position_limit(model, encoder: bool = False) -> int | None:
+    """Return how many tokens a model can read in one sequence, None where nothing limits them.
+
+    With learned positions (GPT-2, OPT, BERT, BART) a longer sequence is an IndexError. With rotary ones the model was
+    not trained on what lies beyond. RoBERTa and its relatives count positions from the one behind the padding token's id,
+    so they read that many tokens fewer. Relative positions (T5, DeBERTa, ALiBi) and recurrent states have no limit. A
+    sliding window limits how far a token looks back, not the sequence.
+
+    Args:
+        model: of transformers, or an adapter on one; it may be on the meta device.
+        encoder: the encoder's side of an encoder-decoder, instead of the decoder's.
+    """
+    config = model.config.get_text_config(encoder=encoder, decoder=not encoder)
+    config = getattr(config, "encoder", config) if encoder else config
+    learned = [
+        module
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+    ]
+    if not learned and any(getattr(config, name, None) for name in RELATIVE):
+        return None
+    names = ENCODER_POSITIONS if encoder else DECODER_POSITIONS
+    values = (getattr(config, name, None) for name in names)
+    limit = next((value for value in values if isinstance(value, int) and value > 0), None)
+    if limit is None:
+        return None
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in STRETCHED and rope.get("factor"):
+        original = rope.get("original_max_position_embeddings") or limit
+        limit = max(limit, int(original * rope["factor"]))
+    skipped = [module.padding_idx + 1 for module in learned if module.padding_idx is not None]
+    return limit - max(skipped, default=0)
+
+
+def check_vocabulary(model, tokenizer, name: str) -> None:
+    """Raise UserError if a tokenizer or a config names a token for which a model has no embedding.
+
+    A special token that neither the chat template nor the tokenizer itself puts into a text may lie beyond: Gemma 3 1B
+    has the image token of its larger siblings.
+
+    Args:
+        model: of transformers, or an adapter on one; it may be on the meta device.
+        tokenizer: its tokenizer.
+        name: of the model, for the message.
+    """
+    rows = _embedding_rows(model)
+    beyond = {token: index for token, index in tokenizer.get_vocab().items() if index >= rows}
+    if beyond:
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        written = {getattr(tokenizer, name, None) for name in WRITTEN}
+        template = str(tokenizer.chat_template)
+        wrong = [token for token in beyond if token not in special or token in written or token in template]
+        if wrong:
+            token = max(wrong, key=beyond.get)
+            raise UserError(
+                f"{name}: the tokenizer's token {show(token)} has the id {beyond[token]}, but the model's embedding has "
+                f"{rows} rows; the tokenizer belongs to another model, or tokens were added without "
+                "model.resize_token_embeddings(len(tokenizer))"
+            )
+    for place in ("config", "generation_config"):
+        settings = getattr(model, place, None)
+        for key in SPECIAL_IDS:
+            value = getattr(settings, key, None)
+            for index in value if isinstance(value, list) else [value]:
+                if isinstance(index, int) and index >= rows:
+                    raise UserError(
+                        f"{name}: {key} in {place}.json is {index}, but the model's embedding has {rows} rows; expected the "
+                        "id of a token of its tokenizer"
+                    )
+
+
+def _embedding_rows(model) -> int:
+    embedding = model.get_input_embeddings()
+    embedding = getattr(embedding, "base_layer", embedding)  # of a LoRA adapter on it
+    # not the shape of the weights, which is empty while they are sharded
+    return getattr(embedding, "num_embeddings", None) or model.config.get_text_config().vocab_size
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many tokens a language model can take, see `position_limit`; None for any number.
+
+    Attributes:
+        reads: of a prompt; of a decoder, prompt and completion together.
+        writes: of a completion.
+        apart: whether prompt and completion are two sequences, as in an encoder-decoder.
+    """
+
+    reads: int | None
+    writes: int | None
+    apart: bool
+
+    @classmethod
+    def of(cls, model) -> "Limits":
+        apart = model.config.is_encoder_decoder
+        return cls(position_limit(model, encoder=apart), position_limit(model), apart)
+
+    def fit(self, prompt: int, completion: int) -> bool:
+        """Say whether a prompt and a completion of so many tokens fit."""
+        read, written = (prompt, completion) if self.apart else (prompt + completion, 0)
+        return read <= (self.reads or read) and written <= (self.writes or written)
+
+    def check(self, lengths: list[tuple[int, int]], where: str, advice: str) -> None:
+        """Raise UserError for the longest of some rows if it does not fit.
+
+        Args:
+            lengths: tokens of the prompt and at most of the completion, of each row.
+            where: the rows, for the message.
+            advice: what the user can do.
+        """
+        row = max(range(len(lengths)), key=lambda row: (not self.fit(*lengths[row]), sum(lengths[row])), default=None)
+        if row is None or self.fit(*lengths[row]):
+            return
+        prompt, completion = lengths[row]
+        has = f"{self.reads} positions"
+        if self.apart:
+            has = f"{self.reads} positions in its encoder and {self.writes} in its decoder"
+        raise UserError(
+            f"{where}: row {row + 1} of {len(lengths)} has {prompt} tokens in its prompt and up to {completion} in its "
+            f"completion, but the model has {has}; {advice}"
+        )

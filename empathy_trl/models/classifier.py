@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from empathy_trl.errors import UserError
+from empathy_trl.models.batching import check_vocabulary
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
     NO_CODE,
@@ -66,7 +67,8 @@ def load_classifier(
 
     Raises:
         UserError: the model cannot be found, reached or read; it is a generative model; or some of its weights are
-            missing (`AutoModelForSequenceClassification` silently puts a random head on a base model).
+            missing (`AutoModelForSequenceClassification` silently puts a random head on a base model), or the embedding
+            of a token.
     """
     name = expand(name)
     check_exists(name)
@@ -85,6 +87,7 @@ def load_classifier(
     if model.config.pad_token_id is None:  # decoders find the end of a text by it
         model.config.pad_token_id = tokenizer.pad_token_id
     _read_activation(name, revision, model.config)
+    check_vocabulary(model, tokenizer, name)
     return model, tokenizer
 
 
@@ -231,6 +234,7 @@ def _on_pretrained(config, targets: Targets, seed: int) -> tuple[PreTrainedModel
     if wrong:
         raise UserError(f"{name}: the weights do not fit config.json: {', '.join(wrong[:3])} missing")
     model.config.pad_token_id = tokenizer.pad_token_id
+    check_vocabulary(model, tokenizer, name)
     return model, tokenizer
 
 

@@ -36,6 +36,8 @@ from transformers import (
 
 from empathy_trl.errors import UserError, show
 from empathy_trl.models.batching import (
+    Limits,
+    check_vocabulary,
     completion_of,
     end_tokens,
     fitting_rows,
@@ -59,7 +61,7 @@ def generate(model, tokenizer, prompts, *, max_new_tokens: int, progress: bool =
             `generate_completions` takes them.
 
     Raises:
-        UserError: the model is not loaded, `prompts` are not of this form, or memory runs out with a single prompt.
+        UserError: the model is not loaded, `prompts` are not of this form, or what `generate_completions` raises.
     """
     if isinstance(model, str | Path):
         raise UserError(f"model: {str(model)!r} is a name; expected a loaded model, which load_model returns")
@@ -144,10 +146,12 @@ def generate_completions(
     evaluated is the distribution that was trained. A completion ends at any `eos_token_id` of the model or its tokenizer.
 
     Raises:
-        UserError: memory runs out with a single prompt.
+        UserError: a prompt and `max_new_tokens` are more than the model's positions, the tokenizer has tokens that the
+            model does not know, or memory runs out with a single prompt.
     """
     if not prompts:
         return []
+    check_vocabulary(model, tokenizer, model.name_or_path or "the model")
     rows = list(range(len(prompts))) if rows is None else rows
     stop_ids = end_tokens(model, tokenizer)
     request = GenerationRequest(
@@ -160,6 +164,9 @@ def generate_completions(
         top_p=top_p,
         top_k=top_k,
         seed=seed,
+    )
+    Limits.of(model).check(
+        [(len(ids), max_new_tokens) for ids in request.ids], "prompts", "shorten them, or lower max_new_tokens"
     )
     completions = [""] * len(prompts)
     with tqdm(total=len(prompts), desc="generate", disable=not progress) as bar:

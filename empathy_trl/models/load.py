@@ -37,6 +37,7 @@ from transformers import (
 )
 
 from empathy_trl.errors import UserError, show
+from empathy_trl.models.batching import check_vocabulary
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
     NO_CODE,
@@ -91,8 +92,8 @@ def load_model(
         and its tokenizer, which pads on the left.
 
     Raises:
-        UserError: the model cannot be found, reached or read, has no chat template or one that is not for it, or an
-            optional package is missing.
+        UserError: the model cannot be found, reached or read, has no chat template or one that is not for it, has no
+            embedding for a token of its tokenizer, or an optional package is missing.
     """
     name, revision = one_revision(str(name_or_path), revision)
     name = expand(name)
@@ -116,6 +117,7 @@ def load_model(
     tokenizer = load_tokenizer(*source, padding_side="left")
     _check_template(chat_template, model, name)
     set_template(tokenizer, chat_template, name)
+    check_vocabulary(model, tokenizer, name)
     return model, tokenizer
 
 

@@ -33,6 +33,7 @@ from transformers.integrations import deepspeed
 from empathy_trl.cli import shared
 from empathy_trl.data.normalize import normalize
 from empathy_trl.errors import UserError, show
+from empathy_trl.models.batching import check_vocabulary, position_limit
 from empathy_trl.models.classifier import load_classifier
 from empathy_trl.models.hub_files import ADAPTER_FILE, adapter_base, expand, one_revision
 from empathy_trl.models.label_schema import CLASSIFICATION, REGRESSION, label_groups, label_names, probabilities
@@ -77,6 +78,7 @@ class Scorer:
 
     Attributes:
         config: the model's; see `empathy_trl.models.label_schema`.
+        max_length: tokens of a text, or of both of a pair: as in training, and no more than the model has positions.
         counts: totals so far.
     """
 
@@ -91,7 +93,9 @@ class Scorer:
     ):
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
         self.config, self.device = model.config, str(model.device)
-        self.max_length = getattr(self.config, "text_max_length", None) or min(tokenizer.model_max_length, LONGEST)
+        check_vocabulary(model, tokenizer, name)
+        longest = getattr(self.config, "text_max_length", None) or min(tokenizer.model_max_length, LONGEST)
+        self.max_length = min(longest, position_limit(model) or longest)
         self.tokens_per_batch = tokens_per_batch or (TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS_ON_GPU)
         self.cache_size = cache_size
         self.counts = Counts()

@@ -25,6 +25,7 @@ import trl.trainer.utils
 from trl import GRPOConfig, GRPOTrainer
 
 from empathy_trl.errors import StopTraining, UserError
+from empathy_trl.models.batching import check_vocabulary
 from empathy_trl.models.load import check_tags
 from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
 from empathy_trl.trainers.exact_resume import ExactResumeMixin
@@ -137,6 +138,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
         elif args is None or args.reward_weights is None:
             reward_weights = declared_weights(reward_funcs)
         super().__init__(model, reward_funcs, args, *others, **kwargs)
+        check_vocabulary(self._scoring_model(), self._tokenizer, self._scoring_model().name_or_path or "the model")
         self.weight_schedules = reward_weights
         self._without_signal = Counter()  # problem -> rollouts in a row that had it
         for name, reward in zip(self.reward_func_names, self.reward_funcs, strict=True):

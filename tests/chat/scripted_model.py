@@ -32,7 +32,8 @@ class ScriptedModel:
     is_decoder = True
 
     def __init__(self, *replies: Iterable[str] | Callable, positions: int = 1000):
-        self.replies, self.positions = list(replies), positions
+        self.replies = list(replies)
+        self.positions = self.default_context = self.writes = positions
         self.prompts, self.prefilled = [], []
 
     def new_cache(self):

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from empathy_trl.chat.local import KeyValueCache, LocalModel, ReplyStreamer, hidden_ids, positions_of
+from empathy_trl.chat.local import KeyValueCache, LocalModel, ReplyStreamer, hidden_ids
 from empathy_trl.chat.reply import Sampling
 from empathy_trl.errors import UserError
 from tests.chat.small_models import sharpened, small
@@ -206,14 +206,13 @@ def test_the_states_of_a_sliding_window_are_not_cut():
 
 def test_positions():
     model, tokenizer = small(max_length=77)
-    assert positions_of(model.config, tokenizer) == 77
+    local = LocalModel(model, tokenizer, GREEDY)
+    assert local.positions == local.default_context == 77
     t5, tokenizer = tiny_t5()
-    assert positions_of(t5.config, tokenizer) == 512  # T5's own figure, n_positions
-    t5.config.n_positions = None
-    tokenizer.model_max_length = 99
-    assert positions_of(t5.config, tokenizer) == 99
-    tokenizer.model_max_length = int(1e30)
-    assert positions_of(t5.config, tokenizer) is None
+    for longest, expected in ((99, 99), (int(1e30), None)):
+        tokenizer.model_max_length = longest
+        local = LocalModel(t5, tokenizer, GREEDY)
+        assert local.positions is None and local.default_context == expected, "relative positions have no limit"
 
 
 @pytest.mark.parametrize("text", ["é🙂漢字 <react>*nods*</react> and", "  two  spaces\n\n"])

@@ -1,12 +1,13 @@
-"""Batches: sized for the memory there is, halved where it runs out, and behind a prefix that is read once."""
+"""Batches: sized for the memory there is, halved where it runs out, behind a prefix that is read once, and what a model can read."""
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModel, BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel
 
 from empathy_trl.errors import UserError
 from empathy_trl.models import batching as batches
-from empathy_trl.models.batching import MOST, fitting_rows, in_batches
+from empathy_trl.models.batching import MOST, Limits, check_vocabulary, fitting_rows, in_batches
 from empathy_trl.models.generate import generate_completions
 from tests.chat.small_models import sharpened
 from tests.trainers.tiny_t5 import tiny_t5
@@ -170,3 +171,98 @@ def test_which_prefix_is_shared(prompts, window, shared):
 )
 def test_common_prefix(first, second, shared):
     assert batches.common_prefix(first, second) == batches.common_prefix(second, first) == shared
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 8192}
+LLAMA3 |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("kind", "settings", "reads", "writes"),
+    [
+        ("gpt2", {"n_positions": 64}, 64, 64),
+        ("opt", {"max_position_embeddings": 64}, 64, 64),  # two rows more in its embedding
+        ("bert", {}, 512, 512),
+        ("roberta", {"max_position_embeddings": 514, "pad_token_id": 1}, 512, 512),
+        ("bart", {"max_position_embeddings": 64}, 64, 64),
+        ("led", {"max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 32}, 64, 32),
+        ("t5", {"n_positions": 512}, None, None),
+        ("deberta-v2", {"relative_attention": True, "position_biased_input": False}, None, None),
+        ("bloom", {}, None, None),
+        ("mistral", {"max_position_embeddings": 64, "sliding_window": 8}, 64, 64),
+        ("llama", {"max_position_embeddings": 64, "rope_parameters": YARN}, 256, 256),
+        ("llama", {"max_position_embeddings": 131072, "rope_parameters": LLAMA3}, 131072, 131072),
+    ],
+)  # fmt: skip
+def test_how_much_a_model_reads_and_writes(kind, settings, reads, writes):
+    with torch.device("meta"):
+        model = AutoModel.from_config(AutoConfig.for_model(kind, **settings))
+    assert Limits.of(model) == Limits(reads, writes, model.config.is_encoder_decoder)
+
+
+def learned(tokenizer, kind):
+    """A model of 64 learned positions: GPT-2, or BART."""
+    ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, "vocab_size": len(tokenizer)}
+    ids |= dict.fromkeys(("eos_token_id", "decoder_start_token_id"), tokenizer.eos_token_id)
+    if kind == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(n_positions=64, n_embd=8, n_layer=1, n_head=2, **ids))
+    sizes = {
+        f"{side}_{part}": 2 for side in ("encoder", "decoder") for part in ("layers", "ffn_dim", "attention_heads")
+    }
+    ids |= {"forced_eos_token_id": None, "max_position_embeddings": 64, "d_model": 8}
+    return BartForConditionalGeneration(BartConfig(**sizes, **ids))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("kind", "words", "new", "message"),
+    [
+        ("gpt2", 59, 4, None),
+        ("gpt2", 60, 4, "row 2 of 2 has 61 tokens in its prompt and up to 4 in its completion, but the model has 64 positions"),
+        ("bart", 62, 64, None),
+        ("bart", 64, 1, "has 65 tokens .* but the model has 64 positions in its encoder and 64 in its decoder"),
+        ("bart", 1, 65, "up to 65 in its completion"),
+    ],
+)  # fmt: skip
+def test_what_is_longer_than_the_positions_is_refused_with_the_numbers(tiny, kind, words, new, message):
+    tokenizer = tiny[1]
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}<eos>"
+    prompts = [[{"role": "user", "content": text}] for text in ("<answer>", "<answer>" * words)]
+    if message is None:
+        assert len(generate(learned(tokenizer, kind), tokenizer, prompts, max_new_tokens=new)) == 2
+        return
+    with pytest.raises(UserError, match=message):
+        generate(learned(tokenizer, kind), tokenizer, prompts, max_new_tokens=new)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tokenizer, model: None, None),
+        (lambda tokenizer, model: tokenizer.add_tokens(["<thought>"]), "the tokenizer's token '<thought>' has the id 3.., but"),
+        (lambda tokenizer, model: tokenizer.add_special_tokens({"pad_token": "[PAD]"}), r"the tokenizer's token '\[PAD\]' has the id"),
+        (lambda tokenizer, model: tokenizer.add_tokens(["<image>"], special_tokens=True), None),  # as in Gemma 3 1B
+        (lambda tokenizer, model: setattr(model.config, "pad_token_id", 9999), "pad_token_id in config.json is 9999"),
+        (lambda tokenizer, model: setattr(model.generation_config, "eos_token_id", [1, 9999]), "eos_token_id in generation_"),
+    ],
+)  # fmt: skip
+def test_a_token_without_an_embedding_is_refused(tiny, change, message):
+    model, tokenizer = tiny
+    change(tokenizer, model)
+    if message is None:
+        check_vocabulary(model, tokenizer, "me/model")
+        return
+    with pytest.raises(UserError, match=f"me/model: {message}"):
+        check_vocabulary(model, tokenizer, "me/model")
+
+
+@pytest.mark.faults
+def test_an_added_token_with_a_row_of_its_own_is_fine(tiny):
+    model, tokenizer = tiny
+    tokenizer.add_tokens(["<thought>"])
+    model.resize_token_embeddings(len(tokenizer))
+    adapted = get_peft_model(model, LoraConfig(target_modules=["embed_tokens"], task_type="CAUSAL_LM"))
+    check_vocabulary(adapted, tokenizer, "me/model")

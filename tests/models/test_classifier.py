@@ -95,11 +95,11 @@ def test_an_adapter_with_its_own_config_and_tokenizer(make_adapter, tmp_path):
     trained.config.id2label = {0: "Emotion", 1: "EmotionalPolarity", 2: "Empathy"}
     trained.config.label_ranges = {"Empathy": [0, 5]}
     trained.config.save_pretrained(folder)
-    build_tokenizer(["some text"], 300).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tmp_path / "base", eos_token="ok").save_pretrained(folder)
     model, tokenizer = load_classifier(str(folder), is_trainable=True)
     assert label_names(model.config) == ["Emotion", "EmotionalPolarity", "Empathy"]
     assert model.config.label_ranges == {"Empathy": [0, 5]}
-    assert tokenizer.eos_token == "<eos>"
+    assert tokenizer.eos_token == "ok"
     trained_names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert any("lora_A" in name for name in trained_names) and any("classifier" in name for name in trained_names)
 

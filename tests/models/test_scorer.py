@@ -72,10 +72,14 @@ def test_scores_come_back_in_order(folder, texts, tokens_per_batch):
 
 
 @pytest.mark.parametrize(
-    ("setting", "expected"), [({"text_max_length": 7}, 7), ({}, 64)], ids=["of the config", "of the tokenizer"]
+    ("setting", "longest", "expected"),
+    [({"text_max_length": 7}, 64, 7), ({}, 32, 32), pytest.param({}, int(1e30), 64, marks=pytest.mark.faults)],
+    ids=["of the config", "of the tokenizer", "of the positions"],
 )
-def test_long_texts_lose_their_end(make_classifier, batches, setting, expected):
-    scorer = make(make_classifier(SCORES, **setting))
+def test_long_texts_lose_their_end(make_classifier, batches, setting, longest, expected):
+    model, tokenizer = load_classifier(make_classifier(SCORES, **setting))
+    tokenizer.model_max_length = longest
+    scorer = Scorer(model, tokenizer)
     scorer.score(["that sounds hard " * 5000, "ok"])
     scorer.score([("my dog", "so sorry " * 5000)])
     assert [length for _, length in batches] == [expected, expected]

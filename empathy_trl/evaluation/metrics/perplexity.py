@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from empathy_trl.cli import shared
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.bootstrap import bootstrap_sums
-from empathy_trl.models.batching import end_tokens, first_stop, fitting_rows, in_batches, pad
+from empathy_trl.models.batching import Limits, end_tokens, first_stop, fitting_rows, in_batches, pad
 from empathy_trl.models.load import evaluating
 from empathy_trl.tags import REPLY_TAGS, completion_text
 
@@ -38,6 +38,11 @@ def unavailable_reason(model, tokenizer, prompts: list[list[dict]], references: 
         return "the prompt asks for tags around the reply, and the references have none"
     if not all(_encoded(model, tokenizer, prompts[:1], [""])[1]):
         return "the chat template writes a prompt in another way when it is answered"
+    limits, encoded = Limits.of(model), zip(*_encoded(model, tokenizer, prompts, references), strict=True)
+    lengths = [(len(prompt), len(answer)) for prompt, answer in encoded]
+    beyond = sum(not limits.fit(*length) for length in lengths)
+    if beyond:
+        return f"{beyond} of {len(lengths)} prompts with their references are longer than the model's positions"
     return None
 
 

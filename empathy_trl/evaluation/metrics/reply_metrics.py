@@ -197,7 +197,10 @@ def load_bertscore(name: str):
 
 
 def _layers(path: str) -> int:
-    from transformers import AutoConfig, AutoTokenizer
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    from empathy_trl.models.batching import position_limit  # imports torch
 
     config = AutoConfig.from_pretrained(path, **NO_CODE)
     if "t5" in path and config.model_type not in OF_T5:
@@ -205,10 +208,18 @@ def _layers(path: str) -> int:
             f"{path}: bert_score treats every model with t5 in its name as a T5, but this is a {config.model_type}; "
             "rename its folder"
         )
-    if AutoTokenizer.from_pretrained(path, **NO_CODE).model_max_length > NO_LIMIT:
+    longest = AutoTokenizer.from_pretrained(path, **NO_CODE).model_max_length
+    if longest > NO_LIMIT:
         raise UserError(
             f"{path}: its tokenizer_config.json has no model_max_length; add the maximum number of tokens there "
             "(512 for most encoders)"
+        )
+    with torch.device("meta"):
+        limit = position_limit(AutoModel.from_config(config))
+    if limit is not None and longest > limit:
+        raise UserError(
+            f"{path}: model_max_length in its tokenizer_config.json is {longest}, but the model has {limit} positions; "
+            f"expected at most {limit}"
         )
     return config.num_hidden_layers
 

@@ -1,5 +1,6 @@
 """BERTScore by package bert_score: its figure worked out from the encoder's vectors, and what it cannot do said in time."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -65,13 +66,19 @@ def test_a_name_that_bert_score_takes_for_a_t5(encoder):
         check_bertscore(str(other))
 
 
-def test_a_tokenizer_without_a_limit(encoder):
-    import json
-
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ({}, "tokenizer_config.json has no model_max_length"),
+        pytest.param({"model_max_length": 65}, "is 65, but the model has 64 positions", marks=pytest.mark.faults),
+    ],
+)
+def test_a_tokenizer_without_a_limit_or_with_a_wrong_one(encoder, limit, message):
     path = Path(encoder) / "tokenizer_config.json"
     settings = json.loads(path.read_text())
-    path.write_text(json.dumps({key: value for key, value in settings.items() if key != "model_max_length"}))
-    with pytest.raises(UserError, match="tokenizer_config.json has no model_max_length"):
+    settings.pop("model_max_length")
+    path.write_text(json.dumps(settings | limit))
+    with pytest.raises(UserError, match=message):
         check_bertscore(encoder)
 
 
