@@ -1,14 +1,18 @@
 """Reading and writing files, telling files from Hub ids, and importing a user's objects by name.
 
-Files are written atomically, and errors name the file and the line. `hold_folder` and `hold_file` keep two commands from
-writing to one place. `digest` returns a short hash of plain data.
+`read_text` is the one reader of text files, for data and for results. Files are written atomically, and errors name the
+file and the line. `hold_folder` and `hold_file` keep two commands from writing to one place. `digest` returns a short
+hash of plain data.
 """
 
+import codecs
+import gzip
 import hashlib
 import importlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,7 +20,15 @@ from pathlib import Path
 
 from filelock import MarkerSoftFileLock, Timeout
 
-from empathy_trl.errors import UserError, suggestion
+from empathy_trl.errors import DataError, UserError, suggestion
+
+# First bytes -> encoding that is not UTF-8. The marks of UTF-32 come first, as one begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 
 
 def is_hub_id(name: str, needs_owner: bool = False) -> bool:
@@ -156,17 +168,66 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
     return write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
+def read_text(path) -> str:
+    """Read a whole file, gzipped (`.gz`) or not, as UTF-8 text; a byte order mark at its start is dropped.
+
+    Args:
+        path: a `pathlib.Path` or an `importlib.resources` file.
+
+    Raises:
+        DataError: the file cannot be read, is not UTF-8, or holds NUL bytes; names file and line.
+    """
+    try:
+        data = path.read_bytes()
+        if path.name.lower().endswith(".gz"):
+            data = gzip.decompress(data)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not a whole gzip file: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    encoding = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), None)
+    if encoding is not None:
+        raise DataError(f"{path}: the text is {encoding}, not UTF-8; save the file as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # where the mark is dropped, the decoder counts from behind it
+        start = error.start + len(data) - len(error.object)
+        byte = f"byte 0x{data[start]:02x} at offset {start}"
+        raise DataError(f"{path}, line {_line_at(data, start)}: {byte} is not UTF-8; save the file as UTF-8") from error
+    if "\0" in text:
+        # A text file has none: this is a binary file, or UTF-16 without its mark, or a damaged disk block.
+        offset = data.index(b"\0")
+        raise DataError(
+            f"{path}, line {_line_at(data, offset)}: NUL byte at offset {offset}: a binary file, or UTF-16; save the file as UTF-8"
+        )
+    return text
+
+
+def _line_at(data: bytes, offset: int) -> int:
+    return len((data[:offset] + b"x").splitlines())
+
+
+def json_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield number and text of every line of JSON Lines that is not blank, numbered from 1 as an editor does.
+
+    Lines end in LF, CRLF or CR. `str.splitlines` is not used: it also splits at characters such as U+2028, which JSON
+    leaves as they are. A line break inside a JSON string is always escaped.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+
+
 def read_rows(path: Path, last_may_be_cut: bool = False) -> list[dict]:
-    """Read a file with one JSON object per line.
+    """Read a file of this package with one JSON object per line; `data.tables` reads those of users.
 
     Args:
         last_may_be_cut: leave out a last line that a crash cut short.
 
     Raises:
-        UserError: names file and line of what is not JSON, or the byte that is not UTF-8.
+        UserError: names file and line of what is not JSON; see also `read_text`.
     """
-    # not str.splitlines: it also splits at characters such as U+2028, which JSON leaves as they are
-    lines = [line for line in enumerate(_read_text(path).split("\n"), start=1) if line[1].strip()]
+    lines = list(json_lines(read_text(path)))
     rows = []
     for number, line in lines:
         try:
@@ -179,7 +240,7 @@ def read_rows(path: Path, last_may_be_cut: bool = False) -> list[dict]:
 
 def read_json(path: Path):
     """Return the content of a file that is one JSON value, without NaN and infinity. Raises what `read_rows` raises."""
-    return parse_json(path, 1, _read_text(path), parse_constant=_refuse_constant)
+    return parse_json(path, 1, read_text(path), parse_constant=_refuse_constant)
 
 
 def parse_json(path: Path, line: int, text: str, **settings):
@@ -196,19 +257,11 @@ def _refuse_constant(name: str):
     raise ValueError(f"{name} is no number there")
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        byte = f"byte 0x{error.object[error.start]:02x} at offset {error.start}"
-        raise UserError(f"{path}: {byte} is not UTF-8") from error
-
-
 def json_or_none(path: Path) -> dict | None:
     """Return what a JSON file says; None where there is none, it is cut short, or it holds something else than a mapping."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = parse_json(path, 1, read_text(path))
+    except UserError:
         return None
     return content if isinstance(content, dict) else None
 

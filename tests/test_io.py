@@ -1,12 +1,60 @@
-"""Locks of output folders and files; two real processes."""
+"""Reading text and JSON, whoever wrote the file; locks of output folders and files, with two real processes."""
 
+import gzip
 import os
 import signal
 
 import pytest
 
-from empathy_trl.errors import UserError
-from empathy_trl.io import LOCK_FILE, hold_file, hold_folder, is_empty
+from empathy_trl.errors import DataError, UserError
+from empathy_trl.io import LOCK_FILE, hold_file, hold_folder, is_empty, json_or_none, read_json, read_rows, read_text
+
+TEXT = '{"a": 1}\n'
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.json", TEXT.encode()),
+        ("x.json", TEXT.encode("utf-8-sig")),
+        ("x.json", TEXT.replace("\n", "\r\n").encode()),
+        ("X.JSON.GZ", gzip.compress(TEXT.encode("utf-8-sig"))),
+    ],
+)
+def test_marks_and_compression_make_no_difference(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert read_rows(path) == [{"a": 1}] and read_json(path) == json_or_none(path) == {"a": 1}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (TEXT.encode("utf-16"), r"x\.json: the text is UTF-16, not UTF-8; save the file as UTF-8"),
+        (TEXT.encode("utf-32"), r"x\.json: the text is UTF-32"),
+        (TEXT.encode("utf-16-le"), r"line 1: NUL byte at offset 1: a binary file, or UTF-16"),
+        (b"\xef\xbb\xbf{}\r\n\xff", r"x\.json, line 2: byte 0xff at offset 7 is not UTF-8"),
+        (None, r"x\.json: cannot be read: No such file"),
+    ],
+)
+def test_a_file_that_is_no_text(tmp_path, content, message):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content)
+    for read in (read_text, read_rows, read_json):
+        with pytest.raises(DataError, match=message):
+            read(path)
+    assert json_or_none(path) is None
+
+
+def test_lines_are_numbered_as_an_editor_does(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes('{"a": "one\u2028line"}\r\n\r{"a": 2}\r{'.encode())
+    with pytest.raises(UserError, match=r"x\.jsonl, line 4: not valid JSON"):
+        read_rows(path)
+    assert read_rows(path, last_may_be_cut=True) == [{"a": "one\u2028line"}, {"a": 2}]
 
 
 @pytest.mark.faults

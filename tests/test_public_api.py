@@ -95,7 +95,7 @@ def test_data_loads_by_the_name_of_a_corpus(tmp_path):
         load_data("ed4", pth="x")
     with pytest.raises(UserError, match="unknown corpus 'ed5'.*ed4"):
         load_data("ed5")
-    with pytest.raises(UserError, match=f"{tmp_path} has no test.csv"):
+    with pytest.raises(UserError, match=f"{tmp_path} has no table called test"):
         load_data("ed4", "test", path=tmp_path)
     with pytest.raises(UserError, match="ed4 data has no columns for task 'regress'"):
         load_data("ed4", task="regress")

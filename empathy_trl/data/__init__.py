@@ -1,7 +1,7 @@
 """Corpora: from a source of rows to the `datasets.Dataset` that a trainer takes.
 
 Each corpus is one class, a `base.Corpus`, in the module that `CORPORA` names. It finds its source, reads it strictly
-and splits it if it has no splits (`tables.py`, `hub_tables.py`), cleans the text (`empathy_trl/text.py`,
+and splits it if it has no splits (`sources.py`, `tables.py`), cleans the text (`empathy_trl/text.py`,
 `normalize.py`) and writes the prompt. It does not depend on rewards or trainers.
 
 `data.name` in a recipe is a key of `CORPORA`. For a corpus outside the package, `data.builder:

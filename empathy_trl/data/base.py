@@ -11,18 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from empathy_trl.data.hub_tables import Published, as_table, hub_split
-from empathy_trl.data.tables import (
-    STEMS,
-    SUFFIXES,
-    BadRow,
-    Row,
-    Table,
-    check_columns,
-    local_path,
-    read_table,
-    split_file,
-)
+from empathy_trl.data.sources import SPLITS, Published, Source, local_path, open_hub, open_source
+from empathy_trl.data.tables import NESTED, SUFFIXES, BadRow, Row, Table, check_columns
 from empathy_trl.errors import DataError, UserError, suggestion
 from empathy_trl.io import on_hub
 from empathy_trl.text import truncate_start, truncate_turns
@@ -73,6 +63,7 @@ class Corpus(ABC):
         tasks: the tasks that it has rows for: "sft", "grpo", "ppo", "regress", "classify".
         settings: the keys of `data` that it reads, beside `path`, `revision`, `on_bad_rows` and `portion`, which all read.
         needs: columns that a table of it must have.
+        nested: whether cells are lists or mappings, as JSON, parquet and `datasets` have them; else every cell is a text.
         texts: keys of a parsed row that are cut to their last `max_words` words.
         types: column -> type for columns that only this corpus has, as `datasets.Value` names it; `["string"]` is a list.
         sample: the folder below `empathy_trl/data` that `path: sample` means; None where nothing is embedded.
@@ -95,6 +86,7 @@ class Corpus(ABC):
     tasks: tuple[str, ...]
     settings: tuple[str, ...] = ("max_words",)
     needs: tuple[str, ...] = ()
+    nested: bool = False
     texts: tuple[str, ...] = ("text",)
     types: ClassVar[dict] = {}
     sample: str | None = None
@@ -148,10 +140,8 @@ class Corpus(ABC):
         return usable_rows(config, split, table, lambda row: self.parse(row, config), self.texts)
 
     def read_table(self, config, split: str) -> Table:
-        """Return the rows of one split as the source has them: from a split on the Hub, or the split's file in a folder."""
-        if self.is_on_hub(config):
-            return as_table(*hub_split(config.path, config.revision, split))
-        return read_table(split_file(self.folder(config), split, SUFFIXES), self.needs)
+        """Return the rows of one split as the source has them."""
+        return self.source(config).split(split)
 
     @abstractmethod
     def parse(self, row: Row, config) -> dict | BadRow | None:
@@ -205,12 +195,11 @@ class Corpus(ABC):
         """Return the folder or file that `data.path` names; `sample` is the embedded corpus."""
         return local_path(config.path, self.sample, self.expected)
 
-    def folder(self, config):
-        """Return the folder that `data.path` names. Raises `DataError` for a file."""
-        folder = self.path(config)
-        if folder.is_file():
-            raise DataError(f"data.path: {config.path} is a file; give the folder that holds the split files")
-        return folder
+    def source(self, config) -> Source:
+        """Return the tables of `data.path`: a Hub id, a folder, or one file."""
+        if self.is_on_hub(config):
+            return open_hub(config.path, config.revision, self.nested)
+        return open_source(self.path(config), NESTED if self.nested else SUFFIXES, self.nested)
 
 
 def to_dataset(columns: dict[str, list], types: dict):
@@ -233,8 +222,8 @@ def _feature(kind):
 
 def check_split(split: str) -> None:
     """Raise `UserError` unless `split` is "train", "valid" or "test"."""
-    if split not in STEMS:
-        raise UserError(f"unknown split {split!r}{suggestion(split, STEMS)}")
+    if split not in SPLITS:
+        raise UserError(f"unknown split {split!r}{suggestion(split, SPLITS)}")
 
 
 def usable_rows(

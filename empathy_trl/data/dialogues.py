@@ -2,23 +2,23 @@
 
 Sources are the embedded corpus ("sample"), a folder with train, val and test sub-folders of parallel lists (the layout
 of RLHF-GODEL: `contexts.json`, `targets.json`, `instructions.json`, `knowledge.json`), and EmpatheticDialogues (Rashkin
-et al., 2019), as JSON Lines with one conversation per row or on the Hub. In a conversation, each listener utterance is
-one sample, with all turns before it.
+et al., 2019), with one conversation per row, or as published with one utterance per row, in files or on the Hub. In a
+conversation, each listener utterance is one sample, with all turns before it.
 """
 
+from collections.abc import Iterable
+
 from empathy_trl.data.base import Corpus, Messages
-from empathy_trl.data.hub_tables import EMPATHETIC_DIALOGUES, conversations, hub_split
-from empathy_trl.data.tables import (
-    FOLDERS,
-    JSON_LINES,
-    BadRow,
-    Row,
-    Table,
-    read_lists,
-    read_objects,
-    split_file,
+from empathy_trl.data.sources import (
+    EMPATHETIC_DIALOGUES,
+    SPLITS,
+    Source,
+    conversations,
+    is_empathetic_dialogues,
+    open_source,
     split_folder,
 )
+from empathy_trl.data.tables import SUFFIXES, BadRow, Row, Table, check_columns, list_file, read_lists
 from empathy_trl.errors import DataError, show
 from empathy_trl.tags import KNOWLEDGE, reply_text, without_thoughts
 from empathy_trl.text import clean
@@ -45,6 +45,7 @@ class Dialogues(Corpus):
     tasks = ("sft", "grpo", "ppo")
     settings = ("instruction", "max_words")
     texts = ("turns",)
+    nested = True
     sample = "sample/dialogues"
     expected = (
         "a folder with train, val and test folders of contexts.json and targets.json, a folder with train, valid and test "
@@ -60,13 +61,20 @@ class Dialogues(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the samples of one split, one row per reply."""
-        if self.is_on_hub(config):
-            return _samples(conversations(*hub_split(config.path, config.revision, split)))
-        folder = self.folder(config)
-        if any(folder.joinpath(name).is_dir() for names in FOLDERS.values() for name in names):
+        if not self.is_on_hub(config) and has_lists(self.path(config), _FILES.values()):
             files = list(_FILES.values())
-            return read_lists(split_folder(folder, split), needed=files[:2], optional=files[2:])
-        return _samples(read_objects(split_file(folder, split, JSON_LINES), ("utterances",)))
+            return read_lists(split_folder(self.path(config), split), needed=files[:2], optional=files[2:])
+        table = self.source(config).split(split)
+        if is_empathetic_dialogues(table):
+            return _samples(conversations(table))
+        check_columns(table.source, table.columns, ("utterances",))
+        return _samples(table)
+
+    def source(self, config) -> Source:
+        """Return the tables of `data.path`; EmpatheticDialogues is published as CSV."""
+        if self.is_on_hub(config):
+            return super().source(config)
+        return open_source(self.path(config), SUFFIXES, self.nested)
 
     def parse(self, row: Row, config) -> dict | BadRow:
         """Return a sample, whose cells are named by what they hold or by the file they are from."""
@@ -102,6 +110,12 @@ class Dialogues(Corpus):
     def chat_reply(self, data: dict, content: str) -> str:
         """Return the reply alone, cleaned as a reference is."""
         return reply_alone(content)
+
+
+def has_lists(path, names: Iterable[str]) -> bool:
+    """Return whether a folder has sub-folders of splits with one of the lists `names`."""
+    folders = [path.joinpath(folder) for folders in SPLITS.values() for folder in folders]
+    return any(list_file(folder, name) is not None for folder in folders for name in names)
 
 
 def make_prompt(turns: list[str], instruction: str, knowledge: str = "") -> Messages:

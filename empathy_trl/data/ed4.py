@@ -1,7 +1,7 @@
 """ED_easy_4: which of four emotions does a situation express?
 
-Three sources give the same rows: the embedded corpus ("sample"), a local folder of CSV files, and EmpatheticDialogues
-on the Hub. The situation stands last in the prompt, so truncation can never affect the instruction.
+Three sources give the same rows: the embedded corpus ("sample"), tables of texts and labels, and EmpatheticDialogues,
+from the Hub or a folder. The situation stands last in the prompt, so truncation can never affect the instruction.
 
 The warm start (task sft) uses template rationales. A model that never writes
 `<reasoning>…</reasoning><answer>…</answer>` earns no reward, so GRPO has nothing to compare; the warm start teaches the
@@ -17,8 +17,8 @@ import re
 from collections import Counter
 
 from empathy_trl.data.base import Corpus, Messages
-from empathy_trl.data.hub_tables import EMPATHETIC_DIALOGUES, hub_split, situations
-from empathy_trl.data.tables import BadRow, Row, Table, read_table, split_file
+from empathy_trl.data.sources import EMPATHETIC_DIALOGUES, is_empathetic_dialogues, situations
+from empathy_trl.data.tables import BadRow, Row, Table
 from empathy_trl.errors import DataError, show
 from empathy_trl.text import clean
 
@@ -40,7 +40,7 @@ class Ed4(Corpus):
     tasks = ("sft", "grpo", "ppo")
     needs = ("text", "label")
     sample = "sample"
-    expected = "a folder with train.csv, valid.csv and test.csv, or a Hub id such as 'facebook/empathetic_dialogues'"
+    expected = "a folder with train, valid and test tables, or a Hub id such as 'facebook/empathetic_dialogues'"
     evaluation = "emotions"
     labels = LABELS
     reply_tags = ("reasoning", "answer")
@@ -56,12 +56,13 @@ class Ed4(Corpus):
     says = "Somebody broke into our car last night and I still check every lock twice."
 
     def read_table(self, config, split: str) -> Table:
-        """Return the situations of one split (`text`, `label`); on the Hub, those with one of the four emotions."""
-        if not self.is_on_hub(config):
-            return read_table(split_file(self.folder(config), split, (".csv",)), self.needs)
-        table = situations(*hub_split(config.path, config.revision, split))
-        rows = [row for row in table.rows if row.cells["label"] in LABELS]
-        if not rows:
+        """Return the situations of one split (`text`, `label`); of EmpatheticDialogues, those with one of the four emotions."""
+        table = super().read_table(config, split)
+        if not is_empathetic_dialogues(table):
+            return table
+        table = situations(table)
+        rows = [row for row in table.rows if isinstance(row, BadRow) or row.cells["label"] in LABELS]
+        if all(isinstance(row, BadRow) for row in rows):
             raise DataError(f"{table.source}: no row whose context is one of {', '.join(LABELS)}")
         return Table(table.source, table.columns, rows)
 

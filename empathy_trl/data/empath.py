@@ -19,9 +19,9 @@ from typing import ClassVar
 
 from empathy_trl.data.base import Corpus, Messages, Report, check_split, usable_rows
 from empathy_trl.data.dialogues import optional_text
-from empathy_trl.data.hub_tables import Published, as_table, hub_source, hub_split, load_hub
 from empathy_trl.data.redial_files import conversation_of
-from empathy_trl.data.tables import JSON_LINES, BadRow, Row, Table, check_columns, read_objects, split_file, split_table
+from empathy_trl.data.sources import Published
+from empathy_trl.data.tables import BadRow, Row, Table, check_columns, split_table
 from empathy_trl.errors import DataError, show
 from empathy_trl.tags import PARTS, RESPOND, read_parts, without_reflection, write_parts
 from empathy_trl.text import clean, count_words, newest_turns, truncate_start
@@ -79,6 +79,7 @@ class Empath(Corpus):
     tasks = ("sft", "grpo", "ppo")
     settings = ("instruction", "max_words", "reflections")
     needs = ("messages",)
+    nested = True
     # a split may have no next turn at all
     types: ClassVar[dict] = {"turn": "string", "next_user": "string", "other_users": ["string"]}
     sample = "sample/empath"
@@ -127,19 +128,9 @@ class Empath(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the dialogues of one split; one file, or a Hub id with one split, is split 90/10."""
-        if self.is_on_hub(config):
-            splits = load_hub(config.path, config.revision)
-            if len(splits) > 1:
-                return as_table(*hub_split(config.path, config.revision, split), keep_values=True)
-            ((name, dataset),) = splits.items()
-            return _part(as_table(hub_source(config.path, config.revision, name), dataset, keep_values=True), split)
-        path = self.path(config)
-        if path.is_file():
-            return _part(read_objects(path), split)
-        files = [entry for entry in path.iterdir() if entry.is_file() and entry.name.lower().endswith(JSON_LINES)]
-        if len(files) == 1:
-            return _part(read_objects(files[0]), split)
-        return read_objects(split_file(path, split, JSON_LINES))
+        source = self.source(config)
+        only = source.only()
+        return source.split(split) if only is None else _part(only, split)
 
     def parse(self, row: Row, config) -> dict:
         """Return a turn; `read_split` has made the rows of turns out of dialogues."""

@@ -12,7 +12,7 @@ responses to a seeker are in one part.
 """
 
 from empathy_trl.data.base import Corpus
-from empathy_trl.data.hub_tables import EMPATHETIC_DIALOGUES, as_table, hub_split, situations
+from empathy_trl.data.sources import EMPATHETIC_DIALOGUES, is_empathetic_dialogues, situations
 from empathy_trl.data.tables import BadRow, Row, Table, check_columns, read_table, split_table
 from empathy_trl.errors import show, suggestion
 from empathy_trl.text import clean
@@ -48,13 +48,9 @@ class _Labelled(Corpus):
         return {self.group: self.names}
 
     def read_table(self, config, split: str) -> Table:
-        """Return the texts of one split; on the Hub, the situations of EmpatheticDialogues are found too."""
-        if self.is_on_hub(config):
-            source, dataset = hub_split(config.path, config.revision, split)
-            is_dialogues = "context" in dataset.column_names
-            table = situations(source, dataset) if is_dialogues else as_table(source, dataset)
-        else:
-            table = super().read_table(config, split)
+        """Return the texts of one split; of EmpatheticDialogues, the situations."""
+        table = super().read_table(config, split)
+        table = situations(table) if is_empathetic_dialogues(table) else table
         check_columns(table.source, table.columns, _text_and_label(table.columns))
         return table
 
@@ -133,16 +129,15 @@ class Epitome(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the pairs of one split; one table, or the published files, are split 90/10 by seeker post."""
-        if self.is_on_hub(config):
-            return super().read_table(config, split)
-        path = self.path(config)
-        if path.is_file():
-            table = read_table(path, self.needs)
-            seekers = [row.cells["seeker_post"] if isinstance(row, Row) else None for row in table.rows]
-            return _part(table, split, seekers)
-        if path.joinpath(_PUBLISHED[MECHANISMS[0]]).is_file():
-            return _part(*_join_published(path, split))
-        return super().read_table(config, split)
+        if not self.is_on_hub(config) and self.path(config).joinpath(_PUBLISHED[MECHANISMS[0]]).is_file():
+            return _part(*_join_published(self.path(config), split))
+        source = self.source(config)
+        if not source.is_table:
+            return source.split(split)
+        table = source.only()
+        check_columns(table.source, table.columns, self.needs)
+        seekers = [row.cells["seeker_post"] if isinstance(row, Row) else None for row in table.rows]
+        return _part(table, split, seekers)
 
     def parse(self, row: Row, config) -> dict | BadRow:
         """Return both posts and the three levels."""

@@ -1,25 +1,24 @@
 """Rated replies: how good is a reply in its context, by one rating or several named ones?
 
 These are the rows of reward models, in two formats: parallel lists (`contexts.json`, `responses.json`, `ratings.json`,
-the layout of RLHF-GODEL), and JSON Lines with `context`, `response` and `ratings`. A source with splits keeps them. A
+the layout of RLHF-GODEL), and tables with `context`, `response` and `ratings`. A source with splits keeps them. A
 source without splits is split 90/10 by context (see `tables.py`), so that all replies to a context are in one part.
 """
 
 import math
 
 from empathy_trl.data.base import Corpus
-from empathy_trl.data.dialogues import text_of, turns_of
+from empathy_trl.data.dialogues import has_lists, text_of, turns_of
+from empathy_trl.data.sources import SPLITS, open_source, split_folder
 from empathy_trl.data.tables import (
-    FOLDERS,
-    JSON_LINES,
+    NESTED,
     BadRow,
     Row,
     Table,
+    check_columns,
+    list_file,
     names_in,
     read_lists,
-    read_objects,
-    split_file,
-    split_folder,
     split_table,
 )
 from empathy_trl.errors import DataError, show, suggestion
@@ -45,7 +44,7 @@ class RatedReplies(Corpus):
     sample = "sample/rated_replies"
     expected = (
         "a folder with contexts.json, responses.json and ratings.json or with train, val and test folders of them, a folder "
-        "with train, valid and test files of JSON Lines, or one such file"
+        "with train, valid and test files of JSON Lines or parquet, or one such file"
     )
     comparable = True
     scores = "reads what somebody said and a reply to it, and rates the reply"
@@ -60,25 +59,23 @@ class RatedReplies(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the replies of one split, from whatever kind of source `config.path` names."""
-        path = self.path(config)
-        if path.is_file():
-            return _part(read_objects(path, _FILES), split)
-        files = list(_FILES.values())
-        if path.joinpath(files[0]).is_file():
+        path, files = self.path(config), list(_FILES.values())
+        if path.is_dir() and list_file(path, files[0]) is not None:
             return _part(read_lists(path, files), split)
-        folders = [name for names in FOLDERS.values() for name in names if path.joinpath(name).is_dir()]
-        if folders:
+        if path.is_dir() and has_lists(path, files):
+            folders = [name for names in SPLITS.values() for name in names if path.joinpath(name).is_dir()]
             alone = folders == ["train"]  # the published layout has nothing held out
             table = read_lists(split_folder(path, "train" if alone else split), files)
             return _part(table, split) if alone else table
-        tables = [entry for entry in path.iterdir() if entry.is_file() and entry.name.lower().endswith(JSON_LINES)]
-        if len(tables) == 1:
-            return _part(read_objects(tables[0], _FILES), split)
-        if not tables:
+        source = open_source(path, NESTED, nested=True)
+        if not source.tables:
             raise DataError(
                 f"data.path: {path} has no rated replies (files found: {names_in(path)}); expected {self.expected}"
             )
-        return read_objects(split_file(path, split, JSON_LINES), _FILES)
+        only = source.only()
+        table = only or source.split(split)
+        check_columns(table.source, table.columns, _FILES)
+        return _part(table, split) if only else table
 
     def parse(self, row: Row, config) -> dict | BadRow:
         """Return a reply, whose cells are named by what they hold or by the file they are from."""

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 from empathy_trl.data.base import Corpus, Messages, Report
 from empathy_trl.data.dialogues import reply_alone
-from empathy_trl.data.hub_tables import Published, as_table, hub_has, hub_split
 from empathy_trl.data.redial_files import (
     check_layout,
     conversation_of,
@@ -24,7 +23,8 @@ from empathy_trl.data.redial_files import (
     keep_turns,
     read_dialogue,
 )
-from empathy_trl.data.tables import JSON_LINES, BadRow, Row, Table, read_objects, split_file, split_files, split_table
+from empathy_trl.data.sources import Published
+from empathy_trl.data.tables import BadRow, Row, Table, split_table
 from empathy_trl.errors import DataError
 
 SYSTEM = (
@@ -36,7 +36,6 @@ SLOTS = {"placeholder": ", with <movie> in place of every film's title.", "title
 # What stands for a seeker who has not spoken yet, or whose words were cut: chat templates want the user to begin.
 UNSAID = "…"
 
-_SUFFIXES = (*JSON_LINES, *(f"_data{suffix}" for suffix in JSON_LINES))
 _CHAT_ROLES = {"seeker": "user", "recommender": "assistant"}
 
 
@@ -60,6 +59,7 @@ class Redial(Corpus):
     tasks = ("sft", "grpo", "ppo")
     settings = ("context_tokens", "emotions", "reply_tokens", "slots")
     texts = ()
+    nested = True
     types: ClassVar[dict] = {
         "recommends": "bool",
         "movies": ["string"],
@@ -105,13 +105,12 @@ class Redial(Corpus):
 
     def read_table(self, config, split: str) -> Table:
         """Return the dialogues of one split; without a part for `valid`, a tenth of those of `train` becomes one."""
-        if self.is_on_hub(config):
-            has_valid = hub_has(config.path, config.revision, "valid")
-        else:
-            has_valid = bool(split_files(self.folder(config), "valid", _SUFFIXES))
-        if split == "test" or has_valid:
-            return self._given_split(config, split)
-        table = self._given_split(config, "train")
+        source = self.source(config)
+        given = split == "test" or bool(source.names("valid"))
+        table = source.split(split if given else "train")
+        check_layout(table)
+        if given:
+            return table
         groups = [conversation_of(row) or number for number, row in enumerate(table.rows)]
         return split_table(table, groups, "conversation", split, held_out=("valid",))[0]
 
@@ -136,15 +135,6 @@ class Redial(Corpus):
     def chat_reply(self, data: dict, content: str) -> str:
         """Return the reply alone, cleaned as a reference is."""
         return reply_alone(content)
-
-    def _given_split(self, config, split: str) -> Table:
-        """Return the dialogues of a split that the source has."""
-        if self.is_on_hub(config):
-            table = as_table(*hub_split(config.path, config.revision, split), keep_values=True)
-        else:
-            table = read_objects(split_file(self.folder(config), split, _SUFFIXES))
-        check_layout(table)
-        return table
 
 
 def make_prompt(turns: list[tuple[str, str]], slots: str, emotion: str | None = None) -> Messages:

@@ -1,7 +1,15 @@
-"""Tables: finding the file of a split, reading it strictly (CSV, TSV, JSON Lines, JSON lists; also gzipped), splitting it.
+"""Tables: the one reader of each format of users' rows, and splitting a table that comes without splits.
 
-A file that cannot be used as a whole (missing, not UTF-8, broken quoting, a missing column) raises `DataError`. A
-single bad row (too many cells, not JSON) becomes a `BadRow`, which names the defect and the position.
+| format | name ends in | read by |
+|---|---|---|
+| CSV, TSV | `.csv`, `.tsv` | `_read_csv` |
+| JSON Lines, or a JSON list of objects | `.jsonl`, `.json` | `_read_json` |
+| parquet, `datasets` | `.parquet` | `as_table` |
+| lists side by side | `contexts.json` … | `read_lists` |
+
+Text formats may be gzipped (`.csv.gz`). A file that cannot be used as a whole (missing, not UTF-8, a missing column) raises
+`DataError`. A single bad row (too many cells, an open quote, not JSON) becomes a `BadRow`, which names the defect and the
+position. `sources` finds the table of a split.
 
 `split_rows` and `split_table` split data without splits 90/10, by row or by conversation. Turns of the same
 conversation quote and answer each other. A split by row puts some of them on both sides, so a test score also measures
@@ -10,27 +18,25 @@ available.
 """
 
 import csv
-import gzip
 import io
 import json
-import zlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from empathy_trl.errors import DataError, show, suggestion
+from empathy_trl.io import json_lines, read_text
 
-JSON_LINES = (".jsonl", ".jsonl.gz")
-SUFFIXES = (".csv", ".tsv", *JSON_LINES)
-BYTE_ORDER_MARK = "\ufeff"
-# Split -> how the names of its files begin.
-STEMS = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
-# Split -> what its folder may be called.
-FOLDERS = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
+_TABULAR = {".csv": ",", ".tsv": "\t"}
+_JSON = (".jsonl", ".json")
+# What the names of files end in whose values may be lists and mappings, and of all tables.
+NESTED = (*_JSON, ".parquet")
+SUFFIXES = (*_TABULAR, *NESTED)
+_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+# The files of EmpatheticDialogues quote nothing: a comma is written `_comma_`, and `"` is a character like any other.
+_UNQUOTED = ("conv_id", "utterance_idx", "utterance")
 # Not the recipe's seed: runs that differ in their seed are compared on the same test rows.
 SPLIT_SEED = 42
 
@@ -39,7 +45,7 @@ SPLIT_SEED = 42
 class Row:
     """One usable row: `where` is how a message names it ("line 12"), `cells` maps column to text.
 
-    A reader of JSON (`read_objects`, `read_lists`) keeps the values as they are: lists, mappings, numbers.
+    With `nested` (see `read_table`), and from `read_lists`, values stay as they are: lists, mappings, numbers.
     """
 
     where: str
@@ -64,106 +70,218 @@ class Table:
     rows: list[Row | BadRow]
 
 
-def local_path(path: str, sample: str | None, expected: str):
-    """Return the folder or file that `data.path` names.
-
-    Args:
-        path: "sample", or a folder or file.
-        sample: the folder below `empathy_trl/data` that "sample" means; None where nothing is embedded.
-        expected: for the error about a path that does not exist, what else `data.path` may be.
-    """
-    is_sample = path == "sample" and sample is not None
-    found = files("empathy_trl.data").joinpath(sample) if is_sample else Path(path).expanduser()
-    if not found.is_dir() and not found.is_file():
-        embedded = "'sample' (the embedded corpus), " if sample is not None else ""
-        raise DataError(f"data.path: no folder {show(path)} here; expected {embedded}{expected}")
-    return found
-
-
-def split_file(folder, split: str, suffixes: tuple[str, ...], advice: str = ""):
-    """Return the one file of a split in `folder`: one of `STEMS` with one of `suffixes`; `advice` ends the error."""
-    names = [stem + suffix for stem in STEMS[split] for suffix in suffixes]
-    found = split_files(folder, split, suffixes)
-    if len(found) > 1:
-        raise DataError(f"data.path: {folder} has several files for the split {split}: {', '.join(found)}; keep one")
-    if not found:
-        raise DataError(f"data.path: {folder} has no {' or '.join(names)} (files found: {names_in(folder)}){advice}")
-    return folder.joinpath(found[0])
-
-
-def split_files(folder, split: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Return the names of the files in `folder` that may be those of a split."""
-    names = [stem + suffix for stem in STEMS[split] for suffix in suffixes]
-    return [name for name in names if folder.joinpath(name).is_file()]
-
-
-def split_folder(folder, split: str):
-    """Return the one sub-folder of a split, by one of the names of `FOLDERS`."""
-    found = [name for name in FOLDERS[split] if folder.joinpath(name).is_dir()]
-    if len(found) > 1:
-        raise DataError(f"data.path: {folder} has several folders for the split {split}: {', '.join(found)}; keep one")
-    if not found:
-        raise DataError(
-            f"data.path: {folder} has no folder {' or '.join(FOLDERS[split])} (files found: {names_in(folder)})"
-        )
-    return folder.joinpath(found[0])
-
-
-def tables_in(folder) -> list:
-    """Return the table files of a folder, by name."""
-    return sorted((entry for entry in folder.iterdir() if entry.is_file() and is_table(entry)), key=lambda e: e.name)
-
-
-def names_in(folder) -> str:
-    """Return the names of the first 20 entries of a folder, for a message."""
-    return ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "none"
-
-
 def check_columns(source, found: list[str], columns: Iterable[str]) -> None:
     """Raise a `DataError` that lists the columns found when one of `columns` is missing."""
     for column in columns:
         if column not in found:
-            hint = suggestion(column, found, "columns found")
-            if len(found) == 1 and any(separator in found[0] for separator in ";\t|"):
-                hint += "; cells must be separated by commas"
-            raise DataError(f"{source}: no column {column!r}{hint}")
+            raise DataError(f"{source}: no column {column!r}{suggestion(column, found, 'columns found')}")
 
 
-def read_table(path, columns: Iterable[str] = ()) -> Table:
-    """Read a UTF-8 table, in file order. Its format follows from its name, which ends in one of `SUFFIXES`.
+def kind_of(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> str | None:
+    """Return which of `suffixes` the name of a file ends in, gzipped or not; None for another file."""
+    plain = name.lower().removesuffix(".gz")
+    kind = next((suffix for suffix in suffixes if plain.endswith(suffix)), None)
+    return None if kind == ".parquet" and plain != name.lower() else kind
 
-    CSV and TSV have a header line and are quoted with `"`; JSON Lines has one object a line, whose top-level
-    values become text (null and missing keys: empty). Blank lines are skipped. A row of the wrong shape is a
+
+def read_table(path, columns: Iterable[str] = (), nested: bool = False) -> Table:
+    """Read a table, in file order, as its name says: see the module's docstring.
+
+    CSV and TSV have a header line; a cell may be quoted with `"`. Blank lines are skipped. A row of the wrong shape is a
     `BadRow`. Lines are numbered from 1 as an editor does; a row with quoted line breaks is named by its first.
 
     Args:
         path: a `pathlib.Path` or an `importlib.resources` file.
         columns: columns that must be there; others are kept too.
+        nested: keep the values of JSON and parquet as they are, a missing key as None; else they become text, and null and
+            missing keys empty. Cells of CSV and TSV are always text.
 
     Raises `DataError` when the file as a whole cannot be used.
     """
-    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
-    if suffix is None:
-        raise DataError(f"{path}: unknown kind of file; expected a name that ends in {', '.join(SUFFIXES)}")
-    text = read_text(path)
-    if suffix in JSON_LINES:
-        table = _read_jsonl(path, text, columns, as_text)
-    else:
-        table = _read_csv(path, text, columns, "\t" if suffix == ".tsv" else ",")
-    check_columns(path, table.columns, columns)
-    if not table.rows:
+    names, rows = _read(path, columns)
+    check_columns(path, names, columns)
+    if not rows:
         raise DataError(f"{path}: the file has a header but no rows")
-    return table
+    if kind_of(path.name) in _TABULAR:
+        return Table(str(path), names, rows)
+    value = as_it_is if nested else as_text
+    cells = [
+        row if isinstance(row, BadRow) else Row(row.where, {name: value(row.cells.get(name)) for name in names})
+        for row in rows
+    ]
+    return Table(str(path), names, cells)
 
 
-def read_objects(path, columns: Iterable[str] = ()) -> Table:
-    """Read JSON Lines as `read_table` does, but keep the values as they are: lists, mappings, numbers; missing keys: None.
+def read_objects(path) -> list[Row | BadRow]:
+    """Return the rows of a file as `read_table` reads them with `nested`, but each with the keys that it has itself."""
+    return _read(path, ())[1]
 
-    Raises `DataError` when the file as a whole cannot be used.
+
+def as_table(source: str, dataset, nested: bool = False) -> Table:
+    """Return a `datasets.Dataset` as a `Table` called `source`; see `read_table` for `nested`."""
+    names = dataset.column_names
+    value = as_it_is if nested else as_text
+    columns = dataset.with_format(None)[:]
+    cells = zip(*(columns[name] for name in names), strict=True)
+    rows = [Row(f"row {number}", dict(zip(names, map(value, row), strict=True))) for number, row in enumerate(cells, 1)]
+    if not rows:
+        raise DataError(f"{source}: the split has no rows")
+    return Table(source, names, rows)
+
+
+def as_text(value) -> str:
+    """Return a value of a JSON object or a data set as the text of a cell; None is empty."""
+    return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def as_it_is(value):
+    """Return a value unchanged."""
+    return value
+
+
+def _read(path, columns: Iterable[str]) -> tuple[list[str], list[Row | BadRow]]:
+    """Return the names of the columns, and the rows, of which each has the keys that stand there."""
+    kind = kind_of(path.name)
+    if kind is None:
+        endings = f"{', '.join((*_TABULAR, *_JSON))} (also with .gz) or .parquet"
+        raise DataError(f"{path}: unknown kind of file; expected a name that ends in {endings}")
+    if kind == ".parquet":
+        table = as_table(str(path), _parquet(path), nested=True)
+        return table.columns, table.rows
+    text = read_text(path)
+    if not text.strip():
+        expected = "one JSON object per line" if kind in _JSON else "a header"
+        named = f" with the columns {', '.join(columns)}" if columns else ""
+        raise DataError(f"{path}: the file is empty; expected {expected}{named}")
+    return _read_json(path, text) if kind in _JSON else _read_csv(path, text, _TABULAR[kind])
+
+
+def _parquet(path):
+    """Return a parquet file as a `Dataset`, in memory: `Dataset.from_parquet` would leave a copy in the cache."""
+    import pyarrow.parquet
+    from datasets import Dataset
+
+    try:
+        return Dataset(pyarrow.parquet.read_table(str(path)))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as parquet: {error}") from error
+
+
+def _read_json(path, text: str) -> tuple[list[str], list[Row | BadRow]]:
+    """Read JSON Lines, or one list of objects."""
+    rows = _list_rows(path, text) if text.lstrip().startswith("[") else None
+    if rows is None:
+        rows = [_json_row(number, line) for number, line in json_lines(text)]
+    if all(isinstance(row, BadRow) for row in rows):
+        raise DataError(f"{path}: no row is a JSON object; {rows[0].where}: {rows[0].detail}")
+    return list(dict.fromkeys(key for row in rows if isinstance(row, Row) for key in row.cells)), rows
+
+
+def _list_rows(path, text: str) -> list[Row | BadRow] | None:
+    """Return the rows of one JSON list; None for a text of lines of which the first is a list."""
+    try:
+        entries = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            return None
+        raise DataError(f"{path}, line {error.lineno}: not JSON: {error}; expected one list of objects") from error
+    except (ValueError, RecursionError) as error:  # endless digits, endless brackets
+        raise DataError(f"{path}: not JSON: {error}; expected one list of objects") from error
+    if not entries:
+        raise DataError(f"{path}: the list is empty")
+    return [_object(f"row {number}", entry) for number, entry in enumerate(entries, 1)]
+
+
+def _json_row(number: int, line: str) -> Row | BadRow:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return BadRow(f"line {number}", "not JSON", f"{error}: {show(line)}")
+    return _object(f"line {number}", value)
+
+
+def _object(where: str, value) -> Row | BadRow:
+    return Row(where, value) if isinstance(value, dict) else BadRow(where, "not a JSON object", show(value))
+
+
+def _read_csv(path, text: str, separator: str) -> tuple[list[str], list[Row | BadRow]]:
+    lines = list(io.StringIO(text, newline=""))
+    start = next(number for number, line in enumerate(lines) if line.strip())
+    first, cells = next(_records(lines, start, separator))
+    if isinstance(cells, BadRow):
+        raise DataError(f"{path}, line {first}: {cells.reason} in the header: {cells.detail}")
+    header = _header(path, cells, separator)
+    if set(_UNQUOTED) <= set(header) and "_comma_" in text:
+        records = _unquoted(lines, start + 1, len(header))
+    else:
+        records = _records(lines, start, separator)
+        next(records)
+    rows = []
+    for line, cells in records:
+        if isinstance(cells, BadRow):
+            rows.append(cells)
+        elif len(cells) != len(header):
+            detail = f"{len(cells)} cells, the header has {len(header)}: {show(separator.join(cells))}"
+            rows.append(BadRow(f"line {line}", "wrong number of cells", detail))
+        else:
+            rows.append(Row(f"line {line}", dict(zip(header, cells, strict=True))))
+    return header, rows
+
+
+def _records(lines: list[str], start: int, separator: str) -> Iterator[tuple[int, list[str] | BadRow]]:
+    """Yield `(first line, cells)` for every record from `lines[start]` on, blank lines left out.
+
+    `strict` makes an error of text after a closing quote and of a quote that is never closed, which would silently swallow
+    all rows up to the next quote into one cell. Only the line with the error is then read without `strict`, so that such a
+    row costs no other.
     """
-    table = _read_jsonl(path, read_text(path), columns, lambda value: value)
-    check_columns(path, table.columns, columns)
-    return table
+    while start < len(lines):
+        reader = csv.reader(map(lines.__getitem__, range(start, len(lines))), delimiter=separator, strict=True)
+        first = start
+        try:
+            for cells in reader:
+                if cells:
+                    yield first + 1, cells
+                first = start + reader.line_num
+            return
+        except csv.Error:
+            yield first + 1, _lenient(lines[first], first + 1, separator)
+            start = first + 1
+
+
+def _lenient(line: str, number: int, separator: str) -> list[str] | BadRow:
+    """Return the cells of one line as `csv` reads it by default: a quote inside a cell is part of the text."""
+    reader = csv.reader([line, ""], delimiter=separator)
+    try:
+        cells = next(reader)
+    except csv.Error as error:  # Python's own limit of 131,072 characters a cell: no real text, but a lost quote
+        return BadRow(f"line {number}", "cell too long", f"{error}: {show(line)}")
+    if reader.line_num > 1:
+        return BadRow(
+            f"line {number}", "quote not closed", f"{show(line.rstrip())}; double a quote inside a quoted cell"
+        )
+    return cells
+
+
+def _unquoted(lines: list[str], start: int, width: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield `(line, cells)` of a table without quotes; a row may have one cell more, EmpatheticDialogues' other replies."""
+    for number, line in enumerate(lines[start:], start + 1):
+        cells = line.rstrip("\r\n").split(",")
+        if line.strip():
+            yield number, cells[:width] if len(cells) == width + 1 else cells
+
+
+def _header(path, cells: list[str], separator: str) -> list[str]:
+    header = [cell.strip() for cell in cells]
+    others = [name for mark, name in _SEPARATORS.items() if len(header) == 1 and mark in header[0]]
+    if others:
+        advice = "name the file .tsv" if others[0] == "tabs" else f"separate its cells by {_SEPARATORS[separator]}"
+        raise DataError(f"{path}: its cells are separated by {others[0]}, header {show(header[0])}; {advice}")
+    # Spreadsheets leave nameless columns at the end, so only names count as duplicates.
+    for column, count in Counter(header).items():
+        if column and count > 1:
+            raise DataError(f"{path}: {count} columns are called {show(column)}; names must differ")
+    return header
 
 
 def read_lists(folder, needed: Sequence[str], optional: Sequence[str] = ()) -> Table:
@@ -173,11 +291,12 @@ def read_lists(folder, needed: Sequence[str], optional: Sequence[str] = ()) -> T
 
     Raises `DataError` when a needed file is missing, a file is no JSON list, or one list is longer than another.
     """
-    missing = [name for name in needed if not folder.joinpath(name).is_file()]
+    columns = [*needed, *optional]
+    files = {name: list_file(folder, name) for name in columns}
+    missing = [name for name in needed if files[name] is None]
     if missing:
         raise DataError(f"data.path: {folder} has no {' and no '.join(missing)} (files found: {names_in(folder)})")
-    columns = [*needed, *optional]
-    lists = {name: read_list(folder.joinpath(name)) for name in columns if folder.joinpath(name).is_file()}
+    lists = {name: read_list(file) for name, file in files.items() if file is not None}
     length = len(lists[needed[0]])
     for name, entries in lists.items():
         if len(entries) != length:
@@ -188,6 +307,16 @@ def read_lists(folder, needed: Sequence[str], optional: Sequence[str] = ()) -> T
     cells = zip(*(lists.get(name, [None] * length) for name in columns), strict=True)
     rows = [Row(f"row {number}", dict(zip(columns, row, strict=True))) for number, row in enumerate(cells, 1)]
     return Table(str(folder), columns, rows)
+
+
+def list_file(folder, name: str):
+    """Return the file of a list in `folder`, gzipped or not; None where it is missing."""
+    return next((file for end in ("", ".gz") if (file := folder.joinpath(name + end)).is_file()), None)
+
+
+def names_in(folder) -> str:
+    """Return the names of the first 20 entries of a folder, for a message."""
+    return ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "none"
 
 
 def read_list(path) -> list:
@@ -202,135 +331,6 @@ def read_list(path) -> list:
     if not content:
         raise DataError(f"{path}: the list is empty")
     return content
-
-
-def read_text(path) -> str:
-    """Read a whole file, gzipped or not, as UTF-8 text; a byte order mark at its start is dropped.
-
-    Raises `DataError` when it cannot be read, is not UTF-8, or holds NUL bytes.
-    """
-    try:
-        data = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            data = gzip.decompress(data)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: not a whole gzip file: {error}") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = _line_at(data, error.start)
-        byte = f"byte 0x{data[error.start]:02x} at offset {error.start}"
-        raise DataError(f"{path}, line {line}: {byte} is not UTF-8; save the file as UTF-8") from error
-    if "\0" in text:
-        # A text file has none: this is a binary file, or UTF-16 without its mark, or a damaged disk block.
-        offset = data.index(b"\0")
-        line = _line_at(data, offset)
-        raise DataError(f"{path}, line {line}: NUL byte at offset {offset}; save the file as UTF-8")
-    return text.removeprefix(BYTE_ORDER_MARK)
-
-
-def as_text(value) -> str:
-    """Return a value of a JSON object or a Hub row as the text of a cell; None is empty."""
-    return "" if value is None else str(value)
-
-
-def is_table(path) -> bool:
-    """Return whether the name of `path` ends as the name of a table does."""
-    return path.name.lower().endswith(SUFFIXES)
-
-
-def _read_csv(path, text: str, columns: Iterable[str], separator: str) -> Table:
-    rows, header = [], None
-    for line, cells in _records(path, text, separator):
-        if header is None:
-            header = _header(path, cells)
-        elif len(cells) != len(header):
-            detail = f"{len(cells)} cells, the header has {len(header)}: {show(separator.join(cells))}"
-            rows.append(BadRow(f"line {line}", "wrong number of cells", detail))
-        else:
-            rows.append(Row(f"line {line}", dict(zip(header, cells, strict=True))))
-    if header is None:
-        raise DataError(f"{path}: the file is empty; expected a header{_with(columns)}")
-    return Table(str(path), header, rows)
-
-
-def _read_jsonl(path, text: str, columns: Iterable[str], cell: Callable) -> Table:
-    """Read JSON Lines; `cell` makes the value of a cell from one in the file, or from None where a row lacks the key."""
-    read = _json_objects(path, text, columns)
-    objects = [row for row in read.values() if isinstance(row, dict)]
-    keys = list(dict.fromkeys(key for row in objects for key in row))
-    rows = [
-        Row(f"line {number}", {key: cell(row.get(key)) for key in keys}) if isinstance(row, dict) else row
-        for number, row in read.items()
-    ]
-    return Table(str(path), keys, rows)
-
-
-def _json_objects(path, text: str, columns: Iterable[str] = ()) -> dict[int, dict | BadRow]:
-    """Return number -> object for the lines of the text of a JSON Lines file, blank ones left out.
-
-    Args:
-        path: for messages.
-        text: as `read_text` returns it.
-        columns: for messages, what an object should have.
-
-    Raises `DataError` when no line is an object.
-    """
-    # Not splitlines: a JSON string may hold U+2028 and its like as they are.
-    lines = {number: line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
-    if not lines:
-        raise DataError(f"{path}: the file is empty; expected one JSON object per line{_with(columns)}")
-    read = {number: _json_object(number, line) for number, line in lines.items()}
-    if all(isinstance(row, BadRow) for row in read.values()):
-        first = next(iter(read.values()))
-        raise DataError(f"{path}: no line is a JSON object; {first.where}: {first.detail}")
-    return read
-
-
-def _json_object(number: int, line: str) -> dict | BadRow:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return BadRow(f"line {number}", "not JSON", f"{error}: {show(line)}")
-    if not isinstance(value, dict):
-        return BadRow(f"line {number}", "not a JSON object", show(line))
-    return value
-
-
-def _with(columns: Iterable[str]) -> str:
-    return f" with the columns {', '.join(columns)}" if columns else ""
-
-
-def _line_at(data: bytes, offset: int) -> int:
-    return len((data[:offset] + b"x").splitlines())
-
-
-def _records(path, text: str, separator: str):
-    """Yield `(first line, cells)` for every record of a CSV text, blank lines left out."""
-    # strict: text after a closing quote and a quote that is never closed are errors. The default would
-    # silently swallow all rows up to the next quote into one cell.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    line = 1
-    try:
-        for cells in reader:
-            if cells:
-                yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        # Python's own limit of 131,072 characters a cell ends here too. It is no real text, but a lost quote.
-        advice = "is a quote missing, or not doubled inside a quoted cell?"
-        raise DataError(f"{path}, record that starts on line {line}: {error}; {advice}") from error
-
-
-def _header(path, cells: list[str]) -> list[str]:
-    header = [cell.strip() for cell in cells]
-    # Spreadsheets leave nameless columns at the end, so only names count as duplicates.
-    for column, count in Counter(header).items():
-        if column and count > 1:
-            raise DataError(f"{path}: {count} columns are called {show(column)}; names must differ")
-    return header
 
 
 def split_rows(

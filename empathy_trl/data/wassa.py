@@ -16,20 +16,8 @@ import math
 from collections.abc import Iterable
 
 from empathy_trl.data.base import Corpus, Messages
-from empathy_trl.data.hub_tables import as_table, hub_source, hub_split, load_hub
 from empathy_trl.data.normalize import normalize
-from empathy_trl.data.tables import (
-    SUFFIXES,
-    BadRow,
-    Row,
-    Table,
-    check_columns,
-    names_in,
-    read_table,
-    split_file,
-    split_table,
-    tables_in,
-)
+from empathy_trl.data.tables import BadRow, Row, Table, check_columns, split_table
 from empathy_trl.errors import DataError, show, suggestion
 from empathy_trl.text import JOINERS
 
@@ -91,7 +79,8 @@ class Wassa(Corpus):
     def read_table(self, config, split: str) -> Table:
         """Return one split with the cells `text`, `ratings` (dimension -> text), `conversation`, `turn`, `speaker`, `number`."""
         if config.split_by == "given":
-            table = self._given_split(config, split)
+            advice = "; one table is split 90/10 with data.split_by: row or conversation"
+            table = self.source(config).split(split, advice)
             numbers = range(len(table.rows))
         else:
             table, numbers = self._own_split(config, split)
@@ -137,19 +126,15 @@ class Wassa(Corpus):
         """Return the prompt of what the user said last."""
         return make_prompt(history[-1]["content"])
 
-    def _given_split(self, config, split: str) -> Table:
-        """Read a split that the source has as a file or Hub split of its own."""
-        if self.is_on_hub(config):
-            return as_table(*hub_split(config.path, config.revision, split))
-        path = self.path(config)
-        advice = "; one table is split 90/10 with data.split_by: row or conversation"
-        if path.is_file():
-            raise DataError(f"data.split_by: {config.split_by!r}, but {path} has no splits{advice}")
-        return read_table(split_file(path, split, SUFFIXES, advice))
-
     def _own_split(self, config, split: str) -> tuple[Table, list[int]]:
         """Read the only table of the source; return the rows of `split` and their places in that table."""
-        table = self._only_table(config)
+        source = self.source(config)
+        table = source.only()
+        if table is None:
+            raise DataError(
+                f"data.split_by: {config.split_by!r} splits a single table, but {source.place} holds {len(source.tables)} "
+                f"(found: {source.found}); name one file with data.path, or use its own splits with data.split_by: given"
+            )
         groups = range(len(table.rows))
         if config.split_by == "conversation":
             column = _optional_column(table, "conversation")
@@ -164,27 +149,6 @@ class Wassa(Corpus):
                 (isinstance(row, Row) and row.cells[column].strip()) or number for number, row in enumerate(table.rows)
             ]
         return split_table(table, groups, config.split_by, split)
-
-    def _only_table(self, config) -> Table:
-        if self.is_on_hub(config):
-            splits = load_hub(config.path, config.revision)
-            _check_single(config, config.path, list(splits), ", ".join(splits))
-            ((name, dataset),) = splits.items()
-            return as_table(hub_source(config.path, config.revision, name), dataset)
-        path = self.path(config)
-        if path.is_file():
-            return read_table(path)
-        tables = tables_in(path)
-        _check_single(config, path, tables, names_in(path))
-        return read_table(tables[0])
-
-
-def _check_single(config, source, tables: list, found: str) -> None:
-    if len(tables) != 1:
-        raise DataError(
-            f"data.split_by: {config.split_by!r} splits a single table, but {source} holds {len(tables)} "
-            f"(found: {found}); name one file with data.path, or use its own splits with data.split_by: given"
-        )
 
 
 def text_column(

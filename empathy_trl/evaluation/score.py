@@ -26,7 +26,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from empathy_trl.data.dialogues import as_messages
-from empathy_trl.data.tables import JSON_LINES, BadRow, Table, read_lists, read_objects
+from empathy_trl.data.sources import open_source
+from empathy_trl.data.tables import SUFFIXES, BadRow, Table, list_file, read_lists
 from empathy_trl.errors import DataError, UserError, show
 from empathy_trl.io import hold_file, write_rows
 from empathy_trl.rewards.llm_judge import LLMJudge
@@ -129,7 +130,7 @@ def read_pairs(path: Path) -> list[Pair]:
         UserError: there is no such file or folder, or it is none of the three layouts.
         DataError: a file cannot be read, one list is longer than the other, or a row is none; names file and line or row.
     """
-    table, names = _parallel_lists(path) if path.is_dir() else _json_lines(path)
+    table, names = _parallel_lists(path) if path.is_dir() and list_file(path, LISTS[0]) else _table(path)
     pairs = []
     for row in table.rows:
         if isinstance(row, BadRow):
@@ -138,15 +139,15 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-def _json_lines(path: Path) -> tuple[Table, tuple[str, str]]:
-    """Return the rows of a file, and what context and response are called in it."""
-    if not path.is_file():
+def _table(path: Path) -> tuple[Table, tuple[str, str]]:
+    """Return the rows of a table, and what context and response are called in it."""
+    if not path.exists():
         raise UserError(f"--input: {path}: no such file or folder")
-    if not path.name.lower().endswith(JSON_LINES):
+    table = open_source(path, nested=True).only()
+    if table is None:
         raise UserError(
-            f"--input: {path}: expected a name that ends in {' or '.join(JSON_LINES)}, or a folder with {' and '.join(LISTS)}"
+            f"--input: {path}: expected a table ({', '.join(SUFFIXES)}), or a folder with {' and '.join(LISTS)} or with one table"
         )
-    table = read_objects(path)
     names = next((names for names in COLUMNS if set(names) <= set(table.columns)), None)
     if names is None:
         choices = " or ".join(f"{context} and {response}" for context, response in COLUMNS)
@@ -157,7 +158,7 @@ def _json_lines(path: Path) -> tuple[Table, tuple[str, str]]:
 def _parallel_lists(folder: Path) -> tuple[Table, tuple[str, str]]:
     """Return the entries of the two lists of a folder side by side, and the names of the lists."""
     for name in LISTS:
-        if not (folder / name).is_file():
+        if list_file(folder, name) is None:
             raise UserError(f"--input: {folder} has no {name}; expected {' and '.join(LISTS)}")
     return read_lists(folder, LISTS), LISTS
 

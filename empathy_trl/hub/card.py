@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from empathy_trl.chat.prompts import Prompts
 from empathy_trl.data import corpus
 from empathy_trl.data.base import Corpus
-from empathy_trl.data.hub_tables import Published
+from empathy_trl.data.sources import Published
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.base import NAMES, markdown

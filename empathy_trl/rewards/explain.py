@@ -16,8 +16,10 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+from empathy_trl.data.sources import open_source
+from empathy_trl.data.tables import BadRow, read_objects
 from empathy_trl.errors import UserError
-from empathy_trl.io import parse_json, write_atomically
+from empathy_trl.io import write_atomically
 from empathy_trl.rewards import load_rewards
 from empathy_trl.rewards.base import Reward, checked_logs, checked_values, is_async, weight_at
 from empathy_trl.tags import completion_text, user_text
@@ -185,32 +187,30 @@ def _shortened(text: str) -> str:
 
 
 def read_completions(path: Path) -> list[dict]:
-    """Return the rows of a file, at least one, all with the same keys.
+    """Return the rows of a table (see `data.tables`), or of a folder with one, at least one row, all with the same keys.
 
     Raises:
-        UserError: the file cannot be read; or names the line that is not a JSON object with `prompt`, `completion` and
-            the keys of the first row.
+        UserError: the file cannot be read; or names the line that is no row with `prompt`, `completion` and the keys of
+            the first row.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise UserError(f"--completions: cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"--completions: {path} is not UTF-8 (byte {error.start})") from error
+    if not path.exists():
+        raise UserError(f"--completions: {path}: no such file or folder")
+    table = open_source(path, nested=True).only() if path.is_dir() else None
+    if table is None and path.is_dir():
+        raise UserError(f"--completions: {path}: expected a file, or a folder with one table")
     rows = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            row = parse_json(path, number, line)
-            _check_row(f"{path}, line {number}", row, rows[0] if rows else row)
-            rows.append(row)
+    for row in table.rows if table else read_objects(path):
+        where = f"{path}, {row.where}"
+        if isinstance(row, BadRow):
+            raise UserError(f"{where}: {row.reason}: {row.detail}")
+        _check_row(where, row.cells, rows[0] if rows else row.cells)
+        rows.append(row.cells)
     if not rows:
         raise UserError(f"--completions: {path} has no rows")
     return rows
 
 
-def _check_row(where: str, row, first: dict) -> None:
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected an object with `prompt` and `completion`")
+def _check_row(where: str, row: dict, first: dict) -> None:
     for key in ("prompt", "completion"):
         if key not in row:
             raise UserError(f"{where}: has no `{key}` (keys: {', '.join(row) or 'none'})")

@@ -143,7 +143,7 @@ def test_long_texts_lose_their_beginning_and_are_counted(tmp_path):
     rows, report = read_split(Data(name="ed4", path=str(tmp_path), max_words=10), "train")
     assert rows[0]["text"].split() == words[-10:]
     assert str(report) == f"{tmp_path / 'train.csv'}: 2 read, 0 dropped, 2 used, 1 shortened"
-    with pytest.raises(DataError, match=r"train\.csv is a file; give the folder"):
+    with pytest.raises(DataError, match=r"train\.csv is one table without splits; give the folder"):
         read_split(Data(name="ed4", path=str(tmp_path / "train.csv")), "train")
 
 

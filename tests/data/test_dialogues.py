@@ -218,14 +218,14 @@ def test_half_a_character_in_the_name_of_an_emotion_is_left_out(tmp_path):
 
 
 def test_places_that_hold_no_dialogues(tmp_path):
-    with pytest.raises(DataError, match=r"has no train\.jsonl or train\.jsonl\.gz \(files found: none\)"):
+    with pytest.raises(DataError, match=r"has no table called train \(found: none\)"):
         read_split(section(tmp_path), "train")
     write_lists(tmp_path)
-    with pytest.raises(DataError, match=r"has no folder val or valid or validation \(files found: train\)"):
+    with pytest.raises(DataError, match=r"has no folder valid or validation or val or dev \(files found: train\)"):
         read_split(section(tmp_path), "valid")
     write_lists(tmp_path, part="val")
     write_lists(tmp_path, part="valid")
-    with pytest.raises(DataError, match="has several folders for the split valid: val, valid; keep one"):
+    with pytest.raises(DataError, match="has several folders for the split valid: valid, val; keep one"):
         read_split(section(tmp_path), "valid")
 
 

@@ -109,8 +109,8 @@ def test_hub_gives_one_row_per_conversation_of_the_four_emotions(monkeypatch):
 @pytest.mark.parametrize(
     ("columns", "split", "message"),
     [
-        (UTTERANCES, "train", r"no such split \(splits found: train\)"),
-        ({"text": ["a"], "label": [1]}, "validation", r"no column 'conv_id' \(columns found: text, label\)"),
+        (UTTERANCES, "train", r"has no table called valid or validation or val or dev \(found: train\)"),
+        ({"text": ["a"], "labels": [1]}, "validation", r"no column 'label'; did you mean labels\?"),
         (UTTERANCES | {"context": ["proud"] * 6}, "validation", "no row whose context is one of sad, joyful"),
         (UTTERANCES | {"prompt": ["x"] * 3 + [None] * 3}, "validation", r"row 4: empty text"),
     ],

@@ -234,7 +234,7 @@ def roles(*names):
         (roles("system", "system", "user"), "line 2: system message in the middle: message 2;"),
         (dialogue("Hi", conversation_id=[1]), r"line 2: no id: conversation_id is \[1\]; expected a text or a whole"),
         (dialogue("Hi", emotion=3), "line 2: no text: emotion has 3; expected a text"),
-        ("[1, 2]", r"line 2: not a JSON object: '\[1, 2\]'"),
+        ("[1, 2]", r"line 2: not a JSON object: \[1, 2\]"),
         ("{", "line 2: not JSON: "),
     ],
 )

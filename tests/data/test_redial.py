@@ -165,7 +165,7 @@ def test_portions_are_of_dialogues(source):
 def test_hub(monkeypatch, with_valid):
     from datasets import Dataset, DatasetDict
 
-    from empathy_trl.data import hub_tables as hub
+    from empathy_trl.data import sources as hub
 
     splits = {"train": Dataset.from_list(MANY), "test": Dataset.from_list([TALK])}
     splits |= {"validation": Dataset.from_list(MANY[:2])} if with_valid else {}

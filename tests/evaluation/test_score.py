@@ -4,6 +4,7 @@ import gzip
 import json
 
 import pytest
+from datasets import Dataset
 
 from empathy_trl.errors import DataError, UserError
 from empathy_trl.evaluation.score import Pair, read_pairs
@@ -112,7 +113,19 @@ def test_bad_folders_are_named_by_file(write, files, message):
 def test_other_files_are_refused_with_the_choices(tmp_path, write):
     with pytest.raises(UserError, match=r"--input: .*nowhere: no such file or folder"):
         read_pairs(tmp_path / "nowhere")
-    with pytest.raises(
-        UserError, match=r"expected a name that ends in \.jsonl or \.jsonl\.gz, or a folder with contexts"
-    ):
-        read_pairs(write(in_csv="context,response\n"))
+    with pytest.raises(UserError, match=r"unknown kind of file; expected a name that ends in \.csv, "):
+        read_pairs(write(in_txt="context,response\n"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: expected a table \(\.csv, .*, or a folder with contexts\.json and"):
+        read_pairs(tmp_path / "empty")
+
+
+@pytest.mark.faults
+def test_every_format_of_a_table_is_read(tmp_path, write):
+    table = Dataset.from_list([GOOD])
+    table.save_to_disk(tmp_path / "saved")
+    table.to_parquet(tmp_path / "x.parquet")
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + json.dumps(GOOD).encode()))
+    csv = write(in_csv='context,response\n"a",x\n')
+    for path in (csv, *(tmp_path / name for name in ("saved", "x.parquet", "x.jsonl.gz"))):
+        assert read_pairs(path) == [Pair("a", "x")]

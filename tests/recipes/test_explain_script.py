@@ -1,10 +1,12 @@
 """recipes/explain.py: a table for a recipe and a file, and one line for whatever is wrong."""
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from tests.recipes.scripts import script
 
@@ -68,17 +70,17 @@ def test_overrides_and_csv(workplace, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"prompt": "p", "completion": "c"}\n\n{"prompt": }\n', "bad.jsonl, line 3: not valid JSON"),
+        ('{"prompt": "p", "completion": "c"}\n\n{"prompt": }\n', "bad.jsonl, line 3: not JSON"),
         ('\n{"prompt": "p"}\n', "bad.jsonl, line 2: has no `completion` (keys: prompt)"),
         ("{}", "bad.jsonl, line 1: has no `prompt` (keys: none)"),
-        ("[1]", "bad.jsonl, line 1: expected an object with `prompt` and `completion`"),
+        ("[1]", "bad.jsonl: no row is a JSON object; row 1: 1"),
         ('{"prompt": 3, "completion": "c"}', "line 1: `prompt` is neither a text nor a list of messages"),
         ('{"prompt": "p", "completion": null}', "line 1: `completion` is neither a text nor"),
         ('{"prompt": "p", "completion": [{"content": "c"}]}', "line 1: `completion` is neither"),
         ('{"prompt": "p", "completion": "c", "prompts": 1}', "line 1: a column cannot be called `prompts`"),
         ('{"prompt": "p", "completion": "c", "label": "sad"}\n{"prompt": "p", "completion": "c"}', "bad.jsonl, line 2: has no `label`, unlike the first row; null says"),
         ('{"prompt": "p", "completion": "c"}\n{"prompt": "p", "completion": "c", "label": "sad"}', "bad.jsonl, line 2: has a `label`, unlike the first row"),
-        ("\n", "bad.jsonl has no rows"),
+        ("\n", "bad.jsonl: the file is empty; expected one JSON object"),
         ('{"prompt": "p", "completion": "c"}', "rewards.emotion_accuracy: needs a column `label` in the data"),
     ],
 )  # fmt: skip
@@ -89,11 +91,28 @@ def test_bad_files(workplace, capsys, content, message):
     assert error.startswith("error: ") and message in error
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz", "x.json", "x.csv", "x.parquet", "saved"])
+def test_completions_in_every_format(workplace, capsys, name):
+    row = {"prompt": "p", "completion": "<answer>sad</answer>.", "label": "sad"}
+    text = "\ufeff" + {"x.csv": ",".join(row) + "\n" + ",".join(row.values()), "x.json": json.dumps([row])}.get(
+        name, json.dumps(row)
+    )
+    if name == "saved":
+        Dataset.from_list([row]).save_to_disk(name)
+    elif name == "x.parquet":
+        Dataset.from_list([row]).to_parquet(name)
+    else:
+        Path(name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    assert run(completions=name) == 0
+    assert "1.000" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--completions", "nowhere.jsonl"], "--completions: cannot read nowhere.jsonl: No such file"),
-        (["--completions", "latin.jsonl"], "--completions: latin.jsonl is not UTF-8 (byte 0)"),
+        (["--completions", "nowhere.jsonl"], "--completions: nowhere.jsonl: no such file or folder"),
+        (["--completions", "latin.jsonl"], "latin.jsonl, line 1: byte 0xe9 at offset 0 is not UTF-8"),
         (["--recipe", "other.yaml"], "other.yaml: no such recipe"),
         (["--stage", "third"], "--stage third: no such stage in small (choices: first, second)"),
         (["--stage", "first"], "--stage first: has no rewards (stages that have: second)"),

@@ -47,7 +47,7 @@ def test_a_broken_file_is_named_and_the_others_count(tmp_path):
 def test_nothing_left_is_an_error_with_every_reason(tmp_path):
     (tmp_path / "eval_test.json").write_text("[]")
     (tmp_path / "eval_valid.json").write_text("\x00")
-    with pytest.raises(UserError, match=r"(?s)no results that can be read:.*is not an evaluation.*not valid JSON"):
+    with pytest.raises(UserError, match=r"(?s)no results that can be read:.*is not an evaluation.*NUL byte"):
         read_paths([tmp_path])
 
 

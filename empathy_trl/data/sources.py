@@ -1,0 +1,251 @@
+"""Where rows are: a Hub id, a folder that `datasets` saved, a folder of tables, or one table; and its splits.
+
+`open_source` finds the tables of a place, and a `Source` reads that of a split, whose name is found in the same way for all
+formats. `situations` and `conversations` read EmpatheticDialogues, which has one utterance a row.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+from empathy_trl.data.tables import SUFFIXES, BadRow, Row, Table, as_table, check_columns, kind_of, names_in, read_table
+from empathy_trl.errors import DataError, UserError, show
+
+# Split -> what its table, its folder or its split on the Hub may be called.
+SPLITS = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data set on the Hub, as a model card describes it.
+
+    Attributes:
+        hub_id: owner/name.
+        licence: the Hub's identifier of its licence, or None where its page names none.
+        terms: the licence in words.
+        source: who wrote the texts.
+        citations: keys of BibTeX entries.
+    """
+
+    hub_id: str
+    licence: str | None
+    terms: str
+    source: str
+    citations: tuple[str, ...] = ()
+
+
+EMPATHETIC_DIALOGUES = Published(
+    "facebook/empathetic_dialogues",
+    "cc-by-nc-4.0",
+    "CC BY-NC 4.0: no commercial use",
+    "conversations of crowd workers about their feelings (Rashkin et al. 2019)",
+    ("rashkin2019",),
+)
+
+# The branch where the Hub keeps every data set as parquet; the main branch of EmpatheticDialogues is a
+# script, which `datasets` no longer runs.
+HUB_REVISION = "refs/convert/parquet"
+
+
+def load_hub(path: str, revision: str | None):
+    """Return the `DatasetDict` of a Hub id. Raises `UserError`, which says what to do, when it cannot be loaded."""
+    import httpx
+    from datasets import load_dataset
+    from huggingface_hub.errors import HfHubHTTPError
+
+    revision = revision or HUB_REVISION
+    # `datasets` reports a gated, private or unknown data set as a FileNotFoundError, no network as a
+    # ConnectionError.
+    try:
+        return load_dataset(path, revision=revision)
+    except (ConnectionError, FileNotFoundError, HfHubHTTPError, httpx.TransportError) as error:
+        raise UserError(
+            f"data.path: cannot load {path!r} (revision {revision}) from the Hub, and there is no folder "
+            f"of that name: {error}\nIf it is gated or private, log in with `hf auth login`. Without "
+            "network, load it once elsewhere and copy the cache (HF_HOME), or set data.path to a local folder."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Source:
+    """The tables of one place.
+
+    Attributes:
+        place: what messages call it.
+        tables: name of a file or split -> a function that reads it.
+        found: what is there, for messages.
+        is_table: whether the place is one table, which has no splits.
+    """
+
+    place: str
+    tables: dict[str, Callable[[], Table]]
+    found: str
+    is_table: bool = False
+
+    def names(self, split: str) -> list[str]:
+        """Return the names of the tables that may be those of a split."""
+        return [name for name in self.tables if _stem(name) in SPLITS[split]]
+
+    def split(self, split: str, advice: str = "") -> Table:
+        """Return the only table of a split; `advice` ends the error where there is none, or more than one."""
+        if self.is_table:
+            raise DataError(
+                f"data.path: {self.place} is one table without splits; give the folder that holds the split files{advice}"
+            )
+        names = self.names(split)
+        if len(names) > 1:
+            raise DataError(
+                f"data.path: {self.place} has {len(names)} tables for the split {split}: {', '.join(names)}; keep one"
+            )
+        if not names:
+            raise DataError(
+                f"data.path: {self.place} has no table called {' or '.join(SPLITS[split])} (found: {self.found}){advice}"
+            )
+        return self.tables[names[0]]()
+
+    def only(self) -> Table | None:
+        """Return the only table; None where there are several, or none."""
+        return next(iter(self.tables.values()))() if len(self.tables) == 1 else None
+
+
+def _stem(name: str) -> str:
+    """Return the name of a table without its ending, and without `_data`, which the files of ReDial have."""
+    kind = kind_of(name)
+    stem = name if kind is None else name.lower().removesuffix(".gz").removesuffix(kind)
+    return stem.removesuffix("_data")
+
+
+def local_path(path: str, sample: str | None, expected: str):
+    """Return the folder or file that `data.path` names.
+
+    Args:
+        path: "sample", or a folder or file.
+        sample: the folder below `empathy_trl/data` that "sample" means; None where nothing is embedded.
+        expected: for the error about a path that does not exist, what else `data.path` may be.
+    """
+    is_sample = path == "sample" and sample is not None
+    found = files("empathy_trl.data").joinpath(sample) if is_sample else Path(path).expanduser()
+    if not found.is_dir() and not found.is_file():
+        embedded = "'sample' (the embedded corpus), " if sample is not None else ""
+        raise DataError(f"data.path: no folder {show(path)} here; expected {embedded}{expected}")
+    return found
+
+
+def open_source(path, suffixes: tuple[str, ...] = SUFFIXES, nested: bool = False) -> Source:
+    """Return the tables of a folder, or of one file.
+
+    A folder that `datasets` saved with `save_to_disk` is one table, or has its splits. In any other folder, the tables are
+    the files with one of `suffixes`; a `.json` file is a table only where no other file is one, or where it has the name of
+    a split: it may as well be a description.
+
+    Args:
+        path: a folder or file.
+        suffixes: see `tables.SUFFIXES`; the file itself may be of any kind.
+        nested: see `tables.read_table`.
+    """
+    if path.is_file():
+        return Source(str(path), {path.name: partial(read_table, path, nested=nested)}, path.name, is_table=True)
+    if path.joinpath("dataset_dict.json").is_file():
+        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+        tables = {name: partial(_saved, path.joinpath(name), nested) for name in names}
+        return Source(str(path), tables, ", ".join(names))
+    if path.joinpath("dataset_info.json").is_file() and path.joinpath("state.json").is_file():
+        return Source(str(path), {path.name: partial(_saved, path, nested)}, path.name, is_table=True)
+    entries = sorted((each for each in path.iterdir() if each.is_file()), key=lambda each: each.name)
+    tables = {each.name: each for each in entries if kind_of(each.name, suffixes)}
+    named = {
+        name for name in tables if kind_of(name) != ".json" or any(_stem(name) in each for each in SPLITS.values())
+    }
+    readers = {name: partial(read_table, tables[name], nested=nested) for name in tables if name in named or not named}
+    return Source(str(path), readers, names_in(path))
+
+
+def open_hub(path: str, revision: str | None, nested: bool = False) -> Source:
+    """Return the splits of a Hub id. Raises what `load_hub` raises."""
+    splits = load_hub(path, revision)
+    place = f"{path} (revision {revision or HUB_REVISION})"
+    tables = {
+        name: partial(as_table, f"{place[:-1]}, split {name})", dataset, nested) for name, dataset in splits.items()
+    }
+    return Source(place, tables, ", ".join(splits))
+
+
+def _saved(folder, nested: bool) -> Table:
+    """Return a data set that `save_to_disk` has written."""
+    from datasets import load_from_disk
+
+    try:
+        dataset = load_from_disk(str(folder), keep_in_memory=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder}: cannot be read as a saved data set: {error}") from error
+    return as_table(str(folder), dataset, nested)
+
+
+def split_folder(folder, split: str):
+    """Return the one sub-folder of a split, by one of the names of `SPLITS`."""
+    found = [name for name in SPLITS[split] if folder.joinpath(name).is_dir()]
+    if len(found) > 1:
+        raise DataError(f"data.path: {folder} has several folders for the split {split}: {', '.join(found)}; keep one")
+    if not found:
+        raise DataError(
+            f"data.path: {folder} has no folder {' or '.join(SPLITS[split])} (files found: {names_in(folder)})"
+        )
+    return folder.joinpath(found[0])
+
+
+def is_empathetic_dialogues(table: Table) -> bool:
+    """Return whether a table has one utterance of EmpatheticDialogues a row, as its own CSV and the Hub have it."""
+    return {"conv_id", "context"} <= set(table.columns)
+
+
+def situations(table: Table) -> Table:
+    """Return one row (`text`, `label`) per conversation of EmpatheticDialogues: its situation and its emotion.
+
+    The table has one row per utterance; `context` (the emotion) and `prompt` (the situation) are the same in all rows of a
+    conversation, and its commas are written `_comma_`.
+    """
+    check_columns(table.source, table.columns, ("conv_id", "context", "prompt"))
+    rows, seen = [], set()
+    for row in table.rows:
+        if isinstance(row, BadRow):
+            rows.append(row)
+        elif (conversation := row.cells["conv_id"]) not in seen:
+            seen.add(conversation)
+            text = (row.cells["prompt"] or "").replace("_comma_", ",")
+            rows.append(Row(row.where, {"text": text, "label": row.cells["context"] or ""}))
+    return Table(table.source, ["text", "label"], rows)
+
+
+def conversations(table: Table) -> Table:
+    """Return one row (`emotion`, `utterances`) per conversation of EmpatheticDialogues, as JSON Lines have them.
+
+    `utterances` is a list of `{"speaker": "speaker" or "listener", "text"}` in order; who speaks first is the speaker. See
+    `situations` for the table.
+    """
+    check_columns(table.source, table.columns, ("conv_id", "utterance_idx", "context", "speaker_idx", "utterance"))
+    bad, said = [], {}
+    for row in table.rows:
+        if isinstance(row, BadRow):
+            bad.append(row)
+        elif re.fullmatch(r"\s*\d{1,9}\s*", str(row.cells["utterance_idx"])):
+            said.setdefault(row.cells["conv_id"], []).append(row)
+        else:
+            detail = f"utterance_idx is {show(row.cells['utterance_idx'])}; expected a whole number"
+            bad.append(BadRow(row.where, "no place in the conversation", detail))
+    rows = []
+    for turns in said.values():
+        turns.sort(key=lambda turn: int(turn.cells["utterance_idx"]))
+        first = turns[0].cells
+        utterances = [
+            {
+                "speaker": "speaker" if turn.cells["speaker_idx"] == first["speaker_idx"] else "listener",
+                "text": (turn.cells["utterance"] or "").replace("_comma_", ","),
+            }
+            for turn in turns
+        ]
+        where = f"conversation from {turns[0].where}"
+        rows.append(Row(where, {"emotion": first["context"], "utterances": utterances}))
+    return Table(table.source, ["emotion", "utterances"], rows + bad)
