@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import json
 import os
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,10 +33,15 @@ _MARKS = {
 def is_hub_id(name: str, needs_owner: bool = False) -> bool:
     """Return whether a text has the form of a Hub id: `owner/name`, or also `name` unless an owner is needed.
 
-    `outputs/…` is where runs are written, and never an id.
+    The form is that of `huggingface_hub`. `outputs/…` is where runs are written, and never an id.
     """
-    found = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name)
-    return found is not None and not name.startswith("outputs/") and (found[1] is not None or not needs_owner)
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not name.startswith("outputs/") and ("/" in name or not needs_owner)
 
 
 def on_hub(name: str, needs_owner: bool = False) -> bool:

@@ -8,6 +8,7 @@
 | `clean` | prepare text from users for training: no markup, no invisible characters |
 | `truncate_start`, `truncate_turns`, `newest_turns`, `count_words` | keep the end of a text or of a dialogue |
 | `sanitise` | make model output safe to print |
+| `in_markdown` | show a name in a Markdown page as it is |
 | `mask`, `masked_log` | hide tokens, and addresses that contain secrets |
 """
 
@@ -23,6 +24,8 @@ from typing import TypeVar
 
 import regex
 
+# what GitHub's Markdown may read as more than a character
+MARKDOWN = re.compile(r"[\\`*\[\]<>#|~$&!{}@]|(?<!\w)_|_(?!\w)|^[-+=]")
 UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 _WORD = rf"""
     <(?:url|email|movie)>
@@ -219,6 +222,11 @@ def count_words(text: str) -> int:
 def _words(text: str) -> list[int]:
     """Return where the words of a text begin."""
     return [match.start() for match in re.finditer(rf"\S{{1,{_LONGEST_WORD}}}", text)]
+
+
+def in_markdown(value) -> str:
+    """Return a name, a path or another value as text that Markdown shows as it is, on one line."""
+    return MARKDOWN.sub(r"\\\g<0>", " ".join(str(value).split()))
 
 
 STAY = "\n\t" + JOINERS

@@ -164,9 +164,13 @@ def test_a_classifier_predicts_by_folder_and_loaded(make_classifier):
             assert other[group] == pytest.approx(shares, abs=1e-4)
 
 
-def test_names_on_the_hub_are_checked_before_anything_is_sent(tmp_path):
-    with pytest.raises(UserError, match="repo_id: 'a/b/c' is not a Hub id; expected USER/REPO"):
-        push(tmp_path, "a/b/c")
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "repo_id", ["a/b/c", "ann/x--y", "ann/x..y", "ann/x.git", "-ann/x", "ann/x-", "ann/ж", "a" * 97]
+)
+def test_names_on_the_hub_are_checked_before_anything_is_sent(tmp_path, repo_id):
+    with pytest.raises(UserError, match=f"repo_id: '{repo_id}' is not a Hub id; expected USER/REPO"):
+        push(tmp_path, repo_id)
     with pytest.raises(UserError, match="expected USER/REPO"):
         pull("nobody")
 

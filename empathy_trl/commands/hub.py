@@ -64,10 +64,10 @@ def _card(options: argparse.Namespace) -> None:
     print(model_card(options.folder, _repo_id(options.repo_id)))
 
 
-def _repo_id(text: str) -> str:
+def _repo_id(text: str, flag: str = "--repo_id") -> str:
     """Return a Hub id; UserError for anything else."""
     if not is_hub_id(text):
-        raise UserError(f"--repo_id: {text!r} is not a Hub id; expected USER/REPO")
+        raise UserError(f"{flag}: {text!r} is not a Hub id; expected USER/REPO")
     return text
 
 
@@ -103,6 +103,8 @@ def _leaderboard(options: argparse.Namespace) -> None:
         raise UserError(f"expected files or folders, or --hub AUTHOR_OR_TAG; got {got}")
     if options.private and not options.push:
         raise UserError("--private: is for --push USER/REPO")
+    if options.push:
+        _repo_id(options.push, "--push")
     check_writable(options.output_dir)
 
     found = (

@@ -6,6 +6,7 @@ model, which counts words. `evaluate` describes the files.
 """
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from pathlib import Path
@@ -97,7 +98,13 @@ class Evaluator(ABC):
 
     def model_and_baselines(self, result: dict) -> list[tuple[str, dict]]:
         """Return name and metrics of the model, and then of its baselines."""
-        return [(result["stage"], result["metrics"]), *((NAMES[key], row) for key, row in result["baselines"].items())]
+        return [(row_name(result), result["metrics"]), *((NAMES[key], row) for key, row in result["baselines"].items())]
+
+
+def row_name(result: dict) -> str:
+    """Return the name of the model's row in the table of an evaluation: its stage, or its own name if it is another model."""
+    *_, recipe, stage = ["", "", *Path(result["model"]).parts]
+    return stage if (recipe, stage) == (result["recipe"], result["stage"]) else result["model"][-28:]
 
 
 def score_baselines(train_texts, train_labels, test_texts, gold, labels) -> dict[str, dict]:
@@ -175,8 +182,9 @@ def _on_tfidf(model):
 
 
 def markdown(rows: list[list]) -> str:
-    """Return a Markdown table; the first row is the header."""
-    header, *body = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+    """Return a Markdown table; the first row is the header. A bar in a cell is escaped."""
+    cells = [[re.sub(r"(?<!\\)\|", r"\|", str(cell)) for cell in row] for row in rows]
+    header, *body = [f"| {' | '.join(row)} |" for row in cells]
     return "\n".join([header, "|---" * len(rows[0]) + "|", *body])
 
 

@@ -20,6 +20,7 @@ from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, paired_ja
 from empathy_trl.evaluation.metrics.reply_classifiers import are_classifiers, deciding, judged_otherwise
 from empathy_trl.evaluation.plots import draw_changes
 from empathy_trl.io import hold_folder, write_text
+from empathy_trl.text import in_markdown
 
 RESAMPLING = {"bootstrap": paired_statistics, "jackknife": paired_jackknife}
 NOT_IN_ROWS = "the predictions file does not hold what it is made of"
@@ -294,13 +295,13 @@ def page(content: dict) -> str:
     rows = [["metric", "A", "B", "change, B - A", "relative", "p", "n"]]
     for name, figure in metrics.items():
         mark = f" ({notes.index(figure['note']) + 1})" if figure["note"] else ""
-        rows.append([name + mark, *_cells(figure)])
+        rows.append([in_markdown(name) + mark, *_cells(figure)])
     data, tested = content["data"], sum(figure["p"] is not None for figure in metrics.values())
     parts = [
-        f"# Comparison on {data['split']} of {data['source']}",
+        f"# Comparison on {data['split']} of {in_markdown(data['source'])}",
         "\n".join(f"- {side.upper()}: {_about(content[side])}" for side in ("a", "b")),
         markdown(rows),
-        *(f"({number}) {note}" for number, note in enumerate(notes, start=1)),
+        *(f"({number}) {in_markdown(note)}" for number, note in enumerate(notes, start=1)),
         METHOD,
         _several(tested),
         "![Relative changes with their intervals](compare.png)",
@@ -323,7 +324,7 @@ def _cells(figure: dict) -> list[str]:
 
 
 def _about(side: dict) -> str:
-    return f"{side['model']} ({side['recipe']} / {side['stage']}), {side['folder']}"
+    return in_markdown(f"{side['model']} ({side['recipe']} / {side['stage']}), {side['folder']}")
 
 
 def _several(tested: int) -> str:

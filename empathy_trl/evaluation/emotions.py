@@ -8,6 +8,7 @@ from empathy_trl.evaluation.generation import generate_shared
 from empathy_trl.evaluation.metrics.agreement import reasoning_words, score_emotions, share_statistics
 from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.evaluation.plots import draw_confusion
+from empathy_trl.text import in_markdown
 
 COLUMNS = {
     "accuracy": "accuracy",
@@ -75,7 +76,7 @@ class EmotionEvaluator(Evaluator):
 
     def details(self, stages: list) -> dict[str, str]:
         """Return heading -> text of what a report says beyond that table."""
-        header = [f"{share}, {stage.name}" for stage in stages for share in ("precision", "recall")]
+        header = [f"{share}, {in_markdown(stage.name)}" for stage in stages for share in ("precision", "recall")]
         rows = [["emotion", *header, "n"]]
         for label in stages[-1].evaluation["confusion"]["rows"]:
             shares = [
@@ -83,7 +84,7 @@ class EmotionEvaluator(Evaluator):
                 for stage in stages
                 for share in ("precision", "recall")
             ]
-            rows.append([label, *shares, stages[-1].evaluation["metrics"][f"recall_{label}"]["n"]])
+            rows.append([in_markdown(label), *shares, stages[-1].evaluation["metrics"][f"recall_{label}"]["n"]])
         return {"Per emotion": markdown(rows) + "\n\nn: rows of that emotion."}
 
     def row_values(self, evaluation: dict, rows: list[dict]) -> dict[str, list]:

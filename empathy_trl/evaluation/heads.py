@@ -28,7 +28,7 @@ from empathy_trl.evaluation.metrics.bootstrap import mean_figure, with_interval
 from empathy_trl.evaluation.plots import draw_confusion, draw_ratings
 from empathy_trl.models.label_schema import Targets, pairs_of, predicted_labels, right_order
 from empathy_trl.models.scorer import predict_outputs
-from empathy_trl.text import words
+from empathy_trl.text import in_markdown, words
 
 SEPARATOR = " / "  # between the labels of several groups
 TITLES = {"mae": "mean absolute error", "pearson": "Pearson", "spearman": "Spearman"}
@@ -105,9 +105,9 @@ class LabelEvaluator(Evaluator):
             for label in confusion["rows"]:
                 ends = f"{label}_{group}" if several else label
                 precision, recall = (last["metrics"][f"{share}_{ends}"] for share in ("precision", "recall"))
-                name = f"{group}: {label}" if several else label
+                name = in_markdown(f"{group}: {label}" if several else label)
                 rows.append([name, with_interval(precision), with_interval(recall), recall["n"]])
-        return {"Per label": markdown(rows) + f"\n\n{stages[-1].name}; n: rows of that label."}
+        return {"Per label": markdown(rows) + f"\n\n{in_markdown(stages[-1].name)}; n: rows of that label."}
 
     def row_values(self, evaluation: dict, rows: list[dict]) -> dict[str, list]:
         """Return metric -> one value per row, of which it is the mean."""
@@ -227,12 +227,14 @@ class RatingEvaluator(Evaluator):
         rows = [["rating", "", *(TITLES[figure] for figure in FIGURES)]]
         last = stages[-1].evaluation
         named = [
-            *((stage.name, stage.evaluation["metrics"]) for stage in stages),
+            *((in_markdown(stage.name), stage.evaluation["metrics"]) for stage in stages),
             *((NAMES[key], row) for key, row in last["baselines"].items()),
         ]
         for rating in last["ratings"]:
             for name, metrics in named:
-                rows.append([rating, name, *(with_interval(metrics[f"{figure}_{rating}"]) for figure in FIGURES)])
+                rows.append(
+                    [in_markdown(rating), name, *(with_interval(metrics[f"{figure}_{rating}"]) for figure in FIGURES)]
+                )
         return {"Per rating": markdown(rows)}
 
     def statistics(self, evaluation: dict, rows: list[dict]) -> dict[str, tuple]:

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from empathy_trl.data.labelled import MECHANISMS
 from empathy_trl.data.redial_files import PLACEHOLDER
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.base import NAMES, Evaluator, markdown
+from empathy_trl.evaluation.base import NAMES, Evaluator, markdown, row_name
 from empathy_trl.evaluation.generation import generate_shared
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures, with_interval
 from empathy_trl.evaluation.metrics.perplexity import Likelihood, perplexity, reference_likelihoods, unavailable_reason
@@ -41,6 +41,7 @@ from empathy_trl.models.load import weights_digest
 from empathy_trl.rewards.base import weight_at
 from empathy_trl.rewards.explain import explain_rewards
 from empathy_trl.tags import REPLY_TAGS, RESPOND, part_text, read_parts, reply_text
+from empathy_trl.text import in_markdown
 
 # metric -> column title: of the main table, if the metric was measured, and of the detail table
 TITLES = {
@@ -205,7 +206,7 @@ class ReplyEvaluator(Evaluator):
     def summary(self, result: dict) -> list[str]:
         """Return the lines of a plain-text table: a line per metric, the model beside its baselines."""
         named = [result["metrics"], *result["baselines"].values()]
-        heads = [result["stage"], *(NAMES[name] for name in result["baselines"])]
+        heads = [row_name(result), *(NAMES[name] for name in result["baselines"])]
         lines = [f"{'':<56}" + "".join(f"{head:<28}" for head in heads).rstrip()]
         for key, heading in (self.column_titles(result) | _detail_titles(result)).items():
             cells = "".join(f"{with_interval(metrics[key]) if key in metrics else '':<28}" for metrics in named)
@@ -221,7 +222,7 @@ class ReplyEvaluator(Evaluator):
     def details(self, stages: list) -> dict[str, str]:
         """Return heading -> text of what a report says beyond that table: all other figures, a row for each."""
         last = stages[-1].evaluation
-        named = {stage.name: stage.evaluation["metrics"] for stage in stages}
+        named = {in_markdown(stage.name): stage.evaluation["metrics"] for stage in stages}
         named |= {NAMES[name]: metrics for name, metrics in last["baselines"].items()}
         rows = [["", *named, "n"]]
         for key, heading in _detail_titles(last).items():

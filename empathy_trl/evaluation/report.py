@@ -20,6 +20,7 @@ from empathy_trl.evaluation.base import NAMES, markdown, read_eval, read_predict
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
 from empathy_trl.evaluation.plots import draw_report
 from empathy_trl.io import read_rows, write_text
+from empathy_trl.text import in_markdown
 
 # what a stage's folder may hold for a reader, beside the model
 STAGE_FILES = (
@@ -74,9 +75,13 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
         panels=[_panel(group) for group in groups],
         rewards={stage.name: points for stage in stages if (points := _curve(stage, "reward"))},
     )
-    parts = [f"# {recipe}", *map(_headline, groups), "![Every stage's main figure, and the reward](report.png)"]
+    parts = [
+        f"# {in_markdown(recipe)}",
+        *map(_headline, groups),
+        "![Every stage's main figure, and the reward](report.png)",
+    ]
     for group in groups:
-        names = ", ".join(stage.name for stage in group)
+        names = ", ".join(in_markdown(stage.name) for stage in group)
         several = f" ({group[0].evaluation['kind']}: {names})" if len(groups) > 1 else ""
         parts += [f"## Stages side by side{several}", _stage_table(group)]
         parts += [part for title, text in group[0].evaluator.details(group).items() for part in (f"## {title}", text)]
@@ -164,7 +169,7 @@ def _headline(stages: list[EvaluatedStage]) -> str:
     change = compare(first, last) if first is not last and evaluator.paired else None
     if change is None:
         values = (
-            f"{stage.name}: {split} {evaluator.main_metric_title} {with_interval(stage.evaluation['metrics'][evaluator.main_metric])}, "
+            f"{in_markdown(stage.name)}: {split} {evaluator.main_metric_title} {with_interval(stage.evaluation['metrics'][evaluator.main_metric])}, "
             f"n = {stage.evaluation['data']['n']}."
             for stage in (stages if not evaluator.paired else [last])
         )
@@ -173,7 +178,7 @@ def _headline(stages: list[EvaluatedStage]) -> str:
     excludes = change["low"] > 0 or change["high"] < 0
     verdict = "excludes 0: the change is established" if excludes else "includes 0: the change is not established"
     return (
-        f"**From {first.name} to {last.name}, {split} {evaluator.main_metric_title} went from {before:.3f} to "
+        f"**From {in_markdown(first.name)} to {in_markdown(last.name)}, {split} {evaluator.main_metric_title} went from {before:.3f} to "
         f"{main['value']:.3f}: {change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}] "
         f"on the same {change['n']} rows.** The interval (95 %, paired bootstrap) {verdict}.{reference}"
     )
@@ -188,15 +193,20 @@ def _stage_table(stages: list[EvaluatedStage]) -> str:
         return [name, *(with_interval(metrics[key]) if key in metrics else "" for key in columns), n]
 
     rows = [["", *columns.values(), "n"]]
-    rows += [row(stage.name, stage.evaluation["metrics"], stage.evaluation["data"]["n"]) for stage in stages]
+    rows += [
+        row(in_markdown(stage.name), stage.evaluation["metrics"], stage.evaluation["data"]["n"]) for stage in stages
+    ]
     owners = _one_per_rows(stages)
     for stage in owners:
-        of = f", rows of {stage.name}" if len(owners) > 1 else ""
+        of = f", rows of {in_markdown(stage.name)}" if len(owners) > 1 else ""
         for key, metrics in stage.evaluation["baselines"].items():
             if columns.keys() & metrics.keys():
                 rows.append(row(NAMES[key] + of, metrics, stage.evaluation["data"]["n"]))
     decoded = f"{data['decoding']}, " if "decoding" in data else ""
-    return markdown(rows) + f"\n\nSplit `{data['split']}` of `{data['source']}`, {decoded}{stages[-1].evaluator.note}"
+    return (
+        markdown(rows)
+        + f"\n\nSplit {data['split']} of {in_markdown(data['source'])}, {decoded}{stages[-1].evaluator.note}"
+    )
 
 
 def _one_per_rows(stages: list[EvaluatedStage]) -> list[EvaluatedStage]:
@@ -223,7 +233,7 @@ def _training_table(stages: list[EvaluatedStage]) -> str:
     rows = [["", "steps", *(columns[key] for key in used)]]
     for stage in stages:
         cells = [_start_and_end([value for _, value in _curve(stage, key)]) for key in used]
-        rows.append([stage.name, max((row["step"] for row in stage.log), default=0), *cells])
+        rows.append([in_markdown(stage.name), max((row["step"] for row in stage.log), default=0), *cells])
     return markdown(rows) + "\n\nMean of the first tenth of the logged rows → mean of the last tenth."
 
 
@@ -300,5 +310,5 @@ def _files(stages: list[EvaluatedStage]) -> str:
     for stage in stages:
         names = [name.format(split=stage.evaluation["data"]["split"]) for name in STAGE_FILES]
         links = [f"[{name}]({stage.name}/{name})" for name in names if (stage.folder / name).is_file()]
-        lines.append(f"- {stage.name}: {', '.join(links)}")
+        lines.append(f"- {in_markdown(stage.name)}: {', '.join(links)}")
     return "\n".join(lines)

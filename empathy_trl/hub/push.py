@@ -209,7 +209,8 @@ def _check_rights(hub, folder: Path) -> None:
         except RepositoryNotFoundError as error:
             names = [user["name"], *(each["name"] for each in user.get("orgs", []))]
             if repo_id.split("/")[0] not in names:
-                raise UserError(f"the name before the / is not yours (choices: {', '.join(names)})") from error
+                message = f"the name before the / is not yours (choices: {', '.join(names)})"
+                raise UserError(f"{message}; set hub.repo_id to one of them") from error
             return
         retry(lambda: api.auth_check(repo_id, write=True), repo_id)
         _refuse_public(found, hub.private)

@@ -18,7 +18,7 @@ from empathy_trl.io import json_or_none, on_hub, read_json
 from empathy_trl.models.hub_files import ADAPTER_FILE
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of
 from empathy_trl.recipe.provenance import RUN_FILE
-from empathy_trl.text import mask
+from empathy_trl.text import MARKDOWN, mask
 
 SPLITS = ("test", "valid", "train")  # in the order of a reader's interest
 
@@ -194,14 +194,12 @@ def hub_id(name: str | None) -> str | None:
 
 
 LONGEST = 120
-# what GitHub's Markdown may read as more than a character
-SPECIAL = re.compile(r"[\\`*\[\]<>#|~$&!{}@]|(?<!\w)_|_(?!\w)|^[-+=]")
 LOCAL = re.compile(r"(?<![\w.:/])(?:~|\.{1,2}|[A-Za-z]:)?[\\/](?:[^\s'\"]*[\\/])?(?=[^\s'\"])")
 
 
 def text(value: Any) -> str:
     """Return a value as Markdown that shows it as it is, on one line."""
-    return SPECIAL.sub(lambda found: f"&#{ord(found[0][0])};", one_line(value))
+    return MARKDOWN.sub(lambda found: f"&#{ord(found[0][0])};", one_line(value))
 
 
 def code(value: Any) -> str:

@@ -48,6 +48,17 @@ def test_every_kind_has_an_evaluator_that_says_what_has_no_default(name):
     )
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("outputs/r/grpo", "grpo"), ("outputs/s/grpo", "outputs/s/grpo"), ("ann/ed4", "ann/ed4"), ("openai:m", "openai:m"),
+     ("long" * 20 + "/end", "longlonglonglonglonglong/end")],
+)  # fmt: skip
+def test_the_row_of_another_model_has_its_own_name(model, name):
+    result = {"recipe": "r", "stage": "grpo", "model": model, "metrics": {}, "baselines": {}}
+    assert evaluator("emotions").model_and_baselines(result) == [(name, {})]
+
+
 def test_an_unknown_kind_is_named_with_the_choices():
     with pytest.raises(UserError, match="kind: got 'label', expected one of emotions, replies, staged, labels"):
         evaluator("label")

@@ -290,6 +290,14 @@ def test_the_page_says_what_a_reader_needs(tmp_path):
     assert width > 1000 and height > 700
 
 
+@pytest.mark.faults
+def test_names_are_shown_as_they_are_in_a_page(tmp_path):
+    one, other = emotions(tmp_path / "a|b <i>", 0.6, 1), emotions(tmp_path / "# *c*", 0.7, 2)
+    text = write_comparison(one, other, "test", tmp_path / "out").read_text()
+    assert r"a\|b \<i\>" in text and r"\# \*c\*" in text and "<i>" not in text
+    assert artefacts.markdown([["a|b"], [r"c\|d"]]) == "| a\\|b |\n|---|\n| c\\|d |"
+
+
 def test_what_cannot_be_tested_has_a_dash_and_a_footnote(tmp_path):
     a, b = replied(tmp_path / "a", 1, 12), replied(tmp_path / "b", 2, 9)
     evaluation = artefacts.read_eval(b, "test")

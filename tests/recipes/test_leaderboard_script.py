@@ -78,6 +78,7 @@ def test_push_publishes_these_files_and_no_others(results, hub_server, monkeypat
         ([], "expected files or folders, or --hub AUTHOR_OR_TAG; got neither"),
         (["outputs", "--hub", "ann"], "expected files or folders, or --hub AUTHOR_OR_TAG; got both"),
         (["outputs", "--private"], "--private: is for --push USER/REPO"),
+        (["outputs", "--push", "ann/x--y"], "--push: 'ann/x--y' is not a Hub id; expected USER/REPO"),
         (["nowhere"], "nowhere: no such file or folder"),
         (
             ["outputs", "--split", "valid"],

@@ -20,8 +20,9 @@ from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.evaluation.plots import pyplot, save
 from empathy_trl.hub.leaderboard.ranking import direction
 from empathy_trl.hub.leaderboard.table import TITLE, Board, Row, Table
-from empathy_trl.hub.stage_folder import SPECIAL, one_line
+from empathy_trl.hub.stage_folder import one_line
 from empathy_trl.io import write_text
+from empathy_trl.text import in_markdown
 
 PAGE = Path(__file__).with_name("page.html.jinja")
 NAMES = {"table": "leaderboard.md", "csv": "leaderboard.csv", "page": "leaderboard.html", "plot": "leaderboard.png"}
@@ -96,35 +97,30 @@ def markdown_text(board: Board, picture: str | None = None) -> str:
     """Return the whole page; `picture` is the name of the PNG beside it."""
     parts = [f"# {TITLE}", *board.notes]
     if len(board.tables) > 1:
-        parts.append("\n".join(f"{n}. {_escaped(each.label)}" for n, each in enumerate(board.tables, start=1)))
+        parts.append("\n".join(f"{n}. {in_markdown(each.label)}" for n, each in enumerate(board.tables, start=1)))
     if picture:
         parts.append(f"![Main metric of every model with its 95 % interval]({picture})")
     for each in board.tables:
         parts += _section(each)
     if board.problems:
-        parts += ["## Not used", "\n".join(f"- {_escaped(one_line(line))}" for line in board.problems)]
+        parts += ["## Not used", "\n".join(f"- {in_markdown(one_line(line))}" for line in board.problems)]
     return "\n\n".join(parts) + "\n"
 
 
-def _escaped(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line."""
-    return SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
-
-
 def _section(table: Table) -> list[str]:
-    parts = [f"## {_escaped(table.heading)}"]
+    parts = [f"## {in_markdown(table.heading)}"]
     if table.why_apart:
-        parts.append(f"Stands {_escaped(table.why_apart)}.")
-    parts.append(f"**{_escaped(table.headline)}**")
-    headings = [f"{_escaped(heading)}{arrow(name)}" for name, heading in table.columns.items()]
+        parts.append(f"Stands {in_markdown(table.why_apart)}.")
+    parts.append(f"**{in_markdown(table.headline)}**")
+    headings = [f"{in_markdown(heading)}{arrow(name)}" for name, heading in table.columns.items()]
     rows = [["rank", "model", headings[0], "n", *headings[1:]]]
     for row in table.rows:
         first, *others = (cell(row.figures.get(name)) for name in table.columns)
-        name = _escaped(row.name) if row.role == "model" else f"*{_escaped(row.name)}*"
+        name = in_markdown(row.name) if row.role == "model" else f"*{in_markdown(row.name)}*"
         rows.append(["" if row.rank is None else row.rank, name, first, shown_n(row, table.main), *others])
     parts.append(markdown(rows))
     sources = [
-        f"- *{_escaped(row.name)}*: {_escaped(row.note)}{f' <{row.url}>' if row.url else ''}"
+        f"- *{in_markdown(row.name)}*: {in_markdown(row.note)}{f' <{row.url}>' if row.url else ''}"
         for row in table.rows
         if row.note
     ]
@@ -133,11 +129,14 @@ def _section(table: Table) -> list[str]:
     if table.apart:
         parts.append(
             "\n".join(
-                ["Published, and not comparable with this table:\n", *(f"- {_escaped(line)}" for line in table.apart)]
+                [
+                    "Published, and not comparable with this table:\n",
+                    *(f"- {in_markdown(line)}" for line in table.apart),
+                ]
             )
         )
     if table.facts["decoding"]:
-        parts.append(f"Decoding: {_escaped(table.facts['decoding'])}.")
+        parts.append(f"Decoding: {in_markdown(table.facts['decoding'])}.")
     return [*parts, *table.notes]
 
 
