@@ -62,7 +62,7 @@ def test_a_reward_that_applies_to_no_row_is_left_out_with_the_reason():
     predictions = [Prediction(completion, likelihood=(2.0, 1)) for completion in WHOLE]
     result, _ = EVALUATOR.score(STAGE, rows, None, predictions, REWARDS | read_rewards({"foresight": {}})[0])
     assert "reward_foresight" not in result["metrics"] and "reward_length" in result["metrics"]
-    assert EVALUATOR.summary(result | {"stage": "grpo"})[-1] == (
+    assert EVALUATOR.summary(result | {"recipe": "r", "stage": "grpo", "model": "m"})[-1] == (
         "reward_foresight: none, because it applies to none of the 3 rows"
     )
 
