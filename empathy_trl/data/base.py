@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 Messages = list[dict[str, str]]
 
 _SHOWN_ROWS = 5
+_PLACES = ("number", "where")  # keys of a parsed row that tell where it is from
 _MESSAGES = [{"role": "string", "content": "string"}]
 _TEXTS = ("text", "pair", "reference", "context", "label", "emotion", "conversation")
 # Column -> its type, because values do not always tell: a split may have no emotion at all. A list is a list of its entry.
@@ -34,7 +35,7 @@ class Report:
     """What became of a split: `used` of `read` rows remain, `shortened` of these lost their beginning.
 
     `skipped` rows are good ones that belong to another task; `dropped` counts bad rows by reason; `notes` are other
-    things that a corpus counts, by name.
+    things that are counted, by name: rows that repeat an earlier one, which are kept, and what a corpus counts.
     """
 
     source: str
@@ -256,7 +257,9 @@ def usable_rows(
             raise DataError(f"{table.source}: data.portion [{low}, {high}] of {total} rows leaves no row")
     rows = [row | {text: _shorten(row[text], config.max_words) for text in texts} for row in good]
     shortened = sum(row != whole for row, whole in zip(rows, good, strict=True))
-    return rows, Report(table.source, len(parsed), dropped, len(rows), shortened, skipped)
+    contents = {repr({key: value for key, value in row.items() if key not in _PLACES}) for row in good}
+    notes = {"repeated (kept)": len(good) - len(contents)} if len(contents) < len(good) else {}
+    return rows, Report(table.source, len(parsed), dropped, len(rows), shortened, skipped, notes)
 
 
 def _shorten(text: str | list[str], max_words: int) -> str | list[str]:

@@ -123,7 +123,7 @@ class Empath(Corpus):
         table = Table(table.source, table.columns, turns)
         rows, report = usable_rows(config, split, table, lambda row: self.parse(row, config), texts=())
         shortened = sum(row.pop("shortened") for row in rows)
-        notes = {name: count for name, count in notes.items() if count}
+        notes = {name: count for name, count in notes.items() if count} | report.notes
         return rows, replace(report, shortened=shortened, notes=notes)
 
     def read_table(self, config, split: str) -> Table:

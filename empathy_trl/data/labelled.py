@@ -8,8 +8,11 @@ labels both kinds of text with one list of 41 labels; each corpus skips the rows
 Health Support" (EMNLP). Emotional reactions express warmth or concern, interpretations express an understanding of the
 seeker's feelings and experiences, and explorations ask about what the post leaves open; each is absent, weak or strong.
 The published data are one CSV per mechanism. They are joined on the ids of the two posts and split 90/10, so that all
-responses to a seeker are in one part.
+responses to a seeker are in one part. Of their 3,084 pairs, 60 stand there more than once. Equal rows are kept, as the
+authors' code does; the 39 rows of the 19 pairs that have different levels in different rows are bad.
 """
+
+from collections import Counter
 
 from empathy_trl.data.base import Corpus
 from empathy_trl.data.sources import EMPATHETIC_DIALOGUES, is_empathetic_dialogues, situations
@@ -132,12 +135,11 @@ class Epitome(Corpus):
         if not self.is_on_hub(config) and self.path(config).joinpath(_PUBLISHED[MECHANISMS[0]]).is_file():
             return _part(*_join_published(self.path(config), split))
         source = self.source(config)
-        if not source.is_table:
-            return source.split(split)
-        table = source.only()
+        table = source.only() if source.is_table else source.split(split)
         check_columns(table.source, table.columns, self.needs)
+        table = _without_conflicts(table)
         seekers = [row.cells["seeker_post"] if isinstance(row, Row) else None for row in table.rows]
-        return _part(table, split, seekers)
+        return _part(table, split, seekers) if source.is_table else table
 
     def parse(self, row: Row, config) -> dict | BadRow:
         """Return both posts and the three levels."""
@@ -159,32 +161,54 @@ def _part(table: Table, split: str, seekers: list[str | None]) -> Table:
     return split_table(table, groups, "seeker post", split)[0]
 
 
+def _without_conflicts(table: Table) -> Table:
+    """Return the table, with a bad row for every row of a pair of posts whose rows have different levels."""
+
+    def cells(row: Row, names) -> tuple[str, ...]:
+        return tuple(row.cells[name].strip() for name in names)
+
+    levels = {}  # pair -> the different levels that it has, and where
+    for row in table.rows:
+        if isinstance(row, Row):
+            levels.setdefault(cells(row, _POSTS), {}).setdefault(cells(row, MECHANISMS), row.where)
+    rows = []
+    for row in table.rows:
+        found = levels[cells(row, _POSTS)] if isinstance(row, Row) else {}
+        if len(found) > 1:
+            there = "; ".join(f"{', '.join(each)} in {where}" for each, where in found.items())
+            row = BadRow(row.where, "different levels of one pair", f"{', '.join(MECHANISMS)} are {there}")
+        rows.append(row)
+    return Table(table.source, table.columns, rows)
+
+
 def _join_published(folder, split: str) -> tuple[Table, str, list[str | None]]:
-    """Join the three published files on (sp_id, rp_id); a pair that one of them lacks is a bad row.
+    """Join the three published files on (sp_id, rp_id), repeated rows in their order; a row that one of them lacks is bad.
 
     Returns the arguments of `_part`.
     """
     joined, bad = {}, []
     for mechanism, name in _PUBLISHED.items():
-        table = read_table(folder.joinpath(name), ("sp_id", "rp_id", *_POSTS, "level"))
+        table, seen = read_table(folder.joinpath(name), ("sp_id", "rp_id", *_POSTS, "level")), Counter()
         for row in table.rows:
             where = f"{name}, {row.where}"
             if isinstance(row, BadRow):
                 bad.append(BadRow(where, row.reason, row.detail))
                 continue
-            key = row.cells["sp_id"], row.cells["rp_id"]
-            cells = joined.setdefault(key, {"where": where} | {post: row.cells[post] for post in _POSTS})
-            if mechanism in cells:
-                bad.append(BadRow(where, "second row of a pair", f"sp_id {key[0]}, rp_id {key[1]}"))
-            cells.setdefault(mechanism, row.cells["level"])
+            pair = row.cells["sp_id"], row.cells["rp_id"]
+            seen[pair] += 1
+            cells = joined.setdefault(
+                (*pair, seen[pair]), {"where": where} | {post: row.cells[post] for post in _POSTS}
+            )
+            cells[mechanism] = row.cells["level"]
     rows = [_joined_row(key, cells) for key, cells in joined.items()]
-    seekers = [seeker for seeker, _ in joined] + [None] * len(bad)
-    return Table(str(folder), [*_POSTS, *MECHANISMS], rows + bad), split, seekers
+    seekers = [seeker for seeker, *_ in joined] + [None] * len(bad)
+    return _without_conflicts(Table(str(folder), [*_POSTS, *MECHANISMS], rows + bad)), split, seekers
 
 
-def _joined_row(key: tuple[str, str], cells: dict[str, str]) -> Row | BadRow:
+def _joined_row(key: tuple[str, str, int], cells: dict[str, str]) -> Row | BadRow:
     missing = [_PUBLISHED[mechanism] for mechanism in MECHANISMS if mechanism not in cells]
     if missing:
-        detail = f"sp_id {key[0]}, rp_id {key[1]} is not in {' and '.join(missing)}"
+        times = f" a {'second' if key[2] == 2 else f'{key[2]}th'} time" if key[2] > 1 else ""
+        detail = f"sp_id {key[0]}, rp_id {key[1]} is not{times} in {' and '.join(missing)}"
         return BadRow(cells["where"], "pair without a level", detail)
     return Row(cells["where"], {name: cells[name] for name in (*_POSTS, *MECHANISMS)})

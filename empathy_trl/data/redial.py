@@ -100,7 +100,7 @@ class Redial(Corpus):
             shortened += cut
         if not rows:
             raise DataError(f"{report.source}: no recommender answers a seeker in any of {len(dialogues)} dialogues")
-        notes = {"answers": len(rows)} | {name: count for name, count in counts.items() if count} | notes
+        notes = report.notes | {"answers": len(rows)} | {name: count for name, count in counts.items() if count} | notes
         return rows, replace(report, shortened=shortened, notes=notes)
 
     def read_table(self, config, split: str) -> Table:

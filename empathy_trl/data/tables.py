@@ -211,7 +211,7 @@ def _read_csv(path, text: str, separator: str) -> tuple[list[str], list[Row | Ba
     if isinstance(cells, BadRow):
         raise DataError(f"{path}, line {first}: {cells.reason} in the header: {cells.detail}")
     header = _header(path, cells, separator)
-    if set(_UNQUOTED) <= set(header) and "_comma_" in text:
+    if separator == "," and set(_UNQUOTED) <= set(header) and "_comma_" in text:
         records = _unquoted(lines, start + 1, len(header))
     else:
         records = _records(lines, start, separator)

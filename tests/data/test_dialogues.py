@@ -206,6 +206,49 @@ def test_bad_conversations(tmp_path, row, message):
     assert len(read_split(section(tmp_path, on_bad_rows="drop"), "train")[0]) == 2
 
 
+@pytest.mark.faults
+def test_empathetic_dialogues_as_published_from_a_folder(tmp_path):
+    header = "conv_id,utterance_idx,context,prompt,speaker_idx,utterance,selfeval,tags\n"
+    turns = [
+        ("10", "7", "Bye."),
+        ("2", "9", '"Oh no_comma_ really?'),
+        ("1", "7", "I fell_comma_ twice."),
+        ("x", "9", "?"),
+    ]
+    lines = [f"c1,{number},sad,steps_comma_ dark,{who},{text},5|5,\n" for number, who, text in turns]
+    (tmp_path / "validation.csv").write_text(header + "".join(lines))
+    with pytest.raises(
+        DataError, match=r"line 5: no place in the conversation: utterance_idx is 'x'; expected a whole"
+    ):
+        read_split(section(tmp_path), "valid")
+    (row,), report = read_split(section(tmp_path, on_bad_rows="drop"), "valid")
+    assert (row["turns"], row["reference"], row["emotion"]) == (["I fell, twice."], '"Oh no, really?', "sad")
+    assert report.dropped == {"no place in the conversation": 1}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["train.jsonl", "train.json", "train.jsonl.gz", "train.parquet", "saved"])
+def test_conversations_in_every_format(tmp_path, name):
+    path = tmp_path / name
+    if name == "saved":
+        DatasetDict({"train": Dataset.from_list([CONVERSATION])}).save_to_disk(path)
+    elif name == "train.parquet":
+        Dataset.from_list([CONVERSATION]).to_parquet(path)
+    else:
+        text = "\ufeff" + json.dumps([CONVERSATION] if name == "train.json" else CONVERSATION)
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    assert len(read_split(section(path if name == "saved" else tmp_path), "train")[0]) == 2
+
+
+@pytest.mark.faults
+def test_lists_may_be_gzipped(tmp_path):
+    write_lists(tmp_path)
+    for path in (tmp_path / "train").iterdir():
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert len(read_split(section(tmp_path), "train")[0]) == 3
+
+
 def test_nobody_listens(tmp_path):
     write_conversations(tmp_path, [CONVERSATION | {"utterances": CONVERSATION["utterances"][:1]}])
     with pytest.raises(DataError, match=r"train\.jsonl: no listener answers in any of 1 conversations"):

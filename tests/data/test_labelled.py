@@ -112,6 +112,22 @@ def test_files_that_cannot_be_used(tmp_path, rows, message):
         read_split(section("intents", write(tmp_path, rows)), "train")
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["train.csv", "train.tsv", "train.csv.gz"])
+def test_situations_of_empathetic_dialogues_from_a_folder(tmp_path, name):
+    """One row per conversation, of its own CSV, where nothing is quoted, or of a table that another program wrote."""
+    rows = [["conv_id", "utterance_idx", "context", "prompt", "utterance"]]
+    rows += [["c1", "1", "sad", "rain_comma_ again", '"no'], ["c1", "2", "sad", "rain_comma_ again", "b"], ["c2", "1"]]
+    text = "".join(("\t" if name == "train.tsv" else ",").join(row) + "\n" for row in rows)
+    if name == "train.tsv":
+        text = text.replace('"no', "no")
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    for corpus in ("emotions", "ed4"):
+        found, report = read_split(section(corpus, tmp_path, on_bad_rows="drop"), "train")
+        assert [row["text"] for row in found] == ["rain, again"]
+        assert report.dropped == {"wrong number of cells": 1}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="the shared data are not here")
 def test_the_real_files():
@@ -176,7 +192,7 @@ def test_a_seeker_post_is_in_one_part_only(tmp_path):
     ("change", "message"),
     [
         (lambda name, rows: rows[:-1] if name == FILES[2] else rows, rf"{FILES[0]}, line 61: pair without a level: sp_id s19, rp_id r2 is not in {FILES[2]}"),
-        (lambda name, rows: [*rows, rows[0]] if name == FILES[1] else rows, rf"{FILES[1]}, line 62: second row of a pair: sp_id s0, rp_id r0"),
+        (lambda name, rows: [*rows, rows[0]] if name == FILES[1] else rows, rf"{FILES[1]}, line 62: pair without a level: sp_id s0, rp_id r0 is not a second time in {FILES[0]} and {FILES[2]}"),
         (lambda name, rows: [*rows, ["s0"]] if name == FILES[1] else rows, rf"{FILES[1]}, line 62: wrong number of cells"),
     ],
 )  # fmt: skip
@@ -191,6 +207,30 @@ def test_pairs_that_do_not_join(tmp_path, change, message):
     assert len(errors) == 1
     with pytest.raises(DataError, match=message):
         raise DataError(errors[0])
+
+
+@pytest.mark.faults
+def test_repeated_pairs_are_kept_and_counted_unless_their_levels_differ(tmp_path):
+    """The published files have both: pair (s0, r0) twice alike, (s0, r1) twice with other explorations, all of one seeker."""
+
+    def repeat(name, rows):
+        other = [*rows[1][:4], 2, "|"] if name == FILES[2] else rows[1]
+        return [*rows, rows[0], other]
+
+    config = epitome(write_published(tmp_path, repeat), on_bad_rows="drop")
+    reports = [read_split(config, split)[1] for split in SPLITS]
+    assert sum(report.read for report in reports) == 62 and sum(report.used for report in reports) == 60
+    (counted,) = [report for report in reports if report.notes]
+    assert counted.dropped == {"different levels of one pair": 2} and counted.notes == {"repeated (kept)": 1}
+    assert str(counted).endswith("; 1 repeated (kept)")
+    with pytest.raises(DataError, match=rf"are 1, 0, 1 in {FILES[0]}, line 3; 1, 0, 2 in {FILES[0]}, line 63"):
+        for split in SPLITS:
+            read_split(epitome(tmp_path), split)
+    one = tmp_path / "pairs.jsonl"
+    write_jsonl(one, [pair(s, 0, (0, 1, 2)) for s in range(20)] + [pair(0, 0, (1, 1, 2))])
+    with pytest.raises(DataError, match=r"different levels of one pair: .* are 0, 1, 2 in line 1; 1, 1, 2 in line 21"):
+        for split in SPLITS:
+            read_split(epitome(one), split)
 
 
 def test_a_missing_published_file(tmp_path):
