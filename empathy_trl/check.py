@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import on_hub
+from empathy_trl.models.batching import check_prompts, prompt_tokens
 from empathy_trl.models.classifier import build_encoder_tokenizer, encoder_config
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
@@ -35,6 +36,7 @@ from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.stages import StageRun, stage_runs
 from empathy_trl.recipe.validate import import_class
+from empathy_trl.tags import repairs_in
 from empathy_trl.trainers.shared_prefix.attention import COMPILED, decide, unsupported
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -93,7 +95,8 @@ def describe(recipe, folder: Path) -> str:
         needed = max(needed, sum(parts.values()))
         share = f"{size.trainable:,} of {size.total:,} trained ({size.trainable / size.total:.2%})"
         lines += [_line("adapter", size.adapter)] if size.adapter else []
-        lines += [_line("parameters", share), _line("memory", _memory_line(options, parts))]
+        lines += [*_template_lines(size, train), _line("parameters", share)]
+        lines.append(_line("memory", _memory_line(options, parts)))
     missing = sorted({line for run in runs.values() for line in run.missing_packages()})
     pushes = [f"{name} -> {_push(stage.hub)}" for name, stage in recipe.stages.items() if stage.hub]
     lines += [
@@ -253,8 +256,17 @@ def _prompt_tokens(stage, train, size: Size | None) -> float | None:
     if stage.task in LABEL_TASKS:
         encoded = size.tokenizer(data["text"], *([data["pair"]] if "pair" in data else []))
     else:
-        encoded = size.tokenizer.apply_chat_template(data["prompt"], add_generation_prompt=True, return_dict=True)
+        check_prompts(size.tokenizer, train["prompt"])
+        encoded = {"input_ids": prompt_tokens(size.tokenizer, data["prompt"])}
     return sum(map(len, encoded["input_ids"])) / len(encoded["input_ids"])
+
+
+def _template_lines(size: Size, train) -> list[str]:
+    """Return a line about what the chat template does not take and is rewritten for it; none where that is nothing."""
+    if train is None or size.tokenizer is None or "prompt" not in train.column_names:
+        return []
+    rewritten = repairs_in(size.tokenizer.get_chat_template(), train["prompt"])
+    return [_line("template", f"does not take the prompts as they are: {'; '.join(rewritten)}")] if rewritten else []
 
 
 def _examples(stage, train) -> int:

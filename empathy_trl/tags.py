@@ -26,7 +26,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 REPLY_TAGS = ("answer", "respond")
 THOUGHT = "think"
@@ -268,3 +268,65 @@ CHAT_TEMPLATES = {
         "{{- eos_token -}}"
     ),
 }
+
+_JOIN_TURNS = """\
+{%- set joined = namespace(turns=[]) -%}
+{%- for turn in messages -%}
+    {%- set last = joined.turns[-1] if joined.turns else {} -%}
+    {%- if last.role == turn.role and last.content is string and turn.content is string -%}
+        {%- set both = {'role': turn.role, 'content': last.content ~ '\\n\\n' ~ turn.content} -%}
+        {%- set joined.turns = joined.turns[:-1] + [both] -%}
+    {%- else -%}
+        {%- set joined.turns = joined.turns + [turn] -%}
+    {%- endif -%}
+{%- endfor -%}
+{%- set messages = joined.turns %}
+"""
+_SYSTEM_TO_USER = """\
+{%- if messages and messages[0].role == 'system' and messages[0].content is string -%}
+    {%- set instruction, rest = messages[0].content, messages[1:] -%}
+    {%- if rest and rest[0].role == 'user' and rest[0].content is string -%}
+        {%- set instruction, rest = instruction ~ '\\n\\n' ~ rest[0].content, rest[1:] -%}
+    {%- endif -%}
+    {%- set messages = [{'role': 'user', 'content': instruction}] + rest -%}
+{%- endif %}
+"""
+_SYSTEM_FIRST = """\
+{%- if messages[1:] and messages[0].role == 'system' and messages[1].role == 'assistant' -%}
+    {%- set messages = [{'role': 'user', 'content': messages[0].content}] + messages[1:] -%}
+{%- endif %}
+"""
+
+
+class Repair(NamedTuple):
+    """How messages are rewritten for a chat template that refuses them; see `models.load.guard_template`.
+
+    Attributes:
+        tried: roles of a conversation that shows whether a template refuses them.
+        needed: pattern of the roles of conversations that it rewrites, such as "system user".
+        jinja: what is put in front of the template. Its last line break belongs to the block before it.
+    """
+
+    tried: tuple[str, ...]
+    needed: str
+    jinja: str
+
+
+# what it does, in words -> repair; an instruction goes where the Gemma family has it
+REPAIRS = {
+    "consecutive turns of one role are joined": Repair(("user", "user"), r"\b(\w+) \1\b", _JOIN_TURNS),
+    "the system message opens the user's first turn": Repair(("system", "user"), r"^system", _SYSTEM_TO_USER),
+    "the system message is the user's first turn where the assistant begins": Repair(
+        ("system", "assistant", "user"), r"^system assistant", _SYSTEM_FIRST
+    ),
+}
+
+
+def repairs_in(template: str, conversations: Iterable[list[dict]]) -> list[str]:
+    """Return which of `REPAIRS` a guarded chat template makes in any of some conversations, in words."""
+    roles = {" ".join(turn["role"] for turn in turns) for turns in conversations}
+    return [
+        words
+        for words, repair in REPAIRS.items()
+        if words in template and any(re.search(repair.needed, each) for each in roles)
+    ]

@@ -23,9 +23,16 @@ from empathy_trl.evaluation.plots import draw_training
 from empathy_trl.evaluation.report import write_report
 from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
+from empathy_trl.models.batching import check_prompts
 from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.hub_files import MERGED_BASE
-from empathy_trl.models.load import generator_class, load_or_build, lora_config, with_merged_base
+from empathy_trl.models.load import (
+    generator_class,
+    load_or_build,
+    lora_config,
+    pin_template_arguments,
+    with_merged_base,
+)
 from empathy_trl.models.scorer import whole_weights
 from empathy_trl.recipe import Recipe, load_recipe
 from empathy_trl.recipe.provenance import ResourceUsage, provenance
@@ -159,6 +166,8 @@ def _policy(run: StageRun, train):
         section = with_merged_base(run.resolved.model, run.folder / MERGED_BASE)
     texts, tags = run.tokenizer_texts(train) if section.from_scratch else (None, ())
     model, tokenizer = load_or_build(section, seed=run.stage.seed, texts=texts, tags=tags, is_trainable=True)
+    pin_template_arguments(tokenizer, run.stage.trainer.get("chat_template_kwargs"))
+    check_prompts(tokenizer, train["prompt"])
     needs_adapter = section.lora is not None and not isinstance(model, PeftModel)
     _, kind = generator_class(model.config)
     return model, tokenizer, lora_config(section.lora, kind, section.revision) if needs_adapter else None

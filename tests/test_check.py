@@ -1,6 +1,7 @@
 """What --check says of a recipe without running it."""
 
 import re
+import shutil
 
 import pytest
 from transformers import Qwen2Config, RobertaConfig, T5Config
@@ -87,3 +88,28 @@ def test_sequences_per_step(monkeypatch, processes, sequences):
         "--stages.grpo.trainer.gradient_accumulation_steps", "3", "--stages.grpo.trainer.num_generations", "8",
     )  # fmt: skip
     assert trainer_options(stage)["sequences"] == sequences
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("refuses", "says"),
+    [
+        (
+            "messages[0].role == 'system'",
+            "template   does not take the prompts as they are: the system message opens the",
+        ),
+        ("messages[-1].role == 'user'", r"\(system, user\): no$"),
+        ("false", None),
+    ],
+)
+def test_the_plan_says_what_the_chat_template_does_not_take(tiny_folder, tmp_path, refuses, says):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    template = folder / "chat_template.jinja"
+    template.write_text(f"{{% if {refuses} %}}{{{{ raise_exception('no') }}}}{{% endif %}}{template.read_text()}")
+    recipe = load_recipe("empath_tiny", ["--stages.grpo", "null", "--stages.sft.model.name_or_path", str(folder)])
+    try:
+        plan = describe(recipe, tmp_path)
+    except UserError as error:
+        plan = str(error)
+    assert re.search(says, plan) if says else "template" not in plan

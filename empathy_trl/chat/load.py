@@ -26,7 +26,7 @@ from empathy_trl.models.hub_files import (
     split_revision,
     tokenizer_of_adapter,
 )
-from empathy_trl.models.load import load_model
+from empathy_trl.models.load import load_model, set_template
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -54,6 +54,7 @@ def load_for_chat(name: str, adapter: str | None = None, revision: str | None = 
         place = split_revision(expand(adapter))
         tokenizer = load_tokenizer(*tokenizer_of_adapter(*place, name, revision), padding_side="left")
         tokenizer.chat_template = tokenizer.chat_template or load_tokenizer(name, revision).chat_template
+        set_template(tokenizer, None, adapter)
         check_vocabulary(model, tokenizer, adapter)
     if torch.cuda.is_available() and not load_in_4bit:
         model.to("cuda")

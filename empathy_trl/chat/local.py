@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from jinja2.exceptions import TemplateError
 from peft import PeftModel
 from transformers import DynamicCache, StoppingCriteria
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
@@ -20,7 +19,15 @@ from transformers.generation import BaseStreamer
 
 from empathy_trl.chat.reply import TAGS, AnyEvent, Counts, Sampling, streamed
 from empathy_trl.errors import UserError
-from empathy_trl.models.batching import Limits, check_vocabulary, common_prefix, end_tokens, first_stop
+from empathy_trl.models.batching import (
+    Limits,
+    check_vocabulary,
+    common_prefix,
+    end_tokens,
+    first_stop,
+    opened_thought,
+    render,
+)
 from empathy_trl.models.load import without_generation_defaults
 from empathy_trl.tags import tag_marks
 
@@ -253,6 +260,7 @@ class LocalModel:
         if stopped.is_set():
             return
         reply = ReplyStreamer(self.tokenizer, self._ends, put)
+        put(opened_thought(text))
         try:
             output = self._generate(ids, cache, reply, stopped, limit)
         finally:
@@ -301,10 +309,7 @@ class LocalModel:
 
     def _encode(self, messages: list[dict], cache: KeyValueCache) -> tuple[str, list[int]]:
         """Return a prompt as rendered and its tokens, those of the last turn as they are in the cache."""
-        try:
-            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        except TemplateError as error:  # some know no system message
-            raise UserError(f"the model's chat template refuses the messages: {error}") from error
+        text = render(self.tokenizer, messages, add_generation_prompt=True, tokenize=False)
         known, rest = len(cache.text), text[len(cache.text) :]
         # where a token of its own begins, both sides are cut into tokens alone
         if known and text.startswith(cache.text) and rest.startswith(self._marks):

@@ -28,6 +28,7 @@ from empathy_trl.recipe.layers import RECIPE_FILE, stage_of
 from empathy_trl.recipe.schema import SAMPLE
 from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.base import Reward
+from empathy_trl.tags import repairs_in
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 CITATIONS = Path(__file__).with_name("citations.bib")
@@ -74,7 +75,7 @@ def model_card(folder: Path, repo_id: str | None = None, merged: bool = False) -
         files=files, title=title, model=repo_id or str(folder), is_adapter=is_adapter,
         recipe=f"hub:{repo_id}" if repo_id else str(folder / RECIPE_FILE),
         start_of=origin(files.recipe, files.name), purpose=_purpose(files), system=known.follows,
-        example=known.scored, messages=_example_messages(files), tags=known.reply_tags,
+        example=known.scored, messages=_example_messages(files), rewritten=_rewritten(files), tags=known.reply_tags,
         sampling={"max_new_tokens": 300, "temperature": 0.0, "top_p": 1.0, "top_k": 0} | (files.stage.get("evaluation") or {}),
         is_last_stage=files.name == list(files.recipe["stages"])[-1],
         results=[_result(evaluation) for evaluation in files.evaluations.values()],
@@ -125,6 +126,13 @@ def _example_messages(files: StageFiles) -> list[dict]:
     known = _corpus(files.data)
     prompts = Prompts(name=files.data["name"], data=files.data) if known else Prompts()
     return prompts.messages([{"role": "user", "content": (known or Corpus).says}])
+
+
+def _rewritten(files: StageFiles) -> list[str]:
+    """Return how the model's chat template rewrites that prompt, see `tags.REPAIRS`."""
+    path = files.folder / "chat_template.jinja"
+    template = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return repairs_in(template, [_example_messages(files)]) if template else []
 
 
 def _literal(value) -> str:

@@ -5,8 +5,8 @@
   message and the instruction, for one row. `Prefix.before` copies them for every batch, whose rows are padded between
   the prefix and the rest of each prompt. Positions count visible tokens, so the padding does not shift them.
 * `pad` pads lists of token ids to a rectangle.
-* `prompt_tokens`, `end_tokens` and `completion_of` define how a prompt becomes tokens and where a completion ends, in
-  the same way for every back end.
+* `render`, `prompt_tokens`, `end_tokens` and `completion_of` define how messages become a prompt and its tokens, and
+  where a completion ends, in the same way for every back end. `opened_thought` tells whether it begins inside a thought.
 * `position_limit` says how many tokens a model can read, and `check_vocabulary` whether it knows every token of its
   tokenizer. `Limits` compares lengths with positions, for all who read with a model: generation, chat, rewards.
 """
@@ -18,12 +18,14 @@ from dataclasses import dataclass
 
 import psutil
 import torch
+from jinja2.exceptions import TemplateError
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from empathy_trl.errors import UserError, show
+from empathy_trl.tags import THOUGHT_BEGINS
 
 MOST = 128  # rows; on a CPU more are slower, because a batch runs until its longest row ends
 SHARE = 0.5  # of the free memory: the size of a batch is an estimate, and other processes need memory, too
@@ -179,11 +181,48 @@ def pad(rows: list[list[int]], pad_id: int, side: str, device=None) -> tuple[tor
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
+def render(tokenizer, messages: list, **options):
+    """Return what `tokenizer.apply_chat_template` makes of a conversation or several; every prompt is rendered here.
+
+    Raises:
+        UserError: the chat template refuses the messages; names the tokenizer, the roles and the template's own words.
+    """
+    try:
+        return tokenizer.apply_chat_template(messages, **options)
+    except TemplateError as error:
+        raise UserError(_refusal(tokenizer, messages, error, options)) from error
+
+
+def _refusal(tokenizer, messages: list, error: TemplateError, options: dict) -> str:
+    """Return the message about the first conversation that a chat template refuses."""
+    chats = messages if isinstance(messages[0], list) else [messages]
+    for chat in chats if len(chats) > 1 else ():
+        try:
+            tokenizer.apply_chat_template(chat, **options)
+        except TemplateError as first:
+            chats, error = [chat], first
+            break
+    roles = ", ".join(str(turn.get("role")) for turn in chats[0])
+    return f"{tokenizer.name_or_path or 'the tokenizer'}: its chat template refuses the messages ({roles}): {error}"
+
+
 def prompt_tokens(tokenizer, prompts: list[list[dict]]) -> list[list[int]]:
     """Return the tokens of chat prompts up to where the answer begins."""
-    return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)[
-        "input_ids"
-    ]
+    return render(tokenizer, prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+def check_prompts(tokenizer, prompts: Iterable[list[dict]]) -> None:
+    """Raise UserError if a chat template refuses a prompt; one is tried for each sequence of roles."""
+    examples = {tuple(turn["role"] for turn in prompt): prompt for prompt in prompts}
+    render(tokenizer, list(examples.values()), add_generation_prompt=True, tokenize=False)
+
+
+def opened_thought(prompt: str) -> str:
+    """Return `<think>` if a rendered prompt ends with it, so that its completion begins inside a thought; "" otherwise.
+
+    Put before such a completion, it tells every reader (`tags.without_thoughts`) what the model was thinking.
+    """
+    return THOUGHT_BEGINS if prompt.rstrip().endswith(THOUGHT_BEGINS) else ""
 
 
 def completion_of(tokenizer, ids: list[int], stop_ids: list[int]) -> str:

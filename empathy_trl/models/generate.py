@@ -42,11 +42,14 @@ from empathy_trl.models.batching import (
     end_tokens,
     fitting_rows,
     in_batches,
+    opened_thought,
     pad,
     prompt_tokens,
     read_prefix,
 )
 from empathy_trl.models.load import evaluating, without_generation_defaults
+
+THOUGHT_TOKENS = 16  # at the end of a prompt: enough to hold `<think>` in any vocabulary
 
 
 def generate(model, tokenizer, prompts, *, max_new_tokens: int, progress: bool = False, **settings) -> list[str]:
@@ -126,6 +129,8 @@ def generate_completions(
 ) -> list[str]:
     """Return one completion per prompt, as text without special tokens.
 
+    Where the chat template opens a thought, the completion begins with `<think>`, as if the model had written it.
+
     Args:
         model: a causal or encoder-decoder language model; put into eval mode, and back into the mode it was in.
         tokenizer: its tokenizer, with a chat template.
@@ -169,9 +174,10 @@ def generate_completions(
         [(len(ids), max_new_tokens) for ids in request.ids], "prompts", "shorten them, or lower max_new_tokens"
     )
     completions = [""] * len(prompts)
+    thoughts = [opened_thought(tokenizer.decode(ids[-THOUGHT_TOKENS:])) for ids in request.ids]
     with tqdm(total=len(prompts), desc="generate", disable=not progress) as bar:
         for place, ids in BACKENDS[backend](model, request, batch_size):
-            completions[place] = completion_of(tokenizer, ids, stop_ids)
+            completions[place] = thoughts[place] + completion_of(tokenizer, ids, stop_ids)
             if done:
                 done(rows[place], completions[place])
             bar.update()

@@ -17,6 +17,7 @@ import copy
 import dataclasses
 import hashlib
 import importlib.util
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -25,6 +26,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from jinja2.exceptions import TemplateError
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from transformers import (
     AutoConfig,
@@ -52,7 +54,7 @@ from empathy_trl.models.hub_files import (
     tokenizer_of_adapter,
 )
 from empathy_trl.models.tiny import build_model, build_tokenizer
-from empathy_trl.tags import CHAT_TEMPLATES, tag_marks
+from empathy_trl.tags import CHAT_TEMPLATES, REPAIRS, tag_marks
 
 # settings of GRPO and PPO -> why an encoder-decoder cannot have them
 FOR_DECODERS = {
@@ -464,7 +466,7 @@ def _keep_trainable(model: PreTrainedModel) -> None:
 
 
 def set_template(tokenizer, choice: str | None, name: str) -> None:
-    """Give a tokenizer the chat template that a recipe chose; it is saved with the tokenizer.
+    """Give a tokenizer the chat template that a recipe chose, and guard it (`guard_template`); it is saved with the tokenizer.
 
     Args:
         tokenizer: changed in place.
@@ -482,6 +484,47 @@ def set_template(tokenizer, choice: str | None, name: str) -> None:
             "tokenizer_config.json), and every recipe prompts by chat; expected an instruction-tuned model, or for an "
             f"encoder-decoder model.chat_template (choices: {', '.join(CHAT_TEMPLATES)})"
         )
+    guard_template(tokenizer)
+
+
+def guard_template(tokenizer) -> None:
+    """Make a tokenizer's chat template take what it refuses and can be rewritten: see `tags.REPAIRS`.
+
+    The rewriting is Jinja in front of the template, so whoever renders a prompt gets the same one: TRL in a training, an
+    evaluation, a chat, and a user of the saved tokenizer. Rewards and judges still see the messages as they are. What the
+    template takes already, it renders as before; a message that it would silently leave out counts as refused.
+    """
+    several = isinstance(tokenizer.chat_template, dict)
+    own, guards = tokenizer.chat_template["default"] if several else tokenizer.chat_template, ""
+    for words, repair in REPAIRS.items():
+        guard = f"{{#- {words} -#}}\n{repair.jinja}"
+        if not _renders(tokenizer, guards + own, repair.tried) and _renders(
+            tokenizer, guards + guard + own, repair.tried
+        ):
+            guards += guard
+    tokenizer.chat_template = tokenizer.chat_template | {"default": guards + own} if several else guards + own
+
+
+def _renders(tokenizer, template: str, roles: Sequence[str]) -> bool:
+    """Whether a chat template takes turns of these roles, and writes what each says."""
+    turns = [{"role": role, "content": f"turn {number} of the {role}"} for number, role in enumerate(roles)]
+    try:
+        text = tokenizer.apply_chat_template(turns, chat_template=template, add_generation_prompt=True, tokenize=False)
+    except (TemplateError, TypeError):
+        return False
+    return all(turn["content"] in text for turn in turns)
+
+
+def pin_template_arguments(tokenizer, arguments: Mapping[str, Any] | None) -> None:
+    """Make arguments such as `enable_thinking: false` the defaults of a tokenizer's chat template, wherever it is rendered.
+
+    TRL applies `chat_template_kwargs` to its rollouts only; an evaluation or a chat would ask in another way.
+    """
+    for name, value in (arguments or {}).items():
+        default = json.dumps(value, ensure_ascii=False)
+        line = f"{{%- set {name} = {name} if {name} is defined else {default} %}}\n"
+        if not tokenizer.chat_template.startswith(line):
+            tokenizer.chat_template = line + tokenizer.chat_template
 
 
 def weights_digest(model) -> str:

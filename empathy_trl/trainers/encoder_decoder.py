@@ -30,6 +30,7 @@ from trl import SFTConfig
 from trl.trainer.utils import selective_log_softmax_and_entropy
 
 from empathy_trl.errors import UserError
+from empathy_trl.models.batching import prompt_tokens
 from empathy_trl.models.load import decoder_settings, start_token, without_generation_defaults
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
@@ -96,7 +97,7 @@ def encode(rows, tokenizer, max_length: int | None):
     cut = {"prompt": 0, "completion": 0}
 
     def tokenize(row: dict) -> dict[str, list[int]]:
-        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
+        (prompt,) = prompt_tokens(tokenizer, [row["prompt"]])
         text = "".join(message["content"] for message in row["completion"])
         completion = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         for name, ids in (("prompt", prompt), ("completion", completion)):

@@ -7,7 +7,7 @@
 | method | why |
 |---|---|
 | `_generate_and_score_completions` | reward weights may follow a schedule |
-| `_calculate_rewards` | log the share of groups whose completions all earn the same; stop where no reward applies |
+| `_calculate_rewards` | show rewards the `<think>` that the prompt opened; log the share of groups whose completions all earn the same; stop where no reward applies |
 | `training_step`, `_clip_grad_norm` | stop on a loss or gradient that is not finite, before it reaches the weights |
 | `_get_per_token_logps_and_entropies` | without a GPU, keep prompts out of the vocabulary projection |
 
@@ -25,9 +25,10 @@ import trl.trainer.utils
 from trl import GRPOConfig, GRPOTrainer
 
 from empathy_trl.errors import StopTraining, UserError
-from empathy_trl.models.batching import check_vocabulary
-from empathy_trl.models.load import check_tags
+from empathy_trl.models.batching import check_vocabulary, opened_thought, render
+from empathy_trl.models.load import check_tags, guard_template
 from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
+from empathy_trl.tags import content_text
 from empathy_trl.trainers.exact_resume import ExactResumeMixin
 from empathy_trl.trainers.policy_scorer import PolicyScorer
 from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
@@ -107,6 +108,14 @@ def declared_weights(reward_funcs) -> list | None:
     return weights if any(weight != 1.0 for weight in weights) else None
 
 
+def _behind(thought: str, completion: str | list[dict]) -> str | list[dict]:
+    """Return a completion behind the `<think>` with which its prompt ends."""
+    if isinstance(completion, str):
+        return completion  # of a plain prompt, without a template
+    first, *others = completion
+    return [first | {"content": thought + content_text(first["content"])}, *others]
+
+
 class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
     """`trl.GRPOTrainer` with shared prompts, scheduled weights, an exact resume, and a stop on a non-finite loss.
 
@@ -115,8 +124,8 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
             Without it, `GRPOConfig.reward_weights` applies, as in TRL; without both, the `weight` of each `Reward` (1
             for other functions). The rewards of environments, which TRL adds itself, keep the weight that TRL gives
             them.
-        **kwargs: everything `trl.GRPOTrainer` takes; `args` may be an `EmpathyGRPOConfig`. The `tags`
-            of a `Reward` are checked against the tokenizer's special tokens; one that `needs_policy` is given a
+        **kwargs: everything `trl.GRPOTrainer` takes; `args` may be an `EmpathyGRPOConfig`. A chat template that refuses a
+            system message is guarded (`models.load.guard_template`). The `tags` of a `Reward` are checked against the tokenizer's special tokens; one that `needs_policy` is given a
             `PolicyScorer`.
 
     Raises:
@@ -140,6 +149,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
         super().__init__(model, reward_funcs, args, *others, **kwargs)
         check_vocabulary(self._scoring_model(), self._tokenizer, self._scoring_model().name_or_path or "the model")
         self.weight_schedules = reward_weights
+        self._thought = self._prepare_template()
         self._without_signal = Counter()  # problem -> rollouts in a row that had it
         for name, reward in zip(self.reward_func_names, self.reward_funcs, strict=True):
             if not isinstance(reward, Reward):
@@ -149,6 +159,18 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
                 reward.policy = PolicyScorer(
                     self._scoring_model, self._tokenizer, self.args.per_device_train_batch_size
                 )
+
+    def _prepare_template(self) -> str:
+        """Guard the chat template; return `<think>` if it ends a prompt with it, "" otherwise."""
+        if self.processing_class is not self._tokenizer or self._tokenizer.chat_template is None:
+            return ""
+        guard_template(self._tokenizer)
+        parses = any(getattr(self._tokenizer, name, None) for name in ("response_template", "response_schema"))
+        if parses:  # then TRL takes the thought out of a completion
+            return ""
+        question = [{"role": "user", "content": "?"}]
+        settings = {"add_generation_prompt": True, "tokenize": False, **self.chat_template_kwargs}
+        return opened_thought(render(self._tokenizer, question, **settings))
 
     @property
     def _mode(self) -> str:
@@ -171,6 +193,8 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
                 self._metrics[self._mode][f"reward_weight/{self.reward_func_names[index]}"].append(weight)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        if self._thought:
+            completions = [_behind(self._thought, completion) for completion in completions]
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         mode = self._mode
         groups = self.num_generations if mode == "train" else self.num_generations_eval

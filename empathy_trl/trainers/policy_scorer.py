@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from empathy_trl.models.batching import pad
+from empathy_trl.models.batching import opened_thought, pad, prompt_tokens, render
 from empathy_trl.models.load import evaluating, start_token
 
 
@@ -46,9 +46,7 @@ class PolicyScorer:
             choices: the continuations, the same for all prompts; none may be empty.
         """
         choice_ids = [self._ids(choice) for choice in choices]
-        contexts = [
-            (self._prompt_ids(prompt), self._ids(prefix)) for prompt, prefix in zip(prompts, prefixes, strict=True)
-        ]
+        contexts = [self._context(*each) for each in zip(prompts, prefixes, strict=True)]
         # Neighbours in length share a batch, for less padding.
         order = sorted(range(len(contexts)), key=lambda row: sum(map(len, contexts[row])))
         scores: list[list[float]] = [[] for _ in contexts]
@@ -65,10 +63,12 @@ class PolicyScorer:
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _prompt_ids(self, prompt: str | list[dict]) -> list[int]:
+    def _context(self, prompt: str | list[dict], prefix: str) -> tuple[list[int], list[int]]:
+        """Return the tokens of a prompt and of a prefix, without the `<think>` that the prompt holds already."""
         if isinstance(prompt, str):
-            return self.tokenizer(prompt)["input_ids"]
-        return self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+            return self.tokenizer(prompt)["input_ids"], self._ids(prefix)
+        text = render(self.tokenizer, prompt, add_generation_prompt=True, tokenize=False)
+        return prompt_tokens(self.tokenizer, [prompt])[0], self._ids(prefix.removeprefix(opened_thought(text)))
 
     def _score_decoder(self, model, contexts: list[tuple], choice_ids: list[list[int]]) -> torch.Tensor:
         """Score one batch with an encoder-decoder; returns float32 of shape (contexts, choices)."""

@@ -240,7 +240,7 @@ def test_a_template_without_a_system_message_is_told_at_the_start():
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
         + tokenizer.chat_template
     )
-    with pytest.raises(UserError, match="chat template refuses the messages: System role not supported"):
+    with pytest.raises(UserError, match=r"chat template refuses the messages \(system, user\): System role not"):
         local_session(200, parts=(model, tokenizer))
 
 

@@ -2,23 +2,39 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
 import httpx
 import pytest
 import torch
+from datasets import Dataset
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from peft import PeftModel, PeftModelForSeq2SeqLM, get_peft_model
 from transformers import AutoConfig, AutoTokenizer, T5ForConditionalGeneration, T5Tokenizer
+from trl import SFTConfig, SFTTrainer
 
+from empathy_trl.chat.local import KeyValueCache, LocalModel
+from empathy_trl.chat.reply import Sampling
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation.metrics import perplexity
 from empathy_trl.models import hub_files as hub
 from empathy_trl.models import load as models
-from empathy_trl.models.load import check_tags, generator_class, load_or_build, lora_config, set_template
+from empathy_trl.models.batching import check_prompts, prompt_tokens, render
+from empathy_trl.models.load import (
+    check_tags,
+    generator_class,
+    load_or_build,
+    lora_config,
+    pin_template_arguments,
+    set_template,
+)
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.recipe.schema import Model
 from empathy_trl.tags import CHAT_TEMPLATES
+from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer
+from empathy_trl.trainers.policy_scorer import PolicyScorer
 from tests.trainers.tiny_t5 import tiny_t5
 
 TEXTS = ["My dog died and I cried all night.", "<reasoning>My dog died.</reasoning><answer>sad</answer>"] * 5
@@ -400,3 +416,124 @@ def test_the_template_is_saved_with_the_tokenizer(tmp_path):
 def test_a_recipe_may_name_each_of_them():
     choices = get_args(get_args(Model.model_fields["chat_template"].annotation)[0])
     assert set(choices) == set(CHAT_TEMPLATES)
+
+
+# Chat templates that do not take every conversation
+
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+ALTERNATING = (
+    "{% for turn in messages %}{% if (turn.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}"
+)
+ALTERNATING_BEHIND_SYSTEM = (
+    "{% set turns = messages[1:] if messages[0].role == 'system' else messages %}"
+    + ALTERNATING.replace("in messages", "in turns")
+)
+LOSES_SYSTEM = "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}"
+BODY = "{% for turn in messages %}{{ turn.role[0] }}:{{ turn.content }};{% endfor %}"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("refuses", "roles", "rendered"),
+    [
+        ("", "system system user user", "s:0;s:1;u:2;u:3;"),
+        (NO_SYSTEM, "user user assistant", "u:0;u:1;a:2;"),
+        (NO_SYSTEM, "system user assistant user", "u:0\n\n1;a:2;u:3;"),
+        (NO_SYSTEM, "system assistant user", "u:0;a:1;u:2;"),
+        (LOSES_SYSTEM, "system user", "u:0\n\n1;"),
+        (NO_SYSTEM + ALTERNATING, "system user user", "u:0\n\n1\n\n2;"),
+        (NO_SYSTEM + ALTERNATING, "user assistant assistant user", "u:0;a:1\n\n2;u:3;"),
+        (ALTERNATING_BEHIND_SYSTEM, "system user user", "s:0;u:1\n\n2;"),
+        (ALTERNATING_BEHIND_SYSTEM, "system assistant user", "u:0;a:1;u:2;"),
+    ],
+)
+def test_a_template_gets_the_conversation_as_it_takes_it(refuses, roles, rendered):
+    tokenizer = build_tokenizer(TEXTS, 300)
+    tokenizer.chat_template = refuses + BODY
+    set_template(tokenizer, None, "m")
+    turns = [{"role": role, "content": str(number)} for number, role in enumerate(roles.split())]
+    assert render(tokenizer, turns, tokenize=False) == rendered
+    assert tokenizer.chat_template.endswith(refuses + BODY)
+    once = tokenizer.chat_template
+    set_template(tokenizer, None, "m")
+    assert tokenizer.chat_template == once, "a guarded template needs no other guard"
+
+
+@pytest.mark.faults
+def test_a_template_that_takes_everything_stays_as_it_is_and_so_does_its_white_space():
+    tokenizer = build_tokenizer(TEXTS, 300)
+    user = [{"role": "user", "content": "Hi"}]
+    for refuses, same in (("", True), (NO_SYSTEM, False)):
+        tokenizer.chat_template = f"\n  {{% if true %}}\n{refuses}\n {BODY} {{% endif %}}\n"
+        plain, own = tokenizer.apply_chat_template(user, tokenize=False), tokenizer.chat_template
+        set_template(tokenizer, None, "m")
+        assert (tokenizer.chat_template == own) == same
+        assert tokenizer.apply_chat_template(user, tokenize=False) == plain
+    tokenizer.chat_template = {"default": NO_SYSTEM + BODY, "tool_use": BODY}
+    set_template(tokenizer, None, "m")
+    assert tokenizer.chat_template["default"] != NO_SYSTEM + BODY and tokenizer.chat_template["tool_use"] == BODY
+
+
+@pytest.mark.faults
+def test_what_no_guard_can_mend_names_the_tokenizer_the_roles_and_the_rule():
+    tokenizer = build_tokenizer(TEXTS, 300)
+    tokenizer.name_or_path, tokenizer.chat_template = "me/strict", ALTERNATING + BODY
+    set_template(tokenizer, None, "me/strict")
+    good, bad = ([{"role": role, "content": "a"} for role in roles] for roles in (["user"], ["assistant", "user"]))
+    message = r"me/strict: its chat template refuses the messages \(assistant, user\): roles must alternate"
+    for ask in (prompt_tokens, check_prompts):
+        with pytest.raises(UserError, match=message):
+            ask(tokenizer, [good, good, bad])
+    check_prompts(tokenizer, [good])
+
+
+@pytest.mark.faults
+def test_training_evaluation_chat_and_scorer_ask_the_same(tmp_path):
+    save_tiny(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(NO_SYSTEM + ALTERNATING + BODY)
+    model, tokenizer = load_or_build(recipe_model(tmp_path), seed=0)
+    prompt = conversation("Be kind.", "Hi!", "You.", "My dog died.")
+    completion = [{"role": "assistant", "content": "I cried."}]
+    text = "u:Be kind.\n\nHi!;a:You.;u:My dog died.;"
+    settings = {"report_to": "none", "use_cpu": True, "bf16": False, "per_device_train_batch_size": 2}
+    rows = Dataset.from_list([{"prompt": prompt, "completion": completion}] * 2)
+    sft = SFTTrainer(model, SFTConfig(tmp_path / "sft", **settings), train_dataset=rows, processing_class=tokenizer)
+    assert tokenizer.decode(sft.train_dataset[0]["input_ids"]).startswith(f"{text}a:I cried.;")
+    _, plain = (model, AutoTokenizer.from_pretrained(tmp_path, padding_side="left"))  # as TRL itself loads it
+    plain.chat_template = NO_SYSTEM + ALTERNATING + BODY
+    grpo = EmpathyGRPOTrainer(
+        model,
+        lambda completions, **_: [0.0] * len(completions),
+        EmpathyGRPOConfig(tmp_path / "grpo", num_generations=2, **settings),
+        rows,
+        processing_class=plain,
+    )
+    asked = {
+        "rollout": grpo._tokenize_prompts([prompt])[0][0],
+        "evaluation": prompt_tokens(tokenizer, [prompt])[0],
+        "chat": LocalModel(model, tokenizer, Sampling())._encode(prompt, KeyValueCache())[1],
+        "scorer": PolicyScorer(lambda: model, tokenizer, 1)._context(prompt, "")[0],
+        "perplexity": perplexity._encoded(model, tokenizer, [prompt], ["I cried."])[0][0],
+    }
+    sft.save_model(tmp_path / "saved")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")  # as a user of the model card does
+    asked["card"] = saved.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert {name: tokenizer.decode(ids) for name, ids in asked.items()} == dict.fromkeys(asked, text)
+
+
+@pytest.mark.faults
+def test_arguments_of_a_template_hold_wherever_it_is_rendered():
+    tokenizer, user = build_tokenizer(TEXTS, 300), conversation(None, "Hi!")
+    tokenizer.chat_template = "{{ mood }}{{ thinks is defined and thinks }}"
+    for arguments in (None, {}, {"thinks": True, "mood": "calm"}, {"thinks": True, "mood": "calm"}, {"thinks": False}):
+        pin_template_arguments(tokenizer, arguments)
+    assert render(tokenizer, user, tokenize=False) == "calmFalse"
+    assert render(tokenizer, user, tokenize=False, thinks=True) == "calmTrue"
+
+
+@pytest.mark.faults
+def test_prompts_are_rendered_in_one_place():
+    package = Path(models.__file__).parents[1]
+    places = {path.name for path in package.rglob("*.py") if ".apply_chat_template(" in path.read_text()}
+    assert places == {"batching.py", "load.py"}

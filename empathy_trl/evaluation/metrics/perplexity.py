@@ -16,7 +16,16 @@ from tqdm.auto import tqdm
 from empathy_trl.cli import shared
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.bootstrap import bootstrap_sums
-from empathy_trl.models.batching import Limits, end_tokens, first_stop, fitting_rows, in_batches, pad
+from empathy_trl.models.batching import (
+    Limits,
+    end_tokens,
+    first_stop,
+    fitting_rows,
+    in_batches,
+    pad,
+    prompt_tokens,
+    render,
+)
 from empathy_trl.models.load import evaluating
 from empathy_trl.tags import REPLY_TAGS, completion_text
 
@@ -114,13 +123,13 @@ def _likelihoods(model, tokenizer, rows: list[tuple], batch_size: int | None, pr
 
 def _encoded(model, tokenizer, prompts: list[list[dict]], references: list[str]) -> tuple[list, list]:
     """Return the tokens of the prompts and of the answers; of an answer none where the template changes the prompt for it."""
-    asked = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
+    asked = prompt_tokens(tokenizer, prompts)
     if model.config.is_encoder_decoder:
         replies = tokenizer(references, add_special_tokens=False)["input_ids"]
         return asked, [[*ids, tokenizer.eos_token_id] for ids in replies]
     said = [[{"role": "assistant", "content": reply}] for reply in references]
     answered = [prompt + reply for prompt, reply in zip(prompts, said, strict=True)]
-    whole = tokenizer.apply_chat_template(answered, return_dict=True)["input_ids"]
+    whole = render(tokenizer, answered, return_dict=True)["input_ids"]
     stops = end_tokens(model, tokenizer)
     pairs = zip(asked, whole, strict=True)
     answers = [ids[len(prompt) :] if ids[: len(prompt)] == prompt else [] for prompt, ids in pairs]
