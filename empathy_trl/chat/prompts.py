@@ -8,7 +8,6 @@ User input is text only. Special tokens, such as `<|im_end|>`, are broken up wit
 of our formats in the user's messages.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from empathy_trl.chat.reply import TAGS
 from empathy_trl.data import CORPORA, corpus
 from empathy_trl.data.base import Corpus
 from empathy_trl.errors import UserError
+from empathy_trl.io import json_or_none
 from empathy_trl.models.hub_files import expand, first_file, hub_errors
 from empathy_trl.recipe import load_recipe
 from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
@@ -162,11 +162,9 @@ def _data_beside(models: list[tuple[str, str | None]]) -> dict | None:
 
 def _stage_in(name: str, revision: str | None, recipe: Path) -> str:
     """Return the name of the stage that trained a model: from run.json beside its recipe, else from the folder."""
-    try:
-        record = json.loads(_file_of(name, revision, RUN_FILE).read_text(encoding="utf-8"))
-        return str(record["stage"])
-    except (AttributeError, OSError, ValueError, KeyError, TypeError):  # no such file, or another's
-        return recipe.absolute().parent.name
+    file = _file_of(name, revision, RUN_FILE)
+    record = (json_or_none(file) if file else None) or {}  # no such file, or another's
+    return str(record["stage"]) if "stage" in record else recipe.absolute().parent.name
 
 
 def _file_of(name: str, revision: str | None, filename: str) -> Path | None:

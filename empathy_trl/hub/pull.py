@@ -110,9 +110,9 @@ def _claim(folder: Path, repo: str, commit: str) -> None:
     wanted = {"repo_id": repo, "commit": commit}
     if not is_empty(folder):
         try:
-            there = json.loads((folder / PULL_FILE).read_text(encoding="utf-8"))
+            there = json_or_none(folder / PULL_FILE) or {}
             there = {key: str(there[key]) for key in wanted}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except KeyError as error:
             raise UserError(
                 f"{folder}: holds files that were not downloaded by a pull; give another --output_dir"
             ) from error

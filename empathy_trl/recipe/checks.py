@@ -4,15 +4,15 @@
 message), and raises nothing, so that all problems of a recipe are reported at once.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 from empathy_trl.data import CORPORA, corpus
+from empathy_trl.data.tables import SUFFIXES
 from empathy_trl.errors import UserError, show, suggestion
-from empathy_trl.io import on_hub
+from empathy_trl.io import json_or_none, on_hub
 from empathy_trl.models.hub_files import CRITIC_CONFIG, saved_critic, split_revision
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
 from empathy_trl.recipe.schema import CONFIG_CLASSES, RECIPES, SAMPLE, Data, FromScratch, Stage, hint
@@ -23,7 +23,7 @@ from empathy_trl.tags import CHAT_TEMPLATES
 FOR_ALL_CORPORA = ("name", "builder", "path", "revision", "on_bad_rows", "portion")  # keys of `data`
 # architectures of models from scratch
 DECODERS, ENCODER_DECODERS, ENCODERS = ("qwen2", "llama", "gemma2"), ("t5",), ("roberta",)
-TABLES = (".csv", ".tsv", ".json", ".jsonl", ".gz")  # a name that ends so is a file, not a Hub id
+TABLES = (*SUFFIXES, ".gz")  # a name that ends so is a file, not a Hub id
 # sections that newcomers write as a text or a list -> how to write them
 EXAMPLES = {
     "model": "write {name_or_path: USER/REPO}",
@@ -161,11 +161,8 @@ def _is_encoder_decoder(name: str, stages: dict[str, dict]) -> bool | None:
         return _is_encoder_decoder(source, others)
     if not isinstance(origin, str):
         return None
-    try:
-        config = json.loads((Path(origin).expanduser() / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return bool(config.get("is_encoder_decoder", False)) if isinstance(config, dict) else None
+    config = json_or_none(Path(origin).expanduser() / "config.json")
+    return None if config is None else bool(config.get("is_encoder_decoder", False))
 
 
 def _check_data(data: dict, task: str | None) -> Iterator[Problem]:

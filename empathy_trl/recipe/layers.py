@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 
 import yaml
 
-from empathy_trl.errors import RecipeError, show, suggestion
+from empathy_trl.errors import DataError, RecipeError, show, suggestion
+from empathy_trl.io import read_text
 
 RECIPE_FILE = "recipe.yaml"  # in the folders of a run and in a repository: the recipe as resolved
 TAG = "tag:yaml.org,2002:"
@@ -50,11 +51,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
             mapping, or a mapping in it has a key twice or a key that is not a string.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise RecipeError([f"{path}: cannot be read: {error.strerror}"]) from error
-    except UnicodeDecodeError as error:
-        raise RecipeError([f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}"]) from error
+        text = read_text(path)
+    except DataError as error:
+        raise RecipeError([str(error)]) from error
     content = parse_yaml(text, str(path))
     if content is None:
         raise RecipeError([f"{path}: is empty; expected keys such as task, model and data"])

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import regex
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import DataError, UserError
+from empathy_trl.io import read_text
 from empathy_trl.models.label_schema import probabilities
 from empathy_trl.rewards.base import ModelReward, ReplyReward
 from empathy_trl.rewards.emotion import label_index, only_group
@@ -104,13 +105,9 @@ def read_phrases(path: str) -> list[str]:
         UserError: the file cannot be read, or is not UTF-8.
     """
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(
-            f"file: cannot read {path}: {error.strerror}; expected a text with one phrase per line"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"file: {path} is not UTF-8 (byte {error.start})") from error
+        lines = read_text(Path(path).expanduser()).splitlines()
+    except DataError as error:
+        raise UserError(f"file: {error}; expected a text with one phrase per line") from error
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 

@@ -90,7 +90,7 @@ def test_unreadable_files(tmp_path):
     with pytest.raises(RecipeError, match="cannot be read: Is a directory"):
         read_yaml(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"task: caf\xe9\n")
-    with pytest.raises(RecipeError, match=r"latin.yaml: is not UTF-8 text: .* at byte 9"):
+    with pytest.raises(RecipeError, match=r"latin.yaml, line \d: byte 0x\w\w at offset 9 is not UTF-8"):
         read_yaml(tmp_path / "latin.yaml")
 
 

@@ -89,10 +89,10 @@ def test_file(tmp_path):
         ({"words": ["fine", "!!"]}, "words: '!!' has no letter in it"),
         ({"words": [""]}, "words: '' has no letter in it"),
         ({"words": ["a"], "file": "b"}, "words and file: both are given"),
-        ({"file": "nowhere.txt"}, "file: cannot read nowhere.txt: No such file"),
+        ({"file": "nowhere.txt"}, "file: nowhere.txt: cannot be read: No such file"),
         ({"file": "empty.txt"}, "file: empty.txt: no phrases"),
-        ({"file": "latin.txt"}, r"file: latin.txt is not UTF-8 \(byte 3\)"),
-        ({"file": "folder"}, "file: cannot read folder: Is a directory"),
+        ({"file": "latin.txt"}, r"file: latin.txt, line 1: byte 0xe9 at offset 3 is not UTF-8"),
+        ({"file": "folder"}, "file: folder: cannot be read: Is a directory"),
     ],
 )
 def test_impossible_lists(parameters, message, tmp_path, monkeypatch):
