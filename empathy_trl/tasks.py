@@ -35,7 +35,7 @@ from empathy_trl.models.load import (
 )
 from empathy_trl.models.scorer import whole_weights
 from empathy_trl.recipe import Recipe, load_recipe
-from empathy_trl.recipe.provenance import ResourceUsage, provenance
+from empathy_trl.recipe.provenance import ResourceUsage, check_precision, check_used, provenance
 from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.stages import StageRun, archive_other_run, stage_runs
 from empathy_trl.rewards import load_rewards
@@ -248,7 +248,7 @@ def _check(recipe, runs: dict[str, StageRun], folder: Path) -> None:
         raise UserError(f"this recipe needs packages that are not installed: {', '.join(missing)}")
     check_writable(folder)
     for run in runs.values():
-        run.trainer_config()
+        check_precision(run.stage, run.trainer_config())
         run.check_devices()
         check_before_training(run)
         run.row_digests  # noqa: B018 - reads every row
@@ -302,6 +302,7 @@ def _trainer(run: StageRun, folder, usage: ResourceUsage):
         raise
     except (ValueError, ImportError) as error:  # what TRL and transformers say of settings that do not go together
         raise UserError(f"stages.{run.name}: the trainer refuses these settings: {error}") from error
+    check_used(run.resolved, trainer)
     trainer.add_callback(MetricsLog(run.folder, draw_training))
     trainer.add_callback(ResourceLog(folder, usage))
     if run.stage.hub is not None and run.stage.hub.push == "every_save":

@@ -1,6 +1,7 @@
 """Task -> trainer."""
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -8,12 +9,15 @@ import pytest
 import torch
 
 from empathy_trl.check import describe
+from empathy_trl.errors import UserError
 from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.label_schema import Targets
 from empathy_trl.models.load import load_model
 from empathy_trl.recipe import load_recipe
+from empathy_trl.recipe.provenance import NOT_COMPARED, check_precision, check_used, settings_in_use
 from empathy_trl.recipe.stages import stage_runs
 from empathy_trl.tasks import TASKS
+from tests.recipes.scripts import ROOT
 
 
 def test_the_seed_alone_decides_the_weights_of_an_adapter_on_an_encoder(tmp_path):
@@ -99,3 +103,77 @@ def test_a_second_adapter_is_what_the_recipe_says(an_adapter, tmp_path, lora, pl
     again, _ = load_model(tmp_path / "moved")
     with torch.no_grad():
         assert torch.allclose(again(tokens).logits, earlier(tokens).logits, atol=1e-5)
+
+
+def leaves(content: dict, path: tuple = ()):
+    for key, value in content.items():
+        if isinstance(value, dict) and value and "start" not in value:  # a schedule is one value
+            yield from leaves(value, (*path, key))
+        else:
+            yield ".".join((*path, key)), value
+
+
+TINY = sorted(path.stem for path in (ROOT / "recipes").glob("*_tiny.yaml"))
+UNTRAINED = [f"--stages.ppo.rewards.reward_model.{flag}" for flag in ("label_range=[0, 1]", "min_held_out=null")]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", TINY)
+def test_every_key_of_a_recipe_is_compared_with_what_is_used(name, tmp_path):
+    for run in stage_runs(load_recipe(name, UNTRAINED if name == "godel_tiny" else []), tmp_path).values():
+        trainer = TASKS[run.task].build(run)
+        check_used(run.resolved, trainer)
+        compared = settings_in_use(run.resolved, trainer)
+        rest = [
+            key
+            for key, value in leaves(run.stage.resolved())
+            if key not in compared and value not in (None, "auto", {})
+        ]
+        assert [key for key in rest if not any(f"{key}.".startswith(f"{each}.") for each in NOT_COMPARED)] == []
+        trainer.save_model(str(run.folder))
+
+
+@pytest.fixture(scope="module")
+def built(tiny_folder, tmp_path_factory):
+    """A stage of GRPO, and its trainer."""
+    model = f"{{name_or_path: {tiny_folder}, from_scratch: null, dtype: float32, attn_implementation: sdpa, lora: {{r: 4}}}}"
+    flags = ["--stages.sft", "null", "--stages.grpo.model", model, "--stages.grpo.trainer.epsilon", "0.3"]
+    run = stage_runs(load_recipe("ed4_tiny", flags), tmp_path_factory.mktemp("built"))["grpo"]
+    return run, TASKS["grpo"].build(run)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("place", "attribute", "value", "message"),
+    [
+        ("args", "learning_rate", 1.0, "trainer.learning_rate: the recipe says 0.0003, but 1.0 is used"),
+        ("args", "lr_scheduler_type", "linear", "trainer.lr_scheduler_type: the recipe says 'cosine', but 'linear' is used"),
+        ("args", "seed", 7, "seed: the recipe says 42, but 7 is used"),
+        ("", "beta", 0.0, "trainer.beta: the recipe says 0.01, but 0.0 is used"),
+        ("", "epsilon_low", 0.2, "trainer.epsilon: the recipe says 0.3, but 0.2 is used"),
+        ("", "weight_schedules", [1.0, 0.3, 1.0], "rewards.reasoning_length.weight: the recipe says 0.3, but 1.0 is used"),
+        ("accelerator.state", "_mixed_precision", "bf16", "trainer.bf16: the recipe says false, but true is used"),
+        ("model.config", "_attn_implementation", "eager", "attn_implementation: the recipe says 'sdpa', but 'eager' is used"),
+        ("model.peft_config.default", "r", 8, "model.lora.r: the recipe says 4, but 8 is used"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_is_not_used_stops_before_the_training(built, monkeypatch, place, attribute, value, message):
+    run, trainer = built
+    check_used(run.resolved, trainer)
+    target = trainer
+    for part in filter(None, place.split(".")):
+        target = target[part] if isinstance(target, dict) else getattr(target, part)
+    monkeypatch.setattr(target, attribute, value)
+    with pytest.raises(UserError, match=re.escape(f"stages.grpo.{message}".replace("grpo.attn", "grpo.model.attn"))):
+        check_used(run.resolved, trainer)
+
+
+@pytest.mark.faults
+def test_a_launcher_that_replaces_the_precision_is_refused(built, monkeypatch):
+    run, _ = built
+    check_precision(run.stage, run.trainer_config())
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(
+        UserError, match="grpo.trainer.bf16: the recipe says false, but true is used: the launcher sets"
+    ):
+        check_precision(run.stage, run.trainer_config())

@@ -1,4 +1,7 @@
-"""Provenance in `run.json`: versions, commit, machine, time, and energy if it can be measured.
+"""Provenance: versions, commit, machine, time and energy in `run.json`, and that a recipe is what was used.
+
+`check_used` compares the settings of a stage, as `recipe.yaml` records them, with the trainer and the model that were made
+from them: libraries, launchers and saved models replace some without a word.
 
 Energy comes from the GPUs' own counters (NVML, through the optional package nvidia-ml-py: the extra `carbon`). CPUs,
 memory and cooling are not counted: on most machines only root can read their counters, and an estimate from a table of
@@ -15,7 +18,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
+from empathy_trl.tags import CHAT_TEMPLATES
 
 RUN_FILE = "run.json"
 LIBRARIES = (
@@ -31,6 +35,125 @@ LIBRARIES = (
 )
 INTENSITY = "CARBON_INTENSITY"
 JOULES_PER_KWH = 3.6e6
+
+
+# ---- what a recipe says, and what is used ----
+
+# key of `trainer:` -> its value in effect, where the trainer does not only keep it in `args`, or under the same name
+IN_EFFECT = {
+    "bf16": lambda trainer: trainer.accelerator.mixed_precision == "bf16",
+    "fp16": lambda trainer: trainer.accelerator.mixed_precision == "fp16",
+    "epsilon": lambda trainer: trainer.epsilon_low,
+    "generation_kwargs": lambda trainer: (
+        trainer.generation_config.to_dict() if hasattr(trainer, "generation_config") else trainer.args.generation_kwargs
+    ),
+}
+# key, or the beginning of one -> why it is not compared with what is used. What is null or `auto` leaves the choice open
+NOT_COMPARED = {
+    "task": "chooses the trainer",
+    "data": "a corpus refuses keys that it does not read, and its report counts the rows",
+    "evaluation": "an evaluation records its own settings",
+    "hub": "a push reads it at the end",
+    "model.name_or_path": "the adapter and the critic are compared, and the weights are what is at that place",
+    "model.revision": "of a folder it is refused; the Hub gives what it names, or an error",
+    "model.lora.target_modules": "peft writes names in its own way; see `models.load.adapter_changes`",
+    "model.from_scratch.vocab_size": "the most that a tokenizer may have; texts with fewer different pieces give fewer",
+}
+
+
+def settings_in_use(stage, trainer) -> dict[str, tuple]:
+    """Return dotted key -> (the recipe's value, the value in use) for all settings that can be compared.
+
+    Args:
+        stage: a `recipe.Stage`, a `stage:` name replaced by the folder of that stage.
+        trainer: of `tasks.TASKS`, ready to train.
+    """
+    pairs = {f"trainer.{key}": (value, _trainer_value(key, trainer)) for key, value in stage.trainer.items()}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    pairs |= {f"model.{key}": pair for key, pair in _model_values(stage, model, trainer.processing_class).items()}
+    pairs["seed"] = (stage.seed, trainer.args.seed)
+    if stage.rewards:
+        weights = trainer.weight_schedules or trainer.reward_weights.tolist()
+        for (name, reward), used, weight in zip(stage.rewards.items(), trainer.reward_funcs, weights, strict=True):
+            pairs[f"rewards.{name}.weight"] = (reward.weight, weight)
+            pairs |= {
+                f"rewards.{name}.{key}": (value, getattr(used, key, None)) for key, value in reward.params.items()
+            }
+    return pairs
+
+
+def check_used(stage, trainer) -> None:
+    """Raise UserError for every setting of a stage that is not what the trainer and its model really have."""
+    wrong = {key: pair for key, pair in settings_in_use(stage, trainer).items() if not _is_same(*pair)}
+    if wrong:
+        raise UserError("\n".join(_difference(stage, key, *pair) for key, pair in wrong.items()))
+
+
+def check_precision(stage, config) -> None:
+    """Raise UserError if the launcher replaces the precision that a recipe names; known before any stage is trained.
+
+    Args:
+        stage: a `recipe.Stage`.
+        config: of its trainer.
+    """
+    for key, name in (("bf16", "bf16"), ("fp16", "fp16")):
+        if key in stage.trainer and stage.trainer[key] != (config.mixed_precision == name):
+            used = f"{_difference(stage, f'trainer.{key}', stage.trainer[key], config.mixed_precision == name)}"
+            raise UserError(
+                f"{used}: the launcher sets mixed_precision to {config.mixed_precision!r} (accelerate launch --mixed_precision, or its "
+                "config file); expected the same in both"
+            )
+
+
+def _difference(stage, key: str, asked, used) -> str:
+    return f"stages.{stage.name}.{key}: the recipe says {show(asked)}, but {show(used)} is used"
+
+
+def _trainer_value(key: str, trainer):
+    if key in IN_EFFECT and hasattr(trainer, "accelerator"):
+        return IN_EFFECT[key](trainer)
+    return getattr(trainer, key, getattr(trainer.args, key))
+
+
+def _model_values(stage, model, tokenizer) -> dict[str, tuple]:
+    """Return key of `model:` -> (the recipe's value, the model's)."""
+    section, config = stage.model, model.config
+    pairs = {"load_in_4bit": (section.load_in_4bit, bool(getattr(model, "is_loaded_in_4bit", False)))}
+    if section.dtype != "auto":
+        bare = model.get_base_model() if hasattr(model, "peft_config") else model
+        pairs["dtype"] = (section.dtype, str(bare.dtype).removeprefix("torch."))
+    if section.attn_implementation is not None:
+        used = config._attn_implementation.removeprefix("shared_prefix_")  # which calls the one that is named
+        is_flash = (
+            section.attn_implementation.startswith("flash_attention") and "flash-attn" in used
+        )  # from the Hub's kernels
+        pairs["attn_implementation"] = (section.attn_implementation, section.attn_implementation if is_flash else used)
+    if section.chat_template is not None:
+        chosen = next((name for name, text in CHAT_TEMPLATES.items() if text == tokenizer.chat_template), "another")
+        pairs["chat_template"] = (section.chat_template, chosen)
+    if (lora := section.lora) is not None:
+        adapter = getattr(model, "peft_config", {}).get("default")
+        fields = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+        pairs |= {f"lora.{key}": (getattr(lora, key), getattr(adapter, field, None)) for key, field in fields.items()}
+    if (scratch := section.from_scratch) is not None:
+        pairs["from_scratch.architecture"] = (scratch.architecture, config.model_type)
+        pairs["from_scratch.hidden_size"] = (scratch.hidden_size, config.hidden_size)
+        pairs["from_scratch.layers"] = (scratch.layers, config.num_hidden_layers)
+        pairs["from_scratch.heads"] = (scratch.heads, config.num_attention_heads)
+        pairs["from_scratch.max_length"] = (scratch.max_length, tokenizer.model_max_length)
+    return pairs
+
+
+def _is_same(asked, used) -> bool:
+    """Return whether a value of a recipe and one of the trainer mean the same."""
+    used = getattr(used, "value", used)  # of an enum
+    used = list(used) if isinstance(used, tuple) else used
+    if isinstance(asked, str) and isinstance(used, list):
+        return asked in used or (asked == "none" and not used)
+    if isinstance(asked, dict) and used is not None:
+        used = used if isinstance(used, dict) else vars(used)
+        return all(key in used and _is_same(value, used[key]) for key, value in asked.items())
+    return asked == used
 
 
 def provenance(seed: int) -> dict:
