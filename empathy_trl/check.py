@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import on_hub
+from empathy_trl.models.adapters import adapter_changes
 from empathy_trl.models.batching import check_prompts, prompt_tokens
 from empathy_trl.models.classifier import build_encoder_tokenizer, encoder_config
 from empathy_trl.models.hub_files import (
@@ -30,7 +31,7 @@ from empathy_trl.models.hub_files import (
     tokenizer_of_adapter,
 )
 from empathy_trl.models.label_schema import pairs_of
-from empathy_trl.models.load import adapter_changes, generator_class, lora_config, set_template
+from empathy_trl.models.load import generator_class, lora_config, set_template
 from empathy_trl.models.tiny import build_tokenizer, model_config
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.schema import CONFIG_CLASSES

@@ -23,6 +23,7 @@ from empathy_trl.evaluation.plots import draw_training
 from empathy_trl.evaluation.report import write_report
 from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
+from empathy_trl.models.adapters import with_merged_base
 from empathy_trl.models.batching import check_prompts
 from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.hub_files import MERGED_BASE
@@ -31,7 +32,6 @@ from empathy_trl.models.load import (
     load_or_build,
     lora_config,
     pin_template_arguments,
-    with_merged_base,
 )
 from empathy_trl.models.scorer import whole_weights
 from empathy_trl.recipe import Recipe, load_recipe

@@ -127,8 +127,8 @@ class Chat:
 
 
 def _local_model(model, tokenizer, source: dict, sampling: Sampling):
-    from empathy_trl.chat.load import load_for_chat  # imports torch, which a model behind a server can do without
-    from empathy_trl.chat.local import LocalModel
+    # imports torch, which a model behind a server can do without
+    from empathy_trl.chat.local import LocalModel, load_for_chat
 
     if tokenizer is None:
         model, tokenizer = load_for_chat(str(model), **source)

@@ -1,4 +1,4 @@
-"""A model in this process: streams its replies and keeps a key-value cache for each session.
+"""A model in this process: `load_for_chat` loads it, `LocalModel` streams its replies and keeps a key-value cache for each session.
 
 The next prompt of a decoder begins with its last prompt and reply. So each session keeps the keys and values of
 everything read and written (`KeyValueCache`), and a turn computes only the new tokens. An encoder-decoder reads its
@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from peft import PeftModel
@@ -19,6 +20,7 @@ from transformers.generation import BaseStreamer
 
 from empathy_trl.chat.reply import TAGS, AnyEvent, Counts, Sampling, streamed
 from empathy_trl.errors import UserError
+from empathy_trl.models.adapters import check_adapter, put_on
 from empathy_trl.models.batching import (
     Limits,
     check_vocabulary,
@@ -28,8 +30,55 @@ from empathy_trl.models.batching import (
     opened_thought,
     render,
 )
-from empathy_trl.models.load import without_generation_defaults
+from empathy_trl.models.hub_files import (
+    ADAPTER_FILE,
+    expand,
+    load_tokenizer,
+    one_revision,
+    split_revision,
+    tokenizer_of_adapter,
+)
+from empathy_trl.models.load import load_model, set_template, without_generation_defaults
 from empathy_trl.tags import tag_marks
+
+
+def load_for_chat(name: str, adapter: str | None = None, revision: str | None = None, load_in_4bit: bool = False):
+    """Return model and tokenizer, the model on the GPU where there is one.
+
+    Args:
+        name: folder or Hub id of a model, or without `adapter` of an adapter, which names its base.
+        adapter: folder or Hub id of a LoRA adapter for the model.
+        revision: of `name`, which like `adapter` may also have one behind an @.
+        load_in_4bit: quantise the weights; needs the extra `quantization`.
+
+    Raises:
+        UserError: something is missing or cannot be read, or the adapter was trained on another base; names both then.
+    """
+    name, revision = one_revision(expand(name), revision)
+    _refuse_folder_of_stages(Path(name))
+    base = check_adapter(adapter, name) if adapter else None
+    model, tokenizer = load_model(name, revision=revision, load_in_4bit=load_in_4bit)
+    if adapter:
+        if isinstance(model, PeftModel):
+            raise UserError(f"adapter: {name} is an adapter itself; expected its base as the model, or no adapter")
+        model = put_on(model, adapter, base, name)
+        place = split_revision(expand(adapter))
+        tokenizer = load_tokenizer(*tokenizer_of_adapter(*place, name, revision), padding_side="left")
+        tokenizer.chat_template = tokenizer.chat_template or load_tokenizer(name, revision).chat_template
+        set_template(tokenizer, None, adapter)
+        check_vocabulary(model, tokenizer, adapter)
+    if torch.cuda.is_available() and not load_in_4bit:
+        model.to("cuda")
+    return model, tokenizer
+
+
+def _refuse_folder_of_stages(folder: Path):
+    """Raise UserError for the folder of a recipe, in which every stage has a folder of its own."""
+    if (folder / "config.json").is_file() or (folder / ADAPTER_FILE).is_file():
+        return
+    stages = sorted(str(path.parent) for file in ("config.json", ADAPTER_FILE) for path in folder.glob(f"*/{file}"))
+    if stages:
+        raise UserError(f"{folder}: is not a model, but contains models; expected one of {', '.join(stages)}")
 
 
 @dataclass

@@ -28,7 +28,8 @@ from transformers import TrainerCallback
 from empathy_trl.errors import UserError
 from empathy_trl.hub.card import CARD_FILE, NOTES_FILE, model_card
 from empathy_trl.hub.pull import LOGIN, hub_requests, retry
-from empathy_trl.io import is_hub_id, read_json
+from empathy_trl.io import is_hub_id, read_json, read_rows
+from empathy_trl.models.adapters import EXAMPLES, example_inputs, merge_adapter
 from empathy_trl.models.hub_files import ADAPTER_FILE, VOCABULARY_FILES, adapter_base, expand
 from empathy_trl.models.load import load_model
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, dump_yaml, read_yaml, stage_of
@@ -318,19 +319,33 @@ def _merged_files(folder: Path) -> Iterator[Contents]:
     authors do). That takes memory for both models, and room for one in the temporary folder.
 
     Raises:
-        UserError: the base cannot be loaded, or the temporary folder is full.
+        UserError: the base cannot be loaded, the merged model differs from its adapter, or the temporary folder is full.
     """
     with tempfile.TemporaryDirectory(prefix="merged-") as name:
         model, tokenizer = load_model(folder)
+        inputs = example_inputs(model, tokenizer, _examples(folder))
         try:
-            model.merge_and_unload().save_pretrained(name)
+            _, difference = merge_adapter(model, inputs, name=str(folder), folder=name)
             tokenizer.save_pretrained(name)
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"the merged model cannot be written to {tempfile.gettempdir()} ({error}); free some space there, or set TMPDIR to "
                 "another folder"
             ) from error
+        print(f"{folder}: adapter and base merged: {difference}")
         yield model_files(Path(name)) | {path.name: path for path in _matching(folder, TOKENIZER)}
+
+
+def _examples(folder: Path) -> list[tuple[str, str]]:
+    """Return messages and replies from the predictions of a stage, to compare a merged model with its adapter on."""
+    for path in _matching(folder, ["predictions_*.jsonl"]):
+        try:
+            rows = read_rows(path)[: len(EXAMPLES)]
+        except UserError:  # any texts will do
+            continue
+        if rows and all(isinstance(row.get(key), str) for row in rows for key in ("text", "completion")):
+            return [(row["text"], row["completion"]) for row in rows]
+    return list(EXAMPLES)
 
 
 def _run_files(folder: Path, repo_id: str) -> Contents:

@@ -35,6 +35,7 @@ from transformers import (
 )
 
 from empathy_trl.errors import UserError, show
+from empathy_trl.models.adapters import TOKENS, merge_adapter
 from empathy_trl.models.batching import (
     Limits,
     check_vocabulary,
@@ -259,7 +260,7 @@ def complete_with_vllm(model, request: GenerationRequest, batch_size: int | None
     limits = {} if batch_size is None else {"max_num_seqs": batch_size}
     with tempfile.TemporaryDirectory(prefix="empathy_trl_") as folder:
         model.to("cpu")  # first: merging an adapter takes a copy
-        _save(model, folder)
+        _save(model, request, folder)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         engine = LLM(
@@ -291,9 +292,13 @@ def _settings(make, request: GenerationRequest, place: int):
     return make(**sampling, **ends, seed=seed)
 
 
-def _save(model, folder: str) -> None:
-    whole = copy.deepcopy(model).merge_and_unload() if isinstance(model, PeftModel) else model
-    whole.save_pretrained(folder)
+def _save(model, request: GenerationRequest, folder: str) -> None:
+    """Save a model with its adapters merged, compared on the ends of the first prompts."""
+    if isinstance(model, PeftModel):
+        inputs = [{"input_ids": torch.tensor([ids[-TOKENS:]])} for ids in request.ids[:8]]
+        merge_adapter(copy.deepcopy(model), inputs, name="the adapter", folder=folder)
+    else:
+        model.save_pretrained(folder)
 
 
 # name -> (model, request, batch_size) -> (place of a prompt, tokens of its completion), as they come

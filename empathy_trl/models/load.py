@@ -13,12 +13,10 @@ The instruction is the system message. Its last line may be `[KNOWLEDGE] …`, w
 behind the turns. Without that line, the part that begins with `[KNOWLEDGE]` is missing.
 """
 
-import copy
 import dataclasses
 import hashlib
 import importlib.util
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -27,7 +25,7 @@ from unittest.mock import patch
 
 import torch
 from jinja2.exceptions import TemplateError
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -192,121 +190,6 @@ def lora_config(lora, task_type: str = TaskType.CAUSAL_LM, base_revision: str | 
         task_type=task_type,
         revision=base_revision,
     )
-
-
-# what an adapter learns with: fields of `peft.LoraConfig` -> keys of `lora:`, or None where a recipe cannot set them
-ADAPTER_FORM = {
-    "r": "r",
-    "lora_alpha": "alpha",
-    "lora_dropout": "dropout",
-    "target_modules": "target_modules",
-    **dict.fromkeys(("bias", "use_rslora", "use_dora", "modules_to_save", "rank_pattern", "alpha_pattern")),
-    **dict.fromkeys(("target_parameters", "trainable_token_indices", "lora_bias")),
-}
-
-
-def saved_adapter(name: str, revision: str | None = None) -> PeftConfig | None:
-    """Return the settings of the adapter that a folder or Hub repository holds, or None where it holds a whole model.
-
-    Raises:
-        UserError: as `load_model`.
-    """
-    name, revision = one_revision(name, revision)
-    name = expand(name)
-    check_exists(name)
-    with hub_errors(name, revision):
-        entry = first_file(name, revision, [ADAPTER_FILE, "config.json"])
-        return PeftConfig.from_pretrained(str(entry.parent)) if entry.name == ADAPTER_FILE else None
-
-
-def with_merged_base(section, folder: Path):
-    """Return the section `model:` of a recipe whose `lora:` can be put on what it names.
-
-    A model that brings an adapter along goes on training it. If `lora:` differs from that adapter, the model is merged, written
-    to `folder`, and named in its place, also when the run is resumed. It is loaded unquantised for it, as for publishing:
-    weights that are rounded to 4 bits cannot be merged exactly.
-
-    Args:
-        section: a `recipe.Model`, a `stage:` name replaced by the folder of that stage.
-        folder: for the merged model; the files of a crashed attempt are beside it.
-    """
-    if section.lora is None or section.from_scratch is not None:
-        return section
-    merged = section.model_copy(update={"name_or_path": str(folder), "revision": None})
-    if folder.is_dir():
-        return merged
-    brought = saved_adapter(section.name_or_path, section.revision)
-    if brought is None:
-        return section
-    config = _base_config(section.name_or_path, section.revision)
-    changes = adapter_changes(lora_config(section.lora, generator_class(config)[1]), brought, config)
-    if not changes:
-        return section
-    print(
-        f"{section.name_or_path}: its adapter is merged into {folder}, and a new one is trained ({', '.join(changes)})"
-    )
-    model, tokenizer = load_model(
-        section.name_or_path, revision=section.revision, dtype=section.dtype, chat_template=section.chat_template
-    )
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.merge_and_unload().save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    unfinished.rename(folder)
-    return merged
-
-
-def _base_config(name: str, revision: str | None):
-    """Return the config of the model below an adapter."""
-    name, revision = one_revision(name, revision)
-    with hub_errors(expand(name), revision):
-        base, base_revision = adapter_base(first_file(expand(name), revision, [ADAPTER_FILE]), expand(name))
-    with hub_errors(base, base_revision):
-        return AutoConfig.from_pretrained(base, revision=base_revision, **NO_CODE)
-
-
-def adapter_changes(asked: LoraConfig, brought: PeftConfig, config=None) -> list[str]:
-    """Return in which settings a LoRA adapter that a recipe asks for differs from the one that its model brings along.
-
-    Args:
-        asked: of `lora_config`.
-        brought: the adapter's own.
-        config: of the language model below, with which two ways to name the same modules are equal; None compares the names.
-
-    Returns:
-        One text per setting, such as "r 8 → 16"; empty where the adapter of the model is the one that is asked for.
-    """
-    if brought.peft_type != asked.peft_type:
-        return [f"{brought.peft_type.value} → {asked.peft_type.value}"]
-    changes = []
-    for field, key in ADAPTER_FORM.items():
-        old, new = getattr(brought, field, None) or None, getattr(asked, field) or None
-        if field == "target_modules":
-            old, new = (_adapted_modules(each, config) for each in (brought, asked))
-            if old != new:
-                changes.append(f"{key} {_listed(brought.target_modules)} → {_listed(asked.target_modules)}")
-        elif old != new:
-            changes.append(f"{key or field} {getattr(brought, field, None)} → {getattr(asked, field)}")
-    return changes
-
-
-def _adapted_modules(adapter: LoraConfig, config) -> set[str]:
-    """Return the names of the layers that an adapter is put on; as they are written where no config is at hand."""
-    if config is None:
-        targets = adapter.target_modules
-        return {targets} if isinstance(targets, str) else set(targets or ())
-    adapter = copy.deepcopy(adapter)
-    adapter.inference_mode, adapter.base_model_name_or_path = False, None
-    auto, _ = generator_class(config)
-    with torch.device("meta"):
-        return set(get_peft_model(auto.from_config(config), adapter).base_model.targeted_module_names)
-
-
-def _listed(targets: str | Iterable[str] | None) -> str:
-    if isinstance(targets, str):
-        return targets
-    names = sorted(targets or ())
-    return f"[{', '.join(names[:4])}{', …' if len(names) > 4 else ''}]"
 
 
 def decoder_settings(settings: Mapping[str, Any], config_class: type) -> Iterator[tuple[str, str]]:

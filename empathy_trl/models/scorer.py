@@ -33,6 +33,7 @@ from transformers.integrations import deepspeed
 from empathy_trl.cli import shared
 from empathy_trl.data.normalize import normalize
 from empathy_trl.errors import UserError, show
+from empathy_trl.models.adapters import example_inputs, merge_adapter
 from empathy_trl.models.batching import check_vocabulary, position_limit
 from empathy_trl.models.classifier import load_classifier
 from empathy_trl.models.hub_files import ADAPTER_FILE, adapter_base, expand, one_revision
@@ -225,7 +226,7 @@ def _load(name: str, revision: str | None, device: str) -> Scorer:
     with whole_weights():
         model, tokenizer = load_classifier(name, revision=revision, dtype=_dtype(device))
     if isinstance(model, PeftModel):
-        model = model.merge_and_unload()
+        model, _ = merge_adapter(model, example_inputs(model, tokenizer), name=name)
     return Scorer(model.to(device).requires_grad_(False), tokenizer, name)
 
 

@@ -13,6 +13,7 @@ of a pair go through the model in one batch. An evaluation scores each reply onc
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,10 @@ from torch.nn import functional
 from transformers import DataCollatorWithPadding, TrainerCallback, TrainingArguments
 
 from empathy_trl.errors import DataError, UserError
+from empathy_trl.models.adapters import merge_adapter
 from empathy_trl.models.label_schema import Targets, pairs_of, pearson, predicted_labels, right_order
+
+ROWS_TO_COMPARE = 16  # of `valid`, adapter against merged model
 
 
 @dataclass
@@ -136,15 +140,24 @@ class MergeAdapter(TrainerCallback):
     """At the end of a LoRA training, merges the adapter into the weights, so that one complete model is saved.
 
     A classifier is small, and the config that describes the outputs belongs to a complete model. Checkpoints inside the
-    training stay adapters.
+    training stay adapters. The model that goes on is one that was saved and loaded, see `merge_adapter`.
     """
 
     def __init__(self, trainer):
         self.trainer = trainer
 
     def on_train_end(self, args, state, control, **kwargs):
-        if isinstance(self.trainer.model, PeftModel):
-            self.trainer.model = self.trainer.model.merge_and_unload()
+        if not isinstance(self.trainer.model, PeftModel):
+            return
+        rows = self.trainer.eval_dataset.select(range(min(ROWS_TO_COMPARE, len(self.trainer.eval_dataset))))
+        inputs = [dict(self.trainer.data_collator([row])) for row in rows]
+        for row in inputs:
+            del row["labels"]
+        with TemporaryDirectory(dir=args.output_dir, prefix="merged-") as folder:
+            merged, difference = merge_adapter(self.trainer.model, inputs, name="the trained adapter", folder=folder)
+        self.trainer.model = merged
+        if state.is_world_process_zero:
+            print(f"adapter merged: {difference}")
 
 
 class HeldOut(TrainerCallback):

@@ -7,7 +7,10 @@ import re
 import time
 
 import pytest
+import torch
 from huggingface_hub import HfApi, hf_hub_download
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from empathy_trl.errors import UserError
 from empathy_trl.hub import pull as requests
@@ -270,10 +273,6 @@ class TestAdapter:
     @pytest.fixture
     def adapter(self, tiny_folder, tmp_path, folder):
         """A stage's folder that holds an adapter of a base on this machine, in place of a whole model."""
-        import torch
-        from peft import LoraConfig, get_peft_model
-        from transformers import AutoModelForCausalLM
-
         base = AutoModelForCausalLM.from_pretrained(tiny_folder)
         model = get_peft_model(base, LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=["q_proj"]))
         with torch.no_grad():
@@ -286,9 +285,6 @@ class TestAdapter:
         return folder, model
 
     def test_merged_it_is_one_model_with_the_same_outputs(self, hub_server, adapter):
-        import torch
-        from transformers import AutoModelForCausalLM
-
         folder, model = adapter
         before = digests(folder)
         push(folder, REPO, merge_adapter=True)
@@ -301,6 +297,26 @@ class TestAdapter:
         merged = AutoModelForCausalLM.from_pretrained("ann/tiny")
         with torch.no_grad():
             torch.testing.assert_close(merged(tokens).logits, model.eval()(tokens).logits)
+
+    @pytest.mark.faults
+    @pytest.mark.parametrize(
+        "lines", ["", '{"text": "I lost my keys.", "completion": "Oh no!"}\n'], ids=["", "own rows"]
+    )
+    def test_an_adapter_of_a_tied_embedding_is_untied_and_the_difference_said(
+        self, hub_server, tiny_folder, folder, capsys, lines
+    ):
+        base = AutoModelForCausalLM.from_pretrained(tiny_folder)
+        model = get_peft_model(base, LoraConfig(r=2, target_modules=["embed_tokens"], init_lora_weights=False))
+        for name in ("model.safetensors", "config.json"):
+            (folder / name).unlink()
+        model.save_pretrained(folder)
+        (folder / "predictions_test.jsonl").write_text(lines)
+        push(folder, REPO, merge_adapter=True)
+        assert f"{folder}: adapter and base merged: outputs differ by at most " in capsys.readouterr().out
+        tokens, merged = torch.arange(1, 9)[None], AutoModelForCausalLM.from_pretrained("ann/tiny")
+        with torch.no_grad():
+            torch.testing.assert_close(merged(tokens).logits, model.eval()(tokens).logits)
+        assert not merged.config.tie_word_embeddings
 
     def test_a_base_that_only_this_machine_has_is_refused_with_the_way_out(self, hub_server, adapter):
         with pytest.raises(

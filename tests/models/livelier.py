@@ -3,8 +3,8 @@
 import torch
 
 
-def make_livelier(model) -> None:
+def make_livelier(model, factor: float = 4) -> None:
     """Make a model's weights larger; as they were drawn, one token is the likeliest after nearly everything."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(4)
+            parameter.mul_(factor)

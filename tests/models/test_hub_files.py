@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from peft import PeftModel, get_peft_model
 
-from empathy_trl.chat.load import load_for_chat
+from empathy_trl.chat.local import load_for_chat
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
 from empathy_trl.models.hub_files import join_revision, one_revision, split_revision

@@ -1,0 +1,438 @@
+"""LoRA adapters: on the base they were trained on (`put_on`), merged with it (`merge_adapter`), followed by another one.
+
+An adapter can be loaded onto the wrong base without an error if the shapes fit, and the model then produces nonsense.
+So a base with another name is refused. If the names cannot be compared, because a folder no longer exists, the shapes
+decide.
+
+A merged model can differ from its adapter without an error, too. Most small models use one matrix as embedding and as
+output layer (tied weights): an adapter of one of the two would be merged into both. `merge_adapter` unties them first,
+and compares the outputs of the merged model with those of the adapter, also after saving and loading. Every merge of
+the package goes through it.
+
+`with_merged_base` merges the adapter of a model for which a recipe asks another one; `adapter_changes` compares the two.
+"""
+
+import copy
+import shutil
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+
+from empathy_trl.errors import UserError
+from empathy_trl.io import is_hub_id
+from empathy_trl.models.batching import position_limit, render
+from empathy_trl.models.hub_files import (
+    ADAPTER_FILE,
+    NO_CODE,
+    adapter_base,
+    check_exists,
+    expand,
+    first_file,
+    hub_errors,
+    one_revision,
+    split_revision,
+)
+from empathy_trl.models.load import evaluating, generator_class, load_model, lora_config, start_token
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+# (message, reply): what adapter and merged model are compared on where the data of the training is not at hand
+EXAMPLES = (
+    ("My dog died on Sunday, and the house is so quiet now.", "I am so sorry. How long was he with you?"),
+    ("I got the job! I start in May.", "Congratulations! You worked so hard for this."),
+    ("Everyone laughed when I tripped on the stage.", "That must have been embarrassing. Were you hurt?"),
+    ("He promised to call, and again he forgot.", "No wonder that you are angry with him."),
+)
+TOKENS = 64  # of an example, at most
+# Largest difference of outputs that is rounding: shares of the largest output, and of what the adapter changes. In float32,
+# SmolLM2-135M has 3e-6 of the largest output, or 1e-4 of the change; with weights rounded to bfloat16 1e-2.
+EXACT, EXACT_EFFECT = 1e-4, 1e-2
+ROUNDING = {torch.bfloat16: 0.05, torch.float16: 0.05}
+
+
+def check_adapter(adapter: str, model: str) -> str:
+    """Return the base that an adapter names.
+
+    Raises:
+        UserError: there is no such adapter, or its base is another one than `model`.
+    """
+    try:
+        path, revision = split_revision(expand(adapter))
+        check_exists(path)
+        with hub_errors(path, revision):
+            base, _ = adapter_base(first_file(path, revision, [ADAPTER_FILE]), path)
+    except UserError as error:
+        raise UserError(f"adapter {error}") from error
+    if is_same(base, expand(model)) is False:
+        raise _other_base(adapter, base, model)
+    return base
+
+
+def is_same(base: str, model: str) -> bool | None:
+    """Return whether two names mean the same model; None where a folder is gone, so that nobody can tell.
+
+    Args:
+        base: folder or Hub id from the adapter's config.
+        model: folder or Hub id from the user.
+    """
+    if base == model:
+        return True
+    if Path(base).is_dir() and Path(model).is_dir():
+        return Path(base).resolve() == Path(model).resolve()
+    if Path(base).is_dir() or Path(model).is_dir():
+        folder, other = (base, model) if Path(base).is_dir() else (model, base)
+        if not is_hub_id(other):
+            return None
+        # a copy has the id's name, in the Hub's cache too
+        return Path(folder).name == other.rpartition("/")[2] or f"models--{other.replace('/', '--')}" in folder
+    return False if is_hub_id(base) else None
+
+
+def put_on(model, adapter: str, base: str, name: str) -> PeftModel:
+    """Return a model with an adapter on it.
+
+    Args:
+        adapter: folder or Hub id.
+        base: the model that the adapter names.
+        name: of the model, for the message.
+
+    Raises:
+        UserError: the adapter's weights are not for this model.
+    """
+    path, revision = split_revision(expand(adapter))
+    with hub_errors(path, revision):
+        weights = first_file(path, revision, [ADAPTER_WEIGHTS, "adapter_model.bin"])
+        try:
+            adapted = PeftModel.from_pretrained(model, path, revision=revision, is_trainable=False)
+        except (RuntimeError, ValueError, KeyError) as error:  # other shapes, or none of its layers
+            raise _other_base(adapter, base, name) from error
+    if weights.name == ADAPTER_WEIGHTS:
+        with hub_errors(path, revision), safe_open(weights, framework="pt") as file:
+            stored = {key for key in file.keys() if "lora_" in key}  # noqa: SIM118 - it is no mapping
+        loaded = get_peft_model_state_dict(adapted, save_embedding_layers=False)  # else it asks the Hub for the base
+        if stored != {key for key in loaded if "lora_" in key}:  # peft leaves out what finds no place
+            raise _other_base(adapter, base, name)
+    return adapted
+
+
+def _other_base(adapter: str, base: str, model: str) -> UserError:
+    return UserError(
+        f"adapter {adapter}: was trained on {base}, but the model is {model}; expected that base, or an adapter of this model"
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the outputs of a merged model are from those of its adapter, both computed in float32.
+
+    Attributes:
+        largest: largest absolute difference of two logits, or of two ratings.
+        effect: the same between the adapter and its base.
+        same: share of the places, 0 to 1, with the same likeliest token or label.
+        places: number of tokens compared, or for a model with a head of texts.
+    """
+
+    largest: float
+    effect: float
+    same: float
+    places: int
+
+    def __str__(self) -> str:
+        return (
+            f"outputs differ by at most {self.largest:.2g} (the adapter itself moves them by up to {self.effect:.2g}); the "
+            f"likeliest is the same for {self.same:.1%} of {self.places}"
+        )
+
+
+def merge_adapter(
+    model: PeftModel, inputs: Sequence[dict], *, name: str, folder: str | Path | None = None
+) -> tuple[PreTrainedModel, Difference]:
+    """Merge the active adapters into their base, in place, and compare the outputs before and after.
+
+    A layer with an adapter that shares its weights with another one, as embedding and output layer often do, gets weights of
+    its own; `tie_word_embeddings` in the config of the merged model is then false. Adapters are added in float32, which takes
+    the memory for it, and the sum is rounded to the type of the base once.
+
+    Args:
+        model: an adapter on a base that is not quantised; useless afterwards.
+        inputs: of the model, one row each, to compare the outputs for; see `example_inputs`.
+        name: of the adapter, for messages.
+        folder: where to save the merged model; what is loaded from there is compared, too, and returned.
+
+    Returns:
+        The merged model, and how much it differs.
+
+    Raises:
+        UserError: the outputs differ by more than rounding explains, or this adapter cannot be merged.
+        OSError, SafetensorError: the folder cannot be written.
+    """
+    base = model.get_base_model()
+    _check_mergeable(model, base, name)
+    layers = sorted(
+        {key.rpartition(".")[2] for key, module in base.named_modules() if isinstance(module, BaseTunerLayer)}
+    )
+    _untie(base)
+    with _in_float32(base):
+        expected = _outputs(base, inputs)
+        with model.disable_adapter():
+            effect = _largest(expected, _outputs(base, inputs))
+        merged = _merge(model, name)
+        exact = _outputs(merged, inputs)
+    with _in_float32(merged):  # the weights are rounded now
+        outputs = _outputs(merged, inputs)
+    allowed = max(EXACT * expected.abs().max().item(), EXACT_EFFECT * effect)
+    steps = [("it is merged", _largest(expected, exact), allowed)]
+    if folder is not None:
+        merged.save_pretrained(folder)
+        kind, place = type(merged), merged.device
+        del model, base, merged  # room for the other one
+        merged = kind.from_pretrained(folder, dtype="auto").to(place)
+        with _in_float32(merged):
+            loaded = _outputs(merged, inputs)
+        steps.append(("the merged model is saved and loaded", _largest(outputs, loaded), allowed))
+        outputs = loaded
+    rounded = max(allowed, ROUNDING.get(merged.dtype, 0) * expected.abs().max().item())
+    steps.append(
+        (f"its weights are rounded to {str(merged.dtype).removeprefix('torch.')}", _largest(expected, outputs), rounded)
+    )
+    same = (expected.argmax(-1) == outputs.argmax(-1)).float().mean().item()
+    for step, largest, tolerance in steps:
+        if not largest <= tolerance:  # also nan
+            raise UserError(
+                f"{name}: its outputs change when {step}, by up to {largest:.2g} ({tolerance:.2g} is rounding; the adapter moves them "
+                f"by up to {effect:.2g}); the likeliest is the same for {same:.1%} of {len(expected)}. Use the adapter unmerged, or "
+                f"train one of other layers (here {', '.join(layers)})"
+            )
+    return merged, Difference(steps[-1][1], effect, same, len(expected))
+
+
+def _check_mergeable(model: PeftModel, base: PreTrainedModel, name: str) -> None:
+    kind = model.active_peft_config
+    if kind.is_prompt_learning:
+        raise UserError(f"{name}: an adapter of type {kind.peft_type.value} has no weights to merge; use it unmerged")
+    if getattr(base, "is_quantized", False):
+        raise UserError(
+            f"{name}: its base is quantised, and merging would round the adapter to a few bits; load the base unquantised "
+            "(model.load_in_4bit: false) to merge"
+        )
+
+
+def _untie(base: PreTrainedModel) -> None:
+    """Give every module weights of its own that shares them with an adapted or copied layer."""
+    places, adapted = defaultdict(list), []
+    for module in base.modules():
+        for key, weight in module.named_parameters(recurse=False):
+            places[weight].append((module, key))
+        if isinstance(module, BaseTunerLayer):
+            adapted.append(module.get_base_layer())
+        elif isinstance(module, AuxiliaryTrainingWrapper):  # modules_to_save
+            adapted.append(module.original_module)
+    for weight in {weight for layer in adapted for weight in layer.parameters(recurse=False)}:
+        for module, key in places[weight][1:]:
+            setattr(module, key, copy.deepcopy(weight))
+
+
+def _merge(model: PeftModel, name: str) -> PreTrainedModel:
+    """Return the merged model. Its weights are tied as they were if those are equal, and else not at all."""
+    base = model.get_base_model()
+    tied, was_tied = dict(getattr(base, "all_tied_weights_keys", None) or {}), base.config.tie_word_embeddings
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(tie_word_embeddings|no longer tied)")  # these are untied
+        try:
+            merged = model.merge_and_unload()
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise UserError(f"{name}: this adapter cannot be merged into its base: {error}") from error
+    is_tied = all(
+        torch.equal(merged.get_parameter(target), merged.get_parameter(source)) for target, source in tied.items()
+    )
+    if is_tied:
+        for target, source in tied.items():
+            parent, _, key = target.rpartition(".")
+            setattr(merged.get_submodule(parent), key, merged.get_parameter(source))
+    merged.all_tied_weights_keys = tied if is_tied else {}
+    for config in (merged.config, merged.config.get_text_config(decoder=True)):
+        config.tie_word_embeddings = was_tied and is_tied
+    return merged
+
+
+@contextmanager
+def _in_float32(model: nn.Module) -> Iterator[None]:
+    """Inside the block, all weights are float32 and nothing is dropped out; afterwards they are of the types they were.
+
+    In bfloat16, the rounding from layer to layer moves outputs as much as a wrong merge does.
+    """
+    weights = [(weight, weight.dtype) for weight in model.parameters() if weight.is_floating_point()]
+    for weight, _ in weights:
+        weight.data = weight.data.float()
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        for weight, dtype in weights:
+            weight.data = weight.data.to(dtype)
+
+
+def _outputs(model: PreTrainedModel, inputs: Sequence[dict]) -> torch.Tensor:
+    """Return the logits of all inputs, float32 of shape (places, outputs)."""
+    with torch.no_grad():
+        logits = [model(**{key: value.to(model.device) for key, value in row.items()}).logits for row in inputs]
+    return torch.cat([each.flatten(0, -2).float().cpu() for each in logits])
+
+
+def _largest(first: torch.Tensor, second: torch.Tensor) -> float:
+    return (first - second).abs().max().item()
+
+
+def example_inputs(
+    model: PreTrainedModel | PeftModel, tokenizer, examples: Sequence[tuple[str, str]] = EXAMPLES
+) -> list[dict[str, torch.Tensor]]:
+    """Return inputs of a model for `merge_adapter`, one row each, of at most 64 tokens.
+
+    Args:
+        examples: messages with their replies; or for a model with a head texts with their pairs, "" for none.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return [_encode(base, tokenizer, *example) for example in examples]
+
+
+def _encode(base: PreTrainedModel, tokenizer, text: str, reply: str) -> dict[str, torch.Tensor]:
+    longest = min(TOKENS, (position_limit(base) or TOKENS) - 1)
+    cut = {"truncation": True, "max_length": longest, "return_tensors": "pt"}
+    if not base.can_generate():  # a head for ratings or labels
+        return dict(tokenizer(text, reply or None, **cut))
+    prompt, marks = text, {}
+    if tokenizer.chat_template is not None:
+        prompt = render(tokenizer, [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+        marks = {"add_special_tokens": False}
+    if not base.config.is_encoder_decoder:
+        return dict(tokenizer(prompt + reply, **cut, **marks))
+    answer = tokenizer(reply, add_special_tokens=False, **cut)["input_ids"]
+    start = nn.functional.pad(answer, (1, 0), value=start_token(base))
+    return {**tokenizer(prompt, **cut, **marks), "decoder_input_ids": start}
+
+
+# what an adapter learns with: fields of `peft.LoraConfig` -> keys of `lora:`, or None where a recipe cannot set them
+ADAPTER_FORM = {
+    "r": "r",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "target_modules": "target_modules",
+    **dict.fromkeys(("bias", "use_rslora", "use_dora", "modules_to_save", "rank_pattern", "alpha_pattern")),
+    **dict.fromkeys(("target_parameters", "trainable_token_indices", "lora_bias")),
+}
+
+
+def saved_adapter(name: str, revision: str | None = None) -> PeftConfig | None:
+    """Return the settings of the adapter that a folder or Hub repository holds, or None where it holds a whole model.
+
+    Raises:
+        UserError: as `load_model`.
+    """
+    name, revision = one_revision(name, revision)
+    name = expand(name)
+    check_exists(name)
+    with hub_errors(name, revision):
+        entry = first_file(name, revision, [ADAPTER_FILE, "config.json"])
+        return PeftConfig.from_pretrained(str(entry.parent)) if entry.name == ADAPTER_FILE else None
+
+
+def with_merged_base(section, folder: Path):
+    """Return the section `model:` of a recipe whose `lora:` can be put on what it names.
+
+    A model that brings an adapter along goes on training it. If `lora:` differs from that adapter, the model is merged, written
+    to `folder`, and named in its place, also when the run is resumed. It is loaded unquantised for it, as for publishing:
+    weights that are rounded to 4 bits cannot be merged exactly.
+
+    Args:
+        section: a `recipe.Model`, a `stage:` name replaced by the folder of that stage.
+        folder: for the merged model; the files of a crashed attempt are beside it.
+    """
+    if section.lora is None or section.from_scratch is not None:
+        return section
+    merged = section.model_copy(update={"name_or_path": str(folder), "revision": None})
+    if folder.is_dir():
+        return merged
+    brought = saved_adapter(section.name_or_path, section.revision)
+    if brought is None:
+        return section
+    config = _base_config(section.name_or_path, section.revision)
+    changes = adapter_changes(lora_config(section.lora, generator_class(config)[1]), brought, config)
+    if not changes:
+        return section
+    print(
+        f"{section.name_or_path}: its adapter is merged into {folder}, and a new one is trained ({', '.join(changes)})"
+    )
+    model, tokenizer = load_model(
+        section.name_or_path, revision=section.revision, dtype=section.dtype, chat_template=section.chat_template
+    )
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    _, difference = merge_adapter(model, example_inputs(model, tokenizer), name=section.name_or_path, folder=unfinished)
+    print(f"{section.name_or_path}: merged: {difference}")
+    tokenizer.save_pretrained(unfinished)
+    unfinished.rename(folder)
+    return merged
+
+
+def _base_config(name: str, revision: str | None):
+    """Return the config of the model below an adapter."""
+    name, revision = one_revision(name, revision)
+    with hub_errors(expand(name), revision):
+        base, base_revision = adapter_base(first_file(expand(name), revision, [ADAPTER_FILE]), expand(name))
+    with hub_errors(base, base_revision):
+        return AutoConfig.from_pretrained(base, revision=base_revision, **NO_CODE)
+
+
+def adapter_changes(asked: LoraConfig, brought: PeftConfig, config=None) -> list[str]:
+    """Return in which settings a LoRA adapter that a recipe asks for differs from the one that its model brings along.
+
+    Args:
+        asked: of `lora_config`.
+        brought: the adapter's own.
+        config: of the language model below, with which two ways to name the same modules are equal; None compares the names.
+
+    Returns:
+        One text per setting, such as "r 8 → 16"; empty where the adapter of the model is the one that is asked for.
+    """
+    if brought.peft_type != asked.peft_type:
+        return [f"{brought.peft_type.value} → {asked.peft_type.value}"]
+    changes = []
+    for field, key in ADAPTER_FORM.items():
+        old, new = getattr(brought, field, None) or None, getattr(asked, field) or None
+        if field == "target_modules":
+            old, new = (_adapted_modules(each, config) for each in (brought, asked))
+            if old != new:
+                changes.append(f"{key} {_listed(brought.target_modules)} → {_listed(asked.target_modules)}")
+        elif old != new:
+            changes.append(f"{key or field} {getattr(brought, field, None)} → {getattr(asked, field)}")
+    return changes
+
+
+def _adapted_modules(adapter: LoraConfig, config) -> set[str]:
+    """Return the names of the layers that an adapter is put on; as they are written where no config is at hand."""
+    if config is None:
+        targets = adapter.target_modules
+        return {targets} if isinstance(targets, str) else set(targets or ())
+    adapter = copy.deepcopy(adapter)
+    adapter.inference_mode, adapter.base_model_name_or_path = False, None
+    auto, _ = generator_class(config)
+    with torch.device("meta"):
+        return set(get_peft_model(auto.from_config(config), adapter).base_model.targeted_module_names)
+
+
+def _listed(targets: str | Iterable[str] | None) -> str:
+    if isinstance(targets, str):
+        return targets
+    names = sorted(targets or ())
+    return f"[{', '.join(names[:4])}{', …' if len(names) > 4 else ''}]"

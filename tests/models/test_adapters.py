@@ -1,0 +1,142 @@
+"""Merging adapters: what is merged, saved and loaded again gives the outputs of the adapter, or is refused."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from empathy_trl.errors import UserError
+from empathy_trl.models import adapters
+from empathy_trl.models.adapters import EXAMPLES, example_inputs, merge_adapter
+from empathy_trl.models.tiny import build_model, build_tokenizer
+from tests.models.livelier import make_livelier
+
+pytestmark = pytest.mark.faults
+TOKENIZER = build_tokenizer([text for example in EXAMPLES for text in example], 300)
+KINDS = {"t5": (AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM", 2)}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """Return a function that loads a saved model of an architecture with tied weights."""
+    root = tmp_path_factory.mktemp("bases")
+
+    def load(architecture: str, dtype: torch.dtype = torch.float32):
+        auto, _, factor = KINDS.get(architecture, (AutoModelForCausalLM, "", 4))
+        if not (root / architecture).is_dir():
+            shape = SimpleNamespace(architecture=architecture, hidden_size=64, layers=2, heads=4, max_length=64)
+            model = build_model(shape, TOKENIZER, seed=0)
+            make_livelier(model, factor)
+            model.save_pretrained(root / architecture)
+        return auto.from_pretrained(root / architecture, dtype=dtype)
+
+    return load
+
+
+def adapted(base, scale: float = 0.1, **settings):
+    """Return a base with an adapter that changes its outputs."""
+    kind = KINDS.get(base.config.model_type, (None, "CAUSAL_LM"))[1]
+    model = get_peft_model(base, LoraConfig(**{"r": 2, "lora_alpha": 4, "task_type": kind} | settings))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * scale)
+    return model
+
+
+def logits(model, inputs):
+    with torch.no_grad():
+        return torch.cat([model.eval()(**row).logits[0].float() for row in inputs])
+
+
+SETTINGS = {  # name -> architecture, settings of the adapter, whether the merged model's embeddings are tied
+    "inside": ("qwen2", {"target_modules": ["q_proj"]}, True),
+    "embedding": ("qwen2", {"target_modules": ["embed_tokens", "q_proj"]}, False),
+    "output": ("llama", {"target_modules": ["lm_head"]}, False),
+    "both": ("gemma2", {"target_modules": ["embed_tokens", "lm_head"]}, False),
+    "both alike": ("qwen2", {"target_modules": ["embed_tokens"], "ensure_weight_tying": True}, True),
+    "saved": ("qwen2", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, False),
+    "saved both": ("llama", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}, False),
+    "saved and adapted": ("qwen2", {"target_modules": ["embed_tokens"], "modules_to_save": ["lm_head"]}, False),
+    "tokens": ("qwen2", {"target_modules": ["q_proj"], "trainable_token_indices": [7, 8]}, True),
+    "dora": ("qwen2", {"target_modules": ["embed_tokens", "q_proj"], "use_dora": True}, False),
+    "rslora": ("qwen2", {"target_modules": ["lm_head", "v_proj"], "use_rslora": True}, False),
+    "bias": ("qwen2", {"target_modules": ["q_proj"], "bias": "all"}, True),
+    "t5 inside": ("t5", {"target_modules": ["q"]}, True),
+    "t5 shared": ("t5", {"target_modules": ["shared", "q"]}, True),  # transformers reads T5's as true, and compares
+    "t5 output": ("t5", {"target_modules": ["lm_head"]}, True),
+    "t5 embeddings": ("t5", {"target_modules": ["embed_tokens"]}, True),
+    "t5 saved": ("t5", {"target_modules": ["q"], "modules_to_save": ["shared"]}, True),
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_what_is_loaded_gives_the_outputs_of_the_adapter(bases, tmp_path, case):
+    architecture, settings, tied = SETTINGS[case]
+    model = adapted(bases(architecture), **settings)
+    inputs = example_inputs(model, TOKENIZER)
+    expected = logits(model, inputs)
+    merged, difference = merge_adapter(model, inputs, name="mine", folder=tmp_path)
+    loaded = type(merged).from_pretrained(tmp_path)
+    torch.testing.assert_close(logits(loaded, inputs), expected, atol=2e-2 if architecture == "t5" else 1e-3, rtol=0)
+    assert difference.largest < 2e-2 and difference.same == 1 and difference.places == len(expected)
+    assert loaded.config.tie_word_embeddings is tied
+    if not tied:  # what other libraries go by
+        assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_weights_are_rounded_once_and_the_difference_is_said(bases, tmp_path):
+    model = adapted(bases("qwen2", torch.bfloat16), target_modules=["embed_tokens", "q_proj"])
+    merged, difference = merge_adapter(model, example_inputs(model, TOKENIZER), name="mine", folder=tmp_path)
+    assert merged.dtype == torch.bfloat16 and 0 < difference.largest < difference.effect / 5
+    assert {weight.dtype for weight in merged.parameters()} == {torch.bfloat16}
+    assert str(difference).startswith(f"outputs differ by at most {difference.largest:.2g} (the adapter itself moves")
+
+
+def test_several_active_adapters_are_merged_together(bases):
+    model = adapted(bases("qwen2"), target_modules=["q_proj"])
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["embed_tokens"], init_lora_weights=False))
+    model.base_model.set_adapter(["default", "second"])
+    inputs = example_inputs(model, TOKENIZER)
+    expected = logits(model, inputs)
+    merged, _ = merge_adapter(model, inputs, name="mine")
+    torch.testing.assert_close(logits(merged, inputs), expected, atol=1e-3, rtol=0)
+
+
+def test_a_merged_model_that_is_not_its_adapter_is_refused(bases, tmp_path, monkeypatch):
+    settings = {"target_modules": ["embed_tokens", "q_proj"]}
+    with monkeypatch.context() as patch:  # as peft merges it by itself
+        patch.setattr(adapters, "_untie", lambda base: None)
+        model = adapted(bases("qwen2"), **settings)
+        with pytest.raises(
+            UserError,
+            match=r"^mine: its outputs change when it is merged, by up to \d.*unmerged.*here embed_tokens, q_proj\)$",
+        ):
+            merge_adapter(model, example_inputs(model, TOKENIZER), name="mine")
+    model, other = adapted(bases("qwen2"), **settings), bases("qwen2")
+    inputs = example_inputs(model, TOKENIZER)
+    monkeypatch.setattr(type(other), "from_pretrained", lambda *_, **options: other)
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", lambda *_: None)
+    with pytest.raises(UserError, match="^mine: its outputs change when the merged model is saved and loaded"):
+        merge_adapter(model, inputs, name="mine", folder=tmp_path)
+    model = adapted(other, scale=float("nan"), **settings)
+    with pytest.raises(UserError, match="by up to nan"):
+        merge_adapter(model, inputs, name="mine")
+
+
+def test_what_cannot_be_merged_says_so(bases):
+    prompts = get_peft_model(bases("qwen2"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(UserError, match="^mine: an adapter of type PROMPT_TUNING has no weights to merge"):
+        merge_adapter(prompts, [], name="mine")
+    with pytest.warns(UserWarning, match="has no bias"):
+        model = adapted(bases("qwen2"), target_modules=["o_proj"], lora_bias=True)
+    with pytest.raises(UserError, match="^mine: this adapter cannot be merged into its base: .*no bias"):
+        merge_adapter(model, example_inputs(model, TOKENIZER), name="mine")
+    model = adapted(bases("qwen2"), target_modules=["q_proj"])
+    model.get_base_model().is_quantized = True
+    with pytest.raises(UserError, match="^mine: its base is quantised.*load_in_4bit: false"):
+        merge_adapter(model, [], name="mine")
