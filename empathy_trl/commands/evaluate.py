@@ -307,13 +307,14 @@ def explain(arguments: list[str] | None = None) -> int:
         empathy-trl explain --recipe ed4_tiny --completions replies.jsonl
         empathy-trl explain --recipe ed4_tiny --completions replies.jsonl --progress 0.5 --csv table.csv
 
-    The file has one JSON object per line, with `prompt` and `completion`, each a text or chat messages, and the columns
-    that the rewards need, such as `label` or `reference`. Any key of the recipe can be overridden, as in `run`:
-    --stages.grpo.rewards.format.weight 0.5, and --stages.grpo.rewards.format null leaves one out.
+    The file is a table (JSON Lines, JSON, CSV, TSV, parquet; also gzipped), or a folder that `datasets` saved. Its rows
+    have `prompt` and `completion`, each a text or chat messages, and the columns that the rewards need, such as `label` or
+    `reference`. Any key of the recipe can be overridden, as in `run`: --stages.grpo.rewards.format.weight 0.5, and
+    --stages.grpo.rewards.format null leaves one out.
     """
     parser = command_parser("explain", explain.__doc__)
     parser.add_argument("--recipe", required=True, help="YAML file, or the name of a shipped recipe")
-    parser.add_argument("--completions", required=True, type=Path, help="file with one JSON object per line")
+    parser.add_argument("--completions", required=True, type=Path, help="table with the columns prompt and completion")
     parser.add_argument("--stage", help="stage whose rewards are shown (default: the last)")
     parser.add_argument(
         "--progress", type=float, default=0.0, help="training progress from 0 to 1, for scheduled weights"
@@ -346,7 +347,7 @@ def score(arguments: list[str] | None = None) -> int:
         empathy-trl score --input replies.jsonl --output scores.jsonl --base_url http://localhost:8000/v1 --model NAME
         empathy-trl score --input my_folder --output scores.jsonl --base_url https://api.openai.com/v1 --model NAME
 
-    The input is a file of JSON Lines with `context` and `response` (or `prompt` and `completion`), a folder with
+    The input is a table (JSON Lines, CSV and so on) with `context` and `response` (or `prompt` and `completion`), a folder with
     contexts.json and responses.json, or the predictions_<split>.jsonl of an evaluation of replies. The output is
     written whole at the end of a run. Answers are kept in the judge's cache as they come: after a stop, the same
     command asks only what is missing. The flags from --base_url on are those of the reward `llm_judge`.

@@ -6,7 +6,7 @@ formats. `situations` and `conversations` read EmpatheticDialogues, which has on
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +14,8 @@ from pathlib import Path
 from empathy_trl.data.tables import SUFFIXES, BadRow, Row, Table, as_table, check_columns, kind_of, names_in, read_table
 from empathy_trl.errors import DataError, UserError, show
 
+# One of the files that the Hub makes of a large table.
+_SHARD = re.compile(r"-\d{5}-of-(?P<count>\d{5})(?=\.parquet$)")
 # Split -> what its table, its folder or its split on the Hub may be called.
 SPLITS = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
 
@@ -159,7 +161,10 @@ def open_source(path, suffixes: tuple[str, ...] = SUFFIXES, nested: bool = False
     named = {
         name for name in tables if kind_of(name) != ".json" or any(_stem(name) in each for each in SPLITS.values())
     }
-    readers = {name: partial(read_table, tables[name], nested=nested) for name in tables if name in named or not named}
+    shards = {}  # name of a table -> its files: `train-00000-of-00002.parquet` and so on are one table
+    for name in named or tables:
+        shards.setdefault(_SHARD.sub("", name), []).append(tables[name])
+    readers = {name: partial(_read_shards, files, nested) for name, files in sorted(shards.items())}
     return Source(str(path), readers, names_in(path))
 
 
@@ -171,6 +176,24 @@ def open_hub(path: str, revision: str | None, nested: bool = False) -> Source:
         name: partial(as_table, f"{place[:-1]}, split {name})", dataset, nested) for name, dataset in splits.items()
     }
     return Source(place, tables, ", ".join(splits))
+
+
+def _read_shards(files: list, nested: bool) -> Table:
+    """Return the rows of the files of one table, all of them."""
+    files = sorted(files, key=lambda file: file.name)
+    shard = _SHARD.search(files[0].name)
+    if shard is None:
+        return read_table(files[0], nested=nested)
+    if len(files) != int(shard["count"]):
+        names = ", ".join(file.name for file in files)
+        raise DataError(f"data.path: {files[0].parent} has {len(files)} of {int(shard['count'])} files: {names}")
+    tables = [read_table(file, nested=nested) for file in files]
+    rows = [
+        replace(row, where=f"{file.name}, {row.where}")
+        for file, table in zip(files, tables, strict=True)
+        for row in table.rows
+    ]
+    return Table(str(files[0].parent), tables[0].columns, rows)
 
 
 def _saved(folder, nested: bool) -> Table:

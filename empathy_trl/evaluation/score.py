@@ -4,7 +4,7 @@ Three layouts can be read:
 
 | source | a row is |
 |---|---|
-| JSON Lines, also gzipped | `{"context", "response"}` or `{"prompt", "completion"}` |
+| a table: JSON Lines, CSV and so on, see `data.tables` | `{"context", "response"}` or `{"prompt", "completion"}` |
 | a folder with `contexts.json` and `responses.json` | the entries with the same index in the two lists |
 | `predictions_<split>.jsonl` of an evaluation of replies | `{"text", "reply"}`; other keys are ignored |
 
