@@ -12,6 +12,7 @@ from empathy_trl.chat.session import Session, SessionEvent, Settings
 from empathy_trl.errors import UserError
 from empathy_trl.models.api import PREFIX
 from empathy_trl.models.hub_files import one_revision, split_revision
+from empathy_trl.tags import completion_text
 
 
 class Chat:
@@ -101,7 +102,7 @@ class Chat:
         return self.session.history
 
     def say(self, message: str) -> str:
-        """Send a message and return the reply as the model wrote it, tags included; `tags.read_parts` splits it.
+        """Send a message and return the reply, tags included, thoughts not; `tags.read_parts` splits it.
 
         Warns (`UserWarning`) when a reply is empty or cut off, and when the context is full.
 
@@ -111,7 +112,7 @@ class Chat:
         before = len(self.history)
         for _ in self.stream(message):
             pass
-        return self.history[-1]["content"] if len(self.history) > before else ""
+        return completion_text(self.history[-1:]) if len(self.history) > before else ""
 
     def stream(self, message: str) -> Iterator[Chunk]:
         """Send a message and yield the reply as it is written: `Chunk(part, text, complete)`. Otherwise as `say`."""

@@ -24,7 +24,7 @@ from empathy_trl.models.hub_files import expand, first_file, hub_errors
 from empathy_trl.recipe import load_recipe
 from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
 from empathy_trl.recipe.provenance import RUN_FILE
-from empathy_trl.tags import tag_marks
+from empathy_trl.tags import tag_marks, without_thoughts
 from empathy_trl.text import clean
 
 Messages = list[dict[str, str]]
@@ -78,7 +78,8 @@ class Prompts:
         if role == "user":
             text = _TAGS.sub("< ", _cleaned(content) if self.corpus else content)
         else:
-            text = self.corpus.chat_reply(self.data, content) if self.corpus else content
+            text = without_thoughts(content)
+            text = self.corpus.chat_reply(self.data, text) if self.corpus else text
         return break_up(text, self.control)
 
 

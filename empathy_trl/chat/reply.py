@@ -12,10 +12,10 @@ from queue import SimpleQueue
 
 from empathy_trl.errors import UserError
 from empathy_trl.rewards.format import Format
-from empathy_trl.tags import PARTS, read_parts
+from empathy_trl.tags import PARTS, THOUGHT, THOUGHT_ENDS, read_parts, without_thoughts
 
 REASONED = ("reasoning", "answer")
-TAGS = (*PARTS, *REASONED)
+TAGS = (*PARTS, *REASONED, THOUGHT)
 TEXT = "text"  # what stands outside of all tags
 
 _MARK = re.compile(rf"</?({'|'.join(TAGS)})>")
@@ -40,7 +40,7 @@ class ReplyReader:
     """Takes a reply in chunks of any size and says of each which part it belongs to, as soon as that is certain.
 
     Only what may still become a tag is held back: a `<` and what follows it. Inside a part nothing ends it but its own
-    closing tag. White space between parts comes out as `TEXT`; whoever shows a reply in parts leaves it away.
+    closing tag. Outside, a `</think>` ends what came so far: a server's prompt had opened a thought. White space between parts comes out as `TEXT`; whoever shows a reply in parts leaves it away.
 
     Args:
         expects: the tags that a reply has to have, `PARTS` or `REASONED`; empty takes any format, and none.
@@ -66,7 +66,7 @@ class ReplyReader:
             if start != 0:
                 self._emit(chunks, len(self._held) if start < 0 else start)
                 continue
-            marks = [f"<{tag}>" for tag in TAGS] if self._part == TEXT else [f"</{self._part}>"]
+            marks = [*(f"<{tag}>" for tag in TAGS), THOUGHT_ENDS] if self._part == TEXT else [f"</{self._part}>"]
             mark = next((mark for mark in marks if self._held.startswith(mark)), None)
             if mark is not None:
                 self._held = self._held[len(mark) :]
@@ -95,7 +95,7 @@ class ReplyReader:
 
     def _pass(self, mark: str, chunks: list[Chunk]):
         """Go into a part, or out of it."""
-        if self._part == TEXT:
+        if self._part == TEXT and mark != THOUGHT_ENDS:
             self._part = mark.strip("</>")
             return
         if chunks and chunks[-1].part == self._part and not chunks[-1].complete:
@@ -112,6 +112,7 @@ def is_well_formed(text: str, expects: tuple[str, ...] = ()) -> bool:
     is all that is looked at: tags of the other format are words then, as they are for the rewards and in an evaluation. A reply
     without any tag is well-formed where nothing is expected.
     """
+    text = without_thoughts(text)
     found = set(_MARK.findall(text))
     if not found:
         return not expects

@@ -16,7 +16,7 @@ from statistics import median
 from empathy_trl.chat.reply import TEXT, Chunk, ReplyReader
 from empathy_trl.errors import UserError
 from empathy_trl.io import write_rows
-from empathy_trl.tags import REACT, REFLECT, RESPOND, read_parts
+from empathy_trl.tags import REACT, REFLECT, RESPOND, completion_text, read_parts, without_thoughts
 
 LARGEST_CONTEXT = 8192  # tokens, unless the user asks for more
 DEFAULT_CONTEXT = 4096  # tokens, for a model that does not state its maximum
@@ -220,6 +220,8 @@ class Session:
     def save(self, path: str | Path) -> Path:
         """Write the conversation as one row of training data, `{"conversation_id", "messages"}`, and return where.
 
+        What was thought before a reply (`tags.without_thoughts`) is left out, as it is in the next prompt.
+
         Raises:
             UserError: the conversation is empty, the file exists, or it cannot be written.
         """
@@ -228,7 +230,8 @@ class Session:
         try:
             path = Path(path).expanduser()
             if not path.exists():
-                return write_rows(path, [{"conversation_id": path.stem, "messages": self.history}])
+                turns = [turn | {"content": completion_text([turn])} for turn in self.history]
+                return write_rows(path, [{"conversation_id": path.stem, "messages": turns}])
         except (OSError, RuntimeError, ValueError) as error:  # the latter two: nobody's home, a zero byte
             raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
         raise UserError(f"{path}: exists; choose another name")
@@ -274,7 +277,8 @@ class Session:
         finally:
             rest = reader.close()
             conversation.writing = False
-            if not failed and "".join(texts).strip():
+            reply = without_thoughts("".join(texts)).strip()
+            if not failed and reply:
                 stats.whole, counts = time.perf_counter() - started, conversation.cache.counts
                 stats.tokens, stats.prefilled, stats.cached = counts.written, counts.prefilled, counts.cached
                 conversation.history = [*history, {"role": "assistant", "content": "".join(texts)}]
@@ -283,7 +287,11 @@ class Session:
         yield from _timed(rest, stats, started)
         if conversation.stop.is_set():
             yield SessionEvent("stopped")
-        elif not "".join(texts).strip():
+        elif not reply and texts and conversation.cache.counts.cut_off:
+            yield SessionEvent(
+                f"the model was still thinking at {self.max_new_tokens} tokens (max_new_tokens); allow it more"
+            )
+        elif not reply:
             yield SessionEvent("the reply is empty; rephrase the message")
         elif conversation.cache.counts.cut_off:
             yield SessionEvent(f"the reply was cut off at {self.max_new_tokens} tokens (max_new_tokens)")

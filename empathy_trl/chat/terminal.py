@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from empathy_trl.chat.reply import TEXT, Chunk
 from empathy_trl.chat.session import Session, SessionEvent
 from empathy_trl.errors import UserError
-from empathy_trl.tags import REACT, REFLECT
+from empathy_trl.tags import REACT, REFLECT, THOUGHT
 from empathy_trl.text import sanitise
 
 RESET, DIM, REACTION = "\x1b[0m", "\x1b[2m", "\x1b[2;3m"  # faint; faint italics
-LABELS = {"reasoning": "reasoning: ", "answer": "answer: ", REFLECT: "reflection: "}
-STYLES = {"reasoning": DIM, REFLECT: DIM, REACT: REACTION}
+LABELS = {THOUGHT: "thought: ", "reasoning": "reasoning: ", "answer": "answer: ", REFLECT: "reflection: "}
+STYLES = {THOUGHT: DIM, "reasoning": DIM, REFLECT: DIM, REACT: REACTION}
 
 
 class Display:

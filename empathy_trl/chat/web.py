@@ -14,7 +14,7 @@ from empathy_trl.chat.reply import Chunk
 from empathy_trl.chat.session import Session, Stats
 from empathy_trl.errors import UserError
 from empathy_trl.models.api import on_this_machine
-from empathy_trl.tags import REFLECT
+from empathy_trl.tags import REFLECT, THOUGHT
 from empathy_trl.text import sanitise
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -26,8 +26,9 @@ except ImportError as error:
 REPLIES_AT_ONCE = 8  # further messages wait in the queue
 LONGEST_QUEUE = 64
 BREAKS_FORMAT = "This reply breaks its format and is shown as it is."
-# parts that stand behind a title: reasoning folds up when it is complete, a reflection is folded up from its beginning
+# parts that stand behind a title: thoughts and reasoning fold up when complete, a reflection is folded up from its beginning
 THOUGHTS = {
+    THOUGHT: {"title": "Thought", "status": "pending"},
     "reasoning": {"title": "Reasoning", "status": "pending"},
     REFLECT: {"title": "Reflection", "status": "done"},
 }

@@ -58,6 +58,13 @@ def read(chunks):
         ("<answer>sad</answer>", [("answer", "sad", True)], False),
         (REASONED + STAGED, None, False),
         ("<react></react>", [("react", "", True)], False),
+        (
+            "<think>Sad.</think>\n" + REASONED,
+            [("think", "Sad.", True), ("text", "\n", False), ("reasoning", "lost it", True), ("answer", "sad", True)],
+            True,
+        ),
+        ("<think>Sad", [("think", "Sad", False)], True),
+        ("Sad.</think>No!", [("text", "Sad.", True), ("text", "No!", False)], True),
     ],
 )
 def test_parts_of_a_reply(text, parts, well_formed):
@@ -68,7 +75,14 @@ def test_parts_of_a_reply(text, parts, well_formed):
 
 @pytest.mark.parametrize(
     ("text", "expects", "well_formed"),
-    [(STAGED, PARTS, True), (STAGED, REASONED_TAGS, False), (REASONED, REASONED_TAGS, True), ("Plain.", PARTS, False)],
+    [
+        (STAGED, PARTS, True),
+        (STAGED, REASONED_TAGS, False),
+        (REASONED, REASONED_TAGS, True),
+        ("Plain.", PARTS, False),
+        ("<think>Sad", PARTS, False),
+        ("Sad.</think>" + STAGED, PARTS, True),
+    ],
 )
 def test_a_format_may_be_expected(text, expects, well_formed):
     assert is_well_formed(text, expects) is well_formed

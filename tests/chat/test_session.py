@@ -42,6 +42,30 @@ def test_the_next_prompt_has_all_that_was_said():
     assert [message["content"] for message in model.prompts[1]] == ["Hi", "One.", "And?"]
 
 
+@pytest.mark.faults
+def test_a_thought_is_shown_and_stays_out_of_the_next_prompt_and_the_saved_conversation(tmp_path):
+    session, model = talk(["<think>Who", "?</think>\n", "Hello."], ["<think>Hm", "m"], ["Two."])
+    chunks = said(session)
+    assert chunks[0] == Chunk("think", "Who") and chunks[-1] == Chunk("text", "Hello.")
+    assert session.history[-1]["content"] == "<think>Who?</think>\nHello."
+    assert said(session, "Yes?")[-1] == SessionEvent("the reply is empty; rephrase the message")
+    assert len(session.history) == 2, "a thought alone is no reply"
+    said(session, "And?")
+    assert [message["content"] for message in model.prompts[2]] == ["Hi", "Hello.", "And?"]
+    saved = json.loads(session.save(tmp_path / "talk.jsonl").read_text())
+    assert [message["content"] for message in saved["messages"]] == ["Hi", "Hello.", "And?", "Two."]
+
+
+@pytest.mark.faults
+def test_a_template_that_opens_a_thought():
+    model, tokenizer = sharpened()
+    tokenizer.chat_template += "<think>\n"
+    session = local_session(200, parts=(model, tokenizer))
+    *chunks, event = said(session)
+    assert {chunk.part for chunk in chunks} == {"think"} and session.history == []
+    assert event == SessionEvent("the model was still thinking at 10 tokens (max_new_tokens); allow it more")
+
+
 def test_reset_forgets():
     session, model = talk(STAGED)
     said(session)

@@ -15,6 +15,7 @@ from empathy_trl.models import generate as backends
 from empathy_trl.models.api import ApiModel
 from empathy_trl.models.generate import check_installed, choose_backend, generate_completions
 from empathy_trl.recipe.schema import Evaluation
+from empathy_trl.tags import reply_text
 from tests.models.livelier import make_livelier
 from tests.trainers.tiny_t5 import tiny_t5
 
@@ -35,6 +36,17 @@ PROMPTS = [[{"role": "user", "content": text}] for text in SITUATIONS]
 def generate(tiny, prompts=PROMPTS, **settings):
     settings = {"batch_size": 4, "max_new_tokens": 12, "progress": False} | settings
     return generate_completions(*tiny, prompts, **settings)
+
+
+@pytest.mark.faults
+def test_a_completion_begins_with_the_thought_that_its_prompt_opened(tiny):
+    plain = generate(tiny, max_new_tokens=3)
+    tiny[1].chat_template += "{% if messages[0].content == 'Party!' %}<think>\n{% endif %}"
+    told = {}
+    completions = generate(tiny, max_new_tokens=3, done=told.__setitem__)
+    assert [text.startswith("<think>") for text in completions] == [text == "Party!" for text in SITUATIONS]
+    assert list(map(told.get, range(len(SITUATIONS)))) == completions
+    assert completions[0] == plain[0] and reply_text(completions[2]) == ""
 
 
 @pytest.fixture

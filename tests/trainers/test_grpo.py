@@ -1,5 +1,6 @@
 """The GRPO trainer: TRL's numbers, scheduled weights, refused tags, and the stop on a non-finite loss."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from empathy_trl.models.load import load_or_build, lora_config
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.recipe import Lora, Model
 from empathy_trl.rewards.base import Reward, WeightSchedule, as_reward
+from empathy_trl.rewards.format import Format
 from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer, NonFiniteLoss
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer, PPOConfig
 from tests.conftest import TEXTS
@@ -21,6 +23,7 @@ from tests.trainers.settings import (
     ROWS,
     assert_identical,
     length_reward,
+    make_ppo_trainer,
     make_trainer,
     quiet_config,
     weights_of,
@@ -46,6 +49,25 @@ def test_constant_weight_is_not_logged(tiny_folder, tmp_path):
     row = trainer.state.log_history[0]
     assert row["reward"] == pytest.approx(3 * row["rewards/length_reward/mean"])
     assert not any(name.startswith("reward_weight/") for name in row)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("make", [make_trainer, make_ppo_trainer])
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_reply_after_a_thought_is_paid_whoever_opened_it(tiny_folder, tmp_path, make, opens):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + ("<think>\n" if opens else ""))
+    seen = []
+    trainer = make(folder, tmp_path, reward=[Format(), lambda completions, **_: seen.extend(completions) or [0.0] * 4])
+    reply = "<reasoning>lost</reasoning><answer>sad</answer>"
+    texts = ["He cried.</think>\n" + reply, "He cried", "<think>He cried.</think>" + reply, reply]
+    completions = [[{"role": "assistant", "content": text}] for text in texts]
+    prompts = [row["prompt"] for row in ROWS][:4]
+    rewards = trainer._calculate_rewards([{"prompt": each} for each in prompts], prompts, completions, [[1]] * 4)
+    assert rewards[:, 0].tolist() == [1, 0, 1, 0 if opens else 1]
+    assert [completion[0]["content"] for completion in seen] == [("<think>" if opens else "") + text for text in texts]
+    assert completions[1][0]["content"] == "He cried", "TRL's own are left as they are"
 
 
 class NeedsTag(Reward):

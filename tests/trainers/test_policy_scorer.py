@@ -123,3 +123,12 @@ def test_works_under_autocast(tokenizer):
         scores = torch.tensor(PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS))
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, expected, atol=0.0, rtol=0.1)
+
+
+@pytest.mark.faults
+def test_a_thought_that_the_prompt_opened_is_not_opened_again(tiny):
+    model, tokenizer = tiny
+    tokenizer.chat_template += "<think>\n"
+    scorer = PolicyScorer(lambda: model, tokenizer, 1)
+    prompt, prefix = scorer._context([{"role": "user", "content": "Hi"}], "<think>Sad.</think>\n<answer>")
+    assert tokenizer.decode(prompt + prefix).endswith("<think>Sad.</think>\n<answer>")
