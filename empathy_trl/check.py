@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from empathy_trl.errors import UserError
 from empathy_trl.io import on_hub
 from empathy_trl.models.adapters import adapter_changes
-from empathy_trl.models.batching import check_prompts, prompt_tokens
+from empathy_trl.models.batching import check_prompts, prompt_tokens, token_lengths, truncation
 from empathy_trl.models.classifier import build_encoder_tokenizer, encoder_config
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
@@ -38,9 +38,11 @@ from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.stages import StageRun, stage_runs
 from empathy_trl.recipe.validate import import_class
 from empathy_trl.tags import repairs_in
+from empathy_trl.tasks import unused_rows
 from empathy_trl.trainers.shared_prefix.attention import COMPILED, decide, unsupported
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+SAMPLED = 5000  # rows whose tokens are counted at most: a few seconds
 UNKNOWN_PROMPT = 512  # tokens, for the memory of a stage whose data or tokenizer is not at hand
 
 
@@ -81,7 +83,7 @@ def describe(recipe, folder: Path) -> str:
     runs = stage_runs(recipe, folder)
     for name, run in runs.items():
         # in float32, because half precision is refused where there is no GPU, and that is no fault of the recipe
-        run.trainer_config(bf16=False, fp16=False)
+        config = run.trainer_config(bf16=False, fp16=False)
         stage, rows = run.stage, run.local_rows()
         size = sizes[name] = model_size(run, rows, sizes)
         train = run.dataset("train") if rows else None
@@ -89,6 +91,8 @@ def describe(recipe, folder: Path) -> str:
         options["examples"] = None if train is None else _examples(stage, train)
         options["rows_per_prompt"] = _rows_per_prompt(name, options, size)
         lines += ["", f"stage {name}: {stage.task}", *_stage_lines(stage, rows, options, prompt)]
+        if prompt is not None:
+            lines += [_line("lengths", each) for each in _lengths_lines(run, config, train, size)]
         if size is None:
             lines.append(_line("parameters", _unknown(stage, len(recipe.stages))))
             continue
@@ -268,6 +272,21 @@ def _template_lines(size: Size, train) -> list[str]:
         return []
     rewritten = repairs_in(size.tokenizer.get_chat_template(), train["prompt"])
     return [_line("template", f"does not take the prompts as they are: {'; '.join(rewritten)}")] if rewritten else []
+
+
+def _lengths_lines(run: StageRun, config, train, size: Size) -> list[str]:
+    """Return what the trainer cuts, drops and leaves out, counted on all rows or on `SAMPLED` evenly spaced ones.
+
+    Raises:
+        UserError: nothing is left to learn from.
+    """
+    step, reads_apart = math.ceil(len(train) / SAMPLED), size.config.is_encoder_decoder
+    lengths = token_lengths(size.tokenizer, train.select(range(0, len(train), step)), reads_apart)
+    counted = truncation(config, lengths, reads_apart)
+    counted.check(f"stages.{run.name}.trainer.max_length")
+    dropped = len(train) * counted.dropped // len(lengths)
+    sampled = f" (counted on {len(lengths)} of {len(train)} rows)" if step > 1 else ""
+    return [f"{counted}{sampled}", *unused_rows(run, config, train, dropped)]
 
 
 def _examples(stage, train) -> int:

@@ -5,8 +5,9 @@ function, add one line to `TASKS`, and add its config class to `recipe.schema.CO
 """
 
 import gc
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from transformers import Seq2SeqTrainer, Trainer, set_seed
 from trl import SFTTrainer
 
 from empathy_trl.cli import OUTPUTS, check_writable, hold_together, join_processes, part_processes, use_all_cores
+from empathy_trl.data import read_split
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import eval_path
 from empathy_trl.evaluation.evaluate import check_before_training, evaluate_model
@@ -24,9 +26,10 @@ from empathy_trl.evaluation.report import write_report
 from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
 from empathy_trl.models.adapters import with_merged_base
-from empathy_trl.models.batching import check_prompts
+from empathy_trl.models.batching import check_prompts, token_lengths, truncation
 from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.hub_files import MERGED_BASE
+from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.models.load import (
     generator_class,
     load_or_build,
@@ -52,6 +55,8 @@ from empathy_trl.trainers.encoder_decoder import CompletionLoss, collator, encod
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -71,6 +76,7 @@ def build_sft(run: StageRun):
     `transformers.Seq2SeqTrainer`."""
     config, train = run.trainer_config(), run.dataset("train")
     model, tokenizer, adapter = _policy(run, train)
+    _count_rows(run, config, tokenizer, train=train, reads_apart=model.config.is_encoder_decoder)
     make = partial(_seq2seq_trainer, run) if model.config.is_encoder_decoder else SFTTrainer
     return make(
         model=model,
@@ -113,6 +119,7 @@ def _reward_trainer(base, run: StageRun):
     for reward in rewards:
         reward.load()  # a model that cannot be loaded stops the run now, not in its first step
     model, tokenizer, adapter = _policy(run, train)
+    _count_rows(run, config, tokenizer, train=train)
     trainer = trainer_class(base, model)(
         model=model,
         args=config,
@@ -132,6 +139,7 @@ def build_labels(run: StageRun):
     train, valid = run.dataset("train"), run.dataset("valid")
     section, (texts, _) = run.resolved.model, run.tokenizer_texts(train)
     model, tokenizer = new_classifier(section, run.targets, seed=seed, texts=texts)
+    _count_rows(run, config, tokenizer, train=train, valid=valid)
     # the model's config says how texts were prepared, so that every user of the model prepares them alike
     model.config.text_max_length = config.max_length
     model.config.text_normalization = run.corpus.normalization(run.stage.data)
@@ -155,6 +163,55 @@ TASKS = {
     "regress": Task(CONFIG_CLASSES["regress"], build_labels),
     "classify": Task(CONFIG_CLASSES["classify"], build_labels),
 }
+
+
+def _count_rows(run: StageRun, config, tokenizer, reads_apart: bool = False, **splits) -> None:
+    """Note in `run.rows` what becomes of the rows of every split, and warn if the trainer cuts or drops some.
+
+    Raises:
+        UserError: nothing is left to learn from.
+    """
+    for split, rows in splits.items():
+        counted = truncation(config, token_lengths(tokenizer, rows, reads_apart), reads_apart)
+        counted.check(f"stages.{run.name}.trainer.max_length")
+        report = read_split(run.stage.data, split)[1]
+        data = {key: value for key, value in asdict(report).items() if key != "source"}  # a path of this machine
+        unused = unused_rows(run, config, rows, counted.dropped) if split == "train" else []
+        summary = "; ".join([report.counts, str(counted), *unused])
+        run.rows[split] = {"summary": summary, "data": data, "tokens": asdict(counted)}
+        if counted.cuts and PartialState().is_main_process:
+            logger.warning("[%s] %s: %s", run.name, split, counted)
+
+
+def unused_rows(run: StageRun, config, rows, dropped: int = 0) -> list[str]:
+    """Return what else keeps training rows from being learned from: rows without a pair, rows that do not fill a batch.
+
+    Args:
+        config: of the trainer.
+        rows: a `datasets.Dataset`.
+        dropped: how many of them `max_length` drops.
+
+    Raises:
+        UserError: not one batch is full, so nothing would be trained.
+    """
+    if run.stage.is_pairwise:
+        paired = {row for pair in pairs_of(rows["context"], rows["labels"]) for row in pair}
+        alone = len(rows) - len(paired)
+        return [f"{alone} of {len(rows)} replies are in no pair"] if alone else []
+    if hasattr(config, "generation_batch_size"):
+        size = config.generation_batch_size // config.num_generations
+        advice = "lower trainer.per_device_train_batch_size or trainer.gradient_accumulation_steps"
+    elif config.dataloader_drop_last and not getattr(config, "packing", False):
+        size, advice = config.train_batch_size * config.world_size, "set trainer.dataloader_drop_last: false"
+    else:
+        return []
+    usable = len(rows) - dropped
+    if usable < size:
+        raise UserError(
+            f"stages.{run.name}: a batch takes {size} rows, and {usable} are there, so nothing would be trained; {advice}"
+        )
+    left = usable % size
+    return [f"every epoch leaves out {left} of {usable} rows, which do not fill a batch of {size}"] if left else []
 
 
 def _policy(run: StageRun, train):
@@ -280,6 +337,8 @@ def train_stage(run: StageRun) -> None:
         (run.folder / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")
     process.wait_for_everyone()
     trainer = _trainer(run, folder, usage)
+    if process.is_main_process:
+        folder.save(rows=run.rows)
     try:
         trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
     finally:  # also if the session is stopped

@@ -113,3 +113,28 @@ def test_the_plan_says_what_the_chat_template_does_not_take(tiny_folder, tmp_pat
     except UserError as error:
         plan = str(error)
     assert re.search(says, plan) if says else "template" not in plan
+
+
+@pytest.mark.faults
+def test_the_plan_counts_what_max_length_cuts_and_drops_and_refuses_one_that_leaves_nothing(tmp_path, monkeypatch):
+    sft = ["--stages.grpo", "null", "--trainer.max_length"]
+    assert "lengths    max_length 1024 cuts none of 140 rows; prompts have 52 / 68 / 90 tokens" in describe(
+        load_recipe("ed4_tiny", sft[:2]), tmp_path
+    )
+    plan = describe(load_recipe("ed4_tiny", [*sft, "72"]), tmp_path)
+    assert "max_length 72, of 140 rows: 0 prompts cut, 106 completions cut, 27 rows dropped (no room for" in plan
+    monkeypatch.setattr("empathy_trl.check.SAMPLED", 50)
+    assert " would cut none (counted on 47 of 140 rows)" in describe(load_recipe("ed4_tiny", [*sft, "72"]), tmp_path)
+    with pytest.raises(UserError, match="^stages.sft.trainer.max_length: 40 drops all 47 rows, .* 54 / 68 / 74 tokens"):
+        describe(load_recipe("ed4_tiny", [*sft, "40"]), tmp_path)
+
+
+@pytest.mark.faults
+def test_rows_that_no_batch_takes_are_counted_and_too_few_for_one_are_refused(tmp_path):
+    portion = ["--stages.grpo.data.portion"]
+    plan = describe(load_recipe("ed4_tiny", [*portion, "[0, 0.11]"]), tmp_path)
+    assert "lengths    every epoch leaves out 5 of 61 rows, which do not fill a batch of 8\n" in plan
+    with pytest.raises(
+        UserError, match="^stages.grpo: a batch takes 8 rows, and 5 are there, so nothing would be trained"
+    ):
+        describe(load_recipe("ed4_tiny", [*portion, "[0, 0.01]"]), tmp_path)

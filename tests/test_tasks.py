@@ -7,16 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 
 from empathy_trl.check import describe
 from empathy_trl.errors import UserError
+from empathy_trl.io import json_or_none
 from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.label_schema import Targets
 from empathy_trl.models.load import load_model
 from empathy_trl.recipe import load_recipe
 from empathy_trl.recipe.provenance import NOT_COMPARED, check_precision, check_used, settings_in_use
 from empathy_trl.recipe.stages import stage_runs
-from empathy_trl.tasks import TASKS
+from empathy_trl.tasks import TASKS, train_stage, unused_rows
 from tests.recipes.scripts import ROOT
 
 
@@ -38,6 +40,35 @@ def test_the_seed_alone_decides_the_weights_of_an_adapter_on_an_encoder(tmp_path
 
     assert torch.equal(first_weight(1, 0), first_weight(1, 5))
     assert not torch.equal(first_weight(1, 0), first_weight(2, 0))
+
+
+@pytest.mark.faults
+def test_what_became_of_the_rows_is_noted_before_training_and_stands_in_the_card(tmp_path, caplog):
+    overrides = ["--stages.grpo", "null", "--trainer.max_length", "72", "--stages.sft.trainer.max_steps", "1"]
+    (run,) = stage_runs(load_recipe("ed4_tiny", overrides), tmp_path).values()
+    assert len(TASKS["sft"].build(run).train_dataset) == 140 - 27
+    train_stage(run)
+    rows = json_or_none(run.folder / "run.json")["rows"]["train"]
+    assert rows["data"] == {"read": 560, "dropped": {}, "used": 140, "shortened": 0, "skipped": 0, "notes": {}}
+    assert rows["tokens"]["dropped"] == 27 and rows["tokens"]["completions"] == 106
+    assert "max_length 72, of 140 rows: 0 prompts cut, 106 completions cut, 27 rows dropped" in caplog.text
+    card = (run.folder / "README.md").read_text(encoding="utf-8")
+    assert "- train: 560 read, 0 dropped, 140 used, 0 shortened; max_length 72, of 140 rows: " in card
+
+
+@pytest.mark.faults
+def test_rows_without_a_pair_and_rows_that_fill_no_batch_are_counted():
+    rows = Dataset.from_dict({"context": ["a", "a", "b", "c", "c"], "labels": [[1.0], [2.0], [3.0], [4.0], [4.0]]})
+    pairwise, other = (SimpleNamespace(name="x", stage=SimpleNamespace(is_pairwise=value)) for value in (True, False))
+    assert unused_rows(pairwise, None, rows) == ["3 of 5 replies are in no pair"]
+    config = SimpleNamespace(dataloader_drop_last=True, train_batch_size=2, world_size=1)
+    assert unused_rows(other, config, rows) == ["every epoch leaves out 1 of 5 rows, which do not fill a batch of 2"]
+    with pytest.raises(
+        UserError, match="^stages.x: a batch takes 2 rows, and 1 are there, .*dataloader_drop_last: false"
+    ):
+        unused_rows(other, config, rows, dropped=4)
+    config.dataloader_drop_last = False
+    assert unused_rows(other, config, rows) == []
 
 
 TWO_ADAPTERS = """

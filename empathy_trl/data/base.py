@@ -46,12 +46,17 @@ class Report:
     skipped: int = 0
     notes: dict[str, int] = field(default_factory=dict)
 
-    def __str__(self) -> str:
+    @property
+    def counts(self) -> str:
+        """The report without its source."""
         reasons = f" ({_counts(self.dropped)})" if self.dropped else ""
         dropped = f"{sum(self.dropped.values())} dropped{reasons}"
         skipped = f", {self.skipped} skipped" if self.skipped else ""
         used = f"{self.read} read, {dropped}{skipped}, {self.used} used, {self.shortened} shortened"
-        return f"{self.source}: {used}" + (f"; {_counts(self.notes)}" if self.notes else "")
+        return used + (f"; {_counts(self.notes)}" if self.notes else "")
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.counts}"
 
 
 class Corpus(ABC):

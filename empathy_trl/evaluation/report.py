@@ -19,7 +19,7 @@ from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.base import NAMES, markdown, read_eval, read_predictions
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
 from empathy_trl.evaluation.plots import draw_report
-from empathy_trl.io import read_rows, write_text
+from empathy_trl.io import json_or_none, read_rows, write_text
 from empathy_trl.text import in_markdown
 
 # what a stage's folder may hold for a reader, beside the model
@@ -44,6 +44,7 @@ class EvaluatedStage:
     evaluation: dict
     predictions: list[dict]
     log: list[dict]
+    rows: dict[str, dict]  # split -> what became of its rows; empty for runs of earlier versions
 
     @property
     def name(self) -> str:
@@ -85,6 +86,7 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
         several = f" ({group[0].evaluation['kind']}: {names})" if len(groups) > 1 else ""
         parts += [f"## Stages side by side{several}", _stage_table(group)]
         parts += [part for title, text in group[0].evaluator.details(group).items() for part in (f"## {title}", text)]
+    parts += ["## Rows", rows] if (rows := _rows(stages)) else []
     parts += ["## Training", _training_table(stages), "## Examples", *map(_examples, groups)]
     parts += ["## How to reproduce", _reproduction(run_dir, stages[-1]), "## Files", _files(stages)]
     return write_text(run_dir / "report.md", "\n\n".join(parts) + "\n")
@@ -136,6 +138,7 @@ def _read_stage(folder: Path, split: str) -> EvaluatedStage:
         evaluation=read_eval(folder, split),
         predictions=read_predictions(folder, split),
         log=read_rows(log) if log.is_file() else [],
+        rows=(json_or_none(folder / "run.json") or {}).get("rows", {}),
     )
 
 
@@ -215,6 +218,15 @@ def _one_per_rows(stages: list[EvaluatedStage]) -> list[EvaluatedStage]:
     return list(by_rows.values())
 
 
+def _rows(stages: list[EvaluatedStage]) -> str:
+    """Return what became of the rows of every stage: read, dropped, shortened by the data; cut and dropped by the trainer."""
+    return "\n".join(
+        f"- {in_markdown(stage.name)}, {split}: {rows['summary']}"
+        for stage in stages
+        for split, rows in stage.rows.items()
+    )
+
+
 def _training_table(stages: list[EvaluatedStage]) -> str:
     columns = {
         "loss": "loss",
@@ -225,6 +237,7 @@ def _training_table(stages: list[EvaluatedStage]) -> str:
         "rewards/emotion_accuracy/mean": "reward for the emotion",
         "kl": "KL",
         "completions/mean_length": "tokens per completion",
+        "completions/clipped_ratio": "completions cut off",
         "invalid_share": "invalid answers",
     }
     used = [key for key in columns if any(_curve(stage, key) for stage in stages)]

@@ -9,12 +9,14 @@
   where a completion ends, in the same way for every back end. `opened_thought` tells whether it begins inside a thought.
 * `position_limit` says how many tokens a model can read, and `check_vocabulary` whether it knows every token of its
   tokenizer. `Limits` compares lengths with positions, for all who read with a model: generation, chat, rewards.
+* `token_lengths` measures the rows of a data set, and `truncation` counts what a trainer's `max_length` leaves of them.
 """
 
 import copy
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from statistics import median_low
 
 import psutil
 import torch
@@ -376,3 +378,142 @@ class Limits:
             f"{where}: row {row + 1} of {len(lengths)} has {prompt} tokens in its prompt and up to {completion} in its "
             f"completion, but the model has {has}; {advice}"
         )
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """What a trainer's `max_length` leaves of rows.
+
+    Attributes:
+        rows: how many were counted.
+        limit: `max_length`, in tokens; None where nothing is cut.
+        dropped: rows without a token left to learn from, because their prompt fills `max_length`.
+        prompts, completions: how many of the other rows lose tokens of their prompt or text, and of their completion; a
+            completion that loses its end loses the token that ends it.
+        prompt_tokens, completion_tokens: (shortest, median, longest) before anything is cut; None without completions.
+        needed: the least `max_length` that cuts nothing.
+    """
+
+    rows: int
+    limit: int | None
+    dropped: int
+    prompts: int
+    completions: int
+    prompt_tokens: tuple[int, int, int]
+    completion_tokens: tuple[int, int, int] | None
+    needed: int
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a row is not learned from as it was built."""
+        return bool(self.dropped or self.prompts or self.completions)
+
+    @property
+    def lengths(self) -> str:
+        """The lengths in words."""
+        parts = [f"{self._noun} have {_range(self.prompt_tokens)} tokens (min / median / max)"]
+        parts += [] if self.completion_tokens is None else [f"completions {_range(self.completion_tokens)}"]
+        return ", ".join(parts)
+
+    @property
+    def _noun(self) -> str:
+        return "texts" if self.completion_tokens is None and self.limit is not None else "prompts"
+
+    def __str__(self) -> str:
+        if self.limit is None:
+            return self.lengths
+        if not self.cuts:
+            return f"max_length {self.limit} cuts none of {self.rows} rows; {self.lengths}"
+        counts = f"{self.prompts} {self._noun} cut"
+        if self.completion_tokens is not None:
+            counts += f", {self.completions} completions cut, {self.dropped} rows dropped (no room for a completion)"
+        return f"max_length {self.limit}, of {self.rows} rows: {counts}; {self.lengths}; {self.needed} would cut none"
+
+    def check(self, key: str) -> None:
+        """Raise UserError if nothing is left to learn from.
+
+        Args:
+            key: of `max_length` in the recipe, for the message.
+        """
+        if self.dropped == self.rows:
+            raise UserError(
+                f"{key}: {self.limit} drops all {self.rows} rows, because their prompts leave no room for a completion; "
+                f"{self.lengths}; {self.needed} would cut none"
+            )
+
+
+def _range(tokens: tuple[int, int, int]) -> str:
+    return " / ".join(map(str, tokens))
+
+
+def truncation(config, lengths: list[tuple[int, int]], reads_apart: bool = False) -> Truncation:
+    """Count what a trainer cuts and drops, from the lengths of the rows alone.
+
+    `trl.SFTTrainer` keeps the first `max_length` tokens of prompt and completion together (with `truncation_mode:
+    keep_end` the last), and drops a row whose completion has no token left. Packing by "bfd" cuts in the same way; the
+    other strategies split rows, and lose nothing. Encoder-decoders and encoders: each sequence is cut by itself. GRPO and
+    PPO cut no prompt.
+
+    Args:
+        config: of the trainer; read are `max_length` and, where it has them, `truncation_mode`, `packing`,
+            `packing_strategy` and `completion_only_loss`.
+        lengths: of `token_lengths`, at least one row.
+        reads_apart: the model is an encoder-decoder.
+    """
+    limit, together = getattr(config, "max_length", None), hasattr(config, "packing") and not reads_apart
+    if together and config.packing and config.packing_strategy != "bfd":
+        limit = None
+    learns_prompts = together and config.completion_only_loss is False
+    dropped = prompts = completions = 0
+    for prompt, completion in lengths if limit else ():
+        room_for_prompt, room = limit, limit
+        if together and config.truncation_mode == "keep_end" and not config.packing:
+            room_for_prompt = max(0, limit - completion)
+        elif together:
+            room = max(0, limit - prompt)
+        if completion and not room and not learns_prompts:
+            dropped += 1
+            continue
+        prompts += prompt > room_for_prompt
+        completions += completion > room
+    asked, answered = zip(*lengths, strict=True)
+    return Truncation(
+        rows=len(lengths),
+        limit=limit,
+        dropped=dropped,
+        prompts=prompts,
+        completions=completions,
+        prompt_tokens=_spread(asked),
+        completion_tokens=_spread(answered) if any(answered) else None,
+        needed=max(sum(row) if together else max(row) for row in lengths),
+    )
+
+
+def _spread(numbers: Iterable[int]) -> tuple[int, int, int]:
+    return min(numbers), median_low(numbers), max(numbers)
+
+
+def token_lengths(tokenizer, rows, reads_apart: bool = False) -> list[tuple[int, int]]:
+    """Return the tokens of every row as (prompt, completion); a text to score, and a prompt alone, have no completion: 0.
+
+    Args:
+        tokenizer: with a chat template, where there are prompts.
+        rows: a `datasets.Dataset` with `prompt` and perhaps `completion`, or with `text` and perhaps `pair`.
+        reads_apart: the model is an encoder-decoder, whose decoder reads the completion and an end token by itself.
+    """
+    columns = {name: list(rows[name]) for name in ("prompt", "completion", "text", "pair") if name in rows.column_names}
+    if "prompt" not in columns:
+        pairs = [columns["pair"]] if "pair" in columns else []
+        return [(len(ids), 0) for ids in tokenizer(columns["text"], *pairs)["input_ids"]]
+    prompts = prompt_tokens(tokenizer, columns["prompt"])
+    if "completion" not in columns:
+        return [(len(ids), 0) for ids in prompts]
+    if reads_apart:
+        texts = ["".join(message["content"] for message in completion) for completion in columns["completion"]]
+        replies = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [(len(prompt), len(reply) + 1) for prompt, reply in zip(prompts, replies, strict=True)]
+    both = [prompt + completion for prompt, completion in zip(columns["prompt"], columns["completion"], strict=True)]
+    whole = render(tokenizer, both, return_dict=True)["input_ids"]
+    # as in TRL, the completion begins where the two part ways
+    starts = [common_prefix(prompt, ids) for prompt, ids in zip(prompts, whole, strict=True)]
+    return [(start, len(ids) - start) for start, ids in zip(starts, whole, strict=True)]

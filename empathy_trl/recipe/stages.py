@@ -54,11 +54,13 @@ class StageRun:
         stage: the `recipe.Stage` as the recipe has it, in which a model may be `stage:<name>`.
         folder: where its model goes.
         runs: stage name -> `StageRun`, for all stages of the recipe.
+        rows: split -> what became of its rows, as `run.json` notes it; filled when the trainer is built.
     """
 
     def __init__(self, recipe, stage, folder: Path, runs: dict[str, "StageRun"]):
         self.recipe, self.stage, self.folder, self.runs = recipe, stage, folder, runs
         self.name, self.task, self.is_labelled = stage.name, stage.task, stage.task in LABEL_TASKS
+        self.rows: dict[str, dict] = {}
 
     @cached_property
     def resolved(self):

@@ -19,7 +19,6 @@ because encoders with absolute positions (BART) count padding. `tests/trainers/t
 
 import copy
 import dataclasses
-import logging
 from functools import partial
 from unittest.mock import patch
 
@@ -33,8 +32,6 @@ from empathy_trl.errors import UserError
 from empathy_trl.models.batching import prompt_tokens
 from empathy_trl.models.load import decoder_settings, start_token, without_generation_defaults
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
-
-logger = logging.getLogger(__name__)
 
 IGNORED = -100  # the label of padding
 
@@ -91,26 +88,18 @@ def encode(rows, tokenizer, max_length: int | None):
     Args:
         rows: a `datasets.Dataset` with conversational `prompt` and `completion`.
         max_length: tokens of a prompt and of a completion, or None for any number. A longer prompt loses its beginning,
-            the oldest text; a longer completion its end. How many do is logged.
+            the oldest text; a longer completion its end. `models.batching.truncation` counts them.
     """
     limit = max_length or None
-    cut = {"prompt": 0, "completion": 0}
 
     def tokenize(row: dict) -> dict[str, list[int]]:
         (prompt,) = prompt_tokens(tokenizer, [row["prompt"]])
         text = "".join(message["content"] for message in row["completion"])
         completion = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        for name, ids in (("prompt", prompt), ("completion", completion)):
-            cut[name] += limit is not None and len(ids) > limit
         return {"input_ids": prompt[-limit:] if limit else prompt, "labels": completion[:limit]}
 
     # in memory: a cached file would be found again by a hash that does not know the tokenizer's state
-    encoded = rows.map(tokenize, remove_columns=rows.column_names, keep_in_memory=True)
-    for name, number in cut.items():
-        if number:
-            end = "beginning" if name == "prompt" else "end"
-            logger.warning("max_length %d: %d of %d %ss lose their %s", limit, number, len(rows), name, end)
-    return encoded
+    return rows.map(tokenize, remove_columns=rows.column_names, keep_in_memory=True)
 
 
 def collator(tokenizer, model, pad_to_multiple_of: int | None = None) -> DataCollatorForSeq2Seq:

@@ -134,7 +134,10 @@ def test_headline_says_when_a_change_is_not_established(tmp_path, last, verdict)
 
 
 def test_training_table(two_stages):
-    report = write_report(two_stages[0]).read_text(encoding="utf-8").split("## Training")[1]
+    assert "## Rows" not in write_report(two_stages[0]).read_text(encoding="utf-8")  # a run of an earlier version
+    (two_stages[0] / "sft" / "run.json").write_text('{"rows": {"train": {"summary": "9 read; 1 rows dropped"}}}')
+    rows, report = write_report(two_stages[0]).read_text(encoding="utf-8").split("## Training")
+    assert rows.endswith("## Rows\n\n- sft, train: 9 read; 1 rows dropped\n\n")
     assert cells(report, "sft") == ["sft", "20", "2.85 → 1.05", "", "", ""]
     assert cells(report, "grpo") == ["grpo", "40", "", "0.025 → 0.385", "0.5 → 0.5", "20 → 20"]
 

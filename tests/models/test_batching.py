@@ -1,15 +1,28 @@
 """Batches: sized for the memory there is, halved where it runs out, behind a prefix that is read once, and what a model can read."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModel, BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel
+from trl import SFTConfig, SFTTrainer
 
 from empathy_trl.errors import UserError
 from empathy_trl.models import batching as batches
-from empathy_trl.models.batching import MOST, Limits, check_vocabulary, fitting_rows, in_batches
+from empathy_trl.models.batching import (
+    MOST,
+    Limits,
+    check_vocabulary,
+    fitting_rows,
+    in_batches,
+    token_lengths,
+    truncation,
+)
 from empathy_trl.models.generate import generate_completions
 from tests.chat.small_models import sharpened
+from tests.trainers.settings import quiet_config
 from tests.trainers.tiny_t5 import tiny_t5
 
 OUT_OF_MEMORY = [
@@ -266,3 +279,67 @@ def test_an_added_token_with_a_row_of_its_own_is_fine(tiny):
     model.resize_token_embeddings(len(tokenizer))
     adapted = get_peft_model(model, LoraConfig(target_modules=["embed_tokens"], task_type="CAUSAL_LM"))
     check_vocabulary(adapted, tokenizer, "me/model")
+
+
+LENGTHS = [(4, 2), (5, 3), (8, 2), (9, 1)]  # with a limit of 8: whole, just whole, and two without room
+SFT = {"packing": False, "packing_strategy": "bfd", "completion_only_loss": None, "truncation_mode": "keep_start"}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("settings", "apart", "counts"),
+    [
+        ({}, False, (2, 0, 0)),
+        ({"max_length": 7}, False, (2, 0, 1)),
+        ({"max_length": None}, False, (0, 0, 0)),
+        ({"truncation_mode": "keep_end"}, False, (0, 2, 0)),
+        ({"completion_only_loss": False}, False, (0, 1, 2)),
+        ({"packing": True}, False, (2, 0, 0)),
+        ({"packing": True, "packing_strategy": "wrapped"}, False, (0, 0, 0)),
+        ({"max_length": 2}, True, (0, 4, 1)),
+        ({"max_length": 3}, False, (4, 0, 0)),
+    ],
+)
+def test_what_a_limit_drops_and_cuts_is_counted_by_what_is_cut(settings, apart, counts):
+    config = SimpleNamespace(**SFT | {"max_length": 8} | settings)
+    counted = truncation(config, LENGTHS, apart)
+    assert (counted.dropped, counted.prompts, counted.completions) == counts
+    assert (counted.prompt_tokens, counted.completion_tokens) == ((4, 5, 9), (1, 2, 3))
+    assert counted.needed == (9 if apart else 10)
+    if counts[0] == len(LENGTHS):
+        with pytest.raises(
+            UserError, match=r"^max_length: 3 drops all 4 rows, .* 4 / 5 / 9 tokens .*; 10 would cut none"
+        ):
+            counted.check("max_length")
+    else:
+        counted.check("max_length")
+
+
+@pytest.mark.faults
+def test_texts_of_an_encoder_and_prompts_of_grpo_have_no_completion():
+    assert "of 2 rows: 1 texts cut; texts have 3 / 3 / 9 tokens" in str(
+        truncation(SimpleNamespace(max_length=4), [(3, 0), (9, 0)])
+    )
+    assert str(truncation(SimpleNamespace(), [(3, 0), (9, 0)])) == "prompts have 3 / 3 / 9 tokens (min / median / max)"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("settings", [{}, {"truncation_mode": "keep_end"}, {"completion_only_loss": False}], ids=str)
+def test_the_counts_are_those_of_trl(tiny, tmp_path, settings):
+    model, tokenizer = tiny
+    texts = [("hi", "so sad"), ("my dog died in the night", "so sad"), ("hi", "the night was long and I was afraid")]
+    columns = {"prompt": ("user", 0), "completion": ("assistant", 1)}
+    rows = Dataset.from_dict(
+        {name: [[{"role": role, "content": row[at]}] for row in texts] for name, (role, at) in columns.items()}
+    )
+    lengths = token_lengths(tokenizer, rows)
+    limit = lengths[1][0]  # fills the second row with its prompt, and cuts the third
+    args = quiet_config(tmp_path, SFTConfig, max_length=limit, **settings)
+    kept = SFTTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer).train_dataset
+    counted = truncation(args, lengths)
+    assert counted.dropped == len(rows) - len(kept) == (0 if settings else 1)
+    lost = sum(map(sum, lengths)) - sum(map(len, kept["input_ids"])) - counted.dropped * sum(lengths[1])
+    assert (lost > 0) == (counted.prompts + counted.completions > 0)
+    assert [min(sum(row), limit) for at, row in enumerate(lengths) if at != 1 or settings] == [
+        len(ids) for ids in kept["input_ids"]
+    ]

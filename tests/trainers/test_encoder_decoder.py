@@ -1,6 +1,6 @@
 """Encoder-decoders: SFT, and GRPO with the prompt in the encoder."""
 
-import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BartConfig, BartForConditionalGeneration, Seq2SeqTrainer
 
 from empathy_trl.errors import UserError
+from empathy_trl.models.batching import token_lengths, truncation
 from empathy_trl.models.generate import generate_completions
 from empathy_trl.models.load import lora_config
 from empathy_trl.recipe import Lora
@@ -239,18 +240,18 @@ def test_the_encoder_reads_the_rendered_prompt_and_the_decoder_writes_the_comple
     assert tokenizer.decode(encoded[1]["labels"]) == "So sad, I am sorry.<eos>"
 
 
-def test_long_prompts_lose_their_beginning_and_long_completions_their_end(caplog):
+@pytest.mark.faults
+def test_long_prompts_lose_their_beginning_and_long_completions_their_end():
     _, tokenizer = tiny_t5()
-    whole = encode(rows(), tokenizer, None)
-    with caplog.at_level(logging.WARNING):
-        cut = encode(rows(), tokenizer, 5)
+    whole, cut = encode(rows(), tokenizer, None), encode(rows(), tokenizer, 5)
     assert cut["input_ids"] == [ids[-5:] for ids in whole["input_ids"]]
     assert cut["labels"] == [ids[:5] for ids in whole["labels"]]
-    prompts, completions = (sum(len(ids) > 5 for ids in whole[name]) for name in ("input_ids", "labels"))
-    assert [record.getMessage() for record in caplog.records] == [
-        f"max_length 5: {prompts} of 4 prompts lose their beginning",
-        f"max_length 5: {completions} of 4 completions lose their end",
-    ]
+    lengths = [(len(row["input_ids"]), len(row["labels"])) for row in whole]
+    assert token_lengths(tokenizer, rows(), reads_apart=True) == lengths
+    counted = truncation(SimpleNamespace(max_length=5, packing=False), lengths, reads_apart=True)
+    prompts, completions = (sum(tokens > 5 for tokens in part) for part in zip(*lengths, strict=True))
+    assert (counted.prompts, counted.completions, counted.dropped) == (prompts, completions, 0)
+    assert counted.needed == max(map(max, lengths))
 
 
 def test_batches_are_padded_on_the_right_to_their_longest_and_labels_by_what_the_loss_ignores():
