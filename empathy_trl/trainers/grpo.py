@@ -7,7 +7,7 @@
 | method | why |
 |---|---|
 | `_generate_and_score_completions` | reward weights may follow a schedule |
-| `_calculate_rewards` | show rewards the `<think>` that the prompt opened; log the share of groups whose completions all earn the same; stop where no reward applies |
+| `_calculate_rewards` | show rewards the `<think>` that the prompt opened; log the share of groups whose completions all earn the same; stop where no reward applies, or all completions are masked |
 | `training_step`, `_clip_grad_norm` | stop on a loss or gradient that is not finite, before it reaches the weights |
 | `_get_per_token_logps_and_entropies` | without a GPU, keep prompts out of the vocabulary projection |
 
@@ -133,8 +133,9 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
             the tokenizer drops when it decodes.
         NonFiniteLoss: from `train()`.
         StopTraining: from `train()`, when a reward raises it or returns something other than one finite number or None
-            per completion, or when no reward applies to any completion of three rollouts in a row; a checkpoint of all
-            complete steps is saved.
+            per completion, or when no reward applies to any completion of three rollouts in a row, or
+            `mask_truncated_completions` masks all completions of three rollouts in a row; a checkpoint of all complete
+            steps is saved.
     """
 
     _kl_setting = "beta"  # the setting that keeps the policy near its reference, for messages
@@ -209,6 +210,12 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
             for name, each in zip(self.reward_func_names, applies.tolist(), strict=True):
                 problem = f"rewards.{name} does not apply to any of the {len(rewards)} completions"
                 self._stop_without_signal(problem, not each and bool(applies.any()), stop=False)
+            self._stop_without_signal(
+                f"all {len(rewards)} completions (100 %) are cut off at trainer.max_completion_length "
+                f"({self.max_completion_length} tokens), and trainer.mask_truncated_completions leaves such completions out "
+                "of the loss, so nothing is learned. Raise the former or set the latter to false",
+                self.mask_truncated_completions and self._metrics[mode]["completions/clipped_ratio"][-1] == 1,
+            )
         return rewards
 
     def _stop_without_signal(self, problem: str, occurs: bool, stop: bool = True):

@@ -1,5 +1,6 @@
 """The GRPO trainer: TRL's numbers, scheduled weights, refused tags, and the stop on a non-finite loss."""
 
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -339,6 +340,19 @@ def test_rewards_that_never_apply_warn_and_then_stop(tiny_folder, tmp_path, kind
     with pytest.raises(StopTraining, match=message):
         trainer.train()
     assert "step 1: no reward (nowhere) applies to any of the 4 completions" in caplog.text
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kinds", [GRPO, PPO], ids=["GRPO", "PPO"])
+def test_completions_that_are_all_cut_off_and_masked_warn_and_then_stop(tiny_folder, tmp_path, kinds, caplog):
+    settings = {"kinds": kinds, "max_steps": 6, "generation_kwargs": {"min_new_tokens": 2}, "max_completion_length": 2}
+    problem = (
+        r"all 4 completions \(100 %\) are cut off at trainer.max_completion_length \(2 tokens\), and .*mask_truncated"
+    )
+    with pytest.raises(StopTraining, match=rf"^3 rollouts in a row: {problem}.*\n.*state after step 2"):
+        make_trainer(tiny_folder, tmp_path / "masked", mask_truncated_completions=True, **settings).train()
+    assert re.search(rf"step 1: {problem}", caplog.text)
+    make_trainer(tiny_folder, tmp_path / "counted", **settings).train()  # cut off, but part of the loss
 
 
 @pytest.mark.faults
