@@ -104,12 +104,12 @@ def read_table(path, columns: Iterable[str] = (), nested: bool = False) -> Table
         raise DataError(f"{path}: the file has a header but no rows")
     if kind_of(path.name) in _TABULAR:
         return Table(str(path), names, rows)
-    value = as_it_is if nested else as_text
-    cells = [
-        row if isinstance(row, BadRow) else Row(row.where, {name: value(row.cells.get(name)) for name in names})
-        for row in rows
-    ]
-    return Table(str(path), names, cells)
+    for row in rows:
+        if isinstance(row, Row) and not nested:
+            row.cells.update({name: as_text(row.cells.get(name)) for name in names})
+        elif isinstance(row, Row) and len(row.cells) < len(names):
+            row.cells.update({name: row.cells.get(name) for name in names})
+    return Table(str(path), names, rows)
 
 
 def read_objects(path) -> list[Row | BadRow]:
@@ -120,10 +120,9 @@ def read_objects(path) -> list[Row | BadRow]:
 def as_table(source: str, dataset, nested: bool = False) -> Table:
     """Return a `datasets.Dataset` as a `Table` called `source`; see `read_table` for `nested`."""
     names = dataset.column_names
-    value = as_it_is if nested else as_text
     columns = dataset.with_format(None)[:]
-    cells = zip(*(columns[name] for name in names), strict=True)
-    rows = [Row(f"row {number}", dict(zip(names, map(value, row), strict=True))) for number, row in enumerate(cells, 1)]
+    cells = zip(*(columns[name] if nested else map(as_text, columns[name]) for name in names), strict=True)
+    rows = [Row(f"row {number}", dict(zip(names, row, strict=True))) for number, row in enumerate(cells, 1)]
     if not rows:
         raise DataError(f"{source}: the split has no rows")
     return Table(source, names, rows)
@@ -132,11 +131,6 @@ def as_table(source: str, dataset, nested: bool = False) -> Table:
 def as_text(value) -> str:
     """Return a value of a JSON object or a data set as the text of a cell; None is empty."""
     return value if isinstance(value, str) else "" if value is None else str(value)
-
-
-def as_it_is(value):
-    """Return a value unchanged."""
-    return value
 
 
 def _read(path, columns: Iterable[str]) -> tuple[list[str], list[Row | BadRow]]:
@@ -275,8 +269,11 @@ def _header(path, cells: list[str], separator: str) -> list[str]:
     header = [cell.strip() for cell in cells]
     others = [name for mark, name in _SEPARATORS.items() if len(header) == 1 and mark in header[0]]
     if others:
-        advice = "name the file .tsv" if others[0] == "tabs" else f"separate its cells by {_SEPARATORS[separator]}"
-        raise DataError(f"{path}: its cells are separated by {others[0]}, header {show(header[0])}; {advice}")
+        advice = ", or a name that ends in .tsv" if others[0] == "tabs" else ""
+        raise DataError(
+            f"{path}: cells are separated by {others[0]}, as in the header {show(header[0])}; expected "
+            f"{_SEPARATORS[separator]}{advice}"
+        )
     # Spreadsheets leave nameless columns at the end, so only names count as duplicates.
     for column, count in Counter(header).items():
         if column and count > 1:
