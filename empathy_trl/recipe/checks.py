@@ -103,9 +103,10 @@ def _check_model(name: str, stages: dict[str, dict], task: str | None, earlier: 
     elif isinstance(origin, str):
         if not _may_be_model(origin):
             yield ("name_or_path",), f"no folder {origin!r}; {A_MODEL}"
-        is_adapter = os.path.isfile(os.path.join(os.path.expanduser(origin), "adapter_config.json"))
-        if model.get("load_in_4bit") is True and not model.get("lora") and not is_adapter:
-            yield ("load_in_4bit",), "needs model.lora; 4-bit weights cannot be trained themselves"
+        if model.get("revision") is not None and os.path.isdir(os.path.expanduser(origin)):
+            yield ("revision",), f"{origin} is a folder here, and only a model on the Hub has revisions; expected null"
+    if isinstance(origin, str) and model.get("load_in_4bit") is True and not _has_adapter(name, stages):
+        yield ("load_in_4bit",), "needs model.lora; 4-bit weights cannot be trained themselves"
     if task is None:
         return
     if task in LABEL_TASKS and model.get("load_in_4bit") is True:
@@ -148,6 +149,17 @@ def _may_exist(place: str, needs_owner: bool = False) -> bool:
     return os.path.isdir(place) or on_hub(place, needs_owner)
 
 
+def _has_adapter(name: str, stages: dict[str, dict]) -> bool:
+    """Return whether a stage trains an adapter: that of `lora:`, or the one that its model brings along."""
+    model = _section(stages.get(name, {}), "model")
+    origin = model.get("name_or_path")
+    if model.get("lora") or not isinstance(origin, str):
+        return bool(model.get("lora"))
+    if (source := stage_of(origin)) is not None:
+        return _has_adapter(source, {stage: keys for stage, keys in stages.items() if stage != name})
+    return os.path.isfile(os.path.join(os.path.expanduser(origin), "adapter_config.json"))
+
+
 def _is_encoder_decoder(name: str, stages: dict[str, dict]) -> bool | None:
     """Return whether a stage trains an encoder-decoder; None where only the Hub knows, or the section is wrong."""
     if name not in stages:
@@ -174,6 +186,8 @@ def _check_data(data: dict, task: str | None) -> Iterator[Problem]:
         except UserError as error:
             key, _, message = str(error).removeprefix("data.").partition(": ")
             yield (key,), message
+    if isinstance(path, str) and data.get("revision") is not None and not on_hub(path, needs_owner=True):
+        yield ("revision",), f"{path} is not on the Hub, and only data there have revisions; expected null"
     if not isinstance(path, str) or path == SAMPLE or os.path.isfile(os.path.expanduser(path)):
         return
     if path.endswith(TABLES):
@@ -236,7 +250,13 @@ def _check_weights(keys: dict, task: str) -> Iterator[Problem]:
 
 
 def _check_evaluation(evaluation: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
-    """Yield whether the models that judge replies are where the recipe says."""
+    """Yield which settings of sampling a greedy evaluation ignores, and whether the models that judge are where they should be."""
+    for key, neutral in (("top_p", 1), ("top_k", 0)):
+        if "temperature" not in evaluation and evaluation.get(key, neutral) != neutral:
+            yield (
+                (key,),
+                f"{show(evaluation[key])} has no effect without temperature (the default is 0: greedy decoding); set both",
+            )
     for kind, origin in _section(evaluation, "classifiers").items():
         path = ("classifiers", kind)
         if kind not in RECIPES or not isinstance(origin, str):

@@ -20,6 +20,7 @@ import types
 import typing
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from pydantic import AfterValidator, BaseModel, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -238,6 +239,7 @@ ELSEWHERE = {
     "hub_token": "log in with `hf auth login`; a recipe is no place for a secret",
     "eval_strategy": "use `evaluation`, every stage is evaluated at its end",
     "parallelism_config": "use a config file of accelerate",
+    "auto_find_batch_size": "set per_device_train_batch_size; a size that is found would not be the one that is recorded",
     "hub_model_id": "use hub.repo_id",
     "hub_private_repo": "use hub.private",
     "push_to_hub": "use `hub`",
@@ -268,8 +270,46 @@ NO_EFFECT = (
     (REWARD_TASKS, ("log_multimodal",), "prompts are texts"),
     (REWARD_TASKS, ("label_smoothing_factor",), "the loss has no labels"),
     (REWARD_TASKS, ("train_sampling_strategy", "length_column_name"), "`shuffle_dataset` says how prompts are drawn"),
+    (REWARD_TASKS, ("data_seed",), "the recipe's own `seed` draws the prompts"),
     (("ppo",), ("scale_rewards", "multi_objective_aggregation"), "the critic, not the group, gives the advantages"),
 )
+
+
+# (fields, the one that they need, its values with which they do nothing, those with which they do something). A recipe that
+# sets the one that is needed says what it wants: an override such as `--trainer.use_vllm false` leaves the others without harm
+NEEDED = (
+    (("vllm_*",), "use_vllm", (False,), "true"),
+    (("vllm_server_*", "vllm_group_port"), "vllm_mode", ("colocate",), "server"),
+    (("ref_model_mixup_alpha", "ref_model_sync_steps"), "sync_ref_model", (False,), "true"),
+    (
+        ("log_completions_hub_repo", "log_unique_prompts", "num_completions_to_print"),
+        "log_completions",
+        (False,),
+        "true",
+    ),
+    (("transformers_continuous_batching_config",), "use_transformers_continuous_batching", (False,), "true"),
+    (
+        ("entropy_coef_delta", "entropy_coef_max", "entropy_coef_min", "entropy_target"),
+        "use_adaptive_entropy",
+        (False,),
+        "true",
+    ),
+    (("sapo_*",), "loss_type", ("dapo",), "sapo"),
+    (("vespo_*",), "loss_type", ("dapo",), "vespo"),
+    (("use_bias_correction_kl",), "beta", (0.0,), "above 0"),
+    (("packing_strategy",), "packing", (False,), "true"),
+    (("dataloader_persistent_workers", "dataloader_prefetch_factor"), "dataloader_num_workers", (0,), "at least 1"),
+    (("gradient_checkpointing_kwargs",), "gradient_checkpointing", (False,), "true"),
+    (("liger_kernel_config",), "use_liger_kernel", (False,), "true"),
+    (("fsdp_config",), "fsdp", (None, "", [], False), "such as true"),
+)
+OWN_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+)  # fields that log-probabilities know of, too
 
 
 def fields_without_effect(task: str) -> dict[str, str]:
@@ -309,10 +349,31 @@ def check_trainer(trainer: dict[str, Any], task: str, config_class: type, traini
     problems = [((key,), message) for key, message in redirected.items()]
     own = {key: value for key, value in trainer.items() if key not in redirected}
     problems += check_mapping(own, fields, f"field of {config_class.__name__}")
+    if training:
+        defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
+        problems += [((key,), message) for key, message in _ineffective_together(own, defaults)]
     yield from problems
     # with several processes, constructing the config would join them before the launcher does
     if training and not problems and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield from _check_together(own, config_class)
+
+
+def _ineffective_together(trainer: dict[str, Any], defaults: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the fields of a section that do nothing beside the others, or replace them, each with a message."""
+    for fields, needed, off, on in NEEDED:
+        if needed not in trainer and needed in defaults and defaults[needed] in off:
+            reason = f"has no effect without {needed}: {on} (the default is {show(defaults[needed])}); set both, or delete the key"
+            yield from ((key, reason) for key in trainer if any(fnmatchcase(key, pattern) for pattern in fields))
+    if trainer.get("lr_scheduler_type") == "constant" and (warmup := trainer.get("warmup_steps")):
+        yield (
+            "warmup_steps",
+            f"{show(warmup)} has no effect with lr_scheduler_type constant; use constant_with_warmup, or 0 here",
+        )
+    settings = trainer.get("generation_kwargs")
+    for key in OWN_SAMPLING if isinstance(settings, dict) else ():
+        if key in settings and (key == "temperature" or key in trainer):
+            reason = "in the rollouts, but not in the loss" if key == "temperature" else "which is set, too"
+            yield "generation_kwargs", f"{key} would replace trainer.{key} {reason}; use trainer.{key}"
 
 
 def _narrowed(name: str, hint: Any) -> Key:

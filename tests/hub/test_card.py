@@ -356,6 +356,13 @@ def test_a_card_reads_the_adapter_not_the_recipe(tmp_path, base, relation, words
     assert front(card)["base_model_relation"] == relation and words in card
 
 
+@pytest.mark.faults
+def test_a_card_names_no_epochs_where_steps_end_the_training(tmp_path):
+    assert "epochs 4" in model_card(stage_folder(tmp_path / "a", trainer={"num_train_epochs": 4, "max_steps": -1}))
+    card = model_card(stage_folder(tmp_path / "b", trainer={"num_train_epochs": 4, "max_steps": 20}))
+    assert "optimizer steps 20" in card and "epochs 4" not in card
+
+
 def test_snippet_of_an_encoder_decoder(tmp_path, capsys):
     from empathy_trl.models.load import set_template
     from empathy_trl.models.tiny import build_model, build_tokenizer

@@ -241,10 +241,8 @@ def test_the_config_has_seed_and_folder_and_pushes_nothing():
 
 
 def test_what_the_config_class_refuses_is_an_error_of_the_user():
-    run = run_of("ed4_tiny", "grpo", "--stages.grpo.trainer.auto_find_batch_size", "true")
-    with pytest.raises(
-        UserError, match="stages.grpo.trainer.auto_find_batch_size: true is refused: auto_find_batch_size is not supp"
-    ):
+    run = run_of("ed4_tiny", "grpo", "--stages.grpo.trainer.debug", "foo")
+    with pytest.raises(UserError, match="stages.grpo.trainer.debug: 'foo' is refused: foo is not a valid DebugOption"):
         run.trainer_config()
 
 

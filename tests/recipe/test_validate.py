@@ -129,9 +129,9 @@ RIGHT = [
     {"bf16": True, "tf32": None, "save_strategy": "no", "save_total_limit": None, "max_steps": -1},
     {"scale_rewards": False, "loss_type": "dr_grpo", "importance_sampling_level": "sequence"},
     {"report_to": ["wandb", "tensorboard"], "pad_to_multiple_of": 8, "generation_kwargs": {"top_k": 5}},
-    {"deepspeed": "zero3.json", "vllm_mode": "server", "dataloader_multiprocessing_context": "fork"},
+    {"deepspeed": "zero3.json", "use_vllm": True, "vllm_mode": "server", "dataloader_multiprocessing_context": "fork"},
     {"generation_batch_size": 16, "num_generations": 4, "per_device_train_batch_size": 4},
-    {"vllm_importance_sampling_clip_max": None, "trackio_static_space_id": "me/space"},
+    {"use_vllm": True, "vllm_importance_sampling_clip_max": None, "trackio_static_space_id": "me/space"},
 ]
 
 
@@ -166,7 +166,7 @@ WRONG = [
     ("grpo", {"warmup_steps": -1}, "warmup_steps: -1 is refused: warmup_steps must be an integer or a float"),
     ("grpo", {"debug": "foo"}, "debug: 'foo' is refused: foo is not a valid DebugOption"),
     ("grpo", {"accelerator_config": "x.json"}, "accelerator_config: 'x.json' is refused: [Errno 2] No such file"),
-    ("grpo", {"auto_find_batch_size": True}, "auto_find_batch_size: true is refused: auto_find_batch_size is not supported"),
+    ("grpo", {"auto_find_batch_size": True}, "auto_find_batch_size: cannot be set here; set per_device_train_batch_size; a size"),
     ("grpo", {"num_generations": 3, "per_device_train_batch_size": 8}, "num_generations: 3 is refused: generation_batch_size (8) must be divisible by num_generations (3). (generation_batch_size is per_device_train_batch_size ×"),
     ("grpo", {"per_device_train_batch_size": 3}, "per_device_train_batch_size: 3 is refused: generation_batch_size (3) must be"),
     ("grpo", {"generation_batch_size": 16, "steps_per_generation": 2}, "generation_batch_size: 16 is refused: 'generation_batch_size' and 'steps_per_generation' can not be both"),
@@ -182,6 +182,18 @@ WRONG = [
     ("sft", {"load_best_model_at_end": True}, "load_best_model_at_end: has no effect with task sft: checkpoints are not"),
     ("classify", {"load_best_model_at_end": True}, "load_best_model_at_end: has no effect with task classify: the best checkpoint"),
     ("ppo", {"scale_rewards": "none"}, "scale_rewards: has no effect with task ppo: the critic, not the group"),
+    # beside others
+    *(pytest.param(task, trainer, expected, marks=pytest.mark.faults) for task, trainer, expected in (
+        ("grpo", {"data_seed": 3}, "data_seed: has no effect with task grpo: the recipe's own `seed` draws the prompts"),
+        ("grpo", {"vllm_gpu_memory_utilization": 0.5}, "vllm_gpu_memory_utilization: has no effect without use_vllm: true (the"),
+        ("grpo", {"use_vllm": True, "vllm_server_port": 80}, "vllm_server_port: has no effect without vllm_mode: server"),
+        ("grpo", {"sapo_temperature_pos": 2.0}, "sapo_temperature_pos: has no effect without loss_type: sapo (the default is 'dapo')"),
+        ("ppo", {"ref_model_sync_steps": 8}, "ref_model_sync_steps: has no effect without sync_ref_model: true"),
+        ("sft", {"packing_strategy": "wrapped"}, "packing_strategy: has no effect without packing: true (the default is false); set both"),
+        ("regress", {"gradient_checkpointing_kwargs": {}}, "gradient_checkpointing_kwargs: has no effect without gradient_"),
+        ("sft", {"lr_scheduler_type": "constant", "warmup_steps": 9}, "warmup_steps: 9 has no effect with lr_scheduler_type constant"),
+        ("grpo", {"generation_kwargs": {"temperature": 2.0}}, "generation_kwargs: temperature would replace trainer.temperature"),
+    )),
 ]  # fmt: skip
 
 
@@ -190,6 +202,11 @@ def test_a_trainer_section_that_is_wrong(task, trainer, expected, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     (line,) = lines(task, trainer)
     assert line.startswith(expected)
+
+
+def test_what_is_switched_off_on_purpose_may_keep_its_settings():
+    assert lines("grpo", {"use_vllm": False, "vllm_gpu_memory_utilization": 0.5, "vllm_mode": "colocate"}) == []
+    assert lines("sft", {"packing": False, "packing_strategy": "wrapped"}) == []
 
 
 def test_several_processes_make_groups_fit_which_the_launcher_checks(monkeypatch):
