@@ -46,7 +46,7 @@ def is_hub_id(name: str, needs_owner: bool = False) -> bool:
 
 def on_hub(name: str, needs_owner: bool = False) -> bool:
     """Return whether a name means a repository on the Hub: it has the form of an id, and no such folder or file exists."""
-    return is_hub_id(name, needs_owner) and not Path(name).exists()
+    return not Path(name).exists() and is_hub_id(name, needs_owner)  # in this order: the Hub's rules take an import
 
 
 def import_object(where: str, path: str):
