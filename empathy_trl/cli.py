@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from empathy_trl.errors import UserError
@@ -21,6 +22,7 @@ from empathy_trl.io import hold_folder
 from empathy_trl.text import sanitise
 
 OUTPUTS = Path("outputs")
+ERROR_WAIT = 10  # seconds for the first process to end with the same error
 SAMPLING_HELP = (
     "settings of the requests to the server, as JSON, over the usual ones; null leaves one out: "
     '\'{"max_tokens": null, "max_completion_tokens": 900}\''
@@ -71,13 +73,12 @@ def exit_status(work: Callable[[], int | None], interrupted: str = "interrupted"
         sys.stdout.flush()
         return status
     except UserError as error:
-        if is_first_process():
-            print(f"error: {sanitise(str(error))}", file=sys.stderr)  # it may quote a stranger's file
+        _print_error(sanitise(str(error)))  # it may quote a stranger's file
         return 2
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         if error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        _print_error(f"{error.filename}: {error.strerror}")
         return 2
     except KeyboardInterrupt:
         if is_first_process():
@@ -86,6 +87,32 @@ def exit_status(work: Callable[[], int | None], interrupted: str = "interrupted"
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _print_error(message: str) -> None:
+    """Print an error that ends this process: once if the first process ends with the same one, else with the process."""
+    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    if rank == 0:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    if size > 1 and not _is_error_of_first(message, rank) and rank > 0:
+        print(f"error (process {rank} of {size}, counted from 0): {message}", file=sys.stderr)
+
+
+def _is_error_of_first(message: str, rank: int) -> bool:
+    """Say whether the first process ends with this message, too; the launcher's store passes it on.
+
+    A process that waits for the others passes nothing on, so the answer takes `ERROR_WAIT` then.
+    """
+    from torch.distributed import TCPStore
+
+    try:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=ERROR_WAIT))
+        if rank == 0:
+            store.set("empathy_trl/error", message)
+        return store.get("empathy_trl/error").decode() == message
+    except (KeyError, RuntimeError):  # another launcher, or the first process has ended, or goes on
+        return False
 
 
 def is_first_process() -> bool:
@@ -125,6 +152,10 @@ def join_processes():
     """Return accelerate's `PartialState`, which knows all processes; call this before anything else makes one."""
     from accelerate import PartialState
 
+    if (
+        several_on_cpu()
+    ):  # accelerate's own name, "cpu:0", is none for `torch.load`, which reads the optimizer in a resume
+        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
     return PartialState(cpu=several_on_cpu())
 
 

@@ -40,7 +40,7 @@ from empathy_trl.models.scorer import whole_weights
 from empathy_trl.recipe import Recipe, load_recipe
 from empathy_trl.recipe.provenance import ResourceUsage, check_precision, check_used, provenance
 from empathy_trl.recipe.schema import CONFIG_CLASSES
-from empathy_trl.recipe.stages import StageRun, archive_other_run, stage_runs
+from empathy_trl.recipe.stages import StageRun, archive_other_run, saved_by, stage_runs
 from empathy_trl.rewards import load_rewards
 from empathy_trl.trainers.callbacks import MetricsLog, ResourceLog, SamplePages, show_progress
 from empathy_trl.trainers.classify import (
@@ -330,9 +330,11 @@ def train_stage(run: StageRun) -> None:
     process.print(
         f"[{run.name}] " + (f"resumes from {folder.checkpoint}" if folder.checkpoint else f"starts ({run.folder})")
     )
+    changes = _process_changes(run, folder)
     usage = ResourceUsage(folder.record)
     if process.is_main_process:
         about = {"recipe": run.recipe.name, "stage": run.name, "status": "running", "processes": process.num_processes}
+        about |= {"process_changes": changes} if changes else {}
         folder.save(**about, **provenance(run.stage.seed), **usage.so_far())
         (run.folder / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")
     process.wait_for_everyone()
@@ -351,6 +353,20 @@ def train_stage(run: StageRun) -> None:
     process.wait_for_everyone()
     del trainer
     gc.collect()
+
+
+def _process_changes(run: StageRun, folder) -> list[dict]:
+    """Return the record of resumes with another number of processes, and warn of one that is about to happen."""
+    changes, process = folder.record.get("process_changes", []), PartialState()
+    before, now = saved_by(folder.checkpoint) if folder.checkpoint else 0, process.num_processes
+    if before in (0, now):
+        return changes
+    process.print(
+        f"[{run.name}] warning: {folder.checkpoint} was saved by {before} process{'es' * (before > 1)}, and {now} "
+        f"continue{'s' * (now == 1)}. Steps are counted on, and each takes {now}/{before} of the rows; the order of the rows and "
+        "the random numbers change. So the result is not that of an uninterrupted run, for which launch the same number as before"
+    )
+    return [*changes, {"step": int(folder.checkpoint.name.split("-")[-1]), "from": before, "to": now}]
 
 
 def _trainer(run: StageRun, folder, usage: ResourceUsage):

@@ -1,12 +1,16 @@
 """Task -> trainer."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from datasets import Dataset
 
 from empathy_trl.check import describe
@@ -19,7 +23,7 @@ from empathy_trl.recipe import load_recipe
 from empathy_trl.recipe.provenance import NOT_COMPARED, check_precision, check_used, settings_in_use
 from empathy_trl.recipe.stages import stage_runs
 from empathy_trl.tasks import TASKS, train_stage, unused_rows
-from tests.recipes.scripts import ROOT
+from tests.recipes.scripts import ROOT, without_pictures
 
 
 def test_the_seed_alone_decides_the_weights_of_an_adapter_on_an_encoder(tmp_path):
@@ -208,3 +212,106 @@ def test_a_launcher_that_replaces_the_precision_is_refused(built, monkeypatch):
         UserError, match="grpo.trainer.bf16: the recipe says false, but true is used: the launcher sets"
     ):
         check_precision(run.stage, run.trainer_config())
+
+
+def tiny(architecture, **settings):
+    """Return a `model:` section."""
+    shape = {"architecture": architecture, "hidden_size": 16, "layers": 1, "heads": 2, "vocab_size": 300}
+    return {"from_scratch": shape | settings}
+
+
+PLAIN = {"max_steps": 4, "save_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 0.01,
+         "bf16": False, "disable_tqdm": True}  # fmt: skip
+LABELS = PLAIN | {"save_strategy": "steps", "eval_steps": 2, "max_length": 64}
+# the last checkpoint that is left, after step 3, lies inside a rollout
+ROLLOUTS = PLAIN | {"num_generations": 2, "num_iterations": 2, "max_completion_length": 6, "save_steps": 1}
+REWARDS = {"length": {"min": 1, "max": 3}, "distinct": {}}
+ENCODER, T5 = tiny("roberta", max_length=64), {"chat_template": "godel"}
+STAGES = {
+    "sft": {"task": "sft", "model": tiny("qwen2"), "trainer": PLAIN},
+    "t5": {"task": "sft", "model": tiny("t5") | T5, "trainer": PLAIN},
+    "classify": {"task": "classify", "model": ENCODER, "data": {"name": "emotions"}, "trainer": LABELS},
+    "regress": {"task": "regress", "model": ENCODER, "data": {"name": "wassa", "split_by": "row"}, "trainer": LABELS},
+    "pairs": {"task": "regress", "model": ENCODER, "data": {"name": "rated_replies", "ranges": {"empathy": [1, 5]}},
+              "trainer": LABELS | {"objective": "pairwise"}},
+    "grpo": {"task": "grpo", "model": {"name_or_path": "stage:sft"}, "rewards": REWARDS, "trainer": ROLLOUTS},
+    "ppo": {"task": "ppo", "model": {"name_or_path": "stage:sft"}, "rewards": REWARDS, "trainer": ROLLOUTS},
+    "t5_ppo": {"task": "ppo", "model": {"name_or_path": "stage:t5"} | T5, "rewards": REWARDS, "trainer": ROLLOUTS},
+}  # fmt: skip
+SOME = ["sft", "grpo"]  # a trainer of transformers and one of ours
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+from empathy_trl.cli import join_processes, part_processes
+from tests.recipes.scripts import without_pictures
+from tests.test_tasks import SOME, interrupted, train
+from pytest import MonkeyPatch
+without_pictures(MonkeyPatch())
+process, home = join_processes(), Path(sys.argv[1])
+train(home / "recipe.yaml", home / "two")
+if process.is_main_process:
+    interrupted(home / "two", home / "same")
+    interrupted(home / "two", home / "fewer", SOME)
+process.wait_for_everyone()
+train(home / "recipe.yaml", home / "same")
+train(home / "recipe.yaml", home / "more", SOME)
+part_processes()
+"""
+
+
+def train(recipe, folder, stages=STAGES):
+    """Train stages in this process, or in all that have been joined."""
+    for name, run in stage_runs(load_recipe(recipe), folder).items():
+        if name in stages:
+            train_stage(run)
+
+
+def interrupted(folder, to, stages=STAGES):
+    """Copy a run as if these of its stages had been killed in the last step."""
+    shutil.copytree(folder, to)
+    for name in stages:
+        (to / name / "model.safetensors").unlink()
+        shutil.rmtree(to / name / "checkpoint-4")
+        record = json.loads((to / name / "run.json").read_text())
+        (to / name / "run.json").write_text(json.dumps(record | {"status": "running"}))
+
+
+def identical(left, right, stages=STAGES):
+    """Return the stages whose last weights are the same, bit for bit."""
+    files = {name: [each / name / "checkpoint-4/model.safetensors" for each in (left, right)] for name in stages}
+    return [name for name, (one, other) in files.items() if one.read_bytes() == other.read_bytes()]
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_every_task_resumes_with_as_many_processes_and_with_others(tmp_path, monkeypatch, capsys):
+    without_pictures(monkeypatch)
+    recipe = tmp_path / "recipe.yaml"
+    content = {"data": {"name": "dialogues", "path": "sample"}, "stages": STAGES}
+    recipe.write_text(yaml.safe_dump(content, sort_keys=False))
+    one, two, same, more, fewer = (tmp_path / name for name in ("one", "two", "same", "more", "fewer"))
+    train(recipe, one, SOME)
+    interrupted(one, more, SOME)
+
+    (tmp_path / "train.py").write_text(TWO_PROCESSES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [*launch, tmp_path / "train.py", tmp_path]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in STAGES:
+        last, before = ((two / name / f"checkpoint-{step}/model.safetensors").read_bytes() for step in (4, 2))
+        assert last != before, f"{name} learned nothing, so that nothing is compared"
+    assert len(re.findall("resumes from .*/same/.*checkpoint-[23]", done.stdout)) == len(STAGES)
+    assert identical(two, same) == list(STAGES)
+    warning = "was saved by 1 process, and 2 continue. Steps are counted on, and each takes 2/1 of the rows"
+    assert done.stdout.count(warning) == len(SOME)
+
+    train(recipe, fewer, SOME)
+    assert capsys.readouterr().out.count("was saved by 2 processes, and 1 continues.") == len(SOME)
+    for whole, resumed, before, now in ((one, more, 1, 2), (two, fewer, 2, 1)):
+        record = json.loads((resumed / "grpo" / "run.json").read_text())
+        assert record["status"] == "complete" and record["processes"] == now
+        assert record["process_changes"] == [{"step": 3, "from": before, "to": now}]
+        assert not identical(whole, resumed, SOME)

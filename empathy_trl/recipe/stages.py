@@ -484,6 +484,11 @@ def last_checkpoint(path: Path) -> Path | None:
     return next((folder for folder in newest_first if _is_whole(folder)), None)
 
 
+def saved_by(checkpoint: Path) -> int:
+    """Return how many processes saved a checkpoint, each with its random states; 0 if it has none."""
+    return len(list(checkpoint.glob("rng_state*.pth")))
+
+
 def _is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to its end; the trainer writes `trainer_state.json` last."""
     try:

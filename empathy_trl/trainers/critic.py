@@ -13,6 +13,7 @@ log-probabilities, so that code that splits, packs, pads or joins log-probabilit
 
 import json
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import read_json
@@ -221,12 +223,21 @@ def _from_model(name: str, policy, tokenizer) -> Critic:
     return critic
 
 
+@dataclass
+class Seq2SeqOutputWithValues(Seq2SeqLMOutput):
+    """The output of an encoder-decoder with the values of its tokens, in a field of its own: DDP and DeepSpeed take an output
+    apart and build it again from the fields of its class.
+    """
+
+    token_values: torch.Tensor | None = None
+
+
 class ValuesBesideLogProbs:
     """Hooks that make a policy with a critic return values beside its log-probabilities.
 
     While `wanted`, `outputs.log_probs` of TRL's fused head, of shape (rows, tokens), becomes (rows, tokens, 2), the value
-    before a token in the last place; an encoder-decoder, which has no such head, gets `outputs.values` of shape (rows,
-    tokens). Otherwise the model computes as without a critic.
+    before a token in the last place; an encoder-decoder, which has no such head, gets `outputs.token_values` of shape
+    (rows, tokens). Otherwise the model computes as without a critic.
 
     Attributes:
         wanted: whether values are needed from the next forward passes.
@@ -259,8 +270,7 @@ class ValuesBesideLogProbs:
             hidden = self._critic.backbone(**read | {"use_cache": False}).last_hidden_state
         values = self._critic(hidden.detach() if self.detached else hidden)
         if "log_probs" not in outputs:
-            outputs["values"] = values
-            return
+            return Seq2SeqOutputWithValues(**outputs, token_values=values)
         # a plain row's last position predicts nothing and has no log-probability
         values = values[:, : outputs.log_probs.shape[1]]
         both = torch.promote_types(values.dtype, outputs.log_probs.dtype)

@@ -182,7 +182,9 @@ class EncoderDecoderMixin:
             row_mask=completion_mask,
         )
         # a critic's values travel beside the log-probabilities, see `trainers.critic`
-        return torch.stack([log_probs, outputs["values"]], dim=-1) if "values" in outputs else log_probs, entropies
+        if (values := outputs.get("token_values")) is not None:
+            log_probs = torch.stack([log_probs, values], dim=-1)
+        return log_probs, entropies
 
     def _forward_teacher(self, model, prompt_ids, prompt_mask, completion_ids, completion_mask):
         """Return the model's outputs for given completions; `logits` has the shape (rows, completion length, vocabulary).

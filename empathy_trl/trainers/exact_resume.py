@@ -19,11 +19,13 @@ therefore defers the stop until all processes have scored, restores the snapshot
 stop again.
 """
 
+import logging
 import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy
@@ -32,8 +34,10 @@ from accelerate.utils import gather_object
 from torch.utils.data import Sampler
 from trl.trainer.utils import RepeatSampler, is_async_callable
 
-from empathy_trl.errors import StopTraining, UserError
+from empathy_trl.errors import StopTraining
 from empathy_trl.rewards.base import checked_logs, checked_values
+
+logger = logging.getLogger(__name__)
 
 SAMPLER_FIELDS = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
 
@@ -41,9 +45,11 @@ SAMPLER_FIELDS = ("data_source", "mini_repeat_count", "batch_size", "repeat_coun
 class ExactResumeMixin:
     """Put before `trl.GRPOTrainer`: a resumed run is bit-identical to an uninterrupted one.
 
+    A checkpoint of another number of processes is resumed, too, but with a new rollout and other random numbers, and a step
+    then has other rows; a warning says so.
+
     Raises:
         StopTraining: from `train()`, when a reward raises it; a checkpoint of all complete steps is saved.
-        UserError: from `train()`, for a checkpoint that fewer processes saved.
     """
 
     def __init__(self, *args, **kwargs):
@@ -96,10 +102,14 @@ class ExactResumeMixin:
 
     def _save_before_step(self, model) -> str:
         """Save the state before the current optimizer step, and return the folder; a resume samples new completions."""
-        self._step = self.state.global_step * self.args.gradient_accumulation_steps
-        self._buffered_inputs = None
+        self._begin_rollout()
         self._save_checkpoint(model, trial=None)
         return os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+
+    def _begin_rollout(self):
+        """Let the next step sample new completions, at the place in the schedule of rollouts where it is."""
+        self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        self._buffered_inputs = None
 
     def _rollout_state(self) -> dict:
         """Return what a checkpoint holds besides TRL's own, for `torch.load(..., weights_only=True)`."""
@@ -127,13 +137,17 @@ class ExactResumeMixin:
         super()._load_rng_state(checkpoint)
         if checkpoint is None:
             return
-        file = self._rollout_file(checkpoint)
-        if not os.path.isfile(file):
-            raise UserError(
-                f"{checkpoint} was saved by fewer than {self.accelerator.num_processes} processes and cannot be "
-                "resumed exactly: launch the number of processes it was saved with, or start over with --fresh"
-            )
-        self._load_rollout_state(torch.load(file, map_location=self.accelerator.device, weights_only=True))
+        saved, now = len(list(Path(checkpoint).glob("rollout_*.pt"))), self.accelerator.num_processes
+        if saved == now:
+            file = self._rollout_file(checkpoint)
+            self._load_rollout_state(torch.load(file, map_location=self.accelerator.device, weights_only=True))
+        else:
+            if self.accelerator.is_main_process:
+                difference = f"has rollouts of {saved} processes, and there are {now} now"
+                logger.warning(
+                    "%s %s: the resumed run is not identical to an uninterrupted one.", checkpoint, difference
+                )
+            self._begin_rollout()
         self._step_start = StepSnapshot.take(self)
 
 

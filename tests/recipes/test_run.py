@@ -210,16 +210,26 @@ def test_killed_and_started_again_ends_with_the_same_weights(finished, tmp_path,
 def run_in_two_processes(recipe, folder, *overrides):
     """Train on two CPU processes; `accelerate launch` would start one, whatever it is told."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command = [*launch, str(RUN), "--recipe", str(recipe)]
+    command = [*launch, str(RUN), "--recipe", str(recipe), "--output_dir", str(folder), *overrides]
     environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
-    subprocess.run([*command, "--output_dir", str(folder), *overrides], check=True, env=environment)
-    assert json.loads((folder / "grpo" / "run.json").read_text())["processes"] == 2
+    return subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_two_processes_leave_a_folder_that_another_process_holds(finished, holder, tmp_path):
+    other = holder("folder", tmp_path / "out")
+    done = run_in_two_processes(finished[0], tmp_path / "out")
+    assert done.stderr.count(f"out: process {other.pid} on ") == 1
+    assert re.findall(r"exitcode *: (\d+)", done.stderr) == ["2", "2"]
+    assert len(list((tmp_path / "out").iterdir())) == 1  # the lock
 
 
 @pytest.mark.slow
 def test_two_cpu_processes_give_the_same_metric_keys(finished, tmp_path):
     recipe, output = finished
-    run_in_two_processes(recipe, tmp_path / "two")
+    assert run_in_two_processes(recipe, tmp_path / "two").returncode == 0
+    assert json.loads((tmp_path / "two" / "grpo" / "run.json").read_text())["processes"] == 2
     for stage in ("sft", "grpo"):
         one, two = (
             [set(json.loads(line)) for line in (folder / stage / "metrics.jsonl").read_text().splitlines()]
@@ -238,7 +248,7 @@ def test_two_cpu_processes_train_the_same_with_and_without_shared_prompts(finish
         settings = {"shared_prefix": value, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2,
                     "num_generations": 4, "max_steps": 6, "logging_steps": 1}  # fmt: skip
         overrides = [f"--stages.grpo.trainer.{name}={setting}" for name, setting in settings.items()]
-        run_in_two_processes(finished[0], tmp_path / value, *overrides)
+        assert run_in_two_processes(finished[0], tmp_path / value, *overrides).returncode == 0
         rows = [json.loads(line) for line in (tmp_path / value / "grpo/metrics.jsonl").read_text().splitlines()]
         weights[value] = load_file(tmp_path / value / "grpo/model.safetensors")
         rewards[value] = [row["reward"] for row in rows if "reward" in row]

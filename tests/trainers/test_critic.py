@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,7 +17,7 @@ from transformers import (
 
 from empathy_trl.errors import UserError
 from empathy_trl.trainers import critic as module
-from empathy_trl.trainers.critic import Critic, build_critic, switch_off_dropout
+from empathy_trl.trainers.critic import Critic, Seq2SeqOutputWithValues, build_critic, switch_off_dropout
 from tests.trainers.settings import assert_identical, make_ppo_trainer
 
 
@@ -24,6 +25,14 @@ def test_values_are_in_float32_whatever_the_weights_are_in():
     critic = Critic(4).to(torch.bfloat16)
     assert critic(torch.ones(1, 3, 4)).dtype == torch.float32
     assert critic.double()(torch.ones(1, 3, 4)).dtype == torch.float64
+
+
+@pytest.mark.faults
+def test_values_of_an_encoder_decoder_survive_ddp_which_builds_outputs_again():
+    output = Seq2SeqOutputWithValues(logits=torch.zeros(1, 2, 3), token_values=torch.ones(1, 2))
+    leaves, structure = tree_flatten(output)
+    assert torch.equal(tree_unflatten(leaves, structure)["token_values"], torch.ones(1, 2))
+    assert len(list(output.values())) == 2  # still a method
 
 
 def test_a_critic_of_another_kind_is_refused(tiny_folder, tmp_path):
