@@ -8,16 +8,17 @@ import copy
 import dataclasses
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import constants, try_to_load_from_cache
 from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from empathy_trl.errors import UserError
-from empathy_trl.io import on_hub
+from empathy_trl.io import is_cached, nearest_path, on_hub, user_name
 from empathy_trl.models.adapters import adapter_changes
 from empathy_trl.models.batching import check_prompts, prompt_tokens, token_lengths, truncation
 from empathy_trl.models.classifier import build_encoder_tokenizer, encoder_config
@@ -25,7 +26,6 @@ from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
     NO_CODE,
     adapter_base,
-    expand,
     join_revision,
     load_tokenizer,
     tokenizer_of_adapter,
@@ -103,15 +103,16 @@ def describe(recipe, folder: Path) -> str:
         lines += [*_template_lines(size, train), _line("parameters", share)]
         lines.append(_line("memory", _memory_line(options, parts)))
     missing = sorted({line for run in runs.values() for line in run.missing_packages()})
+    downloads = _downloads(recipe, sizes)
     pushes = [f"{name} -> {_push(stage.hub)}" for name, stage in recipe.stages.items() if stage.hub]
     lines += [
         "",
-        f"downloads: {', '.join(_downloads(recipe, sizes)) or 'nothing'}",
+        f"downloads: {', '.join(_download_line(*each) for each in downloads.items()) or 'nothing'}",
         f"pushes:    {', '.join(pushes) or 'nothing'}",
         f"missing:   {', '.join(missing) or 'nothing'}",
         f"machine:   {_machine()}",
         "",
-        _verdict(missing, needed),
+        _verdict(missing, needed, downloads),
     ]
     return "\n".join(lines)
 
@@ -149,7 +150,7 @@ def _pretrained_size(run: StageRun) -> Size | None:
     try:
         config = AutoConfig.from_pretrained(base, **source | {"revision": revision})
     except (OSError, ValueError) as error:  # ValueError: files that are there, and are no model's
-        if Path(base).expanduser().is_dir():
+        if Path(base).is_dir():
             raise UserError(f"model.name_or_path: {base} cannot be read: {error}") from error
         return None
     if Path(name).is_dir():
@@ -204,8 +205,8 @@ def _adapter_before(run: StageRun):
 
 def _adapter_file(model) -> Path | None:
     """Return the settings of an adapter in a folder or in the Hub's cache; None for a whole model, or where it is in neither."""
-    if Path(expand(model.name_or_path)).is_dir():
-        path = Path(expand(model.name_or_path)) / ADAPTER_FILE
+    if Path(user_name(model.name_or_path)).is_dir():
+        path = Path(user_name(model.name_or_path)) / ADAPTER_FILE
         return path if path.is_file() else None
     cached = try_to_load_from_cache(model.name_or_path, ADAPTER_FILE, revision=model.revision)
     return Path(cached) if isinstance(cached, str) else None
@@ -438,25 +439,29 @@ def _memory_line(options: dict, parts: dict[str, float]) -> str:
     return f"{text}; vLLM takes {options['vllm_gpu_memory_utilization']:.0%} of the GPU on top"
 
 
-def _downloads(recipe, sizes: dict[str, Size | None]) -> list[str]:
-    """Return what the recipe names on the Hub and what is in no folder here."""
-    names = set()
+def _downloads(recipe, sizes: dict[str, Size | None]) -> dict[str, str]:
+    """Return what the recipe names on the Hub and what is in no folder here: name, with its revision -> what it is."""
+    found = {}
     for name, stage in recipe.stages.items():
         if on_hub(stage.data.path, needs_owner=True):
-            names.add(f"data {stage.data.path}")
+            found[join_revision(stage.data.path, stage.data.revision)] = "data"
         policy = stage.model.name_or_path
-        if policy is not None and _is_download(policy) and sizes[name] is None:
-            names.add(f"model {join_revision(policy, stage.model.revision)}")
-        rewards = {reward.model for reward in stage.rewards.values() if reward.loads_model} - {None}
-        names |= {f"reward model {model}" for model in rewards if _is_download(model)}
-        names |= {f"classifier {model}" for model in stage.reply_classifiers.values() if _is_download(model)}
-        encoder = stage.evaluation.bertscore
-        names |= {f"BERTScore's {encoder}"} if encoder is not None and _is_download(encoder) else set()
-    return sorted(names)
+        if policy is not None and stage_of(policy) is None and sizes[name] is None and not Path(policy).is_dir():
+            found[join_revision(policy, stage.model.revision)] = "model"
+        rewards = {reward.model for reward in stage.rewards.values() if reward.loads_model}
+        others = dict.fromkeys(rewards, "reward model") | dict.fromkeys(stage.reply_classifiers.values(), "classifier")
+        others |= {stage.evaluation.bertscore: "BERTScore's"}
+        found |= {model: kind for model, kind in others.items() if model is not None and _is_download(model)}
+    return dict(sorted(found.items(), key=lambda entry: f"{entry[1]} {entry[0]}"))
 
 
 def _is_download(model: str) -> bool:
-    return stage_of(model) is None and not Path(model).expanduser().is_dir()
+    return stage_of(model) is None and not Path(model).is_dir() and not is_cached(model)
+
+
+def _download_line(name: str, kind: str) -> str:
+    """Return a download in words. It may be a mistyped folder instead, so the nearest one is suggested."""
+    return f"{kind} {name}" + ("" if is_cached(name) else f" (not in the Hub's cache{nearest_path(name)})")
 
 
 def _push(hub) -> str:
@@ -482,9 +487,11 @@ def _memory_here() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _verdict(missing: list[str], needed: float) -> str:
+def _verdict(missing: list[str], needed: float, downloads: Iterable[str]) -> str:
     """Return the last line: a sound recipe may still ask for more than this machine has."""
     lacks = [f"{line.split()[0]} is not installed" for line in missing]
+    if constants.is_offline_mode() and (absent := [name for name in downloads if not is_cached(name)]):
+        lacks.append(f"HF_HUB_OFFLINE is set, and the Hub's cache does not have {', '.join(absent)}")
     if needed > _memory_here():
         lacks.append(f"about {needed / 1e9:.0f} GB of memory are needed, {_memory_here() / 1e9:.0f} GB are available")
     return "The recipe is sound." + (f" It cannot run on this machine: {'; '.join(lacks)}." if lacks else "")

@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from empathy_trl.errors import UserError
-from empathy_trl.io import hold_folder
+from empathy_trl.io import hold_folder, user_name, user_path
 from empathy_trl.text import sanitise
 
 OUTPUTS = Path("outputs")
@@ -135,6 +135,23 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
     return int(text)
+
+
+def path_flag(text: str) -> Path:
+    """Read a path, see `io.user_path`; as `type` of a flag."""
+    return _read_flag(user_path, text)
+
+
+def name_flag(text: str) -> str:
+    """Read a name that may be a path or a Hub id, see `io.user_name`; as `type` of a flag."""
+    return _read_flag(user_name, text)
+
+
+def _read_flag(read: Callable, text: str):
+    try:
+        return read(text)
+    except UserError as error:  # which argparse would not quote, because it is a ValueError
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def json_object(text: str) -> dict:

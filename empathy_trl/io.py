@@ -1,6 +1,7 @@
 """Reading and writing files, telling files from Hub ids, and importing a user's objects by name.
 
-`read_text` is the one reader of text files, for data and for results. Files are written atomically, and errors name the
+Every path from a user is read by `user_path`, and every name that may be a path or a Hub id by `user_name`, once, where it
+comes in: a flag, a recipe's key, an argument of the Python API. `read_text` is the one reader of text files, for data and for results. Files are written atomically, and errors name the
 file and the line. `hold_folder` and `hold_file` keep two commands from writing to one place. `digest` returns a short
 hash of plain data.
 """
@@ -11,10 +12,12 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 
 from filelock import MarkerSoftFileLock, Timeout
@@ -28,6 +31,73 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+
+
+VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*))")
+NO_PATH = ("stage:", "openai:", "hub:")  # prefixes of names that are neither a path nor a Hub id
+
+
+def user_path(path: str | Path) -> Path:
+    """Return a path as a user means it, so that one place has one name.
+
+    `~`, `$NAME` and `${NAME}` are replaced, as the shell does not behind an equals sign; `./`, double slashes and a slash at
+    the end are left out, and so is `..` where the folder before it is no symbolic link.
+
+    Raises:
+        UserError: the path is empty, a variable is not set, or there is no such user.
+    """
+    result = Path(_expanded(os.fspath(path)))
+    if ".." in result.parts:
+        short = Path(os.path.normpath(result))
+        return short if os.path.realpath(short) == os.path.realpath(result) else result
+    return result
+
+
+def user_name(name: str | Path) -> str:
+    """Return a name that may be a path or a Hub id: the path as `user_path` returns it, or the name as it is.
+
+    What is written as a path, such as `./model`, and is not there, stays as it is; it never becomes a Hub id.
+    """
+    name = os.fspath(name)
+    if not name or name.startswith(NO_PATH):
+        return name
+    path = str(user_path(name))
+    return path if os.path.exists(path) or not is_hub_id(path) else _expanded(name)
+
+
+def _expanded(path: str) -> str:
+    """Return a path with `~` and variables replaced."""
+
+    def value(found: re.Match) -> str:
+        name = found[1] or found[2]
+        if name not in os.environ:
+            raise UserError(f"{path}: the environment variable {name} is not set")
+        return os.environ[name]
+
+    if not path:
+        raise UserError("the path is empty")
+    expanded = os.path.expanduser(VARIABLE.sub(value, path))
+    if expanded.startswith("~") and not os.path.exists(expanded):
+        raise UserError(f"{path}: no user {expanded.partition('/')[0].removeprefix('~')!r} on this machine")
+    return expanded
+
+
+def nearest_path(name: str) -> str:
+    """Return `; did you mean X?` for the existing path that a mistyped one resembles in every part, else nothing."""
+    if not name or os.path.exists(name):
+        return ""
+    place = Path()
+    for part in Path(name).parts:
+        if not (place / part).exists():
+            try:
+                near = get_close_matches(part, os.listdir(place), n=1, cutoff=0.75)
+            except OSError:  # a file, or a folder that cannot be read
+                near = []
+            if not near:
+                return ""
+            part = near[0]
+        place /= part
+    return f"; did you mean {place}?"
 
 
 def is_hub_id(name: str, needs_owner: bool = False) -> bool:
@@ -45,8 +115,23 @@ def is_hub_id(name: str, needs_owner: bool = False) -> bool:
 
 
 def on_hub(name: str, needs_owner: bool = False) -> bool:
-    """Return whether a name means a repository on the Hub: it has the form of an id, and no such folder or file exists."""
-    return not Path(name).exists() and is_hub_id(name, needs_owner)  # in this order: the Hub's rules take an import
+    """Return whether a name means a repository on the Hub: it has the form of an id, and no such folder or file exists.
+
+    A name in a folder that exists, such as `models/mine` beside `models/`, is a mistyped path, unless the repository is in
+    the Hub's cache.
+    """
+    if Path(name).exists() or not is_hub_id(name, needs_owner):  # in this order: the latter takes an import
+        return False
+    owner, slash, _ = name.partition("/")
+    return not (slash and Path(owner).is_dir()) or is_cached(name)
+
+
+def is_cached(name: str) -> bool:
+    """Return whether the Hub's cache has files of a model or a data set."""
+    from huggingface_hub import constants  # takes half a second, and most names are no Hub ids
+
+    folders = (f"{kind}--{name.partition('@')[0].replace('/', '--')}" for kind in ("models", "datasets"))
+    return any(any(Path(constants.HF_HUB_CACHE, folder).glob("snapshots/*/*")) for folder in folders)
 
 
 def import_object(where: str, path: str):

@@ -25,6 +25,7 @@ from empathy_trl.evaluation.plots import draw_training
 from empathy_trl.evaluation.report import write_report
 from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
+from empathy_trl.io import user_path
 from empathy_trl.models.adapters import with_merged_base
 from empathy_trl.models.batching import check_prompts, token_lengths, truncation
 from empathy_trl.models.classifier import new_classifier
@@ -267,7 +268,7 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
         recipe = load_recipe(recipe, overrides)
     elif overrides:
         raise UserError(f"overrides: {overrides!r} given with a loaded recipe; give them to load_recipe")
-    folder = OUTPUTS / recipe.name if output_dir is None else Path(output_dir)
+    folder = OUTPUTS / recipe.name if output_dir is None else user_path(output_dir)
     use_all_cores()
     process = join_processes()
 

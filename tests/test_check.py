@@ -25,7 +25,7 @@ def test_the_verdict_compares_the_plan_with_the_machine(tmp_path, override, verd
 def test_the_plan_names_the_model_of_foresight(tmp_path):
     overrides = ["--stages.grpo.rewards.foresight.model", "me/similarity"]
     plan = describe(load_recipe("empath_tiny", overrides), tmp_path)
-    assert "downloads: reward model me/similarity\n" in plan
+    assert "downloads: reward model me/similarity (not in the Hub's cache)\n" in plan
 
 
 def test_the_size_of_a_pretrained_model_comes_from_its_config(tiny_folder, tmp_path):
@@ -33,7 +33,7 @@ def test_the_size_of_a_pretrained_model_comes_from_its_config(tiny_folder, tmp_p
     plan = describe(load_recipe("ed4_tiny", [*sft, "me/base"]), tmp_path)
     how = "download it, or give a folder with --model.name_or_path"
     assert f"parameters unknown: the model is not in the Hub's cache; {how}\n" in plan
-    assert "downloads: model me/base\n" in plan and "memory " not in plan
+    assert "downloads: model me/base (not in the Hub's cache)\n" in plan and "memory " not in plan
     plan = describe(load_recipe("ed4_tiny", [*sft, str(tiny_folder)]), tmp_path)
     assert re.search(r"parameters ([\d,]+) of \1 trained", plan) and "downloads: nothing\n" in plan
     (tmp_path / "broken").mkdir()
@@ -138,3 +138,14 @@ def test_rows_that_no_batch_takes_are_counted_and_too_few_for_one_are_refused(tm
         UserError, match="^stages.grpo: a batch takes 8 rows, and 5 are there, so nothing would be trained"
     ):
         describe(load_recipe("ed4_tiny", [*portion, "[0, 0.01]"]), tmp_path)
+
+
+def test_a_model_that_is_neither_here_nor_in_the_cache_is_said_with_the_nearest_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
+    (tmp_path / "model").mkdir()
+    plan = describe(
+        load_recipe("ed4_tiny", ["--stages.grpo", "null", "--stages.sft.model.name_or_path", "modle"]), tmp_path
+    )
+    assert "downloads: model modle (not in the Hub's cache; did you mean model?)\n" in plan
+    assert "It cannot run on this machine: HF_HUB_OFFLINE is set, and the Hub's cache does not have modle." in plan

@@ -7,7 +7,20 @@ import signal
 import pytest
 
 from empathy_trl.errors import DataError, UserError
-from empathy_trl.io import LOCK_FILE, hold_file, hold_folder, is_empty, json_or_none, read_json, read_rows, read_text
+from empathy_trl.io import (
+    LOCK_FILE,
+    hold_file,
+    hold_folder,
+    is_empty,
+    json_or_none,
+    nearest_path,
+    on_hub,
+    read_json,
+    read_rows,
+    read_text,
+    user_name,
+    user_path,
+)
 
 TEXT = '{"a": 1}\n'
 
@@ -102,3 +115,68 @@ def test_a_lock_of_another_machine_stays_until_its_file_is_deleted(tmp_path):
     (tmp_path / LOCK_FILE).unlink()
     with hold_folder(tmp_path):
         pass
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home folder, also $WORK, that is the current one: with m, models/model, a link to it, and one repository in the Hub's cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WORK", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    for folder in ("m", "models/model", "cache/models--models--cached/snapshots/1/config.json"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("models/model")
+    return tmp_path
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        *[(text, "m") for text in ("m", "m/", "./m", ".//m/", "models/../m", "./models/./../m")],
+        *[(text, "HOME/m") for text in ("~/m", "$WORK/m/", "${WORK}/./m", "HOME//m")],
+        ("link/../model", "link/../model"),  # beside what the link leads to
+        ("~/new/", "HOME/new"),
+        *[
+            (text, text)
+            for text in ("me/model", "gpt2", "me/model@refs/pr/1", "stage:sft", "openai:a//b/", "hub:me/x@v1", "")
+        ],
+        *[(text, text) for text in ("./gpt2", "gpt2/", "../m", "./modle", "outputs/x/y")],  # never a Hub id
+    ],
+)
+def test_a_name_means_the_same_however_it_is_written(home, name, read):
+    read = read.replace("HOME", str(home))
+    assert user_name(name.replace("HOME", str(home))) == read
+    assert not name.startswith((".", "~", "$")) or not on_hub(read)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("$NOWHERE/m", r"^\$NOWHERE/m: the environment variable NOWHERE is not set"),
+        ("a/${NO_WHERE}", "the environment variable NO_WHERE is not set"),
+        ("~nobody-here/m", "no user 'nobody-here' on this machine"),
+        ("", "the path is empty"),
+    ],
+)
+def test_a_path_that_means_nothing_is_an_error(home, path, message):
+    with pytest.raises(UserError, match=message):
+        user_path(path)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("name", "is_id", "nearest"),
+    [
+        ("models/modle", False, "; did you mean models/model?"),
+        ("modles/model", True, "; did you mean models/model?"),
+        ("models/cached", True, ""),
+        ("modles", True, "; did you mean models?"),
+        ("me/other", True, ""),
+        ("m", False, ""),
+    ],
+)
+def test_a_mistyped_path_is_told_from_a_hub_id(home, name, is_id, nearest):
+    assert (on_hub(name), nearest_path(name)) == (is_id, nearest)

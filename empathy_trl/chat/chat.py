@@ -10,6 +10,7 @@ from empathy_trl.chat.reply import Chunk, Sampling
 from empathy_trl.chat.served import ServedModel
 from empathy_trl.chat.session import Session, SessionEvent, Settings
 from empathy_trl.errors import UserError
+from empathy_trl.io import user_name
 from empathy_trl.models.api import PREFIX
 from empathy_trl.models.hub_files import one_revision, split_revision
 from empathy_trl.tags import completion_text
@@ -73,7 +74,9 @@ class Chat:
         context: int | None = None,
         max_new_tokens: int = 400,
     ):
-        name = str(model) if isinstance(model, str | Path) else None
+        model = user_name(model) if isinstance(model, str | Path) else model
+        name = model if isinstance(model, str) else None
+        adapter = adapter and user_name(adapter)
         source = {"adapter": adapter, "revision": revision, "load_in_4bit": load_in_4bit}
         _check(name, tokenizer, {"base_url": base_url, "sampling": sampling}, source)
         decoding, self._settings = Sampling(temperature, top_p, seed), Settings(context, max_new_tokens)

@@ -20,6 +20,7 @@ from transformers.generation import BaseStreamer
 
 from empathy_trl.chat.reply import TAGS, AnyEvent, Counts, Sampling, streamed
 from empathy_trl.errors import UserError
+from empathy_trl.io import user_name
 from empathy_trl.models.adapters import check_adapter, put_on
 from empathy_trl.models.batching import (
     Limits,
@@ -32,7 +33,6 @@ from empathy_trl.models.batching import (
 )
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
-    expand,
     load_tokenizer,
     one_revision,
     split_revision,
@@ -54,7 +54,7 @@ def load_for_chat(name: str, adapter: str | None = None, revision: str | None = 
     Raises:
         UserError: something is missing or cannot be read, or the adapter was trained on another base; names both then.
     """
-    name, revision = one_revision(expand(name), revision)
+    name, revision = one_revision(user_name(name), revision)
     _refuse_folder_of_stages(Path(name))
     base = check_adapter(adapter, name) if adapter else None
     model, tokenizer = load_model(name, revision=revision, load_in_4bit=load_in_4bit)
@@ -62,7 +62,7 @@ def load_for_chat(name: str, adapter: str | None = None, revision: str | None = 
         if isinstance(model, PeftModel):
             raise UserError(f"adapter: {name} is an adapter itself; expected its base as the model, or no adapter")
         model = put_on(model, adapter, base, name)
-        place = split_revision(expand(adapter))
+        place = split_revision(user_name(adapter))
         tokenizer = load_tokenizer(*tokenizer_of_adapter(*place, name, revision), padding_side="left")
         tokenizer.chat_template = tokenizer.chat_template or load_tokenizer(name, revision).chat_template
         set_template(tokenizer, None, adapter)

@@ -19,8 +19,8 @@ from empathy_trl.chat.reply import TAGS
 from empathy_trl.data import CORPORA, corpus
 from empathy_trl.data.base import Corpus
 from empathy_trl.errors import UserError
-from empathy_trl.io import json_or_none
-from empathy_trl.models.hub_files import expand, first_file, hub_errors
+from empathy_trl.io import json_or_none, user_name
+from empathy_trl.models.hub_files import first_file, hub_errors
 from empathy_trl.recipe import load_recipe
 from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
 from empathy_trl.recipe.provenance import RUN_FILE
@@ -152,7 +152,7 @@ def _data_beside(models: list[tuple[str, str | None]]) -> dict | None:
         if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
             raise UserError(f"{path}: has no stages; expected the recipe of a training; name another `recipe`")
         data = _choose(str(path), stages, _stage_in(name, revision, path))
-        if data.get("builder") is not None and not Path(expand(name)).is_dir():
+        if data.get("builder") is not None and not Path(user_name(name)).is_dir():
             raise UserError(
                 f"{name}: data.builder: its recipe imports Python code, {data['builder']}, which is not run for a model from the Hub; "
                 "name your own `recipe`, or give a `system` message for a plain chat"
@@ -170,7 +170,7 @@ def _stage_in(name: str, revision: str | None, recipe: Path) -> str:
 
 def _file_of(name: str, revision: str | None, filename: str) -> Path | None:
     """Return a file of a folder (of a checkpoint: of the folder above) or a Hub repository, if it has one."""
-    folder = Path(expand(name))
+    folder = Path(user_name(name))
     if folder.is_dir():
         places = [folder, folder.absolute().parent] if folder.name.startswith("checkpoint-") else [folder]
         return next((place / filename for place in places if (place / filename).is_file()), None)

@@ -15,7 +15,7 @@ from statistics import median
 
 from empathy_trl.chat.reply import TEXT, Chunk, ReplyReader
 from empathy_trl.errors import UserError
-from empathy_trl.io import write_rows
+from empathy_trl.io import user_path, write_rows
 from empathy_trl.tags import REACT, REFLECT, RESPOND, completion_text, read_parts, without_thoughts
 
 LARGEST_CONTEXT = 8192  # tokens, unless the user asks for more
@@ -228,7 +228,7 @@ class Session:
         if not self.history:
             raise UserError("the conversation is empty")
         try:
-            path = Path(path).expanduser()
+            path = user_path(path)
             if not path.exists():
                 turns = [turn | {"content": completion_text([turn])} for turn in self.history]
                 return write_rows(path, [{"conversation_id": path.stem, "messages": turns}])

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from empathy_trl import __version__
-from empathy_trl.cli import command_parser, exit_status
+from empathy_trl.cli import command_parser, exit_status, path_flag
 from empathy_trl.errors import UserError, suggestion
 from empathy_trl.io import shipped_folder, yaml_titles
 
@@ -98,7 +98,7 @@ def copy_shipped(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "destination",
         nargs="?",
-        type=Path,
+        type=path_flag,
         default=Path(),
         help="a folder, or a file name that ends in .yaml (default: .)",
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import empathy_trl
 from empathy_trl.chat.terminal import Terminal
-from empathy_trl.cli import SAMPLING_HELP, command_parser, exit_status, json_object, positive
+from empathy_trl.cli import SAMPLING_HELP, command_parser, exit_status, json_object, name_flag, positive
 from empathy_trl.models.api import PREFIX, as_flag
 
 SHOWN = ("web", "host", "port", "show_reflection")  # how the chat is shown; the other flags are arguments of `Chat`
@@ -30,9 +30,12 @@ def chat(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("chat", chat.__doc__)
     parser.add_argument(
-        "--model", required=True, help="folder of a saved model, a Hub id[@revision], or openai:NAME on a server"
+        "--model",
+        required=True,
+        type=name_flag,
+        help="folder of a saved model, a Hub id[@revision], or openai:NAME on a server",
     )
-    parser.add_argument("--adapter", help="folder or Hub id[@revision] of a LoRA adapter for --model")
+    parser.add_argument("--adapter", type=name_flag, help="folder or Hub id[@revision] of a LoRA adapter for --model")
     parser.add_argument("--load_in_4bit", action="store_true", help="quantise the weights")
     parser.add_argument("--revision", help="branch, tag or commit of --model on the Hub")
     parser.add_argument(

@@ -17,8 +17,10 @@ from empathy_trl.cli import (
     hold_together,
     join_processes,
     json_object,
+    name_flag,
     parse_with_overrides,
     part_processes,
+    path_flag,
     positive,
 )
 from empathy_trl.errors import UserError
@@ -26,9 +28,9 @@ from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.compare import write_comparison
 from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.evaluation.score import score_file
-from empathy_trl.io import json_or_none
+from empathy_trl.io import json_or_none, user_path
 from empathy_trl.models.api import PREFIX, ApiModel, as_flag
-from empathy_trl.models.hub_files import check_exists, expand, split_revision
+from empathy_trl.models.hub_files import check_exists, split_revision
 from empathy_trl.recipe import Model, Recipe, Stage, load_recipe
 from empathy_trl.recipe.layers import LABEL_TASKS, TOP_KEYS
 from empathy_trl.recipe.stages import stage_runs
@@ -67,6 +69,7 @@ def _evaluate_parser() -> argparse.ArgumentParser:
         "--model",
         required=True,
         nargs="+",
+        type=name_flag,
         help="one or more, evaluated one after another: folder of a saved model, a Hub id[@revision], or openai:NAME on a server",
     )
     parser.add_argument(
@@ -86,7 +89,7 @@ def _evaluate_parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=positive, help="evaluate this many rows, drawn once (default: the recipe's)")
     parser.add_argument(
         "--output_dir",
-        type=Path,
+        type=path_flag,
         help="default: outputs/<recipe>/evaluations/<model name>; with several models, each gets a subfolder",
     )
     return parser
@@ -150,7 +153,7 @@ def _check_models(options: argparse.Namespace, stage: Stage, folders: dict[str, 
     for model, folder in folders.items():
         check_writable(folder)
         if not served[model]:
-            check_exists(expand(model))
+            check_exists(model)
     return served
 
 
@@ -234,7 +237,7 @@ def _evaluated_model(config: Model, name: str) -> Model:
 
 def _stage_folders(model: str, recipe: Recipe) -> dict[str, Path]:
     """Return stage -> its folder: beside the model, where that comes from a run in another place; else outputs/<recipe>."""
-    run = Path(model).expanduser().absolute().parent
+    run = user_path(model).absolute().parent
     folders = {name: (run / name, OUTPUTS / recipe.name / name) for name in recipe.stages}
     return {name: beside if _is_stage_of(recipe, beside) else usual for name, (beside, usual) in folders.items()}
 
@@ -270,7 +273,7 @@ def _output_folders(models: list[str], recipe: Recipe, output_dir: Path | None) 
 def _folder_parts(model: str) -> list[str]:
     """Return the parts of a model's name that can name a folder, without what does not belong into one."""
     served = model.startswith("openai:")
-    path = model.removeprefix("openai:") if served else os.path.abspath(os.path.expanduser(model))
+    path = model.removeprefix("openai:") if served else os.path.abspath(model)
     return [re.sub(r"[^\w.-]|^\.+", "_", part) for part in Path(path).parts if part != os.sep] or ["_"]
 
 
@@ -283,10 +286,10 @@ def compare(arguments: list[str] | None = None) -> int:
     A and B are folders with eval_<split>.json and predictions_<split>.jsonl, which `run` and `evaluate` write.
     """
     parser = command_parser("compare", compare.__doc__)
-    parser.add_argument("a", metavar="A", type=Path, help="folder of a result")
-    parser.add_argument("b", metavar="B", type=Path, help="folder of the result to compare it with")
+    parser.add_argument("a", metavar="A", type=path_flag, help="folder of a result")
+    parser.add_argument("b", metavar="B", type=path_flag, help="folder of the result to compare it with")
     parser.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: %(default)s")
-    parser.add_argument("--output_dir", type=Path, help="default: outputs/comparisons/<name of A>_<name of B>")
+    parser.add_argument("--output_dir", type=path_flag, help="default: outputs/comparisons/<name of A>_<name of B>")
     options = parser.parse_args(arguments)
     return exit_status(lambda: print(_compare(options.a, options.b, options.split, options.output_dir)))
 
@@ -314,12 +317,14 @@ def explain(arguments: list[str] | None = None) -> int:
     """
     parser = command_parser("explain", explain.__doc__)
     parser.add_argument("--recipe", required=True, help="YAML file, or the name of a shipped recipe")
-    parser.add_argument("--completions", required=True, type=Path, help="table with the columns prompt and completion")
+    parser.add_argument(
+        "--completions", required=True, type=path_flag, help="table with the columns prompt and completion"
+    )
     parser.add_argument("--stage", help="stage whose rewards are shown (default: the last)")
     parser.add_argument(
         "--progress", type=float, default=0.0, help="training progress from 0 to 1, for scheduled weights"
     )
-    parser.add_argument("--csv", type=Path, help="also write all rows to this file")
+    parser.add_argument("--csv", type=path_flag, help="also write all rows to this file")
     options, overrides = parse_with_overrides(parser, arguments, TOP_KEYS)
     return exit_status(lambda: _explain(options, overrides))
 
@@ -361,9 +366,9 @@ def score(arguments: list[str] | None = None) -> int:
 
 def _score_parser() -> argparse.ArgumentParser:
     parser = command_parser("score", score.__doc__)
-    parser.add_argument("--input", required=True, type=Path, help="file or folder with contexts and responses")
+    parser.add_argument("--input", required=True, type=path_flag, help="file or folder with contexts and responses")
     parser.add_argument(
-        "--output", required=True, type=Path, help="file of the scores, JSON Lines; an existing one is replaced"
+        "--output", required=True, type=path_flag, help="file of the scores, JSON Lines; an existing one is replaced"
     )
     parser.add_argument("--limit", type=positive, help="score only the first rows of the input, this many")
     parser.add_argument("--base_url", required=True, help="address of the server, without /chat/completions")

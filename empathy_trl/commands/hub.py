@@ -3,10 +3,9 @@
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
 import empathy_trl
-from empathy_trl.cli import OUTPUTS, check_writable, command_parser, exit_status
+from empathy_trl.cli import OUTPUTS, check_writable, command_parser, exit_status, path_flag
 from empathy_trl.errors import UserError
 from empathy_trl.hub.card import model_card
 from empathy_trl.hub.leaderboard import entries, render, table
@@ -35,15 +34,15 @@ def _hub_parser() -> argparse.ArgumentParser:
     parser = command_parser("hub", hub.__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{push,pull,card}")
     push = commands.add_parser("push", allow_abbrev=False, help="publish the model in a stage's folder")
-    push.add_argument("folder", type=Path, help="folder of a trained stage, such as outputs/ed4_tiny/grpo")
+    push.add_argument("folder", type=path_flag, help="folder of a trained stage, such as outputs/ed4_tiny/grpo")
     push.add_argument("--repo_id", required=True, help="USER/REPO; created if necessary")
     push.add_argument("--private", action="store_true", help="private repository; refused if it exists and is public")
     push.add_argument("--merge_adapter", action="store_true", help="publish an adapter and its base as one model")
     pull = commands.add_parser("pull", allow_abbrev=False, help="fetch model, recipe and results of a repository")
     pull.add_argument("name", help="USER/REPO, or USER/REPO@REVISION: a branch, a tag or a commit")
-    pull.add_argument("--output_dir", type=Path, help="default: outputs/hub/USER/REPO")
+    pull.add_argument("--output_dir", type=path_flag, help="default: outputs/hub/USER/REPO")
     card = commands.add_parser("card", allow_abbrev=False, help="print the card of the model in a stage's folder")
-    card.add_argument("folder", type=Path, help="of a trained stage")
+    card.add_argument("folder", type=path_flag, help="of a trained stage")
     card.add_argument("--repo_id", default="USER/REPO", help="model id shown in the card")
     return parser
 
@@ -82,14 +81,16 @@ def leaderboard(arguments: list[str] | None = None) -> int:
     Comparable results share a table, with ranks that allow for chance; the others are listed with the reason.
     """
     parser = command_parser("leaderboard", leaderboard.__doc__)
-    parser.add_argument("paths", metavar="PATH", nargs="*", type=Path, help="eval_<split>.json, or a folder to search")
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="*", type=path_flag, help="eval_<split>.json, or a folder to search"
+    )
     parser.add_argument(
         "--hub", metavar="AUTHOR_OR_TAG", help="read the model cards of an author, or with a tag, instead"
     )
     parser.add_argument(
         "--split", choices=("train", "valid", "test"), help="only this split (default: all, in separate tables)"
     )
-    parser.add_argument("--output_dir", type=Path, default=OUTPUTS / "leaderboard", help="default: %(default)s")
+    parser.add_argument("--output_dir", type=path_flag, default=OUTPUTS / "leaderboard", help="default: %(default)s")
     parser.add_argument("--push", metavar="USER/REPO", help="publish the files as a data set on the Hub")
     parser.add_argument("--private", action="store_true", help="with --push: make a newly created data set private")
     options = parser.parse_args(arguments)

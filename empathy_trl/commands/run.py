@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from empathy_trl.cli import OUTPUTS, command_parser, exit_status, is_first_process, parse_with_overrides
+from empathy_trl.cli import OUTPUTS, command_parser, exit_status, is_first_process, parse_with_overrides, path_flag
 from empathy_trl.errors import UserError
 from empathy_trl.io import shipped_folder, yaml_titles
 from empathy_trl.recipe import Recipe, find_recipe, is_on_hub, load_recipe, pin_recipe
@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="let a recipe from the Hub import Python code; read it first"
     )
-    parser.add_argument("--output_dir", help="parent folder of the stages' folders (default: outputs/<recipe name>)")
+    parser.add_argument(
+        "--output_dir", type=path_flag, help="parent folder of the stages' folders (default: outputs/<recipe name>)"
+    )
     return parser
 
 
@@ -79,6 +81,6 @@ def _show_hub_recipe(name: str) -> str:
     return pinned
 
 
-def _output_folder(recipe: Recipe, output_dir: str | None) -> Path:
+def _output_folder(recipe: Recipe, output_dir: Path | None) -> Path:
     """Return the folder of a recipe's run."""
-    return Path(output_dir) if output_dir else OUTPUTS / recipe.name
+    return output_dir or OUTPUTS / recipe.name

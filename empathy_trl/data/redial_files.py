@@ -13,11 +13,11 @@ no tokenizer; a model usually needs more tokens.
 """
 
 import re
-from pathlib import Path
 
 from empathy_trl.data.base import handle_bad_rows
 from empathy_trl.data.tables import SUFFIXES, BadRow, Row, Table, check_columns, read_table
 from empathy_trl.errors import DataError, show
+from empathy_trl.io import user_path
 from empathy_trl.text import clean, newest_turns
 
 ROLES = ("seeker", "recommender")
@@ -172,7 +172,7 @@ def join_emotions(config, dialogues: list[dict], source: str) -> tuple[dict[str,
     """
     if config.emotions is None:
         return {}, {}
-    path = Path(config.emotions).expanduser()
+    path = user_path(config.emotions)
     if not path.is_file():
         raise DataError(f"data.emotions: no file {config.emotions!r}; expected a table ({', '.join(SUFFIXES)})")
     table = read_table(path, _EMOTION_COLUMNS)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
-from pathlib import Path
 
 from empathy_trl.data.tables import SUFFIXES, BadRow, Row, Table, as_table, check_columns, kind_of, names_in, read_table
 from empathy_trl.errors import DataError, UserError, show
+from empathy_trl.io import nearest_path, user_path
 
 # One of the files that the Hub makes of a large table.
 _SHARD = re.compile(r"-\d{5}-of-(?P<count>\d{5})(?=\.parquet$)")
@@ -129,10 +129,10 @@ def local_path(path: str, sample: str | None, expected: str):
         expected: for the error about a path that does not exist, what else `data.path` may be.
     """
     is_sample = path == "sample" and sample is not None
-    found = files("empathy_trl.data").joinpath(sample) if is_sample else Path(path).expanduser()
+    found = files("empathy_trl.data").joinpath(sample) if is_sample else user_path(path)
     if not found.is_dir() and not found.is_file():
         embedded = "'sample' (the embedded corpus), " if sample is not None else ""
-        raise DataError(f"data.path: no folder {show(path)} here; expected {embedded}{expected}")
+        raise DataError(f"data.path: no folder {show(path)} here{nearest_path(path)}; expected {embedded}{expected}")
     return found
 
 

@@ -19,7 +19,7 @@ from empathy_trl.evaluation.base import eval_path, markdown, predictions_path, r
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, paired_jackknife, paired_statistics
 from empathy_trl.evaluation.metrics.reply_classifiers import are_classifiers, deciding, judged_otherwise
 from empathy_trl.evaluation.plots import draw_changes
-from empathy_trl.io import hold_folder, write_text
+from empathy_trl.io import hold_folder, user_path, write_text
 from empathy_trl.text import in_markdown
 
 RESAMPLING = {"bootstrap": paired_statistics, "jackknife": paired_jackknife}
@@ -80,7 +80,7 @@ def write_comparison(a: str | Path, b: str | Path, split: str, output_dir: str |
         UserError: an artefact is missing or broken, or the two are of different kinds, rows or references.
     """
     content = compare(a, b, split)
-    folder = Path(output_dir)
+    folder = user_path(output_dir)
     with hold_folder(folder):
         write_text(folder / "compare.json", json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         draw_changes(
@@ -176,7 +176,7 @@ def compare(a: str | Path, b: str | Path, split: str = "test") -> dict:
     Raises:
         UserError: an artefact is missing or broken, or the two are of different kinds, rows or references.
     """
-    results = read_result(Path(a), split), read_result(Path(b), split)
+    results = read_result(user_path(a), split), read_result(user_path(b), split)
     check_same_rows(*results)
     return compare_results(*results)
 

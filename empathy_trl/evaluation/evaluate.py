@@ -47,7 +47,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import Evaluator, write_eval, write_predictions
 from empathy_trl.evaluation.generation import decoding, partial_path, remove_partial
 from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
-from empathy_trl.io import digest
+from empathy_trl.io import digest, user_path
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.provenance import versions
 from empathy_trl.recipe.schema import Recipe
@@ -94,7 +94,7 @@ def evaluate_model(
         UserError: a task that cannot be evaluated, a limit or batch size below 1, a folder that another command holds.
         DataError: from the data builder.
     """
-    _check_arguments(model, stage, output_dir)
+    output_dir = _check_arguments(model, stage, output_dir)
     settings = stage.evaluation
     limit = settings.limit if limit is None else limit
     batch_size = settings.batch_size if batch_size is None else batch_size
@@ -111,7 +111,7 @@ def evaluate_model(
         model.to(PartialState().device)
     partial = partial_path(output_dir, split)
     how = {} if stage.task in LABEL_TASKS else {"backend": backend, "partial": partial}
-    with hold_together(Path(output_dir)):
+    with hold_together(output_dir):
         predictions = evaluator.predict(model, tokenizer, stage, rows, batch_size, **how)
         result = None
         if PartialState().is_main_process:
@@ -132,18 +132,20 @@ def evaluate_model(
                 data |= decoding(stage, model)
             made = {"seed": stage.seed, "metrics_version": evaluator.metrics_version, "versions": versions()}
             result = about | {"data": data} | scored | made
-            _write(evaluator, Path(output_dir), split, result, table)
+            _write(evaluator, output_dir, split, result, table)
             remove_partial(partial)
     return broadcast_object_list([result])[0]
 
 
-def _check_arguments(model, stage, output_dir) -> None:
-    """Raise UserError for names in place of what they name, and for a folder that cannot be written to."""
+def _check_arguments(model, stage, output_dir: str | Path) -> Path:
+    """Return the folder; UserError for names in place of what they name, and for a folder that cannot be written to."""
     if isinstance(stage, str | Path | Recipe):
         raise UserError("stage: is a recipe; expected one of its stages, such as load_recipe(NAME).stages['grpo']")
     if isinstance(model, str | Path):
         raise UserError(f"model: {str(model)!r} is a name; expected a loaded model, which load_model returns")
-    check_writable(Path(output_dir))
+    output_dir = user_path(output_dir)
+    check_writable(output_dir)
+    return output_dir
 
 
 def check_settings(stage, limit: int | None = None, batch_size: int | None = None) -> None:

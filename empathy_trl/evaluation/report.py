@@ -19,7 +19,7 @@ from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.base import NAMES, markdown, read_eval, read_predictions
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
 from empathy_trl.evaluation.plots import draw_report
-from empathy_trl.io import json_or_none, read_rows, write_text
+from empathy_trl.io import json_or_none, read_rows, user_path, write_text
 from empathy_trl.text import in_markdown
 
 # what a stage's folder may hold for a reader, beside the model
@@ -66,7 +66,7 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
     Raises:
         UserError: no evaluated stage, or a broken artefact (the message names it).
     """
-    run_dir = Path(run_dir)
+    run_dir = user_path(run_dir)
     stages = read_stages(run_dir, split)
     recipe = stages[-1].evaluation["recipe"]
     groups = _comparable(stages)

@@ -23,7 +23,7 @@ from empathy_trl.evaluation.base import NAMES, markdown
 from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.hub.results import source_name, to_results
 from empathy_trl.hub.stage_folder import StageFiles, code, fenced, lineage, local_name, origin, read_stage_files, text
-from empathy_trl.io import is_hub_id, on_hub, write_text
+from empathy_trl.io import is_hub_id, on_hub, user_path, write_text
 from empathy_trl.recipe.layers import RECIPE_FILE, stage_of
 from empathy_trl.recipe.schema import SAMPLE
 from empathy_trl.rewards import REWARDS
@@ -57,7 +57,7 @@ def model_card(folder: Path, repo_id: str | None = None, merged: bool = False) -
     """
     if repo_id is not None and not is_hub_id(repo_id):
         raise UserError(f"{repo_id!r} is not a Hub id; expected name or user/name")
-    folder = Path(folder)
+    folder = user_path(folder)
     files = read_stage_files(folder)
     stages = lineage(files.recipe, files.name)
     sources = list(dict.fromkeys(training_data(stage["data"]) for stage in stages.values()))

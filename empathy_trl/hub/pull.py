@@ -20,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from empathy_trl.errors import RecipeError, UserError
-from empathy_trl.io import hold_folder, is_empty, is_hub_id, json_or_none, write_text
+from empathy_trl.io import hold_folder, is_empty, is_hub_id, json_or_none, user_path, write_text
 from empathy_trl.models.api import retry_after
 from empathy_trl.models.hub_files import ADAPTER_FILE, hub_errors, join_revision, split_revision
 from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
@@ -62,7 +62,7 @@ def pull(name: str, output_dir: Path | None = None) -> Path:
     repo, revision = split_revision(name)
     if not is_hub_id(repo, needs_owner=True):
         raise UserError(f"{name}: expected USER/REPO, or USER/REPO@ with a branch, a tag or a commit")
-    folder = Path(output_dir) if output_dir else PULLS / repo
+    folder = user_path(output_dir) if output_dir else PULLS / repo
     with hub_errors(repo, revision):
         found = HfApi().model_info(repo, revision=revision)
         files = [each.rfilename for each in found.siblings or ()]

@@ -28,9 +28,9 @@ from transformers import TrainerCallback
 from empathy_trl.errors import UserError
 from empathy_trl.hub.card import CARD_FILE, NOTES_FILE, model_card
 from empathy_trl.hub.pull import LOGIN, hub_requests, retry
-from empathy_trl.io import is_hub_id, read_json, read_rows
+from empathy_trl.io import is_hub_id, read_json, read_rows, user_name, user_path
 from empathy_trl.models.adapters import EXAMPLES, example_inputs, merge_adapter
-from empathy_trl.models.hub_files import ADAPTER_FILE, VOCABULARY_FILES, adapter_base, expand
+from empathy_trl.models.hub_files import ADAPTER_FILE, VOCABULARY_FILES, adapter_base
 from empathy_trl.models.load import load_model
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, dump_yaml, read_yaml, stage_of
 from empathy_trl.recipe.provenance import RUN_FILE
@@ -68,7 +68,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, merge_adapt
     """
     if not is_hub_id(repo_id):
         raise UserError(f"repo_id: {repo_id!r} is not a Hub id; expected USER/REPO")
-    folder = Path(folder)
+    folder = user_path(folder)
     files, is_adapter = model_files(folder), (folder / ADAPTER_FILE).is_file()
     merge = merge_adapter and is_adapter
     if is_adapter and not merge:
@@ -189,7 +189,7 @@ def _adapter_of(recipe, model) -> tuple:
         before, base = _adapter_of(recipe, recipe.stages[earlier].model)
         base = base if before else model.name_or_path
     else:
-        folder = Path(expand(model.name_or_path or ""))
+        folder = Path(user_name(model.name_or_path or ""))
         base = model.name_or_path if folder.is_dir() and not (folder / ADAPTER_FILE).is_file() else None
     if model.lora is None or before is None or model.lora == before:
         return model.lora or before, base

@@ -30,14 +30,13 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from empathy_trl.errors import UserError
-from empathy_trl.io import is_hub_id
+from empathy_trl.io import is_hub_id, user_name
 from empathy_trl.models.batching import position_limit, render
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
     NO_CODE,
     adapter_base,
     check_exists,
-    expand,
     first_file,
     hub_errors,
     one_revision,
@@ -68,13 +67,13 @@ def check_adapter(adapter: str, model: str) -> str:
         UserError: there is no such adapter, or its base is another one than `model`.
     """
     try:
-        path, revision = split_revision(expand(adapter))
+        path, revision = split_revision(user_name(adapter))
         check_exists(path)
         with hub_errors(path, revision):
             base, _ = adapter_base(first_file(path, revision, [ADAPTER_FILE]), path)
     except UserError as error:
         raise UserError(f"adapter {error}") from error
-    if is_same(base, expand(model)) is False:
+    if is_same(base, user_name(model)) is False:
         raise _other_base(adapter, base, model)
     return base
 
@@ -110,7 +109,7 @@ def put_on(model, adapter: str, base: str, name: str) -> PeftModel:
     Raises:
         UserError: the adapter's weights are not for this model.
     """
-    path, revision = split_revision(expand(adapter))
+    path, revision = split_revision(user_name(adapter))
     with hub_errors(path, revision):
         weights = first_file(path, revision, [ADAPTER_WEIGHTS, "adapter_model.bin"])
         try:
@@ -340,7 +339,7 @@ def saved_adapter(name: str, revision: str | None = None) -> PeftConfig | None:
         UserError: as `load_model`.
     """
     name, revision = one_revision(name, revision)
-    name = expand(name)
+    name = user_name(name)
     check_exists(name)
     with hub_errors(name, revision):
         entry = first_file(name, revision, [ADAPTER_FILE, "config.json"])
@@ -388,8 +387,8 @@ def with_merged_base(section, folder: Path):
 def _base_config(name: str, revision: str | None):
     """Return the config of the model below an adapter."""
     name, revision = one_revision(name, revision)
-    with hub_errors(expand(name), revision):
-        base, base_revision = adapter_base(first_file(expand(name), revision, [ADAPTER_FILE]), expand(name))
+    with hub_errors(user_name(name), revision):
+        base, base_revision = adapter_base(first_file(user_name(name), revision, [ADAPTER_FILE]), user_name(name))
     with hub_errors(base, base_revision):
         return AutoConfig.from_pretrained(base, revision=base_revision, **NO_CODE)
 

@@ -36,7 +36,7 @@ from urllib.parse import urlsplit
 from tqdm.auto import tqdm
 
 from empathy_trl.errors import InvalidAnswer, JudgeFailed, UserError
-from empathy_trl.io import write_text
+from empathy_trl.io import user_path, write_text
 from empathy_trl.tags import content_text
 
 LONGEST_WAIT = 60.0  # seconds between two attempts
@@ -535,7 +535,7 @@ class Cache:
     """
 
     def __init__(self, folder: str | None):
-        self.folder = None if folder is None else Path(folder).expanduser()
+        self.folder = None if folder is None else user_path(folder)
 
     def get(self, key: str) -> str | None:
         """Return the answer under a key; None if there is none."""

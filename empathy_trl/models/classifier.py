@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from empathy_trl.errors import UserError
+from empathy_trl.io import user_name
 from empathy_trl.models.batching import check_vocabulary
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
@@ -35,7 +36,6 @@ from empathy_trl.models.hub_files import (
     adapter_base,
     check_exists,
     check_weights,
-    expand,
     first_file,
     hub_errors,
     load_tokenizer,
@@ -70,7 +70,7 @@ def load_classifier(
             missing (`AutoModelForSequenceClassification` silently puts a random head on a base model), or the embedding
             of a token.
     """
-    name = expand(name)
+    name = user_name(name)
     check_exists(name)
     with hub_errors(name, revision):
         entry = first_file(name, revision, [ADAPTER_FILE, "config.json"])
@@ -210,7 +210,7 @@ def new_classifier(
 
 def _on_pretrained(config, targets: Targets, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load an encoder and its tokenizer; only the head may be new."""
-    name, revision = expand(config.name_or_path), config.revision
+    name, revision = user_name(config.name_or_path), config.revision
     check_exists(name)
     options = {"revision": revision, "dtype": config.dtype}
     if config.attn_implementation is not None:

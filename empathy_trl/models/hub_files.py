@@ -7,7 +7,6 @@ beside its policy.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from empathy_trl.errors import UserError, show
-from empathy_trl.io import is_hub_id
+from empathy_trl.io import is_hub_id, nearest_path, on_hub, user_name, user_path
 from empathy_trl.text import mask
 
 if TYPE_CHECKING:
@@ -54,17 +53,14 @@ VOCABULARY_FILES = [
 ]
 
 
-def expand(name: str) -> str:
-    """Return a local path with its `~` resolved; a Hub id unchanged."""
-    return os.path.expanduser(name)
-
-
 def check_exists(name: str) -> None:
     """Raise UserError if a name can only mean a local folder and there is none; the Hub is not asked."""
     if Path(name).is_file():
         raise UserError(f"{name}: is a file; expected the folder of a model")
-    if not Path(name).is_dir() and not is_hub_id(name.partition("@")[0]):
-        raise UserError(f"{name}: no such folder; expected the folder of a model, or a Hub id such as owner/name")
+    if not Path(name).is_dir() and not on_hub(name.partition("@")[0]):
+        raise UserError(
+            f"{name}: no such folder{nearest_path(name)}; expected the folder of a model, or a Hub id such as owner/name"
+        )
 
 
 def first_file(name: str, revision: str | None, filenames: Sequence[str]) -> Path:
@@ -112,7 +108,7 @@ def adapter_base(adapter_file: Path, name: str) -> tuple[str, str | None]:
         raise UserError(
             f"{name}: the base of this adapter is {base}, a folder on its author's machine; expected a Hub id"
         )
-    return expand(base), adapter.get("revision")
+    return user_name(base), adapter.get("revision")
 
 
 def tokenizer_of_adapter(
@@ -206,7 +202,7 @@ def _explain(name: str, revision: str | None, error: BaseException) -> str:
     if any_is(GatedRepoError):
         return f"{target}: gated model; accept the licence on https://huggingface.co/{name} and {login}"
     if any_is(RepositoryNotFoundError):
-        return f"{target}: no such local folder and no such model on the Hub; if it is private, {login}"
+        return f"{target}: no such local folder and no such model on the Hub{nearest_path(name)}; if it is private, {login}"
     if any_is(RevisionNotFoundError):
         return f"{target}: no revision {revision!r} of this model on the Hub"
     if any_is(RemoteEntryNotFoundError):
@@ -230,9 +226,10 @@ def _out_of_reach(name: str, revision: str | None, causes: list[BaseException]) 
         return f"{target}: the Hub answers HTTP {status}: the token lacks the right to read it; run `hf auth login`"
     files = next((note for each in causes for note in getattr(each, "__notes__", ())), None)
     missing = f"{files or 'not everything of it'} is {'not ' * bool(files)}in the local cache"
+    near = nearest_path(name) or "."
     fetch = f"run `{_download(name, revision)}` on a machine with network"
     return (
-        f"{target}: {missing}, and {_why(causes, status)}. Try again when it can be reached; or {fetch} and copy its cache "
+        f"{target}: {missing}, and {_why(causes, status)}{near} Try again when it can be reached; or {fetch} and copy its cache "
         "here (the folder $HF_HOME, ~/.cache/huggingface by default), or name a local folder; a gated or private model "
         "needs `hf auth login` first"
     )
@@ -308,7 +305,7 @@ CRITIC_CONFIG, CRITIC_HEAD = "critic_config.json", "value_head.safetensors"
 
 def saved_critic(name: str | None) -> Path | None:
     """Return the folder of a saved critic that a name means: itself, or the one inside a policy's folder."""
-    for folder in (Path(name).expanduser(), Path(name).expanduser() / CRITIC_FOLDER) if name else ():
+    for folder in (user_path(name), user_path(name) / CRITIC_FOLDER) if name else ():
         if (folder / CRITIC_CONFIG).is_file():
             return folder
     return None

@@ -37,6 +37,7 @@ from transformers import (
 )
 
 from empathy_trl.errors import UserError, show
+from empathy_trl.io import user_name
 from empathy_trl.models.batching import check_vocabulary
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
@@ -44,7 +45,6 @@ from empathy_trl.models.hub_files import (
     adapter_base,
     check_exists,
     check_weights,
-    expand,
     first_file,
     hub_errors,
     load_tokenizer,
@@ -96,7 +96,7 @@ def load_model(
             embedding for a token of its tokenizer, or an optional package is missing.
     """
     name, revision = one_revision(str(name_or_path), revision)
-    name = expand(name)
+    name = user_name(name)
     options = {"dtype": dtype}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation

@@ -33,10 +33,11 @@ from transformers.integrations import deepspeed
 from empathy_trl.cli import shared
 from empathy_trl.data.normalize import normalize
 from empathy_trl.errors import UserError, show
+from empathy_trl.io import user_name
 from empathy_trl.models.adapters import example_inputs, merge_adapter
 from empathy_trl.models.batching import check_vocabulary, position_limit
 from empathy_trl.models.classifier import load_classifier
-from empathy_trl.models.hub_files import ADAPTER_FILE, adapter_base, expand, one_revision
+from empathy_trl.models.hub_files import ADAPTER_FILE, adapter_base, one_revision
 from empathy_trl.models.label_schema import CLASSIFICATION, REGRESSION, label_groups, label_names, probabilities
 
 CACHE_SIZE = 100_000  # scores; about 300 bytes each, however long the texts are
@@ -212,7 +213,7 @@ def shared_scorer(name: str, revision: str | None = None, device: str | None = N
     Raises:
         UserError: the model cannot be loaded, its head is not trained, or there is no such device.
     """
-    name, revision = one_revision(expand(name), revision)
+    name, revision = one_revision(user_name(name), revision)
     key = name, revision, resolve_device(device)
     with _scorers_lock:
         files = model_files(key[0])

@@ -4,6 +4,8 @@
 message), and raises nothing, so that all problems of a recipe are reported at once.
 """
 
+import copy
+import functools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,11 +14,12 @@ from typing import Any, get_args
 from empathy_trl.data import CORPORA, corpus
 from empathy_trl.data.tables import SUFFIXES
 from empathy_trl.errors import UserError, show, suggestion
-from empathy_trl.io import json_or_none, on_hub
+from empathy_trl.io import json_or_none, nearest_path, on_hub, user_name
 from empathy_trl.models.hub_files import CRITIC_CONFIG, saved_critic, split_revision
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
-from empathy_trl.recipe.schema import CONFIG_CLASSES, RECIPES, SAMPLE, Data, FromScratch, Stage, hint
+from empathy_trl.recipe.schema import CONFIG_CLASSES, RECIPES, SAMPLE, Classifiers, Data, FromScratch, Stage, hint
 from empathy_trl.recipe.validate import Key, Problem, check_mapping, check_trainer, check_value, fields_of, import_class
+from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.base import Reward
 from empathy_trl.tags import CHAT_TEMPLATES
 
@@ -84,6 +87,35 @@ def check_stage(name: str, stages: dict[str, dict], training: bool) -> Iterator[
         yield from _under("trainer", _check_trainer(name, stages, task, earlier, training))
 
 
+# Keys of a stage that hold a path, or a name that may be one; those of rewards are found in `with_user_paths`
+PATHS = (
+    ("model", "name_or_path"),
+    ("data", "path"),
+    ("data", "emotions"),
+    *(("trainer", key) for key in ("critic_name_or_path", "chat_template_path", "deepspeed", "fsdp_config")),
+    ("evaluation", "bertscore"),
+    *(("evaluation", "classifiers", kind) for kind in Classifiers.model_fields),
+)
+
+
+def with_user_paths(keys: dict) -> tuple[dict, list[Problem]]:
+    """Return a stage's keys with every path as `io.user_name` reads it, and which paths cannot be read."""
+    keys, problems, places = copy.deepcopy(keys), [], list(PATHS)
+    for name in _section(keys, "rewards"):
+        own = REWARDS.get(name)
+        places += [("rewards", name, key) for key, has in (("model", own and own.loads_model), ("file", own)) if has]
+    for *sections, key in places:
+        section = functools.reduce(_section, sections, keys)
+        if isinstance(value := section.get(key), str):
+            try:
+                path = user_name(value)
+            except UserError as error:
+                problems.append(((*sections, key), str(error)))
+            else:
+                section[key] = f"./{SAMPLE}" if path == SAMPLE != value else path
+    return keys, problems
+
+
 def _section(keys: dict, name: str) -> dict:
     """Return a section, or an empty one where it is not a mapping, which `check_mapping` reports."""
     return keys[name] if isinstance(keys.get(name), dict) else {}
@@ -102,8 +134,8 @@ def _check_model(name: str, stages: dict[str, dict], task: str | None, earlier: 
         yield from _under("name_or_path", _check_source(source, earlier, alike))
     elif isinstance(origin, str):
         if not _may_be_model(origin):
-            yield ("name_or_path",), f"no folder {origin!r}; {A_MODEL}"
-        if model.get("revision") is not None and os.path.isdir(os.path.expanduser(origin)):
+            yield ("name_or_path",), f"no folder {origin!r}{nearest_path(origin)}; {A_MODEL}"
+        if model.get("revision") is not None and os.path.isdir(origin):
             yield ("revision",), f"{origin} is a folder here, and only a model on the Hub has revisions; expected null"
     if isinstance(origin, str) and model.get("load_in_4bit") is True and not _has_adapter(name, stages):
         yield ("load_in_4bit",), "needs model.lora; 4-bit weights cannot be trained themselves"
@@ -145,7 +177,6 @@ def _may_be_model(name: str) -> bool:
 
 def _may_exist(place: str, needs_owner: bool = False) -> bool:
     """Return whether a folder exists, or the text may be a Hub id."""
-    place = os.path.expanduser(place)
     return os.path.isdir(place) or on_hub(place, needs_owner)
 
 
@@ -157,7 +188,7 @@ def _has_adapter(name: str, stages: dict[str, dict]) -> bool:
         return bool(model.get("lora"))
     if (source := stage_of(origin)) is not None:
         return _has_adapter(source, {stage: keys for stage, keys in stages.items() if stage != name})
-    return os.path.isfile(os.path.join(os.path.expanduser(origin), "adapter_config.json"))
+    return os.path.isfile(os.path.join(origin, "adapter_config.json"))
 
 
 def _is_encoder_decoder(name: str, stages: dict[str, dict]) -> bool | None:
@@ -173,7 +204,7 @@ def _is_encoder_decoder(name: str, stages: dict[str, dict]) -> bool | None:
         return _is_encoder_decoder(source, others)
     if not isinstance(origin, str):
         return None
-    config = json_or_none(Path(origin).expanduser() / "config.json")
+    config = json_or_none(Path(origin, "config.json"))
     return None if config is None else bool(config.get("is_encoder_decoder", False))
 
 
@@ -188,12 +219,18 @@ def _check_data(data: dict, task: str | None) -> Iterator[Problem]:
             yield (key,), message
     if isinstance(path, str) and data.get("revision") is not None and not on_hub(path, needs_owner=True):
         yield ("revision",), f"{path} is not on the Hub, and only data there have revisions; expected null"
-    if not isinstance(path, str) or path == SAMPLE or os.path.isfile(os.path.expanduser(path)):
+    if not isinstance(path, str) or path == SAMPLE or os.path.isfile(path):
         return
     if path.endswith(TABLES):
-        yield ("path",), f"no file {path!r}; expected {SAMPLE}, a file, a folder, or a Hub id such as user/name"
+        yield (
+            ("path",),
+            f"no file {path!r}{nearest_path(path)}; expected {SAMPLE}, a file, a folder, or a Hub id such as user/name",
+        )
     elif not _may_exist(path, needs_owner=True):
-        yield ("path",), f"no folder {path!r}; expected {SAMPLE}, a folder, or a Hub id such as user/name"
+        yield (
+            ("path",),
+            f"no folder {path!r}{nearest_path(path)}; expected {SAMPLE}, a folder, or a Hub id such as user/name",
+        )
 
 
 def _check_corpus(own, data: dict, task: str | None) -> Iterator[Problem]:
@@ -223,7 +260,7 @@ def check_reward_models(entries: Any, rewards: dict[str, Reward], earlier: dict[
         if (stage := stage_of(model)) is not None:
             yield from ((path, message) for _, message in _check_source(stage, tasks, LABEL_TASKS))
         elif name in rewards and rewards[name].loads_model and model and not _may_be_model(model):
-            yield path, f"no folder {model!r}; {A_MODEL}"
+            yield path, f"no folder {model!r}{nearest_path(model)}; {A_MODEL}"
 
 
 def _check_weights(keys: dict, task: str) -> Iterator[Problem]:

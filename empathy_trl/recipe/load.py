@@ -8,9 +8,9 @@ from typing import Any
 
 from empathy_trl.data import build
 from empathy_trl.errors import RecipeError, UserError, show, suggestion
-from empathy_trl.io import shipped_folder, yaml_titles
+from empathy_trl.io import shipped_folder, user_path, yaml_titles
 from empathy_trl.models.hub_files import REVISION, hub_errors, join_revision
-from empathy_trl.recipe.checks import check_reward_models, check_stage, check_top
+from empathy_trl.recipe.checks import check_reward_models, check_stage, check_top, with_user_paths
 from empathy_trl.recipe.layers import NO_CHANGE, RECIPE_FILE, Layers, empty_mappings, merge, parse_overrides, read_yaml
 from empathy_trl.recipe.schema import Data, Recipe, Stage
 from empathy_trl.recipe.validate import check_section
@@ -61,7 +61,12 @@ def load_recipe(
     stages = {name: layers.merged(name) for name in layers.stages}
     if from_hub and not trust_remote_code:
         _refuse_imports(layers, stages)
-    rewards = {}
+    rewards, unread = {}, []
+    for name, keys in stages.items():
+        stages[name], problems = with_user_paths(keys)
+        unread += [f"{layers.label(name, path)}: {message}" for path, message in problems]
+    if unread:  # whether something is there cannot be checked
+        raise RecipeError(list(dict.fromkeys(errors + unread)))
     for position, (name, keys) in enumerate(stages.items()):
         earlier = dict(list(stages.items())[:position])
         rewards[name], problems = read_rewards(keys.get("rewards"))
@@ -96,6 +101,7 @@ def load_data(name: str, split: str = "train", *, task: str = "grpo", **settings
     keys = {"name": name, **settings}
     if isinstance(keys.get("path"), Path):
         keys["path"] = str(keys["path"])
+    keys = with_user_paths({"data": keys})[0]["data"]
     if errors := [f"{'.'.join(('data', *path))}: {message}" for path, message in check_section(keys, Data)]:
         raise RecipeError(errors)
     return build(Data.model_validate(keys), split, task)
@@ -114,6 +120,7 @@ def find_recipe(path_or_name: str | Path, beside: Path = Path()) -> Path:
     """
     if is_on_hub(path_or_name):
         return _download(path_or_name)
+    path_or_name = user_path(path_or_name)
     folders = [beside]
     if len(Path(path_or_name).parts) == 1:
         folders += [Path("recipes"), SHIPPED]

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from empathy_trl.cli import several_on_cpu
 from empathy_trl.data import CORPORA, build, corpus, read_split
 from empathy_trl.errors import UserError
-from empathy_trl.io import digest, is_empty, json_or_none, on_hub, write_text
+from empathy_trl.io import digest, is_empty, json_or_none, on_hub, user_name, user_path, write_text
 from empathy_trl.models.label_schema import Targets, label_names, listed
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of
 from empathy_trl.recipe.provenance import RUN_FILE
@@ -358,20 +358,33 @@ def fingerprint(stage: dict, earlier: dict[str, str], rows: str | None = None) -
 
 
 def known_fingerprint(path: Path, stage: dict, earlier: dict[str, str], rows: str | None) -> str:
-    """Return `fingerprint`, or that of the run in a stage's folder where only trainer fields without effect differ.
+    """Return `fingerprint`, or that of the run in a stage's folder where the recipe only differs in form.
 
-    Version 0.1 took such fields, and they are part of its fingerprints; a recipe has to leave them out now.
+    Version 0.1 took trainer fields without effect, and they are part of its fingerprints; a recipe has to leave them out
+    now. And paths once counted as they were written: `model/` was another one than `model`.
     """
     own, record = fingerprint(stage, earlier, rows), json_or_none(path / RUN_FILE)
     if record is None or record.get("fingerprint") == own:
         return own
     try:
-        before = read_yaml(path / RECIPE_FILE)["stages"][record["stage"]]["trainer"]
-        dropped = {key: before[key] for key in fields_without_effect(stage["task"]) if key in before}
+        before = read_yaml(path / RECIPE_FILE)["stages"][record["stage"]]
+        dropped = {
+            key: before["trainer"][key] for key in fields_without_effect(stage["task"]) if key in before["trainer"]
+        }
+        written = _as_written(stage, before)
     except (UserError, KeyError, TypeError):  # not a run of ours, or cut short by a crash
         return own
-    known = fingerprint({**stage, "trainer": dropped | stage["trainer"]}, earlier, rows)
+    known = fingerprint({**written, "trainer": dropped | written["trainer"]}, earlier, rows)
     return known if known == record.get("fingerprint") else own
+
+
+def _as_written(content, before):
+    """Return plain data with its paths as an earlier version of it has them."""
+    if isinstance(content, dict) and isinstance(before, dict):
+        return {key: _as_written(value, before.get(key)) for key, value in content.items()}
+    if isinstance(content, str) and isinstance(before, str) and before and user_name(before) == content:
+        return before
+    return content
 
 
 def judges_in(rewards: dict | None, earlier: dict[str, str]) -> dict[str, str]:
@@ -389,7 +402,7 @@ def _made_by(model, earlier: dict[str, str]) -> str | None:
         return None
     if (stage := stage_of(model)) is not None:
         return earlier.get(stage)
-    record = json_or_none(Path(model).expanduser() / RUN_FILE)
+    record = json_or_none(user_path(model) / RUN_FILE)
     return None if record is None else record.get("fingerprint")
 
 

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from empathy_trl.errors import StopTraining, UserError, show
+from empathy_trl.io import user_name
 from empathy_trl.models.hub_files import one_revision
 from empathy_trl.models.label_schema import check_held_out
 from empathy_trl.tags import REPLY_TAGS, completion_text, reply_text, user_text
@@ -312,6 +313,7 @@ class ModelReward(ReadsReply):
         if not self.model:
             raise UserError("model: is empty; expected a Hub id, a folder, or stage:<name>")
         try:
+            self.model = user_name(self.model)
             one_revision(self.model, self.revision)
         except UserError as error:
             raise UserError(f"model: {error}") from error

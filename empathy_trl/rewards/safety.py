@@ -8,13 +8,12 @@ reward that does.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import regex
 
 from empathy_trl.errors import DataError, UserError
-from empathy_trl.io import read_text
+from empathy_trl.io import read_text, user_path
 from empathy_trl.models.label_schema import probabilities
 from empathy_trl.rewards.base import ModelReward, ReplyReward
 from empathy_trl.rewards.emotion import label_index, only_group
@@ -105,7 +104,7 @@ def read_phrases(path: str) -> list[str]:
         UserError: the file cannot be read, or is not UTF-8.
     """
     try:
-        lines = read_text(Path(path).expanduser()).splitlines()
+        lines = read_text(user_path(path)).splitlines()
     except DataError as error:
         raise UserError(f"file: {error}; expected a text with one phrase per line") from error
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

@@ -25,13 +25,12 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from empathy_trl.errors import UserError
-from empathy_trl.io import read_json
+from empathy_trl.io import read_json, user_name
 from empathy_trl.models.hub_files import (
     CRITIC_CONFIG,
     CRITIC_FOLDER,
     CRITIC_HEAD,
     NO_CODE,
-    expand,
     hub_errors,
     load_tokenizer,
     saved_critic,
@@ -200,7 +199,7 @@ def _copy_of(policy):
 
 def _from_model(name: str, policy, tokenizer) -> Critic:
     """Return a critic that starts from a model with or without a head for one number, such as a reward model."""
-    name, revision = split_revision(expand(name))
+    name, revision = split_revision(user_name(name))
     with hub_errors(name, revision):
         config = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
         if load_tokenizer(name, revision).get_vocab() != tokenizer.get_vocab():

@@ -146,3 +146,17 @@ def test_a_mistyped_flag_is_no_key_of_a_recipe(arguments, message, capsys):
 def test_keys_that_resemble_flags_stay_keys(capsys):
     assert main(["run", "--recipe", "ed4_tiny", "--stages.sft.trainer.max_stps", "2", "--check"]) == 2
     assert "max_stps: unknown field of SFTConfig; did you mean max_steps?" in capsys.readouterr().err
+
+
+@pytest.mark.faults
+def test_a_tilde_behind_an_equals_sign_is_the_home_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["run", "--recipe", "ed4_tiny", "--check", "--output_dir=~/x/"]) == 0
+    assert f"output {tmp_path}/x\n" in capsys.readouterr().out
+    assert main(["copy", "cpu", "${HOME}/configs/"]) == 0 and (tmp_path / "configs" / "cpu.yaml").is_file()
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", "$NOWHERE/a", "b"])
+    assert stop.value.code == 2
+    assert "argument A: $NOWHERE/a: the environment variable NOWHERE is not set" in capsys.readouterr().err
+    assert not list(tmp_path.glob("~*"))

@@ -331,7 +331,7 @@ def test_a_local_folder_goes_wherever_a_hub_id_goes(load, tmp_path):
     )
     stage = load(content, overrides).stages["grpo"]
     assert (stage.model.name_or_path, stage.model.revision) == ("weights/mine/v1", None)
-    assert (stage.data.path, stage.data.revision) == ("./corpus/mine/v1", None)
+    assert (stage.data.path, stage.data.revision) == ("corpus/mine/v1", None)
 
 
 def test_a_tilde_is_the_home_folder(load, tmp_path, monkeypatch):
@@ -343,7 +343,7 @@ def test_a_tilde_is_the_home_folder(load, tmp_path, monkeypatch):
     for folder in ("corpus", "adapter"):
         (tmp_path / folder).mkdir()
     (tmp_path / "adapter" / "adapter_config.json").touch()
-    assert load(content).stages["grpo"].data.path == "~/corpus"  # which the builder expands again
+    assert load(content).stages["grpo"].data.path == str(tmp_path / "corpus")
 
 
 @pytest.mark.parametrize("weights", [(0, 1), ({"start": 0, "end": 1, "until": 0.5}, 0), ({"start": 1, "end": 0, "until": 1}, 0)])  # fmt: skip
@@ -491,3 +491,40 @@ def test_reading_recipes_imports_no_heavy_library():
 def test_a_hub_section_that_asks_for_what_cannot_be(load, hub, trainer, expected):
     (line,) = errors_of(load, {**SFT, "hub": {"repo_id": "me/it", **hub}, "trainer": trainer})
     assert line.startswith(expected)
+
+
+@pytest.mark.faults
+def test_every_path_in_a_recipe_is_read_alike(load, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "m").mkdir()
+    content = changed(GRPO, "data", {"name": "redial", "path": "./m/", "emotions": "~/m/e.csv"}) | {"task": "ppo"}
+    content["rewards"] = {"recommendation": {}, "foresight": {"model": "m/"}, "safety": {"file": "~/words.txt"}}
+    content["trainer"] = {"critic_kind": "model", "critic_name_or_path": "./m"}
+    content["evaluation"] = {"bertscore": "m//", "classifiers": {"emotion": "./m/"}}
+    (tmp_path / "words.txt").write_text("never mind")
+    stage = load(changed(content, "model.name_or_path", "~/m/")).stages["ppo"]
+    assert (stage.model.name_or_path, stage.data.path, stage.data.emotions) == (
+        f"{tmp_path}/m",
+        "m",
+        f"{tmp_path}/m/e.csv",
+    )
+    assert (stage.rewards["foresight"].params, stage.rewards["foresight"].model) == ({"model": "m"}, "m")
+    assert stage.rewards["safety"].params == {"file": f"{tmp_path}/words.txt"}
+    assert (stage.trainer["critic_name_or_path"], stage.evaluation.bertscore) == ("m", "m")
+    assert stage.evaluation.classifiers.emotion == "m"
+    (line,) = errors_of(load, changed(content, "model.name_or_path", "$NOWHERE/m"))
+    assert line == "model.name_or_path: $NOWHERE/m: the environment variable NOWHERE is not set"
+    (tmp_path / "sample").mkdir()
+    assert load(changed(GRPO, "data.path", "./sample/")).stages["grpo"].data.path == "./sample", (
+        "not the embedded corpus"
+    )
+
+
+@pytest.mark.faults
+def test_a_mistyped_folder_is_no_hub_id(load, tmp_path):
+    (tmp_path / "models/mine").mkdir(parents=True)
+    for name in ("models/mien", "./models/mien/", "models/mien/"):
+        (line,) = errors_of(load, changed(GRPO, "model.name_or_path", name))
+        assert line.startswith(
+            f"model.name_or_path: no folder {name!r}; did you mean models/mine?; expected stage:<name>"
+        )

@@ -189,6 +189,23 @@ def test_a_run_of_version_0_1_with_trainer_fields_without_effect_is_known(tmp_pa
     assert known_fingerprint(tmp_path / "sft", stage, {}, "rows") == fingerprint(stage, {}, "rows")
 
 
+@pytest.mark.faults
+def test_a_path_counts_as_what_it_means_and_a_run_from_before_is_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("m").mkdir()
+    runs = {
+        name: run_of("ed4_tiny", "sft", "--stages.sft.model.name_or_path", name)
+        for name in ("m", "m/", "./m", "x/../m")
+    }
+    assert len({run.fingerprint for run in runs.values()}) == 1
+    stage = runs["m"].recipe.resolved()["stages"]["sft"]
+    before = {**stage, "model": stage["model"] | {"name_or_path": "m/"}}  # as an earlier version noted it
+    record(tmp_path / "sft", fingerprint=fingerprint(before, {}, "rows"), stage="sft")
+    (tmp_path / "sft" / "recipe.yaml").write_text(dump_yaml({"stages": {"sft": before}}))
+    assert fingerprint(before, {}, "rows") != fingerprint(stage, {}, "rows")
+    assert known_fingerprint(tmp_path / "sft", stage, {}, "rows") == fingerprint(before, {}, "rows")
+
+
 def run_of(name, stage, *overrides, folder=Path("out")):
     return stage_runs(load_recipe(name, list(overrides), training=False), folder)[stage]
 

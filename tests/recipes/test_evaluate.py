@@ -252,7 +252,7 @@ def test_a_model_that_fails_does_not_lose_the_others(two_models, capsys):
     [
         (["--model", "model", "outputs/small/grop"], "outputs/small/grop: no such folder"),
         (["--model", "model", "model"], "--model model: named twice; expected every model once"),
-        (["--model", "model", "./model"], "some of these are the same; expected every model once"),
+        (["--model", "model", "./model"], "--model model: named twice; expected every model once"),
         (["--model", "model", "--backend", "vllm"], '--backend vllm: vLLM is not installed: pip install "empathy-trl[vllm]"'),
         (["--model", "openai:m", "--backend", "transformers"], "--backend transformers: --model openai:m generates on its server"),
     ],

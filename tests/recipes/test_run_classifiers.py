@@ -97,4 +97,4 @@ def test_what_cannot_judge_is_one_error_before_anything_is_done(finished, tmp_pa
 def test_the_plan_names_classifiers_that_are_downloaded(finished, tmp_path):
     overrides = ["--evaluation.classifiers.emotion", "me/emotions"]
     plan = describe(load_recipe(finished[0], overrides), tmp_path)
-    assert "downloads: classifier me/emotions\n" in plan
+    assert "downloads: classifier me/emotions (not in the Hub's cache)\n" in plan

@@ -19,11 +19,11 @@ import numpy as np
 from empathy_trl.data.labelled import LEVELS, MECHANISMS
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.bootstrap import bootstrap, mean_figures
+from empathy_trl.io import user_name
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
     NO_CODE,
     check_exists,
-    expand,
     first_file,
     hub_errors,
     split_revision,
@@ -61,7 +61,7 @@ def check_configs(classifiers: dict[str, str]) -> None:
 
     for kind, name in classifiers.items():
         try:
-            plain, revision = split_revision(expand(name))
+            plain, revision = split_revision(user_name(name))
             check_exists(plain)
             with hub_errors(plain, revision):
                 if first_file(plain, revision, [ADAPTER_FILE, "config.json"]).name == ADAPTER_FILE:

@@ -19,7 +19,8 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.bootstrap import bootstrap_sums, figures, jackknife, times_drawn
-from empathy_trl.models.hub_files import NO_CODE, check_exists, expand, hub_errors
+from empathy_trl.io import user_name
+from empathy_trl.models.hub_files import NO_CODE, check_exists, hub_errors
 from empathy_trl.text import ngrams, words
 
 ORDERS = (1, 2, 3, 4)
@@ -172,9 +173,9 @@ def check_bertscore(name: str) -> int:
             f'{BERTSCORE_KEY}: needs bert_score; install it with pip install "empathy-trl[bertscore]", or set null'
         )
     try:
-        check_exists(expand(name))
+        check_exists(user_name(name))
         with hub_errors(name, None):
-            return _layers(expand(name))
+            return _layers(user_name(name))
     except UserError as error:
         raise UserError(f"{BERTSCORE_KEY}: {error}") from error
 
@@ -191,7 +192,7 @@ def load_bertscore(name: str):
 
     try:
         with hub_errors(name, None):
-            return BERTScorer(expand(name), num_layers=min(model2layers.get(Path(name).name, layers), layers))
+            return BERTScorer(user_name(name), num_layers=min(model2layers.get(Path(name).name, layers), layers))
     except UserError as error:
         raise UserError(f"{BERTSCORE_KEY}: {error}") from error
 

@@ -24,7 +24,7 @@ from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.compare import check_evaluation
 from empathy_trl.hub.pull import hub_requests, retry
 from empathy_trl.hub.results import from_results, is_finite
-from empathy_trl.io import read_json
+from empathy_trl.io import read_json, user_path
 from empathy_trl.text import mask, sanitise
 
 SPLITS = ("train", "valid", "test")
@@ -75,7 +75,7 @@ def read_paths(paths: list[str | Path], split: str | None = None) -> Found:
     Raises:
         UserError: a path does not exist or is another file, or there is nothing to read.
     """
-    files = _unique(file for path in paths for file in _files(Path(path).expanduser()))
+    files = _unique(file for path in paths for file in _files(user_path(path)))
     files = [file for file in files if split in (None, FILES[file.name])]
     where, wanted = ", ".join(map(str, paths)), f"eval_{split}.json" if split else "eval_test.json or another split's"
     if not files:
