@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
+from jinja2.exceptions import TemplateError
 from peft import PeftModel, get_peft_model
 from transformers import Seq2SeqTrainer, Trainer, set_seed
 from trl import SFTTrainer
@@ -376,6 +377,8 @@ def _trainer(run: StageRun, folder, usage: ResourceUsage):
         trainer = TASKS[run.task].build(run)
     except UserError:
         raise
+    except TemplateError as error:  # of `trainer.chat_template_path`; `check_prompts` has seen the model's own
+        raise UserError(f"stages.{run.name}: the chat template refuses the messages: {error}") from error
     except (ValueError, ImportError) as error:  # what TRL and transformers say of settings that do not go together
         raise UserError(f"stages.{run.name}: the trainer refuses these settings: {error}") from error
     check_used(run.resolved, trainer)

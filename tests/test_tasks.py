@@ -13,6 +13,7 @@ import torch
 import yaml
 from datasets import Dataset
 
+from empathy_trl import tasks
 from empathy_trl.check import describe
 from empathy_trl.errors import UserError
 from empathy_trl.io import json_or_none
@@ -212,6 +213,15 @@ def test_a_launcher_that_replaces_the_precision_is_refused(built, monkeypatch):
         UserError, match="grpo.trainer.bf16: the recipe says false, but true is used: the launcher sets"
     ):
         check_precision(run.stage, run.trainer_config())
+
+
+@pytest.mark.faults
+def test_a_chat_template_from_a_file_that_refuses_the_rows_is_told(tmp_path):
+    (tmp_path / "strict.jinja").write_text("{{ raise_exception('nobody may speak') }}")
+    overrides = ["--stages.grpo", "null", "--stages.sft.trainer.chat_template_path", str(tmp_path / "strict.jinja")]
+    run = stage_runs(load_recipe("empath_tiny", overrides), tmp_path / "out")["sft"]
+    with pytest.raises(UserError, match="stages.sft: the chat template refuses the messages: nobody may speak"):
+        tasks._trainer(run, None, None)
 
 
 def tiny(architecture, **settings):

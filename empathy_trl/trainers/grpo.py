@@ -28,7 +28,7 @@ from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.models.batching import check_vocabulary, opened_thought, render
 from empathy_trl.models.load import check_tags, guard_template
 from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
-from empathy_trl.tags import content_text
+from empathy_trl.tags import THOUGHT_BEGINS, content_text
 from empathy_trl.trainers.exact_resume import ExactResumeMixin
 from empathy_trl.trainers.policy_scorer import PolicyScorer
 from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
@@ -108,14 +108,6 @@ def declared_weights(reward_funcs) -> list | None:
     return weights if any(weight != 1.0 for weight in weights) else None
 
 
-def _behind(thought: str, completion: str | list[dict]) -> str | list[dict]:
-    """Return a completion behind the `<think>` with which its prompt ends."""
-    if isinstance(completion, str):
-        return completion  # of a plain prompt, without a template
-    first, *others = completion
-    return [first | {"content": thought + content_text(first["content"])}, *others]
-
-
 class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
     """`trl.GRPOTrainer` with shared prompts, scheduled weights, an exact resume, and a stop on a non-finite loss.
 
@@ -150,7 +142,8 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
         super().__init__(model, reward_funcs, args, *others, **kwargs)
         check_vocabulary(self._scoring_model(), self._tokenizer, self._scoring_model().name_or_path or "the model")
         self.weight_schedules = reward_weights
-        self._thought = self._prepare_template()
+        if self._tokenizer.chat_template is not None:
+            guard_template(self._tokenizer)
         self._without_signal = Counter()  # problem -> rollouts in a row that had it
         for name, reward in zip(self.reward_func_names, self.reward_funcs, strict=True):
             if not isinstance(reward, Reward):
@@ -161,17 +154,19 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
                     self._scoring_model, self._tokenizer, self.args.per_device_train_batch_size
                 )
 
-    def _prepare_template(self) -> str:
-        """Guard the chat template; return `<think>` if it ends a prompt with it, "" otherwise."""
-        if self.processing_class is not self._tokenizer or self._tokenizer.chat_template is None:
-            return ""
-        guard_template(self._tokenizer)
+    def _opens_thoughts(self) -> bool:
+        """Whether completions may begin inside a thought that TRL does not tell apart itself."""
         parses = any(getattr(self._tokenizer, name, None) for name in ("response_template", "response_schema"))
-        if parses:  # then TRL takes the thought out of a completion
-            return ""
-        question = [{"role": "user", "content": "?"}]
+        return THOUGHT_BEGINS in str(self._tokenizer.chat_template) and not parses
+
+    def _behind_thought(self, prompt: str | list[dict], completion: str | list[dict]) -> str | list[dict]:
+        """Return a completion behind the `<think>` with which the chat template ends its prompt, if it does."""
+        if isinstance(prompt, str) or isinstance(completion, str):  # no template writes these
+            return completion
         settings = {"add_generation_prompt": True, "tokenize": False, **self.chat_template_kwargs}
-        return opened_thought(render(self._tokenizer, question, **settings))
+        thought = opened_thought(render(self._tokenizer, prompt, **settings))
+        first, *others = completion
+        return [first | {"content": thought + content_text(first["content"])}, *others]
 
     @property
     def _mode(self) -> str:
@@ -194,8 +189,8 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
                 self._metrics[self._mode][f"reward_weight/{self.reward_func_names[index]}"].append(weight)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        if self._thought:
-            completions = [_behind(self._thought, completion) for completion in completions]
+        if self._opens_thoughts():
+            completions = list(map(self._behind_thought, prompts, completions))
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         mode = self._mode
         groups = self.num_generations if mode == "train" else self.num_generations_eval

@@ -22,6 +22,7 @@ from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures
 from empathy_trl.evaluation.metrics.reply_classifiers import Judged, judge_replies, load_classifiers
 from empathy_trl.recipe.schema import CLASSIFIERS_KEY
+from empathy_trl.tags import without_thoughts
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _messages(conversation) -> list[dict]:
     return [{"role": "user", "content": conversation}] if isinstance(conversation, str) else list(conversation)
 
 
-TEXT = Kind("a text (valid Unicode)", Value("string"), _is_text)
+TEXT = Kind("a text (valid Unicode)", Value("string"), _is_text, without_thoughts)  # as the user reads it
 NUMBERS = Kind("a list of finite numbers", [Value("float64")], _are_numbers, lambda value: [float(n) for n in value])
 CONVERSATION = Kind(
     "a text, or a list of messages {role, content} with texts",

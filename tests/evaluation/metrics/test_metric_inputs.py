@@ -45,6 +45,12 @@ def test_bad_input_is_named(name, given, message):
         load(name).compute(**given)
 
 
+@pytest.mark.faults
+def test_a_prediction_is_read_without_its_thoughts():
+    plain = load("distinct_n").compute(predictions=["so sorry", ""])
+    assert load("distinct_n").compute(predictions=["<think>so so so</think>so sorry", "<think>so"]) == plain
+
+
 def test_a_missing_input_is_named():
     with pytest.raises(ValueError, match=r"inputs are missing: \['prompts'\]"):
         load("epitome").compute(predictions=["a"], references=["a"], model="m")
