@@ -188,6 +188,24 @@ def markdown(rows: list[list]) -> str:
     return "\n".join([header, "|---" * len(rows[0]) + "|", *body])
 
 
+CUTS = {
+    "dropped": "unusable rows left out",
+    "shortened": "texts shortened by data.max_words",
+    "cut": "texts longer than the model reads, and cut",
+}
+
+
+def describe_cuts(data: dict) -> str:
+    """Return what the evaluated rows lost before the model read them, in words that begin with a comma; "" for nothing.
+
+    Args:
+        data: of `eval_<split>.json`; evaluations of earlier versions do not say it.
+    """
+    return "".join(
+        f", {data[key]} {words}" for key, words in CUTS.items() if isinstance(data.get(key), int) and data[key]
+    )
+
+
 def both_texts(rows) -> list[str]:
     """Return the text of every row, of a pair both with a bar between them."""
     if "pair" not in rows.column_names:

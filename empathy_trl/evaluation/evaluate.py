@@ -10,9 +10,10 @@ writes, and all of them return its result. (A model that is sharded over process
 The files of an evaluation have public formats; leaderboards, cards and reports read nothing else:
 
 * `eval_<split>.json`: `{"recipe", "stage", "model", "kind", "data": {"name", "source", "revision", "split", "n", "rows",
-  "decoding", "sampling"}, "metrics": {name: {"value", "low", "high", "n"}}, "baselines": {name: metrics}, "seed", "metrics_version",
+  "dropped", "shortened", "cut", "decoding", "sampling"}, "metrics": {name: {"value", "low", "high", "n"}}, "baselines": {name: metrics}, "seed", "metrics_version",
   "versions"}`. `rows` is a digest of the inputs and references: results with the same digest saw the same rows, whatever
-  the folder was called. Within a kind, metrics of different `metrics_version` have different definitions. Each kind adds
+  the folder was called. `dropped` rows of the split are unusable, `shortened` ones lost words to `data.max_words`, and `cut` ones
+  of the n are longer than a model with a head reads. Within a kind, metrics of different `metrics_version` have different definitions. Each kind adds
   keys after the baselines: emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions`
   (group -> the same), ratings and pairs `ratings` (their names), replies `judged_by` (reward -> its parameters, its weight at
   the end of training and, if it uses a model, a digest as `weights`), `classifiers` (epitome, emotion, intent or
@@ -35,6 +36,7 @@ Every file except the partial one is written atomically.
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -48,6 +50,7 @@ from empathy_trl.evaluation.base import Evaluator, write_eval, write_predictions
 from empathy_trl.evaluation.generation import decoding, partial_path, remove_partial
 from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
 from empathy_trl.io import digest, user_path
+from empathy_trl.models.batching import token_lengths, truncation
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.provenance import versions
 from empathy_trl.recipe.schema import Recipe
@@ -123,18 +126,25 @@ def evaluate_model(
             )
             about = {"recipe": recipe_name, "stage": stage.name, "model": str(model_name), "kind": kind}
             table = [{"index": number} | row for number, row in zip(index, table, strict=True)]
-            data = {"name": stage.data.name, "source": stage.data.path, "revision": stage.data.revision, "split": split}
-            data |= {
-                "n": len(index),
-                "rows": digest([[row["index"], row["text"], row[evaluator.reference_column]] for row in table]),
-            }
-            if stage.task not in LABEL_TASKS:
-                data |= decoding(stage, model)
+            digested = digest([[row["index"], row["text"], row[evaluator.reference_column]] for row in table])
+            data = _rows_record(model, tokenizer, stage, split, rows, digested)
             made = {"seed": stage.seed, "metrics_version": evaluator.metrics_version, "versions": versions()}
             result = about | {"data": data} | scored | made
             _write(evaluator, output_dir, split, result, table)
             remove_partial(partial)
     return broadcast_object_list([result])[0]
+
+
+def _rows_record(model, tokenizer, stage, split: str, rows, digested: str) -> dict:
+    """Return what `eval_<split>.json` says about the evaluated rows."""
+    report = empathy_trl.data.read_split(stage.data, split)[1]
+    record = {"name": stage.data.name, "source": stage.data.path, "revision": stage.data.revision, "split": split}
+    record |= {"n": len(rows), "rows": digested}
+    record |= {"dropped": sum(report.dropped.values()), "shortened": report.shortened}
+    if stage.task not in LABEL_TASKS:
+        return record | decoding(stage, model)
+    limit = SimpleNamespace(max_length=model.max_length)
+    return record | {"cut": truncation(limit, token_lengths(tokenizer, rows)).prompts}
 
 
 def _check_arguments(model, stage, output_dir: str | Path) -> Path:

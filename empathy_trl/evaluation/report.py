@@ -16,7 +16,7 @@ import yaml
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
-from empathy_trl.evaluation.base import NAMES, markdown, read_eval, read_predictions
+from empathy_trl.evaluation.base import NAMES, describe_cuts, markdown, read_eval, read_predictions
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
 from empathy_trl.evaluation.plots import draw_report
 from empathy_trl.io import json_or_none, read_rows, user_path, write_text
@@ -208,7 +208,7 @@ def _stage_table(stages: list[EvaluatedStage]) -> str:
     decoded = f"{data['decoding']}, " if "decoding" in data else ""
     return (
         markdown(rows)
-        + f"\n\nSplit {data['split']} of {in_markdown(data['source'])}, {decoded}{stages[-1].evaluator.note}"
+        + f"\n\nSplit {data['split']} of {in_markdown(data['source'])}{describe_cuts(data)}, {decoded}{stages[-1].evaluator.note}"
     )
 
 

@@ -19,7 +19,7 @@ from empathy_trl.data.base import Corpus
 from empathy_trl.data.sources import Published
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
-from empathy_trl.evaluation.base import NAMES, markdown
+from empathy_trl.evaluation.base import NAMES, describe_cuts, markdown
 from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.hub.results import source_name, to_results
 from empathy_trl.hub.stage_folder import StageFiles, code, fenced, lineage, local_name, origin, read_stage_files, text
@@ -156,6 +156,7 @@ def _result(evaluation: dict) -> dict:
     return {
         "data": data,
         "source": f"the embedded corpus {name}" if source == SAMPLE else f"{code(source)}, read as {name}",
+        "cuts": describe_cuts(data),
         "table": markdown(rows),
         "note": kind.note.replace("`docs/figures.md`", "`docs/figures.md` of empathy-trl"),
     }

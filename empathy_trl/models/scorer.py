@@ -14,6 +14,7 @@ in the units of the training labels, and `predict_outputs` the raw outputs for t
 """
 
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -40,6 +41,8 @@ from empathy_trl.models.classifier import load_classifier
 from empathy_trl.models.hub_files import ADAPTER_FILE, adapter_base, one_revision
 from empathy_trl.models.label_schema import CLASSIFICATION, REGRESSION, label_groups, label_names, probabilities
 
+logger = logging.getLogger(__name__)
+
 CACHE_SIZE = 100_000  # scores; about 300 bytes each, however long the texts are
 TOKENS_ON_CPU, TOKENS_ON_GPU = 2048, 8192  # per batch; on two cores 2048 are faster than 512 and than 8192
 LONGEST = 512  # tokens per text where neither the model nor its tokenizer says it
@@ -58,12 +61,14 @@ class Counts:
         texts: how many it was given.
         cache_hits: how many of them it had scored in an earlier call.
         forwarded: how many went through the model; the rest occurred twice in a call.
+        cut: how many of those that went through the model were longer than it reads, and lost their end.
         seconds: time spent, loading and waiting for the device excluded.
     """
 
     texts: int = 0
     cache_hits: int = 0
     forwarded: int = 0
+    cut: int = 0
     seconds: float = 0.0
 
 
@@ -108,7 +113,8 @@ class Scorer:
         """Return the logits of texts in their order, float32 of shape (texts, outputs).
 
         Args:
-            texts: strings, or (text, pair) tuples, not both. Too long ones lose their end, of a pair the longer one.
+            texts: strings, or (text, pair) tuples, not both. Too long ones lose their end, of a pair the longer one; the first are warned of,
+                and `counts.cut` counts them.
             log: takes `texts_per_second` and `cache_hit_share` of this call.
 
         Raises:
@@ -167,7 +173,21 @@ class Scorer:
             texts, pairs = zip(*texts, strict=True)
             pairs = [self._normalized(pair) for pair in pairs]
         texts = [self._normalized(text) for text in texts]
-        return self.tokenizer(texts, pairs, truncation=True, max_length=self.max_length).data
+        encoded = self.tokenizer(texts, pairs, truncation=True, max_length=self.max_length).data
+        full = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) == self.max_length]
+        if full:
+            whole = self.tokenizer([texts[row] for row in full], pairs and [pairs[row] for row in full])["input_ids"]
+            self._count_cut(sum(len(ids) > self.max_length for ids in whole), len(texts))
+        return encoded
+
+    def _count_cut(self, cut: int, texts: int) -> None:
+        """Count texts that lose their end, and warn of the first ones."""
+        if cut and not self.counts.cut:
+            logger.warning(
+                "%s: %d of %d texts are longer than the %d tokens that it reads, and lose their end; there may be more later",
+                self.name, cut, texts, self.max_length,
+            )  # fmt: skip
+        self.counts.cut += cut
 
     def _normalized(self, text: str) -> str:
         """Return a text as the model's training texts were prepared."""

@@ -27,6 +27,8 @@ def stage(task, name, **data):
 class OutputsOf:
     """Stands in for a `Scorer`: gives chosen outputs for chosen texts."""
 
+    max_length = 4
+
     def __init__(self, outputs):
         self.outputs = outputs
 
@@ -34,8 +36,13 @@ class OutputsOf:
         return np.array([self.outputs[text] for text in texts], dtype=np.float32)
 
 
+def by_words(texts, *pairs):
+    """Stands in for a tokenizer."""
+    return {"input_ids": [text.split() for text in texts]}
+
+
 def evaluate(stage, model, folder, **settings):
-    return evaluate_model(model=model, tokenizer=None, stage=stage, recipe_name="r", split="test", output_dir=folder,
+    return evaluate_model(model=model, tokenizer=by_words, stage=stage, recipe_name="r", split="test", output_dir=folder,
                           model_name="m", **settings)  # fmt: skip
 
 
@@ -99,6 +106,19 @@ def test_groups_of_labels_are_scored_apart_and_together(tmp_path):
     assert [row["correct"] for row in table[:2]] == [1, pytest.approx(2 / 3)]
     assert " | " in table[0]["text"] and table[0]["label"].count(" / ") == 2
     assert LabelEvaluator().answer(table[1]).endswith("(67% right)")
+
+
+@pytest.mark.faults
+def test_what_the_evaluated_rows_lost_is_counted_and_told(tmp_path):
+    data = {"split_by": "row", "max_words": 9}
+    rows = build(Data(name="wassa", **data), "test", "regress")
+    outputs = OutputsOf({row["text"]: np.array(row["labels"]) for row in rows})
+    said = evaluate(stage("regress", "wassa", **data), outputs, tmp_path / "stage1")["data"]
+    lengths = [len(text.split()) for text in rows["text"]]
+    assert (said["dropped"], said["cut"]) == (0, sum(length > 4 for length in lengths)) and said["shortened"] > 0
+    told = f", {said['shortened']} texts shortened by data.max_words, {said['cut']} texts longer than the model reads, and cut"
+    assert f"Split test of sample{told}, " in write_report(tmp_path).read_text(encoding="utf-8")
+    assert artefacts.describe_cuts({"split": "test", "n": 3}) == ""  # of an earlier version
 
 
 def test_ratings_stand_beside_both_baselines_and_in_a_report(tmp_path, capsys):

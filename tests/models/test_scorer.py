@@ -76,13 +76,21 @@ def test_scores_come_back_in_order(folder, texts, tokens_per_batch):
     [({"text_max_length": 7}, 64, 7), ({}, 32, 32), pytest.param({}, int(1e30), 64, marks=pytest.mark.faults)],
     ids=["of the config", "of the tokenizer", "of the positions"],
 )
-def test_long_texts_lose_their_end(make_classifier, batches, setting, longest, expected):
+def test_long_texts_lose_their_end(make_classifier, batches, setting, longest, expected, caplog):
     model, tokenizer = load_classifier(make_classifier(SCORES, **setting))
     tokenizer.model_max_length = longest
     scorer = Scorer(model, tokenizer)
     scorer.score(["that sounds hard " * 5000, "ok"])
     scorer.score([("my dog", "so sorry " * 5000)])
     assert [length for _, length in batches] == [expected, expected]
+    assert scorer.counts.cut == 2 and caplog.text.count(f"1 of 2 texts are longer than the {expected} tokens") == 1
+
+
+@pytest.mark.faults
+def test_a_text_that_just_fits_is_not_cut(make_classifier):
+    scorer = make(make_classifier(SCORES, text_max_length=5))  # with the two special tokens
+    scorer.score(["that sounds hard", "ok"])
+    assert scorer.counts.cut == 0
 
 
 def test_texts_are_prepared_as_in_training(make_classifier):

@@ -5,6 +5,7 @@ up to the token that ends the reply. An encoder-decoder reads the prompt in its 
 in its decoder. The tokens of the reply and the end token count; those of the prompt do not.
 """
 
+import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,6 +29,8 @@ from empathy_trl.models.batching import (
 )
 from empathy_trl.models.load import evaluating
 from empathy_trl.tags import REPLY_TAGS, completion_text
+
+logger = logging.getLogger(__name__)
 
 Likelihood = tuple[float, int]  # minus the log-probability of a reply, in nats, and its tokens
 
@@ -82,6 +85,13 @@ def perplexity(likelihoods: list[Likelihood]) -> dict:
     model's own: models with different tokenizers cannot be compared by it.
     """
     told = [each for each in likelihoods if each[1]]  # an answer that its prompt's tokens do not begin has none
+    if len(told) < len(likelihoods):
+        logger.warning(
+            "perplexity: %d of %d references are left out, because the chat template writes their prompts in another way "
+            "when they are answered",
+            len(likelihoods) - len(told),
+            len(likelihoods),
+        )
     value, low, high = bootstrap_sums(lambda sums: np.exp(sums[..., 0] / sums[..., 1]), told)
     return {"value": value, "low": low, "high": high, "n": len(told), "tokens": sum(tokens for _, tokens in told)}
 

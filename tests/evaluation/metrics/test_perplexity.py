@@ -71,6 +71,12 @@ def test_every_token_weighs_the_same_and_rows_are_drawn():
     assert figure["low"] == pytest.approx(2) and figure["high"] == pytest.approx(1024)
 
 
+@pytest.mark.faults
+def test_references_without_tokens_are_left_out_and_counted(caplog):
+    assert perplexity([(1.0, 2), (0.0, 0)])["n"] == 1
+    assert "1 of 2 references are left out" in caplog.text
+
+
 def test_what_a_template_writes_after_the_end_of_a_reply_does_not_count(tiny):
     model, tokenizer = tiny
     usual = reference_likelihoods(model, tokenizer, PROMPTS, REFERENCES, 4)
