@@ -287,9 +287,9 @@ class Session:
         yield from _timed(rest, stats, started)
         if conversation.stop.is_set():
             yield SessionEvent("stopped")
-        elif not reply and texts and conversation.cache.counts.cut_off:
+        elif not reply and conversation.cache.counts.cut_off:
             yield SessionEvent(
-                f"the model was still thinking at {self.max_new_tokens} tokens (max_new_tokens); allow it more"
+                f"the reply had not begun at {self.max_new_tokens} tokens (max_new_tokens); allow it more"
             )
         elif not reply:
             yield SessionEvent("the reply is empty; rephrase the message")

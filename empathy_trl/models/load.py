@@ -52,7 +52,7 @@ from empathy_trl.models.hub_files import (
     tokenizer_of_adapter,
 )
 from empathy_trl.models.tiny import build_model, build_tokenizer
-from empathy_trl.tags import CHAT_TEMPLATES, REPAIRS, tag_marks
+from empathy_trl.tags import CHAT_TEMPLATES, REPAIRS, THOUGHT, tag_marks
 
 # settings of GRPO and PPO -> why an encoder-decoder cannot have them
 FOR_DECODERS = {
@@ -260,7 +260,7 @@ def check_tags(tags_of_rewards: dict[str, Sequence[str]], tokenizer: PreTrainedT
     Raises:
         UserError: names the first such token and its reward.
     """
-    special = set(tokenizer.all_special_tokens)
+    special = _special_tokens(tokenizer)
     for reward, tags in tags_of_rewards.items():
         for token in tag_marks(tags):
             if token in special:
@@ -269,6 +269,12 @@ def check_tags(tags_of_rewards: dict[str, Sequence[str]], tokenizer: PreTrainedT
                     "from every completion before a reward reads it; add it as an ordinary token "
                     "(tokenizer.add_tokens), or choose another tag"
                 )
+
+
+def _special_tokens(tokenizer) -> set[str]:
+    """Return the tokens that decoding leaves out; `all_special_tokens` alone lacks those that were merely added as special."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return added | set(tokenizer.all_special_tokens)
 
 
 def _from_scratch(config, seed: int, texts: Iterable[str] | None, tags: Sequence[str]):
@@ -357,7 +363,7 @@ def set_template(tokenizer, choice: str | None, name: str) -> None:
         name: of the model, for the message.
 
     Raises:
-        UserError: the tokenizer has no template and none was chosen.
+        UserError: the tokenizer has no template and none was chosen, or it would leave `<think>` out of a completion.
     """
     if choice is not None:
         tokenizer.chat_template = CHAT_TEMPLATES[choice]
@@ -366,6 +372,12 @@ def set_template(tokenizer, choice: str | None, name: str) -> None:
             f"{name}: the tokenizer has no chat template (no file chat_template.jinja, no chat_template in "
             "tokenizer_config.json), and every recipe prompts by chat; expected an instruction-tuned model, or for an "
             f"encoder-decoder model.chat_template (choices: {', '.join(CHAT_TEMPLATES)})"
+        )
+    if hidden := _special_tokens(tokenizer) & set(tag_marks([THOUGHT])):
+        raise UserError(
+            f"{name}: {', '.join(sorted(hidden))} is a special token of this tokenizer, so it is removed from every completion, and "
+            "a thought is read as the reply; make it an ordinary token: "
+            "tokenizer.add_tokens([AddedToken(token, special=False)]), then tokenizer.save_pretrained(folder)"
         )
     guard_template(tokenizer)
 

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from peft import PeftModel, PeftModelForSeq2SeqLM, get_peft_model
-from transformers import AutoConfig, AutoTokenizer, T5ForConditionalGeneration, T5Tokenizer
+from transformers import AddedToken, AutoConfig, AutoTokenizer, T5ForConditionalGeneration, T5Tokenizer
 from trl import SFTConfig, SFTTrainer
 
 from empathy_trl.chat.local import KeyValueCache, LocalModel
@@ -530,6 +530,19 @@ def test_arguments_of_a_template_hold_wherever_it_is_rendered():
         pin_template_arguments(tokenizer, arguments)
     assert render(tokenizer, user, tokenize=False) == "calmFalse"
     assert render(tokenizer, user, tokenize=False, thinks=True) == "calmTrue"
+
+
+@pytest.mark.faults
+def test_a_mark_that_decoding_removes_is_refused_until_it_is_an_ordinary_token(tmp_path):
+    tokenizer = build_tokenizer(TEXTS, 300)
+    tokenizer.add_tokens(["</think>", "<answer>"], special_tokens=True)
+    with pytest.raises(UserError, match="^m: </think> is a special token of this tokenizer.*AddedToken"):
+        set_template(tokenizer, None, "m")
+    with pytest.raises(UserError, match="rewards.format: the tag <answer> is a special token"):
+        check_tags({"format": ["answer"]}, tokenizer)
+    tokenizer.add_tokens([AddedToken("</think>", special=False)])  # as the message says
+    tokenizer.save_pretrained(tmp_path)
+    set_template(AutoTokenizer.from_pretrained(tmp_path), None, "m")
 
 
 @pytest.mark.faults
