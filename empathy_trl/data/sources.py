@@ -156,8 +156,9 @@ def open_source(path, suffixes: tuple[str, ...] = SUFFIXES, nested: bool = False
         return Source(str(path), tables, ", ".join(names))
     if path.joinpath("dataset_info.json").is_file() and path.joinpath("state.json").is_file():
         return Source(str(path), {path.name: partial(_saved, path, nested)}, path.name, is_table=True)
-    entries = sorted((each for each in path.iterdir() if each.is_file()), key=lambda each: each.name)
-    tables = {each.name: each for each in entries if kind_of(each.name, suffixes)}
+    # hidden files are none: macOS leaves `._train.csv` beside `train.csv` on other systems' disks
+    entries = [each for each in path.iterdir() if each.is_file() and not each.name.startswith(".")]
+    tables = {each.name: each for each in sorted(entries, key=lambda each: each.name) if kind_of(each.name, suffixes)}
     named = {
         name for name in tables if kind_of(name) != ".json" or any(_stem(name) in each for each in SPLITS.values())
     }
@@ -193,7 +194,7 @@ def _read_shards(files: list, nested: bool) -> Table:
         for file, table in zip(files, tables, strict=True)
         for row in table.rows
     ]
-    return Table(str(files[0].parent), tables[0].columns, rows)
+    return Table(str(files[0].parent.joinpath(_SHARD.sub("-*", files[0].name))), tables[0].columns, rows)
 
 
 def _saved(folder, nested: bool) -> Table:

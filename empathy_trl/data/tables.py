@@ -234,7 +234,7 @@ def _records(lines: list[str], start: int, separator: str) -> Iterator[tuple[int
         first = start
         try:
             for cells in reader:
-                if cells:
+                if len(cells) > 1 or (cells and cells[0].strip()):
                     yield first + 1, cells
                 first = start + reader.line_num
             return

@@ -73,8 +73,9 @@ def test_a_split_that_is_not_there(tmp_path):
 def test_the_files_of_a_table_from_the_hub_are_read_together_or_not_at_all(tmp_path):
     names = [f"train-{number:05d}-of-00002.parquet" for number in range(2)]
     write(tmp_path, *names)
-    rows = open_source(tmp_path).split("train").rows
-    assert [row.where for row in rows] == [f"{name}, row 1" for name in names]
+    table = open_source(tmp_path).split("train")
+    assert [row.where for row in table.rows] == [f"{name}, row 1" for name in names]
+    assert table.source == f"{tmp_path}/train-*.parquet"
     (tmp_path / names[0]).unlink()
     with pytest.raises(DataError, match=f"has 1 of 2 files: {names[1]}"):
         open_source(tmp_path).split("train")
@@ -83,7 +84,9 @@ def test_the_files_of_a_table_from_the_hub_are_read_together_or_not_at_all(tmp_p
 @pytest.mark.faults
 def test_the_only_table(tmp_path):
     """A JSON file that describes the table is none; a data set without splits is one; a broken one has a message."""
-    assert open_source(write(tmp_path, "rows.csv", "about.json")).only().source == str(tmp_path / "rows.csv")
+    assert open_source(write(tmp_path, "rows.csv", "about.json", "._rows.csv")).only().source == str(
+        tmp_path / "rows.csv"
+    )
     assert open_source(write(tmp_path, "train.json")).only() is None
     saved = tmp_path / "saved"
     Dataset.from_list([{"turns": ["a", "b"]}]).save_to_disk(saved)

@@ -26,7 +26,7 @@ ROWS = [("i won", "1"), ("i lost", "0")]
         (b"\xef\xbb\xbf" + GOOD.encode(), ROWS),
         (GOOD.replace("\n", "\r\n"), ROWS),
         (GOOD.rstrip("\n"), ROWS),
-        ("\ntext,label\n\ni won,1\n\n\n", ROWS[:1]),
+        ("\ntext,label\n\ni won,1\n\n  \n", ROWS[:1]),
         ("aug_text,label, text ,,\nx,3,i hid,,\n", [("i hid", "3")]),
         ('text,label\n"first\nsecond, ""third""",2\n', [('first\nsecond, "third"', "2")]),
         ('text,label\nshe said "no" to me,2\n', [('she said "no" to me', "2")]),
