@@ -80,12 +80,14 @@ class Source:
         tables: name of a file or split -> a function that reads it.
         found: what is there, for messages.
         is_table: whether the place is one table, which has no splits.
+        suffixes: what the names of its files end in, for messages.
     """
 
     place: str
     tables: dict[str, Callable[[], Table]]
     found: str
     is_table: bool = False
+    suffixes: tuple[str, ...] = ()
 
     def names(self, split: str) -> list[str]:
         """Return the names of the tables that may be those of a split."""
@@ -103,8 +105,9 @@ class Source:
                 f"data.path: {self.place} has {len(names)} tables for the split {split}: {', '.join(names)}; keep one"
             )
         if not names:
+            endings = f"{', '.join(self.suffixes)}; " if self.suffixes else ""
             raise DataError(
-                f"data.path: {self.place} has no table called {' or '.join(SPLITS[split])} (found: {self.found}){advice}"
+                f"data.path: {self.place} has no table called {' or '.join(SPLITS[split])} ({endings}found: {self.found}){advice}"
             )
         return self.tables[names[0]]()
 
@@ -166,7 +169,7 @@ def open_source(path, suffixes: tuple[str, ...] = SUFFIXES, nested: bool = False
     for name in named or tables:
         shards.setdefault(_SHARD.sub("", name), []).append(tables[name])
     readers = {name: partial(_read_shards, files, nested) for name, files in sorted(shards.items())}
-    return Source(str(path), readers, names_in(path))
+    return Source(str(path), readers, names_in(path), suffixes=suffixes)
 
 
 def open_hub(path: str, revision: str | None, nested: bool = False) -> Source:

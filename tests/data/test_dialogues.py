@@ -261,7 +261,7 @@ def test_half_a_character_in_the_name_of_an_emotion_is_left_out(tmp_path):
 
 
 def test_places_that_hold_no_dialogues(tmp_path):
-    with pytest.raises(DataError, match=r"has no table called train \(found: none\)"):
+    with pytest.raises(DataError, match=r"has no table called train \(\.csv, .*; found: none\)"):
         read_split(section(tmp_path), "train")
     write_lists(tmp_path)
     with pytest.raises(DataError, match=r"has no folder valid or validation or val or dev \(files found: train\)"):

@@ -60,11 +60,17 @@ def test_two_tables_of_one_split_are_refused(tmp_path):
 
 
 def test_a_split_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"has no table called train \(found: none\)"):
+    with pytest.raises(
+        DataError, match=r"has no table called train \(\.csv, \.tsv, \.jsonl, \.json, \.parquet; found: none\)"
+    ):
         open_source(tmp_path).split("train")
     write(tmp_path, "train.csv")
-    with pytest.raises(DataError, match=r"called valid or validation or val or dev \(found: train\.csv\); look"):
+    with pytest.raises(
+        DataError, match=r"called valid or validation or val or dev \(\.csv, .*; found: train\.csv\); look"
+    ):
         open_source(tmp_path).split("valid", "; look")
+    with pytest.raises(DataError, match=r"called train \(\.jsonl, \.json, \.parquet; found: train\.csv\)"):
+        open_source(tmp_path, NESTED, nested=True).split("train")
     with pytest.raises(DataError, match=r"train\.csv is one table without splits; give the folder that holds"):
         open_source(tmp_path / "train.csv").split("train")
 
