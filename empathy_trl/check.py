@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import is_cached, nearest_path, on_hub, user_name
-from empathy_trl.models.adapters import adapter_changes
+from empathy_trl.models.adapters import adapter_changes, check_targets
 from empathy_trl.models.batching import check_prompts, prompt_tokens, token_lengths, truncation
 from empathy_trl.models.classifier import build_encoder_tokenizer, encoder_config
 from empathy_trl.models.hub_files import (
@@ -183,6 +183,8 @@ def _count(run: StageRun, config, tokenizer, dtype: str) -> Size:
     changes = adapter_changes(asked, brought, config) if asked and brought else []
     adapter = brought if brought and not changes else asked
     if adapter is not None:
+        if stage.task not in LABEL_TASKS:
+            check_targets(config, adapter, stage.trainer.get("use_vllm", False))
         adapter.inference_mode, adapter.base_model_name_or_path = False, None
         with torch.device("meta"):
             network = get_peft_model(network, adapter)

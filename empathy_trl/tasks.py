@@ -27,7 +27,7 @@ from empathy_trl.evaluation.report import write_report
 from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
 from empathy_trl.io import user_path
-from empathy_trl.models.adapters import with_merged_base
+from empathy_trl.models.adapters import check_targets, with_merged_base
 from empathy_trl.models.batching import check_prompts, token_lengths, truncation
 from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.hub_files import MERGED_BASE
@@ -227,9 +227,11 @@ def _policy(run: StageRun, train):
     model, tokenizer = load_or_build(section, seed=run.stage.seed, texts=texts, tags=tags, is_trainable=True)
     pin_template_arguments(tokenizer, run.stage.trainer.get("chat_template_kwargs"))
     check_prompts(tokenizer, train["prompt"])
-    needs_adapter = section.lora is not None and not isinstance(model, PeftModel)
-    _, kind = generator_class(model.config)
-    return model, tokenizer, lora_config(section.lora, kind, section.revision) if needs_adapter else None
+    has_adapter, (_, kind) = isinstance(model, PeftModel), generator_class(model.config)
+    adapter = model.active_peft_config if has_adapter else lora_config(section.lora, kind, section.revision)
+    if adapter is not None:
+        check_targets(model.config, adapter, run.stage.trainer.get("use_vllm", False))
+    return model, tokenizer, None if has_adapter else adapter
 
 
 def _with_adapter(model, config, seed: int):

@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
@@ -42,9 +41,14 @@ from empathy_trl.models.hub_files import (
     one_revision,
     split_revision,
 )
-from empathy_trl.models.load import evaluating, generator_class, load_model, lora_config, start_token
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+from empathy_trl.models.load import (
+    evaluating,
+    generator_class,
+    load_model,
+    lora_config,
+    start_token,
+    with_saved_adapter,
+)
 
 # (message, reply): what adapter and merged model are compared on where the data of the training is not at hand
 EXAMPLES = (
@@ -109,20 +113,10 @@ def put_on(model, adapter: str, base: str, name: str) -> PeftModel:
     Raises:
         UserError: the adapter's weights are not for this model.
     """
-    path, revision = split_revision(user_name(adapter))
-    with hub_errors(path, revision):
-        weights = first_file(path, revision, [ADAPTER_WEIGHTS, "adapter_model.bin"])
-        try:
-            adapted = PeftModel.from_pretrained(model, path, revision=revision, is_trainable=False)
-        except (RuntimeError, ValueError, KeyError) as error:  # other shapes, or none of its layers
-            raise _other_base(adapter, base, name) from error
-    if weights.name == ADAPTER_WEIGHTS:
-        with hub_errors(path, revision), safe_open(weights, framework="pt") as file:
-            stored = {key for key in file.keys() if "lora_" in key}  # noqa: SIM118 - it is no mapping
-        loaded = get_peft_model_state_dict(adapted, save_embedding_layers=False)  # else it asks the Hub for the base
-        if stored != {key for key in loaded if "lora_" in key}:  # peft leaves out what finds no place
-            raise _other_base(adapter, base, name)
-    return adapted
+    try:
+        return with_saved_adapter(model, *split_revision(user_name(adapter)))
+    except UserError as error:  # other shapes, or none of its layers
+        raise _other_base(adapter, base, name) from error
 
 
 def _other_base(adapter: str, base: str, model: str) -> UserError:
@@ -227,19 +221,19 @@ def _check_mergeable(model: PeftModel, base: PreTrainedModel, name: str) -> None
         )
 
 
-def _untie(base: PreTrainedModel) -> None:
-    """Give every module weights of its own that shares them with an adapted or copied layer."""
-    places, adapted = defaultdict(list), []
-    for module in base.modules():
+def _untie(base: PreTrainedModel) -> set[str]:
+    """Give every module weights of its own that shares them with an adapted or copied layer; return the names of those layers."""
+    places, adapted = defaultdict(list), {}
+    for name, module in base.named_modules():
         for key, weight in module.named_parameters(recurse=False):
             places[weight].append((module, key))
-        if isinstance(module, BaseTunerLayer):
-            adapted.append(module.get_base_layer())
-        elif isinstance(module, AuxiliaryTrainingWrapper):  # modules_to_save
-            adapted.append(module.original_module)
-    for weight in {weight for layer in adapted for weight in layer.parameters(recurse=False)}:
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):  # LoRA, or of modules_to_save
+            layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
+            adapted |= {weight: name.rpartition(".")[2] for weight in layer.parameters(recurse=False)}
+    for weight in adapted:
         for module, key in places[weight][1:]:
             setattr(module, key, copy.deepcopy(weight))
+    return {name for weight, name in adapted.items() if len(places[weight]) > 1}
 
 
 def _merge(model: PeftModel, name: str) -> PreTrainedModel:
@@ -418,16 +412,48 @@ def adapter_changes(asked: LoraConfig, brought: PeftConfig, config=None) -> list
     return changes
 
 
+def check_targets(config, adapter: LoraConfig, use_vllm: bool = False) -> None:
+    """Refuse layers on which an adapter would not do what it is for.
+
+    Args:
+        config: of the language model.
+        adapter: what is to be trained.
+        use_vllm: whether vLLM generates. TRL sends it an adapter merged, and vLLM ties what the config ties.
+
+    Raises:
+        UserError: names `model.lora.target_modules` and the layers.
+    """
+    if adapter.target_modules == "all-linear":  # neither embedding nor output layer
+        return
+    base = _on_meta(config, adapter).get_base_model()
+    names = {key.rpartition(".")[2] for key, module in base.named_modules() if isinstance(module, BaseTunerLayer)}
+    if config.is_encoder_decoder and "shared" in names:
+        raise UserError(
+            "model.lora.target_modules: shared is not computed with, because encoder and decoder have embeddings of their own; "
+            "expected embed_tokens"
+        )
+    if use_vllm and (tied := sorted(_untie(base))):
+        raise UserError(
+            f"model.lora.target_modules: {', '.join(tied)} shares its weights with another layer, and vLLM would get the adapter in "
+            "both; leave it out, or set trainer.use_vllm: false"
+        )
+
+
 def _adapted_modules(adapter: LoraConfig, config) -> set[str]:
     """Return the names of the layers that an adapter is put on; as they are written where no config is at hand."""
     if config is None:
         targets = adapter.target_modules
         return {targets} if isinstance(targets, str) else set(targets or ())
+    return set(_on_meta(config, adapter).base_model.targeted_module_names)
+
+
+def _on_meta(config, adapter: PeftConfig) -> PeftModel:
+    """Return a language model with an adapter, without memory for the weights."""
     adapter = copy.deepcopy(adapter)
     adapter.inference_mode, adapter.base_model_name_or_path = False, None
     auto, _ = generator_class(config)
     with torch.device("meta"):
-        return set(get_peft_model(auto.from_config(config), adapter).base_model.targeted_module_names)
+        return get_peft_model(auto.from_config(config), adapter)
 
 
 def _listed(targets: str | Iterable[str] | None) -> str:

@@ -9,7 +9,6 @@ trained on the texts of the stage. The config of the model describes its outputs
 
 import json
 import re
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,6 +41,7 @@ from empathy_trl.models.hub_files import (
     tokenizer_of_adapter,
 )
 from empathy_trl.models.label_schema import Targets
+from empathy_trl.models.load import with_saved_adapter
 from empathy_trl.models.tiny import EOS, build_tokenizer
 
 IN_ADAPTER = "base_model.model."  # what peft puts before the name of a weight
@@ -121,12 +121,7 @@ def _load_adapter(
     model, report = _load_full(base, base_revision, config, dtype)
     made_up = report["missing_keys"] | {key for key, *_ in report["mismatched_keys"]}
     _check_head(name, {key for key in made_up if IN_ADAPTER + key not in brought})
-    with hub_errors(name, revision), warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Found missing adapter keys")
-        try:
-            model = PeftModel.from_pretrained(model, name, revision=revision, is_trainable=is_trainable)
-        except UserWarning as error:
-            raise UserError(f"{name}: the adapter's weights do not fit {ADAPTER_FILE}: {error}") from error
+    model = with_saved_adapter(model, name, revision, is_trainable=is_trainable)
     return model, load_tokenizer(*tokenizer_of_adapter(name, revision, base, base_revision))
 
 

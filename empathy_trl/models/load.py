@@ -17,6 +17,8 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -25,7 +27,8 @@ from unittest.mock import patch
 
 import torch
 from jinja2.exceptions import TemplateError
-from peft import LoraConfig, PeftModel, TaskType
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict
+from peft.utils.save_and_load import load_peft_weights
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -109,8 +112,7 @@ def load_model(
         with hub_errors(name, revision):
             base, base_revision = adapter_base(entry, name)
         model = _load_full(base, base_revision, options)
-        with hub_errors(name, revision):
-            model = PeftModel.from_pretrained(model, name, revision=revision, is_trainable=is_trainable)
+        model = with_saved_adapter(model, name, revision, is_trainable=is_trainable)
         source = tokenizer_of_adapter(name, revision, base, base_revision)
     else:
         model, source = _load_full(name, revision, options), (name, revision)
@@ -119,6 +121,53 @@ def load_model(
     set_template(tokenizer, chat_template, name)
     check_vocabulary(model, tokenizer, name)
     return model, tokenizer
+
+
+def with_saved_adapter(model, name: str, revision: str | None, *, is_trainable: bool = False) -> PeftModel:
+    """Put a saved adapter on its base, and refuse one of which a part finds no place there: peft would leave it out.
+
+    An adapter that was trained with more or fewer tokens than its base has brings the embedding along; the base gets as many.
+
+    Args:
+        model: the base, which is changed.
+        name, revision: of the adapter.
+        is_trainable: its weights take gradients.
+
+    Raises:
+        UserError: it cannot be read, its weights do not fit its config or this base, or it is made of virtual tokens.
+    """
+    with hub_errors(name, revision), warnings.catch_warnings():
+        stored = load_peft_weights(name, device="cpu", revision=revision)
+        if (rows := _embedding_rows(model, stored)) is not None:
+            model.resize_token_embeddings(rows, mean_resizing=False)
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        try:
+            adapted = PeftModel.from_pretrained(model, name, revision=revision, is_trainable=is_trainable)
+        except UserWarning as error:
+            missing = re.findall(r"'([^']+)'", str(error))
+            raise UserError(
+                f"{name}: the adapter's weights do not fit {ADAPTER_FILE} or its base: {len(missing)} are missing, such as {missing[0]}"
+            ) from error
+    if adapted.active_peft_config.is_prompt_learning:
+        kind = adapted.active_peft_config.peft_type.value
+        raise UserError(f"{name}: is an adapter of type {kind}, which is made of virtual tokens; expected LoRA")
+    loaded = get_peft_model_state_dict(adapted, save_embedding_layers=False)  # else it asks the Hub for the base
+    unused = len([key for key in stored if "lora_" in key]) - len([key for key in loaded if "lora_" in key])
+    if unused:
+        raise UserError(
+            f"{name}: {unused} of the adapter's {len(stored)} weights find no place by {ADAPTER_FILE} on its base"
+        )
+    return adapted
+
+
+def _embedding_rows(model, stored: Mapping[str, torch.Tensor]) -> int | None:
+    """Return the number of rows of the embedding that an adapter brings along; None for none, or as many as its base has."""
+    ends = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
+    names = [name for name, module in model.named_modules() if any(module is layer for layer in ends)]
+    parts = ("", ".base_layer", ".modules_to_save")
+    keys = [f"base_model.model.{name}{part}.weight" for name in names for part in parts]
+    rows = next((len(stored[key]) for key in keys if key in stored), None)
+    return None if rows == len(ends[0].weight) else rows
 
 
 def load_or_build(

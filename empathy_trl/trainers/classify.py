@@ -140,7 +140,7 @@ class MergeAdapter(TrainerCallback):
     """At the end of a LoRA training, merges the adapter into the weights, so that one complete model is saved.
 
     A classifier is small, and the config that describes the outputs belongs to a complete model. Checkpoints inside the
-    training stay adapters. The model that goes on is one that was saved and loaded, see `merge_adapter`.
+    training stay adapters. The merged model is compared with the adapter, see `merge_adapter`.
     """
 
     def __init__(self, trainer):
@@ -154,7 +154,8 @@ class MergeAdapter(TrainerCallback):
         for row in inputs:
             del row["labels"]
         with TemporaryDirectory(dir=args.output_dir, prefix="merged-") as folder:
-            merged, difference = merge_adapter(self.trainer.model, inputs, name="the trained adapter", folder=folder)
+            saved = folder if state.is_world_process_zero else None  # transformers saves in the main process only
+            merged, difference = merge_adapter(self.trainer.model, inputs, name="the trained adapter", folder=saved)
         self.trainer.model = merged
         if state.is_world_process_zero:
             print(f"adapter merged: {difference}")

@@ -1,16 +1,19 @@
 """Merging adapters: what is merged, saved and loaded again gives the outputs of the adapter, or is refused."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from empathy_trl.errors import UserError
 from empathy_trl.models import adapters
-from empathy_trl.models.adapters import EXAMPLES, example_inputs, merge_adapter
+from empathy_trl.models.adapters import EXAMPLES, check_targets, example_inputs, merge_adapter
+from empathy_trl.models.load import load_model
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from tests.models.livelier import make_livelier
 
@@ -140,3 +143,79 @@ def test_what_cannot_be_merged_says_so(bases):
     model.get_base_model().is_quantized = True
     with pytest.raises(UserError, match="^mine: its base is quantised.*load_in_4bit: false"):
         merge_adapter(model, [], name="mine")
+
+
+@pytest.fixture(scope="module")
+def saved(bases, tmp_path_factory):
+    """A folder with an adapter, which has its tokenizer beside it, and the outputs."""
+    folder = tmp_path_factory.mktemp("saved")
+    model = adapted(bases("qwen2"), target_modules=["q_proj", "v_proj"])
+    model.save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    return folder, logits(model, example_inputs(model, TOKENIZER))
+
+
+def changed(saved, folder, config=None, rename=lambda name: name):
+    """Copy the adapter with another config or other names of its weights."""
+    shutil.copytree(saved[0], folder, dirs_exist_ok=True)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | (config or {})))
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({rename(name): weight for name, weight in weights.items()}, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_an_adapter_that_peft_would_leave_out_in_part_is_refused(saved, tmp_path):
+    """peft loads all three; the first two then compute as the base does, or nearly."""
+    model, tokenizer = load_model(saved[0])
+    torch.testing.assert_close(logits(model, example_inputs(model, tokenizer)), saved[1])
+    renamed = changed(saved, tmp_path / "a", rename=lambda name: name.replace("self_attn", "attention"))
+    with pytest.raises(
+        UserError, match=r"do not fit adapter_config.json or its base: 8 are missing, such as base_model"
+    ):
+        load_model(renamed)
+    fewer = changed(saved, tmp_path / "b", {"target_modules": ["q_proj"]})
+    with pytest.raises(UserError, match="4 of the adapter's 8 weights find no place"):
+        load_model(fewer)
+    with pytest.raises(UserError, match="4 are missing"):
+        load_model(changed(saved, tmp_path / "c", {"target_modules": ["q_proj", "v_proj", "k_proj"]}))
+
+
+def test_virtual_tokens_are_refused(bases, tmp_path):
+    """Chat would leave them out."""
+    kind = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    get_peft_model(bases("qwen2"), kind).save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    with pytest.raises(
+        UserError, match="is an adapter of type PROMPT_TUNING, which is made of virtual tokens; expected"
+    ):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"modules_to_save": ["embed_tokens", "lm_head"]}, {"target_modules": ["lm_head"]}]
+)
+def test_an_adapter_with_added_tokens_brings_its_embedding_along_also_merged(bases, tmp_path, settings):
+    base = bases("qwen2")
+    base.resize_token_embeddings(base.config.vocab_size + 3)
+    model = adapted(base, **{"target_modules": ["q_proj"]} | settings)
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    TOKENIZER.save_pretrained(tmp_path / "adapter")
+    loaded, tokenizer = load_model(tmp_path / "adapter")
+    inputs = [*example_inputs(model, tokenizer), {"input_ids": torch.tensor([[5, base.config.vocab_size - 1]])}]
+    torch.testing.assert_close(logits(loaded, inputs), logits(model, inputs))
+    merged, _ = merge_adapter(loaded, inputs, name="mine", folder=tmp_path / "merged")
+    assert merged.config.vocab_size == base.config.vocab_size
+    torch.testing.assert_close(logits(merged, inputs), logits(model, inputs), atol=1e-3, rtol=0)
+
+
+def test_layers_on_which_an_adapter_would_do_nothing_or_the_wrong_thing_are_refused(bases):
+    qwen, t5 = bases("qwen2").config, bases("t5").config
+    embedding = LoraConfig(target_modules=["embed_tokens", "q_proj"])
+    check_targets(qwen, embedding)
+    check_targets(qwen, LoraConfig(target_modules="all-linear"), use_vllm=True)
+    with pytest.raises(UserError, match="target_modules: embed_tokens shares its weights.*trainer.use_vllm: false"):
+        check_targets(qwen, embedding, use_vllm=True)
+    check_targets(t5, embedding)
+    with pytest.raises(UserError, match="target_modules: shared is not computed with.*expected embed_tokens"):
+        check_targets(t5, LoraConfig(target_modules=["shared", "q"]))

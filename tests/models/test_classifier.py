@@ -124,7 +124,7 @@ def test_an_adapter_whose_weights_are_not_all_there(make_adapter):
     weights = load_file(folder / "adapter_model.safetensors")
     some = {name: weight for name, weight in weights.items() if "value.lora_A" not in name}
     save_file(some, folder / "adapter_model.safetensors")
-    message = "adapter: the adapter's weights do not fit adapter_config.json: .*value.lora_A"
+    message = "adapter: the adapter's weights do not fit adapter_config.json or its base: .*value.lora_A"
     with pytest.raises(UserError, match=message):
         load_classifier(str(folder))
 
