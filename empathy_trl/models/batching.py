@@ -426,7 +426,8 @@ class Truncation:
             return f"max_length {self.limit} cuts none of {self.rows} rows; {self.lengths}"
         counts = f"{self.prompts} {self._noun} cut"
         if self.completion_tokens is not None:
-            counts += f", {self.completions} completions cut, {self.dropped} rows dropped (no room for a completion)"
+            counts += f", {self.completions} completions cut, {self.dropped} rows dropped"
+            counts += " (no room for a completion)" if self.dropped else ""
         return f"max_length {self.limit}, of {self.rows} rows: {counts}; {self.lengths}; {self.needed} would cut none"
 
     def check(self, key: str) -> None:
@@ -504,7 +505,8 @@ def token_lengths(tokenizer, rows, reads_apart: bool = False) -> list[tuple[int,
     columns = {name: list(rows[name]) for name in ("prompt", "completion", "text", "pair") if name in rows.column_names}
     if "prompt" not in columns:
         pairs = [columns["pair"]] if "pair" in columns else []
-        return [(len(ids), 0) for ids in tokenizer(columns["text"], *pairs)["input_ids"]]
+        # not verbose: the warning of tokenizers that this many tokens cannot be read is not true of texts that are cut
+        return [(len(ids), 0) for ids in tokenizer(columns["text"], *pairs, verbose=False)["input_ids"]]
     prompts = prompt_tokens(tokenizer, columns["prompt"])
     if "completion" not in columns:
         return [(len(ids), 0) for ids in prompts]

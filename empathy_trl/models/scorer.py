@@ -176,7 +176,8 @@ class Scorer:
         encoded = self.tokenizer(texts, pairs, truncation=True, max_length=self.max_length).data
         full = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) == self.max_length]
         if full:
-            whole = self.tokenizer([texts[row] for row in full], pairs and [pairs[row] for row in full])["input_ids"]
+            pairs_of_full = pairs and [pairs[row] for row in full]
+            whole = self.tokenizer([texts[row] for row in full], pairs_of_full, verbose=False)["input_ids"]
             self._count_cut(sum(len(ids) > self.max_length for ids in whole), len(texts))
         return encoded
 
