@@ -291,11 +291,13 @@ def one_revision(name: str, revision: str | None) -> tuple[str, str | None]:
     """Return name and revision of a model whose revision may stand in its name or beside it.
 
     Raises:
-        UserError: it stands in both places, and they differ; or what `split_revision` raises.
+        UserError: it stands in both places, and they differ; the name is a folder's; or what `split_revision` raises.
     """
     plain, inside = split_revision(name)
     if inside is not None and revision not in (None, inside):
         raise UserError(f"{name}: its revision is also given as {revision!r}; expected one of them")
+    if revision is not None and user_path(plain).is_dir():
+        raise UserError(f"{name} is a folder here, and only a model on the Hub has revisions; leave {revision!r} out")
     return plain, inside or revision
 
 

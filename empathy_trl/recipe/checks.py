@@ -132,11 +132,8 @@ def _check_model(name: str, stages: dict[str, dict], task: str | None, earlier: 
     alike = [other for other in CONFIG_CLASSES if (other in LABEL_TASKS) == (task in LABEL_TASKS)]
     if source is not None:
         yield from _under("name_or_path", _check_source(source, earlier, alike))
-    elif isinstance(origin, str):
-        if not _may_be_model(origin):
-            yield ("name_or_path",), f"no folder {origin!r}{nearest_path(origin)}; {A_MODEL}"
-        if model.get("revision") is not None and os.path.isdir(origin):
-            yield ("revision",), f"{origin} is a folder here, and only a model on the Hub has revisions; expected null"
+    elif isinstance(origin, str) and not _may_be_model(origin):
+        yield ("name_or_path",), f"no folder {origin!r}{nearest_path(origin)}; {A_MODEL}"
     if isinstance(origin, str) and model.get("load_in_4bit") is True and not _has_adapter(name, stages):
         yield ("load_in_4bit",), "needs model.lora; 4-bit weights cannot be trained themselves"
     if task is None:

@@ -56,7 +56,7 @@ NOT_COMPARED = {
     "hub": "a push reads it at the end",
     "model.name_or_path": "the adapter and the critic are compared, and the weights are what is at that place",
     "model.revision": "of a folder it is refused; the Hub gives what it names, or an error",
-    "model.lora.target_modules": "peft writes names in its own way; see `models.load.adapter_changes`",
+    "model.lora.target_modules": "peft writes names in its own way; see `models.adapters.adapter_changes`",
     "model.from_scratch.vocab_size": "the most that a tokenizer may have; texts with fewer different pieces give fewer",
 }
 
@@ -129,7 +129,7 @@ def _model_values(stage, model, tokenizer) -> dict[str, tuple]:
         )  # from the Hub's kernels
         pairs["attn_implementation"] = (section.attn_implementation, section.attn_implementation if is_flash else used)
     if section.chat_template is not None:
-        chosen = next((name for name, text in CHAT_TEMPLATES.items() if text == tokenizer.chat_template), "another")
+        chosen = next((name for name, text in CHAT_TEMPLATES.items() if text in tokenizer.chat_template), "another")
         pairs["chat_template"] = (section.chat_template, chosen)
     if (lora := section.lora) is not None:
         adapter = getattr(model, "peft_config", {}).get("default")

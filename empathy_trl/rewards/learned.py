@@ -247,6 +247,12 @@ class EmpathyModel(ModelReward):
             raise UserError(f"calibration: unknown {self.calibration!r} (choices: {', '.join(CALIBRATIONS)})")
         if self.temperature <= 0:
             raise UserError(f"temperature: {self.temperature} must be above 0")
+        if self.calibration == "range" and self.temperature != EmpathyModel.temperature:
+            raise UserError(f"temperature: {self.temperature} has no effect with calibration: range; leave it out")
+        if self.calibration != "range" and self.label_range is not None:
+            raise UserError(
+                f"label_range: {self.label_range} has no effect with calibration: {self.calibration}; leave it out"
+            )
 
     def check(self, config) -> None:
         require(config, REGRESSION)

@@ -62,6 +62,8 @@ class Recommendation(ReadsReply):
             raise UserError("mode: liked compares titles; it needs slots: title, here and in data")
         if not self.placeholder.strip():
             raise UserError("placeholder: is empty, so that it would be found everywhere")
+        if self.slots == "title" and self.placeholder != Recommendation.placeholder:
+            raise UserError(f"placeholder: {self.placeholder!r} has no effect with slots: title; leave it out")
 
     def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
         """Return one reward per completion.

@@ -247,6 +247,14 @@ class RegressConfig(LabelConfig):
             raise ValueError(f"label_smoothing_factor: {self.label_smoothing_factor} is for labels; ratings have none")
         if not self.huber_delta > 0:
             raise ValueError(f"huber_delta: {self.huber_delta} should be above 0")
+        if self.objective == "pairwise" and self.loss != RegressConfig.loss:
+            raise ValueError(
+                f"loss: {self.loss!r} has no effect with objective pairwise, whose loss is that of pairs; leave it out"
+            )
+        if self.huber_delta != RegressConfig.huber_delta and (self.loss, self.objective) != ("huber", "regression"):
+            raise ValueError(
+                f"huber_delta: {self.huber_delta} has no effect without objective regression and loss huber; leave it out"
+            )
         super().__post_init__()
 
 

@@ -191,6 +191,8 @@ WRONG = [
         ("ppo", {"ref_model_sync_steps": 8}, "ref_model_sync_steps: has no effect without sync_ref_model: true"),
         ("sft", {"packing_strategy": "wrapped"}, "packing_strategy: has no effect without packing: true (the default is false); set both"),
         ("regress", {"gradient_checkpointing_kwargs": {}}, "gradient_checkpointing_kwargs: has no effect without gradient_"),
+        ("regress", {"loss": "mse", "huber_delta": 2.0}, "huber_delta: 2.0 has no effect without objective regression and loss huber"),
+        ("regress", {"loss": "mse", "objective": "pairwise"}, "loss: 'mse' has no effect with objective pairwise"),
         ("sft", {"lr_scheduler_type": "constant", "warmup_steps": 9}, "warmup_steps: 9 has no effect with lr_scheduler_type constant"),
         ("grpo", {"generation_kwargs": {"temperature": 2.0}}, "generation_kwargs: temperature would replace trainer.temperature"),
     )),
