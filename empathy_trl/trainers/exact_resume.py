@@ -7,7 +7,7 @@ further steps still use, metrics that are not logged yet, and the order of the p
 
 | method | why |
 |---|---|
-| `_get_train_sampler`, `_run_epoch` | shuffle the prompts by (seed, epoch) |
+| `_get_train_sampler`, `_run_epoch` | shuffle the prompts by (seed, epoch); refuse rows that do not fill one batch |
 | `_save_rng_state`, `_load_rng_state` | save and load the rollout with the random number generators |
 | `training_step`, `_run_epoch`, `_load_rng_state` | take a snapshot when an optimizer step begins |
 | `_calculate_rewards` | check the values of the rewards; stop in all processes together, and save a checkpoint |
@@ -34,7 +34,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import Sampler
 from trl.trainer.utils import RepeatSampler, is_async_callable
 
-from empathy_trl.errors import StopTraining
+from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.rewards.base import checked_logs, checked_values
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class ExactResumeMixin:
 
     Raises:
         StopTraining: from `train()`, when a reward raises it; a checkpoint of all complete steps is saved.
+        UserError: from `train()`, for rows that do not fill one batch.
     """
 
     def __init__(self, *args, **kwargs):
@@ -59,6 +60,11 @@ class ExactResumeMixin:
 
     def _get_train_sampler(self, dataset=None) -> Sampler:
         sampler = super()._get_train_sampler(dataset)
+        if sampler.num_samples < sampler.batch_size:
+            raise UserError(
+                f"train_dataset: has {sampler.num_samples} rows, and a batch takes {sampler.batch_size} of them "
+                "(generation_batch_size / num_generations), so nothing would be trained"
+            )
         self._epoch_sampler = EpochRepeatSampler(**{name: getattr(sampler, name) for name in SAMPLER_FIELDS})
         return self._epoch_sampler
 

@@ -356,6 +356,13 @@ def test_completions_that_are_all_cut_off_and_masked_warn_and_then_stop(tiny_fol
 
 
 @pytest.mark.faults
+def test_rows_that_do_not_fill_a_batch_are_refused(tiny_folder, tmp_path):
+    trainer = make_trainer(tiny_folder, tmp_path, train_dataset=ROWS.select([0]))
+    with pytest.raises(UserError, match="^train_dataset: has 1 rows, and a batch takes 2 of them"):
+        trainer.train()
+
+
+@pytest.mark.faults
 def test_one_reward_of_two_that_never_applies_is_only_warned_of(tiny_folder, tmp_path, caplog):
     trainer = make_trainer(tiny_folder, tmp_path, [as_reward(own_rewards.nowhere, "nowhere"), length_reward])
     trainer.train()
