@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 
 from accelerate import PartialState
@@ -28,8 +29,9 @@ from transformers import TrainerCallback
 from empathy_trl.errors import UserError
 from empathy_trl.hub.card import CARD_FILE, NOTES_FILE, model_card
 from empathy_trl.hub.pull import LOGIN, hub_requests, retry
+from empathy_trl.hub.stage_folder import read_stage_files
 from empathy_trl.io import is_hub_id, read_json, read_rows, user_name, user_path
-from empathy_trl.models.adapters import EXAMPLES, example_inputs, merge_adapter
+from empathy_trl.models.adapters import EXAMPLES, adapter_outputs, difference, example_inputs, merge_adapter
 from empathy_trl.models.hub_files import ADAPTER_FILE, VOCABULARY_FILES, adapter_base
 from empathy_trl.models.load import load_model
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, dump_yaml, read_yaml, stage_of
@@ -315,8 +317,9 @@ def model_files(folder: Path) -> Contents:
 def _merged_files(folder: Path) -> Iterator[Contents]:
     """Yield the files of an adapter and its base as one model; the adapter's folder stays as it is.
 
-    The base is loaded unquantised on the CPU (an adapter trained on a 4-bit base is merged into the full one, as QLoRA's
-    authors do). That takes memory for both models, and room for one in the temporary folder.
+    The base is loaded unquantised on the CPU. An adapter trained on a 4-bit base is merged into the full one, too, as QLoRA's
+    authors do, and then compared with the adapter on the 4-bit base. That takes memory for both models, and room for one in
+    the temporary folder.
 
     Raises:
         UserError: the base cannot be loaded, the merged model differs from its adapter, or the temporary folder is full.
@@ -324,16 +327,30 @@ def _merged_files(folder: Path) -> Iterator[Contents]:
     with tempfile.TemporaryDirectory(prefix="merged-") as name:
         model, tokenizer = load_model(folder)
         inputs = example_inputs(model, tokenizer, _examples(folder))
+        quantised = _outputs_in_4_bits(folder, inputs)
         try:
-            _, difference = merge_adapter(model, inputs, name=str(folder), folder=name)
+            merged, change = merge_adapter(model, inputs, name=str(folder), folder=name)
             tokenizer.save_pretrained(name)
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"the merged model cannot be written to {tempfile.gettempdir()} ({error}); free some space there, or set TMPDIR to "
                 "another folder"
             ) from error
-        print(f"{folder}: adapter and base merged: {difference}")
+        print(f"{folder}: adapter and base merged: {change}")
+        if quantised is not None:
+            change = difference(quantised, merged, inputs)
+            print(f"{folder}: it was trained and evaluated on a base in 4 bits; merged into the full one: {change}")
         yield model_files(Path(name)) | {path.name: path for path in _matching(folder, TOKENIZER)}
+
+
+def _outputs_in_4_bits(folder: Path, inputs: list[dict]) -> tuple | None:
+    """Return `adapter_outputs` on the quantised base that a stage was trained with; None if it was not, or cannot be here."""
+    if not read_stage_files(folder).stage["model"].get("load_in_4bit"):
+        return None
+    if find_spec("bitsandbytes") is None:
+        print(f"{folder}: not compared with the adapter on its base in 4 bits, because bitsandbytes is not installed")
+        return None
+    return adapter_outputs(load_model(folder, load_in_4bit=True)[0], inputs)
 
 
 def _examples(folder: Path) -> list[tuple[str, str]]:

@@ -132,7 +132,7 @@ class Difference:
     Attributes:
         largest: largest absolute difference of two logits, or of two ratings.
         effect: the same between the adapter and its base.
-        same: share of the places, 0 to 1, with the same likeliest token or label.
+        same: share of the places, 0 to 1, at which the same token, label or rating is the highest.
         places: number of tokens compared, or for a model with a head of texts.
     """
 
@@ -144,7 +144,7 @@ class Difference:
     def __str__(self) -> str:
         return (
             f"outputs differ by at most {self.largest:.2g} (the adapter itself moves them by up to {self.effect:.2g}); the "
-            f"likeliest is the same for {self.same:.1%} of {self.places}"
+            f"highest is the same for {self.same:.1%} of {self.places}"
         )
 
 
@@ -172,42 +172,53 @@ def merge_adapter(
     """
     base = model.get_base_model()
     _check_mergeable(model, base, name)
-    layers = sorted(
-        {key.rpartition(".")[2] for key, module in base.named_modules() if isinstance(module, BaseTunerLayer)}
-    )
+    layers = {key.rpartition(".")[2] for key, module in base.named_modules() if isinstance(module, BaseTunerLayer)}
     _untie(base)
+    expected, effect = adapter_outputs(model, inputs)
     with _in_float32(base):
-        expected = _outputs(base, inputs)
-        with model.disable_adapter():
-            effect = _largest(expected, _outputs(base, inputs))
         merged = _merge(model, name)
         exact = _outputs(merged, inputs)
     with _in_float32(merged):  # the weights are rounded now
-        outputs = _outputs(merged, inputs)
-    allowed = max(EXACT * expected.abs().max().item(), EXACT_EFFECT * effect)
-    steps = [("it is merged", _largest(expected, exact), allowed)]
+        outputs = stored = _outputs(merged, inputs)
     if folder is not None:
         merged.save_pretrained(folder)
-        kind, place = type(merged), merged.device
-        del model, base, merged  # room for the other one
-        merged = kind.from_pretrained(folder, dtype="auto").to(place)
+        merged = type(merged).from_pretrained(folder, dtype="auto").to(merged.device)
         with _in_float32(merged):
-            loaded = _outputs(merged, inputs)
-        steps.append(("the merged model is saved and loaded", _largest(outputs, loaded), allowed))
-        outputs = loaded
-    rounded = max(allowed, ROUNDING.get(merged.dtype, 0) * expected.abs().max().item())
-    steps.append(
-        (f"its weights are rounded to {str(merged.dtype).removeprefix('torch.')}", _largest(expected, outputs), rounded)
-    )
-    same = (expected.argmax(-1) == outputs.argmax(-1)).float().mean().item()
-    for step, largest, tolerance in steps:
-        if not largest <= tolerance:  # also nan
+            outputs = _outputs(merged, inputs)
+    result, largest = _difference(expected, effect, outputs), expected.abs().max().item()
+    allowed = max(EXACT * largest, EXACT_EFFECT * effect)
+    rounding = max(allowed, ROUNDING.get(merged.dtype, 0) * largest)
+    for step, change, tolerance in (
+        ("it is merged", _largest(expected, exact), allowed),
+        ("the merged model is saved and loaded", _largest(stored, outputs), allowed),
+        (f"its weights are rounded to {str(merged.dtype).removeprefix('torch.')}", result.largest, rounding),
+    ):
+        if not change <= tolerance:  # also nan
             raise UserError(
-                f"{name}: its outputs change when {step}, by up to {largest:.2g} ({tolerance:.2g} is rounding; the adapter moves them "
-                f"by up to {effect:.2g}); the likeliest is the same for {same:.1%} of {len(expected)}. Use the adapter unmerged, or "
-                f"train one of other layers (here {', '.join(layers)})"
+                f"{name}: its outputs change when {step}, by up to {change:.2g} ({tolerance:.2g} is rounding); in the end, {result}. "
+                f"Use the adapter unmerged, or train one of other layers (here {', '.join(sorted(layers))})"
             )
-    return merged, Difference(steps[-1][1], effect, same, len(expected))
+    return merged, result
+
+
+def adapter_outputs(model: PeftModel, inputs: Sequence[dict]) -> tuple[torch.Tensor, float]:
+    """Return the outputs of an adapter, float32 of shape (places, outputs), and by how much at most it changes them."""
+    base = model.get_base_model()
+    with _in_float32(base):
+        outputs = _outputs(base, inputs)
+        with model.disable_adapter():
+            return outputs, _largest(outputs, _outputs(base, inputs))
+
+
+def difference(expected: tuple[torch.Tensor, float], model: PreTrainedModel, inputs: Sequence[dict]) -> Difference:
+    """Return how far a model's outputs are from those of an adapter, see `adapter_outputs`."""
+    with _in_float32(model):
+        return _difference(*expected, _outputs(model, inputs))
+
+
+def _difference(expected: torch.Tensor, effect: float, outputs: torch.Tensor) -> Difference:
+    same = (expected.argmax(-1) == outputs.argmax(-1)).float().mean().item()
+    return Difference(_largest(expected, outputs), effect, same, len(expected))
 
 
 def _check_mergeable(model: PeftModel, base: PreTrainedModel, name: str) -> None:
@@ -266,12 +277,15 @@ def _in_float32(model: nn.Module) -> Iterator[None]:
     In bfloat16, the rounding from layer to layer moves outputs as much as a wrong merge does.
     """
     weights = [(weight, weight.dtype) for weight in model.parameters() if weight.is_floating_point()]
+    products, precision = torch.backends.cuda.matmul, torch.backends.cuda.matmul.fp32_precision
     for weight, _ in weights:
         weight.data = weight.data.float()
+    products.fp32_precision = "ieee"  # not TF32
     try:
         with evaluating(model):
             yield
     finally:
+        products.fp32_precision = precision
         for weight, dtype in weights:
             weight.data = weight.data.to(dtype)
 

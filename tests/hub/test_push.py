@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from empathy_trl.errors import UserError
 from empathy_trl.hub import pull as requests
 from empathy_trl.hub import push as push_module
 from empathy_trl.hub.push import check_pushes, push, push_dataset
+from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.recipe import load_recipe
-from tests.hub.folders import NOT_PUBLISHED, make_stage_folder
+from tests.hub.folders import NOT_PUBLISHED, make_stage_folder, stage_folder
 
 REPO = "ann/tiny"
 
@@ -317,6 +319,24 @@ class TestAdapter:
         with torch.no_grad():
             torch.testing.assert_close(merged(tokens).logits, model.eval()(tokens).logits)
         assert not merged.config.tie_word_embeddings
+
+    @pytest.mark.faults
+    def test_trained_in_4_bits_it_is_also_compared_with_that(self, hub_server, tmp_path, capsys, monkeypatch):
+        pytest.importorskip("bitsandbytes")
+        folder = stage_folder(tmp_path / "qlora", model={"load_in_4bit": True, "lora": {"r": 2}})
+        tokenizer = build_tokenizer(["I lost my keys, and nobody helped me."], 300)
+        shape = SimpleNamespace(architecture="llama", hidden_size=64, layers=1, heads=4, max_length=64)
+        for part in (build_model(shape, tokenizer, 0), tokenizer):
+            part.save_pretrained(tmp_path / "base")
+        tokenizer.save_pretrained(folder)
+        base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        get_peft_model(base, LoraConfig(r=2, init_lora_weights=False)).save_pretrained(folder)
+        push(folder, REPO, merge_adapter=True)
+        words = r"on a base in 4 bits; merged into the full one: outputs differ by at most [\d.e-]+ "
+        assert re.search(words, capsys.readouterr().out)
+        monkeypatch.setattr(push_module, "find_spec", lambda name: None)
+        push(folder, REPO, merge_adapter=True)
+        assert "because bitsandbytes is not installed" in capsys.readouterr().out
 
     def test_a_base_that_only_this_machine_has_is_refused_with_the_way_out(self, hub_server, adapter):
         with pytest.raises(

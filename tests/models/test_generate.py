@@ -256,9 +256,11 @@ def test_vllm_is_asked_for_the_same_prompts_and_ends(ended, fake_vllm):
     assert fake_vllm.settings["max_num_seqs"] == 3
 
 
-def test_vllm_gets_an_adapter_merged(ended, fake_vllm):
+@pytest.mark.faults
+@pytest.mark.parametrize("targets", ["all-linear", ["embed_tokens"]])
+def test_vllm_gets_an_adapter_merged(ended, fake_vllm, targets):
     plain = complete(ended)
-    adapted = get_peft_model(ended[0], LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    adapted = get_peft_model(ended[0], LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
     expected = complete((adapted, ended[1]))
     assert complete((adapted, ended[1]), backend="vllm") == expected != plain
     assert any("lora" in name for name, _ in adapted.named_parameters()), "the model itself keeps its adapter apart"

@@ -146,9 +146,12 @@ def test_it_learns_and_the_config_says_how_good_the_model_is_that_is_kept(tmp_pa
     assert noted == {"figure": "pearson_mean", "value": pytest.approx(measured, abs=1e-6), "n": 32, "split": "valid"}
 
 
-def test_an_adapter_is_merged_at_the_end(tmp_path):
-    lora = LoraConfig(r=4, task_type="SEQ_CLS", target_modules=["query", "value"])
+@pytest.mark.faults
+def test_an_adapter_is_merged_at_the_end_and_compared(tmp_path, capsys):
+    lora = LoraConfig(r=4, task_type="SEQ_CLS", target_modules=["query", "value", "word_embeddings"])
     trainer = train(tmp_path, lora=lora)
+    assert "adapter merged: outputs differ by at most " in capsys.readouterr().out
+    assert not list(tmp_path.glob("merged-*"))
     assert not isinstance(trainer.model, PeftModel)
     assert not any("lora" in key for key in trainer.model.state_dict())
     assert trainer.evaluate()["eval_pearson_mean"] == pytest.approx(trainer.state.best_metric, abs=1e-5)
