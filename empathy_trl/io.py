@@ -56,13 +56,14 @@ def user_path(path: str | Path) -> Path:
 def user_name(name: str | Path) -> str:
     """Return a name that may be a path or a Hub id: the path as `user_path` returns it, or the name as it is.
 
-    What is written as a path, such as `./model`, and is not there, stays as it is; it never becomes a Hub id.
+    Where nothing is there, only `~` and variables are replaced: what is written as a path, such as `./model`, never becomes a
+    Hub id.
     """
     name = os.fspath(name)
     if not name or name.startswith(NO_PATH):
         return name
     path = str(user_path(name))
-    return path if os.path.exists(path) or not is_hub_id(path) else _expanded(name)
+    return path if os.path.exists(path) else _expanded(name)
 
 
 def _expanded(path: str) -> str:

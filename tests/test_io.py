@@ -137,7 +137,7 @@ def home(tmp_path, monkeypatch):
         *[(text, "m") for text in ("m", "m/", "./m", ".//m/", "models/../m", "./models/./../m")],
         *[(text, "HOME/m") for text in ("~/m", "$WORK/m/", "${WORK}/./m", "HOME//m")],
         ("link/../model", "link/../model"),  # beside what the link leads to
-        ("~/new/", "HOME/new"),
+        ("~/new/", "HOME/new/"),
         *[
             (text, text)
             for text in ("me/model", "gpt2", "me/model@refs/pr/1", "stage:sft", "openai:a//b/", "hub:me/x@v1", "")
