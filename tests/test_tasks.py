@@ -204,6 +204,24 @@ def test_a_setting_that_is_not_used_stops_before_the_training(built, monkeypatch
         check_used(run.resolved, trainer)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scale_rewards": False, "include_num_input_tokens_seen": True, "report_to": "none", "optim": "adafactor"},
+        {"scale_rewards": True, "save_strategy": "epoch", "warmup_steps": 0.1, "logging_steps": 0.5},
+        {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": '{"min_lr": 0.1}', "debug": "underflow_overflow"},
+        {"accelerator_config": {"split_batches": False}, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+        {"generation_kwargs": {"top_k": 5}, "epsilon_high": 0.4, "top_p": 0.9, "min_p": 0.1, "disable_dropout": True},
+        {"use_transformers_continuous_batching": False, "max_grad_norm": 1, "mask_truncated_completions": True},
+    ],
+)  # fmt: skip
+def test_what_a_config_class_calls_by_another_name_is_the_same(tiny_folder, tmp_path, settings):
+    flags = ["--stages.sft", "null", "--stages.grpo.model", f"{{name_or_path: {tiny_folder}, from_scratch: null}}"]
+    recipe = load_recipe("ed4_tiny", [*flags, "--stages.grpo.trainer", json.dumps(settings)])
+    run = stage_runs(recipe, tmp_path)["grpo"]
+    check_used(run.resolved, TASKS["grpo"].build(run))
+
+
 @pytest.mark.faults
 def test_a_launcher_that_replaces_the_precision_is_refused(built, monkeypatch):
     run, _ = built

@@ -48,6 +48,8 @@ IN_EFFECT = {
         trainer.generation_config.to_dict() if hasattr(trainer, "generation_config") else trainer.args.generation_kwargs
     ),
 }
+# key of `trainer:` -> what its config class makes of true and false
+BOOLS = {"scale_rewards": ("group", "none"), "include_num_input_tokens_seen": ("all", "no")}
 # key, or the beginning of one -> why it is not compared with what is used. What is null or `auto` leaves the choice open
 NOT_COMPARED = {
     "task": "chooses the trainer",
@@ -68,7 +70,9 @@ def settings_in_use(stage, trainer) -> dict[str, tuple]:
         stage: a `recipe.Stage`, a `stage:` name replaced by the folder of that stage.
         trainer: of `tasks.TASKS`, ready to train.
     """
-    pairs = {f"trainer.{key}": (value, _trainer_value(key, trainer)) for key, value in stage.trainer.items()}
+    pairs = {
+        f"trainer.{key}": (_named(key, value), _trainer_value(key, trainer)) for key, value in stage.trainer.items()
+    }
     model = trainer.accelerator.unwrap_model(trainer.model)
     pairs |= {f"model.{key}": pair for key, pair in _model_values(stage, model, trainer.processing_class).items()}
     pairs["seed"] = (stage.seed, trainer.args.seed)
@@ -109,8 +113,13 @@ def _difference(stage, key: str, asked, used) -> str:
     return f"stages.{stage.name}.{key}: the recipe says {show(asked)}, but {show(used)} is used"
 
 
+def _named(key: str, value):
+    yes, no = BOOLS.get(key, (True, False))
+    return (yes if value else no) if isinstance(value, bool) else value
+
+
 def _trainer_value(key: str, trainer):
-    if key in IN_EFFECT and hasattr(trainer, "accelerator"):
+    if key in IN_EFFECT:
         return IN_EFFECT[key](trainer)
     return getattr(trainer, key, getattr(trainer.args, key))
 
@@ -149,7 +158,11 @@ def _is_same(asked, used) -> bool:
     used = getattr(used, "value", used)  # of an enum
     used = list(used) if isinstance(used, tuple) else used
     if isinstance(asked, str) and isinstance(used, list):
-        return asked in used or (asked == "none" and not used)
+        return asked in ("none", "all", "") or set(asked.split()) <= {
+            str(getattr(each, "value", each)) for each in used
+        }
+    if isinstance(asked, str) and not isinstance(used, str):
+        return used is not None  # the config class has read a file, or JSON
     if isinstance(asked, dict) and used is not None:
         used = used if isinstance(used, dict) else vars(used)
         return all(key in used and _is_same(value, used[key]) for key, value in asked.items())
