@@ -18,9 +18,17 @@ from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation.evaluate import check_lengths
 from empathy_trl.io import is_cached, nearest_path, on_hub, user_name
 from empathy_trl.models.adapters import adapter_changes, check_targets
-from empathy_trl.models.batching import check_prompts, prompt_tokens, token_lengths, truncation
+from empathy_trl.models.batching import (
+    Limits,
+    check_prompts,
+    check_vocabulary,
+    prompt_tokens,
+    token_lengths,
+    truncation,
+)
 from empathy_trl.models.classifier import build_encoder_tokenizer, encoder_config
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
@@ -35,7 +43,7 @@ from empathy_trl.models.load import generator_class, lora_config, set_template
 from empathy_trl.models.tiny import build_tokenizer, model_config
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.schema import CONFIG_CLASSES
-from empathy_trl.recipe.stages import StageRun, stage_runs
+from empathy_trl.recipe.stages import StageRun, fit_rows, stage_runs
 from empathy_trl.recipe.validate import import_class
 from empathy_trl.tags import repairs_in
 from empathy_trl.tasks import unused_rows
@@ -43,6 +51,7 @@ from empathy_trl.trainers.shared_prefix.attention import COMPILED, decide, unsup
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SAMPLED = 5000  # rows whose tokens are counted at most: a few seconds
+COMPARED_LATER = "prompts are compared with it when the run starts"
 UNKNOWN_PROMPT = 512  # tokens, for the memory of a stage whose data or tokenizer is not at hand
 
 
@@ -56,6 +65,7 @@ class Size:
         dtype: of the saved weights, such as "bfloat16".
         total, trainable: numbers of parameters, with the recipe's adapter.
         unshared: why prompts cannot be shared, None where they can.
+        network: the model on the meta device, with the adapter.
         adapter: what happens to the adapter of a model that brings one along, "" where it brings none.
     """
 
@@ -66,6 +76,7 @@ class Size:
     trainable: int
     unshared: str | None = None
     adapter: str = ""
+    network: Any = None
 
 
 def describe(recipe, folder: Path) -> str:
@@ -95,13 +106,14 @@ def describe(recipe, folder: Path) -> str:
             lines += [_line("lengths", each) for each in _lengths_lines(run, config, train, size)]
         if size is None:
             lines.append(_line("parameters", _unknown(stage, len(recipe.stages))))
+            lines.append(_line("context", f"unknown as well; {COMPARED_LATER}"))
             continue
         parts = memory(stage, options, size, prompt or UNKNOWN_PROMPT)
         needed = max(needed, sum(parts.values()))
         share = f"{size.trainable:,} of {size.total:,} trained ({size.trainable / size.total:.2%})"
         lines += [_line("adapter", size.adapter)] if size.adapter else []
-        lines += [*_template_lines(size, train), _line("parameters", share)]
-        lines.append(_line("memory", _memory_line(options, parts)))
+        lines += [*_template_lines(size, train), _line("context", _context_line(run, config, train, size))]
+        lines += [_line("parameters", share), _line("memory", _memory_line(options, parts))]
     missing = sorted({line for run in runs.values() for line in run.missing_packages()})
     downloads = _downloads(recipe, sizes)
     pushes = [f"{name} -> {_push(stage.hub)}" for name, stage in recipe.stages.items() if stage.hub]
@@ -188,10 +200,13 @@ def _count(run: StageRun, config, tokenizer, dtype: str) -> Size:
         adapter.inference_mode, adapter.base_model_name_or_path = False, None
         with torch.device("meta"):
             network = get_peft_model(network, adapter)
+    if tokenizer is not None:
+        check_vocabulary(network, tokenizer, stage.model.name_or_path or "model.from_scratch")
     parameters = list(network.parameters())
     total = sum(each.numel() for each in parameters)
     trainable = sum(each.numel() for each in parameters if each.requires_grad)
-    return Size(config, tokenizer, dtype, total, trainable, unshared, _adapter_line(stage.model, brought, changes))
+    line = _adapter_line(stage.model, brought, changes)
+    return Size(config, tokenizer, dtype, total, trainable, unshared, line, network)
 
 
 def _adapter_before(run: StageRun):
@@ -290,6 +305,27 @@ def _lengths_lines(run: StageRun, config, train, size: Size) -> list[str]:
     dropped = len(train) * counted.dropped // len(lengths)
     sampled = f" (counted on {len(lengths)} of {len(train)} rows)" if step > 1 else ""
     return [f"{counted}{sampled}", *unused_rows(run, config, train, dropped)]
+
+
+def _context_line(run: StageRun, config, train, size: Size) -> str:
+    """Return how many positions a model has, compared with the prompts of training and evaluation, at most the `SAMPLED` longest.
+
+    Raises:
+        UserError: a prompt is too long for the model.
+    """
+    limits = Limits.of(size.network)
+    if limits.reads is None and limits.writes is None:
+        return str(limits)
+    if run.is_labelled:
+        fit_rows(run.stage, train, "train", size.network, size.tokenizer, config)
+        return f"{limits}, enough for max_length {config.max_length}"
+    if train is None or size.tokenizer is None:
+        return f"{limits}; {COMPARED_LATER}"
+    characters = [sum(len(message["content"]) for message in prompt) for prompt in train["prompt"]]
+    longest = sorted(sorted(range(len(train)), key=lambda row: -characters[row])[:SAMPLED])
+    _, cut = fit_rows(run.stage, train.select(longest), "train", size.network, size.tokenizer, config, longest)
+    check_lengths(run.stage, size.network, size.tokenizer)
+    return f"{limits}; " + (f"{cut} training prompts lose their oldest turns" if cut else "every prompt fits")
 
 
 def _examples(stage, train) -> int:

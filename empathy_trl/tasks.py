@@ -21,14 +21,14 @@ from empathy_trl.cli import OUTPUTS, check_writable, hold_together, join_process
 from empathy_trl.data import read_split
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import eval_path
-from empathy_trl.evaluation.evaluate import check_before_training, evaluate_model
+from empathy_trl.evaluation.evaluate import check_before_training, check_lengths, evaluate_model
 from empathy_trl.evaluation.plots import draw_training
 from empathy_trl.evaluation.report import write_report
 from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
 from empathy_trl.io import user_path
 from empathy_trl.models.adapters import check_targets, with_merged_base
-from empathy_trl.models.batching import check_prompts, token_lengths, truncation
+from empathy_trl.models.batching import Limits, check_prompts, token_lengths, truncation
 from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.hub_files import MERGED_BASE
 from empathy_trl.models.label_schema import pairs_of
@@ -42,7 +42,7 @@ from empathy_trl.models.scorer import whole_weights
 from empathy_trl.recipe import Recipe, load_recipe
 from empathy_trl.recipe.provenance import ResourceUsage, check_precision, check_used, provenance
 from empathy_trl.recipe.schema import CONFIG_CLASSES
-from empathy_trl.recipe.stages import StageRun, archive_other_run, saved_by, stage_runs
+from empathy_trl.recipe.stages import StageRun, archive_other_run, fit_rows, saved_by, stage_runs
 from empathy_trl.rewards import load_rewards
 from empathy_trl.trainers.callbacks import MetricsLog, ResourceLog, SamplePages, show_progress
 from empathy_trl.trainers.classify import (
@@ -78,7 +78,7 @@ def build_sft(run: StageRun):
     `transformers.Seq2SeqTrainer`."""
     config, train = run.trainer_config(), run.dataset("train")
     model, tokenizer, adapter = _policy(run, train)
-    _count_rows(run, config, tokenizer, train=train, reads_apart=model.config.is_encoder_decoder)
+    train = _fitting(run, config, model, tokenizer, train)
     make = partial(_seq2seq_trainer, run) if model.config.is_encoder_decoder else SFTTrainer
     return make(
         model=model,
@@ -121,7 +121,7 @@ def _reward_trainer(base, run: StageRun):
     for reward in rewards:
         reward.load()  # a model that cannot be loaded stops the run now, not in its first step
     model, tokenizer, adapter = _policy(run, train)
-    _count_rows(run, config, tokenizer, train=train)
+    train = _fitting(run, config, model, tokenizer, train)
     trainer = trainer_class(base, model)(
         model=model,
         args=config,
@@ -141,6 +141,7 @@ def build_labels(run: StageRun):
     train, valid = run.dataset("train"), run.dataset("valid")
     section, (texts, _) = run.resolved.model, run.tokenizer_texts(train)
     model, tokenizer = new_classifier(section, run.targets, seed=seed, texts=texts)
+    fit_rows(run.resolved, train, "train", model, tokenizer, config)
     _count_rows(run, config, tokenizer, train=train, valid=valid)
     # the model's config says how texts were prepared, so that every user of the model prepares them alike
     model.config.text_max_length = config.max_length
@@ -165,6 +166,23 @@ TASKS = {
     "regress": Task(CONFIG_CLASSES["regress"], build_labels),
     "classify": Task(CONFIG_CLASSES["classify"], build_labels),
 }
+
+
+def _fitting(run: StageRun, config, model, tokenizer, train):
+    """Return the training rows with prompts that fit into the model's positions, and note what became of them.
+
+    Raises:
+        UserError: a prompt of the training or of the evaluation after it does not fit; nothing is left to learn from.
+    """
+    train, cut = fit_rows(run.resolved, train, "train", model, tokenizer, config)
+    check_lengths(run.resolved, model, tokenizer)
+    _count_rows(run, config, tokenizer, model.config.is_encoder_decoder, train=train)
+    if cut:
+        note = f"{cut} prompts lose their oldest turns, because the model has {Limits.of(model)}"
+        run.rows["train"] |= {"summary": f"{run.rows['train']['summary']}; {note}", "prompts_cut": cut}
+        if PartialState().is_main_process:
+            logger.warning("[%s] train: %s", run.name, note)
+    return train
 
 
 def _count_rows(run: StageRun, config, tokenizer, reads_apart: bool = False, **splits) -> None:

@@ -53,7 +53,7 @@ def tiny_folder(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = build_tokenizer(TEXTS, vocab_size=320, tags=["reasoning", "answer"])
-    shape = SimpleNamespace(architecture="qwen2", hidden_size=16, layers=2, heads=2, max_length=256)
+    shape = SimpleNamespace(architecture="qwen2", hidden_size=16, layers=2, heads=2, max_length=1024)
     build_model(shape, tokenizer, seed=0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -14,7 +14,8 @@ from empathy_trl.recipe import load_recipe
 @pytest.mark.parametrize(
     ("override", "verdict"),
     [
-        (["--stages.grpo.trainer.max_completion_length", "10000000"], "cannot run on this machine: about .* GB of memory"),
+        (["--stages.grpo.trainer.max_completion_length", "10000000", "--model.from_scratch.max_length", "20000000"],
+         "cannot run on this machine: about .* GB of memory"),
         (["--stages.grpo.trainer.num_train_epochs", "2"], r"The recipe is sound\.$"),
     ],
 )  # fmt: skip
@@ -42,6 +43,25 @@ def test_the_size_of_a_pretrained_model_comes_from_its_config(tiny_folder, tmp_p
     (tmp_path / "broken" / "config.json").write_bytes((tiny_folder / "config.json").read_bytes())
     with pytest.raises(UserError, match="broken: cannot be read: expected tokenizer.json or .*, found config.json"):
         describe(load_recipe("ed4_tiny", [*sft, str(tmp_path / "broken")]), tmp_path)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "found"),
+    [
+        ("empath_tiny", ["--model.from_scratch.max_length", "200", "--evaluation.max_new_tokens", "9", "--stages.grpo", "null"], "context    200 positions; 117 training prompts lose their oldest turns"),
+        ("empath_tiny", ["--model.from_scratch.max_length", "200"], "sft: test: row 49 has 60 tokens in its prompt and up to 160 in its completion, but the model has 200 positions; lower data.max_words, lower evaluation.max_new_tokens, or"),
+        ("godel_tiny", ["--stages.ppo", "null", "--stages.reward", "null"], "context    no limit of length"),
+        ("ed4_tiny", ["--model.name_or_path", "me/base"], "context    unknown as well; prompts are compared with it when the run starts"),
+    ],
+)  # fmt: skip
+def test_prompts_are_compared_with_the_positions(tmp_path, recipe, overrides, found):
+    base = ["--model.from_scratch", "null"] if "--model.name_or_path" in overrides else []
+    try:
+        plan = describe(load_recipe(recipe, [*base, *overrides]), tmp_path)
+    except UserError as error:
+        plan = str(error)
+    assert found in plan
 
 
 BATCH = {"per_device_train_batch_size": 2, "max_completion_length": 5, "bf16": True, "gradient_checkpointing": False}

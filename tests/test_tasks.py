@@ -62,6 +62,17 @@ def test_what_became_of_the_rows_is_noted_before_training_and_stands_in_the_card
 
 
 @pytest.mark.faults
+def test_prompts_that_lose_turns_to_fit_into_the_model_are_counted(tmp_path, caplog):
+    overrides = ["--model.from_scratch.max_length", "200", "--evaluation.max_new_tokens", "9", "--stages.grpo", "null"]
+    (run,) = stage_runs(load_recipe("empath_tiny", overrides), tmp_path).values()
+    rows = TASKS["sft"].build(run).train_dataset
+    assert len(rows) == 150 and max(map(len, rows["input_ids"])) <= 200
+    note = "117 prompts lose their oldest turns, because the model has 200 positions"
+    assert run.rows["train"]["prompts_cut"] == 117 and run.rows["train"]["summary"].endswith(note)
+    assert note in caplog.text
+
+
+@pytest.mark.faults
 def test_rows_without_a_pair_and_rows_that_fill_no_batch_are_counted():
     rows = Dataset.from_dict({"context": ["a", "a", "b", "c", "c"], "labels": [[1.0], [2.0], [3.0], [4.0], [4.0]]})
     pairwise, other = (SimpleNamespace(name="x", stage=SimpleNamespace(is_pairwise=value)) for value in (True, False))

@@ -18,8 +18,8 @@ The files of an evaluation have public formats; leaderboards, cards and reports 
   (group -> the same), ratings and pairs `ratings` (their names), replies `judged_by` (reward -> its parameters, its weight at
   the end of training and, if it uses a model, a digest as `weights`), `classifiers` (epitome, emotion, intent or
   bertscore -> its model, see `metrics.reply_classifiers`) and `left_out` (metric -> why it has no value). A
-  perplexity also has `tokens`. Completions also have `decoding`, in words, and those of a
-  server `sampling`, the settings of its requests.
+  perplexity also has `tokens`. Completions also have `decoding`, in words, those of a server `sampling`, the settings of
+  its requests, and `prompts_cut` counts prompts that lost their oldest turns to fit into the model's positions.
 * `predictions_<split>.jsonl`: one row per example. `index` is the row in the whole split and `text` the input; the rest
   depends on the kind:
   emotions `{"label", "prediction", "correct", "completion"}`, `prediction` being null when the answer is invalid;
@@ -54,6 +54,7 @@ from empathy_trl.models.batching import token_lengths, truncation
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.provenance import versions
 from empathy_trl.recipe.schema import Recipe
+from empathy_trl.recipe.stages import fit_rows
 
 TASKS = ("sft", "grpo", "ppo", "regress", "classify")
 
@@ -94,7 +95,8 @@ def evaluate_model(
     Returns the content of `eval_<split>.json`, in every process.
 
     Raises:
-        UserError: a task that cannot be evaluated, a limit or batch size below 1, a folder that another command holds.
+        UserError: a task that cannot be evaluated, a limit or batch size below 1, a folder that another command holds, a
+            prompt that is too long for the model.
         DataError: from the data builder.
     """
     output_dir = _check_arguments(model, stage, output_dir)
@@ -107,9 +109,8 @@ def evaluate_model(
 
     kind = kind_of(stage)
     evaluator = evaluation.evaluator(kind)
-    dataset = empathy_trl.data.build(stage.data, split, evaluator.rows_task)
-    index = chosen_rows(len(dataset), limit)
-    rows = dataset.select(index)
+    rows, index = evaluated_rows(stage, split, limit)
+    rows, cut = _fitting(model, tokenizer, stage, rows, split, index)
     if is_module and not getattr(model, "is_quantized", False):  # which was put on its device when it was loaded
         model.to(PartialState().device)
     partial = partial_path(output_dir, split)
@@ -127,7 +128,7 @@ def evaluate_model(
             about = {"recipe": recipe_name, "stage": stage.name, "model": str(model_name), "kind": kind}
             table = [{"index": number} | row for number, row in zip(index, table, strict=True)]
             digested = digest([[row["index"], row["text"], row[evaluator.reference_column]] for row in table])
-            data = _rows_record(model, tokenizer, stage, split, rows, digested)
+            data = _rows_record(model, tokenizer, stage, split, rows, digested) | ({"prompts_cut": cut} if cut else {})
             made = {"seed": stage.seed, "metrics_version": evaluator.metrics_version, "versions": versions()}
             result = about | {"data": data} | scored | made
             _write(evaluator, output_dir, split, result, table)
@@ -156,6 +157,31 @@ def _check_arguments(model, stage, output_dir: str | Path) -> Path:
     output_dir = user_path(output_dir)
     check_writable(output_dir)
     return output_dir
+
+
+def evaluated_rows(stage, split: str, limit: int | None) -> tuple:
+    """Return the rows of a split that are evaluated, a `datasets.Dataset`, and their numbers in the split."""
+    dataset = empathy_trl.data.build(stage.data, split, evaluation.evaluator(kind_of(stage)).rows_task)
+    index = chosen_rows(len(dataset), limit)
+    return dataset.select(index), index
+
+
+def _fitting(model, tokenizer, stage, rows, split: str, index: list[int]) -> tuple:
+    """Return rows whose prompts fit into a loaded language model, and how many were cut; a server or a scorer sees to it."""
+    if not isinstance(model, nn.Module):
+        return rows, 0
+    rows, cut = fit_rows(stage, rows, split, model, tokenizer, numbers=index)
+    if cut:
+        PartialState().print(f"{split}: {cut} of {len(rows)} prompts lose their oldest turns to fit into the positions")
+    return rows, cut
+
+
+def check_lengths(stage, model, tokenizer) -> None:
+    """Raise UserError if a prompt of a stage's own evaluation does not fit into a model, which may be on the meta device."""
+    if stage.task not in LABEL_TASKS:
+        split = stage.evaluation.split
+        rows, index = evaluated_rows(stage, split, stage.evaluation.limit)
+        fit_rows(stage, rows, split, model, tokenizer, numbers=index)
 
 
 def check_settings(stage, limit: int | None = None, batch_size: int | None = None) -> None:

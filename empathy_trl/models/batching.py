@@ -8,13 +8,14 @@
 * `render`, `prompt_tokens`, `end_tokens` and `completion_of` define how messages become a prompt and its tokens, and
   where a completion ends, in the same way for every back end. `opened_thought` tells whether it begins inside a thought.
 * `position_limit` says how many tokens a model can read, and `check_vocabulary` whether it knows every token of its
-  tokenizer. `Limits` compares lengths with positions, for all who read with a model: generation, chat, rewards.
+  tokenizer. `Limits` compares lengths with positions, for all who read with a model, and `fit_prompts` cuts the oldest
+  turns of prompts that are too long.
 * `token_lengths` measures the rows of a data set, and `truncation` counts what a trainer's `max_length` leaves of them.
 """
 
 import copy
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
@@ -359,25 +360,73 @@ class Limits:
         read, written = (prompt, completion) if self.apart else (prompt + completion, 0)
         return read <= (self.reads or read) and written <= (self.writes or written)
 
-    def check(self, lengths: list[tuple[int, int]], where: str, advice: str) -> None:
+    def __str__(self) -> str:
+        if self.apart and self.reads != self.writes:
+            return f"{self.reads} positions in its encoder and {self.writes} in its decoder"
+        return f"{self.reads} positions" if self.reads else "no limit of length"
+
+    def check(self, lengths: list[tuple[int, int]], where: str, advice: str, numbers: Sequence[int] = ()) -> None:
         """Raise UserError for the longest of some rows if it does not fit.
 
         Args:
             lengths: tokens of the prompt and at most of the completion, of each row.
             where: the rows, for the message.
             advice: what the user can do.
+            numbers: of the rows, from 0 on, where they are chosen from others.
         """
         row = max(range(len(lengths)), key=lambda row: (not self.fit(*lengths[row]), sum(lengths[row])), default=None)
         if row is None or self.fit(*lengths[row]):
             return
         prompt, completion = lengths[row]
-        has = f"{self.reads} positions"
-        if self.apart:
-            has = f"{self.reads} positions in its encoder and {self.writes} in its decoder"
+        number = numbers[row] if numbers else row
         raise UserError(
-            f"{where}: row {row + 1} of {len(lengths)} has {prompt} tokens in its prompt and up to {completion} in its "
-            f"completion, but the model has {has}; {advice}"
+            f"{where}: row {number + 1} has {prompt} tokens in its prompt and up to {completion} in its completion, but the "
+            f"model has {self}; {advice}"
         )
+
+
+def fit_prompts(
+    model, tokenizer, rows, completion: int | None, *, where: str, advice: str, numbers: Sequence[int] = ()
+) -> tuple:
+    """Return rows whose prompts fit into a model's positions beside their completions, and how many prompts were cut.
+
+    A prompt that is too long loses its oldest turns, up to a turn of the user, but no system message and not its last turn.
+
+    Args:
+        model: a language model, or an adapter on one; it may be on the meta device.
+        tokenizer: its tokenizer, with a chat template.
+        rows: a `datasets.Dataset` with `prompt`, and `completion` where each row has its own.
+        completion: tokens of the longest completion; None for the rows' own.
+        where, advice, numbers: for the message, see `Limits.check`.
+
+    Raises:
+        UserError: a prompt is still too long without its older turns.
+    """
+    limits = Limits.of(model)
+    if limits.reads is None and limits.writes is None:
+        return rows, 0
+    lengths = token_lengths(tokenizer, rows, limits.apart)
+    if completion is not None:
+        lengths = [(prompt, completion) for prompt, _ in lengths]
+    prompts, cut = list(rows["prompt"]), 0
+    for row, (prompt, behind) in enumerate(lengths):
+        chat = prompts[row]
+        while not limits.fit(prompt, behind) and (shorter := without_oldest(chat)) is not None:
+            chat, prompt = shorter, len(prompt_tokens(tokenizer, [shorter])[0])
+        cut += chat != prompts[row]
+        prompts[row], lengths[row] = chat, (prompt, behind)
+    limits.check(lengths, where, advice, numbers)
+    if cut:
+        rows = type(rows).from_dict(rows.to_dict() | {"prompt": prompts}, features=rows.features)
+    return rows, cut
+
+
+def without_oldest(chat: list[dict]) -> list[dict] | None:
+    """Return chat messages without the oldest turns before the user's second one; None where there is no second one."""
+    start = next((place for place, message in enumerate(chat) if message["role"] != "system"), 0)
+    users = (place for place in range(start + 1, len(chat)) if chat[place]["role"] == "user")
+    following = next(users, None)
+    return None if following is None else chat[:start] + chat[following:]
 
 
 @dataclass(frozen=True)

@@ -171,9 +171,8 @@ def generate_completions(
         top_k=top_k,
         seed=seed,
     )
-    Limits.of(model).check(
-        [(len(ids), max_new_tokens) for ids in request.ids], "prompts", "shorten them, or lower max_new_tokens"
-    )
+    lengths = [(len(ids), max_new_tokens) for ids in request.ids]
+    Limits.of(model).check(lengths, "prompts", "shorten it, or lower max_new_tokens", rows)
     completions = [""] * len(prompts)
     thoughts = [opened_thought(tokenizer.decode(ids[-THOUGHT_TOKENS:])) for ids in request.ids]
     with tqdm(total=len(prompts), desc="generate", disable=not progress) as bar:

@@ -336,6 +336,51 @@ def stage_runs(recipe, folder: Path | dict[str, Path]) -> dict[str, StageRun]:
     return runs
 
 
+def fit_rows(stage, rows, split: str, model, tokenizer, config=None, numbers=()) -> tuple:
+    """Return rows whose prompts fit into a model's positions, and how many prompts lost their oldest turns for that.
+
+    Args:
+        stage: of the recipe.
+        rows: a `datasets.Dataset`.
+        split: its name, for messages.
+        model, tokenizer: of the stage; the model may be on the meta device.
+        config: of the trainer; None for an evaluation.
+        numbers: of the rows in their split, where they are chosen from it.
+
+    Raises:
+        UserError: a prompt is still too long, or the trainer cuts texts to more tokens than the model reads.
+    """
+    from empathy_trl.models.batching import Limits, fit_prompts  # imports torch
+
+    limits, max_length = Limits.of(model), getattr(config, "max_length", None)
+    longest = min((each for each in (limits.reads, limits.writes) if each), default=None)
+    is_cut = longest is None or (max_length is not None and max_length <= longest)  # by the trainer, which counts that
+    fills_rows = getattr(config, "packing", False) and config.packing_strategy == "wrapped"
+    if stage.task in LABEL_TASKS or fills_rows:
+        if not is_cut:
+            key = f"stages.{stage.name}.trainer.max_length"
+            raise UserError(
+                f"{key}: {max_length} is too much, because the model has {limits}; expected at most {longest}"
+            )
+        return rows, 0
+    if config is None:
+        completion, knob = stage.evaluation.max_new_tokens, "lower evaluation.max_new_tokens"
+    elif stage.task != "sft":
+        behind = [text for reward in stage.rewards.values() for text in reward.continuations]
+        asked = max((len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in behind), default=0)
+        completion, knob = (config.max_completion_length or 0) + asked, "lower trainer.max_completion_length"
+    elif is_cut:
+        return rows, 0
+    else:
+        completion, knob = None, f"set trainer.max_length: {longest}, which cuts it"
+    settings = corpus(stage.data.name, stage.data.builder).settings
+    knobs = [f"lower data.{key}" for key in ("max_words", "context_tokens") if key in settings]
+    larger = "choose a model with more positions (from scratch: raise model.from_scratch.max_length)"
+    advice = ", ".join([*knobs, knob, f"or {larger}"])
+    where = f"stages.{stage.name}: {split}"
+    return fit_prompts(model, tokenizer, rows, completion, where=where, advice=advice, numbers=numbers)
+
+
 def fingerprint(stage: dict, earlier: dict[str, str], rows: str | None = None) -> str:
     """Return a hash of everything that decides a stage's weights, as far as it is known without reading a model.
 

@@ -124,6 +124,7 @@ class EmotionConfidence(Reward):
 
     def __post_init__(self):
         check_labels(self.labels)
+        self.continuations = [f"</reasoning><answer>{label}</answer>" for label in self.labels]
 
     def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
         """Return one reward per completion.

@@ -65,7 +65,7 @@ def test_artefacts_have_exactly_the_public_format(tiny, tmp_path, scripted, caps
     assert list(content) == [*keys, "seed", "metrics_version", "versions"]
     assert [content[key] for key in ("recipe", "stage", "model", "seed")] == ["ed4_tiny", "stage1", "USER/model", 7]
     data = content["data"]
-    assert list(data) == ["name", "source", "revision", "split", "n", "rows", "decoding"]
+    assert list(data) == ["name", "source", "revision", "split", "n", "rows", "dropped", "shortened", "decoding"]
     assert [data[key] for key in ("name", "source", "split", "n")] == ["ed4", "sample", "test", 12]
     assert data["decoding"] == "greedy decoding"
     shares = [f"{share}_{label}" for share in ("precision", "recall") for label in LABELS]
@@ -131,6 +131,16 @@ def test_settings_come_from_the_stage_unless_given(tiny, tmp_path, scripted):
     assert (scripted["batch_size"], scripted["max_new_tokens"]) == (2, 9)
     assert run(tiny, tmp_path, stage, limit=8, batch_size=3, split="valid")["data"]["n"] == 8
     assert scripted["batch_size"] == 3 and (tmp_path / "eval_valid.json").is_file()
+
+
+@pytest.mark.faults
+def test_prompts_that_are_too_long_are_refused_before_anything_is_generated(tiny, tmp_path, scripted):
+    tiny[0].config.max_position_embeddings = 256
+    with pytest.raises(
+        UserError, match=r"stages.stage1: test: row \d+ has \d+ tokens in its prompt and up to 3 in its"
+    ):
+        run(tiny, tmp_path / "out", limit=12)
+    assert not scripted
 
 
 def test_baselines_know_the_whole_training_split_whatever_the_stage_saw(tiny, tmp_path, scripted):

@@ -1,5 +1,6 @@
 """Batches: sized for the memory there is, halved where it runs out, behind a prefix that is read once, and what a model can read."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -233,9 +234,9 @@ def learned(tokenizer, kind):
     ("kind", "words", "new", "message"),
     [
         ("gpt2", 59, 4, None),
-        ("gpt2", 60, 4, "row 2 of 2 has 61 tokens in its prompt and up to 4 in its completion, but the model has 64 positions"),
+        ("gpt2", 60, 4, "row 2 has 61 tokens in its prompt and up to 4 in its completion, but the model has 64 positions"),
         ("bart", 62, 64, None),
-        ("bart", 64, 1, "has 65 tokens .* but the model has 64 positions in its encoder and 64 in its decoder"),
+        ("bart", 64, 1, "has 65 tokens .* but the model has 64 positions; shorten it"),
         ("bart", 1, 65, "up to 65 in its completion"),
     ],
 )  # fmt: skip
@@ -343,3 +344,40 @@ def test_the_counts_are_those_of_trl(tiny, tmp_path, settings):
     assert [min(sum(row), limit) for at, row in enumerate(lengths) if at != 1 or settings] == [
         len(ids) for ids in kept["input_ids"]
     ]
+
+
+def talk(*words, system=True):
+    """Chat messages of so many words, the user's first; with the tiny tokenizer each takes one token for its role, too."""
+    turns = [
+        {"role": ("user", "assistant")[place % 2], "content": "<answer>" * each} for place, each in enumerate(words)
+    ]
+    return [{"role": "system", "content": "<answer>" * 4}, *turns] if system else turns
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("kind", "words", "own", "kept"),
+    [
+        ("gpt2", (9, 9, 9), False, 3),  # 5 tokens of the system message, 10 + 11 + 10, 1 and 8 more: 45
+        ("gpt2", (29, 9, 9), False, 1),
+        ("gpt2", (9, 9, 29, 9, 9), False, 1),
+        ("gpt2", (9, 9, 9, 9, 9), False, 3),
+        ("gpt2", (9, 9, 9), True, 1),  # its own completion is longer than 8
+        ("bart", (9, 9, 24), False, 3),
+        ("bart", (9, 9, 44), False, 1),
+    ],
+)  # fmt: skip
+def test_prompts_lose_their_oldest_turns_to_fit_and_nothing_else(tiny, kind, words, own, kept):
+    chats = [talk(3), talk(*words)]
+    completions = [[{"role": "assistant", "content": "<answer>" * count}] for count in (1, 28)]
+    rows = Dataset.from_dict({"prompt": chats} | ({"completion": completions} if own else {}))
+    fit = partial(batches.fit_prompts, learned(tiny[1], kind), tiny[1], where="stages.x: train", advice="lower it")
+    fitted, cut = fit(rows, None if own else 8)
+    system, *turns = chats[1]
+    assert list(fitted["prompt"]) == [chats[0], [system, *turns[-kept:]]] and cut == (kept < len(turns))
+    assert fitted.features == rows.features
+    with pytest.raises(
+        UserError,
+        match="stages.x: train: row 8 has 66 tokens in its prompt .* but the model has 64 positions; lower it",
+    ):
+        fit(Dataset.from_dict({"prompt": [talk(3), talk(9, 9, 59)]}), 8, numbers=[3, 7])

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from datasets import Dataset
 
 from empathy_trl.errors import UserError
 from empathy_trl.recipe import load_recipe
@@ -11,6 +13,7 @@ from empathy_trl.recipe.layers import dump_yaml
 from empathy_trl.recipe.stages import (
     archive_other_run,
     fingerprint,
+    fit_rows,
     inspect_stage,
     judges_in,
     known_fingerprint,
@@ -70,6 +73,36 @@ def test_where_a_judge_is_and_how_long_it_may_take_makes_no_other_run(change, sa
     before = {**STAGE, "rewards": {"llm_judge": JUDGE | own}}
     after = {**STAGE, "rewards": {"llm_judge": JUDGE | change}}
     assert (fingerprint(before, {}) == fingerprint(after, {})) is same
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("wassa_reward_tiny", {"max_length": 1024}, None),
+        ("wassa_reward_tiny", {"max_length": 1025}, "trainer.max_length: 1025 is too much, because the model has 1024 positions; expected at most 1024"),
+        ("ed4_tiny", {"max_length": 1025, "packing": True, "packing_strategy": "wrapped"}, "max_length: 1025 is too much"),
+        ("ed4_tiny", {"max_length": 1024}, None),
+        ("ed4_tiny", {"max_length": None}, "train: row 1 has 1203 tokens in its prompt and up to 2 in its completion, .* set trainer.max_length: 1024, which cuts it"),
+        ("grpo", {"max_completion_length": 8}, "up to 8 in its completion, .*, lower trainer.max_completion_length, or"),
+        ("confidence", {"max_completion_length": 8}, r"up to \d\d in its completion"),  # and the answer that it asks about
+    ],
+)  # fmt: skip
+def test_a_trainer_gets_rows_that_its_model_can_read(tiny, name, settings, message):
+    recipe, task = (name, None) if "tiny" in name else ("ed4_tiny", "grpo")
+    confident = ["--stages.grpo.rewards.emotion_confidence.weight", "1.0"] if name == "confidence" else []
+    stages = load_recipe(recipe, confident).stages
+    stage = stages[task or next(iter(stages))]
+    row = {
+        "prompt": [[{"role": "user", "content": "<answer>" * 1201}]],
+        "completion": [[{"role": "assistant", "content": "<answer>"}]],
+    }
+    rows, config = Dataset.from_dict(row), SimpleNamespace(**{"packing": False} | settings)
+    if message is None:
+        assert fit_rows(stage, rows, "train", *tiny, config) == (rows, 0)
+        return
+    with pytest.raises(UserError, match=message):
+        fit_rows(stage, rows, "train", *tiny, config)
 
 
 def test_fingerprint_covers_the_rows():
