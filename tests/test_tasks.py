@@ -222,7 +222,7 @@ def test_a_setting_that_is_not_used_stops_before_the_training(built, monkeypatch
         {"scale_rewards": True, "save_strategy": "epoch", "warmup_steps": 0.1, "logging_steps": 0.5},
         {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": '{"min_lr": 0.1}', "debug": "underflow_overflow"},
         {"accelerator_config": {"split_batches": False}, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
-        {"generation_kwargs": {"top_k": 5}, "epsilon_high": 0.4, "top_p": 0.9, "min_p": 0.1, "disable_dropout": True},
+        {"generation_kwargs": {"top_k": 5}, "epsilon_high": None, "top_p": 0.9, "min_p": 0.1, "disable_dropout": True},
         {"use_transformers_continuous_batching": False, "max_grad_norm": 1, "mask_truncated_completions": True},
     ],
 )  # fmt: skip

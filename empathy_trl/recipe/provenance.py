@@ -44,6 +44,7 @@ IN_EFFECT = {
     "bf16": lambda trainer: trainer.accelerator.mixed_precision == "bf16",
     "fp16": lambda trainer: trainer.accelerator.mixed_precision == "fp16",
     "epsilon": lambda trainer: trainer.epsilon_low,
+    "deepspeed": lambda trainer: trainer.args.deepspeed,  # `trainer.deepspeed` is its engine, later
     "generation_kwargs": lambda trainer: (
         trainer.generation_config.to_dict() if hasattr(trainer, "generation_config") else trainer.args.generation_kwargs
     ),
@@ -155,6 +156,8 @@ def _model_values(stage, model, tokenizer) -> dict[str, tuple]:
 
 def _is_same(asked, used) -> bool:
     """Return whether a value of a recipe and one of the trainer mean the same."""
+    if asked is None:  # leaves the choice open
+        return True
     used = getattr(used, "value", used)  # of an enum
     used = list(used) if isinstance(used, tuple) else used
     if isinstance(asked, str) and isinstance(used, list):
