@@ -15,7 +15,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -177,7 +177,7 @@ def hold_folder(folder: Path, inner: Iterable[Path] = ()) -> Iterator[None]:
     process is gone; the error then says which file to delete.
 
     Args:
-        folder: made when missing. A folder inside one that somebody else holds is refused, too. The same thread may hold
+        folder: made when missing, and removed again if nothing was written to it. A folder inside one that somebody else holds is refused, too. The same thread may hold
             a folder again.
         inner: folders inside it, made or not, that nobody else may hold.
 
@@ -186,13 +186,19 @@ def hold_folder(folder: Path, inner: Iterable[Path] = ()) -> Iterator[None]:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; expected a folder")
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    with _hold(folder.resolve() / LOCK_FILE, folder):
-        for other in (folder.resolve().parent, *inner):
-            if (other / LOCK_FILE).exists():
-                with _hold(other.resolve() / LOCK_FILE, other):
-                    pass
-        yield
+    try:
+        with _hold(folder.resolve() / LOCK_FILE, folder):
+            for other in (folder.resolve().parent, *inner):
+                if (other / LOCK_FILE).exists():
+                    with _hold(other.resolve() / LOCK_FILE, other):
+                        pass
+            yield
+    finally:
+        with suppress(OSError):  # not empty: something was written there
+            for path in made:
+                path.rmdir()
 
 
 def hold_file(path: Path):
