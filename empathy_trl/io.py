@@ -177,8 +177,8 @@ def hold_folder(folder: Path, inner: Iterable[Path] = ()) -> Iterator[None]:
     process is gone; the error then says which file to delete.
 
     Args:
-        folder: made when missing, and removed again if nothing was written to it. A folder inside one that somebody else holds is refused, too. The same thread may hold
-            a folder again.
+        folder: made when missing, and removed again if nothing was written to it. A folder inside one that somebody else
+            holds is refused, too. The same thread may hold a folder again.
         inner: folders inside it, made or not, that nobody else may hold.
 
     Raises:

@@ -86,7 +86,7 @@ def test_one_process_holds_a_folder_and_one_that_is_killed_holds_it_no_more(tmp_
     other.wait()
     assert (folder / LOCK_FILE).exists()
     with hold_folder(folder), hold_folder(folder):  # the same thread may nest it
-        assert is_empty(tmp_path / "run" / "grpo") and (folder / LOCK_FILE).exists()
+        assert is_empty(folder) and (folder / LOCK_FILE).exists()
     assert not (folder / LOCK_FILE).exists()
 
 
