@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import re
+import ssl
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -161,6 +162,21 @@ def import_object(where: str, path: str):
         names = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
         raise UserError(f"{where}: {module_name} has no class or function {attribute}{suggestion(attribute, names)}")
     return found
+
+
+NETWORK = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def network_hint(error: BaseException) -> str:
+    """Return, for the end of a message, which variables may be why no HTTP client can be made; "" for another error.
+
+    The errors themselves name no variable: a file of certificates that is missing is a "No such file or directory".
+    """
+    nameless = isinstance(error, FileNotFoundError) and error.filename is None
+    if not (nameless or isinstance(error, ssl.SSLError) or "proxy" in str(error).lower()):
+        return ""
+    names = [name for name in os.environ if name.upper() in NETWORK]
+    return f" (check the environment variable {' and '.join(names)})" if names else ""
 
 
 LOCK_FILE = ".empathy-trl.lock"

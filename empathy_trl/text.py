@@ -9,6 +9,7 @@
 | `truncate_start`, `truncate_turns`, `newest_turns`, `count_words` | keep the end of a text or of a dialogue |
 | `sanitise` | make model output safe to print |
 | `in_markdown` | show a name in a Markdown page as it is |
+| `encodable` | leave out what no file can hold |
 | `mask`, `masked_log` | hide tokens, and addresses that contain secrets |
 """
 
@@ -227,6 +228,14 @@ def _words(text: str) -> list[int]:
 def in_markdown(value) -> str:
     """Return a name, a path or another value as text that Markdown shows as it is, on one line."""
     return MARKDOWN.sub(r"\\\g<0>", " ".join(str(value).split()))
+
+
+_HALVES = re.compile("[\ud800-\udfff]")
+
+
+def encodable(text: str) -> str:
+    """Return a text without halves of surrogate pairs, which JSON may spell (`"\\ud83d"`) and nothing can write as UTF-8."""
+    return _HALVES.sub("", text)
 
 
 STAY = "\n\t" + JOINERS

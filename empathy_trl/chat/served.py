@@ -23,9 +23,11 @@ from empathy_trl.models.api import (
     no_connection,
     read_key,
     request_body,
+    withheld,
 )
 from empathy_trl.models.api import MODEL_KEY as KEY
 from empathy_trl.tags import content_text
+from empathy_trl.text import encodable
 
 CHARACTERS_PER_TOKEN = 3  # on the safe side for English
 
@@ -139,8 +141,8 @@ class ServedModel:
                     continue
                 text, why = content_text(event.choices[0].delta.content), event.choices[0].finish_reason
                 reason = why or reason
-                if text:  # no halves of surrogate pairs, which nothing encodes
-                    put(text.encode(errors="replace").decode())
+                if text:
+                    put(encodable(text))
         except (ValueError, LookupError, TypeError, AttributeError) as error:  # no JSON or UTF-8, or another layout
             shown = error.doc if isinstance(error, json.JSONDecodeError) else str(event)
             raise self._error(f"{self.base_url} sends a malformed event: {self._words(shown)}") from error
@@ -148,6 +150,8 @@ class ServedModel:
             raise self._error(f"{self.base_url} sends no event stream; expected chat completions with stream: true")
         if reason is None:
             raise self._error(f"{self.base_url} ended the reply in the middle")
+        if why := withheld(reason):
+            raise self._error(f"{self.base_url} ended the reply in the middle ({why}: finish_reason {reason})")
         return reason
 
     def _refusal(self, status: int, text: str, request: dict) -> UserError:

@@ -12,7 +12,7 @@ from importlib.resources import files
 
 from empathy_trl.data.tables import SUFFIXES, BadRow, Row, Table, as_table, check_columns, kind_of, names_in, read_table
 from empathy_trl.errors import DataError, UserError, show
-from empathy_trl.io import nearest_path, user_path
+from empathy_trl.io import nearest_path, network_hint, user_path
 
 # One of the files that the Hub makes of a large table.
 _SHARD = re.compile(r"-\d{5}-of-(?P<count>\d{5})(?=\.parquet$)")
@@ -63,10 +63,10 @@ def load_hub(path: str, revision: str | None):
     # ConnectionError.
     try:
         return load_dataset(path, revision=revision)
-    except (ConnectionError, FileNotFoundError, HfHubHTTPError, httpx.TransportError) as error:
+    except (ConnectionError, FileNotFoundError, ImportError, ValueError, HfHubHTTPError, httpx.TransportError) as error:
         raise UserError(
             f"data.path: cannot load {path!r} (revision {revision}) from the Hub, and there is no folder "
-            f"of that name: {error}\nIf it is gated or private, log in with `hf auth login`. Without "
+            f"of that name: {error}{network_hint(error)}\nIf it is gated or private, log in with `hf auth login`. Without "
             "network, load it once elsewhere and copy the cache (HF_HOME), or set data.path to a local folder."
         ) from error
 

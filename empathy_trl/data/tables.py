@@ -20,6 +20,7 @@ available.
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from typing import Any
 
 from empathy_trl.errors import DataError, show, suggestion
 from empathy_trl.io import json_lines, read_text
+from empathy_trl.text import encodable
 
 _TABULAR = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".json")
@@ -37,6 +39,7 @@ SUFFIXES = (*_TABULAR, *NESTED)
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 # The files of EmpatheticDialogues quote nothing: a comma is written `_comma_`, and `"` is a character like any other.
 _UNQUOTED = ("conv_id", "utterance_idx", "utterance")
+_MAYBE_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 # Not the recipe's seed: runs that differ in their seed are compared on the same test rows.
 SPLIT_SEED = 42
 
@@ -174,7 +177,7 @@ def _read_json(path, text: str) -> tuple[list[str], list[Row | BadRow]]:
 def _list_rows(path, text: str) -> list[Row | BadRow] | None:
     """Return the rows of one JSON list; None for a text of lines of which the first is a list."""
     try:
-        entries = json.loads(text)
+        entries = _loads(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return None
@@ -188,10 +191,24 @@ def _list_rows(path, text: str) -> list[Row | BadRow] | None:
 
 def _json_row(number: int, line: str) -> Row | BadRow:
     try:
-        value = json.loads(line)
+        value = _loads(line)
     except (ValueError, RecursionError) as error:
         return BadRow(f"line {number}", "not JSON", f"{error}: {show(line)}")
     return _object(f"line {number}", value)
+
+
+def _loads(text: str):
+    """Return the value of a JSON text, of whose characters every one can be written again, see `encodable`."""
+    value = json.loads(text)
+    return _encodable(value) if _MAYBE_HALF.search(text) else value
+
+
+def _encodable(value):
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, list):
+        return [_encodable(each) for each in value]
+    return {encodable(key): _encodable(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 def _object(where: str, value) -> Row | BadRow:
@@ -320,7 +337,7 @@ def read_list(path) -> list:
     """Read a UTF-8 JSON file that holds one list. Raises `DataError` for anything else, and for an empty list."""
     text = read_text(path)
     try:
-        content = json.loads(text)
+        content = _loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON: {error}; expected one JSON list") from error
     if not isinstance(content, list):

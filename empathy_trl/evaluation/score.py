@@ -9,7 +9,8 @@ Three layouts can be read:
 | `predictions_<split>.jsonl` of an evaluation of replies | `{"text", "reply"}`; other keys are ignored |
 
 A context is a text, a list of texts, or a list of chat messages `{"role", "content"}`. Texts are alternating turns of
-two people; the last one is the turn that the response answers. A response is a text, which may be empty.
+two people; the last one is the turn that the response answers. A response is a text, which may be empty, or a list of
+chat messages, as TRL has them.
 
 The output has one JSON object per scored row, in the order of the input: `{"index", "context", "response", "ratings"}`.
 `index` is the row of the input, from 0; `ratings` maps each aspect to a score on the judge's scale. The file is written
@@ -31,6 +32,7 @@ from empathy_trl.data.tables import SUFFIXES, BadRow, Table, list_file, read_lis
 from empathy_trl.errors import DataError, UserError, show
 from empathy_trl.io import hold_file, write_rows
 from empathy_trl.rewards.llm_judge import LLMJudge
+from empathy_trl.tags import completion_text, content_text
 
 COLUMNS = (("context", "response"), ("prompt", "completion"), ("text", "reply"))
 LISTS = ("contexts.json", "responses.json")
@@ -166,15 +168,19 @@ def _parallel_lists(folder: Path) -> tuple[Table, tuple[str, str]]:
 def _pair(where: str, names: tuple[str, str], values) -> Pair:
     """Return a row; DataError, with its place and the name of the culprit, if it is none."""
     context, response = values
+    if isinstance(response, list) and response and _all_messages(response):
+        response = completion_text(response, thoughts=True)
     if not isinstance(response, str):
-        raise DataError(f"{where}: {names[1]} is {_shown(response)}; expected a text, an empty one for no response")
+        raise DataError(
+            f"{where}: {names[1]} is {_shown(response)}; expected a text, an empty one for no response, or chat messages"
+        )
     turns = [context] if isinstance(context, str) else context
     if not isinstance(turns, list) or not (_all_texts(turns) or _all_messages(turns)):
         raise DataError(
             f"{where}: {names[0]} is {_shown(context)}; expected a text, a list of texts, or a list of messages with role "
             "and content"
         )
-    if not any((turn if isinstance(turn, str) else turn["content"]).strip() for turn in turns):
+    if not any((turn if isinstance(turn, str) else content_text(turn["content"])).strip() for turn in turns):
         raise DataError(f"{where}: {names[0]} is empty; a response can only be graded as an answer to something")
     return Pair(context, response)
 
@@ -184,8 +190,16 @@ def _all_texts(turns: list) -> bool:
 
 
 def _all_messages(turns: list) -> bool:
-    return all(isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+    return all(isinstance(turn, dict) and isinstance(turn.get("role"), str) and _is_content(turn.get("content"))
                for turn in turns)  # fmt: skip
+
+
+def _is_content(content) -> bool:
+    """Whether this is the content of a message: a text, or a list of parts."""
+    try:
+        return content is not None and content_text(content) is not None
+    except TypeError:
+        return False
 
 
 def _shown(value) -> str:

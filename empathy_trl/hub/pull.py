@@ -20,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from empathy_trl.errors import RecipeError, UserError
-from empathy_trl.io import hold_folder, is_empty, is_hub_id, json_or_none, user_path, write_text
+from empathy_trl.io import hold_folder, is_empty, is_hub_id, json_or_none, network_hint, user_path, write_text
 from empathy_trl.models.api import retry_after
 from empathy_trl.models.hub_files import ADAPTER_FILE, hub_errors, join_revision, split_revision
 from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
@@ -36,8 +36,8 @@ SILENCE = 300.0  # seconds
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 CONFLICT = (409, 412)  # somebody else made the repository, or committed, at the same time
 REPEATED_BY_LIBRARY = ("/preupload/", "/info/lfs/")
-# what huggingface_hub raises; ValueError where an answer is HTML instead of JSON
-FAILURES = (httpx.HTTPError, OSError, RuntimeError, ValueError)
+# what huggingface_hub raises; ValueError where an answer is HTML instead of JSON, ImportError for a proxy that needs a package
+FAILURES = (httpx.HTTPError, OSError, RuntimeError, ValueError, ImportError)
 LOGIN = "run `hf auth login`, or set HF_TOKEN, with a token that may write (https://huggingface.co/settings/tokens)"
 
 Answer = TypeVar("Answer")
@@ -269,7 +269,11 @@ def _reason(error: BaseException) -> str:
         return f"the connection to {endpoint} broke off ({type(error).__name__})"
     if isinstance(error, json.JSONDecodeError):
         return f"{endpoint} does not answer as the Hub does; a proxy may be in between"
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {str(error)[:500]}"
+    return (
+        str(error)
+        if isinstance(error, UserError)
+        else f"{type(error).__name__}: {str(error)[:500]}{network_hint(error)}"
+    )
 
 
 def _reason_of_status(response: httpx.Response, message: str) -> str:

@@ -36,8 +36,9 @@ from urllib.parse import urlsplit
 from tqdm.auto import tqdm
 
 from empathy_trl.errors import InvalidAnswer, JudgeFailed, UserError
-from empathy_trl.io import user_path, write_text
+from empathy_trl.io import network_hint, user_path, write_text
 from empathy_trl.tags import content_text
+from empathy_trl.text import encodable, mask
 
 LONGEST_WAIT = 60.0  # seconds between two attempts
 GIVE_UP = 120.0  # seconds; a server that asks for a longer wait is not asked again
@@ -45,11 +46,23 @@ KEY_REFUSED = (401, 403)
 NOT_THERE = (301, 302, 303, 307, 308, 404, 405)
 BAD_REQUEST = (400, 422)
 CUT_OFF = "length"  # the `finish_reason` of an answer that has as many tokens as it may have
+# `finish_reason` of an answer that is withheld, or breaks off -> why; as OpenAI, Z.ai, vLLM, OpenRouter and DeepSeek write it
+FILTER, BREAK = "filtered", "broken off"
+WITHHELD = {"content_filter": FILTER, "sensitive": FILTER, "abort": BREAK, "error": BREAK, "network_error": BREAK}
+WITHHELD |= {"insufficient_system_resource": BREAK}
 MAY_PASS = (408, 409, 429)  # and all from 500 on
 FORMAT_WORDS = ("response_format", "json_schema", "structured output", "structured_output", "guided")
 TOO_LONG = re.compile(r"context (length|window|size)|too long|input tokens|prompt tokens", re.IGNORECASE)
 TOO_LARGE = re.compile(r"too large|at most|maximum|less than|exceed|<=", re.IGNORECASE)
 INSTEAD = re.compile(r"\buse\W+(\w+)\W+instead", re.IGNORECASE)
+FILTERED = re.compile(r"content_filter|content management policy|data_inspection", re.IGNORECASE)
+# not "exceeded your current quota" or "billing", which rate limits that pass say, too
+NO_CREDIT = re.compile(r"insufficient[_ ](quota|credits?|balance|funds)", re.IGNORECASE)
+# of gemma 2, llama.cpp and Google's own servers; the templates of Mistral say the last
+NO_SYSTEM = re.compile(
+    r"(system|developer) (role|message|prompt|instruction)s?\W+(\w+\W+){0,2}(not|un)|support\W+(\w+\W+)?system|roles must alternate",
+    re.IGNORECASE,
+)
 FIXED = ("model", "messages", "n", "stream")  # members of a request that have one right value here
 
 Answer = TypeVar("Answer")
@@ -135,20 +148,27 @@ def async_client(base_url: str, key: str | None, timeout: float | None, **http):
         key: the API key; None sends none.
         timeout: seconds without a byte from the server; None for no limit.
         http: further settings of the HTTP client.
+
+    Raises:
+        JudgeFailed: proxies or certificates that the environment names cannot be used.
     """
     import openai  # takes a second
 
+    try:
+        http_client = openai.DefaultAsyncHttpxClient(
+            auth=None if key else _without_key,
+            follow_redirects=False,
+            trust_env=not on_this_machine(base_url),  # proxies
+            **http,
+        )
+    except (ValueError, ImportError, OSError) as error:
+        raise JudgeFailed(f"{base_url} cannot be asked: {mask(str(error))}{network_hint(error)}") from error
     return openai.AsyncOpenAI(
         base_url=base_url,
         api_key=key or "none",  # the client insists on one
         timeout=timeout,
         max_retries=0,
-        http_client=openai.DefaultAsyncHttpxClient(
-            auth=None if key else _without_key,
-            follow_redirects=False,
-            trust_env=not on_this_machine(base_url),  # proxies
-            **http,
-        ),
+        http_client=http_client,
     )
 
 
@@ -239,6 +259,14 @@ def explain_refusal(
             return f"the server refuses the key in ${api_key_env}. {answer}"
         where = f"set ${api_key_env}" if api_key_env else f"name the variable that holds it in {written('api_key_env')}"
         return f"the server requires a key, but none was sent; {where}. {answer}"
+    if status == 402 or (status == 429 and NO_CREDIT.search(text)):
+        return f"the account behind the key has no credit left. {answer}"
+    roles = {message["role"] for message in request["messages"]}
+    if status in (*BAD_REQUEST, 500) and "system" in roles and NO_SYSTEM.search(text):
+        return (
+            f"the chat template of {request['model']} on the server refuses a system message, and these requests have one; start "
+            f"the server with another template (vLLM and SGLang: --chat-template FILE), or use another model. {answer}"
+        )
     settings = [name for name in request if name not in FIXED]
     if status in (*BAD_REQUEST, 404):
         if member := _refused_member(text, request, settings):
@@ -248,9 +276,10 @@ def explain_refusal(
             change = written("sampling", sampling | {settings[0]: None})
             return f"no server behind it accepts all of {', '.join(settings)}; leave one out, such as with {change}. {answer}"
     if status in NOT_THERE:
+        version = "" if urlsplit(base_url).path else ", and an address that ends in /v1, as most do"
         return (
             f"model or base_url: no {request['model']!r} at {base_url}/chat/completions; expected a model that the server "
-            f"lists under {base_url}/models. {answer}"
+            f"lists under {base_url}/models{version}. {answer}"
         )
     return None
 
@@ -382,10 +411,12 @@ class Client:
             raise InvalidAnswer(f"HTTP {response.status_code}", excerpt, may_pass=False)
         try:
             choice = json.loads(response.content)["choices"][0]
-            content, cut_off = choice["message"]["content"], choice.get("finish_reason") == CUT_OFF
-            text = content_text(content)
+            content, ending = choice["message"]["content"], choice.get("finish_reason")
+            text, cut_off = encodable(content_text(content)), ending == CUT_OFF
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidAnswer("malformed answer", f"no chat completion: {excerpt}") from error
+        if why := withheld(ending):
+            raise InvalidAnswer(why, f"finish_reason {ending}: {excerpt}", may_pass=why != FILTER)
         if content is None and not cut_off:  # cut off, it had thought all the time
             raise InvalidAnswer("malformed answer", f"a message without text: {excerpt}")
         return text, cut_off
@@ -397,6 +428,8 @@ class Client:
         about |= {"sampling": self.sampling, "written": self.written}
         if why := explain_refusal(status, response.text, request, **about):
             return JudgeFailed(why)
+        if status in BAD_REQUEST and FILTERED.search(response.text):
+            return InvalidAnswer(FILTER, self._excerpt(response.text), may_pass=False)
         wait = retry_after(response.headers)
         may_pass = (status in MAY_PASS or status >= 500) and wait <= GIVE_UP
         return InvalidAnswer(f"HTTP {status}", self._excerpt(response.text), may_pass, wait)
@@ -424,7 +457,13 @@ def first_words(text: str, key: str | None) -> str:
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
+def withheld(finish_reason: str | None) -> str | None:
+    """Return why an answer is not all that the model wrote, `FILTER` or `BREAK`; None for a whole answer."""
+    return WITHHELD.get(str(finish_reason).partition(":")[0])  # Google writes "content_filter: SAFETY"
+
+
 LOG = "The server's log may say more."
+UNFILTERED = "Switch the server's content filter off, or use another server."
 REJECTED = "Does the server support schemas (structured), all settings in `sampling`, and such a long conversation?"
 ADVICE = {
     "no connection": "Is the server running at base_url?",
@@ -433,6 +472,7 @@ ADVICE = {
     "HTTP 429": "Lower concurrency, or raise retries.",
     "HTTP 400": REJECTED,
     "HTTP 422": REJECTED,
+    FILTER: UNFILTERED,
     "cut off": "Raise sampling.max_tokens, which thoughts count towards; or switch the judge's thoughts off at the server.",
     "not JSON": "Set structured: true, if the server supports it, or use a model that follows the format.",
     "wrong schema": "Set structured: true, if the server supports it, or use a model that follows the format.",
@@ -679,6 +719,7 @@ class _StopAtFirst:
             "no connection": "Is the server running at base_url?",
             "timeout": lower,
             "HTTP 429": lower,
+            FILTER: UNFILTERED,
             "HTTP 400": "Is the prompt too long for the model, or does it not support a setting of the request? "
             f"{self.model.written('sampling', {'temperature': None})} leaves one out.",
         }

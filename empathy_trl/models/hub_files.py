@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from empathy_trl.errors import UserError, show
-from empathy_trl.io import is_hub_id, nearest_path, on_hub, user_name, user_path
+from empathy_trl.io import is_hub_id, nearest_path, network_hint, on_hub, user_name, user_path
 from empathy_trl.text import mask
 
 if TYPE_CHECKING:
@@ -174,9 +174,19 @@ def hub_errors(name: str, revision: str | None) -> Iterator[None]:
         raise
     except (OSError, EntryNotFoundError, HFValidationError, httpx.HTTPError, SafetensorError) as error:
         raise UserError(mask(_explain(name, revision, error))) from error
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError, StrictDataclassError) as error:
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        RuntimeError,
+        ImportError,
+        StrictDataclassError,
+    ) as error:
         target = join_revision(name, revision)
-        raise UserError(mask(f"{target}: cannot be read: {type(error).__name__}: {error}")) from error
+        why = f"{type(error).__name__}: {error}{network_hint(error)}"
+        raise UserError(mask(f"{target}: cannot be read: {why}")) from error
 
 
 def _explain(name: str, revision: str | None, error: BaseException) -> str:
@@ -215,7 +225,7 @@ def _explain(name: str, revision: str | None, error: BaseException) -> str:
             f"{target}: cannot be loaded: {error} HF_HUB_OFFLINE is set, so only the local cache is used: run "
             f"`{fetch}` on a machine with network and copy its cache here ($HF_HOME)"
         )
-    return f"{target}: cannot be loaded: {error}"
+    return f"{target}: cannot be loaded: {error}{network_hint(error)}"
 
 
 def _out_of_reach(name: str, revision: str | None, causes: list[BaseException]) -> str:

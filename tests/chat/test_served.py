@@ -80,7 +80,7 @@ def test_what_servers_differ_in(steps):
     ("text", "read"),
     [
         ("a\u2028b\u0085c".encode(), "a\u2028b\u0085c"),  # lines end there, for Python
-        (b"a\\ud800b", "a?b"),
+        (b"a\\ud800b", "ab"),
     ],
 )
 def test_characters_that_are_seldom(text, read):
@@ -111,6 +111,8 @@ def test_a_reply_that_was_cut_off_is_noted(reason, cut_off):
         ([b'data: {"choices": [{}]}\n\n'], "sends a malformed event"),
         ([b'data: {"error": {"message": "too long"}}\n\n'], "reports .*too long"),
         ([event("Hi")], "ended the reply in the middle"),
+        ([event("Hi", "abort"), DONE], r"ended the reply in the middle \(broken off: finish_reason abort\)"),
+        ([event("Hi", "content_filter"), DONE], r"in the middle \(filtered: finish_reason content_filter\)"),
         ([b""], "sends no event stream"),
         ([b'data: {"choices": [{"delta": {"content": "a\xff"}}]}\n\n'], "sends a malformed event"),
         ([b'{"choices": [{"message": {"content": "Hi"}}]}'], "sends no event stream"),

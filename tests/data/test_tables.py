@@ -5,7 +5,7 @@ import gzip
 import pytest
 from datasets import Dataset
 
-from empathy_trl.data.tables import BadRow, read_objects, read_table
+from empathy_trl.data.tables import BadRow, read_list, read_objects, read_table
 from empathy_trl.errors import DataError
 
 
@@ -176,6 +176,15 @@ def test_nested_values_are_kept(tmp_path):
     assert [row.cells for row in table.rows[:2]] == [{"a": [1], "b": {"c": None}}, {"a": None, "b": None}]
     assert table.rows[2].reason == "not a JSON object"
     assert read_objects(path)[1].cells == {"a": None}
+
+
+@pytest.mark.faults
+def test_half_a_character_that_json_spells_is_left_out_everywhere(tmp_path):
+    rows = r'{"id": "a\ud83d", "turns": [{"\udE00b": "x \uD83D\uDE00 \\ud83d"}]}'
+    for name, text in (("x.jsonl", rows), ("x.json", f"[{rows}]")):
+        (row,) = read_table(write(tmp_path, name, text), nested=True).rows
+        assert row.cells == {"id": "a", "turns": [{"b": "x 😀 \\ud83d"}]}
+    assert read_list(write(tmp_path, "y.json", r'["\ud83d"]')) == [""]
 
 
 @pytest.mark.parametrize("cells", ["a day", "so, a day,1"])

@@ -40,6 +40,15 @@ def test_a_file_of_pairs_keeps_contexts_as_they_are(write):
     assert read_pairs(write(in_jsonl_gz=gzip.compress(lines(*rows).encode()))) == expected
 
 
+@pytest.mark.faults
+def test_messages_as_trl_and_openai_have_them_and_halves_of_characters_are_read(write):
+    parts = [{"role": "user", "content": [{"type": "text", "text": "I lost my job."}]}]
+    rows = [{"prompt": parts, "completion": [{"role": "assistant", "content": "<think>a</think>Oh."}]}]
+    rows += [{"prompt": "Bad day \ud83d", "completion": "Sorry \ude00!"}]
+    whole, half = read_pairs(write(in_jsonl="".join(json.dumps(row) + "\n" for row in rows)))
+    assert whole == Pair(parts, "<think>a</think>Oh.") and half == Pair("Bad day ", "Sorry !")
+
+
 def test_a_folder_of_parallel_lists(write):
     folder = write(contexts_json=json.dumps(["a", ["b", "c"]]), responses_json=json.dumps(["x", "y"]))
     assert read_pairs(folder) == [Pair("a", "x"), Pair(["b", "c"], "y")]

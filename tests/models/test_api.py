@@ -93,12 +93,41 @@ def test_what_stays_is_told_with_its_reason(trouble, reason, detail, asked):
         (chat([{"type": "thinking"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), "ab"),
         (chat(None, "length"), ""),
         (chat("a", "length"), "a"),
+        (chat("a\ud83db"), "ab"),
     ],
-    ids=["parts", "nothing but a thought", "cut off"],
+    ids=["parts", "nothing but a thought", "cut off", "half a character, which no file can hold"],
 )
 def test_the_text_of_an_answer(body, text):
     with ScriptedServer([answer(body)]) as server:
         assert ask(server.base_url) == text
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("trouble", "reason", "asked"),
+    [
+        (answer(chat("I am so", "error")), "broken off", 3),
+        (answer(chat("", "abort")), "broken off", 3),
+        (answer(chat(None, "content_filter: SAFETY")), "filtered", 1),
+        (answer(b'{"error": {"code": "content_filter", "param": "prompt"}}', 400), "filtered", 1),
+    ],
+    ids=str,
+)
+def test_an_answer_that_breaks_off_or_is_filtered_is_never_a_reply(trouble, reason, asked):
+    with ScriptedServer([trouble]) as server, pytest.raises(InvalidAnswer) as caught:
+        ask(server.base_url)
+    assert (caught.value.reason, len(server.requests)) == (reason, asked)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("name", "value"), [("all_proxy", "socks://127.0.0.1:9/"), ("SSL_CERT_FILE", "/nowhere.pem")])
+def test_a_network_setting_that_cannot_be_used_is_named(monkeypatch, name, value):
+    for each in ("all_proxy", "ALL_PROXY", "SSL_CERT_FILE"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(JudgeFailed, match=f"^http://far.invalid/v1 cannot be asked: .*check the environment.*{name}"):
+        api.async_client("http://far.invalid/v1", None, 1.0)
+    api.async_client("http://127.0.0.1/v1", None, 1.0)  # asked directly
 
 
 @pytest.mark.parametrize("script", [[HANG], [(200, {"Content-Length": "1000"}, b"{")]], ids=["silent", "stops halfway"])
@@ -147,7 +176,14 @@ def test_what_no_retry_can_mend_stops_at_once(refusal, message):
     assert "authorization" not in server.headers[0], "no key, no header"
 
 
-SENT = {"model": "gpt-seed", "messages": [], "temperature": 0, "max_tokens": 300, "top_p": 0.9, "response_format": {}}
+SENT = {
+    "model": "gpt-seed",
+    "messages": [{"role": "system", "content": "x"}],
+    "temperature": 0,
+    "max_tokens": 300,
+    "top_p": 0.9,
+    "response_format": {},
+}
 RENAMED = """{"top_p": 0.9, "max_tokens": null, "max_completion_tokens": 300}"""
 
 
@@ -183,12 +219,20 @@ RENAMED = """{"top_p": 0.9, "max_tokens": null, "max_completion_tokens": 300}"""
         (400, "max_tokens: 300 and 400 input tokens exceed the context length", None),  # about one conversation only
         (400, '{"error": {"message": "temperature", "param": "messages"}}', None),
         (500, "temperature", None),
+        (400, '{"message": "System role not supported"}', "gpt-seed on the server refuses a system message"),
+        (500, "Conversation roles must alternate user/assistant/user", "refuses a system message"),
+        (400, "Developer instruction is not enabled for models/gemma-3", "--chat-template FILE"),
+        (400, "The system message and the conversation are too long", None),
+        (402, "Insufficient credits", "the account behind the key has no credit left"),
+        (429, '{"type": "insufficient_quota"}', "the account behind the key has no credit left"),
+        (429, "You exceeded your current quota, check your billing; retry in 30 s", None),
     ],
 )
 def test_a_refusal_names_the_setting_and_what_to_write_instead(status, text, advice):
     about = {"base_url": "URL", "key": None, "api_key_env": None, "sampling": {"top_p": 0.9}, "written": as_flag}
     explained = explain_refusal(status, text, SENT, **about)
     assert explained is None if advice is None else advice in explained and text in explained
+    assert ", and an address that ends in /v1" in explain_refusal(404, "", SENT, **about | {"base_url": "http://h:80"})
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from peft import PeftModel, get_peft_model
 from empathy_trl.chat.local import load_for_chat
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
-from empathy_trl.models.hub_files import join_revision, one_revision, split_revision
+from empathy_trl.hub.pull import hub_requests
+from empathy_trl.models.hub_files import hub_errors, join_revision, one_revision, split_revision
 from empathy_trl.models.load import load_model, lora_config
 from empathy_trl.models.scorer import shared_scorer
 from empathy_trl.recipe import Lora
@@ -173,6 +174,23 @@ def test_no_way_to_the_hub(base, monkeypatch, endpoint, message):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
     with pytest.raises(UserError, match=f"json is not in the local cache, and the Hub cannot be reached: .*{message}"):
         load_model(f"{base}@v1")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("ALL_PROXY", ImportError("Using SOCKS proxy, but the 'socksio' package is not installed")),
+        ("all_proxy", ValueError("Unknown scheme for proxy URL URL('socks://127.0.0.1:9')")),
+        ("SSL_CERT_FILE", FileNotFoundError(2, "No such file or directory")),
+    ],
+)
+def test_a_network_setting_that_cannot_be_used_is_named(monkeypatch, name, error):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv(name, "unusable")
+    for block in (hub_errors("ann/base", None), hub_requests("ann/base: not pushed", "Try again")):
+        with pytest.raises(UserError, match=f"{error.args[-1][:20]}.*check the environment variable .*{name}"), block:
+            raise error
 
 
 def test_a_hub_that_never_answers(base, monkeypatch):
