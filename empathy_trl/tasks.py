@@ -14,12 +14,12 @@ from pathlib import Path
 from accelerate import PartialState
 from jinja2.exceptions import TemplateError
 from peft import PeftModel, get_peft_model
-from transformers import Seq2SeqTrainer, Trainer, set_seed
+from transformers import set_seed
 from trl import SFTTrainer
 
 from empathy_trl.cli import OUTPUTS, check_writable, hold_together, join_processes, part_processes, use_all_cores
 from empathy_trl.data import read_split
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation.base import eval_path
 from empathy_trl.evaluation.evaluate import check_before_training, check_lengths, evaluate_model
 from empathy_trl.evaluation.plots import draw_training
@@ -47,13 +47,15 @@ from empathy_trl.rewards import load_rewards
 from empathy_trl.trainers.callbacks import MetricsLog, ResourceLog, SamplePages, show_progress
 from empathy_trl.trainers.classify import (
     HeldOut,
+    LabelTrainer,
     MergeAdapter,
     held_out_labels,
     held_out_pairs,
     label_parts,
     pair_parts,
 )
-from empathy_trl.trainers.encoder_decoder import CompletionLoss, collator, encode, trainer_class
+from empathy_trl.trainers.encoder_decoder import CompletionLoss, EmpathySeq2SeqTrainer, collator, encode, trainer_class
+from empathy_trl.trainers.exact_resume import FiniteUpdatesMixin
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer
 
@@ -73,13 +75,17 @@ class Task:
     build: Callable
 
 
+class EmpathySFTTrainer(FiniteUpdatesMixin, SFTTrainer):
+    """`trl.SFTTrainer` that stops on a loss that is not finite."""
+
+
 def build_sft(run: StageRun):
     """Supervised fine-tuning on the columns `prompt` and `completion`: `trl.SFTTrainer`, or for an encoder-decoder
     `transformers.Seq2SeqTrainer`."""
     config, train = run.trainer_config(), run.dataset("train")
     model, tokenizer, adapter = _policy(run, train)
     train = _fitting(run, config, model, tokenizer, train)
-    make = partial(_seq2seq_trainer, run) if model.config.is_encoder_decoder else SFTTrainer
+    make = partial(_seq2seq_trainer, run) if model.config.is_encoder_decoder else EmpathySFTTrainer
     return make(
         model=model,
         args=config,
@@ -94,7 +100,7 @@ def _seq2seq_trainer(run: StageRun, model, args, train_dataset, processing_class
     config = run.trainer_config("empathy_trl.trainers.encoder_decoder:Seq2SeqConfig")
     _refuse_data_parallel(config)
     model = _with_adapter(model, peft_config, run.stage.seed)
-    return Seq2SeqTrainer(
+    return EmpathySeq2SeqTrainer(
         model=model,
         args=config,
         train_dataset=encode(train_dataset, processing_class, config.max_length),
@@ -148,7 +154,7 @@ def build_labels(run: StageRun):
     model.config.text_normalization = run.corpus.normalization(run.stage.data)
     model = _with_adapter(model, lora_config(section.lora, "SEQ_CLS", section.revision), seed)
     parts, note = (pair_parts, held_out_pairs) if run.stage.is_pairwise else (label_parts, held_out_labels)
-    trainer = Trainer(
+    trainer = LabelTrainer(
         model=model,
         args=config,
         processing_class=tokenizer,
@@ -257,7 +263,14 @@ def _with_adapter(model, config, seed: int):
     if config is None:
         return model
     set_seed(seed)  # the adapter's weights are drawn here, before the trainer sets its seed
-    return get_peft_model(model, config)
+    asked = config.target_modules  # peft replaces `all-linear` by the layers
+    try:
+        return get_peft_model(model, config)
+    except TypeError as error:  # a layer of the head, such as pre_classifier of DistilBERT with all-linear
+        raise UserError(
+            f"model.lora.target_modules: {show(asked)} has a layer of the head, which is trained in full beside the "
+            f"adapter; name other layers ({error})"
+        ) from error
 
 
 def _refuse_data_parallel(config):

@@ -12,6 +12,9 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
+from peft import LoraConfig
+from safetensors.torch import load_file
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from empathy_trl import tasks
 from empathy_trl.check import describe
@@ -24,6 +27,7 @@ from empathy_trl.recipe import load_recipe
 from empathy_trl.recipe.provenance import NOT_COMPARED, check_precision, check_used, settings_in_use
 from empathy_trl.recipe.stages import stage_runs
 from empathy_trl.tasks import TASKS, train_stage, unused_rows
+from empathy_trl.trainers import NonFiniteLoss
 from tests.recipes.scripts import ROOT, without_pictures
 
 
@@ -45,6 +49,35 @@ def test_the_seed_alone_decides_the_weights_of_an_adapter_on_an_encoder(tmp_path
 
     assert torch.equal(first_weight(1, 0), first_weight(1, 5))
     assert not torch.equal(first_weight(1, 0), first_weight(2, 0))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("recipe, stage", [("ed4_tiny", "sft"), ("godel_tiny", "sft"), ("intent9_tiny", "classify")])
+def test_a_loss_that_is_not_finite_stops_every_task_before_the_weights_change(recipe, stage, tmp_path):
+    settings = {
+        "learning_rate": 1e30,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "per_device_train_batch_size": 2,
+    }
+    run = stage_runs(load_recipe(recipe, [f"--stages.{stage}.trainer", json.dumps(settings)]), tmp_path)[stage]
+    with pytest.raises(
+        NonFiniteLoss, match=r"step 2: the (loss|gradient norm) is nan.*checkpoint-1\. Lower trainer.learning_rate"
+    ):
+        train_stage(run)
+    assert json_or_none(run.folder / "run.json")["status"] == "running"
+    weights = load_file(run.folder / "checkpoint-1" / "model.safetensors")
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+@pytest.mark.faults
+def test_a_layer_of_the_head_takes_no_adapter(tmp_path):
+    config = DistilBertConfig(vocab_size=9, dim=8, n_layers=1, n_heads=2, hidden_dim=8, num_labels=2)
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="SEQ_CLS")
+    with pytest.raises(
+        UserError, match="model.lora.target_modules: 'all-linear' has a layer of the head, which is trained in full"
+    ):
+        tasks._with_adapter(DistilBertForSequenceClassification(config), lora, seed=0)
 
 
 @pytest.mark.faults

@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import logging
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,6 +57,8 @@ from empathy_trl.models.hub_files import (
 )
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.tags import CHAT_TEMPLATES, REPAIRS, THOUGHT, tag_marks
+
+logger = logging.getLogger(__name__)
 
 # settings of GRPO and PPO -> why an encoder-decoder cannot have them
 FOR_DECODERS = {
@@ -364,9 +367,29 @@ def _load_full(name: str, revision: str | None, options: dict) -> PreTrainedMode
         except (ImportError, ValueError) as error:  # no flash attention, impossible option
             raise UserError(f"{name}: cannot be loaded: {error}") from error
     check_weights(name, report)
+    _make_savable(model, name)
     if "quantization_config" in options:
         _keep_trainable(model)
     return model
+
+
+def _make_savable(model: PreTrainedModel, name: str) -> None:
+    """Leave out generation settings that transformers reads but refuses to save, which would end a training without its model.
+
+    Nothing here generates with more of them than the special tokens, see `without_generation_defaults`.
+    """
+    settings = model.generation_config
+    try:
+        settings.validate(strict=True)
+    except ValueError as error:
+        model.generation_config = GenerationConfig(**{key: getattr(settings, key) for key in SPECIAL_TOKENS})
+        problems = re.findall(r"^- `(\w+)`", str(error), flags=re.MULTILINE) or [str(error)]
+        logger.warning(
+            "%s: generation_config.json contradicts itself (%s), and could not be saved with a model that is trained from this "
+            "one: only its special tokens are kept",
+            name,
+            ", ".join(problems),
+        )
 
 
 def _refuse_classifier(name: str, config) -> None:

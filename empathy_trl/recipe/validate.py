@@ -303,6 +303,11 @@ NEEDED = (
     (("liger_kernel_config",), "use_liger_kernel", (False,), "true"),
     (("fsdp_config",), "fsdp", (None, "", [], False), "such as true"),
 )
+# Settings with which a stage that resumes would go on as another run, each with the reason
+RESUMED_AS_ANOTHER = {
+    "save_only_model": "checkpoints without the optimizer and the schedule",
+    "ignore_data_skip": "an order that begins again with the first rows",
+}
 OWN_SAMPLING = (
     "temperature",
     "top_p",
@@ -359,7 +364,7 @@ def check_trainer(trainer: dict[str, Any], task: str, config_class: type, traini
 
 
 def _ineffective_together(trainer: dict[str, Any], defaults: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the fields of a section that do nothing beside the others, or replace them, each with a message."""
+    """Yield the fields of a section that do nothing beside the others, replace them or spoil a resume, with a message."""
     for fields, needed, off, on in NEEDED:
         if needed not in trainer and needed in defaults and defaults[needed] in off:
             reason = f"has no effect without {needed}: {on} (the default is {show(defaults[needed])}); set both, or delete the key"
@@ -369,6 +374,10 @@ def _ineffective_together(trainer: dict[str, Any], defaults: dict[str, Any]) -> 
             "warmup_steps",
             f"{show(warmup)} has no effect with lr_scheduler_type constant; use constant_with_warmup, or 0 here",
         )
+    for key, reason in RESUMED_AS_ANOTHER.items():
+        if trainer.get(key) is True and trainer.get("save_strategy") not in ("no", False):
+            reason = f"an interrupted stage resumes from its last checkpoint, and would go on with {reason}"
+            yield key, f"true: {reason}; delete the key, or set save_strategy: 'no' to save the model at the end only"
     settings = trainer.get("generation_kwargs")
     for key in OWN_SAMPLING if isinstance(settings, dict) else ():
         if key in settings and (key == "temperature" or key in trainer):

@@ -26,7 +26,7 @@ _EXPORTS = {
     "EmpathyGRPOTrainer": "grpo",
     "EmpathyPPOTrainer": "ppo",
     "LabelConfig": "classify",
-    "NonFiniteLoss": "grpo",
+    "NonFiniteLoss": "exact_resume",
     "PPOConfig": "ppo",
     "RegressConfig": "classify",
     "Seq2SeqConfig": "encoder_decoder",

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch.nn import functional
-from transformers import DataCollatorWithPadding, TrainerCallback, TrainingArguments
+from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
 from empathy_trl.errors import DataError, UserError
 from empathy_trl.models.adapters import merge_adapter
 from empathy_trl.models.label_schema import Targets, pairs_of, pearson, predicted_labels, right_order
+from empathy_trl.trainers.exact_resume import FiniteUpdatesMixin
 
 ROWS_TO_COMPARE = 16  # of `valid`, adapter against merged model
 
@@ -134,6 +135,10 @@ def encode(rows, tokenizer, max_length: int):
     others = [name for name in rows.column_names if name != "labels"]
     # in memory: a cached file would be found again by a hash that does not know the tokenizer's state
     return rows.map(tokenize, batched=True, remove_columns=others, keep_in_memory=True)
+
+
+class LabelTrainer(FiniteUpdatesMixin, Trainer):
+    """`transformers.Trainer` that stops on a loss that is not finite."""
 
 
 class MergeAdapter(TrainerCallback):

@@ -24,13 +24,14 @@ from unittest.mock import patch
 
 import torch
 from torch.nn import functional
-from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from trl import SFTConfig
 from trl.trainer.utils import selective_log_softmax_and_entropy
 
 from empathy_trl.errors import UserError
 from empathy_trl.models.batching import prompt_tokens
 from empathy_trl.models.load import decoder_settings, start_token, without_generation_defaults
+from empathy_trl.trainers.exact_resume import FiniteUpdatesMixin
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
 IGNORED = -100  # the label of padding
@@ -50,6 +51,10 @@ class Seq2SeqConfig(SFTConfig, Seq2SeqTrainingArguments):
         for key, message in decoder_settings(vars(self), SFTConfig):
             raise ValueError(f"{key}: {message}")
         super().__post_init__()
+
+
+class EmpathySeq2SeqTrainer(FiniteUpdatesMixin, Seq2SeqTrainer):
+    """`transformers.Seq2SeqTrainer` that stops on a loss that is not finite."""
 
 
 @dataclasses.dataclass

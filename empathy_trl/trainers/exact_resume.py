@@ -12,6 +12,9 @@ further steps still use, metrics that are not logged yet, and the order of the p
 | `training_step`, `_run_epoch`, `_load_rng_state` | take a snapshot when an optimizer step begins |
 | `_calculate_rewards` | check the values of the rewards; stop in all processes together, and save a checkpoint |
 
+`FiniteUpdatesMixin`, which trainers of all tasks have, overrides `training_step` and `_clip_grad_norm`: a loss or gradient that
+is not finite stops the training before the weights change.
+
 The snapshot serves rewards that raise `StopTraining`, such as a judge that cannot be reached, and rewards that return
 something other than one finite number or None per completion. Both happen while a rollout is scored. By then sampling
 has drawn random numbers, TRL has counted tokens, and the other processes wait for the rewards of this one. The mixin
@@ -40,6 +43,51 @@ from empathy_trl.rewards.base import checked_logs, checked_values
 logger = logging.getLogger(__name__)
 
 SAMPLER_FIELDS = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
+
+
+class NonFiniteLoss(UserError):
+    """Training produced a loss or gradient that is nan or infinite; the weights before that step are saved."""
+
+
+class FiniteUpdatesMixin:
+    """Put before a trainer of TRL or transformers: a loss or gradient that is not finite stops it before the weights change.
+
+    transformers itself logs earlier losses in place of one that is nan, and trains on.
+
+    Raises:
+        NonFiniteLoss: from `train()`; a checkpoint of all complete steps is saved.
+    """
+
+    _kl_setting = None  # the setting that keeps a policy near its reference, for messages
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # gathered, so that all processes stop together instead of waiting for the one that failed
+        if not torch.isfinite(self.accelerator.gather(loss)).all():
+            self._stop_before_update(model, f"the loss is {loss.item()}")
+        return loss
+
+    def _clip_grad_norm(self, model):
+        norm = super()._clip_grad_norm(model)
+        # with fp16 the gradient scaler meets infinities on purpose and skips those steps itself
+        if not self.args.fp16 and not torch.isfinite(torch.as_tensor(norm)):
+            self._stop_before_update(model, f"the gradient norm is {float(norm)}")
+        return norm
+
+    def _save_before_step(self, model) -> str:
+        """Save the state before the current optimizer step, and return the folder."""
+        self._save_checkpoint(model, trial=None)
+        return os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+
+    def _stop_before_update(self, model, problem: str):
+        checkpoint = self._save_before_step(model)
+        kl = f" or trainer.{self._kl_setting} (now {self.beta:g})" if self._kl_setting else ""
+        raise NonFiniteLoss(
+            f"step {self.state.global_step + 1}: {problem}. The weights before this step are in {checkpoint}. Lower "
+            f"trainer.learning_rate (now {self.args.learning_rate:g}), raise trainer.warmup_steps (now "
+            f"{self.args.warmup_steps:g}){kl}, lower trainer.max_grad_norm (now {self.args.max_grad_norm:g}), or load the "
+            "model in float32."
+        )
 
 
 class ExactResumeMixin:
@@ -109,8 +157,7 @@ class ExactResumeMixin:
     def _save_before_step(self, model) -> str:
         """Save the state before the current optimizer step, and return the folder; a resume samples new completions."""
         self._begin_rollout()
-        self._save_checkpoint(model, trial=None)
-        return os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        return super()._save_before_step(model)
 
     def _begin_rollout(self):
         """Let the next step sample new completions, at the place in the schedule of rollouts where it is."""

@@ -1,14 +1,13 @@
 """GRPO from TRL with additions for long runs.
 
-`EmpathyGRPOTrainer` is `trl.GRPOTrainer` with two mixins, each in its own module: prompts are computed once per group
-(`shared_prefix.mixin`), and an interrupted run resumes exactly (`exact_resume`). This module overrides these methods of
-`trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
+`EmpathyGRPOTrainer` is `trl.GRPOTrainer` with three mixins: prompts are computed once per group (`shared_prefix.mixin`), an
+interrupted run resumes exactly, and a loss that is not finite stops it before the weights change (`exact_resume`). This
+module overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
 
 | method | why |
 |---|---|
 | `_generate_and_score_completions` | reward weights may follow a schedule |
 | `_calculate_rewards` | show rewards the `<think>` that the prompt opened; log the share of groups whose completions all earn the same; stop where no reward applies, or all completions are masked |
-| `training_step`, `_clip_grad_norm` | stop on a loss or gradient that is not finite, before it reaches the weights |
 | `_get_per_token_logps_and_entropies` | without a GPU, keep prompts out of the vocabulary projection |
 
 `tests/trainers/test_seams.py` pins the source of every parent method named here.
@@ -29,7 +28,7 @@ from empathy_trl.models.batching import check_vocabulary, opened_thought, render
 from empathy_trl.models.load import check_tags, guard_template
 from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
 from empathy_trl.tags import THOUGHT_BEGINS, content_text
-from empathy_trl.trainers.exact_resume import ExactResumeMixin
+from empathy_trl.trainers.exact_resume import ExactResumeMixin, FiniteUpdatesMixin
 from empathy_trl.trainers.policy_scorer import PolicyScorer
 from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
 
@@ -37,10 +36,6 @@ logger = logging.getLogger(__name__)
 
 # rollouts in a row that teach nothing, before the training stops
 LIMIT_WITHOUT_SIGNAL = 3
-
-
-class NonFiniteLoss(UserError):
-    """Training produced a loss or gradient that is nan or infinite; the weights before that step are saved."""
 
 
 @dataclasses.dataclass
@@ -108,7 +103,7 @@ def declared_weights(reward_funcs) -> list | None:
     return weights if any(weight != 1.0 for weight in weights) else None
 
 
-class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
+class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, FiniteUpdatesMixin, GRPOTrainer):
     """`trl.GRPOTrainer` with shared prompts, scheduled weights, an exact resume, and a stop on a non-finite loss.
 
     Args:
@@ -130,7 +125,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
             steps is saved.
     """
 
-    _kl_setting = "beta"  # the setting that keeps the policy near its reference, for messages
+    _kl_setting = "beta"
 
     def __init__(self, model, reward_funcs=None, args=None, *others, reward_weights: list | None = None, **kwargs):
         if isinstance(reward_funcs, dict):
@@ -235,29 +230,6 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, GRPOTrainer):
         # prompt's projection is half of the whole step. This makes it project only those with a label everywhere.
         with patch.object(trl.trainer.utils, "_use_triton", lambda device: True):
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
-
-    def training_step(self, model, inputs, num_items_in_batch):
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        # gathered, so that all processes stop together instead of waiting for the one that failed
-        if not torch.isfinite(self.accelerator.gather(loss)).all():
-            self._stop_before_update(model, f"the loss is {loss.item()}")
-        return loss
-
-    def _clip_grad_norm(self, model):
-        norm = super()._clip_grad_norm(model)
-        # with fp16 the gradient scaler meets infinities on purpose and skips those steps itself
-        if not self.args.fp16 and not torch.isfinite(torch.as_tensor(norm)):
-            self._stop_before_update(model, f"the gradient norm is {float(norm)}")
-        return norm
-
-    def _stop_before_update(self, model, problem: str):
-        checkpoint = self._save_before_step(model)
-        raise NonFiniteLoss(
-            f"step {self.state.global_step + 1}: {problem}. The weights before this step are in {checkpoint}. Lower "
-            f"trainer.learning_rate (now {self.args.learning_rate:g}), raise trainer.warmup_steps (now "
-            f"{self.args.warmup_steps:g}) or trainer.{self._kl_setting} (now {self.beta:g}), lower trainer.max_grad_norm (now "
-            f"{self.args.max_grad_norm:g}), or load the model in float32."
-        )
 
     def _rollout_state(self) -> dict:
         return super()._rollout_state() | {"shares": self._shares}  # what has switched itself off stays off

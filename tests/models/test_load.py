@@ -133,6 +133,18 @@ def test_a_local_folder(full):
     assert load_or_build(recipe_model(full), seed=0)[0].dtype == torch.float32
 
 
+@pytest.mark.faults
+def test_generation_settings_that_could_not_be_saved_are_left_out(full, tmp_path, caplog):
+    folder = shutil.copytree(full, tmp_path / "contradicting")
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"do_sample": False, "temperature": 0.6, "top_p": 0.9}))
+    model, tokenizer = models.load_model(folder)
+    model.save_pretrained(tmp_path / "saved")
+    assert "generation_config.json contradicts itself (temperature, top_p)" in caplog.text
+    kept = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert kept["eos_token_id"] == tokenizer.eos_token_id and "temperature" not in kept
+
+
 def test_an_encoder_decoder(tmp_path):
     tokenizer = save_tiny(tmp_path, "t5")
     assert isinstance(load_or_build(recipe_model(tmp_path), seed=0)[0], T5ForConditionalGeneration)

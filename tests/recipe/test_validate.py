@@ -194,6 +194,8 @@ WRONG = [
         ("regress", {"loss": "mse", "huber_delta": 2.0}, "huber_delta: 2.0 has no effect without objective regression and loss huber"),
         ("regress", {"loss": "mse", "objective": "pairwise"}, "loss: 'mse' has no effect with objective pairwise"),
         ("sft", {"lr_scheduler_type": "constant", "warmup_steps": 9}, "warmup_steps: 9 has no effect with lr_scheduler_type constant"),
+        ("sft", {"save_only_model": True}, "save_only_model: true: an interrupted stage resumes from its last checkpoint, and would"),
+        ("grpo", {"ignore_data_skip": True}, "ignore_data_skip: true: an interrupted stage resumes from its last checkpoint"),
         ("grpo", {"generation_kwargs": {"temperature": 2.0}}, "generation_kwargs: temperature would replace trainer.temperature"),
     )),
 ]  # fmt: skip
@@ -209,6 +211,7 @@ def test_a_trainer_section_that_is_wrong(task, trainer, expected, monkeypatch):
 def test_what_is_switched_off_on_purpose_may_keep_its_settings():
     assert lines("grpo", {"use_vllm": False, "vllm_gpu_memory_utilization": 0.5, "vllm_mode": "colocate"}) == []
     assert lines("sft", {"packing": False, "packing_strategy": "wrapped"}) == []
+    assert lines("sft", {"save_only_model": True, "save_strategy": "no"}) == []
 
 
 def test_several_processes_make_groups_fit_which_the_launcher_checks(monkeypatch):

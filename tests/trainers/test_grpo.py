@@ -16,7 +16,8 @@ from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.recipe import Lora, Model
 from empathy_trl.rewards.base import Reward, WeightSchedule, as_reward
 from empathy_trl.rewards.format import Format
-from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer, NonFiniteLoss
+from empathy_trl.trainers.exact_resume import NonFiniteLoss
+from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer, PPOConfig
 from tests.conftest import TEXTS
 from tests.rewards import own_rewards

@@ -14,7 +14,7 @@ from transformers import Cache, DataCollatorForSeq2Seq, DynamicLayer, Trainer, m
 from transformers.distributed import fsdp
 from transformers.generation import GenerationMixin
 from transformers.integrations import deepspeed, sdpa_attention
-from trl import GRPOTrainer
+from trl import GRPOTrainer, SFTTrainer
 from trl.trainer import utils
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler
@@ -45,6 +45,8 @@ PINNED = {
     (GRPOTrainer, "_prepare_inputs"): "f824e7fb0714",
     (GRPOTrainer, "training_step"): "9e18632f7dd8",
     (GRPOTrainer, "_compute_loss"): "80295546bbdb",
+    (SFTTrainer, "training_step"): "bba41f264647",
+    (Trainer, "training_step"): "a95f8c94253a",
     (Trainer, "create_optimizer"): "daff86cde6cc",
     (Trainer, "_save"): "bf720120f407",
     (Trainer, "_load_from_checkpoint"): "4711d0506786",
