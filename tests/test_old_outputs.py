@@ -36,7 +36,7 @@ def rows(file: Path) -> list[dict]:
 
 def figures(file: Path) -> dict:
     content = parse(file.read_text(encoding="utf-8"))
-    for added in ("cut", "dropped", "shortened"):  # which version 0.1 did not count
+    for added in ("cut", "cut_off", "dropped", "shortened"):  # which version 0.1 did not count
         content["data"].pop(added, None)
     return {key: content[key] for key in ("kind", "data", "metrics", "baselines", "metrics_version")}
 

@@ -192,11 +192,12 @@ CUTS = {
     "dropped": "unusable rows left out",
     "shortened": "texts shortened by data.max_words",
     "cut": "texts longer than the model reads, and cut",
+    "cut_off": "completions cut off at their largest length",
 }
 
 
 def describe_cuts(data: dict) -> str:
-    """Return what the evaluated rows lost before the model read them, in words that begin with a comma; "" for nothing.
+    """Return what the evaluated rows and their completions lost, in words that begin with a comma; "" for nothing.
 
     Args:
         data: of `eval_<split>.json`; evaluations of earlier versions do not say it.

@@ -19,7 +19,7 @@ The files of an evaluation have public formats; leaderboards, cards and reports 
   the end of training and, if it uses a model, a digest as `weights`), `classifiers` (epitome, emotion, intent or
   bertscore -> its model, see `metrics.reply_classifiers`) and `left_out` (metric -> why it has no value). A
   perplexity also has `tokens`. Completions also have `decoding`, in words, those of a server `sampling`, the settings of
-  its requests, and `prompts_cut` counts prompts that lost their oldest turns to fit into the model's positions.
+  its requests, `cut_off` counts those that did not come to their end, and `prompts_cut` counts prompts that lost their oldest turns to fit into the model's positions.
 * `predictions_<split>.jsonl`: one row per example. `index` is the row in the whole split and `text` the input; the rest
   depends on the kind:
   emotions `{"label", "prediction", "correct", "completion"}`, `prediction` being null when the answer is invalid;
@@ -47,7 +47,7 @@ from empathy_trl import evaluation
 from empathy_trl.cli import check_writable, hold_together
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import Evaluator, write_eval, write_predictions
-from empathy_trl.evaluation.generation import decoding, partial_path, remove_partial
+from empathy_trl.evaluation.generation import count_cut_off, decoding, partial_path, remove_partial
 from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
 from empathy_trl.io import digest, user_path
 from empathy_trl.models.batching import token_lengths, truncation
@@ -129,6 +129,7 @@ def evaluate_model(
             table = [{"index": number} | row for number, row in zip(index, table, strict=True)]
             digested = digest([[row["index"], row["text"], row[evaluator.reference_column]] for row in table])
             data = _rows_record(model, tokenizer, stage, split, rows, digested) | ({"prompts_cut": cut} if cut else {})
+            data |= {} if stage.task in LABEL_TASKS else {"cut_off": count_cut_off(partial)}
             made = {"seed": stage.seed, "metrics_version": evaluator.metrics_version, "versions": versions()}
             result = about | {"data": data} | scored | made
             _write(evaluator, output_dir, split, result, table)
@@ -238,4 +239,5 @@ def summary_table(evaluator: Evaluator, result: dict) -> str:
     """Return the plain-text table of an evaluation: the model above its baselines, with 95 % intervals."""
     data = result["data"]
     head = f"{result['recipe']} / {result['stage']}: {data['split']} of {data['source']} (n = {data['n']})"
-    return "\n".join([head, *evaluator.summary(result)])
+    cut_off = f"{data.get('cut_off')} of {data['n']} completions were cut off at their largest length (evaluation.max_new_tokens)"
+    return "\n".join([head, *evaluator.summary(result), *([cut_off] if data.get("cut_off") else [])])

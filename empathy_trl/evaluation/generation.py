@@ -2,7 +2,8 @@
 
 `predictions_<split>.partial.jsonl` exists until the evaluation has written its files, so that an interrupted evaluation
 continues where it stopped. Its first line holds everything that determines a completion: `{"header": {...}}`. One row
-per completion follows, in the order of generation: `{"row": number, "completion": text}`. With several processes, each
+per completion follows, in the order of generation: `{"row": number, "completion": text}`, and
+`"cut_off": true` for one that did not come to its end. With several processes, each
 one appends to its own file (`predictions_<split>.partial.<process>.jsonl`), and the main process collects them when the
 next evaluation begins. A truncated last line is dropped and its row generated again. Completions with another header
 are discarded.
@@ -160,9 +161,10 @@ class PartialFile:
             write_rows(own, [{"header": self.header}])
         self._file = own.open("a", encoding="utf-8")
 
-    def add(self, row: int, completion: str) -> None:
+    def add(self, row: int, completion: str, cut_off: bool) -> None:
         """Write a completion at once; JSON in ASCII, so that a cut line is the only thing that can go wrong."""
-        self._file.write(json.dumps({"row": row, "completion": completion}) + "\n")
+        content = {"row": row, "completion": completion} | ({"cut_off": True} if cut_off else {})
+        self._file.write(json.dumps(content) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -170,7 +172,7 @@ class PartialFile:
 
     def _collect(self) -> dict[int, str]:
         """Return what all processes of an earlier evaluation wrote, and gather it in the main process' file."""
-        completions, discarded = {}, []
+        completions, kept, discarded = {}, {}, []
         others = [path for path in _files(self.path) if path != self.path]
         for path in _files(self.path):
             try:
@@ -179,17 +181,22 @@ class PartialFile:
                     discarded.append(_difference(first.get("header"), self.header))
                     continue
                 completions |= {row["row"]: row["completion"] for row in rows}
+                kept |= {row["row"]: row for row in rows}
             except (UserError, KeyError, TypeError, AttributeError, ValueError) as error:
                 discarded.append(f"it is broken ({error})")
         if discarded:
             tqdm.write(f"{self.path}: not used, because {discarded[0]}; starting over")
         if completions:
             tqdm.write(f"{self.path}: {len(completions)} completions found; continuing with the other rows")
-        kept = [{"row": row, "completion": completion} for row, completion in completions.items()]
-        write_rows(self.path, [{"header": self.header}, *kept])
+        write_rows(self.path, [{"header": self.header}, *kept.values()])
         for path in others:
             path.unlink()
         return completions
+
+
+def count_cut_off(path: Path) -> int:
+    """Return how many completions in the partial files of all processes were cut off."""
+    return sum(row.get("cut_off", False) for each in _files(path) for row in read_rows(each))
 
 
 def remove_partial(path: Path) -> None:

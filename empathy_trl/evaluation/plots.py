@@ -24,6 +24,7 @@ def pyplot():
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # names of models, rewards and labels may hold "$"
     from matplotlib import pyplot
 
     return pyplot

@@ -359,8 +359,8 @@ class Client:
     async def __aexit__(self, *error):
         await self._openai.close()
 
-    async def ask(self, request: dict, read: Callable[[str], Answer]) -> Answer:
-        """Return what `read` makes of the answer's text.
+    async def ask(self, request: dict, read: Callable[[str, bool], Answer]) -> Answer:
+        """Return what `read` makes of the answer's text, and of whether it was cut off.
 
         Args:
             request: the body, as OpenAI's chat completions take it.
@@ -438,10 +438,10 @@ class Client:
         return first_words(text, self._key)
 
 
-def _read(read: Callable[[str], Answer], text: str, cut_off: bool) -> Answer:
+def _read(read: Callable[[str, bool], Answer], text: str, cut_off: bool) -> Answer:
     """Return what `read` makes of an answer; of one that it cannot use and that was cut off, this is the reason."""
     try:
-        return read(text)
+        return read(text, cut_off)
     except InvalidAnswer as failure:
         if not cut_off:
             raise
@@ -523,7 +523,7 @@ async def ask_all(
         client: limits the concurrency.
         requests: key -> request.
         times: key -> number of replies that share the request.
-        read: called with key and answer; raises InvalidAnswer.
+        read: called with key, answer and whether it was cut off; raises InvalidAnswer.
         failures: counts them; its `add` may stop the batch.
 
     Raises:
@@ -532,7 +532,7 @@ async def ask_all(
 
     async def ask_one(key: str):
         try:
-            return key, await client.ask(requests[key], lambda answer: read(key, answer)), None
+            return key, await client.ask(requests[key], lambda *answer: read(key, *answer)), None
         except InvalidAnswer as failure:
             return key, None, failure
 
@@ -658,7 +658,7 @@ class ApiModel:
         max_new_tokens: int,
         progress: bool = True,
         rows: list[int] | None = None,
-        done: Callable[[int, str], object] | None = None,
+        done: Callable[[int, str, bool], object] | None = None,
     ) -> list[str]:
         """Return one completion per prompt; equal prompts are sent once.
 
@@ -668,7 +668,7 @@ class ApiModel:
             max_new_tokens: a completion that has not ended by then is cut off.
             progress: show a progress bar on stderr.
             rows: number of every prompt; by default 0, 1, 2, …
-            done: called with the number and the completion of a prompt as soon as it is there.
+            done: called as soon as a completion is there, with the number of its prompt, its text, and whether it was cut off.
 
         Raises:
             UserError: a prompt has no answer after all retries, or none can be answered. A missing answer is never replaced.
@@ -681,11 +681,11 @@ class ApiModel:
             rows_of[key].append(row)
         with tqdm(total=len(prompts), desc="generate", disable=not progress) as bar:
 
-            def read(key: str, completion: str) -> str:
+            def read(key: str, completion: str, cut_off: bool) -> str:
                 for row in rows_of[key]:
                     bar.update()
                     if done:
-                        done(row, completion)
+                        done(row, completion, cut_off)
                 return completion
 
             try:

@@ -126,7 +126,7 @@ def generate_completions(
     progress: bool = True,
     backend: str = "transformers",
     rows: list[int] | None = None,
-    done: Callable[[int, str], object] | None = None,
+    done: Callable[[int, str, bool], object] | None = None,
 ) -> list[str]:
     """Return one completion per prompt, as text without special tokens.
 
@@ -146,7 +146,7 @@ def generate_completions(
         progress: show a progress bar on stderr.
         backend: one of `BACKENDS`.
         rows: number of every prompt, which seeds its sampling together with `seed`; by default 0, 1, 2, …
-        done: called with the number and the completion of a prompt as soon as it is there.
+        done: called as soon as a completion is there, with the number of its prompt, its text, and whether it was cut off.
 
     The model's own generation defaults (top-k, repetition penalty, beams, forced tokens, …) are not applied: what is
     evaluated is the distribution that was trained. A completion ends at any `eos_token_id` of the model or its tokenizer.
@@ -179,7 +179,7 @@ def generate_completions(
         for place, ids in BACKENDS[backend](model, request, batch_size):
             completions[place] = thoughts[place] + completion_of(tokenizer, ids, stop_ids)
             if done:
-                done(rows[place], completions[place])
+                done(rows[place], completions[place], not set(stop_ids).intersection(ids))
             bar.update()
     return completions
 

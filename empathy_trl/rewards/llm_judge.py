@@ -237,7 +237,7 @@ class LLMJudge(ReadsReply):
         unknown = {key: requests[key] for key in rows if key not in kept}
         if unknown:
             times = {key: len(rows[key]) for key in unknown}
-            read = lambda key, answer: tell(key, self._read(key, answer))
+            read = lambda key, answer, cut_off: tell(key, self._read(key, answer))
             scores |= await self._ask(unknown, times, read, len(keys))
         return keys, scores, kept
 

@@ -65,7 +65,18 @@ def test_artefacts_have_exactly_the_public_format(tiny, tmp_path, scripted, caps
     assert list(content) == [*keys, "seed", "metrics_version", "versions"]
     assert [content[key] for key in ("recipe", "stage", "model", "seed")] == ["ed4_tiny", "stage1", "USER/model", 7]
     data = content["data"]
-    assert list(data) == ["name", "source", "revision", "split", "n", "rows", "dropped", "shortened", "decoding"]
+    assert list(data) == [
+        "name",
+        "source",
+        "revision",
+        "split",
+        "n",
+        "rows",
+        "dropped",
+        "shortened",
+        "decoding",
+        "cut_off",
+    ]
     assert [data[key] for key in ("name", "source", "split", "n")] == ["ed4", "sample", "test", 12]
     assert data["decoding"] == "greedy decoding"
     shares = [f"{share}_{label}" for share in ("precision", "recall") for label in LABELS]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from empathy_trl.evaluation import generation
-from empathy_trl.evaluation.generation import generate_shared, partial_path, remove_partial
+from empathy_trl.evaluation.generation import count_cut_off, generate_shared, partial_path, remove_partial
 from empathy_trl.models import generate
 from empathy_trl.models.load import weights_digest
 from empathy_trl.recipe.schema import Evaluation
@@ -153,6 +153,15 @@ def test_what_several_processes_wrote_is_collected(counted, tmp_path, monkeypatc
     assert [each.name for each in tmp_path.iterdir()] == names[1:]
     remove_partial(path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.faults
+def test_completions_that_are_cut_off_are_counted_across_an_interruption(counted, interrupted, tmp_path):
+    counted.run(tmp_path / "whole.jsonl")
+    path, _ = interrupted()
+    before = count_cut_off(path)
+    counted.run(path)
+    assert 0 < before < count_cut_off(path) == count_cut_off(tmp_path / "whole.jsonl")
 
 
 def test_the_digest_of_weights_follows_every_tensor(tiny):

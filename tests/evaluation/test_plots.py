@@ -23,6 +23,11 @@ def test_confusion_picture(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.faults
+def test_dollars_in_names_are_no_formula(tmp_path):
+    png_size(draw_confusion(tmp_path / "x.png", CONFUSION | {"rows": ["$a_$", "$$"]}, "outputs/$x_{$"))
+
+
 @pytest.mark.parametrize("rewards", [{}, {"grpo": [(1, 0.5)]}, {"grpo": [(step, step / 50) for step in range(50)]}])
 def test_report_picture_is_wider_with_a_reward_curve(tmp_path, rewards):
     path = draw_report(

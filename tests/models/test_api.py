@@ -35,7 +35,7 @@ from tests.models.scripted_server import CUT, HANG, ScriptedServer, answer, chat
 REQUEST = {"model": "m", "messages": [], "response_format": {}}
 
 
-def ask(base_url, request=REQUEST, read=str, api_key_env=None, **settings):
+def ask(base_url, request=REQUEST, read=lambda text, cut_off: text, api_key_env=None, **settings):
     settings = {"timeout": 5, "retries": 2, "wait": 0, "concurrency": 1, **settings}
 
     async def run():
@@ -150,7 +150,7 @@ def test_the_time_limit_is_for_the_whole_request():
         server = await asyncio.start_server(drip, "127.0.0.1", 0)
         base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         async with Client(base_url, None, timeout=0.3, retries=0, wait=0, concurrency=1) as client:
-            await client.ask(REQUEST, str)
+            await client.ask(REQUEST, lambda text, cut_off: text)
 
     with pytest.raises(InvalidAnswer, match="no answer within 0.3 s"):
         asyncio.run(run())

@@ -43,7 +43,7 @@ def test_a_completion_begins_with_the_thought_that_its_prompt_opened(tiny):
     plain = generate(tiny, max_new_tokens=3)
     tiny[1].chat_template += "{% if messages[0].content == 'Party!' %}<think>\n{% endif %}"
     told = {}
-    completions = generate(tiny, max_new_tokens=3, done=told.__setitem__)
+    completions = generate(tiny, max_new_tokens=3, done=lambda row, text, cut_off: told.update({row: text}))
     assert [text.startswith("<think>") for text in completions] == [text == "Party!" for text in SITUATIONS]
     assert list(map(told.get, range(len(SITUATIONS)))) == completions
     assert completions[0] == plain[0] and reply_text(completions[2]) == ""

@@ -13,7 +13,7 @@ import pytest
 from empathy_trl.commands import evaluate as commands
 from empathy_trl.io import read_rows
 from empathy_trl.recipe import FromScratch, Lora, Model
-from tests.models.scripted_server import CUT, ScriptedServer, answer, picky
+from tests.models.scripted_server import CUT, ScriptedServer, answer, chat, picky
 from tests.recipes.scripts import ROOT, without_pictures
 
 KEY = "s3cret-0123456789-key"
@@ -178,6 +178,14 @@ def test_the_request_is_the_users_to_shape_and_recorded(workplace, capsys):
     assert data["decoding"] == "sampled at the server's own temperature, top-p 0.5"
 
 
+@pytest.mark.faults
+def test_a_thought_that_takes_all_tokens_is_counted_and_told(workplace, capsys):
+    with ScriptedServer([answer(chat(None, "length"))]) as server:
+        assert run("--model", "openai:m", "--base_url", server.base_url, "--output_dir", "cut") == 0
+    told = "5 of 5 completions were cut off at their largest length (evaluation.max_new_tokens)"
+    assert told in capsys.readouterr().out and evaluation("cut")["data"]["cut_off"] == 5
+
+
 def test_a_server_that_fails_ends_the_evaluation(workplace, monkeypatch, capsys):
     with ScriptedServer([answer("<answer>sad</answer>"), CUT]) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
@@ -294,11 +302,11 @@ def test_a_full_disk_is_named_and_loses_no_row(workplace, monkeypatch, capsys):
 
     usual, written = PartialFile.add, []
 
-    def fills_up(self, row, completion):
+    def fills_up(self, row, *completion):
         if len(written) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(row)
-        usual(self, row, completion)
+        usual(self, row, *completion)
 
     monkeypatch.setattr(PartialFile, "add", fills_up)
     arguments = ["--model", "model", "--batch_size", "1", "--output_dir", "here"]
