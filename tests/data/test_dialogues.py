@@ -45,7 +45,7 @@ def write_lists(folder, lists=LISTS, part="train"):
 
 def write_conversations(folder, rows, name="train.jsonl"):
     content = "\n".join(map(json.dumps, rows)).encode()
-    (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    (folder / name).write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
     return folder
 
 
@@ -236,7 +236,7 @@ def test_conversations_in_every_format(tmp_path, name):
         Dataset.from_list([CONVERSATION]).to_parquet(path)
     else:
         text = "\ufeff" + json.dumps([CONVERSATION] if name == "train.json" else CONVERSATION)
-        path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+        path.write_bytes(gzip.compress(text.encode(), mtime=0) if name.endswith("gz") else text.encode())
     assert len(read_split(section(path if name == "saved" else tmp_path), "train")[0]) == 2
 
 
@@ -244,7 +244,7 @@ def test_conversations_in_every_format(tmp_path, name):
 def test_lists_may_be_gzipped(tmp_path):
     write_lists(tmp_path)
     for path in (tmp_path / "train").iterdir():
-        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
         path.unlink()
     assert len(read_split(section(tmp_path), "train")[0]) == 3
 

@@ -28,7 +28,7 @@ def section(name, path, **changes):
 
 def write(folder, rows, name="train.jsonl"):
     content = "\n".join(map(json.dumps, rows)).encode()
-    (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    (folder / name).write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
     return folder
 
 
@@ -121,7 +121,7 @@ def test_situations_of_empathetic_dialogues_from_a_folder(tmp_path, name):
     text = "".join(("\t" if name == "train.tsv" else ",").join(row) + "\n" for row in rows)
     if name == "train.tsv":
         text = text.replace('"no', "no")
-    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    (tmp_path / name).write_bytes(gzip.compress(text.encode(), mtime=0) if name.endswith("gz") else text.encode())
     for corpus in ("emotions", "ed4"):
         found, report = read_split(section(corpus, tmp_path, on_bad_rows="drop"), "train")
         assert [row["text"] for row in found] == ["rain, again"]

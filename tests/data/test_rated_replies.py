@@ -27,7 +27,7 @@ def section(path, **changes):
 
 def write(path, rows):
     content = "\n".join(map(json.dumps, rows)).encode()
-    path.write_bytes(gzip.compress(content) if path.name.endswith(".gz") else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if path.name.endswith(".gz") else content)
     return path
 
 
