@@ -51,7 +51,7 @@ from empathy_trl.trainers.shared_prefix.attention import COMPILED, decide, unsup
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SAMPLED = 5000  # rows whose tokens are counted at most: a few seconds
-COMPARED_LATER = "prompts are compared with it when the run starts"
+COMPARED_LATER = "prompts are compared with the model's positions when the run starts"
 UNKNOWN_PROMPT = 512  # tokens, for the memory of a stage whose data or tokenizer is not at hand
 
 
@@ -106,7 +106,7 @@ def describe(recipe, folder: Path) -> str:
             lines += [_line("lengths", each) for each in _lengths_lines(run, config, train, size)]
         if size is None:
             lines.append(_line("parameters", _unknown(stage, len(recipe.stages))))
-            lines.append(_line("context", f"unknown as well; {COMPARED_LATER}"))
+            lines.append(_line("context", f"unknown; {COMPARED_LATER}"))
             continue
         parts = memory(stage, options, size, prompt or UNKNOWN_PROMPT)
         needed = max(needed, sum(parts.values()))
@@ -234,8 +234,8 @@ def _adapter_line(model, brought, changes: list[str]) -> str:
     if brought is None:
         return ""
     if not changes:
-        rank = f" of rank {brought.r}" if hasattr(brought, "r") else ""
-        return f"{model.name_or_path} brings one{rank}, which is trained further"
+        rank = f" (rank {brought.r})" if hasattr(brought, "r") else ""
+        return f"that of {model.name_or_path}{rank} is trained further"
     return f"that of {model.name_or_path} is merged, and a new one is trained ({', '.join(changes)})"
 
 
@@ -285,11 +285,11 @@ def _prompt_tokens(stage, train, size: Size | None) -> float | None:
 
 
 def _template_lines(size: Size, train) -> list[str]:
-    """Return a line about what the chat template does not take and is rewritten for it; none where that is nothing."""
+    """Return a line about how the chat template changes prompts that it would otherwise refuse; no line if it does not."""
     if train is None or size.tokenizer is None or "prompt" not in train.column_names:
         return []
     rewritten = repairs_in(size.tokenizer.get_chat_template(), train["prompt"])
-    return [_line("template", f"does not take the prompts as they are: {'; '.join(rewritten)}")] if rewritten else []
+    return [_line("template", f"changes the prompts: {'; '.join(rewritten)}")] if rewritten else []
 
 
 def _lengths_lines(run: StageRun, config, train, size: Size) -> list[str]:

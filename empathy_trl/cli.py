@@ -24,7 +24,7 @@ from empathy_trl.text import sanitise
 OUTPUTS = Path("outputs")
 ERROR_WAIT = 10  # seconds for the first process to end with the same error
 SAMPLING_HELP = (
-    "settings of the requests to the server, as JSON, over the usual ones; null leaves one out: "
+    "settings of the requests to the server, as JSON; they replace the defaults, and null removes one: "
     '\'{"max_tokens": null, "max_completion_tokens": 900}\''
 )
 

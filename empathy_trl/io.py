@@ -230,8 +230,8 @@ def _hold(file: Path, held: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise UserError(
-            f"{held}: {_holder(lock, file)} writes there; wait for it, or choose another place. If that process is gone (from "
-            f"here, a crash on another machine cannot be seen), delete {file} and start again"
+            f"{held}: {_holder(lock, file)} is writing there; wait until it has finished, or choose another place. A crash on "
+            f"another machine cannot be detected from here: if that process is gone, delete {file} and start again"
         ) from error
     try:
         yield

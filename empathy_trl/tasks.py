@@ -234,7 +234,7 @@ def unused_rows(run: StageRun, config, rows, dropped: int = 0) -> list[str]:
     usable = len(rows) - dropped
     if usable < size:
         raise UserError(
-            f"stages.{run.name}: a batch takes {size} rows, and {usable} are there, so nothing would be trained; {advice}"
+            f"stages.{run.name}: a batch needs {size} rows, but only {usable} can be used, so nothing would be trained; {advice}"
         )
     left = usable % size
     return [f"every epoch leaves out {left} of {usable} rows, which do not fill a batch of {size}"] if left else []
@@ -397,9 +397,9 @@ def _process_changes(run: StageRun, folder) -> list[dict]:
     if before in (0, now):
         return changes
     process.print(
-        f"[{run.name}] warning: {folder.checkpoint} was saved by {before} process{'es' * (before > 1)}, and {now} "
-        f"continue{'s' * (now == 1)}. Steps are counted on, and each takes {now}/{before} of the rows; the order of the rows and "
-        "the random numbers change. So the result is not that of an uninterrupted run, for which launch the same number as before"
+        f"[{run.name}] warning: {folder.checkpoint} was saved by {before} process{'es' * (before > 1)}, but the run continues "
+        f"with {now}. The step stays the same, but each step now takes {now}/{before} of the rows, and the order of the rows and the "
+        "random numbers change. To get the result of an uninterrupted run, launch the same number of processes as before"
     )
     return [*changes, {"step": int(folder.checkpoint.name.split("-")[-1]), "from": before, "to": now}]
 

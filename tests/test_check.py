@@ -52,7 +52,7 @@ def test_the_size_of_a_pretrained_model_comes_from_its_config(tiny_folder, tmp_p
         ("empath_tiny", ["--model.from_scratch.max_length", "200", "--evaluation.max_new_tokens", "9", "--stages.grpo", "null"], "context    200 positions; 117 training prompts lose their oldest turns"),
         ("empath_tiny", ["--model.from_scratch.max_length", "200"], "sft: test: row 49 has 60 tokens in its prompt and up to 160 in its completion, but the model has 200 positions; lower data.max_words, lower evaluation.max_new_tokens, or"),
         ("godel_tiny", ["--stages.ppo", "null", "--stages.reward", "null"], "context    no limit of length"),
-        ("ed4_tiny", ["--model.name_or_path", "me/base"], "context    unknown as well; prompts are compared with it when the run starts"),
+        ("ed4_tiny", ["--model.name_or_path", "me/base"], "context    unknown; prompts are compared with the model's positions when the run starts"),
     ],
 )  # fmt: skip
 def test_prompts_are_compared_with_the_positions(tmp_path, recipe, overrides, found):
@@ -116,7 +116,7 @@ def test_sequences_per_step(monkeypatch, processes, sequences):
     [
         (
             "messages[0].role == 'system'",
-            "template   does not take the prompts as they are: the system message opens the",
+            "template   changes the prompts: the system message opens the",
         ),
         ("messages[-1].role == 'user'", r"\(system, user\): no$"),
         ("false", None),
@@ -155,7 +155,7 @@ def test_rows_that_no_batch_takes_are_counted_and_too_few_for_one_are_refused(tm
     plan = describe(load_recipe("ed4_tiny", [*portion, "[0, 0.11]"]), tmp_path)
     assert "lengths    every epoch leaves out 5 of 61 rows, which do not fill a batch of 8\n" in plan
     with pytest.raises(
-        UserError, match="^stages.grpo: a batch takes 8 rows, and 5 are there, so nothing would be trained"
+        UserError, match="^stages.grpo: a batch needs 8 rows, but only 5 can be used, so nothing would be trained"
     ):
         describe(load_recipe("ed4_tiny", [*portion, "[0, 0.01]"]), tmp_path)
 

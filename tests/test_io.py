@@ -74,7 +74,7 @@ def test_lines_are_numbered_as_an_editor_does(tmp_path):
 def test_one_process_holds_a_folder_and_one_that_is_killed_holds_it_no_more(tmp_path, holder):
     folder = tmp_path / "run"
     other = holder("folder", folder)
-    refusal = rf"{folder}: process {other.pid} on \S+ \(user \S+, since 20\d\d-.*\) writes"
+    refusal = rf"{folder}: process {other.pid} on \S+ \(user \S+, since 20\d\d-.*\) is writing"
     stages = [tmp_path / "other", folder]
     # the folder itself; that of a stage, which belongs to the run; and a run, which needs the folders of its stages
     for wanted in ((folder,), (folder / "grpo",), (tmp_path, stages)):

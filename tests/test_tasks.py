@@ -113,7 +113,7 @@ def test_rows_without_a_pair_and_rows_that_fill_no_batch_are_counted():
     config = SimpleNamespace(dataloader_drop_last=True, train_batch_size=2, world_size=1)
     assert unused_rows(other, config, rows) == ["every epoch leaves out 1 of 5 rows, which do not fill a batch of 2"]
     with pytest.raises(
-        UserError, match="^stages.x: a batch takes 2 rows, and 1 are there, .*dataloader_drop_last: false"
+        UserError, match="^stages.x: a batch needs 2 rows, but only 1 can be used, .*dataloader_drop_last: false"
     ):
         unused_rows(other, config, rows, dropped=4)
     config.dataloader_drop_last = False
@@ -155,9 +155,9 @@ SAME = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pr
 @pytest.mark.parametrize(
     ("lora", "plan", "rank", "is_merged"),
     [
-        (None, "stage:sft brings one of rank 4, which is trained further", 4, False),
-        ({"r": 4, "alpha": 8, "dropout": 0}, "stage:sft brings one of rank 4, which is trained further", 4, False),
-        ({"r": 4, "alpha": 8, "dropout": 0, "target_modules": SAME}, "which is trained further", 4, False),
+        (None, "that of stage:sft (rank 4) is trained further", 4, False),
+        ({"r": 4, "alpha": 8, "dropout": 0}, "that of stage:sft (rank 4) is trained further", 4, False),
+        ({"r": 4, "alpha": 8, "dropout": 0, "target_modules": SAME}, "(rank 4) is trained further", 4, False),
         ({"r": 16}, "merged, and a new one is trained (r 4 → 16, alpha 8 → 32, dropout 0.0 → 0.05)", 16, True),
         (
             {"r": 4, "alpha": 8, "dropout": 0, "target_modules": ["q_proj"]},
@@ -377,7 +377,7 @@ def test_every_task_resumes_with_as_many_processes_and_with_others(tmp_path, mon
         assert last != before, f"{name} learned nothing, so that nothing is compared"
     assert len(re.findall("resumes from .*/same/.*checkpoint-[23]", done.stdout)) == len(STAGES)
     assert identical(two, same) == list(STAGES)
-    warning = "was saved by 1 process, and 2 continue. Steps are counted on, and each takes 2/1 of the rows"
+    warning = "was saved by 1 process, but the run continues with 2. The step stays the same, but each step now takes 2/1 of the rows"
     assert done.stdout.count(warning) == len(SOME)
 
     train(recipe, fewer, SOME)

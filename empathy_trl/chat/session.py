@@ -288,9 +288,7 @@ class Session:
         if conversation.stop.is_set():
             yield SessionEvent("stopped")
         elif not reply and conversation.cache.counts.cut_off:
-            yield SessionEvent(
-                f"the reply had not begun at {self.max_new_tokens} tokens (max_new_tokens); allow it more"
-            )
+            yield SessionEvent(f"the reply had not begun after {self.max_new_tokens} tokens; raise max_new_tokens")
         elif not reply:
             yield SessionEvent("the reply is empty; rephrase the message")
         elif conversation.cache.counts.cut_off:

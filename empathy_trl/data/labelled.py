@@ -208,7 +208,7 @@ def _join_published(folder, split: str) -> tuple[Table, str, list[str | None]]:
 def _joined_row(key: tuple[str, str, int], cells: dict[str, str]) -> Row | BadRow:
     missing = [_PUBLISHED[mechanism] for mechanism in MECHANISMS if mechanism not in cells]
     if missing:
-        times = f" a {'second' if key[2] == 2 else f'{key[2]}th'} time" if key[2] > 1 else ""
-        detail = f"sp_id {key[0]}, rp_id {key[1]} is not{times} in {' and '.join(missing)}"
+        repeated = f"row {key[2]} of " if key[2] > 1 else ""
+        detail = f"{repeated}sp_id {key[0]}, rp_id {key[1]} is missing in {' and '.join(missing)}"
         return BadRow(cells["where"], "pair without a level", detail)
     return Row(cells["where"], {name: cells[name] for name in (*_POSTS, *MECHANISMS)})

@@ -191,8 +191,8 @@ def markdown(rows: list[list]) -> str:
 CUTS = {
     "dropped": "unusable rows left out",
     "shortened": "texts shortened by data.max_words",
-    "cut": "texts longer than the model reads, and cut",
-    "cut_off": "completions cut off at their largest length",
+    "cut": "texts truncated to the model's maximum length",
+    "cut_off": "completions cut off at the maximum length",
 }
 
 

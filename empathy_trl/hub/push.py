@@ -339,7 +339,7 @@ def _merged_files(folder: Path) -> Iterator[Contents]:
         print(f"{folder}: adapter and base merged: {change}")
         if quantised is not None:
             change = difference(quantised, merged, inputs)
-            print(f"{folder}: it was trained and evaluated on a base in 4 bits; merged into the full one: {change}")
+            print(f"{folder}: compared with the adapter on the 4-bit base that it was trained on: {change}")
         yield model_files(Path(name)) | {path.name: path for path in _matching(folder, TOKENIZER)}
 
 
@@ -348,7 +348,7 @@ def _outputs_in_4_bits(folder: Path, inputs: list[dict]) -> tuple | None:
     if not read_stage_files(folder).stage["model"].get("load_in_4bit"):
         return None
     if find_spec("bitsandbytes") is None:
-        print(f"{folder}: not compared with the adapter on its base in 4 bits, because bitsandbytes is not installed")
+        print(f"{folder}: not compared with the adapter on its 4-bit base, because bitsandbytes is not installed")
         return None
     return adapter_outputs(load_model(folder, load_in_4bit=True)[0], inputs)
 

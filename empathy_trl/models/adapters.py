@@ -143,8 +143,8 @@ class Difference:
 
     def __str__(self) -> str:
         return (
-            f"outputs differ by at most {self.largest:.2g} (the adapter itself moves them by up to {self.effect:.2g}); the "
-            f"highest is the same for {self.same:.1%} of {self.places}"
+            f"outputs differ by at most {self.largest:.2g} (the adapter itself changes them by up to {self.effect:.2g}); the "
+            f"highest output is the same in {self.same:.1%} of {self.places} places"
         )
 
 
@@ -189,14 +189,14 @@ def merge_adapter(
     allowed = max(EXACT * largest, EXACT_EFFECT * effect)
     rounding = max(allowed, ROUNDING.get(merged.dtype, 0) * largest)
     for step, change, tolerance in (
-        ("it is merged", _largest(expected, exact), allowed),
+        ("the adapter is merged", _largest(expected, exact), allowed),
         ("the merged model is saved and loaded", _largest(stored, outputs), allowed),
-        (f"its weights are rounded to {str(merged.dtype).removeprefix('torch.')}", result.largest, rounding),
+        (f"the weights are rounded to {str(merged.dtype).removeprefix('torch.')}", result.largest, rounding),
     ):
         if not change <= tolerance:  # also nan
             raise UserError(
-                f"{name}: its outputs change when {step}, by up to {change:.2g} ({tolerance:.2g} is rounding); in the end, {result}. "
-                f"Use the adapter unmerged, or train one of other layers (here {', '.join(sorted(layers))})"
+                f"{name}: the outputs change by up to {change:.2g} when {step}, but rounding explains at most {tolerance:.2g}; in "
+                f"total, {result}. Use the adapter without merging, or train one on other layers (now {', '.join(sorted(layers))})"
             )
     return merged, result
 
@@ -443,13 +443,13 @@ def check_targets(config, adapter: LoraConfig, use_vllm: bool = False) -> None:
     names = {key.rpartition(".")[2] for key, module in base.named_modules() if isinstance(module, BaseTunerLayer)}
     if config.is_encoder_decoder and "shared" in names:
         raise UserError(
-            "model.lora.target_modules: shared is not computed with, because encoder and decoder have embeddings of their own; "
-            "expected embed_tokens"
+            "model.lora.target_modules: shared has no effect, because encoder and decoder have embeddings of their own; expected "
+            "embed_tokens"
         )
     if use_vllm and (tied := sorted(_untie(base))):
         raise UserError(
-            f"model.lora.target_modules: {', '.join(tied)} shares its weights with another layer, and vLLM would get the adapter in "
-            "both; leave it out, or set trainer.use_vllm: false"
+            f"model.lora.target_modules: {', '.join(tied)} shares its weights with another layer, and vLLM would apply the adapter "
+            "to both; leave it out, or set trainer.use_vllm: false"
         )
 
 

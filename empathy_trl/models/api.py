@@ -274,7 +274,7 @@ def explain_refusal(
             return f"the server does not accept {member}{_value(request[member])}; {change}. {answer}"
         if status == 404 and settings and "parameter" in text.lower():  # a gateway with no model that takes them all
             change = written("sampling", sampling | {settings[0]: None})
-            return f"no server behind it accepts all of {', '.join(settings)}; leave one out, such as with {change}. {answer}"
+            return f"no server behind it accepts all of {', '.join(settings)}; remove one, for example with {change}. {answer}"
     if status in NOT_THERE:
         version = "" if urlsplit(base_url).path else ", and an address that ends in /v1, as most do"
         return (
@@ -473,7 +473,7 @@ ADVICE = {
     "HTTP 400": REJECTED,
     "HTTP 422": REJECTED,
     FILTER: UNFILTERED,
-    "cut off": "Raise sampling.max_tokens, which thoughts count towards; or switch the judge's thoughts off at the server.",
+    "cut off": "Raise sampling.max_tokens, which also limits thoughts, or disable the judge's thoughts on the server.",
     "not JSON": "Set structured: true, if the server supports it, or use a model that follows the format.",
     "wrong schema": "Set structured: true, if the server supports it, or use a model that follows the format.",
     "out of range": "Use a scale of whole numbers, which a schema can list, or a model that follows the format.",
@@ -643,7 +643,7 @@ class ApiModel:
         )
         check_sampling(self.sampling)
         if not self.name:
-            raise UserError(f"model {PREFIX}: expected the model's name on the server behind the colon")
+            raise UserError(f"model {PREFIX}: expected the model's name on the server after the colon")
         if not os.environ.get(MODEL_KEY, "").strip() and not on_this_machine(self.base_url):
             raise UserError(
                 f"model {PREFIX}{self.name}: the environment variable {MODEL_KEY} is not set; export the API key for {self.base_url} "

@@ -158,7 +158,7 @@ def with_saved_adapter(model, name: str, revision: str | None, *, is_trainable: 
     unused = len([key for key in stored if "lora_" in key]) - len([key for key in loaded if "lora_" in key])
     if unused:
         raise UserError(
-            f"{name}: {unused} of the adapter's {len(stored)} weights find no place by {ADAPTER_FILE} on its base"
+            f"{name}: {unused} of the adapter's {len(stored)} weights have no place on the base, according to {ADAPTER_FILE}"
         )
     return adapted
 

@@ -185,7 +185,7 @@ class Scorer:
         """Count texts that lose their end, and warn of the first ones."""
         if cut and not self.counts.cut:
             logger.warning(
-                "%s: %d of %d texts are longer than the %d tokens that it reads, and lose their end; there may be more later",
+                "%s: %d of %d texts are longer than %d tokens, the most it reads, and lose their end; later ones are only counted",
                 self.name, cut, texts, self.max_length,
             )  # fmt: skip
         self.counts.cut += cut

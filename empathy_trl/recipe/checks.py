@@ -215,7 +215,7 @@ def _check_data(data: dict, task: str | None) -> Iterator[Problem]:
             key, _, message = str(error).removeprefix("data.").partition(": ")
             yield (key,), message
     if isinstance(path, str) and data.get("revision") is not None and not on_hub(path, needs_owner=True):
-        yield ("revision",), f"{path} is not on the Hub, and only data there have revisions; expected null"
+        yield ("revision",), f"{path} is not on the Hub, and only data sets on the Hub have revisions; expected null"
     if not isinstance(path, str) or path == SAMPLE or os.path.isfile(path):
         return
     if path.endswith(TABLES):

@@ -211,7 +211,7 @@ def empty_mappings(upper: dict, lower: dict) -> Iterator[tuple[str, ...]]:
             yield path
 
 
-NO_CHANGE = "{} changes nothing, because mappings are merged key by key; give keys, or null to leave the section out"
+NO_CHANGE = "{} changes nothing, because mappings are merged key by key; give keys, or null to remove the section"
 
 
 class Layers:

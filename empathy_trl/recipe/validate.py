@@ -239,7 +239,7 @@ ELSEWHERE = {
     "hub_token": "log in with `hf auth login`; a recipe is no place for a secret",
     "eval_strategy": "use `evaluation`, every stage is evaluated at its end",
     "parallelism_config": "use a config file of accelerate",
-    "auto_find_batch_size": "set per_device_train_batch_size; a size that is found would not be the one that is recorded",
+    "auto_find_batch_size": "set per_device_train_batch_size; a size that is found at run time would differ from the recorded one",
     "hub_model_id": "use hub.repo_id",
     "hub_private_repo": "use hub.private",
     "push_to_hub": "use `hub`",
@@ -381,8 +381,8 @@ def _ineffective_together(trainer: dict[str, Any], defaults: dict[str, Any]) -> 
     settings = trainer.get("generation_kwargs")
     for key in OWN_SAMPLING if isinstance(settings, dict) else ():
         if key in settings and (key == "temperature" or key in trainer):
-            reason = "in the rollouts, but not in the loss" if key == "temperature" else "which is set, too"
-            yield "generation_kwargs", f"{key} would replace trainer.{key} {reason}; use trainer.{key}"
+            reason = " in the rollouts, but not in the loss" if key == "temperature" else ", which is also set"
+            yield "generation_kwargs", f"{key} would replace trainer.{key}{reason}; use trainer.{key}"
 
 
 def _narrowed(name: str, hint: Any) -> Key:

@@ -110,8 +110,8 @@ class ExactResumeMixin:
         sampler = super()._get_train_sampler(dataset)
         if sampler.num_samples < sampler.batch_size:
             raise UserError(
-                f"train_dataset: has {sampler.num_samples} rows, and a batch takes {sampler.batch_size} of them "
-                "(generation_batch_size / num_generations), so nothing would be trained"
+                f"train_dataset: a batch needs {sampler.batch_size} rows (generation_batch_size / num_generations), but there "
+                f"are {sampler.num_samples}, so nothing would be trained"
             )
         self._epoch_sampler = EpochRepeatSampler(**{name: getattr(sampler, name) for name in SAMPLER_FIELDS})
         return self._epoch_sampler

@@ -194,7 +194,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, FiniteUpdatesMixin
             applies = ~rewards.isnan().all(dim=0)
             self._stop_without_signal(
                 f"no reward ({', '.join(self.reward_func_names)}) applies to any of the {len(rewards)} completions; each "
-                "returned None. Look at the columns that they read, and try them with `empathy-trl explain`",
+                "returned None. Check the columns that they read, and try them with `empathy-trl explain`",
                 not applies.any(),
             )
             for name, each in zip(self.reward_func_names, applies.tolist(), strict=True):

@@ -63,7 +63,7 @@ def test_a_template_that_opens_a_thought():
     session = local_session(200, parts=(model, tokenizer))
     *chunks, event = said(session)
     assert {chunk.part for chunk in chunks} == {"think"} and session.history == []
-    assert event == SessionEvent("the reply had not begun at 10 tokens (max_new_tokens); allow it more")
+    assert event == SessionEvent("the reply had not begun after 10 tokens; raise max_new_tokens")
 
 
 def test_reset_forgets():

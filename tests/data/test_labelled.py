@@ -191,8 +191,8 @@ def test_a_seeker_post_is_in_one_part_only(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda name, rows: rows[:-1] if name == FILES[2] else rows, rf"{FILES[0]}, line 61: pair without a level: sp_id s19, rp_id r2 is not in {FILES[2]}"),
-        (lambda name, rows: [*rows, rows[0]] if name == FILES[1] else rows, rf"{FILES[1]}, line 62: pair without a level: sp_id s0, rp_id r0 is not a second time in {FILES[0]} and {FILES[2]}"),
+        (lambda name, rows: rows[:-1] if name == FILES[2] else rows, rf"{FILES[0]}, line 61: pair without a level: sp_id s19, rp_id r2 is missing in {FILES[2]}"),
+        (lambda name, rows: [*rows, rows[0]] if name == FILES[1] else rows, rf"{FILES[1]}, line 62: pair without a level: row 2 of sp_id s0, rp_id r0 is missing in {FILES[0]} and {FILES[2]}"),
         (lambda name, rows: [*rows, ["s0"]] if name == FILES[1] else rows, rf"{FILES[1]}, line 62: wrong number of cells"),
     ],
 )  # fmt: skip

@@ -116,7 +116,7 @@ def test_what_the_evaluated_rows_lost_is_counted_and_told(tmp_path):
     said = evaluate(stage("regress", "wassa", **data), outputs, tmp_path / "stage1")["data"]
     lengths = [len(text.split()) for text in rows["text"]]
     assert (said["dropped"], said["cut"]) == (0, sum(length > 4 for length in lengths)) and said["shortened"] > 0
-    told = f", {said['shortened']} texts shortened by data.max_words, {said['cut']} texts longer than the model reads, and cut"
+    told = f", {said['shortened']} texts shortened by data.max_words, {said['cut']} texts truncated to the model's maximum length"
     assert f"Split test of sample{told}, " in write_report(tmp_path).read_text(encoding="utf-8")
     assert artefacts.describe_cuts({"split": "test", "n": 3}) == ""  # of an earlier version
 

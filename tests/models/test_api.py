@@ -531,7 +531,7 @@ def test_the_address_and_the_key_come_from_the_environment(no_settings, monkeypa
 @pytest.mark.parametrize(
     ("name", "base_url", "message"),
     [
-        ("", "http://localhost/v1", "model openai:: expected the model's name on the server behind the colon"),
+        ("", "http://localhost/v1", "model openai:: expected the model's name on the server after the colon"),
         ("m", "http://localhost/v1/chat/completions", "must end before"),
         ("sk-proj-abcdefghijklmnopqrst", "http://localhost/v1", "model: contains something that looks like an API key"),
     ],

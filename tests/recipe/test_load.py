@@ -98,7 +98,7 @@ def errors_of(load, content, overrides=()):
         ("model.lora.r", 0, "model.lora.r: 0 should be greater than or equal to 1"),
         ("model.load_in_4bit", True, "model.load_in_4bit: needs model.lora; 4-bit weights cannot be trained themselves"),
         ("model", {"name_or_path": ".", "revision": "v1"}, "model: . is a folder here, and only a model on the Hub has revisions; leave 'v1' out"),
-        ("data.revision", "v1", "data.revision: sample is not on the Hub, and only data there have revisions; expected null"),
+        ("data.revision", "v1", "data.revision: sample is not on the Hub, and only data sets on the Hub have revisions; expected null"),
         ("evaluation.top_p", 0.9, "evaluation.top_p: 0.9 has no effect without temperature (the default is 0: greedy decoding)"),
         ("data", ..., "data: missing; expected mapping of name, path,"),
         ("data.name", "ed5", "data.name: unknown corpus 'ed5'; did you mean ed4? (choices: dialogues, ed4"),

@@ -359,7 +359,7 @@ def test_completions_that_are_all_cut_off_and_masked_warn_and_then_stop(tiny_fol
 @pytest.mark.faults
 def test_rows_that_do_not_fill_a_batch_are_refused(tiny_folder, tmp_path):
     trainer = make_trainer(tiny_folder, tmp_path, train_dataset=ROWS.select([0]))
-    with pytest.raises(UserError, match="^train_dataset: has 1 rows, and a batch takes 2 of them"):
+    with pytest.raises(UserError, match="^train_dataset: a batch needs 2 rows .*, but there are 1"):
         trainer.train()
 
 
