@@ -239,5 +239,5 @@ def summary_table(evaluator: Evaluator, result: dict) -> str:
     """Return the plain-text table of an evaluation: the model above its baselines, with 95 % intervals."""
     data = result["data"]
     head = f"{result['recipe']} / {result['stage']}: {data['split']} of {data['source']} (n = {data['n']})"
-    cut_off = f"{data.get('cut_off')} of {data['n']} completions were cut off at their largest length (evaluation.max_new_tokens)"
+    cut_off = f"{data.get('cut_off')} of {data['n']} completions were cut off at the maximum length (evaluation.max_new_tokens)"
     return "\n".join([head, *evaluator.summary(result), *([cut_off] if data.get("cut_off") else [])])

@@ -182,7 +182,7 @@ def test_the_request_is_the_users_to_shape_and_recorded(workplace, capsys):
 def test_a_thought_that_takes_all_tokens_is_counted_and_told(workplace, capsys):
     with ScriptedServer([answer(chat(None, "length"))]) as server:
         assert run("--model", "openai:m", "--base_url", server.base_url, "--output_dir", "cut") == 0
-    told = "5 of 5 completions were cut off at their largest length (evaluation.max_new_tokens)"
+    told = "5 of 5 completions were cut off at the maximum length (evaluation.max_new_tokens)"
     assert told in capsys.readouterr().out and evaluation("cut")["data"]["cut_off"] == 5
 
 
