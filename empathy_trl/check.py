@@ -45,6 +45,7 @@ from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.stages import StageRun, fit_rows, stage_runs
 from empathy_trl.recipe.validate import import_class
+from empathy_trl.rewards.base import PASSED, check_parameters
 from empathy_trl.tags import repairs_in
 from empathy_trl.tasks import unused_rows
 from empathy_trl.trainers.shared_prefix.attention import COMPILED, decide, unsupported
@@ -102,6 +103,12 @@ def describe(recipe, folder: Path) -> str:
         options["examples"] = None if train is None else _examples(stage, train)
         options["rows_per_prompt"] = _rows_per_prompt(name, options, size)
         lines += ["", f"stage {name}: {stage.task}", *_stage_lines(stage, rows, options, prompt)]
+        if train is not None:
+            for reward in (stage.rewards or {}).values():
+                columns = [
+                    column for column in train.column_names if column not in ("prompt", "completion")
+                ]  # as TRL does
+                check_parameters(reward.__name__, reward, [*PASSED, *columns])
         if prompt is not None:
             lines += [_line("lengths", each) for each in _lengths_lines(run, config, train, size)]
         if size is None:

@@ -86,7 +86,7 @@ def suggestion(name: str, choices: Iterable, title: str = "choices") -> str:
     near = [by_lower[each] for each in get_close_matches(name.lower(), by_lower, n=5)]
     meant = f"; did you mean {near[0]}?" if near else ""
     if near and len(names) > LONG_LIST:
-        return f"{meant} (nearest: {', '.join(near)})"
+        return f"{meant} (nearest: {', '.join(near)})" if near[1:] else meant
     if len(names) > 2 * LONG_LIST:
         return ""
     return f"{meant} ({title}: {', '.join(names) or 'none'})"

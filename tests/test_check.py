@@ -160,6 +160,17 @@ def test_rows_that_no_batch_takes_are_counted_and_too_few_for_one_are_refused(tm
         describe(load_recipe("ed4_tiny", [*portion, "[0, 0.01]"]), tmp_path)
 
 
+@pytest.mark.faults
+def test_the_plan_refuses_a_reward_that_cannot_take_the_columns(tmp_path):
+    with pytest.raises(
+        UserError, match=r"^rewards.own: cannot be called: .* 'text'; .*columns of the data: text, label"
+    ):
+        describe(
+            load_recipe("ed4_tiny", ["--stages.grpo.rewards.own.import", "tests.rewards.own_rewards:reads_label"]),
+            tmp_path,
+        )
+
+
 def test_a_model_that_is_neither_here_nor_in_the_cache_is_said_with_the_nearest_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.agreement import score_predictions, score_ratings
-from empathy_trl.io import read_json, read_rows, write_rows, write_text
+from empathy_trl.io import nearest_path, read_json, read_rows, write_rows, write_text
 
 NAMES = {
     "majority": "majority class",
@@ -245,5 +245,7 @@ def read_predictions(folder: str | Path, split: str) -> list[dict]:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; evaluate the model first")
+        inside = ", ".join(sorted(each.parent.name for each in path.parent.glob(f"*/{path.name}")))
+        hint = f"; did you mean one of its folders: {inside}?" if inside else nearest_path(str(path.parent))
+        raise UserError(f"{path}: no such file{hint}; evaluate the model first")
     return path

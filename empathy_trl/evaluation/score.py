@@ -30,7 +30,7 @@ from empathy_trl.data.dialogues import as_messages
 from empathy_trl.data.sources import open_source
 from empathy_trl.data.tables import SUFFIXES, BadRow, Table, list_file, read_lists
 from empathy_trl.errors import DataError, UserError, show
-from empathy_trl.io import hold_file, write_rows
+from empathy_trl.io import hold_file, nearest_path, write_rows
 from empathy_trl.rewards.llm_judge import LLMJudge
 from empathy_trl.tags import completion_text, content_text
 
@@ -144,7 +144,7 @@ def read_pairs(path: Path) -> list[Pair]:
 def _table(path: Path) -> tuple[Table, tuple[str, str]]:
     """Return the rows of a table, and what context and response are called in it."""
     if not path.exists():
-        raise UserError(f"--input: {path}: no such file or folder")
+        raise UserError(f"--input: {path}: no such file or folder{nearest_path(str(path))}")
     table = open_source(path, nested=True).only()
     if table is None:
         raise UserError(

@@ -30,7 +30,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.hub.card import CARD_FILE, NOTES_FILE, model_card
 from empathy_trl.hub.pull import LOGIN, hub_requests, retry
 from empathy_trl.hub.stage_folder import read_stage_files
-from empathy_trl.io import is_hub_id, read_json, read_rows, user_name, user_path
+from empathy_trl.io import is_hub_id, nearest_path, read_json, read_rows, user_name, user_path
 from empathy_trl.models.adapters import EXAMPLES, adapter_outputs, difference, example_inputs, merge_adapter
 from empathy_trl.models.hub_files import ADAPTER_FILE, VOCABULARY_FILES, adapter_base
 from empathy_trl.models.load import load_model
@@ -302,7 +302,8 @@ def model_files(folder: Path) -> Contents:
     """
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: no such folder; expected the folder of a trained stage, such as outputs/ed4_tiny/grpo"
+            f"{folder}: no such folder{nearest_path(str(folder))}; expected the folder of a trained stage, such as "
+            "outputs/ed4_tiny/grpo"
         )
     files = {path.name: path for path in _matching(folder, MODEL)}
     has_weights = any(_matches(name, WEIGHTS) for name in files)

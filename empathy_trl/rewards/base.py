@@ -60,6 +60,10 @@ def weight_at(weight: float | WeightSchedule, progress: float) -> float:
     return weight.start + share * (weight.end - weight.start)
 
 
+# what TRL passes to every reward, beside the columns of the data
+PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra")
+
+
 class Reward(ABC):
     """Base class of rewards: a dataclass whose fields are its parameters in a recipe.
 
@@ -172,6 +176,23 @@ def as_reward(function: Callable, name: str) -> Reward:
 def is_async(reward: Callable) -> bool:
     """Return whether calling a reward returns something to await, by the rule of TRL."""
     return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__)
+
+
+def check_parameters(name: str, reward: Callable, arguments: Iterable[str]) -> None:
+    """Raise StopTraining if a reward, or a function of the user's own, does not take the arguments of these names."""
+    arguments = list(arguments)
+    try:
+        signature = inspect.signature(reward.function if isinstance(reward, FunctionReward) else reward)
+    except ValueError:  # some callables of compiled modules do not tell
+        return
+    try:
+        signature.bind(**dict.fromkeys(arguments))
+    except TypeError as error:
+        data = ", ".join(argument for argument in arguments if argument not in PASSED) or "none"
+        raise StopTraining(
+            f"rewards.{name}: cannot be called: {error}; expected the parameters prompts, completions, the columns that it "
+            f"reads, and **columns for everything else (columns of the data: {data})"
+        ) from error
 
 
 def checked_values(name: str, values, prompts: list, completions: list) -> list[float | None]:

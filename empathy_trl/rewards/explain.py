@@ -19,9 +19,9 @@ from statistics import fmean
 from empathy_trl.data.sources import open_source
 from empathy_trl.data.tables import BadRow, read_objects
 from empathy_trl.errors import UserError
-from empathy_trl.io import write_atomically
+from empathy_trl.io import nearest_path, write_atomically
 from empathy_trl.rewards import load_rewards
-from empathy_trl.rewards.base import Reward, checked_logs, checked_values, is_async, weight_at
+from empathy_trl.rewards.base import Reward, check_parameters, checked_logs, checked_values, is_async, weight_at
 from empathy_trl.tags import completion_text, user_text
 
 # of the printed table; `rows` has everything
@@ -96,12 +96,13 @@ def explain_rewards(rewards: dict | list, prompts, completions, progress: float 
     prompts = _one_per_completion("prompts", prompts, n)
     columns = {name: _one_per_completion(f"column `{name}`", values, n) for name, values in columns.items()}
 
+    arguments = {"prompts": prompts, "completions": completions, "completion_ids": None, **columns}
     functions = {reward.__name__: reward for reward in load_rewards(rewards)}
     _check_names(functions)
-    for reward in functions.values():
+    for name, reward in functions.items():
+        check_parameters(name, reward, [*arguments, "log_metric", "log_extra"])
         reward.load()
     metrics, extras = defaultdict(list), {}
-    arguments = {"prompts": prompts, "completions": completions, "completion_ids": None, **columns}
 
     def call(name: str, reward: Reward):
         logs = {
@@ -194,7 +195,7 @@ def read_completions(path: Path) -> list[dict]:
             the first row.
     """
     if not path.exists():
-        raise UserError(f"--completions: {path}: no such file or folder")
+        raise UserError(f"--completions: {path}: no such file or folder{nearest_path(str(path))}")
     table = open_source(path, nested=True).only() if path.is_dir() else None
     if table is None and path.is_dir():
         raise UserError(f"--completions: {path}: expected a file, or a folder with one table")

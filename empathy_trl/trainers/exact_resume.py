@@ -38,7 +38,7 @@ from torch.utils.data import Sampler
 from trl.trainer.utils import RepeatSampler, is_async_callable
 
 from empathy_trl.errors import StopTraining, UserError
-from empathy_trl.rewards.base import checked_logs, checked_values
+from empathy_trl.rewards.base import PASSED, check_parameters, checked_logs, checked_values
 
 logger = logging.getLogger(__name__)
 
@@ -268,6 +268,7 @@ def defer_stops(reward: Callable, name: str, stops: list[StopTraining]) -> Calla
 
         async def deferring(prompts, completions, log_metric, log_extra, **columns):
             with deferred(stops):
+                check_parameters(name, reward, dict.fromkeys([*PASSED, *columns]))
                 columns |= checked_logs(name, len(prompts), log_metric, log_extra)
                 values = await reward(prompts=prompts, completions=completions, **columns)
                 return checked_values(name, values, prompts, completions)
@@ -276,6 +277,7 @@ def defer_stops(reward: Callable, name: str, stops: list[StopTraining]) -> Calla
 
         def deferring(prompts, completions, log_metric, log_extra, **columns):
             with deferred(stops):
+                check_parameters(name, reward, dict.fromkeys([*PASSED, *columns]))
                 columns |= checked_logs(name, len(prompts), log_metric, log_extra)
                 values = reward(prompts=prompts, completions=completions, **columns)
                 return checked_values(name, values, prompts, completions)

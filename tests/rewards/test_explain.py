@@ -133,6 +133,16 @@ def test_errors(rewards, arguments, message):
         explain_rewards(rewards, **{"prompts": PROMPTS, "completions": COMPLETIONS, **arguments})
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [({}, "missing a required argument: 'label'; .*data: none"), ({"label": [0, 1], "text": ["", ""]}, "argument 'text'; .*data: label, text")],
+)  # fmt: skip
+def test_a_reward_that_cannot_take_the_columns_is_named(columns, message):
+    with pytest.raises(UserError, match=rf"rewards.r: cannot be called: .*{message}\)"):
+        explain_rewards({"r": own("reads_label")}, PROMPTS, COMPLETIONS, **columns)
+
+
 def test_the_policy_is_missed_before_anything_is_loaded_or_called():
     with pytest.raises(UserError, match="needs a policy"):
         explain_rewards({"fails": own("Fails"), "emotion_confidence": {}}, PROMPTS, COMPLETIONS, label=["sad", "sad"])

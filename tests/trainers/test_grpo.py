@@ -311,6 +311,15 @@ def test_wrong_values_of_a_reward_stop_before_the_weights_change(
 
 
 @pytest.mark.faults
+def test_a_reward_that_needs_a_column_that_is_not_there_stops_with_its_name(tiny_folder, tmp_path):
+    trainer = make_trainer(tiny_folder, tmp_path, own_rewards.reads_label)
+    with pytest.raises(
+        StopTraining, match=r"rewards.reads_label: cannot be called: missing a required argument: 'label'"
+    ):
+        trainer.train()
+
+
+@pytest.mark.faults
 def test_wrong_values_of_a_reward_model_stop_as_well(tiny_folder, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=1)
     torch.nn.init.constant_(model.score.weight, NAN)

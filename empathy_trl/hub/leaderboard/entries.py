@@ -24,7 +24,7 @@ from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.compare import check_evaluation
 from empathy_trl.hub.pull import hub_requests, retry
 from empathy_trl.hub.results import from_results, is_finite
-from empathy_trl.io import read_json, user_path
+from empathy_trl.io import nearest_path, read_json, user_path
 from empathy_trl.text import mask, sanitise
 
 SPLITS = ("train", "valid", "test")
@@ -153,7 +153,9 @@ def _files(path: Path) -> Iterator[Path]:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             yield from (Path(folder, name) for name in sorted(names) if name in FILES)
     elif not path.exists():
-        raise UserError(f"{path}: no such file or folder; expected eval_<split>.json, or a folder with such files")
+        raise UserError(
+            f"{path}: no such file or folder{nearest_path(str(path))}; expected eval_<split>.json, or a folder with such files"
+        )
     elif path.name not in FILES:
         raise UserError(f"{path}: expected a file named {', '.join(FILES)}, or a folder with such files")
     else:
