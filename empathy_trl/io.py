@@ -179,6 +179,16 @@ def network_hint(error: BaseException) -> str:
     return f" (check the environment variable {' and '.join(names)})" if names else ""
 
 
+@contextmanager
+def without_proxies() -> Iterator[None]:
+    """Hide the proxies and certificates that the environment names, for requests to this machine, which no proxy reaches."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.upper() in NETWORK}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
 LOCK_FILE = ".empathy-trl.lock"
 
 

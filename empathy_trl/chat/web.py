@@ -13,13 +13,15 @@ from weakref import WeakSet
 from empathy_trl.chat.reply import Chunk
 from empathy_trl.chat.session import Session, Stats
 from empathy_trl.errors import UserError
+from empathy_trl.io import without_proxies
 from empathy_trl.models.api import on_this_machine
 from empathy_trl.tags import REFLECT, THOUGHT
 from empathy_trl.text import sanitise
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 try:
-    import gradio as gr
+    with without_proxies():  # it makes an HTTP client, which refuses some
+        import gradio as gr
 except ImportError as error:
     raise UserError(f'--web: needs gradio ({error}); install it with pip install "empathy-trl[web]"') from error
 
@@ -78,7 +80,8 @@ def launch(page: gr.Blocks, host: str, port: int) -> str:
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # nothing is downloaded
     theme = gr.themes.Default(**fonts)
     where = {"server_name": host, "server_port": port, "share": False, "ssr_mode": False}
-    _, url, _ = page.launch(theme=theme, footer_links=[], quiet=True, prevent_thread_lock=True, **where)
+    with without_proxies():  # Gradio requests the new page from itself
+        _, url, _ = page.launch(theme=theme, footer_links=[], quiet=True, prevent_thread_lock=True, **where)
     return url
 
 

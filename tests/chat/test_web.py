@@ -1,6 +1,7 @@
 """The page: its state, without a browser, and what a person sees in one."""
 
 import itertools
+import os
 import socket
 import threading
 import time
@@ -144,6 +145,24 @@ def test_the_page_is_for_this_machine_unless_the_user_says_so(monkeypatch, capsy
     printed = capsys.readouterr()
     assert f"a model: {host} (Ctrl-C ends it)" in printed.out
     assert ("anyone who can reach this port can use the model" in printed.err) is warns
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("http_proxy", "http://127.0.0.1:9"),
+        ("all_proxy", "socks://127.0.0.1:9"),
+        ("SSL_CERT_FILE", "/nowhere.pem"),
+    ],
+)
+def test_a_proxy_is_not_asked_for_the_page(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    page = build_page(scripted_session, "a model")
+    try:
+        assert launch(page, "127.0.0.1", 0).startswith("http://127.0.0.1:") and os.environ[name] == value
+    finally:
+        page.close(verbose=False)
 
 
 @pytest.mark.parametrize("address", [("127.0.0.1", 70_000), ("127.0.0.1", None), ("nowhere.invalid", 7860)])
