@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from jinja2.exceptions import TemplateError
 from peft import PeftModel, get_peft_model
-from transformers import set_seed
+from transformers import get_scheduler, set_seed
 from trl import SFTTrainer
 
 from empathy_trl.cli import OUTPUTS, check_writable, hold_together, join_processes, part_processes, use_all_cores
@@ -404,15 +405,37 @@ def _process_changes(run: StageRun, folder) -> list[dict]:
     return [*changes, {"step": int(folder.checkpoint.name.split("-")[-1]), "from": before, "to": now}]
 
 
+def check_optimizer(trainer) -> None:
+    """Make optimizer and schedule of a trainer for one weight, to meet before the training what they refuse.
+
+    Raises:
+        ValueError, ImportError: of a setting such as `optim`, `adam_beta1` or `lr_scheduler_kwargs`.
+    """
+    args, weight = trainer.args, torch.nn.Parameter(torch.zeros(1))
+    kind, settings = trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and "params" not in settings:
+        kind([weight], **settings)
+    warmup, kinds = args.get_warmup_steps(100), args.lr_scheduler_kwargs
+    try:
+        get_scheduler(args.lr_scheduler_type, torch.optim.SGD([weight]), warmup, 100, scheduler_specific_kwargs=kinds)
+    except TypeError as error:  # an unknown key, named by the function that makes the schedule
+        raise ValueError(f"trainer.lr_scheduler_kwargs: {error}") from error
+
+
 def _trainer(run: StageRun, folder, usage: ResourceUsage):
     """Return the trainer of a stage with all its callbacks."""
     try:
         trainer = TASKS[run.task].build(run)
+        check_optimizer(trainer)
     except UserError:
         raise
     except TemplateError as error:  # of `trainer.chat_template_path`; `check_prompts` has seen the model's own
         raise UserError(f"stages.{run.name}: the chat template refuses the messages: {error}") from error
-    except (ValueError, ImportError) as error:  # what TRL and transformers say of settings that do not go together
+    except (
+        ValueError,
+        ImportError,
+        OSError,
+    ) as error:  # what TRL and transformers say of settings that do not go together
         raise UserError(f"stages.{run.name}: the trainer refuses these settings: {error}") from error
     check_used(run.resolved, trainer)
     trainer.add_callback(MetricsLog(run.folder, draw_training))

@@ -71,6 +71,22 @@ def test_a_loss_that_is_not_finite_stops_every_task_before_the_weights_change(re
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"adam_beta1": 1.5}, "Invalid beta parameter at index 0: 1.5"),
+        ({"optim": "galore_adamw"}, "You need to install `galore_torch`"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "One of min_lr or min_lr_rate should be set"),
+        ({"lr_scheduler_kwargs": {"cycles": 2}}, "trainer.lr_scheduler_kwargs: .*unexpected keyword argument 'cycles'"),
+    ],
+)
+def test_what_optimizer_and_schedule_refuse_is_told_before_the_training(settings, message, tmp_path):
+    run = stage_runs(load_recipe("ed4_tiny", ["--stages.sft.trainer", json.dumps(settings)]), tmp_path)["sft"]
+    with pytest.raises(UserError, match=f"stages.sft: the trainer refuses these settings: {message}"):
+        train_stage(run)
+
+
+@pytest.mark.faults
 def test_a_layer_of_the_head_takes_no_adapter(tmp_path):
     config = DistilBertConfig(vocab_size=9, dim=8, n_layers=1, n_heads=2, hidden_dim=8, num_labels=2)
     lora = LoraConfig(r=2, target_modules="all-linear", task_type="SEQ_CLS")

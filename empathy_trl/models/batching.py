@@ -292,6 +292,29 @@ def position_limit(model, encoder: bool = False) -> int | None:
     return limit - max(skipped, default=0)
 
 
+def count_positions_from_mask(model) -> None:
+    """Let GPT-2 and its relatives number the tokens of a row from its first one, also where padding comes before it.
+
+    They number from the padding on unless a caller passes `position_ids`. `generate` does, and TRL's trainers do not: a
+    completion would be trained at other positions than those at which it was sampled. The other models with learned positions
+    (OPT) read the mask, and rotary positions only count distances.
+
+    Args:
+        model: of transformers, or an adapter on one; it is changed where it has a table of positions called `wpe`.
+    """
+
+    def pass_positions(module, args, inputs):
+        mask, given = inputs.get("attention_mask"), inputs.get("position_ids")
+        tokens = args[0] if args else inputs.get("input_ids")
+        if given is None and tokens is not None and mask is not None and mask.dim() == 2:
+            inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        return args, inputs
+
+    for module in model.modules():
+        if isinstance(getattr(module, "wpe", None), nn.Embedding):
+            module.register_forward_pre_hook(pass_positions, with_kwargs=True)
+
+
 def check_vocabulary(model, tokenizer, name: str) -> None:
     """Raise UserError if a tokenizer or a config names a token for which a model has no embedding.
 

@@ -63,7 +63,7 @@ def load_classifier(
         is_trainable: an adapter's weights take gradients.
 
     Returns:
-        The model (a `PeftModel` where the source is an adapter) and its tokenizer, which pads as it was saved.
+        The model (a `PeftModel` where the source is an adapter) and its tokenizer, which pads on the right.
 
     Raises:
         UserError: the model cannot be found, reached or read; it is a generative model; or some of its weights are
@@ -83,7 +83,7 @@ def load_classifier(
         model, report = _load_full(name, revision, config, dtype)
         _check_head(name, report["missing_keys"])
         check_weights(name, report)
-        tokenizer = load_tokenizer(name, revision)
+        tokenizer = _load_tokenizer(name, revision, model.config)
     if model.config.pad_token_id is None:  # decoders find the end of a text by it
         model.config.pad_token_id = tokenizer.pad_token_id
     _read_activation(name, revision, model.config)
@@ -122,7 +122,16 @@ def _load_adapter(
     made_up = report["missing_keys"] | {key for key, *_ in report["mismatched_keys"]}
     _check_head(name, {key for key in made_up if IN_ADAPTER + key not in brought})
     model = with_saved_adapter(model, name, revision, is_trainable=is_trainable)
-    return model, load_tokenizer(*tokenizer_of_adapter(name, revision, base, base_revision))
+    return model, _load_tokenizer(*tokenizer_of_adapter(name, revision, base, base_revision), model.config)
+
+
+def _load_tokenizer(name: str, revision: str | None, config) -> PreTrainedTokenizerBase:
+    """Load a classifier's tokenizer, which pads on the right, whatever side was saved.
+
+    With padding on the left, a model with learned positions (GPT-2, BERT) gives a text other outputs beside longer ones.
+    XLNet has none, and its head reads the last position.
+    """
+    return load_tokenizer(name, revision, **({} if config.model_type == "xlnet" else {"padding_side": "right"}))
 
 
 def _adapter_config(name: str, revision: str | None, base: str, base_revision: str | None, brought: dict):
@@ -212,8 +221,8 @@ def _on_pretrained(config, targets: Targets, seed: int) -> tuple[PreTrainedModel
         options["attn_implementation"] = config.attn_implementation
     with hub_errors(name, revision):
         first_file(name, revision, ["config.json"])
-        tokenizer = load_tokenizer(name, revision)
         shape = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
+        tokenizer = _load_tokenizer(name, revision, shape)
         if type(shape) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise UserError(
                 f"{name}: a {shape.model_type} model takes no classification head; expected an encoder such as roberta-base"

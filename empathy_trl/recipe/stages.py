@@ -130,6 +130,8 @@ class StageRun:
             for package, is_needed in needed.items()
             if is_needed
         }
+        if stage.trainer.get("use_liger_kernel"):
+            lines["liger_kernel"] = "liger_kernel (pip install liger-kernel)"
         trackers = stage.trainer.get("report_to") or []
         lines |= {
             name: f"{name} (pip install {name})"

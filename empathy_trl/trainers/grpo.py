@@ -24,7 +24,7 @@ import trl.trainer.utils
 from trl import GRPOConfig, GRPOTrainer
 
 from empathy_trl.errors import StopTraining, UserError
-from empathy_trl.models.batching import check_vocabulary, opened_thought, render
+from empathy_trl.models.batching import check_vocabulary, count_positions_from_mask, opened_thought, render
 from empathy_trl.models.load import check_tags, guard_template
 from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
 from empathy_trl.tags import THOUGHT_BEGINS, content_text
@@ -112,7 +112,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, FiniteUpdatesMixin
             for other functions). The rewards of environments, which TRL adds itself, keep the weight that TRL gives
             them.
         **kwargs: everything `trl.GRPOTrainer` takes; `args` may be an `EmpathyGRPOConfig`. A chat template that refuses a
-            system message is guarded (`models.load.guard_template`). The `tags` of a `Reward` are checked against the tokenizer's special tokens; one that `needs_policy` is given a
+            system message is guarded (`models.load.guard_template`), and GPT-2 counts positions from the mask (`count_positions_from_mask`). The `tags` of a `Reward` are checked against the tokenizer's special tokens; one that `needs_policy` is given a
             `PolicyScorer`.
 
     Raises:
@@ -135,6 +135,9 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, FiniteUpdatesMixin
         elif args is None or args.reward_weights is None:
             reward_weights = declared_weights(reward_funcs)
         super().__init__(model, reward_funcs, args, *others, **kwargs)
+        for each in (self.model, self.ref_model):
+            if each is not None:
+                count_positions_from_mask(each)
         check_vocabulary(self._scoring_model(), self._tokenizer, self._scoring_model().name_or_path or "the model")
         self.weight_schedules = reward_weights
         if self._tokenizer.chat_template is not None:

@@ -67,15 +67,21 @@ def test_a_full_model_in_a_folder(full):
     assert load_classifier(full, dtype="bfloat16")[0].dtype == torch.bfloat16
 
 
-def test_a_decoder_gets_a_pad_token(tmp_path):
+@pytest.mark.faults
+def test_a_decoder_gets_a_pad_token_and_reads_a_text_alike_beside_longer_ones(tmp_path):
     tokenizer = build_tokenizer(["some text"], 300)
     config = GPT2Config(vocab_size=300, n_embd=8, n_layer=1, n_head=1, n_positions=16, eos_token_id=1, bos_token_id=1)
-    config.pad_token_id = None
+    config.pad_token_id, config.initializer_range = None, 0.5
     GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
     model, tokenizer = load_classifier(str(tmp_path))
     assert tokenizer.pad_token == "<eos>" and model.config.pad_token_id == tokenizer.eos_token_id
+    with torch.no_grad():
+        together = model.eval()(**tokenizer(["s", "some text, some text"], padding=True, return_tensors="pt")).logits[
+            :1
+        ]
+    torch.testing.assert_close(together, logits(model, tokenizer, "s"))
 
 
 # Adapters

@@ -6,7 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    TrainerCallback,
+)
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
 
@@ -70,6 +77,26 @@ def test_a_reply_after_a_thought_is_paid_whoever_opened_it(tiny_folder, tmp_path
     assert rewards[:, 0].tolist() == [1, 0, 1, 0 if opens else 1]
     assert [completion[0]["content"] for completion in seen] == [("<think>" if opens else "") + text for text in texts]
     assert completions[1][0]["content"] == "He cried", "TRL's own are left as they are"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("make", [make_trainer, make_ppo_trainer])
+def test_padding_before_a_prompt_moves_no_learned_positions(make, tiny_folder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    shape = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 64, "initializer_range": 0.5}
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), eos_token_id=1, bos_token_id=1, pad_token_id=0, **shape)
+    )
+    model.save_pretrained(tmp_path / "gpt2")
+    near = {"beta": 0.1} if make is make_trainer else {"kl_coef": 0.1}
+    trainer = make(tiny_folder, tmp_path, model=AutoModelForCausalLM.from_pretrained(tmp_path / "gpt2"), **near)
+    row, padding = torch.randint(5, 300, (1, 9)), torch.zeros(1, 4, dtype=torch.long)
+    for each in (trainer.model.eval(), trainer.ref_model):
+        alone, padded = (
+            trainer._get_per_token_logps_and_entropies(each, ids, (ids > 0).long(), 3)[0]
+            for ids in (row, torch.cat([padding, row], 1))
+        )
+        torch.testing.assert_close(padded, alone, rtol=0, atol=1e-5)
 
 
 class NeedsTag(Reward):
