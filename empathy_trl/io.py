@@ -1,9 +1,9 @@
 """Reading and writing files, telling files from Hub ids, and importing a user's objects by name.
 
-Every path from a user is read by `user_path`, and every name that may be a path or a Hub id by `user_name`, once, where it
-comes in: a flag, a recipe's key, an argument of the Python API. `read_text` is the one reader of text files, for data and for results. Files are written atomically, and errors name the
-file and the line. `hold_folder` and `hold_file` keep two commands from writing to one place. `digest` returns a short
-hash of plain data.
+`user_path` reads every path from a user, and `user_name` every name that may be a path or a Hub id. Both are called once, where
+the path enters: for a flag, a recipe's key or an argument of the Python API. `read_text` reads all text files, of data and of
+results. Files are written atomically, and errors name the file and the line. `hold_folder` and `hold_file` prevent two commands
+from writing to one place. `digest` returns a short hash of plain data.
 """
 
 import codecs
@@ -39,10 +39,10 @@ NO_PATH = ("stage:", "openai:", "hub:")  # prefixes of names that are neither a 
 
 
 def user_path(path: str | Path) -> Path:
-    """Return a path as a user means it, so that one place has one name.
+    """Return a path from a user in one form, so that two spellings of one place are equal.
 
-    `~`, `$NAME` and `${NAME}` are replaced, as the shell does not behind an equals sign; `./`, double slashes and a slash at
-    the end are left out, and so is `..` where the folder before it is no symbolic link.
+    `~`, `$NAME` and `${NAME}` are replaced; the shell leaves `--output_dir=~/x` as it is. `./`, double slashes and a final
+    slash are removed, and so is `..` unless the folder before it is a symbolic link.
 
     Raises:
         UserError: the path is empty, a variable is not set, or there is no such user.
@@ -55,10 +55,9 @@ def user_path(path: str | Path) -> Path:
 
 
 def user_name(name: str | Path) -> str:
-    """Return a name that may be a path or a Hub id: the path as `user_path` returns it, or the name as it is.
+    """Return a name that may be a path or a Hub id; an existing path is returned as `user_path` does.
 
-    Where nothing is there, only `~` and variables are replaced: what is written as a path, such as `./model`, never becomes a
-    Hub id.
+    In any other name, only `~` and variables are replaced, so that a missing path such as `./model` does not become a Hub id.
     """
     name = os.fspath(name)
     if not name or name.startswith(NO_PATH):
@@ -85,7 +84,7 @@ def _expanded(path: str) -> str:
 
 
 def nearest_path(name: str) -> str:
-    """Return `; did you mean X?` for the existing path that a mistyped one resembles in every part, else nothing."""
+    """Return `; did you mean X?` with an existing path that resembles a mistyped one in every part, or "" without one."""
     if not name or os.path.exists(name):
         return ""
     place = Path()
@@ -117,10 +116,10 @@ def is_hub_id(name: str, needs_owner: bool = False) -> bool:
 
 
 def on_hub(name: str, needs_owner: bool = False) -> bool:
-    """Return whether a name means a repository on the Hub: it has the form of an id, and no such folder or file exists.
+    """Return whether a name is a repository on the Hub: it has the form of an id, and no such folder or file exists.
 
-    A name in a folder that exists, such as `models/mine` beside `models/`, is a mistyped path, unless the repository is in
-    the Hub's cache.
+    If the part before the slash is an existing folder, such as `models` in `models/mine`, the name counts as a mistyped path
+    unless the repository is in the Hub's cache.
     """
     if Path(name).exists() or not is_hub_id(name, needs_owner):  # in this order: the latter takes an import
         return False
@@ -194,21 +193,21 @@ LOCK_FILE = ".empathy-trl.lock"
 
 @contextmanager
 def hold_folder(folder: Path, inner: Iterable[Path] = ()) -> Iterator[None]:
-    """Hold a folder while the body runs: whoever else wants to write there is refused.
+    """Lock a folder while the body runs, so that no other process writes there.
 
-    The lock is the file `LOCK_FILE` in the folder, which names process and machine and is removed at the end. It needs a file
-    system that creates a file exclusively (O_EXCL), as local disks, NFS since version 3, Lustre, BeeGFS and GPFS do; it does
-    not use flock, which some mounts lack or keep to one machine. Mounts of object stores, such as s3fs, cannot do it.
-    The lock of a process that has crashed is taken over on its own machine. No other machine (or container) can tell that the
-    process is gone; the error then says which file to delete.
+    The lock is the file `LOCK_FILE` in the folder. It names process and machine, and is removed at the end. It requires a file
+    system that creates files exclusively (O_EXCL), such as local disks, NFS since version 3, Lustre, BeeGFS and GPFS, but not
+    mounts of object stores such as s3fs. flock is not used, because some mounts lack it or restrict it to one machine.
+    If a process has crashed, a process on the same machine takes over its lock. Other machines and containers cannot detect
+    the crash; the error then names the file to delete.
 
     Args:
-        folder: made when missing, and removed again if nothing was written to it. A folder inside one that somebody else
-            holds is refused, too. The same thread may hold a folder again.
-        inner: folders inside it, made or not, that nobody else may hold.
+        folder: created if missing, and removed again if nothing was written to it. It is refused if another process holds its
+            parent. The same thread may hold a folder twice.
+        inner: folders inside it, existing or not, that no other process may hold.
 
     Raises:
-        UserError: somebody else holds the folder; names process, machine, user and time. Or it is a file.
+        UserError: another process holds the folder (names process, machine, user and time), or it is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; expected a folder")
@@ -228,7 +227,7 @@ def hold_folder(folder: Path, inner: Iterable[Path] = ()) -> Iterator[None]:
 
 
 def hold_file(path: Path):
-    """Hold a file that is to be written, as `hold_folder` holds a folder: by a lock with its name beside it."""
+    """Lock a file that is going to be written, as `hold_folder` locks a folder, by a lock file beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return _hold(path.parent.resolve() / f".{path.name}{LOCK_FILE}", path)
 
@@ -250,7 +249,7 @@ def _hold(file: Path, held: Path) -> Iterator[None]:
 
 
 def _holder(lock: MarkerSoftFileLock, file: Path) -> str:
-    """Return who holds a lock, in words."""
+    """Return the holder of a lock, for a message."""
     try:
         since, user = datetime.fromtimestamp(file.stat().st_mtime), file.owner()
     except (OSError, KeyError):  # released this moment, or a user that this machine does not know
@@ -264,7 +263,7 @@ def _holder(lock: MarkerSoftFileLock, file: Path) -> str:
 
 
 def is_empty(folder: Path) -> bool:
-    """Return whether a folder holds nothing but its lock."""
+    """Return whether a folder is empty, except for its lock file."""
     return all(path.name == LOCK_FILE for path in folder.iterdir())
 
 
@@ -313,12 +312,12 @@ def read_text(path) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # where the mark is dropped, the decoder counts from behind it
+        # the decoder counts from the end of a byte order mark
         start = error.start + len(data) - len(error.object)
         byte = f"byte 0x{data[start]:02x} at offset {start}"
         raise DataError(f"{path}, line {_line_at(data, start)}: {byte} is not UTF-8; save the file as UTF-8") from error
     if "\0" in text:
-        # A text file has none: this is a binary file, or UTF-16 without its mark, or a damaged disk block.
+        # Text files have no NUL bytes: this is a binary file, UTF-16 without a mark, or a damaged disk block.
         offset = data.index(b"\0")
         raise DataError(
             f"{path}, line {_line_at(data, offset)}: NUL byte at offset {offset}: a binary file, or UTF-16; save the file as UTF-8"
@@ -331,10 +330,10 @@ def _line_at(data: bytes, offset: int) -> int:
 
 
 def json_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield number and text of every line of JSON Lines that is not blank, numbered from 1 as an editor does.
+    """Yield number (from 1) and text of every line of JSON Lines that is not blank.
 
-    Lines end in LF, CRLF or CR. `str.splitlines` is not used: it also splits at characters such as U+2028, which JSON
-    leaves as they are. A line break inside a JSON string is always escaped.
+    Lines end in LF, CRLF or CR. `str.splitlines` is not used, because it also splits at characters such as U+2028, which may
+    occur in JSON strings. A line break inside a JSON string is always escaped.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return ((number, line) for number, line in enumerate(lines, start=1) if line.strip())

@@ -18,8 +18,8 @@ reaction, says the response, and keeps a thought for the next turn:
 `read_parts` reads a reply in which all three parts are well-formed; `part_text` reads a single part and ignores the
 others.
 
-A reasoning model thinks before it replies, `<think>…</think>`. The user does not read a thought, and no function here
-does: `without_thoughts` takes it away first. `read_json` reads the JSON in a model's text, such as a judge's answer.
+A reasoning model writes a thought before its reply, `<think>…</think>`. The user does not see it, and the functions here ignore
+it: they call `without_thoughts` first. `read_json` reads the JSON in a model's text, such as a judge's answer.
 """
 
 import itertools
@@ -49,11 +49,11 @@ def tag_bodies(text: str, tag: str) -> list[str]:
 def completion_text(completion: str | list[dict], thoughts: bool = False) -> str:
     """Return the text of a completion as TRL hands it to rewards: a string, or a list of chat messages.
 
-    A message without content (None, as in a tool call) counts as empty; of a message in parts, the text parts count.
+    A message without content (None, as in a tool call) counts as empty. If a message has parts, its text parts count.
 
     Args:
-        completion: may also be turns of a prompt; only the assistant's are read for thoughts.
-        thoughts: keep them; without, the text is what the user reads, see `without_thoughts`.
+        completion: may also be turns of a prompt; thoughts are only removed from the assistant's turns.
+        thoughts: keep thoughts; by default they are removed, see `without_thoughts`.
     """
     if isinstance(completion, str):
         return completion if thoughts else without_thoughts(completion)
@@ -62,10 +62,10 @@ def completion_text(completion: str | list[dict], thoughts: bool = False) -> str
 
 
 def content_text(content: str | list | None) -> str:
-    """Return the text of a message's content: a text, None, or a list of parts, of which those with text count.
+    """Return the text of a message's content: a text, None (""), or a list of parts, whose texts are joined.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: the content is something else.
     """
     if isinstance(content, list):
         if all(isinstance(part, dict) and isinstance(part.get("text"), str | None) for part in content):
@@ -76,10 +76,10 @@ def content_text(content: str | list | None) -> str:
 
 
 def without_thoughts(text: str) -> str:
-    """Return a model's text without its thoughts, as the user reads it; a text without any is returned as it is.
+    """Return a model's text without its thoughts, as the user reads it. A text without thoughts is returned unchanged.
 
-    A thought is `<think>…</think>`, and goes on to the end where it is not closed: a reply that never came is empty. A
-    `</think>` without an opening ends a thought that the prompt had opened, as the templates of some models do.
+    A thought is `<think>…</think>`. If it is not closed, it extends to the end of the text, so that the reply is empty. A
+    `</think>` without an opening tag ends a thought that the prompt has opened, as some models' chat templates do.
     """
     if THOUGHT_BEGINS not in text and THOUGHT_ENDS not in text:
         return text
@@ -87,12 +87,13 @@ def without_thoughts(text: str) -> str:
 
 
 def read_json(text: str) -> Any:
-    """Return the JSON value that a model answers, without its thoughts and the code fence or prose around it.
+    """Return the JSON value in a model's answer. Thoughts, and a code fence or text around the value, are ignored.
 
-    With a fence or prose, all from the first brace to the last has to be one object.
+    If there is a fence or text around it, the part from the first brace to the last must be one object.
 
     Raises:
-        ValueError: no JSON, several objects, a member that occurs twice, or NaN; RecursionError for very deep nesting.
+        ValueError: no JSON, several objects, a member that occurs twice, or NaN.
+        RecursionError: very deep nesting.
     """
     text = without_thoughts(text).strip()
     try:
@@ -119,7 +120,7 @@ def _no_constant(name: str):
 
 
 def read_number(value: Any) -> int | float | None:
-    """Return a number of a JSON value, which models also write as a text (`"4"`); None for anything else (`"4/5"`, true)."""
+    """Return a JSON value as a number; models also write numbers as texts (`"4"`). None for other values (`"4/5"`, true)."""
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,15}(\.[0-9]{1,15})?\s*", value):
         return float(value)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
@@ -302,9 +303,9 @@ class Repair(NamedTuple):
     """How messages are rewritten for a chat template that refuses them; see `models.load.guard_template`.
 
     Attributes:
-        tried: roles of a conversation that shows whether a template refuses them.
-        needed: pattern of the roles of conversations that it rewrites, such as "system user".
-        jinja: what is put in front of the template. Its last line break belongs to the block before it.
+        tried: roles of a conversation that is rendered to test whether a template needs the repair.
+        needed: pattern for the roles of the conversations that the repair changes, such as "system user".
+        jinja: code that is put in front of the template. Its last line break belongs to the block before it.
     """
 
     tried: tuple[str, ...]
@@ -312,7 +313,7 @@ class Repair(NamedTuple):
     jinja: str
 
 
-# what it does, in words -> repair; an instruction goes where the Gemma family has it
+# description for messages -> repair; the instruction is placed as in the Gemma family
 REPAIRS = {
     "consecutive turns of one role are joined": Repair(("user", "user"), r"\b(\w+) \1\b", _JOIN_TURNS),
     "the system message opens the user's first turn": Repair(("system", "user"), r"^system", _SYSTEM_TO_USER),
@@ -323,7 +324,7 @@ REPAIRS = {
 
 
 def repairs_in(template: str, conversations: Iterable[list[dict]]) -> list[str]:
-    """Return which of `REPAIRS` a guarded chat template makes in any of some conversations, in words."""
+    """Return the descriptions of the `REPAIRS` in a guarded chat template that change any of these conversations."""
     roles = {" ".join(turn["role"] for turn in turns) for turns in conversations}
     return [
         words

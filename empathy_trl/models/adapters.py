@@ -1,15 +1,16 @@
-"""LoRA adapters: on the base they were trained on (`put_on`), merged with it (`merge_adapter`), followed by another one.
+"""LoRA adapters: loading one onto its base, merging it, and training another one after it.
 
-An adapter can be loaded onto the wrong base without an error if the shapes fit, and the model then produces nonsense.
-So a base with another name is refused. If the names cannot be compared, because a folder no longer exists, the shapes
-decide.
+`put_on` loads an adapter. On the wrong base, it would load without an error if the shapes fit, and the model would produce
+nonsense. Therefore, a base with another name is refused. If the names cannot be compared, because a folder no longer exists,
+the shapes decide.
 
-A merged model can differ from its adapter without an error, too. Most small models use one matrix as embedding and as
-output layer (tied weights): an adapter of one of the two would be merged into both. `merge_adapter` unties them first,
-and compares the outputs of the merged model with those of the adapter, also after saving and loading. Every merge of
-the package goes through it.
+`merge_adapter` does every merge of the package. A merged model can also differ from its adapter without an error: most small
+models use one matrix as embedding and as output layer (tied weights), so an adapter on one of the two would be merged into
+both. `merge_adapter` unties the weights first. It then compares the outputs of the merged model with those of the adapter,
+before and after saving and loading.
 
-`with_merged_base` merges the adapter of a model for which a recipe asks another one; `adapter_changes` compares the two.
+If a recipe asks for another adapter than the one that its model already has, `with_merged_base` merges the old one first.
+`adapter_changes` compares the two.
 """
 
 import copy
@@ -50,7 +51,7 @@ from empathy_trl.models.load import (
     with_saved_adapter,
 )
 
-# (message, reply): what adapter and merged model are compared on where the data of the training is not at hand
+# (message, reply): texts on which adapter and merged model are compared if the training data are not at hand
 EXAMPLES = (
     ("My dog died on Sunday, and the house is so quiet now.", "I am so sorry. How long was he with you?"),
     ("I got the job! I start in May.", "Congratulations! You worked so hard for this."),
@@ -58,8 +59,8 @@ EXAMPLES = (
     ("He promised to call, and again he forgot.", "No wonder that you are angry with him."),
 )
 TOKENS = 64  # of an example, at most
-# Largest difference of outputs that is rounding: shares of the largest output, and of what the adapter changes. In float32,
-# SmolLM2-135M has 3e-6 of the largest output, or 1e-4 of the change; with weights rounded to bfloat16 1e-2.
+# Largest difference of outputs that rounding explains, as a share of the largest output, and of the adapter's own change.
+# SmolLM2-135M in float32 has 3e-6 of the largest output, or 1e-4 of the change; with weights rounded to bfloat16, 1e-2.
 EXACT, EXACT_EFFECT = 1e-4, 1e-2
 ROUNDING = {torch.bfloat16: 0.05, torch.float16: 0.05}
 
@@ -83,7 +84,7 @@ def check_adapter(adapter: str, model: str) -> str:
 
 
 def is_same(base: str, model: str) -> bool | None:
-    """Return whether two names mean the same model; None where a folder is gone, so that nobody can tell.
+    """Return whether two names mean the same model; None if this cannot be decided, because a folder no longer exists.
 
     Args:
         base: folder or Hub id from the adapter's config.
@@ -127,13 +128,13 @@ def _other_base(adapter: str, base: str, model: str) -> UserError:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the outputs of a merged model are from those of its adapter, both computed in float32.
+    """Difference between the outputs of a merged model and those of its adapter, both computed in float32.
 
     Attributes:
         largest: largest absolute difference of two logits, or of two ratings.
         effect: the same between the adapter and its base.
         same: share of the places, 0 to 1, at which the same token, label or rating is the highest.
-        places: number of tokens compared, or for a model with a head of texts.
+        places: number of tokens that were compared; for a model with a head, number of texts.
     """
 
     largest: float
@@ -153,18 +154,18 @@ def merge_adapter(
 ) -> tuple[PreTrainedModel, Difference]:
     """Merge the active adapters into their base, in place, and compare the outputs before and after.
 
-    A layer with an adapter that shares its weights with another one, as embedding and output layer often do, gets weights of
-    its own; `tie_word_embeddings` in the config of the merged model is then false. Adapters are added in float32, which takes
-    the memory for it, and the sum is rounded to the type of the base once.
+    If a layer with an adapter shares its weights with another layer, as embedding and output layer often do, it gets weights
+    of its own, and `tie_word_embeddings` in the config of the merged model becomes false. Adapters are added in float32, which
+    needs the memory for a float32 copy, and the sum is rounded to the type of the base once.
 
     Args:
-        model: an adapter on a base that is not quantised; useless afterwards.
-        inputs: of the model, one row each, to compare the outputs for; see `example_inputs`.
-        name: of the adapter, for messages.
-        folder: where to save the merged model; what is loaded from there is compared, too, and returned.
+        model: an adapter on a base that is not quantised; it cannot be used afterwards.
+        inputs: inputs of the model, one row each, on which the outputs are compared; see `example_inputs`.
+        name: name of the adapter, for messages.
+        folder: where to save the merged model. The model loaded from there is then compared and returned.
 
     Returns:
-        The merged model, and how much it differs.
+        The merged model, and its difference from the adapter.
 
     Raises:
         UserError: the outputs differ by more than rounding explains, or this adapter cannot be merged.
@@ -202,7 +203,7 @@ def merge_adapter(
 
 
 def adapter_outputs(model: PeftModel, inputs: Sequence[dict]) -> tuple[torch.Tensor, float]:
-    """Return the outputs of an adapter, float32 of shape (places, outputs), and by how much at most it changes them."""
+    """Return the outputs of an adapter, float32 of shape (places, outputs), and the largest change by the adapter."""
     base = model.get_base_model()
     with _in_float32(base):
         outputs = _outputs(base, inputs)
@@ -211,7 +212,7 @@ def adapter_outputs(model: PeftModel, inputs: Sequence[dict]) -> tuple[torch.Ten
 
 
 def difference(expected: tuple[torch.Tensor, float], model: PreTrainedModel, inputs: Sequence[dict]) -> Difference:
-    """Return how far a model's outputs are from those of an adapter, see `adapter_outputs`."""
+    """Return the difference between a model's outputs and those of an adapter, see `adapter_outputs`."""
     with _in_float32(model):
         return _difference(*expected, _outputs(model, inputs))
 
@@ -233,12 +234,12 @@ def _check_mergeable(model: PeftModel, base: PreTrainedModel, name: str) -> None
 
 
 def _untie(base: PreTrainedModel) -> set[str]:
-    """Give every module weights of its own that shares them with an adapted or copied layer; return the names of those layers."""
+    """Untie all weights that an adapted or copied layer shares with another module; return the names of these layers."""
     places, adapted = defaultdict(list), {}
     for name, module in base.named_modules():
         for key, weight in module.named_parameters(recurse=False):
             places[weight].append((module, key))
-        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):  # LoRA, or of modules_to_save
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):  # LoRA, or a copy for modules_to_save
             layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
             adapted |= {weight: name.rpartition(".")[2] for weight in layer.parameters(recurse=False)}
     for weight in adapted:
@@ -248,7 +249,7 @@ def _untie(base: PreTrainedModel) -> set[str]:
 
 
 def _merge(model: PeftModel, name: str) -> PreTrainedModel:
-    """Return the merged model. Its weights are tied as they were if those are equal, and else not at all."""
+    """Return the merged model. Weights that were tied are tied again if they are equal after merging."""
     base = model.get_base_model()
     tied, was_tied = dict(getattr(base, "all_tied_weights_keys", None) or {}), base.config.tie_word_embeddings
     with warnings.catch_warnings():
@@ -272,9 +273,9 @@ def _merge(model: PeftModel, name: str) -> PreTrainedModel:
 
 @contextmanager
 def _in_float32(model: nn.Module) -> Iterator[None]:
-    """Inside the block, all weights are float32 and nothing is dropped out; afterwards they are of the types they were.
+    """Compute in float32 and without dropout inside the block; restore the types of the weights afterwards.
 
-    In bfloat16, the rounding from layer to layer moves outputs as much as a wrong merge does.
+    In bfloat16, rounding between the layers changes outputs as much as a wrong merge does.
     """
     weights = [(weight, weight.dtype) for weight in model.parameters() if weight.is_floating_point()]
     products, precision = torch.backends.cuda.matmul, torch.backends.cuda.matmul.fp32_precision
@@ -307,7 +308,7 @@ def example_inputs(
     """Return inputs of a model for `merge_adapter`, one row each, of at most 64 tokens.
 
     Args:
-        examples: messages with their replies; or for a model with a head texts with their pairs, "" for none.
+        examples: messages with their replies; for a model with a head, texts with their pairs ("" without a pair).
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     return [_encode(base, tokenizer, *example) for example in examples]
@@ -329,7 +330,7 @@ def _encode(base: PreTrainedModel, tokenizer, text: str, reply: str) -> dict[str
     return {**tokenizer(prompt, **cut, **marks), "decoder_input_ids": start}
 
 
-# what an adapter learns with: fields of `peft.LoraConfig` -> keys of `lora:`, or None where a recipe cannot set them
+# fields of `peft.LoraConfig` that affect what an adapter learns -> keys of `lora:`, or None if a recipe cannot set them
 ADAPTER_FORM = {
     "r": "r",
     "lora_alpha": "alpha",
@@ -341,7 +342,7 @@ ADAPTER_FORM = {
 
 
 def saved_adapter(name: str, revision: str | None = None) -> PeftConfig | None:
-    """Return the settings of the adapter that a folder or Hub repository holds, or None where it holds a whole model.
+    """Return the settings of the adapter in a folder or Hub repository, or None if it has a whole model.
 
     Raises:
         UserError: as `load_model`.
@@ -355,15 +356,15 @@ def saved_adapter(name: str, revision: str | None = None) -> PeftConfig | None:
 
 
 def with_merged_base(section, folder: Path):
-    """Return the section `model:` of a recipe whose `lora:` can be put on what it names.
+    """Return a recipe's section `model:`, with its model replaced by a merged one if its adapter differs from `lora:`.
 
-    A model that brings an adapter along goes on training it. If `lora:` differs from that adapter, the model is merged, written
-    to `folder`, and named in its place, also when the run is resumed. It is loaded unquantised for it, as for publishing:
-    weights that are rounded to 4 bits cannot be merged exactly.
+    An adapter that equals `lora:` is trained further, and the section is returned unchanged. If it differs, adapter and base
+    are merged into `folder`, and the returned section names this folder, also when the run is resumed. The base is loaded
+    unquantised for this, because 4-bit weights cannot be merged exactly.
 
     Args:
-        section: a `recipe.Model`, a `stage:` name replaced by the folder of that stage.
-        folder: for the merged model; the files of a crashed attempt are beside it.
+        section: a `recipe.Model`, with a `stage:` name replaced by the folder of that stage.
+        folder: for the merged model. A crashed attempt leaves files beside it.
     """
     if section.lora is None or section.from_scratch is not None:
         return section
@@ -402,15 +403,16 @@ def _base_config(name: str, revision: str | None):
 
 
 def adapter_changes(asked: LoraConfig, brought: PeftConfig, config=None) -> list[str]:
-    """Return in which settings a LoRA adapter that a recipe asks for differs from the one that its model brings along.
+    """Return the settings in which a recipe's LoRA adapter differs from the adapter that its model already has.
 
     Args:
-        asked: of `lora_config`.
-        brought: the adapter's own.
-        config: of the language model below, with which two ways to name the same modules are equal; None compares the names.
+        asked: the recipe's adapter, from `lora_config`.
+        brought: the model's adapter.
+        config: config of the base model, to compare the modules that `target_modules` selects; without it, the names are
+            compared as they are written.
 
     Returns:
-        One text per setting, such as "r 8 → 16"; empty where the adapter of the model is the one that is asked for.
+        One text per setting, such as "r 8 → 16"; empty if the two adapters are equal.
     """
     if brought.peft_type != asked.peft_type:
         return [f"{brought.peft_type.value} → {asked.peft_type.value}"]
@@ -427,12 +429,12 @@ def adapter_changes(asked: LoraConfig, brought: PeftConfig, config=None) -> list
 
 
 def check_targets(config, adapter: LoraConfig, use_vllm: bool = False) -> None:
-    """Refuse layers on which an adapter would not do what it is for.
+    """Refuse layers on which an adapter would have no effect, or a wrong one.
 
     Args:
-        config: of the language model.
-        adapter: what is to be trained.
-        use_vllm: whether vLLM generates. TRL sends it an adapter merged, and vLLM ties what the config ties.
+        config: config of the language model.
+        adapter: the adapter that will be trained.
+        use_vllm: whether vLLM generates. TRL sends the merged weights to vLLM, which ties them again as the config says.
 
     Raises:
         UserError: names `model.lora.target_modules` and the layers.
@@ -454,7 +456,7 @@ def check_targets(config, adapter: LoraConfig, use_vllm: bool = False) -> None:
 
 
 def _adapted_modules(adapter: LoraConfig, config) -> set[str]:
-    """Return the names of the layers that an adapter is put on; as they are written where no config is at hand."""
+    """Return the names of the layers that an adapter changes; without a config, the names as they are written."""
     if config is None:
         targets = adapter.target_modules
         return {targets} if isinstance(targets, str) else set(targets or ())
@@ -462,7 +464,7 @@ def _adapted_modules(adapter: LoraConfig, config) -> set[str]:
 
 
 def _on_meta(config, adapter: PeftConfig) -> PeftModel:
-    """Return a language model with an adapter, without memory for the weights."""
+    """Return a language model with an adapter on the meta device, which needs no memory for the weights."""
     adapter = copy.deepcopy(adapter)
     adapter.inference_mode, adapter.base_model_name_or_path = False, None
     auto, _ = generator_class(config)

@@ -3,9 +3,9 @@
 * Settings: `checked_base_url` checks an address, and `read_key` reads the API key from the environment variable that
   the recipe names. A recipe is saved beside the model and published with it, so `refuse_keys` refuses everything that
   looks like a key, without repeating it.
-* `request_body` builds every request, of judges, evaluations and chats: what a user's `sampling` says stands over the
-  defaults. `explain_refusal` reads every answer that refuses one, and says which setting is to be changed and how; the
-  setting is written as the user writes it (`as_key`, `as_argument`, `as_flag`).
+* `request_body` builds the requests of judges, evaluations and chats: the user's `sampling` replaces the defaults.
+  `explain_refusal` reads the answer of a server that refuses a request, and explains which setting to change and how. The
+  setting is shown as the user writes it: in a recipe (`as_key`), in Python (`as_argument`) or as a flag (`as_flag`).
 * `Client` sends one request with OpenAI's client. It limits concurrency and time. It retries after waits that grow
   exponentially with full jitter (Brooker 2015, "Exponential Backoff And Jitter", AWS Architecture Blog), so that
   processes that failed together do not retry together. An `InvalidAnswer` concerns one request; `JudgeFailed` concerns
@@ -244,14 +244,14 @@ def explain_refusal(
     sampling: dict,
     written: Callable[..., str],
 ) -> str | None:
-    """Return why a server refuses every such request, and what to change; None if only this request may have failed.
+    """Return why a server refuses all requests of this kind, and what to change; None if only this one may have failed.
 
     Args:
-        status, text: of the server's answer.
+        status, text: status and text of the server's answer.
         request: the body that was sent.
-        base_url, key, api_key_env: where it was sent, with which key, and the variable that holds the key.
-        sampling: what the user has set of the request.
-        written: writes a setting as the user does, such as `as_key`.
+        base_url, key, api_key_env: the server's address, the key that was sent, and the variable that holds the key.
+        sampling: the settings of the request that come from the user.
+        written: function that shows a setting as the user writes it, such as `as_key`.
     """
     answer = f"{base_url} answers HTTP {status}: {first_words(text, key)}"
     if status in KEY_REFUSED:
@@ -285,7 +285,7 @@ def explain_refusal(
 
 
 def _refused_member(text: str, request: dict, settings: list[str]) -> str | None:
-    """Return the member of a request that an answer complains about: by its `param` or `loc`, or the first in its words."""
+    """Return the member of a request that an answer rejects: the one in `param` or `loc`, else the first that it mentions."""
     about_length = TOO_LONG.search(text) is not None  # which may name max_tokens, but is about the conversation
     named = re.search(r'"param"\s*:\s*"(\w+)', text) or re.search(r"""loc\W+body\W+(\w+)""", text)
     if named and named[1] in request:
@@ -303,7 +303,7 @@ def _refused_member(text: str, request: dict, settings: list[str]) -> str | None
 
 
 def _change(member: str, text: str, request: dict, sampling: dict, written: Callable[..., str]) -> str:
-    """Return which setting makes a request that does without a member, or says it otherwise."""
+    """Return the setting that removes a member from the requests, or replaces it."""
     if member == "response_format" and member not in sampling:
         return f"{written('structured', False)} asks for JSON in words only"
     value, instead = request[member], INSTEAD.search(text)
@@ -328,7 +328,7 @@ class Client:
         retries: how often a request is repeated.
         wait: bound of the first wait in seconds; it doubles with every attempt.
         concurrency: how many requests may be under way.
-        sampling: what the user has set of the requests, for messages; `written` writes a setting there, see `as_key`.
+        sampling, written: the user's settings of the requests, and how messages show them, see `explain_refusal`.
 
     Raises:
         JudgeFailed: see `read_key`.
@@ -417,7 +417,7 @@ class Client:
             raise InvalidAnswer("malformed answer", f"no chat completion: {excerpt}") from error
         if why := withheld(ending):
             raise InvalidAnswer(why, f"finish_reason {ending}: {excerpt}", may_pass=why != FILTER)
-        if content is None and not cut_off:  # cut off, it had thought all the time
+        if content is None and not cut_off:  # an answer that is cut off during its thought has no content
             raise InvalidAnswer("malformed answer", f"a message without text: {excerpt}")
         return text, cut_off
 
@@ -439,7 +439,7 @@ class Client:
 
 
 def _read(read: Callable[[str, bool], Answer], text: str, cut_off: bool) -> Answer:
-    """Return what `read` makes of an answer; of one that it cannot use and that was cut off, this is the reason."""
+    """Return `read(text)`; if this fails and the answer was cut off, the error gives that as the reason."""
     try:
         return read(text, cut_off)
     except InvalidAnswer as failure:
@@ -617,9 +617,9 @@ class ApiModel:
         name: of the model on the server.
         base_url: up to and without `/chat/completions`; None takes `$OPENAI_BASE_URL`, or OpenAI's own.
         timeout, retries, wait: see `Client`.
-        sampling: members of the request, over `temperature: 0, max_tokens: <max_new_tokens>`; None leaves one out:
-            `{"max_tokens": None, "max_completion_tokens": 2000}`.
-        written: how messages write a setting, see `as_argument`.
+        sampling: members of the request that replace or extend `temperature: 0, max_tokens: <max_new_tokens>`; None removes
+            one: `{"max_tokens": None, "max_completion_tokens": 2000}`.
+        written: how messages show a setting, see `as_argument`.
 
     The API key is in `$OPENAI_API_KEY`, which is read when the model is asked; a server on this machine needs none.
 
@@ -695,7 +695,7 @@ class ApiModel:
         return [completions[key] for key in keys]
 
     def settings(self, max_new_tokens: int) -> dict:
-        """Return what every request says beside model and messages."""
+        """Return the members of every request besides model and messages."""
         return {name: value for name, value in self._request([], max_new_tokens).items() if name not in FIXED}
 
     def _request(self, prompt: list[dict], max_new_tokens: int) -> dict:

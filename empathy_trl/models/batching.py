@@ -1,16 +1,18 @@
-"""Prompts in batches: tokens and end tokens, what fits into a model and into memory, padding, and shared prefixes.
+"""Texts as a model reads them: batches that fit into memory, prompts as tokens, and the limits on their length.
 
-* `in_batches` processes items in batches and halves them when memory runs out; `fitting_rows` estimates the batch size.
-* `read_prefix` computes the keys and values of the prefix that all prompts of an evaluation share, usually the system
-  message and the instruction, for one row. `Prefix.before` copies them for every batch, whose rows are padded between
-  the prefix and the rest of each prompt. Positions count visible tokens, so the padding does not shift them.
-* `pad` pads lists of token ids to a rectangle.
-* `render`, `prompt_tokens`, `end_tokens` and `completion_of` define how messages become a prompt and its tokens, and
-  where a completion ends, in the same way for every back end. `opened_thought` tells whether it begins inside a thought.
-* `position_limit` says how many tokens a model can read, and `check_vocabulary` whether it knows every token of its
-  tokenizer. `Limits` compares lengths with positions, for all who read with a model, and `fit_prompts` cuts the oldest
-  turns of prompts that are too long.
-* `token_lengths` measures the rows of a data set, and `truncation` counts what a trainer's `max_length` leaves of them.
+**Batches.** `in_batches` processes items in batches and halves the batches when memory runs out. `fitting_rows` estimates
+the batch size. `pad` pads lists of token ids to a rectangle. `read_prefix` computes the keys and values of the prefix that
+all prompts of an evaluation share, usually the system message and the instruction. `Prefix.before` copies them for every
+batch, whose rows are padded between the prefix and the rest of each prompt. Positions count visible tokens, so the padding
+does not shift them.
+
+**Prompts.** `render` and `prompt_tokens` turn messages into a prompt and its tokens, and `end_tokens` and `completion_of`
+find the end of a completion, in the same way for every back end. `opened_thought` tells whether a completion begins inside
+a thought.
+
+**Limits.** `position_limit` returns how many tokens a model can read, and `check_vocabulary` checks that it has an embedding
+for every token of its tokenizer. `token_lengths` measures rows. `Limits` compares these lengths with the positions, and
+`fit_prompts` removes the oldest turns of prompts that are too long. `truncation` counts what a trainer's `max_length` cuts.
 """
 
 import copy
@@ -185,10 +187,10 @@ def pad(rows: list[list[int]], pad_id: int, side: str, device=None) -> tuple[tor
 
 
 def render(tokenizer, messages: list, **options):
-    """Return what `tokenizer.apply_chat_template` makes of a conversation or several; every prompt is rendered here.
+    """Return `tokenizer.apply_chat_template` for one conversation or several. All prompts are rendered here.
 
     Raises:
-        UserError: the chat template refuses the messages; names the tokenizer, the roles and the template's own words.
+        UserError: the chat template refuses the messages; names the tokenizer and the roles, and quotes the template.
     """
     try:
         return tokenizer.apply_chat_template(messages, **options)
@@ -215,7 +217,7 @@ def prompt_tokens(tokenizer, prompts: list[list[dict]]) -> list[list[int]]:
 
 
 def check_prompts(tokenizer, prompts: Iterable[list[dict]]) -> None:
-    """Raise UserError if a chat template refuses a prompt; one is tried for each sequence of roles."""
+    """Raise UserError if a chat template refuses a prompt; one prompt is tried for each sequence of roles."""
     examples = {tuple(turn["role"] for turn in prompt): prompt for prompt in prompts}
     render(tokenizer, list(examples.values()), add_generation_prompt=True, tokenize=False)
 
@@ -223,7 +225,7 @@ def check_prompts(tokenizer, prompts: Iterable[list[dict]]) -> None:
 def opened_thought(prompt: str) -> str:
     """Return `<think>` if a rendered prompt ends with it, so that its completion begins inside a thought; "" otherwise.
 
-    Put before such a completion, it tells every reader (`tags.without_thoughts`) what the model was thinking.
+    With this tag in front, `tags.without_thoughts` recognises the thought in the completion.
     """
     return THOUGHT_BEGINS if prompt.rstrip().endswith(THOUGHT_BEGINS) else ""
 
@@ -251,24 +253,28 @@ def first_stop(ids: list[int], stop_ids: list[int]) -> int:
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 ENCODER_POSITIONS = ("max_encoder_position_embeddings", "max_source_positions", *POSITIONS)
 DECODER_POSITIONS = ("max_decoder_position_embeddings", "max_target_positions", *POSITIONS)
-RELATIVE = ("relative_attention_num_buckets", "relative_attention", "alibi")  # settings of models that see distances
+RELATIVE = (
+    "relative_attention_num_buckets",
+    "relative_attention",
+    "alibi",
+)  # settings of models with relative positions
 STRETCHED = ("yarn", "linear", "dynamic")  # kinds of rotary positions whose config may still name the original number
-# of a tokenizer, the special tokens that it puts into a text or a batch itself, and of a config those that end or begin one
+# special tokens that a tokenizer adds to a text or a batch, and ids in a config that begin or end a text
 WRITTEN = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 SPECIAL_IDS = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
 
 
 def position_limit(model, encoder: bool = False) -> int | None:
-    """Return how many tokens a model can read in one sequence, None where nothing limits them.
+    """Return how many tokens a model can read in one sequence, or None if the number is not limited.
 
-    With learned positions (GPT-2, OPT, BERT, BART) a longer sequence is an IndexError. With rotary ones the model was
-    not trained on what lies beyond. RoBERTa and its relatives count positions from the one behind the padding token's id,
-    so they read that many tokens fewer. Relative positions (T5, DeBERTa, ALiBi) and recurrent states have no limit. A
-    sliding window limits how far a token looks back, not the sequence.
+    With learned positions (GPT-2, OPT, BERT, BART), a longer sequence raises an IndexError. With rotary positions, the model
+    was not trained on longer sequences. RoBERTa and its relatives number positions from the padding token's id plus one, so
+    they read that many tokens fewer. Models with relative positions (T5, DeBERTa, ALiBi) or a recurrent state have no limit.
+    A sliding window limits how far back a token attends, not the length of the sequence.
 
     Args:
-        model: of transformers, or an adapter on one; it may be on the meta device.
-        encoder: the encoder's side of an encoder-decoder, instead of the decoder's.
+        model: a model of transformers, or an adapter on one; it may be on the meta device.
+        encoder: return the limit of an encoder-decoder's encoder instead of its decoder's.
     """
     config = model.config.get_text_config(encoder=encoder, decoder=not encoder)
     config = getattr(config, "encoder", config) if encoder else config
@@ -318,13 +324,13 @@ def count_positions_from_mask(model) -> None:
 def check_vocabulary(model, tokenizer, name: str) -> None:
     """Raise UserError if a tokenizer or a config names a token for which a model has no embedding.
 
-    A special token that neither the chat template nor the tokenizer itself puts into a text may lie beyond: Gemma 3 1B
-    has the image token of its larger siblings.
+    Special tokens that neither the chat template nor the tokenizer adds to a text are exempt: Gemma 3 1B has the image token
+    of the larger models.
 
     Args:
-        model: of transformers, or an adapter on one; it may be on the meta device.
+        model: a model of transformers, or an adapter on one; it may be on the meta device.
         tokenizer: its tokenizer.
-        name: of the model, for the message.
+        name: name of the model, for the message.
     """
     rows = _embedding_rows(model)
     beyond = {token: index for token, index in tokenizer.get_vocab().items() if index >= rows}
@@ -354,18 +360,18 @@ def check_vocabulary(model, tokenizer, name: str) -> None:
 
 def _embedding_rows(model) -> int:
     embedding = model.get_input_embeddings()
-    embedding = getattr(embedding, "base_layer", embedding)  # of a LoRA adapter on it
-    # not the shape of the weights, which is empty while they are sharded
+    embedding = getattr(embedding, "base_layer", embedding)  # below a LoRA adapter
+    # not from the shape of the weights, which is empty while they are sharded
     return getattr(embedding, "num_embeddings", None) or model.config.get_text_config().vocab_size
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many tokens a language model can take, see `position_limit`; None for any number.
+    """How many tokens a language model can read and write, see `position_limit`; None for any number.
 
     Attributes:
-        reads: of a prompt; of a decoder, prompt and completion together.
-        writes: of a completion.
+        reads: tokens of a prompt; in a decoder, of prompt and completion together.
+        writes: tokens of a completion.
         apart: whether prompt and completion are two sequences, as in an encoder-decoder.
     """
 
@@ -379,7 +385,7 @@ class Limits:
         return cls(position_limit(model, encoder=apart), position_limit(model), apart)
 
     def fit(self, prompt: int, completion: int) -> bool:
-        """Say whether a prompt and a completion of so many tokens fit."""
+        """Return whether a prompt and a completion with these numbers of tokens fit."""
         read, written = (prompt, completion) if self.apart else (prompt + completion, 0)
         return read <= (self.reads or read) and written <= (self.writes or written)
 
@@ -389,13 +395,13 @@ class Limits:
         return f"{self.reads} positions" if self.reads else "no limit of length"
 
     def check(self, lengths: list[tuple[int, int]], where: str, advice: str, numbers: Sequence[int] = ()) -> None:
-        """Raise UserError for the longest of some rows if it does not fit.
+        """Raise UserError if a row does not fit; the message names the longest such row.
 
         Args:
-            lengths: tokens of the prompt and at most of the completion, of each row.
-            where: the rows, for the message.
+            lengths: for each row, the tokens of its prompt and the most tokens of its completion.
+            where: what the rows are, for the message.
             advice: what the user can do.
-            numbers: of the rows, from 0 on, where they are chosen from others.
+            numbers: row numbers from 0, if the rows are a selection.
         """
         row = max(range(len(lengths)), key=lambda row: (not self.fit(*lengths[row]), sum(lengths[row])), default=None)
         if row is None or self.fit(*lengths[row]):
@@ -411,19 +417,20 @@ class Limits:
 def fit_prompts(
     model, tokenizer, rows, completion: int | None, *, where: str, advice: str, numbers: Sequence[int] = ()
 ) -> tuple:
-    """Return rows whose prompts fit into a model's positions beside their completions, and how many prompts were cut.
+    """Shorten prompts until prompt and completion fit into a model's positions; return the rows and how many were shortened.
 
-    A prompt that is too long loses its oldest turns, up to a turn of the user, but no system message and not its last turn.
+    A prompt that is too long loses its oldest turns. It keeps its system message and its last turn, and begins with a turn of
+    the user.
 
     Args:
         model: a language model, or an adapter on one; it may be on the meta device.
         tokenizer: its tokenizer, with a chat template.
-        rows: a `datasets.Dataset` with `prompt`, and `completion` where each row has its own.
-        completion: tokens of the longest completion; None for the rows' own.
+        rows: a `datasets.Dataset` with `prompt`, and with `completion` if `completion` is None.
+        completion: tokens of the longest completion; None for the length of each row's own completion.
         where, advice, numbers: for the message, see `Limits.check`.
 
     Raises:
-        UserError: a prompt is still too long without its older turns.
+        UserError: a prompt is too long even without its older turns.
     """
     limits = Limits.of(model)
     if limits.reads is None and limits.writes is None:
@@ -445,7 +452,7 @@ def fit_prompts(
 
 
 def without_oldest(chat: list[dict]) -> list[dict] | None:
-    """Return chat messages without the oldest turns before the user's second one; None where there is no second one."""
+    """Return chat messages without the turns before the user's second turn; None if the user has only one turn."""
     start = next((place for place, message in enumerate(chat) if message["role"] != "system"), 0)
     users = (place for place in range(start + 1, len(chat)) if chat[place]["role"] == "user")
     following = next(users, None)
@@ -454,16 +461,16 @@ def without_oldest(chat: list[dict]) -> list[dict] | None:
 
 @dataclass(frozen=True)
 class Truncation:
-    """What a trainer's `max_length` leaves of rows.
+    """How many rows a trainer's `max_length` cuts and drops.
 
     Attributes:
         rows: how many were counted.
-        limit: `max_length`, in tokens; None where nothing is cut.
-        dropped: rows without a token left to learn from, because their prompt fills `max_length`.
-        prompts, completions: how many of the other rows lose tokens of their prompt or text, and of their completion; a
-            completion that loses its end loses the token that ends it.
+        limit: `max_length`, in tokens; None if the trainer cuts nothing.
+        dropped: how many rows are left without a token to learn from, because the prompt fills `max_length`.
+        prompts: how many of the other rows lose tokens of their prompt or text.
+        completions: how many of the other rows lose the end of their completion, including the end token.
         prompt_tokens, completion_tokens: (shortest, median, longest) before anything is cut; None without completions.
-        needed: the least `max_length` that cuts nothing.
+        needed: the smallest `max_length` that cuts nothing.
     """
 
     rows: int
@@ -477,12 +484,12 @@ class Truncation:
 
     @property
     def cuts(self) -> bool:
-        """Whether a row is not learned from as it was built."""
+        """Whether any row is cut or dropped."""
         return bool(self.dropped or self.prompts or self.completions)
 
     @property
     def lengths(self) -> str:
-        """The lengths in words."""
+        """The lengths, for a message."""
         parts = [f"{self._noun} have {_range(self.prompt_tokens)} tokens (min / median / max)"]
         parts += [] if self.completion_tokens is None else [f"completions {_range(self.completion_tokens)}"]
         return ", ".join(parts)
@@ -506,7 +513,7 @@ class Truncation:
         """Raise UserError if nothing is left to learn from.
 
         Args:
-            key: of `max_length` in the recipe, for the message.
+            key: dotted key of `max_length` in the recipe, for the message.
         """
         if self.dropped == self.rows:
             raise UserError(
@@ -522,15 +529,15 @@ def _range(tokens: tuple[int, int, int]) -> str:
 def truncation(config, lengths: list[tuple[int, int]], reads_apart: bool = False) -> Truncation:
     """Count what a trainer cuts and drops, from the lengths of the rows alone.
 
-    `trl.SFTTrainer` keeps the first `max_length` tokens of prompt and completion together (with `truncation_mode:
-    keep_end` the last), and drops a row whose completion has no token left. Packing by "bfd" cuts in the same way; the
-    other strategies split rows, and lose nothing. Encoder-decoders and encoders: each sequence is cut by itself. GRPO and
-    PPO cut no prompt.
+    `trl.SFTTrainer` keeps the first `max_length` tokens of prompt and completion together, or the last ones with
+    `truncation_mode: keep_end`, and drops a row whose completion has no token left. Packing with "bfd" cuts in the same way.
+    The other packing strategies split rows and lose nothing. In encoder-decoders and encoders, each sequence is cut
+    separately. GRPO and PPO do not cut prompts.
 
     Args:
-        config: of the trainer; read are `max_length` and, where it has them, `truncation_mode`, `packing`,
-            `packing_strategy` and `completion_only_loss`.
-        lengths: of `token_lengths`, at least one row.
+        config: config of the trainer, with or without `max_length`, `truncation_mode`, `packing`, `packing_strategy` and
+            `completion_only_loss`.
+        lengths: result of `token_lengths`, at least one row.
         reads_apart: the model is an encoder-decoder.
     """
     limit, together = getattr(config, "max_length", None), hasattr(config, "packing") and not reads_apart
@@ -567,17 +574,17 @@ def _spread(numbers: Iterable[int]) -> tuple[int, int, int]:
 
 
 def token_lengths(tokenizer, rows, reads_apart: bool = False) -> list[tuple[int, int]]:
-    """Return the tokens of every row as (prompt, completion); a text to score, and a prompt alone, have no completion: 0.
+    """Return the number of tokens of every row as (prompt, completion); a row without a completion has 0.
 
     Args:
-        tokenizer: with a chat template, where there are prompts.
-        rows: a `datasets.Dataset` with `prompt` and perhaps `completion`, or with `text` and perhaps `pair`.
-        reads_apart: the model is an encoder-decoder, whose decoder reads the completion and an end token by itself.
+        tokenizer: with a chat template, if the rows have prompts.
+        rows: a `datasets.Dataset` with `prompt` and optionally `completion`, or with `text` and optionally `pair`.
+        reads_apart: the model is an encoder-decoder, whose decoder reads only the completion and an end token.
     """
     columns = {name: list(rows[name]) for name in ("prompt", "completion", "text", "pair") if name in rows.column_names}
     if "prompt" not in columns:
         pairs = [columns["pair"]] if "pair" in columns else []
-        # not verbose: the warning of tokenizers that this many tokens cannot be read is not true of texts that are cut
+        # not verbose: tokenizers warn that the model cannot read so many tokens, but these texts are cut later
         return [(len(ids), 0) for ids in tokenizer(columns["text"], *pairs, verbose=False)["input_ids"]]
     prompts = prompt_tokens(tokenizer, columns["prompt"])
     if "completion" not in columns:
@@ -588,6 +595,6 @@ def token_lengths(tokenizer, rows, reads_apart: bool = False) -> list[tuple[int,
         return [(len(prompt), len(reply) + 1) for prompt, reply in zip(prompts, replies, strict=True)]
     both = [prompt + completion for prompt, completion in zip(columns["prompt"], columns["completion"], strict=True)]
     whole = render(tokenizer, both, return_dict=True)["input_ids"]
-    # as in TRL, the completion begins where the two part ways
+    # as in TRL, the completion begins where the tokens first differ from those of the prompt alone
     starts = [common_prefix(prompt, ids) for prompt, ids in zip(prompts, whole, strict=True)]
     return [(start, len(ids) - start) for start, ids in zip(starts, whole, strict=True)]

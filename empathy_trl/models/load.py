@@ -127,14 +127,14 @@ def load_model(
 
 
 def with_saved_adapter(model, name: str, revision: str | None, *, is_trainable: bool = False) -> PeftModel:
-    """Put a saved adapter on its base, and refuse one of which a part finds no place there: peft would leave it out.
+    """Load a saved adapter onto its base. Weights that do not fit are an error; peft would silently leave them out.
 
-    An adapter that was trained with more or fewer tokens than its base has brings the embedding along; the base gets as many.
+    An adapter that was trained with more or fewer tokens than its base includes an embedding; the base is resized to it.
 
     Args:
-        model: the base, which is changed.
-        name, revision: of the adapter.
-        is_trainable: its weights take gradients.
+        model: the base, which is modified.
+        name, revision: folder or Hub id of the adapter, and its revision.
+        is_trainable: whether the adapter's weights take gradients.
 
     Raises:
         UserError: it cannot be read, its weights do not fit its config or this base, or it is made of virtual tokens.
@@ -164,7 +164,7 @@ def with_saved_adapter(model, name: str, revision: str | None, *, is_trainable: 
 
 
 def _embedding_rows(model, stored: Mapping[str, torch.Tensor]) -> int | None:
-    """Return the number of rows of the embedding that an adapter brings along; None for none, or as many as its base has."""
+    """Return the number of rows of an adapter's own embedding; None if it has none, or as many rows as its base."""
     ends = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
     names = [name for name, module in model.named_modules() if any(module is layer for layer in ends)]
     parts = ("", ".base_layer", ".modules_to_save")
@@ -324,7 +324,7 @@ def check_tags(tags_of_rewards: dict[str, Sequence[str]], tokenizer: PreTrainedT
 
 
 def _special_tokens(tokenizer) -> set[str]:
-    """Return the tokens that decoding leaves out; `all_special_tokens` alone lacks those that were merely added as special."""
+    """Return the tokens that decoding leaves out: `all_special_tokens`, and tokens that were added as special."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return added | set(tokenizer.all_special_tokens)
 
@@ -455,11 +455,11 @@ def set_template(tokenizer, choice: str | None, name: str) -> None:
 
 
 def guard_template(tokenizer) -> None:
-    """Make a tokenizer's chat template take what it refuses and can be rewritten: see `tags.REPAIRS`.
+    """Extend a tokenizer's chat template so that it rewrites messages that it would refuse, see `tags.REPAIRS`.
 
-    The rewriting is Jinja in front of the template, so whoever renders a prompt gets the same one: TRL in a training, an
-    evaluation, a chat, and a user of the saved tokenizer. Rewards and judges still see the messages as they are. What the
-    template takes already, it renders as before; a message that it would silently leave out counts as refused.
+    The extension is Jinja code in front of the template. Every prompt is therefore the same, in training, evaluation and chat,
+    and for users of the saved tokenizer. Rewards and judges still get the original messages. Messages that the template
+    supports are rendered as before. A message that it would silently leave out counts as refused.
     """
     several = isinstance(tokenizer.chat_template, dict)
     own, guards = tokenizer.chat_template["default"] if several else tokenizer.chat_template, ""
@@ -473,7 +473,7 @@ def guard_template(tokenizer) -> None:
 
 
 def _renders(tokenizer, template: str, roles: Sequence[str]) -> bool:
-    """Whether a chat template takes turns of these roles, and writes what each says."""
+    """Return whether a chat template accepts turns of these roles, and renders the content of each."""
     turns = [{"role": role, "content": f"turn {number} of the {role}"} for number, role in enumerate(roles)]
     try:
         text = tokenizer.apply_chat_template(turns, chat_template=template, add_generation_prompt=True, tokenize=False)
@@ -483,9 +483,9 @@ def _renders(tokenizer, template: str, roles: Sequence[str]) -> bool:
 
 
 def pin_template_arguments(tokenizer, arguments: Mapping[str, Any] | None) -> None:
-    """Make arguments such as `enable_thinking: false` the defaults of a tokenizer's chat template, wherever it is rendered.
+    """Make arguments such as `enable_thinking: false` the defaults of a tokenizer's chat template.
 
-    TRL applies `chat_template_kwargs` to its rollouts only; an evaluation or a chat would ask in another way.
+    TRL applies `chat_template_kwargs` only to its rollouts. An evaluation or a chat would render other prompts.
     """
     for name, value in (arguments or {}).items():
         default = json.dumps(value, ensure_ascii=False)

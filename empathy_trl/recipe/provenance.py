@@ -1,7 +1,7 @@
-"""Provenance: versions, commit, machine, time and energy in `run.json`, and that a recipe is what was used.
+"""Provenance: what `run.json` records (versions, commit, machine, time, energy), and a check that `recipe.yaml` is true.
 
-`check_used` compares the settings of a stage, as `recipe.yaml` records them, with the trainer and the model that were made
-from them: libraries, launchers and saved models replace some without a word.
+`check_used` compares the settings of a stage, as `recipe.yaml` records them, with the trainer and the model that were built
+from them, because libraries, launchers and saved models silently replace some settings.
 
 Energy comes from the GPUs' own counters (NVML, through the optional package nvidia-ml-py: the extra `carbon`). CPUs,
 memory and cooling are not counted: on most machines only root can read their counters, and an estimate from a table of
@@ -39,7 +39,7 @@ JOULES_PER_KWH = 3.6e6
 
 # ---- what a recipe says, and what is used ----
 
-# key of `trainer:` -> its value in effect, where the trainer does not only keep it in `args`, or under the same name
+# key of `trainer:` -> its value in use, if this is not `trainer.<key>` or `trainer.args.<key>`
 IN_EFFECT = {
     "bf16": lambda trainer: trainer.accelerator.mixed_precision == "bf16",
     "fp16": lambda trainer: trainer.accelerator.mixed_precision == "fp16",
@@ -49,9 +49,9 @@ IN_EFFECT = {
         trainer.generation_config.to_dict() if hasattr(trainer, "generation_config") else trainer.args.generation_kwargs
     ),
 }
-# key of `trainer:` -> what its config class makes of true and false
+# key of `trainer:` -> the values that its config class writes for true and false
 BOOLS = {"scale_rewards": ("group", "none"), "include_num_input_tokens_seen": ("all", "no")}
-# key, or the beginning of one -> why it is not compared with what is used. What is null or `auto` leaves the choice open
+# key, or the beginning of one -> why it is not compared. null and `auto` are not compared either: they leave the choice open
 NOT_COMPARED = {
     "task": "chooses the trainer",
     "data": "a corpus refuses keys that it does not read, and its report counts the rows",
@@ -68,8 +68,8 @@ def settings_in_use(stage, trainer) -> dict[str, tuple]:
     """Return dotted key -> (the recipe's value, the value in use) for all settings that can be compared.
 
     Args:
-        stage: a `recipe.Stage`, a `stage:` name replaced by the folder of that stage.
-        trainer: of `tasks.TASKS`, ready to train.
+        stage: a `recipe.Stage`, with a `stage:` name replaced by the folder of that stage.
+        trainer: a trainer built by `tasks.TASKS`, ready to train.
     """
     pairs = {
         f"trainer.{key}": (_named(key, value), _trainer_value(key, trainer)) for key, value in stage.trainer.items()
@@ -88,18 +88,18 @@ def settings_in_use(stage, trainer) -> dict[str, tuple]:
 
 
 def check_used(stage, trainer) -> None:
-    """Raise UserError for every setting of a stage that is not what the trainer and its model really have."""
+    """Raise UserError if the trainer or its model has another value than the recipe; names all such settings."""
     wrong = {key: pair for key, pair in settings_in_use(stage, trainer).items() if not _is_same(*pair)}
     if wrong:
         raise UserError("\n".join(_difference(stage, key, *pair) for key, pair in wrong.items()))
 
 
 def check_precision(stage, config) -> None:
-    """Raise UserError if the launcher replaces the precision that a recipe names; known before any stage is trained.
+    """Raise UserError if the launcher replaces a recipe's precision. This can be checked before any stage is trained.
 
     Args:
         stage: a `recipe.Stage`.
-        config: of its trainer.
+        config: config of its trainer.
     """
     for key, name in (("bf16", "bf16"), ("fp16", "fp16")):
         if key in stage.trainer and stage.trainer[key] != (config.mixed_precision == name):
@@ -133,7 +133,7 @@ def _model_values(stage, model, tokenizer) -> dict[str, tuple]:
         bare = model.get_base_model() if hasattr(model, "peft_config") else model
         pairs["dtype"] = (section.dtype, str(bare.dtype).removeprefix("torch."))
     if section.attn_implementation is not None:
-        used = config._attn_implementation.removeprefix("shared_prefix_")  # which calls the one that is named
+        used = config._attn_implementation.removeprefix("shared_prefix_")  # it wraps the named one
         is_flash = (
             section.attn_implementation.startswith("flash_attention") and "flash-attn" in used
         )  # from the Hub's kernels
