@@ -163,7 +163,7 @@ def import_object(where: str, path: str):
     return found
 
 
-NETWORK = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+PROXIES, CERTIFICATES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"), ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def network_hint(error: BaseException) -> str:
@@ -172,16 +172,21 @@ def network_hint(error: BaseException) -> str:
     The errors themselves name no variable: a file of certificates that is missing is a "No such file or directory".
     """
     nameless = isinstance(error, FileNotFoundError) and error.filename is None
-    if not (nameless or isinstance(error, ssl.SSLError) or "proxy" in str(error).lower()):
-        return ""
-    names = [name for name in os.environ if name.upper() in NETWORK]
+    if "proxy" in str(error).lower():
+        names = _set_of(PROXIES)
+    else:
+        names = _set_of(CERTIFICATES) if nameless or isinstance(error, ssl.SSLError) else []
     return f" (check the environment variable {' and '.join(names)})" if names else ""
+
+
+def _set_of(variables: Iterable[str]) -> list[str]:
+    return [name for name in os.environ if name.upper() in variables]
 
 
 @contextmanager
 def without_proxies() -> Iterator[None]:
     """Hide the proxies and certificates that the environment names, for requests to this machine, which no proxy reaches."""
-    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.upper() in NETWORK}
+    hidden = {name: os.environ.pop(name) for name in _set_of((*PROXIES, *CERTIFICATES))}
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
 from empathy_trl.chat.reply import AnyEvent, Counts, Sampling, streamed
-from empathy_trl.errors import UserError
+from empathy_trl.errors import JudgeFailed, UserError
 from empathy_trl.models.api import (
     CUT_OFF,
     PREFIX,
@@ -120,6 +120,8 @@ class ServedModel:
                 await client.chat.completions.create(**fixed, extra_body=settings) as events,
             ):
                 return await self._read_events(events, put)
+        except JudgeFailed as error:  # of `async_client`
+            raise self._error(str(error)) from error
         except openai.APITimeoutError as error:
             raise self._error(f"{self.base_url} was silent for {self.timeout:g} s") from error
         except openai.APIConnectionError as error:

@@ -135,6 +135,16 @@ def test_a_key_that_is_wanted_and_not_there():
         ServedModel("m", "http://elsewhere.invalid/v1", Sampling())
 
 
+@pytest.mark.faults
+def test_a_proxy_that_cannot_be_used_is_named(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:9")
+    with pytest.raises(
+        UserError, match="^model openai:m: http://far.invalid/v1 cannot be asked: .*variable .*ALL_PROXY"
+    ):
+        list(stream("http://far.invalid/v1")[0])
+
+
 def test_nobody_there():
     with pytest.raises(UserError, match=r"no connection .*Is the server running at http"):
         list(stream(unused_address())[0])
