@@ -51,7 +51,7 @@ from empathy_trl.tasks import unused_rows
 from empathy_trl.trainers.shared_prefix.attention import COMPILED, decide, unsupported
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-SAMPLED = 5000  # rows whose tokens are counted at most: a few seconds
+SAMPLED = 5000  # most rows whose tokens are counted, which takes a few seconds
 COMPARED_LATER = "prompts are compared with the model's positions when the run starts"
 UNKNOWN_PROMPT = 512  # tokens, for the memory of a stage whose data or tokenizer is not at hand
 
@@ -67,7 +67,7 @@ class Size:
         total, trainable: numbers of parameters, with the recipe's adapter.
         unshared: why prompts cannot be shared, None where they can.
         network: the model on the meta device, with the adapter.
-        adapter: what happens to the adapter of a model that brings one along, "" where it brings none.
+        adapter: what happens to the adapter that the model already has; "" without one.
     """
 
     config: Any
@@ -217,7 +217,7 @@ def _count(run: StageRun, config, tokenizer, dtype: str) -> Size:
 
 
 def _adapter_before(run: StageRun):
-    """Return the settings of the adapter that a stage's model brings along, a `peft.PeftConfig`; None without one."""
+    """Return the `peft.PeftConfig` of the adapter that a stage's model already has; None without one."""
     if run.is_labelled:
         return None
     if (source := stage_of(run.stage.model.name_or_path)) is not None:
@@ -228,7 +228,7 @@ def _adapter_before(run: StageRun):
 
 
 def _adapter_file(model) -> Path | None:
-    """Return the settings of an adapter in a folder or in the Hub's cache; None for a whole model, or where it is in neither."""
+    """Return the settings file of an adapter in a folder or in the Hub's cache; None for a whole model or a missing one."""
     if Path(user_name(model.name_or_path)).is_dir():
         path = Path(user_name(model.name_or_path)) / ADAPTER_FILE
         return path if path.is_file() else None
@@ -237,7 +237,7 @@ def _adapter_file(model) -> Path | None:
 
 
 def _adapter_line(model, brought, changes: list[str]) -> str:
-    """Return what happens to the adapter that a model brings along."""
+    """Return what happens to the adapter that a model already has."""
     if brought is None:
         return ""
     if not changes:
@@ -315,7 +315,7 @@ def _lengths_lines(run: StageRun, config, train, size: Size) -> list[str]:
 
 
 def _context_line(run: StageRun, config, train, size: Size) -> str:
-    """Return how many positions a model has, compared with the prompts of training and evaluation, at most the `SAMPLED` longest.
+    """Return how many positions a model has, after comparing them with up to `SAMPLED` of the longest prompts.
 
     Raises:
         UserError: a prompt is too long for the model.
@@ -485,7 +485,7 @@ def _memory_line(options: dict, parts: dict[str, float]) -> str:
 
 
 def _downloads(recipe, sizes: dict[str, Size | None]) -> dict[str, str]:
-    """Return what the recipe names on the Hub and what is in no folder here: name, with its revision -> what it is."""
+    """Return what would be downloaded from the Hub: name and revision -> what it is."""
     found = {}
     for name, stage in recipe.stages.items():
         if on_hub(stage.data.path, needs_owner=True):
@@ -505,7 +505,7 @@ def _is_download(model: str) -> bool:
 
 
 def _download_line(name: str, kind: str) -> str:
-    """Return a download in words. It may be a mistyped folder instead, so the nearest one is suggested."""
+    """Return a download for the plan. The name may be a mistyped folder, so the nearest folder is suggested."""
     return f"{kind} {name}" + ("" if is_cached(name) else f" (not in the Hub's cache{nearest_path(name)})")
 
 

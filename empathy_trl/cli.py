@@ -90,7 +90,7 @@ def exit_status(work: Callable[[], int | None], interrupted: str = "interrupted"
 
 
 def _print_error(message: str) -> None:
-    """Print an error that ends this process: once if the first process ends with the same one, else with the process."""
+    """Print an error that ends this process. If the first process ends with the same error, only that process prints it."""
     rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     if rank == 0:
         print(f"error: {message}", file=sys.stderr, flush=True)
@@ -99,9 +99,9 @@ def _print_error(message: str) -> None:
 
 
 def _is_error_of_first(message: str, rank: int) -> bool:
-    """Say whether the first process ends with this message, too; the launcher's store passes it on.
+    """Return whether the first process ends with the same message, which it writes to the launcher's store.
 
-    A process that waits for the others passes nothing on, so the answer takes `ERROR_WAIT` then.
+    If the first process does not end, it writes nothing, and the answer takes `ERROR_WAIT` seconds.
     """
     from torch.distributed import TCPStore
 
@@ -111,7 +111,7 @@ def _is_error_of_first(message: str, rank: int) -> bool:
         if rank == 0:
             store.set("empathy_trl/error", message)
         return store.get("empathy_trl/error").decode() == message
-    except (KeyError, RuntimeError):  # another launcher, or the first process has ended, or goes on
+    except (KeyError, RuntimeError):  # another launcher, or the first process has ended or continues
         return False
 
 
@@ -150,7 +150,7 @@ def name_flag(text: str) -> str:
 def _read_flag(read: Callable, text: str):
     try:
         return read(text)
-    except UserError as error:  # which argparse would not quote, because it is a ValueError
+    except UserError as error:  # a ValueError, whose message argparse would not show
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
@@ -169,9 +169,8 @@ def join_processes():
     """Return accelerate's `PartialState`, which knows all processes; call this before anything else makes one."""
     from accelerate import PartialState
 
-    if (
-        several_on_cpu()
-    ):  # accelerate's own name, "cpu:0", is none for `torch.load`, which reads the optimizer in a resume
+    if several_on_cpu():
+        # accelerate's own name is "cpu:0", with which `torch.load` cannot read the optimizer in a resume
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
     return PartialState(cpu=several_on_cpu())
 
@@ -186,7 +185,7 @@ def part_processes():
 
 @contextmanager
 def hold_together(folder: Path, inner: Iterable[Path] = ()) -> Iterator[None]:
-    """`io.hold_folder` for all processes: the main one holds the folder, and if it is refused, all of them raise."""
+    """`io.hold_folder` for all processes: the main process holds the folder; if this fails, all processes raise."""
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 

@@ -176,7 +176,7 @@ TASKS = {
 
 
 def _fitting(run: StageRun, config, model, tokenizer, train):
-    """Return the training rows with prompts that fit into the model's positions, and note what became of them.
+    """Return the training rows with prompts that fit into the model's positions, and record their counts in `run.rows`.
 
     Raises:
         UserError: a prompt of the training or of the evaluation after it does not fit; nothing is left to learn from.
@@ -193,7 +193,7 @@ def _fitting(run: StageRun, config, model, tokenizer, train):
 
 
 def _count_rows(run: StageRun, config, tokenizer, reads_apart: bool = False, **splits) -> None:
-    """Note in `run.rows` what becomes of the rows of every split, and warn if the trainer cuts or drops some.
+    """Record the counts of every split's rows in `run.rows`, and warn if the trainer cuts or drops some.
 
     Raises:
         UserError: nothing is left to learn from.
@@ -211,15 +211,15 @@ def _count_rows(run: StageRun, config, tokenizer, reads_apart: bool = False, **s
 
 
 def unused_rows(run: StageRun, config, rows, dropped: int = 0) -> list[str]:
-    """Return what else keeps training rows from being learned from: rows without a pair, rows that do not fill a batch.
+    """Return messages about training rows that are not used: rows without a pair, and rows that do not fill a batch.
 
     Args:
-        config: of the trainer.
+        config: config of the trainer.
         rows: a `datasets.Dataset`.
-        dropped: how many of them `max_length` drops.
+        dropped: how many of the rows `max_length` drops.
 
     Raises:
-        UserError: not one batch is full, so nothing would be trained.
+        UserError: the rows do not fill a single batch, so nothing would be trained.
     """
     if run.stage.is_pairwise:
         paired = {row for pair in pairs_of(rows["context"], rows["labels"]) for row in pair}
@@ -242,9 +242,9 @@ def unused_rows(run: StageRun, config, rows, dropped: int = 0) -> list[str]:
 
 
 def _policy(run: StageRun, train):
-    """Load or make the stage's model; returns model, tokenizer and the LoRA config that is still to be applied.
+    """Load or create the stage's model; return model, tokenizer, and the LoRA config that has yet to be applied.
 
-    A model that brings an adapter along goes on training it, unless the recipe asks for another: see `with_merged_base`.
+    An adapter that the model already has is trained further, unless the recipe has another `lora:`, see `with_merged_base`.
     """
     with PartialState().main_process_first(), whole_weights():  # the first one merges, the others use what it wrote
         section = with_merged_base(run.resolved.model, run.folder / MERGED_BASE)
@@ -392,7 +392,7 @@ def train_stage(run: StageRun) -> None:
 
 
 def _process_changes(run: StageRun, folder) -> list[dict]:
-    """Return the record of resumes with another number of processes, and warn of one that is about to happen."""
+    """Return the record of resumes with another number of processes, with a warning if this one is such a resume."""
     changes, process = folder.record.get("process_changes", []), PartialState()
     before, now = saved_by(folder.checkpoint) if folder.checkpoint else 0, process.num_processes
     if before in (0, now):

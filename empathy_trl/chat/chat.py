@@ -33,8 +33,8 @@ class Chat:
         load_in_4bit: quantise the weights while they are loaded; needs the extra `quantization`.
         base_url: address of the server for `openai:NAME`, without `/chat/completions`; by default `$OPENAI_BASE_URL`, or
             OpenAI's. The key is read from `$OPENAI_API_KEY`.
-        sampling: settings of the requests to `openai:NAME`, over temperature, top_p, seed and max_tokens; None leaves one
-            out: `{"max_tokens": None, "max_completion_tokens": 2000}`.
+        sampling: settings of the requests to `openai:NAME`, which replace temperature, top_p, seed and max_tokens; None
+            removes one: `{"max_tokens": None, "max_completion_tokens": 2000}`.
         recipe: file or name of the recipe that defines the prompts; by default the `recipe.yaml` in the model's folder.
             Without a recipe, the prompt is the plain conversation.
         system: system message of a plain conversation, instead of a recipe.
@@ -105,7 +105,7 @@ class Chat:
         return self.session.history
 
     def say(self, message: str) -> str:
-        """Send a message and return the reply, tags included, thoughts not; `tags.read_parts` splits it.
+        """Send a message and return the reply with its tags but without thoughts; `tags.read_parts` splits it.
 
         Warns (`UserWarning`) when a reply is empty or cut off, and when the context is full.
 

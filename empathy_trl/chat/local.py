@@ -1,4 +1,4 @@
-"""A model in this process: `load_for_chat` loads it, `LocalModel` streams its replies and keeps a key-value cache for each session.
+"""A model in this process: `load_for_chat` loads it; `LocalModel` streams its replies, with a key-value cache per session.
 
 The next prompt of a decoder begins with its last prompt and reply. So each session keeps the keys and values of
 everything read and written (`KeyValueCache`), and a turn computes only the new tokens. An encoder-decoder reads its
@@ -48,11 +48,11 @@ def load_for_chat(name: str, adapter: str | None = None, revision: str | None = 
     Args:
         name: folder or Hub id of a model, or without `adapter` of an adapter, which names its base.
         adapter: folder or Hub id of a LoRA adapter for the model.
-        revision: of `name`, which like `adapter` may also have one behind an @.
+        revision: revision of `name`; `name` and `adapter` may also have one after an @.
         load_in_4bit: quantise the weights; needs the extra `quantization`.
 
     Raises:
-        UserError: something is missing or cannot be read, or the adapter was trained on another base; names both then.
+        UserError: something is missing or cannot be read, or the adapter was trained on another base.
     """
     name, revision = one_revision(user_name(name), revision)
     _refuse_folder_of_stages(Path(name))
@@ -220,10 +220,9 @@ class LocalModel:
         sampling: how replies are written.
 
     Attributes:
-        positions: tokens the model can read, of a decoder prompt and reply together; None where nothing limits them.
-        writes: tokens it can write; None where nothing limits them.
-        default_context: tokens it reads where the user does not say how many: its positions, else the limit of its
-            tokenizer; None where neither says it.
+        positions: tokens the model can read, in a decoder prompt and reply together; None without a limit.
+        writes: tokens it can write; None without a limit.
+        default_context: tokens it reads by default: its positions, or else the limit of its tokenizer; None without both.
         is_decoder: whether prompt and reply share the positions.
 
     Raises:

@@ -40,7 +40,8 @@ class ReplyReader:
     """Takes a reply in chunks of any size and says of each which part it belongs to, as soon as that is certain.
 
     Only what may still become a tag is held back: a `<` and what follows it. Inside a part nothing ends it but its own
-    closing tag. Outside, a `</think>` ends what came so far: a server's prompt had opened a thought. White space between parts comes out as `TEXT`; whoever shows a reply in parts leaves it away.
+    closing tag. Outside of all parts, a `</think>` ends a thought that a server's prompt has opened. White space between parts
+    is returned as `TEXT`; code that shows a reply in parts leaves it out.
 
     Args:
         expects: the tags that a reply has to have, `PARTS` or `REASONED`; empty takes any format, and none.

@@ -47,11 +47,11 @@ class ServedModel:
         base_url: up to and without `/chat/completions`; None takes `$OPENAI_BASE_URL`, or OpenAI's own. The key is in
             `$OPENAI_API_KEY`; a server on this machine may do without.
         sampling: how replies are written.
-        members: of the request, over those that follow from `sampling`; None leaves one out.
+        members: members of the request that replace those from `sampling`; None removes one.
         timeout: seconds without a byte from the server.
 
     Attributes:
-        written: how messages write a setting, see `models.api.as_argument`.
+        written: how messages show a setting, see `models.api.as_argument`.
 
     Raises:
         UserError: no name, no possible address, impossible members, or no key for a server elsewhere.
@@ -112,7 +112,7 @@ class ServedModel:
         import openai
 
         fixed = {name: request[name] for name in ("model", "messages", "stream")}
-        # of the others, openai need not know
+        # the client of openai does not know all the others
         settings = {name: value for name, value in request.items() if name not in fixed}
         try:
             async with (

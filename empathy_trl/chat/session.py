@@ -220,7 +220,7 @@ class Session:
     def save(self, path: str | Path) -> Path:
         """Write the conversation as one row of training data, `{"conversation_id", "messages"}`, and return where.
 
-        What was thought before a reply (`tags.without_thoughts`) is left out, as it is in the next prompt.
+        Thoughts are left out (`tags.without_thoughts`), as in the next prompt.
 
         Raises:
             UserError: the conversation is empty, the file exists, or it cannot be written.

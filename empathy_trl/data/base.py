@@ -34,8 +34,8 @@ _LABELS = {"regress": ["float32"], "classify": ["int64"]}
 class Report:
     """What became of a split: `used` of `read` rows remain, `shortened` of these lost their beginning.
 
-    `skipped` rows are good ones that belong to another task; `dropped` counts bad rows by reason; `notes` are other
-    things that are counted, by name: rows that repeat an earlier one, which are kept, and what a corpus counts.
+    `skipped` counts good rows that belong to another task, and `dropped` bad rows by reason. `notes` has other counts by name:
+    rows that repeat an earlier one (they are kept), and counts of a corpus.
     """
 
     source: str
@@ -69,7 +69,7 @@ class Corpus(ABC):
         tasks: the tasks that it has rows for: "sft", "grpo", "ppo", "regress", "classify".
         settings: the keys of `data` that it reads, beside `path`, `revision`, `on_bad_rows` and `portion`, which all read.
         needs: columns that a table of it must have.
-        nested: whether cells are lists or mappings, as JSON, parquet and `datasets` have them; else every cell is a text.
+        nested: whether cells may be lists or mappings, from JSON, parquet or `datasets`; by default, every cell is a text.
         texts: keys of a parsed row that are cut to their last `max_words` words.
         types: column -> type for columns that only this corpus has, as `datasets.Value` names it; `["string"]` is a list.
         sample: the folder below `empathy_trl/data` that `path: sample` means; None where nothing is embedded.

@@ -8,8 +8,8 @@ labels both kinds of text with one list of 41 labels; each corpus skips the rows
 Health Support" (EMNLP). Emotional reactions express warmth or concern, interpretations express an understanding of the
 seeker's feelings and experiences, and explorations ask about what the post leaves open; each is absent, weak or strong.
 The published data are one CSV per mechanism. They are joined on the ids of the two posts and split 90/10, so that all
-responses to a seeker are in one part. Of their 3,084 pairs, 60 stand there more than once. Equal rows are kept, as the
-authors' code does; the 39 rows of the 19 pairs that have different levels in different rows are bad.
+responses to a seeker are in one part. The data have 3,084 pairs, and 60 of them occur more than once. Equal rows are kept, as
+in the authors' code. 19 pairs have different levels in different rows; these 39 rows are bad.
 """
 
 from collections import Counter
@@ -162,12 +162,12 @@ def _part(table: Table, split: str, seekers: list[str | None]) -> Table:
 
 
 def _without_conflicts(table: Table) -> Table:
-    """Return the table, with a bad row for every row of a pair of posts whose rows have different levels."""
+    """Return the table; all rows of a pair of posts whose rows have different levels become bad rows."""
 
     def cells(row: Row, names) -> tuple[str, ...]:
         return tuple(row.cells[name].strip() for name in names)
 
-    levels = {}  # pair -> the different levels that it has, and where
+    levels = {}  # pair -> {levels: first row with them}
     for row in table.rows:
         if isinstance(row, Row):
             levels.setdefault(cells(row, _POSTS), {}).setdefault(cells(row, MECHANISMS), row.where)
@@ -182,7 +182,7 @@ def _without_conflicts(table: Table) -> Table:
 
 
 def _join_published(folder, split: str) -> tuple[Table, str, list[str | None]]:
-    """Join the three published files on (sp_id, rp_id), repeated rows in their order; a row that one of them lacks is bad.
+    """Join the three published files on (sp_id, rp_id), repeated rows in order; a row that is missing in a file is bad.
 
     Returns the arguments of `_part`.
     """

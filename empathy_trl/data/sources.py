@@ -1,7 +1,7 @@
-"""Where rows are: a Hub id, a folder that `datasets` saved, a folder of tables, or one table; and its splits.
+"""Sources of rows: a Hub id, a folder saved by `datasets`, a folder of tables, or one table.
 
-`open_source` finds the tables of a place, and a `Source` reads that of a split, whose name is found in the same way for all
-formats. `situations` and `conversations` read EmpatheticDialogues, which has one utterance a row.
+`open_source` and `open_hub` find the tables of a source, and `Source.split` reads the table of a split. Splits have the same
+names in all formats. `situations` and `conversations` read EmpatheticDialogues, which has one utterance per row.
 """
 
 import re
@@ -73,14 +73,14 @@ def load_hub(path: str, revision: str | None):
 
 @dataclass(frozen=True)
 class Source:
-    """The tables of one place.
+    """The tables of a Hub id, a folder or a file.
 
     Attributes:
-        place: what messages call it.
+        place: the source, for messages.
         tables: name of a file or split -> a function that reads it.
-        found: what is there, for messages.
-        is_table: whether the place is one table, which has no splits.
-        suffixes: what the names of its files end in, for messages.
+        found: the names that exist there, for messages.
+        is_table: whether the source is one table, which has no splits.
+        suffixes: endings of the files that are tables, for messages.
     """
 
     place: str
@@ -90,11 +90,11 @@ class Source:
     suffixes: tuple[str, ...] = ()
 
     def names(self, split: str) -> list[str]:
-        """Return the names of the tables that may be those of a split."""
+        """Return the names of all tables that are named like a split."""
         return [name for name in self.tables if _stem(name) in SPLITS[split]]
 
     def split(self, split: str, advice: str = "") -> Table:
-        """Return the only table of a split; `advice` ends the error where there is none, or more than one."""
+        """Return the table of a split. Raises `DataError` unless there is exactly one; `advice` ends the message."""
         if self.is_table:
             raise DataError(
                 f"data.path: {self.place} is one table without splits; give the folder that holds the split files{advice}"
@@ -112,12 +112,12 @@ class Source:
         return self.tables[names[0]]()
 
     def only(self) -> Table | None:
-        """Return the only table; None where there are several, or none."""
+        """Return the table of a source with exactly one, or None."""
         return next(iter(self.tables.values()))() if len(self.tables) == 1 else None
 
 
 def _stem(name: str) -> str:
-    """Return the name of a table without its ending, and without `_data`, which the files of ReDial have."""
+    """Return the name of a table without its ending, and without ReDial's `_data`."""
     kind = kind_of(name)
     stem = name if kind is None else name.lower().removesuffix(".gz").removesuffix(kind)
     return stem.removesuffix("_data")
@@ -142,13 +142,13 @@ def local_path(path: str, sample: str | None, expected: str):
 def open_source(path, suffixes: tuple[str, ...] = SUFFIXES, nested: bool = False) -> Source:
     """Return the tables of a folder, or of one file.
 
-    A folder that `datasets` saved with `save_to_disk` is one table, or has its splits. In any other folder, the tables are
-    the files with one of `suffixes`; a `.json` file is a table only where no other file is one, or where it has the name of
-    a split: it may as well be a description.
+    A folder written by `save_to_disk` of `datasets` is one table, or has one table per split. In any other folder, the tables
+    are the files with one of `suffixes`. A `.json` file counts only if it is named like a split, or if the folder has no other
+    table, because it may be a description.
 
     Args:
         path: a folder or file.
-        suffixes: see `tables.SUFFIXES`; the file itself may be of any kind.
+        suffixes: endings of the tables in a folder, see `tables.SUFFIXES`; a single file may have another one.
         nested: see `tables.read_table`.
     """
     if path.is_file():
@@ -159,7 +159,7 @@ def open_source(path, suffixes: tuple[str, ...] = SUFFIXES, nested: bool = False
         return Source(str(path), tables, ", ".join(names))
     if path.joinpath("dataset_info.json").is_file() and path.joinpath("state.json").is_file():
         return Source(str(path), {path.name: partial(_saved, path, nested)}, path.name, is_table=True)
-    # hidden files are none: macOS leaves `._train.csv` beside `train.csv` on other systems' disks
+    # not hidden files: on disks of other systems, macOS writes `._train.csv` beside `train.csv`
     entries = [each for each in path.iterdir() if each.is_file() and not each.name.startswith(".")]
     tables = {each.name: each for each in sorted(entries, key=lambda each: each.name) if kind_of(each.name, suffixes)}
     named = {
@@ -183,7 +183,7 @@ def open_hub(path: str, revision: str | None, nested: bool = False) -> Source:
 
 
 def _read_shards(files: list, nested: bool) -> Table:
-    """Return the rows of the files of one table, all of them."""
+    """Return the rows of a table from all its files."""
     files = sorted(files, key=lambda file: file.name)
     shard = _SHARD.search(files[0].name)
     if shard is None:
@@ -224,7 +224,7 @@ def split_folder(folder, split: str):
 
 
 def is_empathetic_dialogues(table: Table) -> bool:
-    """Return whether a table has one utterance of EmpatheticDialogues a row, as its own CSV and the Hub have it."""
+    """Return whether a table is EmpatheticDialogues in its own layout: one utterance per row, as in its CSV and on the Hub."""
     return {"conv_id", "context"} <= set(table.columns)
 
 
@@ -247,7 +247,7 @@ def situations(table: Table) -> Table:
 
 
 def conversations(table: Table) -> Table:
-    """Return one row (`emotion`, `utterances`) per conversation of EmpatheticDialogues, as JSON Lines have them.
+    """Return one row (`emotion`, `utterances`) per conversation of EmpatheticDialogues.
 
     `utterances` is a list of `{"speaker": "speaker" or "listener", "text"}` in order; who speaks first is the speaker. See
     `situations` for the table.

@@ -1,4 +1,4 @@
-"""Tables: the one reader of each format of users' rows, and splitting a table that comes without splits.
+"""Tables: reading users' rows in every format, and splitting a table without splits.
 
 | format | name ends in | read by |
 |---|---|---|
@@ -7,9 +7,9 @@
 | parquet, `datasets` | `.parquet` | `as_table` |
 | lists side by side | `contexts.json` … | `read_lists` |
 
-Text formats may be gzipped (`.csv.gz`). A file that cannot be used as a whole (missing, not UTF-8, a missing column) raises
-`DataError`. A single bad row (too many cells, an open quote, not JSON) becomes a `BadRow`, which names the defect and the
-position. `sources` finds the table of a split.
+Text formats may be gzipped (`.csv.gz`). An unusable file (missing, not UTF-8, a missing column) raises `DataError`. An unusable
+row (too many cells, an open quote, not JSON) becomes a `BadRow`, which names the defect and the position. `sources` finds the
+table of a split.
 
 `split_rows` and `split_table` split data without splits 90/10, by row or by conversation. Turns of the same
 conversation quote and answer each other. A split by row puts some of them on both sides, so a test score also measures
@@ -33,11 +33,11 @@ from empathy_trl.text import encodable
 
 _TABULAR = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".json")
-# What the names of files end in whose values may be lists and mappings, and of all tables.
+# Endings of the formats with nested values (lists, mappings), and of all formats.
 NESTED = (*_JSON, ".parquet")
 SUFFIXES = (*_TABULAR, *NESTED)
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
-# The files of EmpatheticDialogues quote nothing: a comma is written `_comma_`, and `"` is a character like any other.
+# EmpatheticDialogues' own CSV has no quoting: a comma is written `_comma_`, and `"` is an ordinary character.
 _UNQUOTED = ("conv_id", "utterance_idx", "utterance")
 _MAYBE_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 # Not the recipe's seed: runs that differ in their seed are compared on the same test rows.
@@ -81,14 +81,14 @@ def check_columns(source, found: list[str], columns: Iterable[str]) -> None:
 
 
 def kind_of(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> str | None:
-    """Return which of `suffixes` the name of a file ends in, gzipped or not; None for another file."""
+    """Return the one of `suffixes` that a file name ends in, with or without `.gz`, or None."""
     plain = name.lower().removesuffix(".gz")
     kind = next((suffix for suffix in suffixes if plain.endswith(suffix)), None)
     return None if kind == ".parquet" and plain != name.lower() else kind
 
 
 def read_table(path, columns: Iterable[str] = (), nested: bool = False) -> Table:
-    """Read a table, in file order, as its name says: see the module's docstring.
+    """Read a table, in file order. Its ending determines the format, see the module's docstring.
 
     CSV and TSV have a header line; a cell may be quoted with `"`. Blank lines are skipped. A row of the wrong shape is a
     `BadRow`. Lines are numbered from 1 as an editor does; a row with quoted line breaks is named by its first.
@@ -96,8 +96,8 @@ def read_table(path, columns: Iterable[str] = (), nested: bool = False) -> Table
     Args:
         path: a `pathlib.Path` or an `importlib.resources` file.
         columns: columns that must be there; others are kept too.
-        nested: keep the values of JSON and parquet as they are, a missing key as None; else they become text, and null and
-            missing keys empty. Cells of CSV and TSV are always text.
+        nested: keep the values of JSON and parquet, with None for a missing key. By default, values become text, and null
+            and missing keys become "". Cells of CSV and TSV are always text.
 
     Raises `DataError` when the file as a whole cannot be used.
     """
@@ -116,7 +116,7 @@ def read_table(path, columns: Iterable[str] = (), nested: bool = False) -> Table
 
 
 def read_objects(path) -> list[Row | BadRow]:
-    """Return the rows of a file as `read_table` reads them with `nested`, but each with the keys that it has itself."""
+    """Return the rows of a file as `read_table` with `nested`, but each row only with its own keys."""
     return _read(path, ())[1]
 
 
@@ -137,7 +137,7 @@ def as_text(value) -> str:
 
 
 def _read(path, columns: Iterable[str]) -> tuple[list[str], list[Row | BadRow]]:
-    """Return the names of the columns, and the rows, of which each has the keys that stand there."""
+    """Return the names of all columns, and the rows, each with its own keys only."""
     kind = kind_of(path.name)
     if kind is None:
         endings = f"{', '.join((*_TABULAR, *_JSON))} (also with .gz) or .parquet"
@@ -175,7 +175,7 @@ def _read_json(path, text: str) -> tuple[list[str], list[Row | BadRow]]:
 
 
 def _list_rows(path, text: str) -> list[Row | BadRow] | None:
-    """Return the rows of one JSON list; None for a text of lines of which the first is a list."""
+    """Return the rows of one JSON list, or None if the text is JSON Lines that begin with a list."""
     try:
         entries = _loads(text)
     except json.JSONDecodeError as error:
@@ -240,11 +240,11 @@ def _read_csv(path, text: str, separator: str) -> tuple[list[str], list[Row | Ba
 
 
 def _records(lines: list[str], start: int, separator: str) -> Iterator[tuple[int, list[str] | BadRow]]:
-    """Yield `(first line, cells)` for every record from `lines[start]` on, blank lines left out.
+    """Yield `(first line, cells)` for every record from `lines[start]` on, without blank lines.
 
-    `strict` makes an error of text after a closing quote and of a quote that is never closed, which would silently swallow
-    all rows up to the next quote into one cell. Only the line with the error is then read without `strict`, so that such a
-    row costs no other.
+    With `strict`, text after a closing quote and an open quote are errors. Otherwise, an open quote would silently merge all
+    rows up to the next quote into one cell. Only the line with the error is read without `strict`, so that no other row is
+    lost.
     """
     while start < len(lines):
         reader = csv.reader(map(lines.__getitem__, range(start, len(lines))), delimiter=separator, strict=True)
@@ -261,7 +261,7 @@ def _records(lines: list[str], start: int, separator: str) -> Iterator[tuple[int
 
 
 def _lenient(line: str, number: int, separator: str) -> list[str] | BadRow:
-    """Return the cells of one line as `csv` reads it by default: a quote inside a cell is part of the text."""
+    """Return the cells of one line, read without `strict`: a quote inside a cell is part of the text."""
     reader = csv.reader([line, ""], delimiter=separator)
     try:
         cells = next(reader)
@@ -275,7 +275,7 @@ def _lenient(line: str, number: int, separator: str) -> list[str] | BadRow:
 
 
 def _unquoted(lines: list[str], start: int, width: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield `(line, cells)` of a table without quotes; a row may have one cell more, EmpatheticDialogues' other replies."""
+    """Yield `(line, cells)` of a table without quoting. A row of EmpatheticDialogues may have one more cell, which is dropped."""
     for number, line in enumerate(lines[start:], start + 1):
         cells = line.rstrip("\r\n").split(",")
         if line.strip():

@@ -102,7 +102,7 @@ class Evaluator(ABC):
 
 
 def row_name(result: dict) -> str:
-    """Return the name of the model's row in the table of an evaluation: its stage, or its own name if it is another model."""
+    """Return the name of the model's row in a table: its stage, or its own name if it is not the model of that stage."""
     *_, recipe, stage = ["", "", *Path(result["model"]).parts]
     return stage if (recipe, stage) == (result["recipe"], result["stage"]) else result["model"][-28:]
 
@@ -197,10 +197,10 @@ CUTS = {
 
 
 def describe_cuts(data: dict) -> str:
-    """Return what the evaluated rows and their completions lost, in words that begin with a comma; "" for nothing.
+    """Return counts of rows, texts and completions that were dropped or cut, each after a comma, or "" if there are none.
 
     Args:
-        data: of `eval_<split>.json`; evaluations of earlier versions do not say it.
+        data: the entry `data` of `eval_<split>.json`; earlier versions did not count.
     """
     return "".join(
         f", {data[key]} {words}" for key, words in CUTS.items() if isinstance(data.get(key), int) and data[key]

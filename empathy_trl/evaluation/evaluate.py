@@ -138,7 +138,7 @@ def evaluate_model(
 
 
 def _rows_record(model, tokenizer, stage, split: str, rows, digested: str) -> dict:
-    """Return what `eval_<split>.json` says about the evaluated rows."""
+    """Return the entry `data` of `eval_<split>.json`."""
     report = empathy_trl.data.read_split(stage.data, split)[1]
     record = {"name": stage.data.name, "source": stage.data.path, "revision": stage.data.revision, "split": split}
     record |= {"n": len(rows), "rows": digested}
@@ -168,7 +168,7 @@ def evaluated_rows(stage, split: str, limit: int | None) -> tuple:
 
 
 def _fitting(model, tokenizer, stage, rows, split: str, index: list[int]) -> tuple:
-    """Return rows whose prompts fit into a loaded language model, and how many were cut; a server or a scorer sees to it."""
+    """Return rows whose prompts fit into a loaded language model, and how many were shortened; servers are not checked."""
     if not isinstance(model, nn.Module):
         return rows, 0
     rows, cut = fit_rows(stage, rows, split, model, tokenizer, numbers=index)

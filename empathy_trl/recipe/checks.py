@@ -99,7 +99,7 @@ PATHS = (
 
 
 def with_user_paths(keys: dict) -> tuple[dict, list[Problem]]:
-    """Return a stage's keys with every path as `io.user_name` reads it, and which paths cannot be read."""
+    """Return a stage's keys with every path as `io.user_name` returns it, and a problem for each path that it refuses."""
     keys, problems, places = copy.deepcopy(keys), [], list(PATHS)
     for name in _section(keys, "rewards"):
         own = REWARDS.get(name)
@@ -178,7 +178,7 @@ def _may_exist(place: str, needs_owner: bool = False) -> bool:
 
 
 def _has_adapter(name: str, stages: dict[str, dict]) -> bool:
-    """Return whether a stage trains an adapter: that of `lora:`, or the one that its model brings along."""
+    """Return whether a stage trains an adapter: the one of `lora:`, or the one that its model already has."""
     model = _section(stages.get(name, {}), "model")
     origin = model.get("name_or_path")
     if model.get("lora") or not isinstance(origin, str):
@@ -284,7 +284,7 @@ def _check_weights(keys: dict, task: str) -> Iterator[Problem]:
 
 
 def _check_evaluation(evaluation: dict, earlier: dict[str, Any]) -> Iterator[Problem]:
-    """Yield which settings of sampling a greedy evaluation ignores, and whether the models that judge are where they should be."""
+    """Yield sampling settings without effect in greedy decoding, and missing models that judge replies."""
     for key, neutral in (("top_p", 1), ("top_k", 0)):
         if "temperature" not in evaluation and evaluation.get(key, neutral) != neutral:
             yield (

@@ -193,7 +193,7 @@ def parse_overrides(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _contradictions(earlier: dict[tuple, Any], later: dict[tuple, Any]) -> Iterator[str]:
-    """Yield a line for each override that sets a key inside of what another one takes away or replaces by a plain value."""
+    """Yield a line for each override that sets a key inside a section that another override removes or replaces by a value."""
     for first, second in ((earlier, later), (later, earlier)):
         for path, value in first.items():
             for inner in second:
@@ -202,7 +202,7 @@ def _contradictions(earlier: dict[tuple, Any], later: dict[tuple, Any]) -> Itera
 
 
 def empty_mappings(upper: dict, lower: dict) -> Iterator[tuple[str, ...]]:
-    """Yield the path of every empty mapping in `upper` that is laid over a mapping with keys, and so changes nothing."""
+    """Yield the path of every empty mapping in `upper` that would be merged with a mapping with keys, and so change nothing."""
     for path, value in _leaves(upper):
         below = lower
         for key in path:
@@ -351,7 +351,7 @@ class Layers:
 
 
 def _leaves(content: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the path of every value that is not a mapping with keys of its own, and the value."""
+    """Yield path and value of everything that is not a mapping with keys."""
     for key, value in content.items():
         if isinstance(value, dict) and value:
             yield from _leaves(value, (*path, key))

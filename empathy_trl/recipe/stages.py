@@ -54,7 +54,7 @@ class StageRun:
         stage: the `recipe.Stage` as the recipe has it, in which a model may be `stage:<name>`.
         folder: where its model goes.
         runs: stage name -> `StageRun`, for all stages of the recipe.
-        rows: split -> what became of its rows, as `run.json` notes it; filled when the trainer is built.
+        rows: split -> counts of its rows, as in `run.json`; filled when the trainer is built.
     """
 
     def __init__(self, recipe, stage, folder: Path, runs: dict[str, "StageRun"]):
@@ -339,15 +339,15 @@ def stage_runs(recipe, folder: Path | dict[str, Path]) -> dict[str, StageRun]:
 
 
 def fit_rows(stage, rows, split: str, model, tokenizer, config=None, numbers=()) -> tuple:
-    """Return rows whose prompts fit into a model's positions, and how many prompts lost their oldest turns for that.
+    """Shorten prompts until they fit into a model's positions; return the rows and how many prompts lost their oldest turns.
 
     Args:
-        stage: of the recipe.
+        stage: a `recipe.Stage`.
         rows: a `datasets.Dataset`.
-        split: its name, for messages.
-        model, tokenizer: of the stage; the model may be on the meta device.
-        config: of the trainer; None for an evaluation.
-        numbers: of the rows in their split, where they are chosen from it.
+        split: name of the split, for messages.
+        model, tokenizer: those of the stage; the model may be on the meta device.
+        config: config of the trainer; None for an evaluation.
+        numbers: row numbers in the split, if the rows are a selection.
 
     Raises:
         UserError: a prompt is still too long, or the trainer cuts texts to more tokens than the model reads.
@@ -405,10 +405,10 @@ def fingerprint(stage: dict, earlier: dict[str, str], rows: str | None = None) -
 
 
 def known_fingerprint(path: Path, stage: dict, earlier: dict[str, str], rows: str | None) -> str:
-    """Return `fingerprint`, or that of the run in a stage's folder where the recipe only differs in form.
+    """Return `fingerprint`, or that of the run in a stage's folder if the two recipes differ only in form.
 
-    Version 0.1 took trainer fields without effect, and they are part of its fingerprints; a recipe has to leave them out
-    now. And paths once counted as they were written: `model/` was another one than `model`.
+    Fingerprints of version 0.1 include trainer fields without effect, which are now refused. They also include paths as they
+    were written, so that `model/` and `model` differed.
     """
     own, record = fingerprint(stage, earlier, rows), json_or_none(path / RUN_FILE)
     if record is None or record.get("fingerprint") == own:
@@ -426,7 +426,7 @@ def known_fingerprint(path: Path, stage: dict, earlier: dict[str, str], rows: st
 
 
 def _as_written(content, before):
-    """Return plain data with its paths as an earlier version of it has them."""
+    """Return plain data with its paths written as in an earlier version of these data."""
     if isinstance(content, dict) and isinstance(before, dict):
         return {key: _as_written(value, before.get(key)) for key, value in content.items()}
     if isinstance(content, str) and isinstance(before, str) and before and user_name(before) == content:
@@ -545,7 +545,7 @@ def last_checkpoint(path: Path) -> Path | None:
 
 
 def saved_by(checkpoint: Path) -> int:
-    """Return how many processes saved a checkpoint, each with its random states; 0 if it has none."""
+    """Return how many processes saved their random states in a checkpoint."""
     return len(list(checkpoint.glob("rng_state*.pth")))
 
 

@@ -275,8 +275,8 @@ NO_EFFECT = (
 )
 
 
-# (fields, the one that they need, its values with which they do nothing, those with which they do something). A recipe that
-# sets the one that is needed says what it wants: an override such as `--trainer.use_vllm false` leaves the others without harm
+# (fields, the field that they need, its values with which they have no effect, a value with which they have one). They are
+# only refused if the needed field is not set: an override such as `--trainer.use_vllm false` may leave the others in place
 NEEDED = (
     (("vllm_*",), "use_vllm", (False,), "true"),
     (("vllm_server_*", "vllm_group_port"), "vllm_mode", ("colocate",), "server"),
@@ -364,7 +364,7 @@ def check_trainer(trainer: dict[str, Any], task: str, config_class: type, traini
 
 
 def _ineffective_together(trainer: dict[str, Any], defaults: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the fields of a section that do nothing beside the others, replace them or spoil a resume, with a message."""
+    """Yield fields that have no effect beside the others, replace others, or prevent an exact resume, each with a message."""
     for fields, needed, off, on in NEEDED:
         if needed not in trainer and needed in defaults and defaults[needed] in off:
             reason = f"has no effect without {needed}: {on} (the default is {show(defaults[needed])}); set both, or delete the key"

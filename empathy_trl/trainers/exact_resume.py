@@ -160,7 +160,7 @@ class ExactResumeMixin:
         return super()._save_before_step(model)
 
     def _begin_rollout(self):
-        """Let the next step sample new completions, at the place in the schedule of rollouts where it is."""
+        """Let the next step sample new completions, and keep its place in the schedule of rollouts."""
         self._step = self.state.global_step * self.args.gradient_accumulation_steps
         self._buffered_inputs = None
 
@@ -256,11 +256,11 @@ class StepSnapshot:
 def defer_stops(reward: Callable, name: str, stops: list[StopTraining]) -> Callable:
     """Return a reward function for TRL that checks the values of `reward`, and appends a StopTraining to `stops`.
 
-    It returns zeros after a stop. They are never used, because `gather_first_stop` follows at once.
+    After a stop, it returns zeros. They are never used, because `gather_first_stop` follows at once.
 
     Args:
-        reward: a function; a model, which TRL calls in its own way, is returned as it is.
-        name: of the reward, for messages.
+        reward: a function. A model is returned unchanged, because TRL calls models differently.
+        name: name of the reward, for messages.
     """
     if isinstance(reward, torch.nn.Module):
         return reward
@@ -288,7 +288,7 @@ def defer_stops(reward: Callable, name: str, stops: list[StopTraining]) -> Calla
 
 @contextmanager
 def deferred(stops: list[StopTraining]) -> Iterator[None]:
-    """Append a StopTraining of the block to `stops` instead of raising it."""
+    """If the block raises StopTraining, append it to `stops` instead."""
     try:
         yield
     except StopTraining as stop:

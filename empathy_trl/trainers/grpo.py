@@ -34,7 +34,7 @@ from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
 
 logger = logging.getLogger(__name__)
 
-# rollouts in a row that teach nothing, before the training stops
+# the training stops at this many rollouts in a row from which nothing can be learned
 LIMIT_WITHOUT_SIGNAL = 3
 
 
@@ -112,8 +112,9 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, FiniteUpdatesMixin
             for other functions). The rewards of environments, which TRL adds itself, keep the weight that TRL gives
             them.
         **kwargs: everything `trl.GRPOTrainer` takes; `args` may be an `EmpathyGRPOConfig`. A chat template that refuses a
-            system message is guarded (`models.load.guard_template`), and GPT-2 counts positions from the mask (`count_positions_from_mask`). The `tags` of a `Reward` are checked against the tokenizer's special tokens; one that `needs_policy` is given a
-            `PolicyScorer`.
+            system message is extended (`models.load.guard_template`), and GPT-2 counts positions from the mask
+            (`count_positions_from_mask`). The `tags` of a `Reward` are checked against the tokenizer's special tokens. A
+            `Reward` that `needs_policy` gets a `PolicyScorer`.
 
     Raises:
         UserError: weights are given here and in `args`, or not one per reward function, or a reward needs a tag that
@@ -153,12 +154,12 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, FiniteUpdatesMixin
                 )
 
     def _opens_thoughts(self) -> bool:
-        """Whether completions may begin inside a thought that TRL does not tell apart itself."""
+        """Return whether completions may begin inside a thought that TRL does not parse itself."""
         parses = any(getattr(self._tokenizer, name, None) for name in ("response_template", "response_schema"))
         return THOUGHT_BEGINS in str(self._tokenizer.chat_template) and not parses
 
     def _behind_thought(self, prompt: str | list[dict], completion: str | list[dict]) -> str | list[dict]:
-        """Return a completion behind the `<think>` with which the chat template ends its prompt, if it does."""
+        """Return a completion with `<think>` in front if the chat template ends its prompt with this tag."""
         if isinstance(prompt, str) or isinstance(completion, str):  # no template writes these
             return completion
         settings = {"add_generation_prompt": True, "tokenize": False, **self.chat_template_kwargs}
@@ -212,12 +213,12 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, FiniteUpdatesMixin
         return rewards
 
     def _stop_without_signal(self, problem: str, occurs: bool, stop: bool = True):
-        """Warn where a rollout teaches nothing, and stop at the third one in a row.
+        """Warn if nothing can be learned from a rollout, and stop at the third such rollout in a row.
 
         Args:
-            problem: what is wrong and what to look at, the same text in every rollout.
-            occurs: whether this rollout has it, the same in all processes.
-            stop: False only warns, at the third one.
+            problem: what is wrong and what to check, the same text in every rollout.
+            occurs: whether this rollout has the problem, the same in all processes.
+            stop: if False, the third rollout only causes a warning.
         """
         self._without_signal[problem] = count = self._without_signal[problem] + 1 if occurs else 0
         if count > 1:
