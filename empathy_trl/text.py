@@ -234,7 +234,7 @@ _HALVES = re.compile("[\ud800-\udfff]")
 
 
 def encodable(text: str) -> str:
-    """Return a text without halves of surrogate pairs, which JSON may spell (`"\\ud83d"`) and nothing can write as UTF-8."""
+    """Return a text without halves of surrogate pairs (`"\\ud83d"`), which JSON may contain but UTF-8 cannot encode."""
     return _HALVES.sub("", text)
 
 

@@ -21,7 +21,7 @@ from transformers.generation import BaseStreamer
 from empathy_trl.chat.reply import TAGS, AnyEvent, Counts, Sampling, streamed
 from empathy_trl.errors import UserError
 from empathy_trl.io import user_name
-from empathy_trl.models.adapters import check_adapter, put_on
+from empathy_trl.models.adapters import check_adapter, load_adapter
 from empathy_trl.models.batching import (
     Limits,
     check_vocabulary,
@@ -61,7 +61,7 @@ def load_for_chat(name: str, adapter: str | None = None, revision: str | None = 
     if adapter:
         if isinstance(model, PeftModel):
             raise UserError(f"adapter: {name} is an adapter itself; expected its base as the model, or no adapter")
-        model = put_on(model, adapter, base, name)
+        model = load_adapter(model, adapter, base, name)
         place = split_revision(user_name(adapter))
         tokenizer = load_tokenizer(*tokenizer_of_adapter(*place, name, revision), padding_side="left")
         tokenizer.chat_template = tokenizer.chat_template or load_tokenizer(name, revision).chat_template

@@ -28,7 +28,7 @@ except ImportError as error:
 REPLIES_AT_ONCE = 8  # further messages wait in the queue
 LONGEST_QUEUE = 64
 BREAKS_FORMAT = "This reply breaks its format and is shown as it is."
-# parts that stand behind a title: thoughts and reasoning fold up when complete, a reflection is folded up from its beginning
+# parts with a title: thoughts and reasoning collapse when they are complete, a reflection is collapsed from the beginning
 THOUGHTS = {
     THOUGHT: {"title": "Thought", "status": "pending"},
     "reasoning": {"title": "Reasoning", "status": "pending"},

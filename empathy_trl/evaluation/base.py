@@ -197,7 +197,7 @@ CUTS = {
 
 
 def describe_cuts(data: dict) -> str:
-    """Return counts of rows, texts and completions that were dropped or cut, each after a comma, or "" if there are none.
+    """Return counts of rows, texts and completions that were dropped or cut, each after a comma; "" without any.
 
     Args:
         data: the entry `data` of `eval_<split>.json`; earlier versions did not count.

@@ -10,16 +10,19 @@ writes, and all of them return its result. (A model that is sharded over process
 The files of an evaluation have public formats; leaderboards, cards and reports read nothing else:
 
 * `eval_<split>.json`: `{"recipe", "stage", "model", "kind", "data": {"name", "source", "revision", "split", "n", "rows",
-  "dropped", "shortened", "cut", "decoding", "sampling"}, "metrics": {name: {"value", "low", "high", "n"}}, "baselines": {name: metrics}, "seed", "metrics_version",
-  "versions"}`. `rows` is a digest of the inputs and references: results with the same digest saw the same rows, whatever
-  the folder was called. `dropped` rows of the split are unusable, `shortened` ones lost words to `data.max_words`, and `cut` ones
-  of the n are longer than a model with a head reads. Within a kind, metrics of different `metrics_version` have different definitions. Each kind adds
-  keys after the baselines: emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions`
+  "dropped", "shortened", …}, "metrics": {name: {"value", "low", "high", "n"}}, "baselines": {name: metrics}, "seed",
+  "metrics_version", "versions"}`.
+  In `data`, `rows` is a digest of the inputs and references: results with the same digest saw the same rows, whatever the
+  folder was called. `dropped` counts unusable rows of the split, and `shortened` rows that `data.max_words` shortened. A model
+  with a head adds `cut`, the texts that were truncated to its maximum length. Completions add `decoding` (in words),
+  `cut_off` (completions that were cut off), `prompts_cut` (prompts that lost their oldest turns, if any) and, for a server,
+  `sampling` (the settings of its requests).
+  Within a kind, metrics of different `metrics_version` have different definitions. Each kind adds keys after the baselines:
+  emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions`
   (group -> the same), ratings and pairs `ratings` (their names), replies `judged_by` (reward -> its parameters, its weight at
   the end of training and, if it uses a model, a digest as `weights`), `classifiers` (epitome, emotion, intent or
   bertscore -> its model, see `metrics.reply_classifiers`) and `left_out` (metric -> why it has no value). A
-  perplexity also has `tokens`. Completions also have `decoding`, in words, those of a server `sampling`, the settings of
-  its requests, `cut_off` counts those that did not come to their end, and `prompts_cut` counts prompts that lost their oldest turns to fit into the model's positions.
+  perplexity also has `tokens`.
 * `predictions_<split>.jsonl`: one row per example. `index` is the row in the whole split and `text` the input; the rest
   depends on the kind:
   emotions `{"label", "prediction", "correct", "completion"}`, `prediction` being null when the answer is invalid;

@@ -44,7 +44,7 @@ class EvaluatedStage:
     evaluation: dict
     predictions: list[dict]
     log: list[dict]
-    rows: dict[str, dict]  # split -> what became of its rows; empty for runs of earlier versions
+    rows: dict[str, dict]  # split -> counts of its rows; empty for runs of earlier versions
 
     @property
     def name(self) -> str:
@@ -219,7 +219,7 @@ def _one_per_rows(stages: list[EvaluatedStage]) -> list[EvaluatedStage]:
 
 
 def _rows(stages: list[EvaluatedStage]) -> str:
-    """Return what became of the rows of every stage: read, dropped, shortened by the data; cut and dropped by the trainer."""
+    """Return how many rows of every stage were read, dropped and shortened by the data, and cut and dropped by the trainer."""
     return "\n".join(
         f"- {in_markdown(stage.name)}, {split}: {rows['summary']}"
         for stage in stages

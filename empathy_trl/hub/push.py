@@ -185,7 +185,7 @@ def _check_base_of(recipe, stage) -> None:
 
 
 def _adapter_of(recipe, model) -> tuple:
-    """Return the `lora:` of the adapter that a stage's model has at its end, and its base where that is local; None for none."""
+    """Return the `lora:` of the adapter that a stage produces (or None), and its base if that is local (or None)."""
     earlier, before = stage_of(model.name_or_path), None
     if earlier is not None:
         before, base = _adapter_of(recipe, recipe.stages[earlier].model)
@@ -318,9 +318,9 @@ def model_files(folder: Path) -> Contents:
 def _merged_files(folder: Path) -> Iterator[Contents]:
     """Yield the files of an adapter and its base as one model; the adapter's folder stays as it is.
 
-    The base is loaded unquantised on the CPU. An adapter trained on a 4-bit base is merged into the full one, too, as QLoRA's
-    authors do, and then compared with the adapter on the 4-bit base. That takes memory for both models, and room for one in
-    the temporary folder.
+    The base is loaded unquantised on the CPU, also for an adapter that was trained on a 4-bit base, as in the QLoRA paper. The
+    merged model is then also compared with the adapter on the 4-bit base. This takes memory for both models, and room for one
+    in the temporary folder.
 
     Raises:
         UserError: the base cannot be loaded, the merged model differs from its adapter, or the temporary folder is full.
@@ -345,7 +345,7 @@ def _merged_files(folder: Path) -> Iterator[Contents]:
 
 
 def _outputs_in_4_bits(folder: Path, inputs: list[dict]) -> tuple | None:
-    """Return `adapter_outputs` on the quantised base that a stage was trained with; None if it was not, or cannot be here."""
+    """Return `adapter_outputs` on a stage's 4-bit base; None if it has no such base, or if bitsandbytes is missing."""
     if not read_stage_files(folder).stage["model"].get("load_in_4bit"):
         return None
     if find_spec("bitsandbytes") is None:

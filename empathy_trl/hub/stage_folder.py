@@ -88,13 +88,13 @@ class StageFiles:
 
     @property
     def local_base(self) -> str | None:
-        """The folder that the adapter is loaded onto: a merged or trained model of an earlier stage; None for the origin."""
+        """The local folder of the adapter's base, a merged or trained model of an earlier stage; None for the original model."""
         below = (self.adapter or {}).get("base_model_name_or_path")
         known = (None, self.base, origin(self.recipe, self.name).get("name_or_path"))
         return None if below in known or hub_id(below) else below
 
     def lora_rank(self, name: str) -> int | None:
-        """Return the rank of the adapter that a stage trained: as its model says, or if that is not at hand, the recipe."""
+        """Return the rank of the adapter that a stage trained, from its model if available, else from the recipe."""
         stage = self.recipe["stages"][name]
         adapter = self.adapter if name == self.name else json_or_none(self.folder.parent / name / ADAPTER_FILE)
         if adapter is not None and stage.get("task") not in LABEL_TASKS:

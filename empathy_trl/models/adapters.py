@@ -1,6 +1,6 @@
 """LoRA adapters: loading one onto its base, merging it, and training another one after it.
 
-`put_on` loads an adapter. On the wrong base, it would load without an error if the shapes fit, and the model would produce
+`load_adapter` loads an adapter. On the wrong base, it would load without an error if the shapes fit, and the model would produce
 nonsense. Therefore, a base with another name is refused. If the names cannot be compared, because a folder no longer exists,
 the shapes decide.
 
@@ -78,12 +78,12 @@ def check_adapter(adapter: str, model: str) -> str:
             base, _ = adapter_base(first_file(path, revision, [ADAPTER_FILE]), path)
     except UserError as error:
         raise UserError(f"adapter {error}") from error
-    if is_same(base, user_name(model)) is False:
+    if is_same_model(base, user_name(model)) is False:
         raise _other_base(adapter, base, model)
     return base
 
 
-def is_same(base: str, model: str) -> bool | None:
+def is_same_model(base: str, model: str) -> bool | None:
     """Return whether two names mean the same model; None if this cannot be decided, because a folder no longer exists.
 
     Args:
@@ -103,7 +103,7 @@ def is_same(base: str, model: str) -> bool | None:
     return False if is_hub_id(base) else None
 
 
-def put_on(model, adapter: str, base: str, name: str) -> PeftModel:
+def load_adapter(model, adapter: str, base: str, name: str) -> PeftModel:
     """Return a model with an adapter on it.
 
     Args:

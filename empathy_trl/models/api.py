@@ -458,12 +458,12 @@ def first_words(text: str, key: str | None) -> str:
 
 
 def withheld(finish_reason: str | None) -> str | None:
-    """Return why an answer is not all that the model wrote, `FILTER` or `BREAK`; None for a whole answer."""
+    """Return why a server withheld a part of an answer, `FILTER` or `BREAK`; None for a complete answer."""
     return WITHHELD.get(str(finish_reason).partition(":")[0])  # Google writes "content_filter: SAFETY"
 
 
 LOG = "The server's log may say more."
-UNFILTERED = "Switch the server's content filter off, or use another server."
+UNFILTERED = "Disable the server's content filter, or use another server."
 REJECTED = "Does the server support schemas (structured), all settings in `sampling`, and such a long conversation?"
 ADVICE = {
     "no connection": "Is the server running at base_url?",

@@ -299,14 +299,14 @@ def position_limit(model, encoder: bool = False) -> int | None:
 
 
 def count_positions_from_mask(model) -> None:
-    """Let GPT-2 and its relatives number the tokens of a row from its first one, also where padding comes before it.
+    """Make GPT-2 and its relatives count the positions of a row from its first token instead of its padding.
 
-    They number from the padding on unless a caller passes `position_ids`. `generate` does, and TRL's trainers do not: a
-    completion would be trained at other positions than those at which it was sampled. The other models with learned positions
-    (OPT) read the mask, and rotary positions only count distances.
+    By default they count from the padding, unless the caller passes `position_ids`. `generate` passes them, but TRL's trainers
+    do not, so a completion would be trained at other positions than it was sampled at. Other models with learned positions
+    (OPT) use the mask, and rotary positions only depend on distances.
 
     Args:
-        model: of transformers, or an adapter on one; it is changed where it has a table of positions called `wpe`.
+        model: a model of transformers, or an adapter on one; modified if it has an embedding of positions called `wpe`.
     """
 
     def pass_positions(module, args, inputs):

@@ -308,13 +308,8 @@ RESUMED_AS_ANOTHER = {
     "save_only_model": "checkpoints without the optimizer and the schedule",
     "ignore_data_skip": "an order that begins again with the first rows",
 }
-OWN_SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-)  # fields that log-probabilities know of, too
+# sampling settings that are fields of the trainer; the log-probabilities in the loss use its temperature, too
+OWN_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 def fields_without_effect(task: str) -> dict[str, str]:

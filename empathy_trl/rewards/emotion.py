@@ -147,8 +147,8 @@ def answer_prefix(text: str) -> str:
     """Return the part of a completion after which the answer comes.
 
     That is everything up to and including the first `<answer>`; without one, the reasoning (closed if
-    it was cut off), or the whole text if there is no reasoning either, followed by `<answer>`. What was thought before
-    (`tags.without_thoughts`) stays in front as it is, and is closed, too.
+    it was cut off), or the whole text without reasoning, followed by `<answer>`. A thought before the reply
+    (`tags.without_thoughts`) is kept, and closed if it was cut off.
     """
     reply = without_thoughts(text)
     if text != reply:

@@ -350,7 +350,7 @@ def whole(scale: tuple[float, float]) -> bool:
 def parse_scores(text: str, aspects: list[str], scale: tuple[float, float]) -> dict[str, float]:
     """Return aspect -> score, in the order of `aspects`, from an answer that is one JSON object.
 
-    Thoughts, a code fence and prose around it are left away, and `"4"` is 4 (`tags.read_json`, `tags.read_number`).
+    Thoughts, a code fence and text around the object are ignored, and `"4"` counts as 4 (`tags.read_json`, `tags.read_number`).
 
     Raises:
         InvalidAnswer: for the reason `not JSON` (several objects, NaN, a repeated member), `wrong schema` (a member too few,

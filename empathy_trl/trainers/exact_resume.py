@@ -50,9 +50,9 @@ class NonFiniteLoss(UserError):
 
 
 class FiniteUpdatesMixin:
-    """Put before a trainer of TRL or transformers: a loss or gradient that is not finite stops it before the weights change.
+    """Mixin for trainers of TRL and transformers: stop on a loss or gradient that is not finite, before the weights change.
 
-    transformers itself logs earlier losses in place of one that is nan, and trains on.
+    transformers would log the mean of earlier losses instead of nan, and continue.
 
     Raises:
         NonFiniteLoss: from `train()`; a checkpoint of all complete steps is saved.

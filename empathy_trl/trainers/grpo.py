@@ -7,7 +7,7 @@ module overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Train
 | method | why |
 |---|---|
 | `_generate_and_score_completions` | reward weights may follow a schedule |
-| `_calculate_rewards` | show rewards the `<think>` that the prompt opened; log the share of groups whose completions all earn the same; stop where no reward applies, or all completions are masked |
+| `_calculate_rewards` | pass rewards the `<think>` at the end of the prompt; log the share of groups whose completions all earn the same; stop if no reward applies, or if all completions are masked |
 | `_get_per_token_logps_and_entropies` | without a GPU, keep prompts out of the vocabulary projection |
 
 `tests/trainers/test_seams.py` pins the source of every parent method named here.
