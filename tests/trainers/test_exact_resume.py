@@ -8,6 +8,8 @@ import zlib
 from pathlib import Path
 
 import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from empathy_trl.errors import StopTraining, UserError
@@ -82,6 +84,31 @@ def test_resume_after_sigkill_is_bit_identical(tiny_folder, tmp_path, settings, 
     assert 0 < int(checkpoint.name.split("-")[1]) <= kill_at
     resumed = make_trainer(tiny_folder, tmp_path / "killed", **settings)
     resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert_identical(weights_of(undisturbed), weights_of(resumed))
+    assert without_times(undisturbed.state.log_history) == without_times(resumed.state.log_history)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kind", [{"beta": 0.1}, PPO | {"kl_coef": 0.1}], ids=["GRPO", "PPO"])
+def test_a_resume_goes_on_with_the_adapter_in_training_beside_that_of_the_reference(tiny_folder, tmp_path, kind):
+    torch.manual_seed(0)
+    adapter = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_folder), LoraConfig(r=2, init_lora_weights=False)
+    )
+    adapter.save_pretrained(tmp_path / "adapter")
+
+    def make(folder, **more):
+        base = AutoModelForCausalLM.from_pretrained(tiny_folder)
+        model = PeftModel.from_pretrained(base, tmp_path / "adapter", is_trainable=True)
+        return make_trainer(
+            tiny_folder, tmp_path / folder, model=model, save_strategy="steps", save_steps=2, **kind, **more
+        )
+
+    undisturbed = make("undisturbed")
+    undisturbed.train()
+    kill(lambda callbacks: make("killed", callbacks=callbacks), 3)
+    resumed = make("killed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "killed" / "checkpoint-2"))
     assert_identical(weights_of(undisturbed), weights_of(resumed))
     assert without_times(undisturbed.state.log_history) == without_times(resumed.state.log_history)
 
