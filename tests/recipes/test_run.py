@@ -149,8 +149,8 @@ BAD = {
     "no recipe": ([], "--recipe: missing"),
     "list with more": (["--list", "--bogus", "1"], "--list: takes no other arguments, got --bogus 1"),
     "settings that do not go together": (
-        ["--recipe", "FINISHED", "--stages.grpo.trainer.use_liger_kernel", "true", "--stages.grpo.trainer.liger_kernel_config", "{fused_linear_cross_entropy: true}"],
-        "stages.grpo: the trainer refuses these settings: .*fused_linear_cross_entropy",
+        ["--recipe", "FINISHED", "--stages.grpo.trainer.router_aux_loss_coef", "0.1"],
+        "stages.grpo: the trainer refuses these settings: .*router_aux_loss_coef",
     ),
     "device of a reward": (
         ["--recipe", "wassa_tiny", "--stages.grpo.rewards.empathy_model.device", "cuda:99"],
