@@ -3,7 +3,8 @@
 `user_path` reads every path from a user, and `user_name` every name that may be a path or a Hub id. Both are called once, where
 the path enters: for a flag, a recipe's key or an argument of the Python API. `read_text` reads all text files, of data and of
 results. Files are written atomically, and errors name the file and the line. `hold_folder` and `hold_file` prevent two commands
-from writing to one place. `digest` returns a short hash of plain data.
+from writing to one place. `network_hint` and `without_proxies` deal with proxies and certificates that the environment sets.
+`digest` returns a short hash of plain data.
 """
 
 import codecs
@@ -167,9 +168,9 @@ PROXIES, CERTIFICATES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"), ("SSL_CERT_F
 
 
 def network_hint(error: BaseException) -> str:
-    """Return, for the end of a message, which variables may be why no HTTP client can be made; "" for another error.
+    """Return an ending for a message: the environment variables that may have caused an error of an HTTP client, or "".
 
-    The errors themselves name no variable: a file of certificates that is missing is a "No such file or directory".
+    The errors do not name the variable: if a file of certificates is missing, the error is only "No such file or directory".
     """
     nameless = isinstance(error, FileNotFoundError) and error.filename is None
     if "proxy" in str(error).lower():
@@ -185,7 +186,7 @@ def _set_of(variables: Iterable[str]) -> list[str]:
 
 @contextmanager
 def without_proxies() -> Iterator[None]:
-    """Hide the proxies and certificates that the environment names, for requests to this machine, which no proxy reaches."""
+    """Ignore the environment's proxies and certificates inside the block, for requests to this machine."""
     hidden = {name: os.environ.pop(name) for name in _set_of((*PROXIES, *CERTIFICATES))}
     try:
         yield

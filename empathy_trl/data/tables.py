@@ -198,7 +198,7 @@ def _json_row(number: int, line: str) -> Row | BadRow:
 
 
 def _loads(text: str):
-    """Return the value of a JSON text, of whose characters every one can be written again, see `encodable`."""
+    """Return the value of a JSON text; halves of surrogate pairs are dropped from its texts, see `encodable`."""
     value = json.loads(text)
     return _encodable(value) if _MAYBE_HALF.search(text) else value
 

@@ -2,11 +2,10 @@
 
 `predictions_<split>.partial.jsonl` exists until the evaluation has written its files, so that an interrupted evaluation
 continues where it stopped. Its first line holds everything that determines a completion: `{"header": {...}}`. One row
-per completion follows, in the order of generation: `{"row": number, "completion": text}`, and
-`"cut_off": true` for one that did not come to its end. With several processes, each
-one appends to its own file (`predictions_<split>.partial.<process>.jsonl`), and the main process collects them when the
-next evaluation begins. A truncated last line is dropped and its row generated again. Completions with another header
-are discarded.
+per completion follows, in the order of generation: `{"row": number, "completion": text}`, with `"cut_off": true` if the
+completion was cut off. With several processes, each one appends to its own file
+(`predictions_<split>.partial.<process>.jsonl`), and the main process collects them when the next evaluation begins. A
+truncated last line is dropped and its row generated again. Completions with another header are discarded.
 """
 
 import functools

@@ -56,9 +56,9 @@ TOO_LONG = re.compile(r"context (length|window|size)|too long|input tokens|promp
 TOO_LARGE = re.compile(r"too large|at most|maximum|less than|exceed|<=", re.IGNORECASE)
 INSTEAD = re.compile(r"\buse\W+(\w+)\W+instead", re.IGNORECASE)
 FILTERED = re.compile(r"content_filter|content management policy|data_inspection", re.IGNORECASE)
-# not "exceeded your current quota" or "billing", which rate limits that pass say, too
+# not "exceeded your current quota" or "billing", which also occur in answers about temporary rate limits
 NO_CREDIT = re.compile(r"insufficient[_ ](quota|credits?|balance|funds)", re.IGNORECASE)
-# of gemma 2, llama.cpp and Google's own servers; the templates of Mistral say the last
+# words of Gemma 2, llama.cpp and Google's own servers; "roles must alternate" is from Mistral's templates
 NO_SYSTEM = re.compile(
     r"(system|developer) (role|message|prompt|instruction)s?\W+(\w+\W+){0,2}(not|un)|support\W+(\w+\W+)?system|roles must alternate",
     re.IGNORECASE,
@@ -260,7 +260,7 @@ def explain_refusal(
         where = f"set ${api_key_env}" if api_key_env else f"name the variable that holds it in {written('api_key_env')}"
         return f"the server requires a key, but none was sent; {where}. {answer}"
     if status == 402 or (status == 429 and NO_CREDIT.search(text)):
-        return f"the account behind the key has no credit left. {answer}"
+        return f"the account of the key has no credit left. {answer}"
     roles = {message["role"] for message in request["messages"]}
     if status in (*BAD_REQUEST, 500) and "system" in roles and NO_SYSTEM.search(text):
         return (

@@ -253,11 +253,8 @@ def first_stop(ids: list[int], stop_ids: list[int]) -> int:
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 ENCODER_POSITIONS = ("max_encoder_position_embeddings", "max_source_positions", *POSITIONS)
 DECODER_POSITIONS = ("max_decoder_position_embeddings", "max_target_positions", *POSITIONS)
-RELATIVE = (
-    "relative_attention_num_buckets",
-    "relative_attention",
-    "alibi",
-)  # settings of models with relative positions
+# settings of models with relative positions
+RELATIVE = ("relative_attention_num_buckets", "relative_attention", "alibi")
 STRETCHED = ("yarn", "linear", "dynamic")  # kinds of rotary positions whose config may still name the original number
 # special tokens that a tokenizer adds to a text or a batch, and ids in a config that begin or end a text
 WRITTEN = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

@@ -126,10 +126,10 @@ def _load_adapter(
 
 
 def _load_tokenizer(name: str, revision: str | None, config) -> PreTrainedTokenizerBase:
-    """Load a classifier's tokenizer, which pads on the right, whatever side was saved.
+    """Load a classifier's tokenizer, with padding on the right regardless of the saved side.
 
-    With padding on the left, a model with learned positions (GPT-2, BERT) gives a text other outputs beside longer ones.
-    XLNet has none, and its head reads the last position.
+    With padding on the left, the output of a model with learned positions (GPT-2, BERT) for a text depends on the length of the
+    other texts in the batch. XLNet has no learned positions, and its head reads the last position.
     """
     return load_tokenizer(name, revision, **({} if config.model_type == "xlnet" else {"padding_side": "right"}))
 

@@ -374,9 +374,9 @@ def _load_full(name: str, revision: str | None, options: dict) -> PreTrainedMode
 
 
 def _make_savable(model: PreTrainedModel, name: str) -> None:
-    """Leave out generation settings that transformers reads but refuses to save, which would end a training without its model.
+    """Drop generation settings that transformers loads but refuses to save; otherwise, a trained model could not be saved.
 
-    Nothing here generates with more of them than the special tokens, see `without_generation_defaults`.
+    The special tokens are kept. The other settings are not used here anyway, see `without_generation_defaults`.
     """
     settings = model.generation_config
     try:
@@ -385,8 +385,8 @@ def _make_savable(model: PreTrainedModel, name: str) -> None:
         model.generation_config = GenerationConfig(**{key: getattr(settings, key) for key in SPECIAL_TOKENS})
         problems = re.findall(r"^- `(\w+)`", str(error), flags=re.MULTILINE) or [str(error)]
         logger.warning(
-            "%s: generation_config.json contradicts itself (%s), and could not be saved with a model that is trained from this "
-            "one: only its special tokens are kept",
+            "%s: generation_config.json contradicts itself (%s) and could not be saved with a trained model: only its special "
+            "tokens are kept",
             name,
             ", ".join(problems),
         )

@@ -303,10 +303,10 @@ NEEDED = (
     (("liger_kernel_config",), "use_liger_kernel", (False,), "true"),
     (("fsdp_config",), "fsdp", (None, "", [], False), "such as true"),
 )
-# Settings with which a stage that resumes would go on as another run, each with the reason
+# settings that prevent an exact resume -> how the resumed stage would continue
 RESUMED_AS_ANOTHER = {
-    "save_only_model": "checkpoints without the optimizer and the schedule",
-    "ignore_data_skip": "an order that begins again with the first rows",
+    "save_only_model": "a new optimizer and a new schedule",
+    "ignore_data_skip": "the first rows again",
 }
 # sampling settings that are fields of the trainer; the log-probabilities in the loss use its temperature, too
 OWN_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -371,7 +371,7 @@ def _ineffective_together(trainer: dict[str, Any], defaults: dict[str, Any]) -> 
         )
     for key, reason in RESUMED_AS_ANOTHER.items():
         if trainer.get(key) is True and trainer.get("save_strategy") not in ("no", False):
-            reason = f"an interrupted stage resumes from its last checkpoint, and would go on with {reason}"
+            reason = f"an interrupted stage would resume with {reason}"
             yield key, f"true: {reason}; delete the key, or set save_strategy: 'no' to save the model at the end only"
     settings = trainer.get("generation_kwargs")
     for key in OWN_SAMPLING if isinstance(settings, dict) else ():

@@ -196,15 +196,14 @@ def check_parameters(name: str, reward: Callable, arguments: Iterable[str]) -> N
 
 
 def checked_values(name: str, values, prompts: list, completions: list) -> list[float | None]:
-    """Return what a reward function returned as floats and None: the one check of values before they are used.
+    """Return the values of a reward function as floats and None, after checking them.
 
-    Trainers, `explain_rewards` and evaluations call it for every reward, because a function of the user's own may
-    return anything.
+    Trainers, `explain_rewards` and evaluations check all rewards here, because a user's own function may return anything.
 
     Args:
-        name: of the reward, for messages.
-        values: what it returned.
-        prompts, completions: what it was called with.
+        name: name of the reward, for messages.
+        values: the return value of the reward function.
+        prompts, completions: its arguments.
 
     Raises:
         StopTraining: not one finite number or None per completion; names the reward, the row and the value.

@@ -223,8 +223,8 @@ RENAMED = """{"top_p": 0.9, "max_tokens": null, "max_completion_tokens": 300}"""
         (500, "Conversation roles must alternate user/assistant/user", "refuses a system message"),
         (400, "Developer instruction is not enabled for models/gemma-3", "--chat-template FILE"),
         (400, "The system message and the conversation are too long", None),
-        (402, "Insufficient credits", "the account behind the key has no credit left"),
-        (429, '{"type": "insufficient_quota"}', "the account behind the key has no credit left"),
+        (402, "Insufficient credits", "the account of the key has no credit left"),
+        (429, '{"type": "insufficient_quota"}', "the account of the key has no credit left"),
         (429, "You exceeded your current quota, check your billing; retry in 30 s", None),
     ],
 )

@@ -194,8 +194,8 @@ WRONG = [
         ("regress", {"loss": "mse", "huber_delta": 2.0}, "huber_delta: 2.0 has no effect without objective regression and loss huber"),
         ("regress", {"loss": "mse", "objective": "pairwise"}, "loss: 'mse' has no effect with objective pairwise"),
         ("sft", {"lr_scheduler_type": "constant", "warmup_steps": 9}, "warmup_steps: 9 has no effect with lr_scheduler_type constant"),
-        ("sft", {"save_only_model": True}, "save_only_model: true: an interrupted stage resumes from its last checkpoint, and would"),
-        ("grpo", {"ignore_data_skip": True}, "ignore_data_skip: true: an interrupted stage resumes from its last checkpoint"),
+        ("sft", {"save_only_model": True}, "save_only_model: true: an interrupted stage would resume with a new optimizer"),
+        ("grpo", {"ignore_data_skip": True}, "ignore_data_skip: true: an interrupted stage would resume with the first rows"),
         ("grpo", {"generation_kwargs": {"temperature": 2.0}}, "generation_kwargs: temperature would replace trainer.temperature"),
     )),
 ]  # fmt: skip
