@@ -406,10 +406,10 @@ def _process_changes(run: StageRun, folder) -> list[dict]:
 
 
 def check_optimizer(trainer) -> None:
-    """Make optimizer and schedule of a trainer for one weight, to meet before the training what they refuse.
+    """Create a trainer's optimizer and schedule for one weight, so that settings that they refuse are found before training.
 
     Raises:
-        ValueError, ImportError: of a setting such as `optim`, `adam_beta1` or `lr_scheduler_kwargs`.
+        ValueError, ImportError: a setting such as `optim`, `adam_beta1` or `lr_scheduler_kwargs` is refused.
     """
     args, weight = trainer.args, torch.nn.Parameter(torch.zeros(1))
     kind, settings = trainer.get_optimizer_cls_and_kwargs(args, trainer.model)

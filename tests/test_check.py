@@ -142,7 +142,7 @@ def test_the_plan_counts_what_max_length_cuts_and_drops_and_refuses_one_that_lea
         load_recipe("ed4_tiny", sft[:2]), tmp_path
     )
     plan = describe(load_recipe("ed4_tiny", [*sft, "72"]), tmp_path)
-    assert "max_length 72, of 140 rows: 0 prompts cut, 106 completions cut, 27 rows dropped (no room for" in plan
+    assert "max_length 72 cuts 0 prompts and 106 completions, and drops 27 of 140 rows (no room for" in plan
     monkeypatch.setattr("empathy_trl.check.SAMPLED", 50)
     assert " would cut none (counted on 47 of 140 rows)" in describe(load_recipe("ed4_tiny", [*sft, "72"]), tmp_path)
     with pytest.raises(UserError, match="^stages.sft.trainer.max_length: 40 drops all 47 rows, .* 54 / 68 / 74 tokens"):

@@ -105,9 +105,9 @@ def test_what_became_of_the_rows_is_noted_before_training_and_stands_in_the_card
     rows = json_or_none(run.folder / "run.json")["rows"]["train"]
     assert rows["data"] == {"read": 560, "dropped": {}, "used": 140, "shortened": 0, "skipped": 0, "notes": {}}
     assert rows["tokens"]["dropped"] == 27 and rows["tokens"]["completions"] == 106
-    assert "max_length 72, of 140 rows: 0 prompts cut, 106 completions cut, 27 rows dropped" in caplog.text
+    assert "max_length 72 cuts 0 prompts and 106 completions, and drops 27 of 140 rows" in caplog.text
     card = (run.folder / "README.md").read_text(encoding="utf-8")
-    assert "- train: 560 read, 0 dropped, 140 used, 0 shortened; max_length 72, of 140 rows: " in card
+    assert "- train: 560 read, 0 dropped, 140 used, 0 shortened; max_length 72 cuts " in card
 
 
 @pytest.mark.faults

@@ -500,11 +500,11 @@ class Truncation:
             return self.lengths
         if not self.cuts:
             return f"max_length {self.limit} cuts none of {self.rows} rows; {self.lengths}"
-        counts = f"{self.prompts} {self._noun} cut"
+        counts = f"cuts {self.prompts} of {self.rows} {self._noun}"
         if self.completion_tokens is not None:
-            counts += f", {self.completions} completions cut, {self.dropped} rows dropped"
+            counts = f"cuts {self.prompts} prompts and {self.completions} completions, and drops {self.dropped} of {self.rows} rows"
             counts += " (no room for a completion)" if self.dropped else ""
-        return f"max_length {self.limit}, of {self.rows} rows: {counts}; {self.lengths}; {self.needed} would cut none"
+        return f"max_length {self.limit} {counts}; {self.lengths}; {self.needed} would cut none"
 
     def check(self, key: str) -> None:
         """Raise UserError if nothing is left to learn from.

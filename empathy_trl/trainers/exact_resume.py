@@ -10,7 +10,7 @@ further steps still use, metrics that are not logged yet, and the order of the p
 | `_get_train_sampler`, `_run_epoch` | shuffle the prompts by (seed, epoch); refuse rows that do not fill one batch |
 | `_save_rng_state`, `_load_rng_state` | save and load the rollout with the random number generators |
 | `training_step`, `_run_epoch`, `_load_rng_state` | take a snapshot when an optimizer step begins |
-| `_load_from_checkpoint` | also load the adapter in training where TRL keeps a second one as the reference |
+| `_load_from_checkpoint` | also load the trained adapter if TRL keeps a second one as the reference |
 | `_calculate_rewards` | check the values of the rewards; stop in all processes together, and save a checkpoint |
 
 `FiniteUpdatesMixin`, which trainers of all tasks have, overrides `training_step` and `_clip_grad_norm`: a loss or gradient that
@@ -185,7 +185,7 @@ class ExactResumeMixin:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         policy = self.model if model is None else model
         if isinstance(policy, PeftModel) and len(policy.peft_config) > 1 and not self.is_fsdp_enabled:
-            # beside adapters in folders of their own, transformers leaves out the one in the checkpoint's folder itself
+            # if other adapters have their own folders, transformers does not load the one in the checkpoint's folder itself
             policy.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
 
     def _rollout_file(self, folder: str) -> str:

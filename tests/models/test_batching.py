@@ -318,7 +318,7 @@ def test_what_a_limit_drops_and_cuts_is_counted_by_what_is_cut(settings, apart, 
 
 @pytest.mark.faults
 def test_texts_of_an_encoder_and_prompts_of_grpo_have_no_completion():
-    assert "of 2 rows: 1 texts cut; texts have 3 / 3 / 9 tokens" in str(
+    assert "cuts 1 of 2 texts; texts have 3 / 3 / 9 tokens" in str(
         truncation(SimpleNamespace(max_length=4), [(3, 0), (9, 0)])
     )
     assert str(truncation(SimpleNamespace(), [(3, 0), (9, 0)])) == "prompts have 3 / 3 / 9 tokens (min / median / max)"
