@@ -37,9 +37,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ADAPTER_FILE = "adapter_config.json"
-MERGED_BASE = (
-    "merged_base"  # folder beside an adapter with its base, if that is an earlier adapter merged into its own base
-)
+# folder beside an adapter with its base, if that is an earlier adapter merged into its own base
+MERGED_BASE = "merged_base"
 # Python in a repository is not run; without this, transformers asks at the terminal, and any "y" of a chat is a yes.
 NO_CODE = {"trust_remote_code": False}
 # The vocabulary is in one of these; without any, transformers makes a tokenizer that turns every text into nothing.
