@@ -172,11 +172,13 @@ def network_hint(error: BaseException) -> str:
 
     The errors do not name the variable: if a file of certificates is missing, the error is only "No such file or directory".
     """
-    nameless = isinstance(error, FileNotFoundError) and error.filename is None
+    names = []
     if "proxy" in str(error).lower():
         names = _set_of(PROXIES)
-    else:
-        names = _set_of(CERTIFICATES) if nameless or isinstance(error, ssl.SSLError) else []
+    elif isinstance(error, ssl.SSLError):
+        names = _set_of(CERTIFICATES)
+    elif isinstance(error, FileNotFoundError) and error.filename is None:
+        names = [name for name in _set_of(CERTIFICATES) if not Path(os.environ[name]).exists()]
     return f" (check the environment variable {' and '.join(names)})" if names else ""
 
 

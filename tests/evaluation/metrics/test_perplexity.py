@@ -88,7 +88,7 @@ def test_what_a_template_writes_after_the_end_of_a_reply_does_not_count(tiny):
     ("prompts", "reference", "template", "reason"),
     [
         (PROMPTS, "yes", None, None),
-        (PROMPTS, "lost " * 256, None, "4 of 4 prompts with their references are longer than the model's positions"),
+        (PROMPTS, "lost " * 1024, None, "4 of 4 prompts with their references are longer than the model's positions"),
         ([[TAGS, *PROMPTS[0]]], "yes", None, "the prompt asks for tags around the reply, and the references have none"),
         ([[TAGS, *PROMPTS[0]]], "<reasoning>so</reasoning><answer>yes</answer>", None, None),
         ([[{"role": "user", "content": "What does <answer> mean?"}]], "yes", None, None),  # nobody asks for it
