@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.evaluate import check_lengths
+from empathy_trl.evaluation.evaluate import check_judged, check_lengths
 from empathy_trl.io import is_cached, nearest_path, on_hub, user_name
-from empathy_trl.models.adapters import adapter_changes, check_targets
+from empathy_trl.models.adapters import adapted, adapter_changes, check_target_names, check_targets
 from empathy_trl.models.batching import (
     Limits,
     check_prompts,
@@ -94,6 +94,7 @@ def describe(recipe, folder: Path) -> str:
     sizes, needed = {}, 0.0
     runs = stage_runs(recipe, folder)
     for name, run in runs.items():
+        check_judged(run)
         # in float32, because half precision is refused where there is no GPU, and that is no fault of the recipe
         config = run.trainer_config(bf16=False, fp16=False)
         stage, rows = run.stage, run.local_rows()
@@ -202,11 +203,13 @@ def _count(run: StageRun, config, tokenizer, dtype: str) -> Size:
     changes = adapter_changes(asked, brought, config) if asked and brought else []
     adapter = brought if brought and not changes else asked
     if adapter is not None:
+        if adapter is asked:
+            check_target_names(network, adapter)
         if stage.task not in LABEL_TASKS:
             check_targets(config, adapter, stage.trainer.get("use_vllm", False))
         adapter.inference_mode, adapter.base_model_name_or_path = False, None
         with torch.device("meta"):
-            network = get_peft_model(network, adapter)
+            network = adapted(network, adapter)
     if tokenizer is not None:
         check_vocabulary(network, tokenizer, stage.model.name_or_path or "model.from_scratch")
     parameters = list(network.parameters())

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from jinja2.exceptions import TemplateError
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import get_scheduler, set_seed
 from trl import SFTTrainer
 
 from empathy_trl.cli import OUTPUTS, check_writable, hold_together, join_processes, part_processes, use_all_cores
 from empathy_trl.data import read_split
-from empathy_trl.errors import UserError, show
+from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import eval_path
 from empathy_trl.evaluation.evaluate import check_before_training, check_lengths, evaluate_model
 from empathy_trl.evaluation.plots import draw_training
@@ -28,7 +28,7 @@ from empathy_trl.evaluation.report import write_report
 from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
 from empathy_trl.io import user_path
-from empathy_trl.models.adapters import check_targets, with_merged_base
+from empathy_trl.models.adapters import adapted, check_target_names, check_targets, with_merged_base
 from empathy_trl.models.batching import Limits, check_prompts, token_lengths, truncation
 from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.hub_files import MERGED_BASE
@@ -255,6 +255,8 @@ def _policy(run: StageRun, train):
     has_adapter, (_, kind) = isinstance(model, PeftModel), generator_class(model.config)
     adapter = model.active_peft_config if has_adapter else lora_config(section.lora, kind, section.revision)
     if adapter is not None:
+        if not has_adapter:
+            check_target_names(model, adapter)
         check_targets(model.config, adapter, run.stage.trainer.get("use_vllm", False))
     return model, tokenizer, None if has_adapter else adapter
 
@@ -264,14 +266,8 @@ def _with_adapter(model, config, seed: int):
     if config is None:
         return model
     set_seed(seed)  # the adapter's weights are drawn here, before the trainer sets its seed
-    asked = config.target_modules  # peft replaces `all-linear` by the layers
-    try:
-        return get_peft_model(model, config)
-    except TypeError as error:  # a layer of the head, such as pre_classifier of DistilBERT with all-linear
-        raise UserError(
-            f"model.lora.target_modules: {show(asked)} has a layer of the head, which is trained in full beside the "
-            f"adapter; name other layers ({error})"
-        ) from error
+    check_target_names(model, config)
+    return adapted(model, config)
 
 
 def _refuse_data_parallel(config):

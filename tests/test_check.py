@@ -49,9 +49,9 @@ def test_the_size_of_a_pretrained_model_comes_from_its_config(tiny_folder, tmp_p
 @pytest.mark.parametrize(
     ("recipe", "overrides", "found"),
     [
-        ("empath_tiny", ["--model.from_scratch.max_length", "200", "--evaluation.max_new_tokens", "9", "--stages.grpo", "null"], "context    200 positions; 117 training prompts lose their oldest turns"),
+        ("empath_tiny", ["--model.from_scratch.max_length", "200", "--evaluation.max_new_tokens", "9", "--stages.grpo.trainer.max_completion_length", "9"], "context    200 positions; 117 training prompts lose their oldest turns"),
         ("empath_tiny", ["--model.from_scratch.max_length", "200"], "sft: test: row 49 has 60 tokens in its prompt and up to 160 in its completion, but the model has 200 positions; lower data.max_words, lower evaluation.max_new_tokens, or"),
-        ("godel_tiny", ["--stages.ppo", "null", "--stages.reward", "null"], "context    no limit of length"),
+        ("godel_tiny", [], "context    no limit of length"),
         ("ed4_tiny", ["--model.name_or_path", "me/base"], "context    unknown; prompts are compared with the model's positions when the run starts"),
     ],
 )  # fmt: skip
@@ -127,7 +127,7 @@ def test_the_plan_says_what_the_chat_template_does_not_take(tiny_folder, tmp_pat
     shutil.copytree(tiny_folder, folder)
     template = folder / "chat_template.jinja"
     template.write_text(f"{{% if {refuses} %}}{{{{ raise_exception('no') }}}}{{% endif %}}{template.read_text()}")
-    recipe = load_recipe("empath_tiny", ["--stages.grpo", "null", "--stages.sft.model.name_or_path", str(folder)])
+    recipe = load_recipe("empath_tiny", ["--stages.sft.model.name_or_path", str(folder)])
     try:
         plan = describe(recipe, tmp_path)
     except UserError as error:

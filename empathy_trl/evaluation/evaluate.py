@@ -207,12 +207,18 @@ def kind_of(stage) -> str:
     return empathy_trl.data.corpus(stage.data.name, stage.data.builder).evaluation
 
 
-def check_before_training(run) -> None:
-    """Raise UserError for what would stop the evaluation of a `StageRun` and is known before its training."""
+def check_judged(run) -> None:
+    """Raise UserError for a `StageRun` whose replies are evaluated and that no rewards judge."""
     if kind_of(run.stage) in ("replies", "staged") and not run.judging_rewards:
         raise UserError(
-            f"stages.{run.name}: its replies would be judged by the rewards of a later stage, and no later stage has any"
+            f"stages.{run.name}: its replies would be judged by the rewards of a later stage, and no later stage has any; "
+            "expected a later stage with task grpo or ppo"
         )
+
+
+def check_before_training(run) -> None:
+    """Raise UserError for what would stop the evaluation of a `StageRun` and is known before its training."""
+    check_judged(run)
     check_configs({kind: model for kind, model in run.stage.reply_classifiers.items() if stage_of(model) is None})
 
 

@@ -14,6 +14,7 @@ If a recipe asks for another adapter than the one that its model already has, `w
 """
 
 import copy
+import re
 import shutil
 import warnings
 from collections import defaultdict
@@ -29,7 +30,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.io import is_hub_id, user_name
 from empathy_trl.models.batching import position_limit, render
 from empathy_trl.models.hub_files import (
@@ -455,6 +456,31 @@ def check_targets(config, adapter: LoraConfig, use_vllm: bool = False) -> None:
         )
 
 
+def check_target_names(model, adapter: LoraConfig) -> None:
+    """Refuse names in `target_modules` that are no layers of a model: peft leaves them out as long as one name is a layer.
+
+    Raises:
+        UserError: names `model.lora.target_modules` and the layers that the model has.
+    """
+    targets, layers = adapter.target_modules, dict(model.named_modules())
+    if targets == "all-linear" or targets is None:
+        return
+    if isinstance(targets, str):
+        if not any(re.fullmatch(targets, name) for name in layers):
+            raise UserError(
+                f"model.lora.target_modules: {show(targets)} is read as a regular expression, which no layer's whole name "
+                f"matches; for names, write a list: [{targets}]"
+            )
+        return
+    missing = sorted(target for target in targets if not any(f".{name}".endswith(f".{target}") for name in layers))
+    if missing:
+        weighted = {name.rpartition(".")[2] for name, layer in layers.items() if hasattr(layer, "weight")}
+        raise UserError(
+            f"model.lora.target_modules: the model has no layer {', '.join(missing)}"
+            f"{suggestion(missing[0], sorted(weighted), title='layers')}"
+        )
+
+
 def _adapted_modules(adapter: LoraConfig, config) -> set[str]:
     """Return the names of the layers that an adapter changes; without a config, the names as they are written."""
     if config is None:
@@ -469,7 +495,25 @@ def _on_meta(config, adapter: PeftConfig) -> PeftModel:
     adapter.inference_mode, adapter.base_model_name_or_path = False, None
     auto, _ = generator_class(config)
     with torch.device("meta"):
-        return get_peft_model(auto.from_config(config), adapter)
+        return adapted(auto.from_config(config), adapter)
+
+
+def adapted(model, adapter: PeftConfig) -> PeftModel:
+    """Return a model with a new adapter.
+
+    Raises:
+        UserError: the adapter has a layer that it cannot be put on.
+    """
+    asked = adapter.target_modules  # peft replaces `all-linear` by the layers
+    try:
+        return get_peft_model(model, adapter)
+    except TypeError as error:  # a layer of the head, such as pre_classifier of DistilBERT with all-linear
+        raise UserError(
+            f"model.lora.target_modules: {show(asked)} has a layer of the head, which is trained in full beside the "
+            f"adapter; name other layers ({error})"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"model.lora.target_modules: {_listed(asked)}: {error}") from error
 
 
 def _listed(targets: str | Iterable[str] | None) -> str:

@@ -192,6 +192,9 @@ def render(tokenizer, messages: list, **options):
     Raises:
         UserError: the chat template refuses the messages; names the tokenizer and the roles, and quotes the template.
     """
+    if options.get("tokenize", True):
+        # not verbose: `fit_prompts` compares prompts with the model's positions, and one that it cuts needs no warning
+        options["tokenizer_kwargs"] = {"verbose": False}
     try:
         return tokenizer.apply_chat_template(messages, **options)
     except TemplateError as error:

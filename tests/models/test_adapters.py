@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from empathy_trl.errors import UserError
 from empathy_trl.models import adapters
-from empathy_trl.models.adapters import EXAMPLES, check_targets, example_inputs, merge_adapter
+from empathy_trl.models.adapters import EXAMPLES, check_target_names, check_targets, example_inputs, merge_adapter
 from empathy_trl.models.load import load_model
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from tests.models.livelier import make_livelier
@@ -209,6 +210,26 @@ def test_an_adapter_with_added_tokens_brings_its_embedding_along_also_merged(bas
     merged, _ = merge_adapter(loaded, inputs, name="mine", folder=tmp_path / "merged")
     assert merged.config.vocab_size == base.config.vocab_size
     torch.testing.assert_close(logits(merged, inputs), logits(model, inputs), atol=1e-3, rtol=0)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (["q_proj", "v_projj"], r"no layer v_projj; did you mean v_proj\? \(layers: "),
+        (["query", "q_proj", "key"], "no layer key, query"),
+        ("q_proj", "'q_proj' is read as a regular expression.* write a list: "),
+        (["q_proj", "norm"], r"\[norm, q_proj\]: Target module .*RMSNorm.* is not supported"),
+        (["q_proj", "mlp.up_proj", "layers.0.self_attn.v_proj"], None),
+        (r".*\.[qv]_proj", None),
+        ("all-linear", None),
+    ],
+)  # fmt: skip
+def test_names_that_are_no_layers_are_refused_although_peft_leaves_them_out(bases, targets, message):
+    adapter = LoraConfig(target_modules=targets)
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        check_target_names(bases("qwen2"), adapter)
+        check_targets(bases("qwen2").config, adapter)
 
 
 def test_layers_on_which_an_adapter_would_do_nothing_or_the_wrong_thing_are_refused(bases):

@@ -252,6 +252,15 @@ def test_what_is_longer_than_the_positions_is_refused_with_the_numbers(tiny, kin
 
 
 @pytest.mark.faults
+def test_counting_the_tokens_of_long_prompts_warns_of_no_indexing_errors(tiny):
+    tokenizer = tiny[1]
+    chat = [{"role": "user", "content": "so " * tokenizer.model_max_length}, {"role": "assistant", "content": "yes"}]
+    rows = Dataset.from_dict({"prompt": [chat[:1]], "completion": [chat[1:]]})
+    assert batches.token_lengths(tokenizer, rows)[0][0] > tokenizer.model_max_length
+    assert not tokenizer.deprecation_warnings
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("change", "message"),
     [
