@@ -3,7 +3,7 @@
 Sources are the embedded corpus ("sample"), a folder with train, val and test sub-folders of parallel lists (the layout
 of RLHF-GODEL: `contexts.json`, `targets.json`, `instructions.json`, `knowledge.json`), and EmpatheticDialogues (Rashkin
 et al., 2019), with one conversation per row, or as published with one utterance per row, in files or on the Hub. In a
-conversation, each listener utterance is one sample, with all turns before it.
+conversation, each listener turn is one sample, with all turns before it. Utterances of one speaker in a row are one turn.
 """
 
 from collections.abc import Iterable
@@ -131,7 +131,7 @@ def make_prompt(turns: list[str], instruction: str, knowledge: str = "") -> Mess
 
 
 def _samples(table: Table) -> Table:
-    """Return one row per utterance of a listener, with all utterances before it; a broken conversation is one bad row.
+    """Return one row per turn of a listener, with all turns before it; a broken conversation is one bad row.
 
     Raises `DataError` when there is no listener in any of them.
     """
@@ -156,26 +156,46 @@ def _samples_of(row: Row | BadRow) -> list[Row | BadRow]:
         if each["speaker"] not in SPEAKERS:
             detail = f"{show(each['speaker'])} in utterance {number}; expected {' or '.join(SPEAKERS)}"
             return [BadRow(row.where, "unknown speaker", detail)]
-    texts, emotion = [each["text"] for each in said], row.cells.get("emotion")
+    turns, emotion = _joined(said), row.cells.get("emotion")
+    texts = [text for _, _, text in turns]
     return [
-        Row(
-            f"{row.where}, utterance {number + 1}",
-            {"context": texts[:number], "target": texts[number], "emotion": emotion},
-        )
-        for number, each in enumerate(said)
-        if each["speaker"] == "listener"
+        Row(f"{row.where}, utterance {number}", {"context": texts[:place], "target": text, "emotion": emotion})
+        for place, (number, speaker, text) in enumerate(turns)
+        if speaker == "listener"
     ]
 
 
+def _joined(said: list[dict]) -> list[tuple]:
+    """Return number (from 1), speaker and text of every turn; utterances of one speaker in a row are one turn."""
+    turns = []
+    for number, each in enumerate(said, 1):
+        turn = (number, each["speaker"], each["text"])
+        if turns and turns[-1][1] == turn[1] and isinstance(turns[-1][2], str) and isinstance(turn[2], str):
+            turns[-1] = (*turns[-1][:2], f"{turns[-1][2]} {turn[2]}")
+        else:
+            turns.append(turn)
+    return turns
+
+
 def turns_of(row: Row, column: str) -> list[str] | BadRow:
-    """Return the clean turns of a context: a list of texts, or one text. Turns of which nothing is left are left out."""
+    """Return the clean turns of a context: a list of texts, or one text.
+
+    Turns of which nothing is left are left out. The turns before and after such a turn are one person's, and are joined, so that
+    turns still alternate (see `as_messages`).
+    """
     value = row.cells[column]
     turns = [value] if isinstance(value, str) else value
     if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
         return BadRow(
             row.where, "context is no text", f"{column} has {show(value)}; expected a list of texts, or a text"
         )
-    cleaned = [turn for turn in map(clean, turns) if turn]
+    cleaned, last = [], None
+    for place, turn in enumerate(map(clean, turns)):
+        if turn and cleaned and (place - last) % 2 == 0:
+            cleaned[-1] += f" {turn}"
+        elif turn:
+            cleaned.append(turn)
+        last = place if turn else last
     return cleaned or BadRow(row.where, "empty context", f"nothing is left of {show(value)} in {column} after cleaning")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
+from itertools import pairwise
 
 from empathy_trl.data.tables import SUFFIXES, BadRow, Row, Table, as_table, check_columns, kind_of, names_in, read_table
 from empathy_trl.errors import DataError, UserError, show
@@ -249,8 +250,9 @@ def situations(table: Table) -> Table:
 def conversations(table: Table) -> Table:
     """Return one row (`emotion`, `utterances`) per conversation of EmpatheticDialogues.
 
-    `utterances` is a list of `{"speaker": "speaker" or "listener", "text"}` in order; who speaks first is the speaker. See
-    `situations` for the table.
+    `utterances` is a list of `{"speaker": "speaker" or "listener", "text"}` in order; who speaks first is the speaker. A
+    conversation that lacks its first utterance or one in between, or has one twice, is one bad row. See `situations` for the
+    table.
     """
     check_columns(table.source, table.columns, ("conv_id", "utterance_idx", "context", "speaker_idx", "utterance"))
     bad, said = [], {}
@@ -264,7 +266,10 @@ def conversations(table: Table) -> Table:
             bad.append(BadRow(row.where, "no place in the conversation", detail))
     rows = []
     for turns in said.values():
-        turns.sort(key=lambda turn: int(turn.cells["utterance_idx"]))
+        turns.sort(key=_place)
+        if problem := _what_is_missing(turns):
+            bad.append(BadRow(f"conversation from {turns[0].where}", "broken conversation", problem))
+            continue
         first = turns[0].cells
         utterances = [
             {
@@ -276,3 +281,21 @@ def conversations(table: Table) -> Table:
         where = f"conversation from {turns[0].where}"
         rows.append(Row(where, {"emotion": first["context"], "utterances": utterances}))
     return Table(table.source, ["emotion", "utterances"], rows + bad)
+
+
+def _place(turn: Row) -> int:
+    return int(turn.cells["utterance_idx"])
+
+
+def _what_is_missing(turns: list[Row]) -> str | None:
+    """Return why the sorted utterances of a conversation do not show who says what, or None."""
+    if _place(turns[0]) > 1:
+        return (
+            f"its first utterance has utterance_idx {_place(turns[0])}; expected 1, whose speaker is the one who tells"
+        )
+    for one, other in pairwise(turns):
+        if _place(one) == _place(other):
+            return f"utterance_idx {_place(one)} is in {one.where} and {other.where}; expected each number once"
+        if _place(one) + 1 < _place(other) and one.cells["speaker_idx"] == other.cells["speaker_idx"]:
+            return f"between utterance_idx {_place(one)} and {_place(other)}, the answer of the other person is missing"
+    return None

@@ -50,6 +50,7 @@ TOKENIZER = [
 MODEL = [*WEIGHTS, "config.json", "generation_config.json", ADAPTER_FILE, *TOKENIZER]
 RUN = [RECIPE_FILE, RUN_FILE, "metrics.jsonl", "samples.md", NOTES_FILE, "eval_*.json"]
 IMAGES = ["*.png"]
+DRAWN = ["reward_curve.png", "critic_curves.png", "confusion_*.png", "ratings_*.png"]  # images that a run draws
 PREFIX = {"model": "", "dataset": "datasets/"}
 
 Contents = dict[str, Path | bytes]  # name in the repository -> a local file, or its content
@@ -277,12 +278,14 @@ def _commit(
     not made twice.
 
     Args:
-        replace: delete files of an earlier push that this one does not bring, such as the weights of an adapter.
+        replace: delete files of an earlier push that this one does not bring, such as the weights of an adapter. Files in
+            subfolders, and images that no run draws, are the user's and stay.
     """
 
     def attempt():
         existing = api.list_repo_files(repo_id, repo_type=repo_type) if replace else []
-        ours = [name for name in existing if _matches(name, [CARD_FILE, *MODEL, *RUN, *IMAGES])]
+        published = [CARD_FILE, *MODEL, *RUN, *DRAWN]
+        ours = [name for name in existing if "/" not in name and _matches(name, published)]  # `*` also matches a slash
         operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
         operations += [CommitOperationDelete(name) for name in ours if name not in contents]
         api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type)

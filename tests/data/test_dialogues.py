@@ -280,3 +280,49 @@ def test_the_real_empathetic_dialogues():
     rows, report = read_split(section(REAL, max_words=30), "test")
     assert max(sum(len(turn.split()) for turn in row["turns"]) for row in rows) <= 30 < report.shortened
     assert len({row["emotion"] for row in rows}) == 32
+
+
+@pytest.mark.faults
+def test_no_turn_gets_the_other_persons_role(tmp_path):
+    lists = {
+        "contexts": [["he left", " ", "last May"], ["hi", "hello", "<br>", "who?", "me"]],
+        "targets": ["oh", "you"],
+    }
+    rows, _ = read_split(section(write_lists(tmp_path, lists)), "train")
+    assert [row["turns"] for row in rows] == [["he left last May"], ["hi", "hello who?", "me"]]
+    said = [
+        ("speaker", "he left"),
+        ("speaker", "last May"),
+        ("listener", "oh"),
+        ("listener", "who?"),
+        ("speaker", "me"),
+    ]
+    utterances = [{"speaker": speaker, "text": text} for speaker, text in [*said, ("listener", "you")]]
+    (tmp_path / "more").mkdir()
+    rows, _ = read_split(section(write_conversations(tmp_path / "more", [{"utterances": utterances}])), "train")
+    assert [(row["turns"], row["reference"]) for row in rows] == [
+        (["he left last May"], "oh who?"),
+        (["he left last May", "oh who?", "me"], "you"),
+    ]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "numbers, message",
+    [
+        (
+            [2, 3, 4],
+            r"conversation from line 2: broken conversation: its first utterance has utterance_idx 2; expected 1",
+        ),
+        ([1, 2, 4], r"between utterance_idx 2 and 4, the answer of the other person is missing"),
+        ([1, 2, 2, 3], r"utterance_idx 2 is in line 3 and line 4; expected each number once"),
+    ],
+)
+def test_broken_conversations_of_empathetic_dialogues(tmp_path, numbers, message):
+    rows = [("c1", number) for number in numbers] + [("c2", 1), ("c2", 2)]
+    lines = [f"{conversation},{number},sad,p,{number % 2},text {number}\n" for conversation, number in rows]
+    (tmp_path / "train.csv").write_text("conv_id,utterance_idx,context,prompt,speaker_idx,utterance\n" + "".join(lines))
+    with pytest.raises(DataError, match=message):
+        read_split(section(tmp_path), "train")
+    kept, report = read_split(section(tmp_path, on_bad_rows="drop"), "train")
+    assert len(kept) == 1 and report.dropped == {"broken conversation": 1}

@@ -66,6 +66,16 @@ def test_what_is_published(hub_server, folder):
     assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.faults
+def test_a_push_deletes_nothing_of_the_users(hub_server, folder):
+    push(folder, REPO)
+    for name in ("assets/logo.png", "onnx/config.json", "banner.png", "eval_runs/a.json", "confusion_test.png"):
+        HfApi().upload_file(path_or_fileobj=b"x", path_in_repo=name, repo_id=REPO)
+    push(folder, REPO)
+    kept = {name for name, content in hub_server.files(REPO).items() if content == b"x"}
+    assert kept == {"assets/logo.png", "onnx/config.json", "banner.png", "eval_runs/a.json"}
+
+
 def test_what_is_published_names_no_place_on_this_machine(hub_server, folder, monkeypatch):
     monkeypatch.setattr("pathlib.Path.home", lambda: type(folder)("/home/ann"))
     (folder / "samples.md").write_text("from /home/ann/corpus, not /home/anna/corpus; hf_abcDEF0123456789")
