@@ -21,14 +21,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation.evaluate import check_judged, check_lengths
 from empathy_trl.io import is_cached, nearest_path, on_hub, user_name
 from empathy_trl.models.adapters import adapted, adapter_changes, check_target_names, check_targets
-from empathy_trl.models.batching import (
-    Limits,
-    check_prompts,
-    check_vocabulary,
-    prompt_tokens,
-    token_lengths,
-    truncation,
-)
+from empathy_trl.models.batching import check_prompts, prompt_tokens
 from empathy_trl.models.classifier import build_encoder_tokenizer, encoder_config
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
@@ -39,6 +32,7 @@ from empathy_trl.models.hub_files import (
     tokenizer_of_adapter,
 )
 from empathy_trl.models.label_schema import pairs_of
+from empathy_trl.models.limits import Limits, check_vocabulary, token_lengths, truncation
 from empathy_trl.models.load import generator_class, lora_config, set_template
 from empathy_trl.models.tiny import build_tokenizer, model_config
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of

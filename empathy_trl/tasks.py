@@ -29,10 +29,11 @@ from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
 from empathy_trl.io import user_path
 from empathy_trl.models.adapters import adapted, check_target_names, check_targets, with_merged_base
-from empathy_trl.models.batching import Limits, check_prompts, token_lengths, truncation
+from empathy_trl.models.batching import check_prompts
 from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.hub_files import MERGED_BASE
 from empathy_trl.models.label_schema import pairs_of
+from empathy_trl.models.limits import Limits, token_lengths, truncation
 from empathy_trl.models.load import (
     generator_class,
     load_or_build,

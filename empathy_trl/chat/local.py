@@ -22,15 +22,7 @@ from empathy_trl.chat.reply import TAGS, AnyEvent, Counts, Sampling, streamed
 from empathy_trl.errors import UserError
 from empathy_trl.io import user_name
 from empathy_trl.models.adapters import check_adapter, load_adapter
-from empathy_trl.models.batching import (
-    Limits,
-    check_vocabulary,
-    common_prefix,
-    end_tokens,
-    first_stop,
-    opened_thought,
-    render,
-)
+from empathy_trl.models.batching import common_prefix, end_tokens, first_stop, opened_thought, render
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
     load_tokenizer,
@@ -38,6 +30,7 @@ from empathy_trl.models.hub_files import (
     split_revision,
     tokenizer_of_adapter,
 )
+from empathy_trl.models.limits import Limits, check_vocabulary
 from empathy_trl.models.load import load_model, set_template, without_generation_defaults
 from empathy_trl.tags import tag_marks
 

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from empathy_trl.data.base import Corpus, Messages, Report, check_split, usable_rows
 from empathy_trl.data.dialogues import optional_text
-from empathy_trl.data.redial_files import conversation_of
+from empathy_trl.data.redial import conversation_of
 from empathy_trl.data.sources import Published
 from empathy_trl.data.tables import BadRow, Row, Table, check_columns, split_table
 from empathy_trl.errors import DataError, show

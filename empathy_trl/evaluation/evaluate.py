@@ -53,7 +53,7 @@ from empathy_trl.evaluation.base import Evaluator, write_eval, write_predictions
 from empathy_trl.evaluation.generation import count_cut_off, decoding, partial_path, remove_partial
 from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
 from empathy_trl.io import digest, user_path
-from empathy_trl.models.batching import token_lengths, truncation
+from empathy_trl.models.limits import token_lengths, truncation
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.provenance import versions
 from empathy_trl.recipe.schema import Recipe

@@ -13,7 +13,7 @@ import numpy as np
 from accelerate import PartialState
 
 from empathy_trl.data.labelled import MECHANISMS
-from empathy_trl.data.redial_files import PLACEHOLDER
+from empathy_trl.data.redial import PLACEHOLDER
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import NAMES, Evaluator, markdown, row_name
 from empathy_trl.evaluation.generation import generate_shared

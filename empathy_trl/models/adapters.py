@@ -32,7 +32,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.io import is_hub_id, user_name
-from empathy_trl.models.batching import position_limit, render
+from empathy_trl.models.batching import render
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
     NO_CODE,
@@ -43,6 +43,7 @@ from empathy_trl.models.hub_files import (
     one_revision,
     split_revision,
 )
+from empathy_trl.models.limits import position_limit
 from empathy_trl.models.load import (
     evaluating,
     generator_class,

@@ -28,7 +28,6 @@ from transformers import (
 
 from empathy_trl.errors import UserError
 from empathy_trl.io import user_name
-from empathy_trl.models.batching import check_vocabulary
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
     NO_CODE,
@@ -41,6 +40,7 @@ from empathy_trl.models.hub_files import (
     tokenizer_of_adapter,
 )
 from empathy_trl.models.label_schema import Targets
+from empathy_trl.models.limits import check_vocabulary
 from empathy_trl.models.load import with_saved_adapter
 from empathy_trl.models.tiny import EOS, build_tokenizer
 

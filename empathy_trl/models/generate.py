@@ -37,8 +37,6 @@ from transformers import (
 from empathy_trl.errors import UserError, show
 from empathy_trl.models.adapters import TOKENS, merge_adapter
 from empathy_trl.models.batching import (
-    Limits,
-    check_vocabulary,
     completion_of,
     end_tokens,
     fitting_rows,
@@ -48,6 +46,7 @@ from empathy_trl.models.batching import (
     prompt_tokens,
     read_prefix,
 )
+from empathy_trl.models.limits import Limits, check_vocabulary
 from empathy_trl.models.load import evaluating, without_generation_defaults
 
 THOUGHT_TOKENS = 16  # at the end of a prompt: enough to hold `<think>` in any vocabulary

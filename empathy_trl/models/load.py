@@ -42,7 +42,6 @@ from transformers import (
 
 from empathy_trl.errors import UserError, show
 from empathy_trl.io import user_name
-from empathy_trl.models.batching import check_vocabulary
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
     NO_CODE,
@@ -55,6 +54,7 @@ from empathy_trl.models.hub_files import (
     one_revision,
     tokenizer_of_adapter,
 )
+from empathy_trl.models.limits import check_vocabulary
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.tags import CHAT_TEMPLATES, REPAIRS, THOUGHT, tag_marks
 

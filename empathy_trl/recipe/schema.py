@@ -122,7 +122,7 @@ class Data(_Section):
         slots: what stands for a film in ReDial's dialogues, `<movie>` or its title.
         context_tokens: words and punctuation marks of a dialogue before the reply; the oldest turns go.
         reply_tokens: words and punctuation marks of a reply; its end goes.
-        emotions: a table with the emotions of ReDial's seekers, see `empathy_trl.data.redial_files`.
+        emotions: a table with the emotions of ReDial's seekers, see `empathy_trl.data.redial`.
     """
 
     name: str

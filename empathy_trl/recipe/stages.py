@@ -352,7 +352,7 @@ def fit_rows(stage, rows, split: str, model, tokenizer, config=None, numbers=())
     Raises:
         UserError: a prompt is still too long, or the trainer cuts texts to more tokens than the model reads.
     """
-    from empathy_trl.models.batching import Limits, fit_prompts  # imports torch
+    from empathy_trl.models.limits import Limits, fit_prompts  # imports torch
 
     limits, max_length = Limits.of(model), getattr(config, "max_length", None)
     longest = min((each for each in (limits.reads, limits.writes) if each), default=None)

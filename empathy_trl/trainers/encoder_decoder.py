@@ -93,7 +93,7 @@ def encode(rows, tokenizer, max_length: int | None):
     Args:
         rows: a `datasets.Dataset` with conversational `prompt` and `completion`.
         max_length: tokens of a prompt and of a completion, or None for any number. A longer prompt loses its beginning,
-            the oldest text; a longer completion its end. `models.batching.truncation` counts them.
+            the oldest text; a longer completion its end. `models.limits.truncation` counts them.
     """
     limit = max_length or None
 

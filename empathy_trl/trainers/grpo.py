@@ -24,7 +24,8 @@ import trl.trainer.utils
 from trl import GRPOConfig, GRPOTrainer
 
 from empathy_trl.errors import StopTraining, UserError
-from empathy_trl.models.batching import check_vocabulary, count_positions_from_mask, opened_thought, render
+from empathy_trl.models.batching import opened_thought, render
+from empathy_trl.models.limits import check_vocabulary, count_positions_from_mask
 from empathy_trl.models.load import check_tags, guard_template
 from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
 from empathy_trl.tags import THOUGHT_BEGINS, content_text

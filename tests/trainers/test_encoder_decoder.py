@@ -9,8 +9,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BartConfig, BartForConditionalGeneration, Seq2SeqTrainer
 
 from empathy_trl.errors import UserError
-from empathy_trl.models.batching import token_lengths, truncation
 from empathy_trl.models.generate import generate_completions
+from empathy_trl.models.limits import token_lengths, truncation
 from empathy_trl.models.load import lora_config
 from empathy_trl.recipe import Lora
 from empathy_trl.trainers.encoder_decoder import (

@@ -17,16 +17,8 @@ from tqdm.auto import tqdm
 from empathy_trl.cli import shared
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.bootstrap import bootstrap_sums
-from empathy_trl.models.batching import (
-    Limits,
-    end_tokens,
-    first_stop,
-    fitting_rows,
-    in_batches,
-    pad,
-    prompt_tokens,
-    render,
-)
+from empathy_trl.models.batching import end_tokens, first_stop, fitting_rows, in_batches, pad, prompt_tokens, render
+from empathy_trl.models.limits import Limits
 from empathy_trl.models.load import evaluating
 from empathy_trl.tags import REPLY_TAGS, completion_text
 

@@ -43,7 +43,7 @@ def row_metrics(replies: list[str], references: list[str], placeholder: str | No
 
     Args:
         replies, references: of the same rows.
-        placeholder: of a film, such as `data.redial_files.PLACEHOLDER`.
+        placeholder: of a film, such as `data.redial.PLACEHOLDER`.
     """
     chrf, split = CHRF(), [words(reply) for reply in replies]
     seen = Counter(map(tuple, split))
@@ -201,7 +201,7 @@ def _layers(path: str) -> int:
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    from empathy_trl.models.batching import position_limit  # imports torch
+    from empathy_trl.models.limits import position_limit  # imports torch
 
     config = AutoConfig.from_pretrained(path, **NO_CODE)
     if "t5" in path and config.model_type not in OF_T5:
