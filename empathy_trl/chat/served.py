@@ -29,7 +29,7 @@ from empathy_trl.models.api import MODEL_KEY as KEY
 from empathy_trl.tags import content_text
 from empathy_trl.text import encodable
 
-CHARACTERS_PER_TOKEN = 3  # on the safe side for English
+BYTES_PER_TOKEN = 3  # of UTF-8: on the safe side for English, and a token per character of Chinese, Japanese and Korean
 
 
 @dataclass
@@ -74,7 +74,7 @@ class ServedModel:
 
     def count(self, messages: list[dict], cache: Requests) -> int:
         """Return an estimate of a prompt's tokens."""
-        return sum(4 + len(message["content"]) // CHARACTERS_PER_TOKEN for message in messages)
+        return sum(4 + len(message["content"].encode(errors="replace")) // BYTES_PER_TOKEN for message in messages)
 
     def prefill(self, prompts, cache: Requests, stop) -> None:
         """Do nothing: a server is asked when there is something to ask."""

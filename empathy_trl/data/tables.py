@@ -39,6 +39,8 @@ SUFFIXES = (*_TABULAR, *NESTED)
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 # EmpatheticDialogues' own CSV has no quoting: a comma is written `_comma_`, and `"` is an ordinary character.
 _UNQUOTED = ("conv_id", "utterance_idx", "utterance")
+# A list of texts or mappings in a cell, as pandas and `datasets` write one into CSV: `['a', 'b']`, `[{'role': …}\n {…}]`.
+_LIST = re.compile(r"""\s*\[\s*(['"{]).*['"}]\s*\]\s*""", re.DOTALL)
 _MAYBE_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 # Not the recipe's seed: runs that differ in their seed are compared on the same test rows.
 SPLIT_SEED = 42
@@ -101,7 +103,7 @@ def read_table(path, columns: Iterable[str] = (), nested: bool = False) -> Table
 
     Raises `DataError` when the file as a whole cannot be used.
     """
-    names, rows = _read(path, columns)
+    names, rows = _read(path, columns, nested)
     check_columns(path, names, columns)
     if not rows:
         raise DataError(f"{path}: the file has a header but no rows")
@@ -117,7 +119,7 @@ def read_table(path, columns: Iterable[str] = (), nested: bool = False) -> Table
 
 def read_objects(path) -> list[Row | BadRow]:
     """Return the rows of a file as `read_table` with `nested`, but each row only with its own keys."""
-    return _read(path, ())[1]
+    return _read(path, (), nested=True)[1]
 
 
 def as_table(source: str, dataset, nested: bool = False) -> Table:
@@ -136,7 +138,7 @@ def as_text(value) -> str:
     return value if isinstance(value, str) else "" if value is None else str(value)
 
 
-def _read(path, columns: Iterable[str]) -> tuple[list[str], list[Row | BadRow]]:
+def _read(path, columns: Iterable[str], nested: bool) -> tuple[list[str], list[Row | BadRow]]:
     """Return the names of all columns, and the rows, each with its own keys only."""
     kind = kind_of(path.name)
     if kind is None:
@@ -150,7 +152,10 @@ def _read(path, columns: Iterable[str]) -> tuple[list[str], list[Row | BadRow]]:
         expected = "one JSON object per line" if kind in _JSON else "a header"
         named = f" with the columns {', '.join(columns)}" if columns else ""
         raise DataError(f"{path}: the file is empty; expected {expected}{named}")
-    return _read_json(path, text) if kind in _JSON else _read_csv(path, text, _TABULAR[kind])
+    if kind in _JSON:
+        return _read_json(path, text)
+    names, rows = _read_csv(path, text, _TABULAR[kind])
+    return names, [_without_lists(row) for row in rows] if nested else rows
 
 
 def _parquet(path):
@@ -237,6 +242,15 @@ def _read_csv(path, text: str, separator: str) -> tuple[list[str], list[Row | Ba
         else:
             rows.append(Row(f"line {line}", dict(zip(header, cells, strict=True))))
     return header, rows
+
+
+def _without_lists(row: Row | BadRow) -> Row | BadRow:
+    """Return a row of CSV; a `BadRow` where a cell holds a list, which would be taken for what somebody said."""
+    for name, cell in row.cells.items() if isinstance(row, Row) else ():
+        if _LIST.fullmatch(cell):
+            detail = f"{name} has {show(cell)}; cells of CSV are texts: save lists as JSON Lines or parquet"
+            return BadRow(row.where, "list in a cell of text", detail)
+    return row
 
 
 def _records(lines: list[str], start: int, separator: str) -> Iterator[tuple[int, list[str] | BadRow]]:

@@ -6,8 +6,10 @@ import time
 
 import pytest
 
+from empathy_trl.chat.prompts import Prompts
 from empathy_trl.chat.reply import Sampling
 from empathy_trl.chat.served import ServedModel
+from empathy_trl.chat.session import Session, Settings
 from empathy_trl.errors import UserError
 from tests.chat.streaming_server import DONE, StreamingServer, event
 from tests.models.scripted_server import picky, unused_address
@@ -191,3 +193,19 @@ def test_a_stop_and_leaving_close_the_connection(way):
         else:
             texts.close()
         assert server.left.wait(5)
+
+
+@pytest.mark.faults
+def test_a_chat_in_chinese_stays_within_the_context_of_the_server():
+    def script(request):  # about a token per character
+        said = sum(len(each["content"]) for each in request["messages"])
+        return ["好" * 20] if said <= 300 else (400, b'{"error": {"message": "the context length is 340 tokens"}}')
+
+    with StreamingServer(script) as server:
+        model = ServedModel("m", server.base_url, Sampling())
+        session = Session(model, Prompts(), Settings(context=340, max_new_tokens=40))
+        for _ in range(5):
+            list(session.send("我今天很难过" * 20))
+        with pytest.raises(UserError, match="the message is too long"):
+            session.send("难" * 320 + "\ud83d")
+    assert len(session.history) == 10 and len(server.requests[-1]["messages"]) < 9

@@ -3,11 +3,13 @@
 import gzip
 import json
 
+import pandas
 import pytest
 from datasets import Dataset
 
 from empathy_trl.errors import DataError, UserError
 from empathy_trl.evaluation.score import Pair, read_pairs
+from empathy_trl.rewards.explain import read_completions
 
 MESSAGES = [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "I lost my job."}]
 
@@ -138,3 +140,25 @@ def test_every_format_of_a_table_is_read(tmp_path, write):
     csv = write(in_csv='context,response\n"a",x\n')
     for path in (csv, *(tmp_path / name for name in ("saved", "x.parquet", "x.jsonl.gz"))):
         assert read_pairs(path) == [Pair("a", "x")]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ("['Hi.', 'I lost my job.']", "Oh."),
+        ('["I lost my job."]', "Oh."),
+        ("bad day", "[{'role': 'assistant', 'content': 'Oh.'}]"),
+        ("[{'content': 'Hi.', 'role': 'user'}\n {'content': 'Bye.', 'role': 'user'}]", "Oh."),  # by datasets
+    ],
+)
+def test_a_list_that_csv_made_a_text_is_not_taken_for_what_somebody_said(tmp_path, cells):
+    path = tmp_path / "in.csv"
+    pandas.DataFrame([("[sighs] a bad day", "Oh [hugs]."), cells], columns=["prompt", "completion"]).to_csv(
+        path, index=False
+    )
+    for read in (read_pairs, read_completions):
+        with pytest.raises(
+            UserError, match=r"line 3: list in a cell of text: (prompt|completion) has .*JSON Lines or parquet"
+        ):
+            read(path)
