@@ -53,6 +53,14 @@ class Targets:
             return [str(name) for labels in self.outputs.values() for name in labels]
         return [f"{group}:{name}" for group, labels in self.outputs.items() for name in labels]
 
+    @property
+    def figures(self) -> list[str]:
+        """The figures on `valid` by which the best checkpoint can be chosen; the first one is the default."""
+        if self.task == "compare":
+            return ["pair_accuracy"]
+        figure = "pearson" if self.task == "regress" else "accuracy"
+        return [f"{figure}_mean", *(f"{figure}_{name}" for name in self.outputs), "loss"]
+
     def slices(self) -> dict[str, slice]:
         """Return where the outputs of every rating or group stand."""
         slices, start = {}, 0

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from empathy_trl.cli import several_on_cpu
 from empathy_trl.data import CORPORA, build, corpus, read_split
-from empathy_trl.errors import UserError
+from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.io import digest, is_empty, json_or_none, on_hub, user_name, user_path, write_text
 from empathy_trl.models.label_schema import Targets, label_names, listed
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of
@@ -98,7 +98,8 @@ class StageRun:
             **changes: replace settings of the recipe.
 
         Raises:
-            UserError: what the config class itself refuses, in its own words.
+            UserError: what the config class itself refuses, in its own words; the best checkpoint is to be chosen by an
+                unknown figure.
         """
         settings = {
             "report_to": "none",
@@ -111,10 +112,17 @@ class StageRun:
             settings["use_cpu"] = True  # the config class joins the processes again, and on a CPU only if told to
         kind = import_class(config_class or CONFIG_CLASSES[self.task])
         try:
-            return kind(**settings)
+            config = kind(**settings)
         except (ValueError, ImportError) as error:
             keys, message = refusal(error, self.stage.trainer, kind)
             raise UserError(f"{'.'.join(('stages', self.name, 'trainer', *keys))}: {message}") from error
+        chosen_by = config.metric_for_best_model
+        if self.is_labelled and chosen_by and chosen_by.removeprefix("eval_") not in self.targets.figures:
+            raise UserError(
+                f"stages.{self.name}.trainer.metric_for_best_model: unknown figure "
+                f"{show(chosen_by)}{suggestion(chosen_by, self.targets.figures)}"
+            )
+        return config
 
     def missing_packages(self) -> list[str]:
         """Return a line for every optional package that the stage needs and that is not installed: what to install."""

@@ -22,11 +22,19 @@ from peft import PeftModel
 from torch.nn import functional
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
-from empathy_trl.errors import DataError, UserError
+from empathy_trl.errors import DataError, UserError, show
 from empathy_trl.models.adapters import merge_adapter
 from empathy_trl.models.label_schema import Targets, pairs_of, pearson, predicted_labels, right_order
 from empathy_trl.trainers.exact_resume import FiniteUpdatesMixin
 
+# With other values, the trainer computes no figure on `valid`, or computes it without the rows of the last batch
+FOR_FIGURES = {
+    "batch_eval_metrics": False,
+    "dataloader_drop_last": False,
+    "eval_do_concat_batches": True,
+    "label_names": None,
+    "prediction_loss_only": False,
+}
 ROWS_TO_COMPARE = 16  # of `valid`, adapter against merged model
 
 
@@ -196,7 +204,7 @@ class LabelConfig(TrainingArguments):
     best one by mean accuracy over the groups is kept. `save_strategy: "no"` keeps the last.
 
     Raises:
-        ValueError: `eval_steps` is something else than `save_steps`.
+        ValueError: `eval_steps` is something else than `save_steps`, or a setting prevents figures on all of `valid`.
     """
 
     max_length: int = dataclasses.field(
@@ -209,6 +217,12 @@ class LabelConfig(TrainingArguments):
         saves = str(getattr(self.save_strategy, "value", self.save_strategy)) != "no"
         if self.eval_steps not in (None, self.save_steps):
             raise ValueError(f"eval_steps: {self.eval_steps} should be save_steps ({self.save_steps}), or be left out")
+        for name, needed in FOR_FIGURES.items():
+            if (value := getattr(self, name)) != needed:
+                raise ValueError(
+                    f"{name}: {show(value)} prevents the figures on all rows of `valid`, by which the best checkpoint is "
+                    f"chosen; expected {show(needed)}"
+                )
         self.eval_strategy, self.eval_steps = self.save_strategy, self.save_steps
         self.load_best_model_at_end = saves
         if saves and self.metric_for_best_model is None:
@@ -223,7 +237,7 @@ class RegressConfig(LabelConfig):
     It is the best by mean Pearson correlation, or for the objective "pairwise" by the share of pairs in the right order.
 
     Raises:
-        ValueError: an unknown objective or loss, a delta that is not above 0, or label smoothing.
+        ValueError: an unknown objective or loss, a delta that is not above 0, label smoothing, or pairs grouped by length.
     """
 
     objective: Literal["regression", "pairwise"] = dataclasses.field(
@@ -255,6 +269,11 @@ class RegressConfig(LabelConfig):
         if self.objective == "pairwise" and self.loss != RegressConfig.loss:
             raise ValueError(
                 f"loss: {self.loss!r} has no effect with objective pairwise, whose loss is that of pairs; leave it out"
+            )
+        if self.objective == "pairwise" and self.train_sampling_strategy == "group_by_length":
+            raise ValueError(
+                "train_sampling_strategy: 'group_by_length' is not supported with objective pairwise, because each row of a "
+                "batch is two replies; leave it out"
             )
         if self.huber_delta != RegressConfig.huber_delta and (self.loss, self.objective) != ("huber", "regression"):
             raise ValueError(

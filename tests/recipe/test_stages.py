@@ -296,6 +296,17 @@ def test_what_the_config_class_refuses_is_an_error_of_the_user():
         run.trainer_config()
 
 
+@pytest.mark.faults
+def test_a_figure_that_is_never_computed_chooses_no_checkpoint():
+    key = "trainer.metric_for_best_model"
+    message = rf"stages.classify.{key}: unknown figure 'f1' \(choices: accuracy_mean, accuracy_intent, loss\)"
+    with pytest.raises(UserError, match=message):
+        run_of("intent9_tiny", "classify", f"--{key}", "f1").trainer_config()
+    assert run_of("intent9_tiny", "classify", f"--{key}", "eval_accuracy_intent").trainer_config().greater_is_better
+    with pytest.raises(UserError, match=r"unknown figure 'loss' \(choices: pair_accuracy\)"):
+        run_of("godel_tiny", "reward", f"--stages.reward.{key}", "loss").trainer_config()
+
+
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")

@@ -68,9 +68,11 @@ def test_metrics_name_every_rating_and_group():
     gold = np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 0.0]])
     metrics = label_metrics(RATINGS)(SimpleNamespace(predictions=gold * [1, -1], label_ids=gold))
     assert metrics == pytest.approx({"pearson_Emotion": 1, "pearson_Empathy": -1, "pearson_mean": 0})
+    assert RATINGS.figures == ["pearson_mean", "pearson_Emotion", "pearson_Empathy", "loss"]
     logits = np.array([[1.0, 0, 0, 0, 1], [1.0, 0, 0, 0, 1]])
     metrics = label_metrics(LEVELS)(SimpleNamespace(predictions=logits, label_ids=np.array([[0, 2], [1, 2]])))
     assert metrics == pytest.approx({"accuracy_reactions": 0.5, "accuracy_explorations": 1, "accuracy_mean": 0.75})
+    assert set(LEVELS.figures) == {*metrics, "loss"}
 
 
 @pytest.mark.parametrize("targets, width", [(RATINGS, 2), (LEVELS, 5)])
@@ -89,8 +91,23 @@ def test_a_training_that_diverged_is_no_checkpoint_to_choose(targets, width, bro
         (RegressConfig, {"huber_delta": 0}, "huber_delta: 0 should be above 0"),
         (RegressConfig, {"label_smoothing_factor": 0.1}, "label_smoothing_factor: 0.1 is for labels"),
         (LabelConfig, {"eval_steps": 7, "save_steps": 5}, r"eval_steps: 7 should be save_steps \(5\)"),
+        (LabelConfig, {"batch_eval_metrics": True}, "batch_eval_metrics: true prevents the figures .*; expected false"),
+        (
+            LabelConfig,
+            {"dataloader_drop_last": True},
+            "dataloader_drop_last: true prevents the figures on all rows of `valid`",
+        ),
+        (LabelConfig, {"eval_do_concat_batches": False}, "eval_do_concat_batches: false prevents .*; expected true"),
+        (LabelConfig, {"label_names": ["label"]}, r"label_names: \['label'\] prevents the figures .*; expected null"),
+        (RegressConfig, {"prediction_loss_only": True}, "prediction_loss_only: true prevents the figures"),
+        (
+            RegressConfig,
+            {"objective": "pairwise", "train_sampling_strategy": "group_by_length"},
+            "train_sampling_strategy: 'group_by_length' is not supported with objective pairwise",
+        ),
     ],
 )
+@pytest.mark.faults
 def test_settings_that_make_no_sense_are_refused(tmp_path, kind, settings, message):
     with pytest.raises(ValueError, match=message):
         kind(output_dir=str(tmp_path), **settings)
