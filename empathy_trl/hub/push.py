@@ -112,6 +112,7 @@ def push_dataset(folder: Path, repo_id: str, files: list[str], *, private: bool,
 class PushCheckpoints(TrainerCallback):
     """Pushes every checkpoint when it is saved, before the training goes on.
 
+    The card and the results of an earlier push are about other weights, so they go until the push at the end.
     A push that fails is reported and stops nothing; failures that differ only in numbers are reported once.
 
     Args:
@@ -143,7 +144,8 @@ class PushCheckpoints(TrainerCallback):
             api, repo_id = HfApi(), _full_id(self.hub.repo_id)
             _create(api, repo_id, "model", self.hub.private)
             texts = _matching(checkpoint.parent, [RECIPE_FILE, "metrics.jsonl"])
-            _commit(api, repo_id, files | {path.name: _cleaned(path, repo_id) for path in texts}, checkpoint.name)
+            contents = files | {path.name: _cleaned(path, repo_id) for path in texts}
+            _commit(api, repo_id, contents, checkpoint.name, replace=True)
 
 
 # ---- checks before training ----
@@ -280,7 +282,16 @@ def _commit(
     Args:
         replace: delete files of an earlier push that this one does not bring, such as the weights of an adapter. Files in
             subfolders, and images that no run draws, are the user's and stay.
+
+    Raises:
+        UserError: an adapter would replace its own base.
     """
+    adapter = contents.get(ADAPTER_FILE)
+    if adapter is not None and adapter_base(adapter, str(adapter.parent))[0] == repo_id:
+        raise UserError(
+            "the repository holds the base of this adapter, which the push would delete; choose another repo_id, or publish both as "
+            "one model with --merge_adapter (hub.merge_adapter: true in a recipe)"
+        )
 
     def attempt():
         existing = api.list_repo_files(repo_id, repo_type=repo_type) if replace else []

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from empathy_trl.errors import UserError
 from empathy_trl.hub import pull as requests
 from empathy_trl.hub import push as push_module
-from empathy_trl.hub.push import check_pushes, push, push_dataset
+from empathy_trl.hub.push import PushCheckpoints, check_pushes, push, push_dataset
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.recipe import load_recipe
 from tests.hub.folders import NOT_PUBLISHED, make_stage_folder, stage_folder
@@ -74,6 +74,26 @@ def test_a_push_deletes_nothing_of_the_users(hub_server, folder):
     push(folder, REPO)
     kept = {name for name, content in hub_server.files(REPO).items() if content == b"x"}
     assert kept == {"assets/logo.png", "onnx/config.json", "banner.png", "eval_runs/a.json"}
+
+
+@pytest.mark.faults
+def test_weights_and_results_of_an_earlier_push_do_not_stay_beside_a_checkpoint(hub_server, folder):
+    push(folder, REPO)
+    for name in ("adapter_config.json", "adapter_model.safetensors", "model-00001-of-00002.safetensors", "LICENSE"):
+        HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id=REPO)
+    checkpoint = folder / "checkpoint-7"
+    for name in ("config.json", "model.safetensors"):
+        checkpoint.mkdir(exist_ok=True)
+        (checkpoint / name).write_bytes((folder / name).read_bytes())
+    hub, state = (
+        SimpleNamespace(repo_id=REPO, private=False),
+        SimpleNamespace(is_world_process_zero=True, global_step=7),
+    )
+    PushCheckpoints(hub).on_save(SimpleNamespace(output_dir=folder), state, None)
+    there = {".gitattributes", "LICENSE", "config.json", "metrics.jsonl", "model.safetensors", "recipe.yaml"}
+    assert set(hub_server.files(REPO)) == there
+    push(folder, REPO)
+    assert {"README.md", "eval_test.json"} <= set(hub_server.files(REPO))
 
 
 def test_what_is_published_names_no_place_on_this_machine(hub_server, folder, monkeypatch):
@@ -355,7 +375,10 @@ class TestAdapter:
             push(adapter[0], REPO)
         assert hub_server.log == []
 
-    def test_an_adapter_of_a_model_on_the_hub_goes_up_as_it_is(self, hub_server, adapter, tiny_folder):
+    @pytest.mark.faults
+    def test_an_adapter_of_a_model_on_the_hub_goes_up_as_it_is_but_not_in_place_of_its_base(
+        self, hub_server, adapter, tiny_folder
+    ):
         folder, _ = adapter
         HfApi().create_repo("ann/base")
         HfApi().upload_folder(repo_id="ann/base", folder_path=tiny_folder)
@@ -365,6 +388,12 @@ class TestAdapter:
         files = hub_server.files("ann/tiny")
         assert {"adapter_config.json", "adapter_model.safetensors"} <= files.keys() and "model.safetensors" not in files
         assert json.loads(open(hf_hub_download("ann/tiny", "adapter_config.json")).read()) == config  # noqa: SIM115
+        before = hub_server.files("ann/base")
+        with pytest.raises(
+            UserError, match="base: not pushed: the repository holds the base of this adapter, .* --merge_adapter"
+        ):
+            push(folder, "base")
+        assert hub_server.files("ann/base") == before
 
     def test_no_room_for_the_merged_model(self, hub_server, adapter, monkeypatch):
         def full(*arguments, **settings):
