@@ -26,7 +26,7 @@ from typing import ClassVar
 from empathy_trl.data.base import Corpus, Messages, Report, handle_bad_rows
 from empathy_trl.data.dialogues import reply_alone
 from empathy_trl.data.sources import Published
-from empathy_trl.data.tables import SUFFIXES, BadRow, Row, Table, check_columns, read_table, split_table
+from empathy_trl.data.tables import SUFFIXES, BadRow, Row, Table, check_columns, read_table, split_table, whole_number
 from empathy_trl.errors import DataError, show
 from empathy_trl.io import user_path
 from empathy_trl.text import clean, newest_turns
@@ -343,7 +343,6 @@ def _check(dialogue: dict) -> None:
 
 
 _EMOTION_COLUMNS = ("conversation_id", "turn", "emotion")
-_DIGITS = 9  # no dialogue has more messages, and Python refuses to read endless numbers
 
 
 def join_emotions(config, dialogues: list[dict], source: str) -> tuple[dict[str, dict[int, str]], dict[str, int]]:
@@ -396,21 +395,22 @@ def join_emotions(config, dialogues: list[dict], source: str) -> tuple[dict[str,
 
 def _parse(row: Row, roles: dict[str, list[str]], seen: dict) -> tuple[str, int, str] | BadRow | None:
     """Return conversation, number and emotion; None for a conversation that is not in `roles`."""
-    conversation, turn = (row.cells[column].strip() for column in _EMOTION_COLUMNS[:2])
+    conversation, turn = row.cells["conversation_id"].strip(), whole_number(row.cells["turn"])
     emotion = clean(row.cells["emotion"])
     if not emotion:
         return BadRow(row.where, "no emotion", f"emotion is {show(row.cells['emotion'])}")
-    if not turn.isdecimal() or len(turn) > _DIGITS:
-        return BadRow(row.where, "turn is no number", f"{show(turn)}; expected the number of a message, from 0")
-    key = conversation, int(turn)
+    if turn is None:
+        detail = f"{show(row.cells['turn'].strip())}; expected the number of a message, from 0"
+        return BadRow(row.where, "turn is no number", detail)
+    key = conversation, turn
     if (first := seen.setdefault(key, row.where)) != row.where:
         return BadRow(row.where, "second emotion", f"conversation {conversation}, turn {turn} was rated in {first}")
     if conversation not in roles:
         return None
-    if int(turn) >= len(roles[conversation]):
+    if turn >= len(roles[conversation]):
         detail = f"conversation {conversation} has no turn {turn}; its messages are 0 to {len(roles[conversation]) - 1}"
         return BadRow(row.where, "no such turn", detail)
-    return conversation, int(turn), emotion
+    return conversation, turn, emotion
 
 
 PLACEHOLDER = "<movie>"

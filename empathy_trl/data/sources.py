@@ -11,7 +11,18 @@ from functools import partial
 from importlib.resources import files
 from itertools import pairwise
 
-from empathy_trl.data.tables import SUFFIXES, BadRow, Row, Table, as_table, check_columns, kind_of, names_in, read_table
+from empathy_trl.data.tables import (
+    SUFFIXES,
+    BadRow,
+    Row,
+    Table,
+    as_table,
+    check_columns,
+    kind_of,
+    names_in,
+    read_table,
+    whole_number,
+)
 from empathy_trl.errors import DataError, UserError, show
 from empathy_trl.io import nearest_path, network_hint, user_path
 
@@ -259,7 +270,7 @@ def conversations(table: Table) -> Table:
     for row in table.rows:
         if isinstance(row, BadRow):
             bad.append(row)
-        elif re.fullmatch(r"\s*\d{1,9}\s*", str(row.cells["utterance_idx"])):
+        elif whole_number(row.cells["utterance_idx"]) is not None:
             said.setdefault(row.cells["conv_id"], []).append(row)
         else:
             detail = f"utterance_idx is {show(row.cells['utterance_idx'])}; expected a whole number"
@@ -284,7 +295,7 @@ def conversations(table: Table) -> Table:
 
 
 def _place(turn: Row) -> int:
-    return int(turn.cells["utterance_idx"])
+    return whole_number(turn.cells["utterance_idx"])
 
 
 def _what_is_missing(turns: list[Row]) -> str | None:

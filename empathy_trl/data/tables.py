@@ -138,6 +138,15 @@ def as_text(value) -> str:
     return value if isinstance(value, str) else "" if value is None else str(value)
 
 
+def whole_number(cell) -> int | None:
+    """Return the whole number in a cell, of up to nine digits, or None.
+
+    `3.0` is one: pandas and `datasets` write whole numbers like that if another cell of the column is empty.
+    """
+    found = re.fullmatch(r"\s*(\d{1,9})(\.0+)?\s*", str(cell))
+    return int(found[1]) if found else None
+
+
 def _read(path, columns: Iterable[str], nested: bool) -> tuple[list[str], list[Row | BadRow]]:
     """Return the names of all columns, and the rows, each with its own keys only."""
     kind = kind_of(path.name)

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 from empathy_trl.data.base import Corpus, Messages
 from empathy_trl.data.normalize import normalize
-from empathy_trl.data.tables import BadRow, Row, Table, check_columns, split_table
+from empathy_trl.data.tables import BadRow, Row, Table, check_columns, split_table, whole_number
 from empathy_trl.errors import DataError, show, suggestion
 from empathy_trl.text import JOINERS
 
@@ -259,9 +259,8 @@ def _skips(turn: str | None, after: str | None) -> bool:
 
     Equal ids may be an exchange, of two turns; ids that are no whole numbers tell nothing.
     """
-    if not (turn and after and turn.isdecimal() and after.isdecimal()):
-        return False
-    return int(after) - int(turn) not in (0, 1)
+    one, other = whole_number(turn), whole_number(after)
+    return one is not None and other is not None and other - one not in (0, 1)
 
 
 def make_completion(reply: str, turn_ratings: dict, reply_ratings: dict) -> Messages:

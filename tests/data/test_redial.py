@@ -225,6 +225,7 @@ def test_the_emotion_of_the_last_turn_ends_the_instruction(joined):
         ("9,0,happy\n9,1,sad\n", ["sad", None], "the last message of a turn counts"),
         ("9,0,happy\n", ["happy", None], "where it has none, the one before"),
         ("9,1,sad\n9,3,calm\n", ["sad", "calm"], "each turn its own"),
+        ("9,1.0,sad\n9,3.0,calm\n", ["sad", "calm"], "numbers as pandas writes them beside an empty cell"),
     ],
 )
 def test_a_turn_of_several_messages(joined, lines, expected, why):

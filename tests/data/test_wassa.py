@@ -224,6 +224,7 @@ def texts(rows):
     return [(turn["text"], reply["text"]) for turn, reply in answered_turns(rows)]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "rows, expected, why",
     [
@@ -235,6 +236,7 @@ def texts(rows):
         ([("a", "1", "x", "4"), ("b", "1", "y", "5")], [("a", "b")], "ids in sequence"),
         ([("a", "1", "x", "4"), ("b", "1", "y", "4")], [("a", "b")], "ids that count exchanges"),
         ([("a", "1", "x", "4"), ("b", "1", "y", "7")], [], "the source lacks turns 5 and 6"),
+        ([("a", "1", "x", "4.0"), ("b", "1", "y", "7.0")], [], "the same as pandas writes it beside an empty cell"),
         ([("a", "1", "x", "4"), ("b", "1", "y", "3")], [], "an earlier turn is no answer"),
         ([("a", "1", "x", "t4"), ("b", "1", "y", "t9")], [("a", "b")], "ids that are no numbers tell nothing"),
     ],
