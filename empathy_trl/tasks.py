@@ -35,6 +35,7 @@ from empathy_trl.models.hub_files import MERGED_BASE
 from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.models.limits import Limits, token_lengths, truncation
 from empathy_trl.models.load import (
+    check_tags,
     generator_class,
     load_or_build,
     lora_config,
@@ -253,6 +254,8 @@ def _policy(run: StageRun, train):
     model, tokenizer = load_or_build(section, seed=run.stage.seed, texts=texts, tags=tags, is_trainable=True)
     pin_template_arguments(tokenizer, run.stage.trainer.get("chat_template_kwargs"))
     check_prompts(tokenizer, train["prompt"])
+    for name, reward in run.judging_rewards.items():
+        check_tags({name: reward.tags}, tokenizer, optional=reward.reply_tags is not None)
     has_adapter, (_, kind) = isinstance(model, PeftModel), generator_class(model.config)
     adapter = model.active_peft_config if has_adapter else lora_config(section.lora, kind, section.revision)
     if adapter is not None:

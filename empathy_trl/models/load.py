@@ -299,18 +299,21 @@ def without_generation_defaults(model) -> AbstractContextManager:
     )
 
 
-def check_tags(tags_of_rewards: dict[str, Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tag that a reward looks for and that the tokenizer holds as a special token.
+def check_tags(
+    tags_of_rewards: dict[str, Sequence[str]], tokenizer: PreTrainedTokenizerBase, optional: bool = False
+) -> None:
+    """Refuse a tag that a reward looks for and that no decoded completion can contain.
 
-    Trainers decode completions with `skip_special_tokens=True`: such a tag would be gone before the reward
-    sees it.
+    Trainers decode completions with `skip_special_tokens=True`, so a tag that is a special token is gone before the reward
+    sees it. A vocabulary without bytes may lack a character: that of T5 has no `<`.
 
     Args:
         tags_of_rewards: name of a reward -> names of the tags it looks for, such as `answer`.
         tokenizer: of the policy.
+        optional: whether the rewards also read completions without their tags; then a vocabulary may lack them.
 
     Raises:
-        UserError: names the first such token and its reward.
+        UserError: names the first such tag and its reward.
     """
     special = _special_tokens(tokenizer)
     for reward, tags in tags_of_rewards.items():
@@ -320,6 +323,15 @@ def check_tags(tags_of_rewards: dict[str, Sequence[str]], tokenizer: PreTrainedT
                     f"rewards.{reward}: the tag {token} is a special token of this tokenizer, so it is removed "
                     "from every completion before a reward reads it; add it as an ordinary token "
                     "(tokenizer.add_tokens), or choose another tag"
+                )
+            written = tokenizer.decode(
+                tokenizer(token, add_special_tokens=False)["input_ids"], skip_special_tokens=True
+            )
+            if not optional and token not in written:
+                raise UserError(
+                    f"rewards.{reward}: the tag {token} cannot be written with this tokenizer, which makes {show(written)} of "
+                    "it; choose a model whose vocabulary has all characters of the tag, or add the tag as a token "
+                    "(tokenizer.add_tokens, model.resize_token_embeddings) and save both"
                 )
 
 

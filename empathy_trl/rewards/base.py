@@ -78,7 +78,8 @@ class Reward(ABC):
         params, import_path: from the recipe: its parameters as they stand there, and `package.module:Name` of a reward
             that is not in this package.
         range: lowest and highest value. A reward that is never above 0 is a penalty, whose weight must not be negative.
-        tags: names of the tags it looks for, which must not be special tokens of the policy's tokenizer.
+        tags: names of the tags it looks for, which must not be special tokens of the policy's tokenizer. Without
+            `reply_tags`, it needs them, so that the tokenizer must be able to write them.
         reply_tags: the tags that may hold the reply, if it reads the reply alone; None if it reads more. Only the former
             can also score what people wrote.
         needs_policy: it asks the model in training. The trainer sets `policy`, a `trainers.policy_scorer.PolicyScorer`.

@@ -148,7 +148,7 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, FiniteUpdatesMixin
         for name, reward in zip(self.reward_func_names, self.reward_funcs, strict=True):
             if not isinstance(reward, Reward):
                 continue
-            check_tags({name: reward.tags}, self._tokenizer)
+            check_tags({name: reward.tags}, self._tokenizer, optional=reward.reply_tags is not None)
             if reward.needs_policy:
                 reward.policy = PolicyScorer(
                     self._scoring_model, self._tokenizer, self.args.per_device_train_batch_size

@@ -12,7 +12,17 @@ import torch
 from datasets import Dataset
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from peft import PeftModel, PeftModelForSeq2SeqLM, get_peft_model
-from transformers import AddedToken, AutoConfig, AutoTokenizer, T5ForConditionalGeneration, T5Tokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Punctuation
+from transformers import (
+    AddedToken,
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    T5ForConditionalGeneration,
+    T5Tokenizer,
+)
 from trl import SFTConfig, SFTTrainer
 
 from empathy_trl.chat.local import KeyValueCache, LocalModel
@@ -542,6 +552,18 @@ def test_arguments_of_a_template_hold_wherever_it_is_rendered():
         pin_template_arguments(tokenizer, arguments)
     assert render(tokenizer, user, tokenize=False) == "calmFalse"
     assert render(tokenizer, user, tokenize=False, thinks=True) == "calmTrue"
+
+
+@pytest.mark.faults
+def test_a_tag_that_the_vocabulary_cannot_write_is_refused_until_it_is_a_token():
+    words = Tokenizer(WordLevel({"<unk>": 0, "answer": 1}, unk_token="<unk>"))  # like T5's, without <
+    words.pre_tokenizer = Punctuation()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    with pytest.raises(UserError, match="rewards.format: the tag <answer> cannot be written .* makes 'answer' of it"):
+        check_tags({"length": [], "format": ["answer"]}, tokenizer)
+    check_tags({"length": ["answer"]}, tokenizer, optional=True)
+    tokenizer.add_tokens(["<answer>", "</answer>"])
+    check_tags({"format": ["answer"]}, tokenizer)
 
 
 @pytest.mark.faults

@@ -137,7 +137,7 @@ def errors_of(load, content, overrides=()):
         ("trainer.num_generations", 4.5, "trainer.num_generations: 4.5 is not a valid int"),
         ("trainer.max_grad_norm", float("inf"), "trainer.max_grad_norm: inf is not finite"),
         ("trainer.num_generations", 3, "trainer.num_generations: 3 is refused: generation_batch_size (8) must be divisible"),
-        ("trainer.learning_rat", 1.0, "trainer.learning_rat: unknown field of EmpathyGRPOConfig; did you mean learning_rate? (nearest: learning_rate"),
+        ("trainer.learning_rat", 1.0, "trainer.learning_rat: unknown field of EmpathyGRPOConfig; did you mean learning_rate?"),
         ("trainer.seed", 1, "trainer.seed: cannot be set here; use the recipe's own `seed`"),
         ("evaluation.split", "dev", "evaluation.split: unknown choice 'dev' (choices: train, valid, test)"),
         ("evaluation.batch_size", 1.5, "evaluation.batch_size: 1.5 is not a valid int"),
