@@ -436,15 +436,18 @@ def test_a_batch_without_anything_to_compare_is_no_comparison(tiny_folder, tmp_p
     assert "off for log-probabilities" in said
 
 
-def test_a_model_whose_usual_path_counts_padding_is_trained_as_usual(tiny_folder, tmp_path, caplog):
-    config = GPT2Config(
-        vocab_size=320, n_embd=16, n_layer=2, n_head=2, n_positions=64, eos_token_id=EOS, pad_token_id=0
+def test_learned_positions_share_too_because_they_are_counted_from_the_mask(tiny_folder, tmp_path, caplog):
+    dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
+    shape = {"vocab_size": 320, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    config = GPT2Config(**shape, **dropout, eos_token_id=EOS, pad_token_id=0)
+    model = AutoModelForCausalLM.from_config(config)
+    rows = random_batch((9, 14), [(0, 5), (0, 8), (1, 3), (1, 8)])
+    shared, usual = (
+        make_trainer(tiny_folder, tmp_path, sharing, model=model)._get_per_token_logps_and_entropies(model, *rows)[0]
+        for sharing in (True, False)
     )
-    trainer = make_trainer(tiny_folder, tmp_path, True, model=AutoModelForCausalLM.from_config(config))
-    even = random_batch((9, 9), [(0, 5), (0, 5), (1, 5), (1, 5)])
-    trainer._get_per_token_logps_and_entropies(trainer.model, *even)
-    (said,) = messages(caplog)
-    assert "off for log-probabilities" in said and "GPT2LMHeadModel" in said
+    torch.testing.assert_close(shared, usual, atol=1e-5, rtol=0)
+    assert not messages(caplog)
 
 
 def other_model(architecture, **settings):
