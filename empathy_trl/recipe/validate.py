@@ -310,6 +310,11 @@ RESUMED_AS_ANOTHER = {
 }
 # sampling settings that are fields of the trainer; the log-probabilities in the loss use its temperature, too
 OWN_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+# other generation settings, of transformers or vLLM -> the field of the trainer that sets them
+SET_BY_FIELD = {
+    **dict.fromkeys(("max_new_tokens", "max_length", "max_tokens"), "max_completion_length"),
+    **dict.fromkeys(("num_return_sequences", "n"), "num_generations"),
+}
 
 
 def fields_without_effect(task: str) -> dict[str, str]:
@@ -378,6 +383,15 @@ def _ineffective_together(trainer: dict[str, Any], defaults: dict[str, Any]) -> 
         if key in settings and (key == "temperature" or key in trainer):
             reason = " in the rollouts, but not in the loss" if key == "temperature" else ", which is also set"
             yield "generation_kwargs", f"{key} would replace trainer.{key}{reason}; use trainer.{key}"
+    for key in settings if isinstance(settings, dict) else ():
+        if key in SET_BY_FIELD:
+            yield "generation_kwargs", f"{key} is set by trainer.{SET_BY_FIELD[key]}; use that"
+        elif not trainer.get("use_vllm"):  # which refuses unknown settings itself; transformers ignores them
+            from transformers import GenerationConfig  # slow to import
+
+            known = [name for name in vars(GenerationConfig()) if not name.startswith("_")]
+            if key not in known:
+                yield "generation_kwargs", f"unknown generation setting {show(key)}{suggestion(key, known)}"
 
 
 def _narrowed(name: str, hint: Any) -> Key:

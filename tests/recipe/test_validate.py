@@ -197,6 +197,9 @@ WRONG = [
         ("sft", {"save_only_model": True}, "save_only_model: true: an interrupted stage would resume with a new optimizer"),
         ("grpo", {"ignore_data_skip": True}, "ignore_data_skip: true: an interrupted stage would resume with the first rows"),
         ("grpo", {"generation_kwargs": {"temperature": 2.0}}, "generation_kwargs: temperature would replace trainer.temperature"),
+        ("ppo", {"generation_kwargs": {"max_new_tokens": 3}}, "generation_kwargs: max_new_tokens is set by trainer.max_completion_length"),
+        ("grpo", {"generation_kwargs": {"num_return_sequences": 2}}, "generation_kwargs: num_return_sequences is set by trainer.num_generations"),
+        ("grpo", {"generation_kwargs": {"num_beam": 2}}, "generation_kwargs: unknown generation setting 'num_beam'; did you mean num_beams?"),
     )),
 ]  # fmt: skip
 
