@@ -20,6 +20,7 @@ available.
 import csv
 import io
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -98,8 +99,8 @@ def read_table(path, columns: Iterable[str] = (), nested: bool = False) -> Table
     Args:
         path: a `pathlib.Path` or an `importlib.resources` file.
         columns: columns that must be there; others are kept too.
-        nested: keep the values of JSON and parquet, with None for a missing key. By default, values become text, and null
-            and missing keys become "". Cells of CSV and TSV are always text.
+        nested: keep the values of JSON and parquet, with None for a missing key. By default, values become text, and null,
+            NaN and missing keys become "". Cells of CSV and TSV are always text.
 
     Raises `DataError` when the file as a whole cannot be used.
     """
@@ -134,8 +135,10 @@ def as_table(source: str, dataset, nested: bool = False) -> Table:
 
 
 def as_text(value) -> str:
-    """Return a value of a JSON object or a data set as the text of a cell; None is empty."""
-    return value if isinstance(value, str) else "" if value is None else str(value)
+    """Return a value of a JSON object or a data set as the text of a cell; None and NaN, pandas' missing value, are empty."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
 
 
 def whole_number(cell) -> int | None:

@@ -5,7 +5,7 @@ import gzip
 import pytest
 from datasets import Dataset
 
-from empathy_trl.data.tables import BadRow, read_list, read_objects, read_table
+from empathy_trl.data.tables import BadRow, as_table, read_list, read_objects, read_table
 from empathy_trl.errors import DataError
 
 
@@ -132,6 +132,15 @@ def test_parquet_keeps_values_or_makes_them_text(tmp_path):
     path.write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"x\.parquet: cannot be read as parquet"):
         read_table(path)
+
+
+@pytest.mark.faults
+def test_what_pandas_misses_is_an_empty_cell_and_words_stay_words(tmp_path):
+    rows = '{"text": NaN, "label": "null"}\n{"text": "N/A", "label": NaN}'
+    table = read_table(write(tmp_path, "x.jsonl", rows), ["text", "label"])
+    assert [row.cells for row in table.rows] == [{"text": "", "label": "null"}, {"text": "N/A", "label": ""}]
+    nan = as_table("x", Dataset.from_dict({"level": [float("nan"), 1.5]}))
+    assert [row.cells["level"] for row in nan.rows] == ["", "1.5"]
 
 
 def test_bad_lines_are_bad_rows_named_by_line(tmp_path):
