@@ -42,6 +42,7 @@ from transformers import (
 
 from empathy_trl.errors import UserError, show
 from empathy_trl.io import user_name
+from empathy_trl.models.batching import end_tokens
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
     NO_CODE,
@@ -123,6 +124,8 @@ def load_model(
     _check_template(chat_template, model, name)
     set_template(tokenizer, chat_template, name)
     check_vocabulary(model, tokenizer, name)
+    if not model.config.is_encoder_decoder:
+        _end_with_turn(model, tokenizer, name)
     return model, tokenizer
 
 
@@ -464,6 +467,27 @@ def set_template(tokenizer, choice: str | None, name: str) -> None:
             "tokenizer.add_tokens([AddedToken(token, special=False)]), then tokenizer.save_pretrained(folder)"
         )
     guard_template(tokenizer)
+
+
+def _end_with_turn(model, tokenizer, name: str) -> None:
+    """Let a completion end with the special token that ends a reply in the chat template; it is saved with the model.
+
+    Base models such as Qwen2.5 end texts with `<|endoftext|>` and turns with `<|im_end|>`. After SFT, such a model writes the
+    latter only. Without this, it would go on with turns of its own, as a part of the reply.
+    """
+    turns = [{"role": "user", "content": "my question"}, {"role": "assistant", "content": "my answer"}]
+    try:
+        _, found, behind = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("my answer")
+    except (TemplateError, TypeError):
+        return
+    ends = end_tokens(model, tokenizer)
+    known = [token for token in tokenizer.convert_ids_to_tokens(ends) if token]
+    longest_first = sorted(_special_tokens(tokenizer), key=len, reverse=True)
+    token = next((token for token in longest_first if found and behind.lstrip().startswith(token)), None)
+    if token is None or any(each in behind for each in known):
+        return
+    model.generation_config.eos_token_id = [*ends, tokenizer.convert_tokens_to_ids(token)]
+    logger.warning("%s: completions also end with %s, which ends a reply in the chat template", name, token)
 
 
 def guard_template(tokenizer) -> None:

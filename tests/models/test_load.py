@@ -155,6 +155,25 @@ def test_generation_settings_that_could_not_be_saved_are_left_out(full, tmp_path
     assert kept["eos_token_id"] == tokenizer.eos_token_id and "temperature" not in kept
 
 
+@pytest.mark.faults
+def test_completions_end_with_the_token_that_ends_a_turn(full, tmp_path, caplog):
+    tokenizer = AutoTokenizer.from_pretrained(full)
+    own, turn_end = tokenizer.eos_token, tokenizer.pad_token  # any other special token
+    folder = shutil.copytree(full, tmp_path / "base")
+    cases = {
+        own + "{{ turn.content }}" + f" {turn_end}\n": [tokenizer.eos_token_id, tokenizer.pad_token_id],
+        "{{ turn.content }}" + turn_end + own: tokenizer.eos_token_id,
+        "{{ turn.content }}": tokenizer.eos_token_id,
+        turn_end + "{{ turn.content | upper }}": tokenizer.eos_token_id,  # the reply is not found
+    }
+    for turn, ends in cases.items():
+        caplog.clear()
+        tokenizer.chat_template = "{% for turn in messages %}" + turn + "{% endfor %}"
+        tokenizer.save_pretrained(folder)
+        assert models.load_model(folder)[0].generation_config.eos_token_id == ends
+        assert (f"completions also end with {turn_end}" in caplog.text) == isinstance(ends, list)
+
+
 def test_an_encoder_decoder(tmp_path):
     tokenizer = save_tiny(tmp_path, "t5")
     assert isinstance(load_or_build(recipe_model(tmp_path), seed=0)[0], T5ForConditionalGeneration)
