@@ -33,7 +33,7 @@ from empathy_trl.models.hub_files import (
 )
 from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.models.limits import Limits, check_vocabulary, token_lengths, truncation
-from empathy_trl.models.load import generator_class, lora_config, set_template
+from empathy_trl.models.load import NO_END, generator_class, lora_config, set_template, teaches_no_end
 from empathy_trl.models.tiny import build_tokenizer, model_config
 from empathy_trl.recipe.layers import LABEL_TASKS, stage_of
 from empathy_trl.recipe.schema import CONFIG_CLASSES
@@ -289,11 +289,13 @@ def _prompt_tokens(stage, train, size: Size | None) -> float | None:
 
 
 def _template_lines(size: Size, train) -> list[str]:
-    """Return a line about how the chat template changes prompts that it would otherwise refuse; no line if it does not."""
+    """Return lines about how the chat template changes prompts that it would otherwise refuse, and where it ends no reply."""
     if train is None or size.tokenizer is None or "prompt" not in train.column_names:
         return []
     rewritten = repairs_in(size.tokenizer.get_chat_template(), train["prompt"])
-    return [_line("template", f"changes the prompts: {'; '.join(rewritten)}")] if rewritten else []
+    lines = [_line("template", f"changes the prompts: {'; '.join(rewritten)}")] if rewritten else []
+    learns = "completion" in train.column_names and not size.config.is_encoder_decoder
+    return lines + ([_line("template", NO_END)] if learns and teaches_no_end(size.tokenizer) else [])
 
 
 def _lengths_lines(run: StageRun, config, train, size: Size) -> list[str]:

@@ -119,6 +119,7 @@ def test_sequences_per_step(monkeypatch, processes, sequences):
             "template   changes the prompts: the system message opens the",
         ),
         ("messages[-1].role == 'user'", r"\(system, user\): no$"),
+        ("false", "template   writes no special token behind a reply"),
         ("false", None),
     ],
 )
@@ -127,6 +128,8 @@ def test_the_plan_says_what_the_chat_template_does_not_take(tiny_folder, tmp_pat
     shutil.copytree(tiny_folder, folder)
     template = folder / "chat_template.jinja"
     template.write_text(f"{{% if {refuses} %}}{{{{ raise_exception('no') }}}}{{% endif %}}{template.read_text()}")
+    if says and "no special token" in says:
+        template.write_text(template.read_text().replace("{{ eos_token }}", ""))
     recipe = load_recipe("empath_tiny", ["--stages.sft.model.name_or_path", str(folder)])
     try:
         plan = describe(recipe, tmp_path)

@@ -475,19 +475,37 @@ def _end_with_turn(model, tokenizer, name: str) -> None:
     Base models such as Qwen2.5 end texts with `<|endoftext|>` and turns with `<|im_end|>`. After SFT, such a model writes the
     latter only. Without this, it would go on with turns of its own, as a part of the reply.
     """
-    turns = [{"role": "user", "content": "my question"}, {"role": "assistant", "content": "my answer"}]
-    try:
-        _, found, behind = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("my answer")
-    except (TemplateError, TypeError):
-        return
+    behind = _behind_reply(tokenizer)
     ends = end_tokens(model, tokenizer)
     known = [token for token in tokenizer.convert_ids_to_tokens(ends) if token]
     longest_first = sorted(_special_tokens(tokenizer), key=len, reverse=True)
-    token = next((token for token in longest_first if found and behind.lstrip().startswith(token)), None)
+    token = next((token for token in longest_first if behind.lstrip().startswith(token)), None)
     if token is None or any(each in behind for each in known):
         return
     model.generation_config.eos_token_id = [*ends, tokenizer.convert_tokens_to_ids(token)]
     logger.warning("%s: completions also end with %s, which ends a reply in the chat template", name, token)
+
+
+NO_END = (
+    "writes no special token behind a reply: a model that is trained on such replies learns no end, and its completions go on "
+    "to the maximum length; expected a template that writes the end token there"
+)
+
+
+def teaches_no_end(tokenizer) -> bool:
+    """Return whether a chat template writes no special token behind a reply, so that SFT teaches no model to end it."""
+    behind = _behind_reply(tokenizer, otherwise=tokenizer.eos_token or "")
+    return not any(token in behind for token in _special_tokens(tokenizer))
+
+
+def _behind_reply(tokenizer, otherwise: str = "") -> str:
+    """Return what a chat template writes behind a reply, or `otherwise` if the reply is not found in what it renders."""
+    turns = [{"role": "user", "content": "my question"}, {"role": "assistant", "content": "my answer"}]
+    try:
+        _, found, behind = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("my answer")
+    except (TemplateError, TypeError):
+        return otherwise
+    return behind if found else otherwise
 
 
 def guard_template(tokenizer) -> None:

@@ -170,7 +170,9 @@ def test_completions_end_with_the_token_that_ends_a_turn(full, tmp_path, caplog)
         caplog.clear()
         tokenizer.chat_template = "{% for turn in messages %}" + turn + "{% endfor %}"
         tokenizer.save_pretrained(folder)
-        assert models.load_model(folder)[0].generation_config.eos_token_id == ends
+        model, loaded = models.load_model(folder)
+        assert model.generation_config.eos_token_id == ends
+        assert models.teaches_no_end(loaded) == (turn == "{{ turn.content }}")
         assert (f"completions also end with {turn_end}" in caplog.text) == isinstance(ends, list)
 
 
