@@ -60,7 +60,7 @@ from empathy_trl.trainers.classify import (
     pair_parts,
 )
 from empathy_trl.trainers.encoder_decoder import CompletionLoss, EmpathySeq2SeqTrainer, collator, encode, trainer_class
-from empathy_trl.trainers.exact_resume import FiniteUpdatesMixin
+from empathy_trl.trainers.exact_resume import FiniteUpdatesMixin, WholeRunMixin
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer
 
@@ -80,8 +80,8 @@ class Task:
     build: Callable
 
 
-class EmpathySFTTrainer(FiniteUpdatesMixin, SFTTrainer):
-    """`trl.SFTTrainer` that stops on a loss that is not finite."""
+class EmpathySFTTrainer(FiniteUpdatesMixin, WholeRunMixin, SFTTrainer):
+    """`trl.SFTTrainer` that stops on a loss that is not finite, and whose resumed runs log the losses of the whole run."""
 
 
 def build_sft(run: StageRun):

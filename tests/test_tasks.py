@@ -28,6 +28,7 @@ from empathy_trl.recipe.provenance import NOT_COMPARED, check_precision, check_u
 from empathy_trl.recipe.stages import stage_runs
 from empathy_trl.tasks import TASKS, train_stage, unused_rows
 from empathy_trl.trainers import NonFiniteLoss
+from empathy_trl.trainers.callbacks import METRICS_FILE, MetricsLog, logged_rows
 from tests.recipes.scripts import ROOT, without_pictures
 
 
@@ -368,6 +369,41 @@ def identical(left, right, stages=STAGES):
     """Return the stages whose last weights are the same, bit for bit."""
     files = {name: [each / name / "checkpoint-4/model.safetensors" for each in (left, right)] for name in stages}
     return [name for name, (one, other) in files.items() if one.read_bytes() == other.read_bytes()]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("recipe", "stage", "key"), [("wassa_reward_tiny", "turns", ""), ("ed4_tiny", "sft", "stages.sft.")]
+)
+@pytest.mark.parametrize("killed_at", [4, 5])  # before a row is logged; after the last checkpoint
+def test_a_resume_has_the_steps_losses_and_best_checkpoint_of_the_whole_run(
+    recipe, stage, key, killed_at, tmp_path, monkeypatch
+):
+    settings = {"max_steps": 5, "save_strategy": "steps", "save_steps": 2, "logging_steps": 3, "warmup_steps": 0}
+    settings |= {"per_device_train_batch_size": 8, "lr_scheduler_type": "constant"}
+    if stage == "turns":  # the first checkpoint is the "best", and another one the last
+        settings |= {"metric_for_best_model": "loss", "greater_is_better": True, "save_total_limit": 1}
+
+    def run(folder):
+        return stage_runs(load_recipe(recipe, [f"--{key}trainer", json.dumps(settings)]), tmp_path / folder)[stage]
+
+    def killed(log, args, state, control, **kwargs):
+        if state.global_step == killed_at:
+            raise KeyboardInterrupt
+
+    train_stage(run("whole"))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(MetricsLog, "on_step_end" if killed_at < 5 else "on_train_end", killed)
+        train_stage(run("killed"))
+    (tmp_path / "killed").rename(tmp_path / "moved")
+    train_stage(run("moved"))
+    whole, moved = tmp_path / "whole" / stage, tmp_path / "moved" / stage
+    assert (whole / "model.safetensors").read_bytes() == (moved / "model.safetensors").read_bytes()
+    shown = ("step", "loss", "train_loss")
+    rows = [
+        [{name: row.get(name) for name in shown} for row in logged_rows(each / METRICS_FILE)] for each in (whole, moved)
+    ]
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.slow

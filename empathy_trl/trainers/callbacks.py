@@ -46,6 +46,7 @@ class MetricsLog(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             rows = [row for row in logged_rows(self.folder / METRICS_FILE) if row["step"] <= state.global_step]
+            rows = [row for row in rows if "train_loss" not in row]  # the last row, which is logged again
             write_rows(self.folder / METRICS_FILE, rows)
 
     def on_log(self, args, state, control, logs=None, **kwargs):

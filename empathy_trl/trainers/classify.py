@@ -25,7 +25,7 @@ from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, Trai
 from empathy_trl.errors import DataError, UserError, show
 from empathy_trl.models.adapters import merge_adapter
 from empathy_trl.models.label_schema import Targets, pairs_of, pearson, predicted_labels, right_order
-from empathy_trl.trainers.exact_resume import FiniteUpdatesMixin
+from empathy_trl.trainers.exact_resume import FiniteUpdatesMixin, WholeRunMixin
 
 # With other values, the trainer computes no figure on `valid`, or computes it without the rows of the last batch
 FOR_FIGURES = {
@@ -145,7 +145,7 @@ def encode(rows, tokenizer, max_length: int):
     return rows.map(tokenize, batched=True, remove_columns=others, keep_in_memory=True)
 
 
-class LabelTrainer(FiniteUpdatesMixin, Trainer):
+class LabelTrainer(FiniteUpdatesMixin, WholeRunMixin, Trainer):
     """`transformers.Trainer` that stops on a loss that is not finite."""
 
 

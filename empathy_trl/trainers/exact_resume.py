@@ -14,7 +14,9 @@ further steps still use, metrics that are not logged yet, and the order of the p
 | `_calculate_rewards` | check the values of the rewards; stop in all processes together, and save a checkpoint |
 
 `FiniteUpdatesMixin`, which trainers of all tasks have, overrides `training_step` and `_clip_grad_norm`: a loss or gradient that
-is not finite stops the training before the weights change.
+is not finite stops the training before the weights change. `WholeRunMixin`, which they have too, overrides `_init_training_state`,
+`_run_epoch`, `_finalize_training`, `_save_rng_state`, `training_step` and `log`: steps, losses, speed and best checkpoint of a
+resumed run are those of the whole run.
 
 The snapshot serves rewards that raise `StopTraining`, such as a judge that cannot be reached, and rewards that return
 something other than one finite number or None per completion. Both happen while a rollout is scored. By then sampling
@@ -90,6 +92,77 @@ class FiniteUpdatesMixin:
             f"{self.args.warmup_steps:g}){kl}, lower trainer.max_grad_norm (now {self.args.max_grad_norm:g}), or load the "
             "model in float32."
         )
+
+
+class WholeRunMixin:
+    """Mixin for trainers of TRL and transformers: a resumed run has the steps, losses and best checkpoint of the whole run.
+
+    transformers divides the losses since the resume by the steps of the whole run, and the rows of the whole run by the time
+    since the resume; it looks for the best checkpoint where the folder was before it was moved; and it trains one step too many
+    where a run was killed after its last checkpoint and before the end of an epoch. Each checkpoint holds the running sum of losses (`loss_<process>.pt`); one without it, of an earlier version, is resumed as transformers does.
+    """
+
+    _resumed_from = None  # a checkpoint whose sum of losses is still to be loaded
+    _first_step = 0  # where this session began
+    _loss_before = (None, None)  # the step in progress, and the sum of losses before it
+
+    def _init_training_state(self, max_steps, steps_per_epoch, epochs, resume_from_checkpoint, trial):
+        progress = super()._init_training_state(max_steps, steps_per_epoch, epochs, resume_from_checkpoint, trial)
+        self._first_step, self._resumed_from = self.state.global_step, resume_from_checkpoint
+        if self.state.best_global_step:
+            best = os.path.join(self.args.output_dir, f"checkpoint-{self.state.best_global_step}")
+            if os.path.isdir(best):
+                self.state.best_model_checkpoint = best
+        return progress
+
+    def _run_epoch(self, *args, **kwargs):
+        self._load_losses()
+        if self.state.global_step < self.state.max_steps:
+            return super()._run_epoch(*args, **kwargs)
+        self.control.should_training_stop = (
+            True  # killed after the last checkpoint: transformers would train one step more
+        )
+        return None
+
+    def _finalize_training(self, *args, **kwargs):
+        self._load_losses()  # if no step was left
+        return super()._finalize_training(*args, **kwargs)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if self._loss_before[0] != self.state.global_step:
+            self._loss_before = (self.state.global_step, self._tr_loss.clone())
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _loss_file(self, folder: str, process: int) -> str:
+        return os.path.join(folder, f"loss_{process}.pt")
+
+    def _save_rng_state(self, output_dir: str):
+        super()._save_rng_state(output_dir)
+        step, before = self._loss_before
+        # a checkpoint that is saved inside a step, because the step cannot be completed, holds the complete ones alone
+        unlogged = before if step == self.state.global_step else self._tr_loss
+        sums = {"unlogged": unlogged, "logged": self._total_loss_scalar, "logged_at": self._globalstep_last_logged}
+        torch.save(sums, self._loss_file(output_dir, self.accelerator.process_index))
+
+    def _load_losses(self):
+        """Continue with the sum of losses in the checkpoint of a resume; with that of process 0 if there are more now."""
+        checkpoint, self._resumed_from = self._resumed_from, None
+        if checkpoint is None:
+            return
+        for process in (self.accelerator.process_index, 0):
+            if os.path.isfile(file := self._loss_file(checkpoint, process)):
+                sums = torch.load(file, map_location=self.accelerator.device, weights_only=True)
+                self._tr_loss, self._total_loss_scalar = sums["unlogged"], sums["logged"]
+                self._globalstep_last_logged = sums["logged_at"]
+                return
+
+    def log(self, logs, *args, **kwargs):
+        if "train_loss" in logs and self._first_step:
+            share = 1 - self._first_step / self.state.max_steps
+            for name in ("train_samples_per_second", "train_steps_per_second"):
+                if name in logs:
+                    logs[name] = round(logs[name] * share, 3)
+        return super().log(logs, *args, **kwargs)
 
 
 class ExactResumeMixin:

@@ -29,7 +29,7 @@ from empathy_trl.models.limits import check_vocabulary, count_positions_from_mas
 from empathy_trl.models.load import check_tags, guard_template
 from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
 from empathy_trl.tags import THOUGHT_BEGINS, content_text
-from empathy_trl.trainers.exact_resume import ExactResumeMixin, FiniteUpdatesMixin
+from empathy_trl.trainers.exact_resume import ExactResumeMixin, FiniteUpdatesMixin, WholeRunMixin
 from empathy_trl.trainers.policy_scorer import PolicyScorer
 from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
 
@@ -104,7 +104,7 @@ def declared_weights(reward_funcs) -> list | None:
     return weights if any(weight != 1.0 for weight in weights) else None
 
 
-class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, FiniteUpdatesMixin, GRPOTrainer):
+class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, FiniteUpdatesMixin, WholeRunMixin, GRPOTrainer):
     """`trl.GRPOTrainer` with shared prompts, scheduled weights, an exact resume, and a stop on a non-finite loss.
 
     Args:

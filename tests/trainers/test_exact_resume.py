@@ -43,10 +43,8 @@ class Mortal:
 
 
 def logged(trainer):
-    """Return the logged rows without timings, and without the running loss, which transformers begins anew in a resume."""
-    rows = without_times(trainer.state.log_history)
-    left_out = ("loss",) if trainer.args.logging_steps > 1 else ()
-    return [{name: value for name, value in row.items() if name not in left_out} for row in rows]
+    """Return the logged rows without timings."""
+    return without_times(trainer.state.log_history)
 
 
 PPO = {"kinds": (EmpathyPPOTrainer, PPOConfig), "critic_learning_rate": 0.01}

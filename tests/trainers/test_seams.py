@@ -53,6 +53,8 @@ PINNED = {
     (Trainer, "_load_best_model"): "0e183d55a9db",
     (SyncRefModelCallback, "on_step_end"): "5addb1299b67",
     (GRPOTrainer, "_save_checkpoint"): "ec91bde12364",
+    (Trainer, "_init_training_state"): "8fbd17ebb7d3",
+    (Trainer, "_maybe_log_save_evaluate"): "af101534f0f7",
     (Trainer, "_run_epoch"): "ebe374933064",
     (Trainer, "compute_loss"): "784a390428b9",
     (Trainer, "_get_num_items_in_batch"): "cd07d211c9ed",
