@@ -433,7 +433,7 @@ def test_every_task_resumes_with_as_many_processes_and_with_others(tmp_path, mon
     assert done.stdout.count(warning) == len(SOME)
 
     train(recipe, fewer, SOME)
-    assert capsys.readouterr().out.count("was saved by 2 processes, and 1 continues.") == len(SOME)
+    assert capsys.readouterr().out.count("was saved by 2 processes, but the run continues with 1") == len(SOME)
     for whole, resumed, before, now in ((one, more, 1, 2), (two, fewer, 2, 1)):
         record = json.loads((resumed / "grpo" / "run.json").read_text())
         assert record["status"] == "complete" and record["processes"] == now
