@@ -97,9 +97,10 @@ class FiniteUpdatesMixin:
 class WholeRunMixin:
     """Mixin for trainers of TRL and transformers: a resumed run has the steps, losses and best checkpoint of the whole run.
 
-    transformers divides the losses since the resume by the steps of the whole run, and the rows of the whole run by the time
-    since the resume; it looks for the best checkpoint where the folder was before it was moved; and it trains one step too many
-    where a run was killed after its last checkpoint and before the end of an epoch. Each checkpoint holds the running sum of losses (`loss_<process>.pt`); one without it, of an earlier version, is resumed as transformers does.
+    After a resume, transformers divides the losses since the resume by the steps of the whole run, and the rows of the whole
+    run by the time since the resume. It looks for the best checkpoint where the folder was before it was moved. It trains one
+    step too many if the run was killed after its last checkpoint. Each checkpoint therefore holds the running sum of losses
+    (`loss_<process>.pt`); a checkpoint of an earlier version, which has none, is resumed as transformers does.
     """
 
     _resumed_from = None  # a checkpoint whose sum of losses is still to be loaded
@@ -119,9 +120,8 @@ class WholeRunMixin:
         self._load_losses()
         if self.state.global_step < self.state.max_steps:
             return super()._run_epoch(*args, **kwargs)
-        self.control.should_training_stop = (
-            True  # killed after the last checkpoint: transformers would train one step more
-        )
+        # the run was killed after its last checkpoint, and transformers would train one step more
+        self.control.should_training_stop = True
         return None
 
     def _finalize_training(self, *args, **kwargs):
@@ -129,7 +129,7 @@ class WholeRunMixin:
         return super()._finalize_training(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        if self._loss_before[0] != self.state.global_step:
+        if self.is_in_train and self._loss_before[0] != self.state.global_step:
             self._loss_before = (self.state.global_step, self._tr_loss.clone())
         return super().training_step(model, inputs, num_items_in_batch)
 
