@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.evaluate import check_judged, check_lengths
 from empathy_trl.io import is_cached, nearest_path, on_hub, user_name
-from empathy_trl.models.adapters import adapted, adapter_changes, check_target_names, check_targets
+from empathy_trl.models.adapters import adapted, adapter_changes, as_new, check_target_names, check_targets
 from empathy_trl.models.batching import check_prompts, prompt_tokens
 from empathy_trl.models.classifier import build_encoder_tokenizer, encoder_config
 from empathy_trl.models.hub_files import (
@@ -99,11 +99,7 @@ def describe(recipe, folder: Path) -> str:
         options["rows_per_prompt"] = _rows_per_prompt(name, options, size)
         lines += ["", f"stage {name}: {stage.task}", *_stage_lines(stage, rows, options, prompt)]
         if train is not None:
-            for reward in (stage.rewards or {}).values():
-                columns = [
-                    column for column in train.column_names if column not in ("prompt", "completion")
-                ]  # as TRL does
-                check_parameters(reward.__name__, reward, [*PASSED, *columns])
+            _check_rewards(stage, train)
         if prompt is not None:
             lines += [_line("lengths", each) for each in _lengths_lines(run, config, train, size)]
         if size is None:
@@ -201,9 +197,8 @@ def _count(run: StageRun, config, tokenizer, dtype: str) -> Size:
             check_target_names(network, adapter)
         if stage.task not in LABEL_TASKS:
             check_targets(config, adapter, stage.trainer.get("use_vllm", False))
-        adapter.inference_mode, adapter.base_model_name_or_path = False, None
         with torch.device("meta"):
-            network = adapted(network, adapter)
+            network = adapted(network, as_new(adapter))
     if tokenizer is not None:
         check_vocabulary(network, tokenizer, stage.model.name_or_path or "model.from_scratch")
     parameters = list(network.parameters())
@@ -286,6 +281,13 @@ def _prompt_tokens(stage, train, size: Size | None) -> float | None:
         check_prompts(size.tokenizer, train["prompt"])
         encoded = {"input_ids": prompt_tokens(size.tokenizer, data["prompt"])}
     return sum(map(len, encoded["input_ids"])) / len(encoded["input_ids"])
+
+
+def _check_rewards(stage, train) -> None:
+    """Raise UserError if a reward does not take the columns of the training rows, which TRL passes to it."""
+    columns = [column for column in train.column_names if column not in ("prompt", "completion")]
+    for name, reward in stage.rewards.items():
+        check_parameters(name, reward, [*PASSED, *columns])
 
 
 def _template_lines(size: Size, train) -> list[str]:

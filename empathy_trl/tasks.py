@@ -435,11 +435,8 @@ def _trainer(run: StageRun, folder, usage: ResourceUsage):
         raise
     except TemplateError as error:  # of `trainer.chat_template_path`; `check_prompts` has seen the model's own
         raise UserError(f"stages.{run.name}: the chat template refuses the messages: {error}") from error
-    except (
-        ValueError,
-        ImportError,
-        OSError,
-    ) as error:  # what TRL and transformers say of settings that do not go together
+    except (ValueError, ImportError, OSError) as error:
+        # what TRL and transformers say of settings that do not go together
         raise UserError(f"stages.{run.name}: the trainer refuses these settings: {error}") from error
     check_used(run.resolved, trainer)
     trainer.add_callback(MetricsLog(run.folder, draw_training))

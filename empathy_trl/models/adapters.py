@@ -492,11 +492,16 @@ def _adapted_modules(adapter: LoraConfig, config) -> set[str]:
 
 def _on_meta(config, adapter: PeftConfig) -> PeftModel:
     """Return a language model with an adapter on the meta device, which needs no memory for the weights."""
-    adapter = copy.deepcopy(adapter)
-    adapter.inference_mode, adapter.base_model_name_or_path = False, None
     auto, _ = generator_class(config)
     with torch.device("meta"):
-        return adapted(auto.from_config(config), adapter)
+        return adapted(auto.from_config(config), as_new(adapter))
+
+
+def as_new(adapter: PeftConfig) -> PeftConfig:
+    """Return a copy of an adapter's settings for a new adapter, which is trained and has no base yet."""
+    adapter = copy.deepcopy(adapter)
+    adapter.inference_mode, adapter.base_model_name_or_path = False, None
+    return adapter
 
 
 def adapted(model, adapter: PeftConfig) -> PeftModel:

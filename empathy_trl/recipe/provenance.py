@@ -101,11 +101,11 @@ def check_precision(stage, config) -> None:
         stage: a `recipe.Stage`.
         config: config of its trainer.
     """
-    for key, name in (("bf16", "bf16"), ("fp16", "fp16")):
-        if key in stage.trainer and stage.trainer[key] != (config.mixed_precision == name):
-            used = f"{_difference(stage, f'trainer.{key}', stage.trainer[key], config.mixed_precision == name)}"
+    for key in ("bf16", "fp16"):
+        used = config.mixed_precision == key
+        if key in stage.trainer and stage.trainer[key] != used:
             raise UserError(
-                f"{used}: the launcher sets mixed_precision to {config.mixed_precision!r} (accelerate launch --mixed_precision, or its "
+                f"{_difference(stage, f'trainer.{key}', stage.trainer[key], used)}: the launcher sets mixed_precision to {config.mixed_precision!r} (accelerate launch --mixed_precision, or its "
                 "config file); expected the same in both"
             )
 
@@ -134,9 +134,8 @@ def _model_values(stage, model, tokenizer) -> dict[str, tuple]:
         pairs["dtype"] = (section.dtype, str(bare.dtype).removeprefix("torch."))
     if section.attn_implementation is not None:
         used = config._attn_implementation.removeprefix("shared_prefix_")  # it wraps the named one
-        is_flash = (
-            section.attn_implementation.startswith("flash_attention") and "flash-attn" in used
-        )  # from the Hub's kernels
+        # from the Hub's kernels
+        is_flash = section.attn_implementation.startswith("flash_attention") and "flash-attn" in used
         pairs["attn_implementation"] = (section.attn_implementation, section.attn_implementation if is_flash else used)
     if section.chat_template is not None:
         chosen = next((name for name, text in CHAT_TEMPLATES.items() if text in tokenizer.chat_template), "another")

@@ -229,6 +229,23 @@ def checked_values(name: str, values, prompts: list, completions: list) -> list[
     return numbers
 
 
+def one_per_completion(what: str, values, n: int) -> list:
+    """Return values as a list of n.
+
+    Args:
+        what: what the values are, for messages.
+
+    Raises:
+        StopTraining: they are not a list, or not n.
+    """
+    if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable):
+        raise StopTraining(f"{what}: {reprlib.repr(values)} is not a list; expected one value per completion")
+    values = list(values)
+    if len(values) != n:
+        raise StopTraining(f"{what}: {len(values)} values for {n} completions")
+    return values
+
+
 def checked_logs(name: str, n: int, log_metric: Callable, log_extra: Callable) -> dict[str, Callable]:
     """Return `log_metric` and `log_extra` for one reward, which check what it logs before they pass it on.
 
@@ -251,14 +268,7 @@ def checked_logs(name: str, n: int, log_metric: Callable, log_extra: Callable) -
         log_metric(metric, number)
 
     def checked_extra(column: str, values) -> None:
-        if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable):
-            raise StopTraining(
-                f"rewards.{name}: log_extra `{column}`: {reprlib.repr(values)} is not a list; expected one value per completion"
-            )
-        values = list(values)
-        if len(values) != n:
-            raise StopTraining(f"rewards.{name}: log_extra `{column}`: {len(values)} values for {n} completions")
-        log_extra(column, values)
+        log_extra(column, one_per_completion(f"rewards.{name}: log_extra `{column}`", values, n))
 
     return {"log_metric": checked_metric, "log_extra": checked_extra}
 

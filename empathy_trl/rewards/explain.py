@@ -21,7 +21,15 @@ from empathy_trl.data.tables import BadRow, read_objects
 from empathy_trl.errors import UserError
 from empathy_trl.io import nearest_path, write_atomically
 from empathy_trl.rewards import load_rewards
-from empathy_trl.rewards.base import Reward, check_parameters, checked_logs, checked_values, is_async, weight_at
+from empathy_trl.rewards.base import (
+    Reward,
+    check_parameters,
+    checked_logs,
+    checked_values,
+    is_async,
+    one_per_completion,
+    weight_at,
+)
 from empathy_trl.tags import completion_text, user_text
 
 # of the printed table; `rows` has everything
@@ -93,8 +101,8 @@ def explain_rewards(rewards: dict | list, prompts, completions, progress: float 
         raise UserError(f"progress: {progress} is not between 0 and 1")
     completions = list(completions)
     n = len(completions)
-    prompts = _one_per_completion("prompts", prompts, n)
-    columns = {name: _one_per_completion(f"column `{name}`", values, n) for name, values in columns.items()}
+    prompts = one_per_completion("prompts", prompts, n)
+    columns = {name: one_per_completion(f"column `{name}`", values, n) for name, values in columns.items()}
 
     arguments = {"prompts": prompts, "completions": completions, "completion_ids": None, **columns}
     functions = {reward.__name__: reward for reward in load_rewards(rewards)}
@@ -147,15 +155,6 @@ def _check_names(functions: dict[str, Reward]) -> None:
                 f"rewards.{name}: needs a policy, the model in training, and cannot be shown without a trainer; leave "
                 f"it out (on the command line: --rewards.{name} null, or --stages.<stage>.rewards.{name} null)"
             )
-
-
-def _one_per_completion(what: str, values, n: int) -> list:
-    if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
-        raise UserError(f"{what}: {values!r} is not a list; expected one value per completion")
-    values = list(values)
-    if len(values) != n:
-        raise UserError(f"{what}: {len(values)} values for {n} completions")
-    return values
 
 
 def _call_all(calls: dict[str, Callable], asynchronous: set[str]) -> dict:

@@ -350,7 +350,7 @@ def defer_stops(reward: Callable, name: str, stops: list[StopTraining]) -> Calla
 
         async def deferring(prompts, completions, log_metric, log_extra, **columns):
             with deferred(stops):
-                check_parameters(name, reward, dict.fromkeys([*PASSED, *columns]))
+                check_parameters(name, reward, [*PASSED, *columns])
                 columns |= checked_logs(name, len(prompts), log_metric, log_extra)
                 values = await reward(prompts=prompts, completions=completions, **columns)
                 return checked_values(name, values, prompts, completions)
@@ -359,7 +359,7 @@ def defer_stops(reward: Callable, name: str, stops: list[StopTraining]) -> Calla
 
         def deferring(prompts, completions, log_metric, log_extra, **columns):
             with deferred(stops):
-                check_parameters(name, reward, dict.fromkeys([*PASSED, *columns]))
+                check_parameters(name, reward, [*PASSED, *columns])
                 columns |= checked_logs(name, len(prompts), log_metric, log_extra)
                 values = reward(prompts=prompts, completions=completions, **columns)
                 return checked_values(name, values, prompts, completions)
