@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from weakref import WeakSet
@@ -223,11 +223,15 @@ class PageState:
             return
         with self._writing:
             try:
-                yield from self._write(message, box)
+                figures = yield from self._write(message, box)
             except UserError as error:  # the message is not taken, and stays in the box
                 gr.Warning(_plain(str(error)), duration=None)
+                return
+        # only now, since the next message is refused while a reply is being written
+        yield self._chat(), gr.Textbox(submit_btn=True, stop_btn=False), figures
 
-    def _write(self, message: str, box: gr.Textbox) -> Iterator[tuple]:
+    def _write(self, message: str, box: gr.Textbox) -> Generator[tuple, None, str]:
+        """Write the reply to a message; returns how fast it was, see `latency`."""
         before, stats = len(self.session.history), self.session.stats
         with closing(self.session.send(message)) as items:
             turn = Turn(message)
@@ -247,11 +251,7 @@ class PageState:
         if turn.remembered and self.session.well_formed is False:
             turn.reply = [_message(_plain(self.session.history[-1]["content"]))]
             turn.note(BREAKS_FORMAT)
-        yield (
-            self._chat(),
-            gr.Textbox(submit_btn=True, stop_btn=False),
-            "" if self.session.stats is stats else latency(self.session.stats),
-        )
+        return "" if self.session.stats is stats else latency(self.session.stats)
 
     def _is_writing(self) -> bool:
         """Whether a reply is being written, of which a toast reminds the user."""

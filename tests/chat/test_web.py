@@ -241,7 +241,8 @@ def say(page, message):
 
 
 def talk(page, message):
-    """Say something and wait for the end of the reply."""
+    """Say something once the last reply has ended, and wait for the end of this one."""
+    expect(page.locator(".submit-button")).to_be_visible()
     say(page, message)
     expect(page.get_by_test_id("user").last).to_have_text(message)
     expect(page.get_by_text("tokens/s")).to_be_visible()
