@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # vLLM's CPU build has an environment of its own: it is large, and asks for versions of its own
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: install demo test test-fast slow judge-server quality style clean
+.PHONY: install demo small-models test test-fast slow judge-server quality style clean
 
 install: $(VENV)/.installed
 
@@ -25,6 +25,10 @@ $(VENV)/.installed: setup.cfg constraints.txt
 
 demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml recipes/run.py --recipe ed4_tiny.yaml
+
+# a pretrained model without the Hub
+small-models: install
+	$(BIN)/python examples/small_models.py
 
 test: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu" $(PYTEST_ARGS)
