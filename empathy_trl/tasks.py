@@ -43,7 +43,6 @@ from empathy_trl.models.load import (
     pin_template_arguments,
     teaches_no_end,
 )
-from empathy_trl.models.scorer import whole_weights
 from empathy_trl.recipe import Recipe, load_recipe
 from empathy_trl.recipe.provenance import ResourceUsage, check_precision, check_used, provenance
 from empathy_trl.recipe.schema import CONFIG_CLASSES
@@ -252,7 +251,7 @@ def _policy(run: StageRun, train):
 
     An adapter that the model already has is trained further, unless the recipe has another `lora:`, see `with_merged_base`.
     """
-    with PartialState().main_process_first(), whole_weights():  # the first one merges, the others use what it wrote
+    with PartialState().main_process_first():  # the first one merges, the others use what it wrote
         section = with_merged_base(run.resolved.model, run.folder / MERGED_BASE)
     texts, tags = run.tokenizer_texts(train) if section.from_scratch else (None, ())
     model, tokenizer = load_or_build(section, seed=run.stage.seed, texts=texts, tags=tags, is_trainable=True)

@@ -59,6 +59,27 @@ def tiny_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(params=["FSDP", "ZeRO-3"])
+def sharded_loading(request, monkeypatch):
+    """A process in whose training transformers loads zeros (FSDP, second process of a machine), or shards (ZeRO-3)."""
+    import torch
+    from transformers.integrations import deepspeed
+
+    if request.param == "ZeRO-3":
+        settings = type("Zero3", (), {"is_zero3": lambda self: True, "config": {}})()
+        monkeypatch.setattr(deepspeed, "_hf_deepspeed_config_weak_ref", lambda: settings)
+        yield request.param
+        assert deepspeed.is_deepspeed_zero3_enabled()
+        return
+    for name in ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
+        monkeypatch.setenv(name, "true")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+    yield request.param
+    torch.distributed.destroy_process_group()
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"
+
+
 @pytest.fixture
 def tiny(tiny_folder):
     """A fresh copy of the tiny model, and its tokenizer."""

@@ -50,6 +50,7 @@ from empathy_trl.models.load import (
     load_model,
     lora_config,
     start_token,
+    whole_weights,
     with_saved_adapter,
 )
 
@@ -151,6 +152,7 @@ class Difference:
         )
 
 
+@whole_weights()
 def merge_adapter(
     model: PeftModel, inputs: Sequence[dict], *, name: str, folder: str | Path | None = None
 ) -> tuple[PreTrainedModel, Difference]:
@@ -357,6 +359,7 @@ def saved_adapter(name: str, revision: str | None = None) -> PeftConfig | None:
         return PeftConfig.from_pretrained(str(entry.parent)) if entry.name == ADAPTER_FILE else None
 
 
+@whole_weights()
 def with_merged_base(section, folder: Path):
     """Return a recipe's section `model:`, with its model replaced by a merged one if its adapter differs from `lora:`.
 
@@ -490,6 +493,7 @@ def _adapted_modules(adapter: LoraConfig, config) -> set[str]:
     return set(_on_meta(config, adapter).base_model.targeted_module_names)
 
 
+@whole_weights()
 def _on_meta(config, adapter: PeftConfig) -> PeftModel:
     """Return a language model with an adapter on the meta device, which needs no memory for the weights."""
     auto, _ = generator_class(config)

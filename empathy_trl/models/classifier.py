@@ -41,7 +41,7 @@ from empathy_trl.models.hub_files import (
 )
 from empathy_trl.models.label_schema import Targets
 from empathy_trl.models.limits import check_vocabulary
-from empathy_trl.models.load import with_saved_adapter
+from empathy_trl.models.load import loading, with_saved_adapter
 from empathy_trl.models.tiny import EOS, build_tokenizer
 
 IN_ADAPTER = "base_model.model."  # what peft puts before the name of a weight
@@ -60,7 +60,7 @@ def load_classifier(
             `config.json` beside it describes the outputs; without one, their number is read from the adapter's head.
         revision: branch, tag or commit on the Hub.
         dtype: dtype of the weights; `auto` is that of the files.
-        is_trainable: an adapter's weights take gradients.
+        is_trainable: an adapter's weights take gradients; otherwise, the model is loaded whole, see `load.loading`.
 
     Returns:
         The model (a `PeftModel` where the source is an adapter) and its tokenizer, which pads on the right.
@@ -74,21 +74,27 @@ def load_classifier(
     check_exists(name)
     with hub_errors(name, revision):
         entry = first_file(name, revision, [ADAPTER_FILE, "config.json"])
-    if entry.name == ADAPTER_FILE:
-        model, tokenizer = _load_adapter(name, revision, entry, dtype, is_trainable)
-    else:
-        with hub_errors(name, revision):
-            config = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
-        _refuse_generative(name, config)
-        model, report = _load_full(name, revision, config, dtype)
-        _check_head(name, report["missing_keys"])
-        check_weights(name, report)
-        tokenizer = _load_tokenizer(name, revision, model.config)
+    with loading(is_trainable):
+        if entry.name == ADAPTER_FILE:
+            model, tokenizer = _load_adapter(name, revision, entry, dtype, is_trainable)
+        else:
+            model, tokenizer = _load_whole(name, revision, dtype)
     if model.config.pad_token_id is None:  # decoders find the end of a text by it
         model.config.pad_token_id = tokenizer.pad_token_id
     _read_activation(name, revision, model.config)
     check_vocabulary(model, tokenizer, name)
     return model, tokenizer
+
+
+def _load_whole(name: str, revision: str | None, dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a model that is not an adapter, and its tokenizer."""
+    with hub_errors(name, revision):
+        config = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
+    _refuse_generative(name, config)
+    model, report = _load_full(name, revision, config, dtype)
+    _check_head(name, report["missing_keys"])
+    check_weights(name, report)
+    return model, _load_tokenizer(name, revision, model.config)
 
 
 def _load_full(name: str, revision: str | None, config, dtype) -> tuple[PreTrainedModel, dict]:

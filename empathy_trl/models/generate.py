@@ -210,6 +210,7 @@ def complete_padded(model, request: GenerationRequest, batch_size: int | None) -
             pad_token_id=request.pad_id,
             use_cache=True,
             do_sample=False,  # the noise is in the logits already
+            synced_gpus=False,  # each process has other prompts and the whole model; ZeRO-3 would wait for the others
             logits_processor=_sampling(request, places, model.device),
         )
         return output[:, 1 if reads_apart else start + ids.shape[1] :].tolist()

@@ -18,10 +18,11 @@ import hashlib
 import importlib.util
 import json
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -39,6 +40,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations import deepspeed
 
 from empathy_trl.errors import UserError, show
 from empathy_trl.io import user_name
@@ -92,7 +94,9 @@ def load_model(
         attn_implementation: of transformers, such as `sdpa`; None leaves the choice to it.
         load_in_4bit: quantise the weights while they are loaded (QLoRA); needs bitsandbytes.
         chat_template: `godel` for models that were trained on its input form; None keeps the tokenizer's own.
-        is_trainable: an adapter's weights take gradients. Give such a model to a trainer without a `peft_config`.
+        is_trainable: an adapter's weights take gradients; give such a model to a trainer without a `peft_config`. In a
+            training with FSDP or ZeRO-3, the model is loaded as a policy, which the engine completes; others are loaded whole,
+            see `loading`.
 
     Returns:
         `(model, tokenizer)`: the model (a `PeftModel` where the source is an adapter) on the CPU unless it is quantised,
@@ -112,14 +116,15 @@ def load_model(
     check_exists(name)
     with hub_errors(name, revision):
         entry = first_file(name, revision, [ADAPTER_FILE, "config.json"])
-    if entry.name == ADAPTER_FILE:
-        with hub_errors(name, revision):
-            base, base_revision = adapter_base(entry, name)
-        model = _load_full(base, base_revision, options)
-        model = with_saved_adapter(model, name, revision, is_trainable=is_trainable)
-        source = tokenizer_of_adapter(name, revision, base, base_revision)
-    else:
-        model, source = _load_full(name, revision, options), (name, revision)
+    with loading(is_trainable):
+        if entry.name == ADAPTER_FILE:
+            with hub_errors(name, revision):
+                base, base_revision = adapter_base(entry, name)
+            model = _load_full(base, base_revision, options)
+            model = with_saved_adapter(model, name, revision, is_trainable=is_trainable)
+            source = tokenizer_of_adapter(name, revision, base, base_revision)
+        else:
+            model, source = _load_full(name, revision, options), (name, revision)
     tokenizer = load_tokenizer(*source, padding_side="left")
     _check_template(chat_template, model, name)
     set_template(tokenizer, chat_template, name)
@@ -127,6 +132,27 @@ def load_model(
     if not model.config.is_encoder_decoder:
         _end_with_turn(model, tokenizer, name)
     return model, tokenizer
+
+
+def loading(is_trainable: bool) -> AbstractContextManager:
+    """Return the block in which a model is loaded: `whole_weights`, unless it is the policy of this training.
+
+    A policy is loaded as FSDP or ZeRO-3 wants it, which complete its weights when the training begins. No engine completes
+    a model that evaluates, judges or is merged.
+    """
+    return nullcontext() if is_trainable else whole_weights()
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Inside the block, each process loads all weights of a model, whatever engine the training has.
+
+    With FSDP's `fsdp_cpu_ram_efficient_loading`, transformers would load zeros in all processes but the first of a machine,
+    and with ZeRO-3 a part of the weights in each.
+    """
+    whole = patch.object(deepspeed, "_hf_deepspeed_config_weak_ref", None)
+    with whole, patch.dict(os.environ, {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}):
+        yield
 
 
 def with_saved_adapter(model, name: str, revision: str | None, *, is_trainable: bool = False) -> PeftModel:

@@ -20,16 +20,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.integrations import deepspeed
 
 from empathy_trl.cli import shared
 from empathy_trl.data.normalize import normalize
@@ -245,8 +242,7 @@ def shared_scorer(name: str, revision: str | None = None, device: str | None = N
 
 
 def _load(name: str, revision: str | None, device: str) -> Scorer:
-    with whole_weights():
-        model, tokenizer = load_classifier(name, revision=revision, dtype=_dtype(device))
+    model, tokenizer = load_classifier(name, revision=revision, dtype=_dtype(device))
     if isinstance(model, PeftModel):
         model, _ = merge_adapter(model, example_inputs(model, tokenizer), name=name)
     return Scorer(model.to(device).requires_grad_(False), tokenizer, name)
@@ -298,18 +294,6 @@ def model_files(name: str) -> tuple:
         base, _ = adapter_base(folder / ADAPTER_FILE, name)
         files += model_files(base)
     return files
-
-
-@contextmanager
-def whole_weights() -> Iterator[None]:
-    """Load the whole model in every process, however the policy is sharded.
-
-    Under FSDP's memory-saving loading transformers leaves zeros in all processes but the first, and under ZeRO-3 shards.
-    The trainer fills in the weights of the policy later, but not those of a scorer or of a model that is merged now.
-    """
-    whole = patch.object(deepspeed, "_hf_deepspeed_config_weak_ref", None)
-    with whole, patch.dict(os.environ, {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}):
-        yield
 
 
 def _dtype(device: str) -> torch.dtype:

@@ -13,7 +13,7 @@ argument, hook or method, so these attributes are replaced during one call (`uni
 | `shared_prefix.mixin` | `shuffle_sequence_dict` in `trl.trainer.grpo_trainer` | TRL shuffles rows in the middle of `_prepare_inputs` |
 | `shared_prefix.mixin`, `encoder_decoder` | `generate` of the model | TRL passes a fixed set of arguments to it |
 | `models.load` | `generation_config` of the model | `generate` reads the defaults of omitted arguments from it |
-| `models.scorer` | `_hf_deepspeed_config_weak_ref` in `transformers.integrations.deepspeed`, `FSDP_CPU_RAM_EFFICIENT_LOADING` | `from_pretrained` reads these globals and would load a reward model, or one that is to be merged, in shards |
+| `models.load` | `_hf_deepspeed_config_weak_ref` in `transformers.integrations.deepspeed`, `FSDP_CPU_RAM_EFFICIENT_LOADING` | `from_pretrained` reads these globals and would load a reward model, or one that is to be merged, in shards |
 
 `critic.without_critic` removes the critic from the policy's modules while all weights are read (saving, vLLM).
 `tests/trainers/test_seams.py` pins the source of the functions that read these attributes.

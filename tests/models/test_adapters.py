@@ -168,6 +168,12 @@ def changed(saved, folder, config=None, rename=lambda name: name):
     return folder
 
 
+def test_a_sharded_training_merges_whole_weights(saved, tmp_path, sharded_loading):
+    model, tokenizer = load_model(saved[0])
+    _, difference = merge_adapter(model, example_inputs(model, tokenizer), name="it", folder=tmp_path)
+    assert difference.effect > 0.1 and difference.largest < 1e-3 and difference.same == 1  # what is loaded again
+
+
 def test_an_adapter_that_peft_would_leave_out_in_part_is_refused(saved, tmp_path):
     """peft loads all three; the first two then compute as the base does, or nearly."""
     model, tokenizer = load_model(saved[0])

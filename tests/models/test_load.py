@@ -1,6 +1,7 @@
 """Loading models: full, quantised, adapters, from scratch; their chat templates; and an error that helps for everything else."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +36,7 @@ from empathy_trl.models.batching import check_prompts, prompt_tokens, render
 from empathy_trl.models.load import (
     check_tags,
     generator_class,
+    load_model,
     load_or_build,
     lora_config,
     pin_template_arguments,
@@ -253,6 +255,30 @@ def test_an_adapter_is_loaded_on_its_base(full, adapter):
     assert not torch.allclose(logits(model), plain, atol=1e-3)
     with model.disable_adapter():
         torch.testing.assert_close(logits(model), plain)
+
+
+def test_a_sharded_training_loads_whole_models_beside_its_policy(full, adapter, sharded_loading):
+    for name in (full, adapter):
+        model, _ = load_model(name)
+        assert all(weight.any() for key, weight in model.named_parameters() if "layernorm" in key)
+    if sharded_loading == "FSDP":  # the trap is real; the engine replaces these zeros
+        policy, _ = load_model(full, is_trainable=True)
+        assert not any(weight.any() for weight in policy.parameters())
+
+
+def test_every_module_that_loads_weights_is_known():
+    """A new one has to load inside `load.loading` or `load.whole_weights`, unless it loads a part of a policy."""
+    loads = re.compile(r"(AutoModel\w*|PeftModel|auto|type\([\w.]+\))\.from_pretrained\(")
+    sources = {
+        path.name: len(loads.findall(path.read_text("utf-8")))
+        for path in Path(models.__file__).parents[1].rglob("*.py")
+    }
+    assert {name: n for name, n in sources.items() if n} == {
+        "load.py": 2,
+        "classifier.py": 2,
+        "adapters.py": 1,
+        "critic.py": 3,
+    }
 
 
 def test_an_adapter_with_its_own_tokenizer(adapter, tmp_path):

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from empathy_trl.errors import UserError
-from empathy_trl.models import scorer as module
 from empathy_trl.models.classifier import load_classifier
 from empathy_trl.models.scorer import Counts, Scorer, predict, resolve_device, shared_scorer, token_batches
 
@@ -278,27 +277,8 @@ def test_a_text_without_tokens_raises(folder, monkeypatch):
         scorer.score(["ok", " "])
 
 
-def test_sharded_training_does_not_empty_the_scorer(folder, monkeypatch):
-    """Under these settings transformers leaves zeros in every process but the first."""
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
-    try:
-        for name in ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
-            monkeypatch.setenv(name, "true")
-        monkeypatch.setenv("LOCAL_RANK", "1")
-        model = AutoModelForSequenceClassification.from_pretrained(folder)
-        assert not any(parameter.any() for parameter in model.parameters())  # the trap is real
-        expect(shared_scorer(folder), TEXTS)
-        assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def test_zero3_does_not_shard_the_scorer(folder, monkeypatch):
-    settings = type("Zero3", (), {"is_zero3": lambda self: True})()
-    monkeypatch.setattr(module.deepspeed, "_hf_deepspeed_config_weak_ref", lambda: settings)
+def test_sharded_training_does_not_empty_the_scorer(folder, sharded_loading):
     expect(shared_scorer(folder), TEXTS)
-    assert module.deepspeed.is_deepspeed_zero3_enabled()
 
 
 NAMES = {"id2label": {0: "Emotion", 1: "EmotionalPolarity", 2: "Empathy"}}

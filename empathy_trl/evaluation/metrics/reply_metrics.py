@@ -190,8 +190,10 @@ def load_bertscore(name: str):
     from bert_score import BERTScorer
     from bert_score.utils import model2layers
 
+    from empathy_trl.models.load import whole_weights  # imports torch
+
     try:
-        with hub_errors(name, None):
+        with hub_errors(name, None), whole_weights():
             return BERTScorer(user_name(name), num_layers=min(model2layers.get(Path(name).name, layers), layers))
     except UserError as error:
         raise UserError(f"{BERTSCORE_KEY}: {error}") from error
