@@ -10,6 +10,7 @@ import inspect
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -17,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from empathy_trl.errors import UserError
+from empathy_trl.errors import Terminated, UserError
 from empathy_trl.io import hold_folder, user_name, user_path
 from empathy_trl.text import sanitise
 
@@ -62,7 +63,7 @@ def parse_with_overrides(
 
 def exit_status(work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
     """Do the work of a command and return its exit status: its own, 2 after a UserError or for a
-    path that cannot be used, or 130 after Ctrl-C.
+    path that cannot be used, 130 after Ctrl-C, or 143 after a SIGTERM that has ended a training.
 
     Args:
         interrupted: what to print after Ctrl-C.
@@ -84,6 +85,10 @@ def exit_status(work: Callable[[], int | None], interrupted: str = "interrupted"
         if is_first_process():
             print(f"\n{interrupted}", file=sys.stderr)
         return 130  # as shells do
+    except Terminated as stop:
+        if is_first_process():
+            print(f"\n{stop}", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -24,6 +24,10 @@ class StopTraining(UserError):
     """
 
 
+class Terminated(Exception):
+    """SIGTERM has ended a training, which has saved a checkpoint; a command then exits with status 143."""
+
+
 class RecipeError(UserError):
     """All problems of a recipe, reported at once.
 

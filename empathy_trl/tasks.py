@@ -48,7 +48,7 @@ from empathy_trl.recipe.provenance import ResourceUsage, check_precision, check_
 from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.stages import StageRun, archive_other_run, fit_rows, saved_by, stage_runs
 from empathy_trl.rewards import load_rewards
-from empathy_trl.trainers.callbacks import MetricsLog, ResourceLog, SamplePages, show_progress
+from empathy_trl.trainers.callbacks import MetricsLog, ResourceLog, SamplePages, StopAtSigterm, show_progress
 from empathy_trl.trainers.classify import (
     HeldOut,
     LabelTrainer,
@@ -380,8 +380,10 @@ def train_stage(run: StageRun) -> None:
     trainer = _trainer(run, folder, usage)
     if process.is_main_process:
         folder.save(rows=run.rows)
+    trainer.add_callback(stop := StopAtSigterm())  # last, because it ends the training when a checkpoint is saved
     try:
-        trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
     finally:  # also if the session is stopped
         if process.is_main_process:
             folder.save(**usage.so_far())

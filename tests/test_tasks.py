@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from empathy_trl import tasks
 from empathy_trl.check import describe
-from empathy_trl.errors import UserError
+from empathy_trl.errors import Terminated, UserError
 from empathy_trl.io import json_or_none
 from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.label_schema import Targets
@@ -375,9 +376,16 @@ def identical(left, right, stages=STAGES):
 @pytest.mark.parametrize(
     ("recipe", "stage", "key"), [("wassa_reward_tiny", "turns", ""), ("ed4_tiny", "sft", "stages.sft.")]
 )
-@pytest.mark.parametrize("killed_at", [4, 5])  # before a row is logged; after the last checkpoint
+@pytest.mark.parametrize(
+    ("killed_at", "by"),
+    [
+        (4, KeyboardInterrupt),  # before a row is logged
+        (5, KeyboardInterrupt),  # after the last checkpoint
+        (3, Terminated),  # by SIGTERM, between two checkpoints
+    ],
+)
 def test_a_resume_has_the_steps_losses_and_best_checkpoint_of_the_whole_run(
-    recipe, stage, key, killed_at, tmp_path, monkeypatch
+    recipe, stage, key, killed_at, by, tmp_path, monkeypatch
 ):
     settings = {"max_steps": 5, "save_strategy": "steps", "save_steps": 2, "logging_steps": 3, "warmup_steps": 0}
     settings |= {"per_device_train_batch_size": 8, "lr_scheduler_type": "constant"}
@@ -388,13 +396,16 @@ def test_a_resume_has_the_steps_losses_and_best_checkpoint_of_the_whole_run(
         return stage_runs(load_recipe(recipe, [f"--{key}trainer", json.dumps(settings)]), tmp_path / folder)[stage]
 
     def killed(log, args, state, control, **kwargs):
-        if state.global_step == killed_at:
+        if state.global_step == killed_at and by is KeyboardInterrupt:
             raise KeyboardInterrupt
+        if state.global_step == killed_at:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     train_stage(run("whole"))
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(by):
         patched.setattr(MetricsLog, "on_step_end" if killed_at < 5 else "on_train_end", killed)
         train_stage(run("killed"))
+    assert by is KeyboardInterrupt or run("killed").read_folder().checkpoint.name == f"checkpoint-{killed_at}"
     (tmp_path / "killed").rename(tmp_path / "moved")
     train_stage(run("moved"))
     whole, moved = tmp_path / "whole" / stage, tmp_path / "moved" / stage

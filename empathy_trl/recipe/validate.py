@@ -236,6 +236,7 @@ ELSEWHERE = {
     "model_init_kwargs": "use `model`",
     "reward_weights": "use rewards.<name>.weight",
     "resume_from_checkpoint": "leave it out; interrupted stages resume automatically",
+    "enable_jit_checkpoint": "leave it out; a run always saves a checkpoint at SIGTERM",
     "hub_token": "log in with `hf auth login`; a recipe is no place for a secret",
     "eval_strategy": "use `evaluation`, every stage is evaluated at its end",
     "parallelism_config": "use a config file of accelerate",

@@ -1,4 +1,4 @@
-"""Callbacks of a training run: metrics.jsonl and curves, samples.md, a progress bar, and warnings about PPO.
+"""Callbacks of a training run: metrics.jsonl and curves, samples.md, a progress bar, SIGTERM, and warnings about PPO.
 
 Only the main process writes. After a resume, the rows of repeated steps replace the old ones.
 """
@@ -6,12 +6,20 @@ Only the main process writes. After a resume, the rows of repeated steps replace
 import json
 import logging
 import math
-from collections.abc import Callable
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
 from transformers import ProgressCallback, TrainerCallback
 
+from empathy_trl.errors import Terminated
 from empathy_trl.io import read_rows, write_rows, write_text
 
 METRICS_FILE = "metrics.jsonl"
@@ -74,6 +82,51 @@ class ResourceLog(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             self.folder.save(**self.usage.so_far())
+
+
+class StopAtSigterm(TrainerCallback):
+    """After SIGTERM, which a scheduler sends before it kills a job: all processes complete the step, save a checkpoint and stop.
+
+    transformers' own `enable_jit_checkpoint` does not serve here: its processes may stop at different steps, and its training
+    ends as if it were complete.
+
+    Raises:
+        Terminated: from `train()`.
+    """
+
+    def __init__(self):
+        self.is_received = self.is_stopping = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle SIGTERM in the block; only the main thread of a program can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._receive)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _receive(self, number, frame):
+        if not self.is_received and PartialState().is_main_process:
+            os.write(
+                2, b"\nSIGTERM: the run saves a checkpoint after this step and stops\n"
+            )  # print may be interrupted
+        self.is_received = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        # a scheduler signals every process, but not all of them in the same step
+        received = reduce(torch.tensor(float(self.is_received), device=args.device))
+        self.is_stopping = bool(received > 0)
+        control.should_save = control.should_save or self.is_stopping
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.is_stopping:
+            raise Terminated(
+                f"terminated after step {state.global_step} of {state.max_steps}; the same command continues from there"
+            )
 
 
 class ProgressBar(ProgressCallback):

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 import empathy_trl
 from empathy_trl.commands import COMMANDS, main
+from empathy_trl.errors import Terminated
 from empathy_trl.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +51,11 @@ def test_ctrl_c_while_modules_are_imported_ends_without_a_traceback(monkeypatch,
 
     monkeypatch.setattr("importlib.import_module", import_module)
     assert main(["run"]) == 130 and capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_sigterm_in_a_training_ends_with_a_status_of_its_own(monkeypatch, capsys):
+    monkeypatch.setattr("empathy_trl.commands.run._run", Mock(side_effect=Terminated("terminated after step 3 of 5")))
+    assert main(["run"]) == 143 and capsys.readouterr().err == "\nterminated after step 3 of 5\n"
 
 
 def test_help_and_list_import_nothing_heavy():

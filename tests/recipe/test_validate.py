@@ -129,7 +129,7 @@ RIGHT = [
     {"bf16": True, "tf32": None, "save_strategy": "no", "save_total_limit": None, "max_steps": -1},
     {"scale_rewards": False, "loss_type": "dr_grpo", "importance_sampling_level": "sequence"},
     {"report_to": ["wandb", "tensorboard"], "pad_to_multiple_of": 8, "generation_kwargs": {"top_k": 5}},
-    {"deepspeed": "zero3.json", "use_vllm": True, "vllm_mode": "server", "dataloader_multiprocessing_context": "fork"},
+    {"use_vllm": True, "vllm_mode": "server", "dataloader_multiprocessing_context": "fork"},
     {"generation_batch_size": 16, "num_generations": 4, "per_device_train_batch_size": 4},
     {"use_vllm": True, "vllm_importance_sampling_clip_max": None, "trackio_static_space_id": "me/space"},
 ]
@@ -194,6 +194,7 @@ WRONG = [
         ("regress", {"loss": "mse", "huber_delta": 2.0}, "huber_delta: 2.0 has no effect without objective regression and loss huber"),
         ("regress", {"loss": "mse", "objective": "pairwise"}, "loss: 'mse' has no effect with objective pairwise"),
         ("sft", {"lr_scheduler_type": "constant", "warmup_steps": 9}, "warmup_steps: 9 has no effect with lr_scheduler_type constant"),
+        ("grpo", {"enable_jit_checkpoint": True}, "enable_jit_checkpoint: cannot be set here; leave it out; a run always saves"),
         ("sft", {"save_only_model": True}, "save_only_model: true: an interrupted stage would resume with a new optimizer"),
         ("grpo", {"ignore_data_skip": True}, "ignore_data_skip: true: an interrupted stage would resume with the first rows"),
         ("grpo", {"generation_kwargs": {"temperature": 2.0}}, "generation_kwargs: temperature would replace trainer.temperature"),
