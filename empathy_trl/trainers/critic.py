@@ -42,18 +42,24 @@ class ValueHead(nn.Linear):
     """A linear layer from `hidden_size` to one number, with initial weights 0, plus `centre`, the mean score of a completion.
 
     Without the centre, a mean far from 0 would be learned by the weights first, because the bias moves only as fast as one of
-    many weights. Single tokens would then get wrong values for a long time. The centre is a buffer, not a parameter:
-    optimizers that keep copies of the parameters would overwrite what is set from outside.
+    many weights. Single tokens would then get wrong values for a long time. The centre is a plain number. As a parameter, it
+    would be overwritten by optimizers that keep copies of the parameters. As a buffer in `state_dict`, FSDP2 would refuse it.
     """
 
     def __init__(self, hidden_size: int):
         super().__init__(hidden_size, 1, dtype=torch.float32)
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
-        self.register_buffer("centre", torch.zeros(1))
+        self.centre = 0.0
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return super().forward(hidden) + self.centre
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # in the file of a saved head, and in DeepSpeed's checkpoints of version 0.1
+        if (centre := state_dict.pop(f"{prefix}centre", None)) is not None:
+            self.centre = centre.item()
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class Critic(nn.Module):
@@ -88,7 +94,7 @@ class Critic(nn.Module):
             state: its weights, which a sharded training has gathered.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        parts = {"backbone": {}, "value_head": {}}
+        parts = {"backbone": {}, "value_head": {"centre": torch.tensor([self.value_head.centre])}}
         for name, weight in state.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = weight.contiguous()
@@ -115,10 +121,26 @@ class Critic(nn.Module):
         Raises:
             UserError: it cannot be read.
         """
-        try:
-            self.value_head.load_state_dict(load_file(folder / CRITIC_HEAD))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise UserError(f"{folder / CRITIC_HEAD}: holds no value head that can be read: {error}") from error
+        with _readable(folder / CRITIC_HEAD) as file:
+            self.value_head.load_state_dict(load_file(file))
+
+    def load_centre(self, folder: Path):
+        """Take over the centre of the head that `save` wrote; a training engine has loaded the weights.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        with _readable(folder / CRITIC_HEAD) as file:
+            self.value_head.centre = load_file(file)["centre"].item()
+
+
+@contextmanager
+def _readable(file: Path):
+    """Raise UserError if the value head in a file cannot be read."""
+    try:
+        yield file
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+        raise UserError(f"{file}: holds no value head that can be read: {error}") from error
 
 
 def _check_saved(folder: Path, **expected):

@@ -17,6 +17,7 @@ It overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`;
 | `_generate_single_turn` | keeps the critic out of what is sent to vLLM, or cast for continuous batching |
 | `create_optimizer` | a separate learning rate for the critic |
 | `_save`, `_load_from_checkpoint`, `_load_best_model` | the critic in a separate folder, beside an ordinary policy |
+| `_load_rng_state` | the centre of the critic, which no engine's checkpoint has |
 
 Old values, returns and their mask are part of the rollout, so TRL shuffles and splits them with it.
 """
@@ -247,11 +248,11 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
 
     def _centred(self, values, scores, scored) -> torch.Tensor:
         """Return a rollout's values; the first rollout sets the centre of a new critic to the mean score."""
-        centre = self.critic.value_head.centre
-        if centre.item():
+        head = self.critic.value_head
+        if head.centre:
             return values
         error, _ = gae.moments(scores[:, None] - values, scored, self._total)
-        centre.add_(error)
+        head.centre = error.item()
         return values + error
 
     def _final_scores(self, output: dict) -> torch.Tensor:
@@ -370,6 +371,11 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         with self._without_critic():
             super()._load_best_model()
         self._load_critic(self.state.best_model_checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None):
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None and (folder := saved_critic(checkpoint)) is not None:
+            self.critic.load_centre(folder)
 
     def _load_critic(self, checkpoint: str):
         if (folder := saved_critic(checkpoint)) is not None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from transformers import (
     AutoConfig,
@@ -75,6 +76,17 @@ def test_a_policy_in_pieces_is_not_copied(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(UserError, match="with ZeRO-3 no process has the policy's weights to copy"):
         build_critic("model", None, model, None)
+
+
+def test_a_saved_critic_of_version_0_1_is_read_and_written_as_it_was(tmp_path):
+    """Its centre was a buffer; the files are the same, also where DeepSpeed has it among the model's weights."""
+    old = {"weight": torch.ones(1, 4), "bias": torch.zeros(1), "centre": torch.tensor([1.5])}
+    critic, other = Critic(4), Critic(4)
+    critic.load_state_dict({f"value_head.{name}": weight for name, weight in old.items()})
+    critic.save(tmp_path, critic.state_dict())
+    assert_identical(load_file(tmp_path / "value_head.safetensors"), old)
+    other.load(tmp_path)
+    assert torch.equal(other(torch.ones(1, 1, 4)), torch.tensor([[5.5]]))
 
 
 @pytest.mark.parametrize(
