@@ -147,7 +147,7 @@ def model_size(run: StageRun, rows: dict, earlier: dict[str, Size | None]) -> Si
     if stage.task in LABEL_TASKS:
         return _count(run, encoder_config(scratch, tokenizer, run.targets), tokenizer, "float32")
     config = model_config(scratch, tokenizer)
-    set_template(tokenizer, stage.model.chat_template, "model.from_scratch")
+    set_template(tokenizer, stage.model.chat_template, "model.from_scratch", not config.is_encoder_decoder)
     return _count(run, config, tokenizer, "float32")
 
 
@@ -171,7 +171,7 @@ def _pretrained_size(run: StageRun) -> Size | None:
         except (OSError, ValueError):  # not in the cache
             tokenizer = None
     if stage.task not in LABEL_TASKS and tokenizer is not None:
-        set_template(tokenizer, stage.model.chat_template, name)
+        set_template(tokenizer, stage.model.chat_template, name, not config.is_encoder_decoder)
     return _count(run, config, tokenizer, str(config.dtype).removeprefix("torch."))
 
 

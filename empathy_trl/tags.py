@@ -26,7 +26,10 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from empathy_trl.io import user_path
 
 REPLY_TAGS = ("answer", "respond")
 THOUGHT = "think"
@@ -268,7 +271,20 @@ CHAT_TEMPLATES = {
         "{%- if parts | length > 1 -%}{{- ' " + KNOWLEDGE + " ' ~ parts[1] | trim -}}{%- endif -%}"
         "{{- eos_token -}}"
     ),
+    "chatml": (
+        "{%- for message in messages -%}"
+        "{{- '<|im_start|>' ~ message.role ~ '\n' ~ message.content ~ '<|im_end|>' ~ '\n' -}}"
+        "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+    ),
 }
+TURN_END = "<|im_end|>"  # of ChatML
+
+
+def template_file(choice: str | None) -> Path | None:
+    """Return the Jinja file that `model.chat_template` names; None for any other choice."""
+    return user_path(choice) if choice is not None and choice.endswith(".jinja") else None
+
 
 _JOIN_TURNS = """\
 {%- set joined = namespace(turns=[]) -%}

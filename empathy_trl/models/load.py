@@ -4,8 +4,9 @@
 names and is not merged, so that training can continue. `load_or_build` does what the section `model:` of a recipe says,
 which may be a model from scratch (`tiny`). `hub_files` finds the files and explains what is wrong with them.
 
-Every recipe prompts by chat. `set_template` gives a tokenizer without a chat template the one that `model.chat_template`
-names. `godel` is the input of GODEL (Peng et al. 2022, arXiv 2206.11309), as its model cards state it:
+Every recipe prompts by chat. `set_template` gives a tokenizer the chat template that `model.chat_template` names: that of a
+Jinja file, that of another model, or one of `tags.CHAT_TEMPLATES`. `chatml` is for base models: a turn is
+`<|im_start|>{role}\n{content}<|im_end|>\n`, and a model without the token `<|im_end|>` writes its own end token there. `godel` is the input of GODEL (Peng et al. 2022, arXiv 2206.11309), as its model cards state it:
 
     {instruction} [CONTEXT] {turn 1} EOS {turn 2} EOS … EOS {last turn} [KNOWLEDGE] {knowledge}</s>
 
@@ -28,7 +29,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
 from transformers import (
@@ -43,7 +44,7 @@ from transformers import (
 from transformers.integrations import deepspeed
 
 from empathy_trl.errors import UserError, show
-from empathy_trl.io import user_name
+from empathy_trl.io import nearest_path, read_text, user_name
 from empathy_trl.models.batching import end_tokens
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
@@ -59,7 +60,7 @@ from empathy_trl.models.hub_files import (
 )
 from empathy_trl.models.limits import check_vocabulary
 from empathy_trl.models.tiny import build_model, build_tokenizer
-from empathy_trl.tags import CHAT_TEMPLATES, REPAIRS, THOUGHT, tag_marks
+from empathy_trl.tags import CHAT_TEMPLATES, REPAIRS, THOUGHT, TURN_END, tag_marks, template_file
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,8 @@ def load_model(
         dtype: of the weights: auto (that of the files), float32, bfloat16 or float16.
         attn_implementation: of transformers, such as `sdpa`; None leaves the choice to it.
         load_in_4bit: quantise the weights while they are loaded (QLoRA); needs bitsandbytes.
-        chat_template: `godel` for models that were trained on its input form; None keeps the tokenizer's own.
+        chat_template: `chatml` for base models, `godel` for models that were trained on its input form, a file `*.jinja`, or
+            the Hub id or folder of a model, whose template is taken; None keeps the tokenizer's own.
         is_trainable: an adapter's weights take gradients; give such a model to a trainer without a `peft_config`. In a
             training with FSDP or ZeRO-3, the model is loaded as a policy, which the engine completes; others are loaded whole,
             see `loading`.
@@ -126,8 +128,7 @@ def load_model(
         else:
             model, source = _load_full(name, revision, options), (name, revision)
     tokenizer = load_tokenizer(*source, padding_side="left")
-    _check_template(chat_template, model, name)
-    set_template(tokenizer, chat_template, name)
+    set_template(tokenizer, chat_template, name, is_decoder=not model.config.is_encoder_decoder)
     check_vocabulary(model, tokenizer, name)
     if not model.config.is_encoder_decoder:
         _end_with_turn(model, tokenizer, name)
@@ -234,16 +235,9 @@ def load_or_build(
             is_trainable=is_trainable,
         )
     model, tokenizer = _from_scratch(section, seed, texts, tags)
-    _check_template(section.chat_template, model, "model.from_scratch")
-    set_template(tokenizer, section.chat_template, "model.from_scratch")
+    is_decoder = not model.config.is_encoder_decoder
+    set_template(tokenizer, section.chat_template, "model.from_scratch", is_decoder=is_decoder)
     return model, tokenizer
-
-
-def _check_template(choice: str | None, model, name: str) -> None:
-    if choice is not None and not model.config.is_encoder_decoder:
-        raise UserError(
-            f"model.chat_template: {choice} is the input of an encoder-decoder, and {name} is a decoder; set null"
-        )
 
 
 def generator_class(config):
@@ -467,24 +461,28 @@ def _keep_trainable(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def set_template(tokenizer, choice: str | None, name: str) -> None:
+def set_template(tokenizer, choice: str | None, name: str, is_decoder: bool = True) -> None:
     """Give a tokenizer the chat template that a recipe chose, and guard it (`guard_template`); it is saved with the tokenizer.
 
     Args:
         tokenizer: changed in place.
-        choice: a key of `CHAT_TEMPLATES`, or None for the tokenizer's own.
+        choice: of `model.chat_template`, see `load_model`, or None for the tokenizer's own.
         name: of the model, for the message.
+        is_decoder: whether the model is one; an encoder-decoder is not prompted with its own replies.
 
     Raises:
-        UserError: the tokenizer has no template and none was chosen, or it would leave `<think>` out of a completion.
+        UserError: the tokenizer has no template and none was chosen, the chosen one is not there, is no Jinja, or ends a reply
+            with nothing that is a token of the model, or a completion would lack `<think>`.
     """
     if choice is not None:
-        tokenizer.chat_template = CHAT_TEMPLATES[choice]
+        tokenizer.chat_template = template_text(choice, tokenizer)
+        _check_chosen(tokenizer, choice, name, is_decoder)
     if tokenizer.chat_template is None:
         raise UserError(
             f"{name}: the tokenizer has no chat template (no file chat_template.jinja, no chat_template in "
-            "tokenizer_config.json), and every recipe prompts by chat; expected an instruction-tuned model, or for an "
-            f"encoder-decoder model.chat_template (choices: {', '.join(CHAT_TEMPLATES)})"
+            "tokenizer_config.json), and every recipe prompts by chat; expected an instruction-tuned model, or in the recipe "
+            "model.chat_template: chatml for a base model, godel for an encoder-decoder, a .jinja file, or the Hub id or folder of "
+            "a model whose template is taken"
         )
     if hidden := _special_tokens(tokenizer) & set(tag_marks([THOUGHT])):
         raise UserError(
@@ -493,6 +491,63 @@ def set_template(tokenizer, choice: str | None, name: str) -> None:
             "tokenizer.add_tokens([AddedToken(token, special=False)]), then tokenizer.save_pretrained(folder)"
         )
     guard_template(tokenizer)
+
+
+def template_text(choice: str, tokenizer) -> str:
+    """Return the text of a chosen chat template, see `load_model`.
+
+    Args:
+        choice: of `model.chat_template`.
+        tokenizer: for `chatml`, which is written with tokens that the model has.
+
+    Raises:
+        UserError: there is no such file or model, or the model has no chat template.
+    """
+    if choice == "chatml":
+        return _chatml(tokenizer)
+    if choice in CHAT_TEMPLATES:
+        return CHAT_TEMPLATES[choice]
+    if (file := template_file(choice)) is not None:
+        if not file.is_file():
+            raise UserError(f"model.chat_template: no file {file}{nearest_path(str(file))}")
+        return read_text(file)
+    other, revision = one_revision(choice, None)
+    template = load_tokenizer(user_name(other), revision).chat_template
+    if template is None:
+        raise UserError(
+            f"model.chat_template: {choice} has no chat template itself; expected an instruction-tuned model"
+        )
+    return template["default"] if isinstance(template, dict) else template
+
+
+def _chatml(tokenizer) -> str:
+    """Return ChatML that begins as the tokenizer begins a text, and ends a turn with a token that the model has."""
+    begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    text = ("{{- bos_token -}}" if begins else "") + CHAT_TEMPLATES["chatml"]
+    has_own = TURN_END in tokenizer.get_vocab() or tokenizer.eos_token is None
+    return text if has_own else text.replace(f"'{TURN_END}'", "eos_token")
+
+
+def _check_chosen(tokenizer, choice: str, name: str, is_decoder: bool) -> None:
+    """Refuse a chosen template that is not Jinja, is of another kind of model, or ends no reply of this one."""
+    if choice == "godel" and is_decoder:
+        raise UserError(
+            f"model.chat_template: {choice} is the input of an encoder-decoder, and {name} is a decoder; leave it out"
+        )
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "a question"}], tokenize=False)
+    except TemplateSyntaxError as error:
+        raise UserError(
+            f"model.chat_template: {choice}, line {error.lineno}: is no Jinja template: {error.message}"
+        ) from error
+    except (TemplateError, TypeError):  # refuses this conversation, not others
+        pass
+    if is_decoder and teaches_no_end(tokenizer):
+        behind = show(_behind_reply(tokenizer).strip()[:40])
+        raise UserError(
+            f"model.chat_template: the template {choice} ends a reply with {behind}, which contains no special token of {name}, so no "
+            f"completion would end; expected a template that ends it with {tokenizer.eos_token}, such as chatml"
+        )
 
 
 def _end_with_turn(model, tokenizer, name: str) -> None:

@@ -21,7 +21,7 @@ from empathy_trl.recipe.schema import CONFIG_CLASSES, RECIPES, SAMPLE, Classifie
 from empathy_trl.recipe.validate import Key, Problem, check_mapping, check_trainer, check_value, fields_of, import_class
 from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.base import Reward
-from empathy_trl.tags import CHAT_TEMPLATES
+from empathy_trl.tags import CHAT_TEMPLATES, template_file
 
 FOR_ALL_CORPORA = ("name", "builder", "path", "revision", "on_bad_rows", "portion")  # keys of `data`
 # architectures of models from scratch
@@ -90,6 +90,7 @@ def check_stage(name: str, stages: dict[str, dict], training: bool) -> Iterator[
 # Keys of a stage that hold a path, or a name that may be one; those of rewards are found in `with_user_paths`
 PATHS = (
     ("model", "name_or_path"),
+    ("model", "chat_template"),
     ("data", "path"),
     ("data", "emotions"),
     *(("trainer", key) for key in ("critic_name_or_path", "chat_template_path", "deepspeed", "fsdp_config")),
@@ -148,9 +149,24 @@ def _check_model(name: str, stages: dict[str, dict], task: str | None, earlier: 
         kind = kinds.get(architecture, "an encoder-decoder")
         message = f"{architecture} is {kind}, which task {task} does not train{suggestion('', trained)}"
         yield ("from_scratch", "architecture"), message
-    template, is_decoder = model.get("chat_template"), _is_encoder_decoder(name, stages) is False
-    if isinstance(template, str) and template in CHAT_TEMPLATES and (is_decoder or task in LABEL_TASKS):
-        yield ("chat_template",), f"{show(template)} is the input of an encoder-decoder; leave it out"
+    if isinstance(template := model.get("chat_template"), str):
+        for message in _template_problems(template, task, _is_encoder_decoder(name, stages)):
+            yield ("chat_template",), message
+
+
+def _template_problems(template: str, task: str, is_encoder_decoder: bool | None) -> Iterator[str]:
+    """Yield what is wrong with a chosen chat template; None as the last argument if the kind of model is not known."""
+    if task in LABEL_TASKS:
+        yield f"{show(template)} has no effect: task {task} reads texts, not chats; leave it out"
+    elif template in CHAT_TEMPLATES:
+        if template == "godel" and is_encoder_decoder is False:
+            yield f"{show(template)} is the input of an encoder-decoder; leave it out"
+    elif (file := template_file(template)) is not None:
+        if not file.is_file():
+            yield f"no file {template!r}{nearest_path(template)}"
+    elif not os.path.isdir(template) and not on_hub(template.partition("@")[0], needs_owner=True):
+        choices = f"{', '.join(CHAT_TEMPLATES)}, a .jinja file, or the Hub id or folder of a model with a chat template"
+        yield f"unknown choice {template!r} (choices: {choices})"
 
 
 def _check_source(stage: str, earlier: dict[str, Any], tasks: Iterable[str]) -> Iterator[Problem]:

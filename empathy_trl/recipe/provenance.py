@@ -19,7 +19,6 @@ from importlib import metadata
 from pathlib import Path
 
 from empathy_trl.errors import UserError, show
-from empathy_trl.tags import CHAT_TEMPLATES
 
 RUN_FILE = "run.json"
 LIBRARIES = (
@@ -138,8 +137,10 @@ def _model_values(stage, model, tokenizer) -> dict[str, tuple]:
         is_flash = section.attn_implementation.startswith("flash_attention") and "flash-attn" in used
         pairs["attn_implementation"] = (section.attn_implementation, section.attn_implementation if is_flash else used)
     if section.chat_template is not None:
-        chosen = next((name for name, text in CHAT_TEMPLATES.items() if text in tokenizer.chat_template), "another")
-        pairs["chat_template"] = (section.chat_template, chosen)
+        from empathy_trl.models.load import template_text  # imports torch
+
+        is_used = template_text(section.chat_template, tokenizer) in tokenizer.chat_template
+        pairs["chat_template"] = (section.chat_template, section.chat_template if is_used else "another")
     if (lora := section.lora) is not None:
         adapter = getattr(model, "peft_config", {}).get("default")
         fields = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}

@@ -69,7 +69,7 @@ class Model(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: str | None = None
     load_in_4bit: bool = False
-    chat_template: Literal["godel"] | None = None  # null: the tokenizer's own
+    chat_template: str | None = None  # see `models.load.set_template`; null: the tokenizer's own
     lora: Lora | None = None
     from_scratch: FromScratch | None = None
 

@@ -19,13 +19,14 @@ from safetensors import SafetensorError, safe_open
 from empathy_trl.cli import several_on_cpu
 from empathy_trl.data import CORPORA, build, corpus, read_split
 from empathy_trl.errors import UserError, show, suggestion
-from empathy_trl.io import digest, is_empty, json_or_none, on_hub, user_name, user_path, write_text
+from empathy_trl.io import digest, is_empty, json_or_none, on_hub, read_text, user_name, user_path, write_text
 from empathy_trl.models.label_schema import Targets, label_names, listed
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of
 from empathy_trl.recipe.provenance import RUN_FILE
 from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.validate import fields_without_effect, import_class, refusal
 from empathy_trl.rewards import REWARDS
+from empathy_trl.tags import template_file
 
 # optional package -> the extra in setup.cfg that installs it
 EXTRAS = {"vllm": "vllm", "bitsandbytes": "quantization", "bert_score": "bertscore", "deepspeed": "deepspeed"}
@@ -409,6 +410,9 @@ def fingerprint(stage: dict, earlier: dict[str, str], rows: str | None = None) -
     judges = judges_in(stage.get("rewards"), earlier)
     critic = _made_by((stage.get("trainer") or {}).get("critic_name_or_path"), earlier)
     more = ({"judges": judges} if judges else {}) | ({"critic": critic} if critic else {})
+    template = template_file((stage["model"] or {}).get("chat_template"))
+    if template is not None and template.is_file():
+        more["chat_template"] = digest(read_text(template))
     return digest({**content, "parent": parent, "rows": rows} | more)
 
 

@@ -368,7 +368,7 @@ def test_snippet_of_an_encoder_decoder(tmp_path, capsys):
     from empathy_trl.models.tiny import build_model, build_tokenizer
 
     tokenizer = build_tokenizer(["I lost my keys.", "I am sorry."], vocab_size=300, tags=[])
-    set_template(tokenizer, "godel", "t5")
+    set_template(tokenizer, "godel", "t5", is_decoder=False)
     shape = SimpleNamespace(architecture="t5", hidden_size=16, layers=1, heads=2, max_length=256)
     build_model(shape, tokenizer, seed=0).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -5,7 +5,6 @@ import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
 
 import httpx
 import pytest
@@ -16,6 +15,7 @@ from peft import PeftModel, PeftModelForSeq2SeqLM, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Punctuation
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AddedToken,
     AutoConfig,
@@ -43,7 +43,6 @@ from empathy_trl.models.load import (
     set_template,
 )
 from empathy_trl.models.tiny import build_model, build_tokenizer
-from empathy_trl.recipe.schema import Model
 from empathy_trl.tags import CHAT_TEMPLATES
 from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer
 from empathy_trl.trainers.policy_scorer import PolicyScorer
@@ -184,7 +183,7 @@ def test_an_encoder_decoder(tmp_path):
     tokenizer.chat_template = None
     (tmp_path / "chat_template.jinja").unlink()
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"no chat template .*model.chat_template \(choices: godel\)"):
+    with pytest.raises(UserError, match="no chat template .*godel for an encoder-decoder"):
         load_or_build(recipe_model(tmp_path), seed=0)
     chosen = load_or_build(recipe_model(tmp_path, chat_template="godel"), seed=0)[1]
     assert chosen.chat_template == CHAT_TEMPLATES["godel"]
@@ -457,7 +456,7 @@ def conversation(system, *turns):
 @pytest.mark.parametrize("generation", [True, False])
 def test_godel(messages, expected, generation):
     _, tokenizer = tiny_t5()
-    set_template(tokenizer, "godel", "t5")
+    set_template(tokenizer, "godel", "t5", is_decoder=False)
     rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=generation, tokenize=False)
     assert rendered == expected
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=generation, return_dict=True)["input_ids"]
@@ -468,7 +467,7 @@ def test_t5s_own_tokenizer_which_appends_the_end_itself_gets_it_once():
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((piece, -2.0) for piece in "▁[]!NOTEXCHSYaiouy.")]
     tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
     assert tokenizer("Hi!")["input_ids"][-1] == tokenizer.eos_token_id and tokenizer.chat_template is None
-    set_template(tokenizer, "godel", "t5")
+    set_template(tokenizer, "godel", "t5", is_decoder=False)
     messages = conversation("Say.", "Hi!", "You.", "Hi.")
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert ids.count(tokenizer.eos_token_id) == 1
@@ -477,14 +476,89 @@ def test_t5s_own_tokenizer_which_appends_the_end_itself_gets_it_once():
 
 def test_the_template_is_saved_with_the_tokenizer(tmp_path):
     _, tokenizer = tiny_t5()
-    set_template(tokenizer, "godel", "t5")
+    set_template(tokenizer, "godel", "t5", is_decoder=False)
     tokenizer.save_pretrained(tmp_path)
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template == CHAT_TEMPLATES["godel"]
 
 
-def test_a_recipe_may_name_each_of_them():
-    choices = get_args(get_args(Model.model_fields["chat_template"].annotation)[0])
-    assert set(choices) == set(CHAT_TEMPLATES)
+CHAT = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello."}]
+
+
+@pytest.fixture
+def base(tmp_path):
+    """Make a folder with a base model, which has no chat template; its end token ends texts."""
+
+    def make(*tokens):
+        tokenizer = build_tokenizer(TEXTS, 300, TAGS)
+        tokenizer.chat_template = None
+        tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+        for part in (build_model(sizes(), tokenizer, seed=0), tokenizer):
+            part.save_pretrained(tmp_path / "base")
+        return tmp_path / "base"
+
+    return make
+
+
+@pytest.mark.parametrize("tokens", [(), ("<|im_start|>", "<|im_end|>")])
+def test_chatml_ends_turns_with_a_token_that_a_base_model_has(base, tmp_path, tokens):
+    folder = base(*tokens)
+    with pytest.raises(UserError, match="no chat template .*model.chat_template: chatml for a base model, godel"):
+        models.load_model(folder)
+    model, tokenizer = models.load_model(folder, chat_template="chatml")
+    end = "<|im_end|>" if tokens else tokenizer.eos_token
+    expected = f"<|im_start|>user\nHi!{end}\n<|im_start|>assistant\nHello.{end}\n"
+    assert tokenizer.apply_chat_template(CHAT, tokenize=False) == expected
+    ids = tokenizer.apply_chat_template(CHAT[:1], add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert tokenizer.decode(ids) == f"<|im_start|>user\nHi!{end}\n<|im_start|>assistant\n"
+    ends = model.generation_config.eos_token_id
+    assert tokenizer.convert_tokens_to_ids(end) in (ends if isinstance(ends, list) else [ends])
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "saved")
+    again, saved = models.load_model(tmp_path / "saved")
+    assert saved.apply_chat_template(CHAT, tokenize=False) == expected
+    assert again.generation_config.eos_token_id == ends
+
+
+def test_chatml_begins_with_the_token_that_begins_the_models_texts(base):
+    _, tokenizer = models.load_model(base(), chat_template="chatml")
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    pair = ("<s>", tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[pair])
+    set_template(tokenizer, "chatml", "m")
+    assert tokenizer.apply_chat_template(CHAT, tokenize=False).startswith("<s><|im_start|>user\n")
+
+
+def test_the_template_of_a_file_or_of_another_model(base, full, tmp_path):
+    folder, own = base(), AutoTokenizer.from_pretrained(full).chat_template
+    assert models.load_model(folder, chat_template=str(full))[1].chat_template == own
+    file = tmp_path / "mine.jinja"
+    file.write_text("{% for turn in messages %}{{ turn.role }}: {{ turn.content }}{{ eos_token }}{% endfor %}")
+    _, tokenizer = models.load_model(folder, chat_template=str(file))
+    end = tokenizer.eos_token
+    assert tokenizer.apply_chat_template(CHAT, tokenize=False) == f"user: Hi!{end}assistant: Hello.{end}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{% for turn in messages %}\n{{ turn.content }", "mine.jinja, line 2: is no Jinja template: "),
+        ("{% for turn in messages %}{{ turn.content }}<|eot_id|>{% endfor %}",
+         "mine.jinja ends a reply with '<|eot_id|>', which contains no special token of .*expected .* ends it with <eos>"),
+        (None, r"model.chat_template: no file .*mine.jinja"),
+    ],
+)  # fmt: skip
+def test_a_template_that_is_none_or_ends_no_reply_is_refused(base, tmp_path, text, message):
+    file, folder = tmp_path / "mine.jinja", base()
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=message.replace("|", r"\|")):
+        models.load_model(folder, chat_template=str(file))
+
+
+def test_a_model_without_a_template_gives_none(base, full):
+    folder = base()
+    with pytest.raises(UserError, match="model.chat_template: .*base has no chat template itself"):
+        models.load_model(full, chat_template=str(folder))
 
 
 # Chat templates that do not take every conversation

@@ -53,6 +53,16 @@ def test_fingerprint_covers_what_decides_the_weights(change, same):
     assert (fingerprint(STAGE, {}) == fingerprint({**STAGE, **change}, {})) is same
 
 
+def test_fingerprint_covers_the_file_of_a_chat_template(tmp_path):
+    file = tmp_path / "mine.jinja"
+    stage = {**STAGE, "model": {"name_or_path": "m", "chat_template": str(file)}}
+    file.write_text("{{ messages }}")
+    before = fingerprint(stage, {})
+    assert fingerprint(stage, {}) == before
+    file.write_text("{{ messages[0].content }}")
+    assert fingerprint(stage, {}) != before
+
+
 JUDGE = {"weight": 1.0, "base_url": "http://localhost:8000/v1", "model": "m"}
 
 
