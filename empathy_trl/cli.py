@@ -1,8 +1,4 @@
-"""Shared parts of the command lines: parsers, exit statuses, and process groups.
-
-On a CPU, `accelerate launch --num_processes 2` starts one process (accelerate 1.15), and accelerate joins the processes
-that `torchrun` starts only if it is told to use the CPU; `join_processes` does that.
-"""
+"""Shared parts of the command lines: parsers, values of flags, and exit statuses."""
 
 import argparse
 import difflib
@@ -13,13 +9,13 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 
+from empathy_trl.engine import is_first_process
 from empathy_trl.errors import Terminated, UserError
-from empathy_trl.io import hold_folder, user_name, user_path
+from empathy_trl.io import user_name, user_path
 from empathy_trl.text import sanitise
 
 OUTPUTS = Path("outputs")
@@ -120,11 +116,6 @@ def _is_error_of_first(message: str, rank: int) -> bool:
         return False
 
 
-def is_first_process() -> bool:
-    """Say whether this is the process that prints, before the processes are joined."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def check_writable(folder: Path) -> None:
     """Raise UserError if a folder, made or not, cannot be written to: to be known now, and not after an hour of work."""
     try:
@@ -168,71 +159,3 @@ def json_object(text: str) -> dict:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a JSON object")
     return value
-
-
-def join_processes():
-    """Return accelerate's `PartialState`, which knows all processes; call this before anything else makes one."""
-    from accelerate import PartialState
-
-    if several_on_cpu():
-        # accelerate's own name is "cpu:0", with which `torch.load` cannot read the optimizer in a resume
-        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
-    return PartialState(cpu=several_on_cpu())
-
-
-def part_processes():
-    """Wait for all processes and end their connection, without which one that is done first may crash on its way out."""
-    from accelerate import PartialState
-
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()
-
-
-@contextmanager
-def hold_together(folder: Path, inner: Iterable[Path] = ()) -> Iterator[None]:
-    """`io.hold_folder` for all processes: the main process holds the folder; if this fails, all processes raise."""
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
-    with ExitStack() as held:
-        refusal = None
-        if PartialState().is_main_process:
-            try:
-                held.enter_context(hold_folder(folder, inner))
-            except UserError as error:
-                refusal = str(error)
-        if refusal := broadcast_object_list([refusal])[0]:
-            raise UserError(refusal)
-        yield
-
-
-def several_on_cpu() -> bool:
-    """Say whether this is one of several processes that share the CPU."""
-    import torch
-
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
-
-
-def use_all_cores():
-    """Where the CPU trains, undo the one thread per process that launchers set: they leave most cores idle."""
-    import torch
-
-    launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & set(os.environ)
-    if launched and os.environ.get("OMP_NUM_THREADS") == "1" and not torch.cuda.is_available():
-        torch.set_num_threads(max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-
-
-def shared(items: list, work: Callable[[list], list]) -> list:
-    """Return what `work` makes of the items, in their order; each process does its share, and all get everything.
-
-    Args:
-        items: the same in all processes.
-        work: items -> one result each.
-    """
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-
-    state = PartialState()
-    own = range(state.process_index, len(items), state.num_processes)
-    results = work([items[row] for row in own])
-    return [result for _, result in sorted(gather_object(list(zip(own, results, strict=True))))]

@@ -18,8 +18,9 @@ from peft import PeftModel
 from transformers import get_scheduler, set_seed
 from trl import SFTTrainer
 
-from empathy_trl.cli import OUTPUTS, check_writable, hold_together, join_processes, part_processes, use_all_cores
+from empathy_trl.cli import OUTPUTS, check_writable
 from empathy_trl.data import read_split
+from empathy_trl.engine import Engine, fail_together, hold_together, join_processes, part_processes, use_all_cores
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import eval_path
 from empathy_trl.evaluation.evaluate import check_before_training, check_lengths, evaluate_model
@@ -300,7 +301,7 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
     Raises:
         RecipeError: the recipe is wrong, with one line per problem.
         UserError: anything else that would stop a stage, reported before the first stage starts if possible; also if
-            another command writes to the folder, or to one in it.
+            another command writes to the folder, or to one in it, or several processes do not share it.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
@@ -312,7 +313,8 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
 
     # Find out now what would stop a later stage, before an earlier run is moved or an hour is spent
     runs = stage_runs(recipe, folder)
-    _check(recipe, runs, folder)
+    with fail_together():
+        _check(recipe, runs, folder)
     with hold_together(folder, (run.folder for run in runs.values())):
         with process.main_process_first():
             if process.is_main_process:
@@ -343,8 +345,9 @@ def _check(recipe, runs: dict[str, StageRun], folder: Path) -> None:
     if missing := [line for run in runs.values() for line in run.missing_packages()]:
         raise UserError(f"this recipe needs packages that are not installed: {', '.join(missing)}")
     check_writable(folder)
+    check_precision(recipe, Engine.here())
     for run in runs.values():
-        check_precision(run.stage, run.trainer_config())
+        run.trainer_config()  # refuses what its class refuses
         run.check_devices()
         check_before_training(run)
         run.row_digests  # noqa: B018 - reads every row

@@ -20,7 +20,7 @@ LAYERS = (
     ("check",),
     ("commands",),
 )
-HELPERS = ("errors", "tags", "text", "io", "cli")
+HELPERS = ("errors", "tags", "text", "io", "engine", "cli")
 LAYER = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
 
 

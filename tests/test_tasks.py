@@ -19,6 +19,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from empathy_trl import tasks
 from empathy_trl.check import describe
+from empathy_trl.engine import Engine
 from empathy_trl.errors import Terminated, UserError
 from empathy_trl.io import json_or_none
 from empathy_trl.models.classifier import new_classifier
@@ -285,14 +286,25 @@ def test_what_a_config_class_calls_by_another_name_is_the_same(tiny_folder, tmp_
 
 
 @pytest.mark.faults
-def test_a_launcher_that_replaces_the_precision_is_refused(built, monkeypatch):
+def test_a_launcher_that_replaces_the_precision_is_refused_for_all_stages(built):
     run, _ = built
-    check_precision(run.stage, run.trainer_config())
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(
-        UserError, match="grpo.trainer.bf16: the recipe says false, but true is used: the launcher sets"
-    ):
-        check_precision(run.stage, run.trainer_config())
+    check_precision(run.recipe, Engine(precision="no"))
+    check_precision(load_recipe("ed4_tiny", ["--trainer.bf16", "true"]), Engine(precision="bf16"))
+    flags = "--stages.sft.trainer.bf16 true --stages.grpo.trainer.bf16 true"
+    message = (
+        f"sft.trainer.bf16: the recipe says false, but true is used\n.*--mixed_precision no, or for the recipe {flags}$"
+    )
+    with pytest.raises(UserError, match=re.compile(message, re.DOTALL)):
+        check_precision(load_recipe("ed4_tiny"), Engine(precision="bf16"))
+
+
+@pytest.mark.faults
+def test_an_engine_that_accelerate_does_not_use_stops_before_the_training(built, monkeypatch):
+    run, trainer = built
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(UserError, match="the launcher asks for FSDP2, but accelerate does not use it here"):
+        check_used(run.resolved, trainer)
 
 
 @pytest.mark.faults
@@ -332,7 +344,7 @@ SOME = ["sft", "grpo"]  # a trainer of transformers and one of ours
 TWO_PROCESSES = """
 import sys
 from pathlib import Path
-from empathy_trl.cli import join_processes, part_processes
+from empathy_trl.engine import join_processes, part_processes
 from tests.recipes.scripts import without_pictures
 from tests.test_tasks import SOME, interrupted, train
 from pytest import MonkeyPatch

@@ -14,15 +14,13 @@ from empathy_trl.cli import (
     check_writable,
     command_parser,
     exit_status,
-    hold_together,
-    join_processes,
     json_object,
     name_flag,
     parse_with_overrides,
-    part_processes,
     path_flag,
     positive,
 )
+from empathy_trl.engine import hold_together, join_processes, part_processes
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.compare import write_comparison

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from empathy_trl.cli import OUTPUTS, command_parser, exit_status, is_first_process, parse_with_overrides, path_flag
+from empathy_trl.cli import OUTPUTS, command_parser, exit_status, parse_with_overrides, path_flag
+from empathy_trl.engine import check_devices, is_first_process
 from empathy_trl.errors import UserError
 from empathy_trl.io import shipped_folder, yaml_titles
 from empathy_trl.recipe import Recipe, find_recipe, is_on_hub, load_recipe, pin_recipe
@@ -57,6 +58,8 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> None:
         return
     if options.recipe is None:
         raise UserError("--recipe: missing; a path or one of the names that --list prints")
+    if not options.check:
+        check_devices()
     name = _show_hub_recipe(options.recipe)
     recipe = load_recipe(name, overrides, trust_remote_code=options.trust_remote_code)
     folder = _output_folder(recipe, options.output_dir)

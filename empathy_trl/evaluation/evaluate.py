@@ -47,7 +47,8 @@ from torch import nn
 
 import empathy_trl.data
 from empathy_trl import evaluation
-from empathy_trl.cli import check_writable, hold_together
+from empathy_trl.cli import check_writable
+from empathy_trl.engine import hold_together
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import Evaluator, write_eval, write_predictions
 from empathy_trl.evaluation.generation import count_cut_off, decoding, partial_path, remove_partial

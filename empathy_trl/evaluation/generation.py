@@ -17,7 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
-from empathy_trl.cli import shared
+from empathy_trl.engine import shared
 from empathy_trl.errors import UserError
 from empathy_trl.io import digest, read_rows, write_rows
 from empathy_trl.models.api import ApiModel

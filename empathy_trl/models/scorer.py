@@ -28,8 +28,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from empathy_trl.cli import shared
 from empathy_trl.data.normalize import normalize
+from empathy_trl.engine import shared
 from empathy_trl.errors import UserError, show
 from empathy_trl.io import user_name
 from empathy_trl.models.adapters import example_inputs, merge_adapter

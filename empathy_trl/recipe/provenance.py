@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from empathy_trl.engine import CPU_INSTEAD, Engine
 from empathy_trl.errors import UserError, show
 
 RUN_FILE = "run.json"
@@ -87,26 +88,31 @@ def settings_in_use(stage, trainer) -> dict[str, tuple]:
 
 
 def check_used(stage, trainer) -> None:
-    """Raise UserError if the trainer or its model has another value than the recipe; names all such settings."""
+    """Raise UserError if the trainer or its model has another value than the recipe; names all such settings.
+
+    Also if the launcher asks for shards and accelerate makes none, as it does for FSDP on the CPU.
+    """
+    engine = Engine.here(stage.trainer)
+    if engine.name.startswith("FSDP") and not trainer.is_fsdp_enabled:
+        raise UserError(
+            f"the launcher asks for {engine.name}, but accelerate does not use it here: it shards on GPUs only; {CPU_INSTEAD}"
+        )
     wrong = {key: pair for key, pair in settings_in_use(stage, trainer).items() if not _is_same(*pair)}
     if wrong:
         raise UserError("\n".join(_difference(stage, key, *pair) for key, pair in wrong.items()))
 
 
-def check_precision(stage, config) -> None:
-    """Raise UserError if the launcher replaces a recipe's precision. This can be checked before any stage is trained.
-
-    Args:
-        stage: a `recipe.Stage`.
-        config: config of its trainer.
-    """
-    for key in ("bf16", "fp16"):
-        used = config.mixed_precision == key
-        if key in stage.trainer and stage.trainer[key] != used:
-            raise UserError(
-                f"{_difference(stage, f'trainer.{key}', stage.trainer[key], used)}: the launcher sets mixed_precision to {config.mixed_precision!r} (accelerate launch --mixed_precision, or its "
-                "config file); expected the same in both"
-            )
+def check_precision(recipe, engine: Engine) -> None:
+    """Raise UserError if the launcher replaces a recipe's precision. This can be checked before any stage is trained."""
+    key = engine.precision
+    replaced = [stage for stage in recipe.stages.values() if stage.trainer.get(key) is False]
+    if replaced:
+        flags = " ".join(f"--stages.{stage.name}.trainer.{key} true" for stage in replaced)
+        raise UserError(
+            "\n".join(_difference(stage, f"trainer.{key}", False, True) for stage in replaced)
+            + f"\nThe launcher sets mixed_precision to {key!r}, in its config file or with --mixed_precision. Expected the same in "
+            f"both: accelerate launch --mixed_precision no, or for the recipe {flags}"
+        )
 
 
 def _difference(stage, key: str, asked, used) -> str:

@@ -6,7 +6,6 @@ it is complete for the same fingerprint, and resumes if it was interrupted.
 
 import importlib.util
 import json
-import os
 import re
 import shutil
 import zipfile
@@ -16,8 +15,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from empathy_trl.cli import several_on_cpu
 from empathy_trl.data import CORPORA, build, corpus, read_split
+from empathy_trl.engine import Engine, several_on_cpu
 from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.io import digest, is_empty, json_or_none, on_hub, read_text, user_name, user_path, write_text
 from empathy_trl.models.label_schema import Targets, label_names, listed
@@ -132,7 +131,7 @@ class StageRun:
             "vllm": stage.trainer.get("use_vllm"),
             "bitsandbytes": stage.model.load_in_4bit,
             "bert_score": stage.evaluation.bertscore,
-            "deepspeed": os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true",
+            "deepspeed": Engine.here(stage.trainer).name.startswith("ZeRO"),
         }
         lines = {
             package: f'{package} (pip install "empathy-trl[{EXTRAS[package]}]")'

@@ -14,7 +14,6 @@ import functools
 import importlib
 import json
 import operator
-import os
 import re
 import types
 import typing
@@ -25,6 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from pydantic import AfterValidator, BaseModel, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
+from empathy_trl.engine import Engine
 from empathy_trl.errors import LONG_LIST, show, suggestion
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS
 
@@ -360,7 +360,7 @@ def check_trainer(trainer: dict[str, Any], task: str, config_class: type, traini
         problems += [((key,), message) for key, message in _ineffective_together(own, defaults)]
     yield from problems
     # with several processes, constructing the config would join them before the launcher does
-    if training and not problems and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if training and not problems and Engine.here().processes == 1:
         yield from _check_together(own, config_class)
 
 

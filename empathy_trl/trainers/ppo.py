@@ -1,7 +1,7 @@
 """Proximal policy optimisation with a learned critic, on top of GRPO.
 
 TRL removed its PPO trainer in 1.13. `EmpathyPPOTrainer` is `EmpathyGRPOTrainer` with token-level advantages: they come
-from a critic and generalised advantage estimation (`gae`), instead of one advantage per completion from its group. It
+from a critic and generalised advantage estimation (`critic`), instead of one advantage per completion from its group. It
 therefore supports everything that TRL's GRPO trainer supports: vLLM, PEFT, DeepSpeed, FSDP, several rewards, resume.
 The objective is that of Schulman et al. 2017 (arXiv 1707.06347), with the KL penalty per token of Ziegler et al. 2019
 (arXiv 1909.08593). `PPOConfig` has the settings.
@@ -37,9 +37,20 @@ from trl.trainer.utils import get_config_model_id
 
 from empathy_trl.errors import UserError
 from empathy_trl.models.hub_files import CRITIC_FOLDER, saved_critic
-from empathy_trl.trainers import gae
 from empathy_trl.trainers.callbacks import PPOAdvice
-from empathy_trl.trainers.critic import ValuesBesideLogProbs, build_critic, switch_off_dropout, without_critic
+from empathy_trl.trainers.critic import (
+    ValuesBesideLogProbs,
+    advantages_and_returns,
+    build_critic,
+    clipped_value_loss,
+    explained_variance,
+    moments,
+    per_token_kl,
+    switch_off_dropout,
+    token_rewards,
+    whitened,
+    without_critic,
+)
 from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer
 from empathy_trl.trainers.shared_prefix.attention import install, unsupported
 
@@ -216,12 +227,12 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         values = self._centred(values, scores, scored)
         kl = torch.zeros_like(values)
         if "ref_per_token_logps" in output:
-            kl = mask * gae.per_token_kl(log_probs, output["ref_per_token_logps"], self.args.kl_estimator)
-        rewards = gae.token_rewards(scores, self.args.kl_coef * kl, scored)
-        advantages, returns = gae.advantages_and_returns(rewards, values, scored, self.args.gamma, self.args.lam)
+            kl = mask * per_token_kl(log_probs, output["ref_per_token_logps"], self.args.kl_estimator)
+        rewards = token_rewards(scores, self.args.kl_coef * kl, scored)
+        advantages, returns = advantages_and_returns(rewards, values, scored, self.args.gamma, self.args.lam)
         self._log_rollout(output["completion_ids"], mask, scored, kl, values, returns, advantages)
         if self.args.whiten_advantages:
-            advantages = gae.whitened(advantages, scored, self._total)
+            advantages = whitened(advantages, scored, self._total)
         self._log_advantages((advantages * scored).sum(1) / scored.sum(1).clamp(min=1))
         return output | {"advantages": advantages, "returns": returns, "old_values": values, "value_mask": scored}
 
@@ -251,7 +262,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         head = self.critic.value_head
         if head.centre:
             return values
-        error, _ = gae.moments(scores[:, None] - values, scored, self._total)
+        error, _ = moments(scores[:, None] - values, scored, self._total)
         head.centre = error.item()
         return values + error
 
@@ -288,11 +299,9 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
     def _value_loss(self, values: torch.Tensor, inputs: dict) -> torch.Tensor:
         """Return the value loss as a mean over the tokens of an optimizer step, of which this is one part."""
         mask = inputs["value_mask"]
-        loss, clipped = gae.clipped_value_loss(
-            values, inputs["old_values"], inputs["returns"], self.args.cliprange_value
-        )
+        loss, clipped = clipped_value_loss(values, inputs["old_values"], inputs["returns"], self.args.cliprange_value)
         mode = self._mode
-        self._metrics[mode]["value_clip_ratio"].append(gae.moments(clipped.float(), mask, self._total)[0].item())
+        self._metrics[mode]["value_clip_ratio"].append(moments(clipped.float(), mask, self._total)[0].item())
         tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
         if mode == "train":  # it counts the whole rollout
             tokens = tokens * self.current_gradient_accumulation_steps / self.args.steps_per_generation
@@ -304,14 +313,14 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
     def _log_rollout(self, completion_ids, mask, scored, kl, values, returns, advantages):
         metrics = self._metrics[self._mode]
         for name, tensor in (("returns", returns), ("advantages", advantages), ("values", values)):
-            mean, variance = gae.moments(tensor, scored, self._total)
+            mean, variance = moments(tensor, scored, self._total)
             metrics[f"{name}/mean"].append(mean.item())
             metrics[f"{name}/std"].append(variance.sqrt().item())
-        explained = gae.explained_variance(values, returns, scored, self._total)
+        explained = explained_variance(values, returns, scored, self._total)
         if explained is not None:
             metrics["explained_variance"].append(explained)
         if self.args.kl_coef:  # otherwise there is no reference to measure it against
-            metrics["kl"].append(gae.moments(kl, mask, self._total)[0].item())
+            metrics["kl"].append(moments(kl, mask, self._total)[0].item())
             metrics["kl_penalty"].append(self.accelerator.gather(self.args.kl_coef * kl.sum(dim=1)).mean().item())
         pairs = [
             pair for row, kept in zip(completion_ids, mask.bool(), strict=True) for pair in pairwise(row[kept].tolist())

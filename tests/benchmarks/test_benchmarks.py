@@ -76,7 +76,7 @@ def test_other_completions_are_no_speed(main, monkeypatch, tmp_path, tiny_folder
 def test_the_plain_loop_estimates_the_advantages_that_ours_does(main):
     import torch
 
-    from empathy_trl.trainers.gae import advantages_and_returns
+    from empathy_trl.trainers.critic import advantages_and_returns
 
     plain = importlib.import_module("plain_ppo")
     rewards, values = torch.randn(2, 3, 5, generator=torch.manual_seed(0)).unbind()

@@ -265,7 +265,7 @@ import sys
 from pathlib import Path
 from tests.trainers.settings import length_reward, make_trainer
 from tests.trainers.test_exact_resume import JudgeIsGone
-from empathy_trl.cli import join_processes
+from empathy_trl.engine import join_processes
 import torch.distributed as dist
 
 join_processes()

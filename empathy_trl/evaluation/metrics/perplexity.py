@@ -14,7 +14,7 @@ from accelerate import PartialState
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from empathy_trl.cli import shared
+from empathy_trl.engine import shared
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.bootstrap import bootstrap_sums
 from empathy_trl.models.batching import end_tokens, first_stop, fitting_rows, in_batches, pad, prompt_tokens, render
