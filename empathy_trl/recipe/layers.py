@@ -143,10 +143,10 @@ def stage_of(model: Any) -> str | None:
     return model.removeprefix(STAGE_PREFIX) if isinstance(model, str) and model.startswith(STAGE_PREFIX) else None
 
 
-def merge(lower: dict, upper: dict, section: str = "") -> dict:
+def merge(lower: dict, upper: dict, section: str = "", replaces: dict = REPLACES) -> dict:
     """Return `upper` laid over `lower`; both stay as they are."""
     replaced = {
-        name for key, names in REPLACES.get(section, {}).items() if upper.get(key) is not None for name in names
+        name for key, names in replaces.get(section, {}).items() if upper.get(key) is not None for name in names
     }
     result = {key: value for key, value in lower.items() if key not in replaced}
     for key, value in upper.items():
@@ -154,7 +154,7 @@ def merge(lower: dict, upper: dict, section: str = "") -> dict:
         if isinstance(inherited, dict) and value is None:
             del result[key]
         elif isinstance(value, dict):
-            result[key] = merge(inherited if isinstance(inherited, dict) else {}, value, key)
+            result[key] = merge(inherited if isinstance(inherited, dict) else {}, value, key, replaces)
         else:
             result[key] = value
     return result
@@ -188,16 +188,21 @@ def parse_overrides(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
         new = dict(_leaves(value))
         errors += _contradictions(leaves, new)
         leaves |= new
-        result = merge(result, value)
+        result = merge(result, value, replaces={})  # flags replace keys of the file, not each other
     return result, errors
 
 
 def _contradictions(earlier: dict[tuple, Any], later: dict[tuple, Any]) -> Iterator[str]:
-    """Yield a line for each override that sets a key inside a section that another override removes or replaces by a value."""
+    """Yield a line for each override that sets a key inside a section that another override removes or replaces by a value.
+
+    A model's name replaces all of `from_scratch`.
+    """
     for first, second in ((earlier, later), (later, earlier)):
         for path, value in first.items():
+            gone = [path] if value != {} else []
+            gone += [(*path[:-1], "from_scratch")] if path[-2:] == ("model", "name_or_path") and value else []
             for inner in second:
-                if value != {} and len(inner) > len(path) and inner[: len(path)] == path:
+                if any(len(inner) > len(each) and inner[: len(each)] == each for each in gone):
                     yield f"--{'.'.join(path)}: {show(value)} is given together with --{'.'.join(inner)}; expected one of the two"
 
 
@@ -238,7 +243,13 @@ class Layers:
         merged = merge(content, at_top)
         self.name = merged.pop("name", None)
         if self.single:
-            for changes in at_stages.values():
+            for name, changes in at_stages.items():
+                self.errors += [
+                    f"--{'.'.join(path)}: sets the same as --stages.{name}.{'.'.join(inner)}, as this is the only stage; expected one of the two"
+                    for path, _ in _leaves(at_top)
+                    for inner, _ in _leaves(changes)
+                    if all(one == other for one, other in zip(path, inner, strict=False))
+                ]
                 merged = merge(merged, changes)
             self.top, self.stages = {}, {str(merged.get("task")): merged}
         else:
@@ -325,10 +336,10 @@ class Layers:
     def _overrides_without_effect(self, at_top: dict, at_stages: dict[str, dict]) -> Iterator[str]:
         """Yield a line for each override of the top level that a stage would silently ignore."""
         for path, _ in _leaves({key: value for key, value in at_top.items() if key in STAGE_KEYS}):
-            key, owners, takers, overridden = ".".join(path), [], [], False
+            key, owners, takers, overridden = ".".join(path), [], [], []
             for name, own in self.stages.items():
                 if _is_set(at_stages.get(name, {}), path):
-                    overridden = True  # the user knows that this stage has its own
+                    overridden.append(f"--stages.{name}.{key}")  # the user knows that this stage has its own
                 elif _is_set(own, path):
                     owners += [] if _continues(own, path) or self._has_another_corpus(own, path) else [name]
                 elif _is_set(self.merged(name), path) or not _is_set(self.top, path):  # the latter: taken away by null
@@ -340,7 +351,9 @@ class Layers:
                 yield f"--{key}: has no effect in {stages}, which {sets}; give {flags} as well"
             elif owners:
                 yield f"--{key}: has no effect, {stages} {sets}; use {flags}"
-            elif not takers and not overridden:
+            elif not takers and overridden:
+                yield f"--{key}: has no effect, because every stage gets its own with {', '.join(overridden)}; delete one of them"
+            elif not takers:
                 yield f"--{key}: has no effect, no stage takes it from the top level; use --stages.<name>.{key}"
 
     def _has_another_corpus(self, own: dict, path: tuple[str, ...]) -> bool:

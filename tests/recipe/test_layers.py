@@ -191,6 +191,7 @@ def test_merge(lower, upper, expected):
         (["--data.path=a=b"], {"data": {"path": "a=b"}}),
         (["--trainer.run_name=--x"], {"trainer": {"run_name": "--x"}}),
         (["--seed", "3", "--seed=4"], {"seed": 4}),
+        (["--data.revision", "a", "--data.path", "me/data"], {"data": {"revision": "a", "path": "me/data"}}),
     ],
 )  # fmt: skip
 def test_overrides(arguments, expected):
@@ -218,6 +219,11 @@ def test_overrides(arguments, expected):
         pytest.param(
             ["--model.lora", "null", "--model.lora.r", "4"],
             ["--model.lora: null is given together with --model.lora.r; expected one of the two"],
+            marks=pytest.mark.faults,
+        ),
+        pytest.param(
+            ["--stages.sft.model.from_scratch.layers", "4", "--stages.sft.model.name_or_path", "me/base"],
+            ["--stages.sft.model.name_or_path: 'me/base' is given together with --stages.sft.model.from_scratch.layers; expected one"],
             marks=pytest.mark.faults,
         ),
         (["--data", "{name: "], ["--data:1: while parsing a flow node, expected the node content"]),
@@ -248,6 +254,9 @@ def test_a_recipe_without_stages_is_one_stage_named_after_its_task():
     assert layers.errors == [] and layers.name == "mine"
     assert layers.merged("sft") == {"task": "sft", "seed": 3}
     assert layers.label("sft", ("trainer", "x")) == "trainer.x"
+    both = {"trainer": {"beta": 1, "max_steps": 2}, "stages": {"sft": {"trainer": {"beta": 2}}}}
+    only = "sets the same as --stages.sft.trainer.beta, as this is the only stage; expected one of the two"
+    assert Layers({"task": "sft"}, both).errors == [f"--trainer.beta: {only}"]
 
 
 @pytest.mark.parametrize(
@@ -280,6 +289,11 @@ def test_a_key_is_named_where_it_was_written(path, expected):
             ["--trainer.beta: has no effect in stage grpo, which sets its own; give --stages.grpo.trainer.beta as well"],
         ),
         (["--trainer.beta", "1", "--stages.grpo.trainer.beta", "2"], []),
+        pytest.param(
+            ["--trainer.beta", "1", "--stages.grpo.trainer.beta", "2", "--stages.sft.trainer.beta", "2"],
+            ["--trainer.beta: has no effect, because every stage gets its own with --stages.sft.trainer.beta, --stages.grpo.trainer.beta; delete one of them"],
+            marks=pytest.mark.faults,
+        ),
         (
             ["--data.path", "./mine"],
             ["--data.path: has no effect in stage grpo, which sets its own; give --stages.grpo.data.path as well"],
