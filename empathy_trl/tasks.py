@@ -347,7 +347,10 @@ def _check(recipe, runs: dict[str, StageRun], folder: Path) -> None:
     check_writable(folder)
     check_precision(recipe, Engine.here())
     for run in runs.values():
-        run.trainer_config()  # refuses what its class refuses
+        config = run.trainer_config()  # refuses what its class refuses
+        asks = PartialState().is_main_process and run.read_folder().status != "complete"  # it alone talks to a server
+        if asks and (problems := run.vllm_problems(config, wait=True)):
+            raise UserError("\n".join(problems))
         run.check_devices()
         check_before_training(run)
         run.row_digests  # noqa: B018 - reads every row

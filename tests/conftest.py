@@ -4,11 +4,15 @@ import gc
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["ACCELERATE_USE_CPU"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"
+for name, value in {"KVCACHE_SPACE": "1", "OMP_THREADS_BIND": "nobind"}.items():
+    os.environ[f"VLLM_CPU_{name}"] = value  # 1 GB, and threads on any core
+os.environ["VLLM_NO_USAGE_STATS"] = "1"
 
 from types import SimpleNamespace
 
@@ -29,6 +33,11 @@ with {"folder": hold_folder, "file": hold_file}[sys.argv[1]](Path(sys.argv[2])):
     print("held", flush=True)
     time.sleep(600)
 """
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("vllm") and find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed: run `make vllm`, which has an environment of its own")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,16 +12,22 @@ end generates:
 Each prompt is sampled with a random number generator seeded by its row number: the next token is the argmax of
 log-probability + Gumbel noise (Maddison et al., A* Sampling, 2014). A completion therefore does not depend on the other
 prompts of its batch, the batch size, the number of processes or an interruption.
+
+TRL's trainers have a vLLM of their own (`use_vllm`): `server_problem` says why a server cannot generate for one.
 """
 
 import copy
 import gc
+import logging
+import shlex
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import httpx
 import torch
 from accelerate import PartialState
 from peft import PeftModel
@@ -48,6 +54,8 @@ from empathy_trl.models.batching import (
 )
 from empathy_trl.models.limits import Limits, check_vocabulary
 from empathy_trl.models.load import evaluating, without_generation_defaults
+
+logger = logging.getLogger(__name__)
 
 THOUGHT_TOKENS = 16  # at the end of a prompt: enough to hold `<think>` in any vocabulary
 
@@ -353,3 +361,68 @@ def _not_vllm(model) -> str | None:
     if PartialState().num_processes > 1:
         return f"it uses a whole GPU by itself, and this is one of {PartialState().num_processes} processes"
     return None
+
+
+PROBE = 5.0  # seconds for one answer of a vLLM server
+
+
+def server_problem(address: str, names: list[str], wait: float = 0.0) -> str | None:
+    """Return why a vLLM server cannot generate for TRL's trainers, and what to do; None if it can.
+
+    TRL's own client waits without a message, and for ever if the address has a wrong path. It sends the trained weights to
+    the server before the first completion, so the server may start with any weights of the same shapes.
+
+    Args:
+        address: such as "http://localhost:8000".
+        names: models with weights of these shapes; the command that is shown starts the first one.
+        wait: seconds until the server has to be there.
+    """
+    start = f"CUDA_VISIBLE_DEVICES=0 trl vllm-serve --model {shlex.quote(names[0])}"
+    if (port := address.rpartition(":")[2]).isdigit():
+        start += f" --port {port}"
+    end, healthy = time.monotonic() + wait, _ask(f"{address}/health")
+    if wait and isinstance(healthy[0], str):
+        logger.warning(
+            "no vLLM server answers at %s yet; waiting up to %g seconds for one. To start it: %s", address, wait, start
+        )
+    while isinstance(healthy[0], str) and time.monotonic() < end:
+        time.sleep(1)
+        healthy = _ask(f"{address}/health")
+    if isinstance(healthy[0], str):
+        return f"no vLLM server answers at {address} ({healthy[0]}); start one with a GPU of its own: {start}"
+    listed, info = _ask(f"{address}/v1/models"), _ask(f"{address}/server_info?config_format=json")
+    if healthy[0] == 200 and listed[0] == 401:
+        return f"the server at {address} requires an API key, which TRL does not send; start it without one: {start}"
+    if healthy[0] != 200 or listed[0] != 200 or "data" not in listed[1]:
+        refused = f"/health with HTTP {healthy[0]}, /v1/models with HTTP {listed[0]}"
+        return f"the server at {address} is no vLLM server (it answers {refused}); expected an address without /v1, such as http://localhost:8000"
+    served = {str(model.get(key)) for model in listed[1]["data"] for key in ("id", "root") if model.get(key)}
+    if not any(_is_same_model(each, name) for each in served for name in names):
+        return f"the server at {address} serves {' or '.join(sorted(served))}; expected {' or '.join(names)}: {start}"
+    config = info[1].get("vllm_config", {})
+    logprobs = config.get("model_config", {}).get("logprobs_mode")
+    missing = {
+        "VLLM_SERVER_DEV_MODE=1": info[0] != 200,
+        "--weight-transfer-config": not config.get("weight_transfer_config"),
+        "--logprobs-mode processed_logprobs": logprobs != "processed_logprobs",
+    }
+    if lacks := [setting for setting, is_missing in missing.items() if is_missing]:
+        return f"the server at {address} was started without {lacks[0]}, which TRL needs; start it with: {start}"
+    return None
+
+
+def _ask(url: str) -> tuple[int | str, dict]:
+    """Return (HTTP status, content) of a server's answer; in place of the status, why it gives none."""
+    try:
+        response = httpx.get(url, timeout=PROBE)
+        content = response.json()
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        return str(error) or type(error).__name__, {}
+    except ValueError:  # no JSON
+        content = {}
+    return response.status_code, content if isinstance(content, dict) else {}
+
+
+def _is_same_model(served: str, name: str) -> bool:
+    """Say whether a server's model is that of a recipe, which may lie in another folder or in the Hub's cache there."""
+    return Path(served).name.lower() == Path(name).name.lower() or f"models--{name.replace('/', '--')}" in served

@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from empathy_trl.data import CORPORA, build, corpus, read_split
-from empathy_trl.engine import Engine, several_on_cpu
+from empathy_trl.engine import Engine, device_count, several_on_cpu
 from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.io import digest, is_empty, json_or_none, on_hub, read_text, user_name, user_path, write_text
 from empathy_trl.models.label_schema import Targets, label_names, listed
@@ -243,6 +243,49 @@ class StageRun:
                     resolve_device(reward.device)
                 except UserError as error:
                     raise UserError(f"stages.{self.name}.rewards.{reward.__name__}.{error}") from error
+
+    def vllm_problems(self, config, wait: bool = False) -> list[str]:
+        """Return why vLLM cannot generate the completions of this stage here, one line for each reason.
+
+        Args:
+            config: `trainer_config()`.
+            wait: wait for a server as long as the recipe's `vllm_server_timeout` says.
+        """
+        if not getattr(config, "use_vllm", False):
+            return []
+        from empathy_trl.models.generate import server_problem
+
+        key, problems = f"stages.{self.name}.trainer", []
+        if self.stage.model.from_scratch is not None:
+            problems.append(
+                f"{key}.use_vllm: true needs a saved model, and this one is made from scratch; train it in a stage before"
+            )
+        elif config.vllm_mode == "server":
+            fields = ["base_url"] if config.vllm_server_base_url else ["host", "port"]
+            address = config.vllm_server_base_url or f"http://{config.vllm_server_host}:{config.vllm_server_port}"
+            seconds = self.stage.trainer.get("vllm_server_timeout", 0) if wait else 0
+            if problem := server_problem(address.rstrip("/"), self._served_names(), seconds):
+                problems.append(f"{', '.join(f'{key}.vllm_server_{field}' for field in fields)}: {problem}")
+        if Engine.here().on_cpu or device_count() == 0:
+            reason = (
+                "receive trained weights with NCCL" if config.vllm_mode == "server" else "take over trained weights"
+            )
+            problems.append(f"{key}.use_vllm: true needs a GPU, because vLLM cannot {reason} on a CPU; set it to false")
+        return problems
+
+    def _served_names(self) -> list[str]:
+        """Return the models that a vLLM server may serve for this stage: what it starts from, the earliest first."""
+        from empathy_trl.models.hub_files import ADAPTER_FILE, adapter_base
+
+        names, run = [], self
+        while (source := stage_of(run.stage.model.name_or_path)) is not None:
+            run = self.runs[source]
+            names.insert(0, str(run.folder))
+        if name := run.stage.model.name_or_path:
+            names.insert(0, name)
+            if (adapter := user_path(name) / ADAPTER_FILE).is_file():
+                names.insert(0, adapter_base(adapter, name)[0])
+        return names
 
     @property
     def _judge(self) -> "StageRun | None":

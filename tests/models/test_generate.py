@@ -1,7 +1,12 @@
 """Generation: independent of the batch size, in the order of the prompts, ended by every stop token, by any back end."""
 
+import json
 import logging
+import socket
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -13,9 +18,10 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation.generation import decoding, generate_shared
 from empathy_trl.models import generate as backends
 from empathy_trl.models.api import ApiModel
-from empathy_trl.models.generate import check_installed, choose_backend, generate_completions
+from empathy_trl.models.generate import check_installed, choose_backend, generate_completions, server_problem
 from empathy_trl.recipe.schema import Evaluation
 from empathy_trl.tags import reply_text
+from tests.local_server import LocalServer
 from tests.models.livelier import make_livelier
 from tests.trainers.tiny_t5 import tiny_t5
 
@@ -290,3 +296,76 @@ def test_the_chosen_back_end_is_said(tiny, capsys):
     stage = SimpleNamespace(evaluation=Evaluation(max_new_tokens=2), seed=0)
     generate_shared(*tiny, CHATS[:1], None, stage, backend="auto")
     assert capsys.readouterr().out == "back end: transformers (the choice on a CPU)\n"
+
+
+class VllmServer(LocalServer):
+    """Answers as the server that TRL needs; `answers` replaces some: path -> (status, content)."""
+
+    def __init__(self, answers, port=0):
+        info = {"weight_transfer_config": {"backend": "nccl"}, "model_config": {"logprobs_mode": "processed_logprobs"}}
+        served = {"id": "policy", "root": "/cache/models--google--gemma-2-2b-it/snapshots/0f3a"}
+        usual = {
+            "/health": (200, ""),
+            "/v1/models": (200, {"data": [served]}),
+            "/server_info": (200, {"vllm_config": info}),
+        }
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                status, content = (usual | answers).get(self.path.partition("?")[0], (404, {"detail": "Not Found"}))
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(json.dumps(content).encode() if content else b"")
+
+            def log_message(self, *arguments):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.address = f"http://127.0.0.1:{self.http.server_port}"
+
+
+NAMES = ["google/gemma-2-2b-it", "outputs/ed4_gemma/sft"]
+START = "CUDA_VISIBLE_DEVICES=0 trl vllm-serve --model google/gemma-2-2b-it --port {port}"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("answers", "path", "problem"),
+    [
+        ({}, "", None),
+        ({"/v1/models": (200, {"data": [{"id": "ED4_gemma/SFT"}]})}, "", None),
+        ({}, "/v1", "is no vLLM server (it answers /health with HTTP 404, /v1/models with HTTP 404); expected an address without /v1, such as http://localhost:8000"),
+        ({"/v1/models": (200, "<html>")}, "", "is no vLLM server (it answers /health with HTTP 200, /v1/models with HTTP 200); expected an address without /v1, such as http://localhost:8000"),
+        ({"/v1/models": (401, "")}, "", f"requires an API key, which TRL does not send; start it without one: {START}"),
+        ({"/v1/models": (200, {"data": [{"id": "a", "root": "b"}]})}, "", f"serves a or b; expected {NAMES[0]} or {NAMES[1]}: {START}"),
+        ({"/server_info": (404, "")}, "", f"was started without VLLM_SERVER_DEV_MODE=1, which TRL needs; start it with: {START}"),
+        ({"/server_info": (200, {"vllm_config": {}})}, "", f"was started without --weight-transfer-config, which TRL needs; start it with: {START}"),
+        ({"/server_info": (200, {"vllm_config": {"weight_transfer_config": {"backend": "nccl"}, "model_config": {"logprobs_mode": "raw_logprobs"}}})}, "",
+         f"was started without --logprobs-mode processed_logprobs, which TRL needs; start it with: {START}"),
+    ],
+)  # fmt: skip
+def test_a_server_that_cannot_generate_for_trl_is_found_at_once(answers, path, problem):
+    with VllmServer(answers) as server:
+        address = server.address + path
+        found = server_problem(address, NAMES, wait=60)
+        assert found == (problem and f"the server at {address} {problem.format(port=server.http.server_port)}")
+
+
+@pytest.mark.faults
+def test_a_server_that_is_not_there_is_reported_in_seconds_or_waited_for(caplog):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address, start = f"http://127.0.0.1:{port}", time.monotonic()
+    how = f"start one with a GPU of its own: {START.format(port=port)}"
+    assert (
+        server_problem(address, NAMES) == f"no vLLM server answers at {address} ([Errno 111] Connection refused); {how}"
+    )
+    assert server_problem("localhost", NAMES).startswith("no vLLM server answers at localhost (")
+    assert time.monotonic() - start < 5 and not caplog.text
+    later = threading.Timer(1.5, lambda: VllmServer({}, port).__enter__())
+    later.start()
+    assert server_problem(address, NAMES, wait=60) is None
+    assert (
+        f"no vLLM server answers at {address} yet; waiting up to 60 seconds for one. To start it: CUDA" in caplog.text
+    )

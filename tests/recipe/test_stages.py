@@ -1,6 +1,7 @@
 """What follows from a stage, and which stage folders are new, interrupted, complete, or not ours."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -330,6 +331,30 @@ def test_missing_packages_are_named(monkeypatch):
     tracked = run_of("intent9_tiny", "classify", "--trainer.report_to", "[wandb, mlflow]")
     assert tracked.missing_packages()[1:] == ["wandb (pip install wandb)", "mlflow (pip install mlflow)"]
     assert run_of("ed4_tiny", "sft").missing_packages() == ['deepspeed (pip install "empathy-trl[deepspeed]")']
+
+
+SERVER = ["--stages.grpo.trainer.use_vllm", "true", "--stages.grpo.trainer.vllm_mode", "server", "--stages.grpo.trainer.vllm_server_base_url", "http://localhost:9/"]  # fmt: skip
+SCRATCH = ["--model.lora", "null", "--model.name_or_path", "null", "--model.from_scratch", '{"architecture": "qwen2", "hidden_size": 8, "layers": 1, "vocab_size": 300}']  # fmt: skip
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "problems"),
+    [
+        ("ed4_gemma", ["--trainer.use_vllm", "false"], []),
+        ("ed4_gemma", [], ["use_vllm: true needs a GPU, because vLLM cannot take over trained weights on a CPU"]),
+        ("ed4_gemma", ["--trainer.vllm_mode", "server", "--trainer.vllm_server_port", "9"],
+         [r"vllm_server_host, stages.grpo.trainer.vllm_server_port: no vLLM server answers at http://0.0.0.0:9 .* --model google/gemma-2-2b-it --port 9$",
+          "use_vllm: true needs a GPU, because vLLM cannot receive trained weights with NCCL on a CPU"]),
+        ("ed4_tiny", SERVER, ["vllm_server_base_url: no vLLM server answers at http://localhost:9 .* --model out/sft --port 9$", "use_vllm"]),
+        ("ed4_gemma", SCRATCH, ["use_vllm: true needs a saved model, and this one is made from scratch; train it in a stage before", "use_vllm"]),
+    ],
+)  # fmt: skip
+def test_vllm_that_cannot_generate_here_is_found_before_training(recipe, overrides, problems):
+    run = run_of(recipe, "grpo", *overrides)
+    found = run.vllm_problems(run.trainer_config(bf16=False), wait=True)
+    assert len(found) == len(problems), found
+    assert all(re.match(f"stages.grpo.trainer.{problem}", line) for problem, line in zip(problems, found, strict=True))
 
 
 def test_the_devices_of_rewards_have_to_be_here():

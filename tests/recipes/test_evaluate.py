@@ -9,10 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from transformers import AutoTokenizer
 
 from empathy_trl.commands import evaluate as commands
 from empathy_trl.io import read_rows
+from empathy_trl.models.tiny import build_model
 from empathy_trl.recipe import FromScratch, Lora, Model
+from tests.models.livelier import make_livelier
 from tests.models.scripted_server import CUT, ScriptedServer, answer, chat, picky
 from tests.recipes.scripts import ROOT, without_pictures
 
@@ -274,6 +277,29 @@ def test_what_is_wrong_with_one_model_is_said_before_any_is_evaluated(
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ")
     assert not Path("outputs/small/evaluations").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.parametrize(
+    ("model", "rows"), [("lively", 60), (ROOT / "models" / "smollm2-135m", 20)], ids=["tiny", "smollm2"]
+)
+def test_greedy_completions_of_vllm_are_those_of_padded_batches(workplace, model, rows):
+    if model == "lively":
+        tokenizer = AutoTokenizer.from_pretrained("model")
+        shape = SimpleNamespace(architecture="qwen2", hidden_size=64, layers=2, heads=2, max_length=1024)
+        tiny = build_model(shape, tokenizer, seed=0)
+        make_livelier(tiny)
+        tiny.save_pretrained(model)
+        tokenizer.save_pretrained(model)
+    elif not model.is_dir():
+        pytest.skip("run `make small-models` first")
+    for backend in ("transformers", "vllm"):
+        length = ["--evaluation.max_new_tokens", "24", "--evaluation.batch_size", "8", "--limit", str(rows)]
+        assert run("--model", str(model), "--backend", backend, "--output_dir", backend, *length) == 0
+    expected, found = (read_rows(Path(backend, "predictions_test.jsonl")) for backend in ("transformers", "vllm"))
+    assert len(found) == rows and found == expected
+    assert len({row["completion"] for row in found}) > rows / 2
 
 
 def test_an_interrupted_evaluation_is_continued_by_the_same_command(workplace, monkeypatch, capsys):

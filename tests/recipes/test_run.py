@@ -177,6 +177,20 @@ def test_mistakes_exit_with_2_and_say_what_to_fix(
     assert "Traceback" not in error
 
 
+@pytest.mark.faults
+def test_a_vllm_server_that_is_not_there_is_missed_before_training(capsys, tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setattr("empathy_trl.recipe.stages.StageRun.missing_packages", lambda stage: [])  # as if vLLM were here
+    recipe = ["--recipe", "ed4_gemma", "--model.name_or_path", str(tiny_folder), "--data.path", "sample"]
+    recipe += ["--model.attn_implementation", "null", "--trainer.bf16", "false", "--trainer.vllm_mode", "server", "--trainer.vllm_server_port", "9"]  # fmt: skip
+    problem = rf"stages.grpo.trainer.vllm_server_host, stages.grpo.trainer.vllm_server_port: no vLLM server answers at http://0.0.0.0:9 .*; start one .*: CUDA_VISIBLE_DEVICES=0 trl vllm-serve --model {tiny_folder} --port 9"
+    started = time.monotonic()
+    assert run([*recipe, "--output_dir", str(tmp_path / "out")]) == 2
+    assert time.monotonic() - started < 30 and not (tmp_path / "out").exists()
+    assert re.match(f"error: {problem}\n", capsys.readouterr().err)
+    assert run([*recipe, "--check"]) == 0
+    assert re.search(rf"The recipe is sound\. It cannot run on this machine: {problem}; ", capsys.readouterr().out)
+
+
 ROLLOUTS = {
     "one rollout per step": [],
     "checkpoint inside a rollout": ["--stages.grpo.trainer.num_iterations", "2", "--stages.grpo.trainer.steps_per_generation", "2"],

@@ -5,7 +5,6 @@ Their models are tiny and have random weights, so the scores mean nothing. That 
 
 import asyncio
 import importlib.util
-import os
 import socket
 import subprocess
 import sys
@@ -21,8 +20,6 @@ from empathy_trl.errors import JudgeFailed
 from empathy_trl.rewards.llm_judge import LLMJudge
 from tests.rewards.test_llm_judge import INJECTIONS
 
-ROOT = Path(__file__).resolve().parents[2]
-VLLM_PYTHON = Path(os.environ.get("VLLM_PYTHON") or ROOT / ".venv-vllm" / "bin" / "python")
 KEY = "key-of-the-test"
 ASPECTS = ["empathy", "informativeness", "recommendation", "engagement"]
 REPLIES = ["I am so sorry about your dog.", "Cheer up.", "", "Watch Paddington, it is warm and funny.", "Cheer up."]
@@ -115,8 +112,6 @@ def test_llama_at_another_address(llama):
 
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory):
-    if not VLLM_PYTHON.exists():
-        pytest.skip(f"no vLLM at {VLLM_PYTHON}: `make judge-server` installs it, or set VLLM_PYTHON to its interpreter")
     from empathy_trl.models.tiny import build_model, build_tokenizer
 
     folder = tmp_path_factory.mktemp("vllm")
@@ -127,16 +122,14 @@ def vllm(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY]
     command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "4096"]
     # without it a model may fill its answer with white space, which JSON allows without end
     command += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
-    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | settings
     log = folder / "log.txt"
     with open(log, "w") as file:
-        server = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+        server = subprocess.Popen(command, stdout=file, stderr=file)
     try:
         wait_until_healthy(f"http://127.0.0.1:{port}/health", server, log)
         yield f"http://127.0.0.1:{port}/v1"
@@ -158,11 +151,13 @@ def wait_until_healthy(url: str, server: subprocess.Popen, log: Path, seconds: f
 
 
 @pytest.mark.slow
+@pytest.mark.vllm
 def test_vllm_scores_replies(vllm):
     check_scores(vllm)
 
 
 @pytest.mark.slow
+@pytest.mark.vllm
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
