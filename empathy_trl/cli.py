@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import os
+import platform
 import signal
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 
-from empathy_trl.engine import is_first_process
+from empathy_trl.engine import Engine, is_first_process
 from empathy_trl.errors import Terminated, UserError
 from empathy_trl.io import user_name, user_path
 from empathy_trl.text import sanitise
@@ -91,12 +92,17 @@ def exit_status(work: Callable[[], int | None], interrupted: str = "interrupted"
 
 
 def _print_error(message: str) -> None:
-    """Print an error that ends this process. If the first process ends with the same error, only that process prints it."""
+    """Print an error that ends this process. If the first process ends with the same error, only that process prints it, and
+    one on every other node, whose terminals and logs are its own."""
     rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     if rank == 0:
         print(f"error: {message}", file=sys.stderr, flush=True)
-    if size > 1 and not _is_error_of_first(message, rank) and rank > 0:
-        print(f"error (process {rank} of {size}, counted from 0): {message}", file=sys.stderr)
+    if size == 1:
+        return
+    is_known = _is_error_of_first(message, rank)
+    if rank > 0 and (not is_known or os.environ.get("LOCAL_RANK") == "0"):
+        host = f", on {platform.node()}" if Engine.here().nodes > 1 else ""
+        print(f"error (process {rank} of {size}, counted from 0{host}): {message}", file=sys.stderr)
 
 
 def _is_error_of_first(message: str, rank: int) -> bool:
