@@ -173,9 +173,8 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
             switch_off_dropout(self.model)
         self._critic_hooks = ValuesBesideLogProbs(self.model, policy.get_decoder())
         self._awaits_values, self._values, self._scores = False, None, None
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        if not sharded:  # else gradients and states are kept in other ways
-            self.add_callback(CriticFirst(self.critic))
+        self._critic_first = CriticFirst(self)
+        self.add_callback(self._critic_first)
         if self.args.sync_ref_model:
             self.remove_callback(SyncRefModelCallback)
             self.add_callback(SyncReference(self.ref_model, self.accelerator))
@@ -349,12 +348,13 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         if self.optimizer is not None:  # DeepSpeed's own from its config file, or that of an earlier `train()`
             return super().create_optimizer(*args, **kwargs)
         optimizer = super().create_optimizer(*args, **kwargs)
-        critic = set(self.critic.parameters())
+        critic, groups = set(self.critic.parameters()), len(optimizer.param_groups)
         for group in list(optimizer.param_groups):
             own = [parameter for parameter in group["params"] if parameter in critic]
             if own:
                 group["params"] = [parameter for parameter in group["params"] if parameter not in critic]
                 optimizer.add_param_group(group | {"params": own, "lr": self.args.critic_learning_rate})
+        self._critic_first.hold_policy(optimizer, len(optimizer.param_groups) - groups)
         return optimizer
 
     def _save(self, output_dir=None, state_dict=None):
@@ -392,21 +392,53 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
 
 
 class CriticFirst(TrainerCallback):
-    """Removes the policy's gradients during the critic's warm-up, so that the optimizer skips the policy.
+    """Keeps the policy as it is during the critic's warm-up, with every engine.
 
-    Gradients of 0 would not do: weight decay would shrink the policy, and Adam, whose bias correction counts the steps, would
-    make the first real updates several times too large.
+    The policy's gradients are 0 then, which is not enough: weight decay would shrink the policy, and Adam, whose bias correction
+    counts the steps, would make the first real updates several times too large. In such a step, the policy's learning rate is
+    therefore 0, and its steps are not counted. FSDP and DeepSpeed, too, call this optimizer: with their shards of the weights as
+    parameters, and DeepSpeed with one parameter group after the other.
     """
 
-    def __init__(self, critic):
-        self.critic = critic
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.critic_groups = 0
+        self.rates = []
 
-    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
-        if state.global_step < args.critic_warmup_steps:
-            own = set(self.critic.parameters())
-            for weight in model.parameters():
-                if weight not in own:
-                    weight.grad = None
+    def hold_policy(self, optimizer: torch.optim.Optimizer, critic_groups: int):
+        """Prepare an optimizer whose last `critic_groups` parameter groups are the critic's."""
+        self.critic_groups = critic_groups
+        optimizer.register_step_pre_hook(self._before_step)
+        optimizer.register_step_post_hook(self._after_step)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not args.critic_warmup_steps:
+            return
+        if not self.critic_groups:
+            raise UserError(
+                f"trainer.critic_warmup_steps: {args.critic_warmup_steps}, but the trainer does not make the optimizer, which "
+                "therefore cannot leave the policy out; expected 0, or no `optimizer` in the DeepSpeed config and no `optimizers=`"
+            )
+        for group in self.trainer.optimizer.param_groups[-self.critic_groups :]:  # after a checkpoint has replaced them
+            group["is_critic"] = True
+
+    def _held_groups(self, optimizer) -> list[dict]:
+        """Return the parameter groups that this step must not change."""
+        warming_up = self.trainer.state.global_step < self.trainer.args.critic_warmup_steps
+        return [group for group in optimizer.param_groups if warming_up and "is_critic" not in group]
+
+    def _before_step(self, optimizer, *_):
+        groups = self._held_groups(optimizer)
+        self.rates = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] = 0.0
+
+    def _after_step(self, optimizer, *_):
+        for group, rate in zip(self._held_groups(optimizer), self.rates, strict=True):
+            group["lr"] = rate
+            for state in (optimizer.state[weight] for weight in group["params"] if weight in optimizer.state):
+                if "step" in state:
+                    state["step"] *= 0
 
 
 class SyncReference(SyncRefModelCallback):

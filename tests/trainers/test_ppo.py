@@ -261,6 +261,31 @@ def test_the_critic_learns_alone_first(tiny_folder, tmp_path):
     assert {age for weight, age in ages.items() if weight not in critic} == {1.0}
 
 
+@pytest.mark.faults
+def test_a_policy_in_shards_does_not_move_before_its_turn(tiny_folder, tmp_path):
+    """ZeRO lets the optimizer step on flat shards with gradients of 0, one group after the other."""
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, critic_warmup_steps=2, weight_decay=0.1)
+    optimizer = trainer.create_optimizer()
+    trainer.callback_handler.on_train_begin(trainer.args, trainer.state, trainer.control)
+    groups, shards = optimizer.param_groups, [torch.nn.Parameter(torch.ones(3)) for _ in optimizer.param_groups]
+    for trainer.state.global_step in range(4):
+        for group, shard in zip(groups, shards, strict=True):
+            shard.grad = torch.full((3,), float(group["lr"] == 1e-4 or trainer.state.global_step >= 2))
+            group["params"], optimizer.param_groups = [shard], [group]
+            optimizer.step()
+        if trainer.state.global_step == 1:
+            assert [torch.equal(shard, torch.ones(3)) for shard in shards] == [True, True, False, False]
+    assert [optimizer.state[shard]["step"].item() for shard in shards] == [2, 2, 4, 4]
+    assert [group["lr"] for group in groups] == [0.01, 0.01, 1e-4, 1e-4]
+
+
+def test_a_warm_up_needs_an_optimizer_that_tells_the_critic_from_the_policy(tiny_folder, tmp_path):
+    trainer = make_ppo_trainer(tiny_folder, tmp_path, critic_warmup_steps=2)
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
+    with pytest.raises(UserError, match="critic_warmup_steps: 2, but the trainer does not make the optimizer"):
+        trainer.train()
+
+
 def test_the_critic_has_a_learning_rate_of_its_own(tiny_folder, tmp_path):
     trainer = make_ppo_trainer(tiny_folder, tmp_path, learning_rate=1e-5, critic_learning_rate=1e-3)
     groups = trainer.create_optimizer().param_groups
