@@ -34,7 +34,15 @@ from empathy_trl.models.hub_files import (
 )
 from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.models.limits import Limits, check_vocabulary, token_lengths, truncation
-from empathy_trl.models.load import NO_END, generator_class, lora_config, set_template, teaches_no_end
+from empathy_trl.models.load import (
+    NO_END,
+    check_template_arguments,
+    generator_class,
+    lora_config,
+    pin_template_arguments,
+    set_template,
+    teaches_no_end,
+)
 from empathy_trl.models.tiny import build_tokenizer, model_config
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, stage_of
 from empathy_trl.recipe.provenance import check_precision
@@ -155,7 +163,7 @@ def model_size(run: StageRun, rows: dict, earlier: dict[str, Size | None]) -> Si
     if stage.task in LABEL_TASKS:
         return _count(run, encoder_config(scratch, tokenizer, run.targets), tokenizer, "float32")
     config = model_config(scratch, tokenizer)
-    set_template(tokenizer, stage.model.chat_template, "model.from_scratch", not config.is_encoder_decoder)
+    _set_template(stage.model, tokenizer, "model.from_scratch", config)
     return _count(run, config, tokenizer, "float32")
 
 
@@ -179,8 +187,15 @@ def _pretrained_size(run: StageRun) -> Size | None:
         except (OSError, ValueError):  # not in the cache
             tokenizer = None
     if stage.task not in LABEL_TASKS and tokenizer is not None:
-        set_template(tokenizer, stage.model.chat_template, name, not config.is_encoder_decoder)
+        _set_template(stage.model, tokenizer, name, config)
     return _count(run, config, tokenizer, str(config.dtype).removeprefix("torch."))
+
+
+def _set_template(section, tokenizer, name: str, config):
+    """Give a tokenizer the chat template and its arguments as a training would."""
+    set_template(tokenizer, section.chat_template, name, is_decoder=not config.is_encoder_decoder)
+    pin_template_arguments(tokenizer, section.chat_template_kwargs)
+    check_template_arguments(tokenizer, section.chat_template_kwargs)
 
 
 def _count(run: StageRun, config, tokenizer, dtype: str) -> Size:

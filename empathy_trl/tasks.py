@@ -38,10 +38,10 @@ from empathy_trl.models.limits import Limits, token_lengths, truncation
 from empathy_trl.models.load import (
     NO_END,
     check_tags,
+    check_template_arguments,
     generator_class,
     load_or_build,
     lora_config,
-    pin_template_arguments,
     teaches_no_end,
 )
 from empathy_trl.recipe import Recipe, load_recipe
@@ -256,7 +256,7 @@ def _policy(run: StageRun, train):
         section = with_merged_base(run.resolved.model, run.folder / MERGED_BASE)
     texts, tags = run.tokenizer_texts(train) if section.from_scratch else (None, ())
     model, tokenizer = load_or_build(section, seed=run.stage.seed, texts=texts, tags=tags, is_trainable=True)
-    pin_template_arguments(tokenizer, run.stage.trainer.get("chat_template_kwargs"))
+    check_template_arguments(tokenizer, section.chat_template_kwargs)
     check_prompts(tokenizer, train["prompt"])
     for name, reward in run.judging_rewards.items():
         check_tags({name: reward.tags}, tokenizer, optional=reward.reply_tags is not None)

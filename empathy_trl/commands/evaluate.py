@@ -28,7 +28,7 @@ from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.evaluation.score import score_file
 from empathy_trl.io import json_or_none, user_path
 from empathy_trl.models.api import PREFIX, ApiModel, as_flag
-from empathy_trl.models.hub_files import check_exists, split_revision
+from empathy_trl.models.hub_files import check_exists, has_chat_template, split_revision
 from empathy_trl.recipe import Model, Recipe, Stage, load_recipe
 from empathy_trl.recipe.layers import LABEL_TASKS, TOP_KEYS
 from empathy_trl.recipe.stages import stage_runs
@@ -221,15 +221,20 @@ def _served_model(name: str, options: argparse.Namespace, stage: Stage) -> ApiMo
             f"--model {name}: stage {stage.name} has task {stage.task}, whose answers come from a head of the model; a server "
             "gives texts only. Expected a folder or a Hub id"
         )
-    return ApiModel(name.removeprefix(PREFIX), options.base_url, sampling=options.sampling, written=as_flag)
+    arguments = stage.model.chat_template_kwargs
+    sampling = ({"chat_template_kwargs": arguments} if arguments else {}) | options.sampling
+    return ApiModel(name.removeprefix(PREFIX), options.base_url, sampling=sampling, written=as_flag)
 
 
 def _evaluated_model(config: Model, name: str) -> Model:
-    """Return the model section of a stage with another model in place of its own."""
+    """Return the model section of a stage with another model in place of its own, which keeps its own chat template."""
     plain, revision = split_revision(name)
+    changes = {"name_or_path": plain, "from_scratch": None, "lora": None}
     if plain == config.name_or_path:
         revision = revision or config.revision
-    changes = {"name_or_path": plain, "revision": revision, "from_scratch": None, "lora": None}
+    elif config.chat_template is not None and has_chat_template(plain, revision):
+        changes["chat_template"] = None
+    changes["revision"] = revision
     return config.model_copy(update=changes)
 
 

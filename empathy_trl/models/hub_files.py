@@ -142,6 +142,20 @@ def load_tokenizer(name: str, revision: str | None, **options) -> "PreTrainedTok
     return tokenizer
 
 
+def has_chat_template(name: str, revision: str | None) -> bool:
+    """Return whether the tokenizer of a model, which may be an adapter, has a chat template.
+
+    Raises:
+        UserError: the model or its tokenizer cannot be read.
+    """
+    check_exists(name)
+    with hub_errors(name, revision):
+        entry = first_file(name, revision, [ADAPTER_FILE, "config.json"])
+    if entry.name == ADAPTER_FILE:
+        name, revision = tokenizer_of_adapter(name, revision, *adapter_base(entry, name))
+    return load_tokenizer(name, revision).chat_template is not None
+
+
 def check_weights(name: str, report: dict) -> None:
     """Refuse a model of which transformers made up weights at random, because it did not find them in the files.
 

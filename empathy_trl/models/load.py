@@ -42,8 +42,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.integrations import deepspeed
+from transformers.utils.chat_template_utils import _get_template_variables
 
-from empathy_trl.errors import UserError, show
+from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.io import nearest_path, read_text, user_name
 from empathy_trl.models.batching import end_tokens
 from empathy_trl.models.hub_files import (
@@ -72,6 +73,10 @@ FOR_DECODERS = {
 }
 FOR_ONE_SEQUENCE = "its prompt and its completion are two sequences, and the trainer for those has no such setting"
 SHARED_WITH_SFT = ("max_length", "pad_to_multiple_of")  # fields of `SFTConfig` with the same meaning in `Seq2SeqConfig`
+# variables of chat templates that transformers sets, and not a user
+GIVEN_TO_TEMPLATES = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"} | {
+    f"{name}_token" for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
+}
 SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
@@ -83,6 +88,7 @@ def load_model(
     attn_implementation: str | None = None,
     load_in_4bit: bool = False,
     chat_template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     is_trainable: bool = False,
 ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """Load a language model, causal or encoder-decoder, and its tokenizer.
@@ -96,6 +102,7 @@ def load_model(
         load_in_4bit: quantise the weights while they are loaded (QLoRA); needs bitsandbytes.
         chat_template: `chatml` for base models, `godel` for models that were trained on its input form, a file `*.jinja`, or
             the Hub id or folder of a model, whose template is taken; None keeps the tokenizer's own.
+        chat_template_kwargs: arguments of the template, such as `{"enable_thinking": False}`, which become its defaults.
         is_trainable: an adapter's weights take gradients; give such a model to a trainer without a `peft_config`. In a
             training with FSDP or ZeRO-3, the model is loaded as a policy, which the engine completes; others are loaded whole,
             see `loading`.
@@ -129,6 +136,7 @@ def load_model(
             model, source = _load_full(name, revision, options), (name, revision)
     tokenizer = load_tokenizer(*source, padding_side="left")
     set_template(tokenizer, chat_template, name, is_decoder=not model.config.is_encoder_decoder)
+    pin_template_arguments(tokenizer, chat_template_kwargs)
     check_vocabulary(model, tokenizer, name)
     if not model.config.is_encoder_decoder:
         _end_with_turn(model, tokenizer, name)
@@ -232,11 +240,13 @@ def load_or_build(
             attn_implementation=section.attn_implementation,
             load_in_4bit=section.load_in_4bit,
             chat_template=section.chat_template,
+            chat_template_kwargs=section.chat_template_kwargs,
             is_trainable=is_trainable,
         )
     model, tokenizer = _from_scratch(section, seed, texts, tags)
     is_decoder = not model.config.is_encoder_decoder
     set_template(tokenizer, section.chat_template, "model.from_scratch", is_decoder=is_decoder)
+    pin_template_arguments(tokenizer, section.chat_template_kwargs)
     return model, tokenizer
 
 
@@ -512,12 +522,12 @@ def template_text(choice: str, tokenizer) -> str:
             raise UserError(f"model.chat_template: no file {file}{nearest_path(str(file))}")
         return read_text(file)
     other, revision = one_revision(choice, None)
-    template = load_tokenizer(user_name(other), revision).chat_template
-    if template is None:
+    owner = load_tokenizer(user_name(other), revision)
+    if owner.chat_template is None:
         raise UserError(
             f"model.chat_template: {choice} has no chat template itself; expected an instruction-tuned model"
         )
-    return template["default"] if isinstance(template, dict) else template
+    return _main_template(owner)
 
 
 def _chatml(tokenizer) -> str:
@@ -596,15 +606,14 @@ def guard_template(tokenizer) -> None:
     and for users of the saved tokenizer. Rewards and judges still get the original messages. Messages that the template
     supports are rendered as before. A message that it would silently leave out counts as refused.
     """
-    several = isinstance(tokenizer.chat_template, dict)
-    own, guards = tokenizer.chat_template["default"] if several else tokenizer.chat_template, ""
+    own, guards = _main_template(tokenizer), ""
     for words, repair in REPAIRS.items():
         guard = f"{{#- {words} -#}}\n{repair.jinja}"
         if not _renders(tokenizer, guards + own, repair.tried) and _renders(
             tokenizer, guards + guard + own, repair.tried
         ):
             guards += guard
-    tokenizer.chat_template = tokenizer.chat_template | {"default": guards + own} if several else guards + own
+    _put_in_front(tokenizer, guards, own)
 
 
 def _renders(tokenizer, template: str, roles: Sequence[str]) -> bool:
@@ -618,15 +627,43 @@ def _renders(tokenizer, template: str, roles: Sequence[str]) -> bool:
 
 
 def pin_template_arguments(tokenizer, arguments: Mapping[str, Any] | None) -> None:
-    """Make arguments such as `enable_thinking: false` the defaults of a tokenizer's chat template.
+    """Make arguments such as `enable_thinking: false` the defaults of a tokenizer's chat template, with which it is saved.
 
-    TRL applies `chat_template_kwargs` only to its rollouts. An evaluation or a chat would render other prompts.
+    The prompts are then the same in training, evaluation and chat, and for users of the saved tokenizer. TRL's own
+    `chat_template_kwargs` would apply to its rollouts only.
     """
     for name, value in (arguments or {}).items():
-        default = json.dumps(value, ensure_ascii=False)
-        line = f"{{%- set {name} = {name} if {name} is defined else {default} %}}\n"
-        if not tokenizer.chat_template.startswith(line):
-            tokenizer.chat_template = line + tokenizer.chat_template
+        line = pinned_argument(name, value)
+        _put_in_front(tokenizer, line, _main_template(tokenizer).replace(line, ""))
+
+
+def pinned_argument(name: str, value) -> str:
+    """Return the line of a chat template that makes a value the default of one of its arguments."""
+    default = "none" if value is None else json.dumps(value, ensure_ascii=False)
+    return f"{{%- set {name} = {name} if {name} is defined else {default} %}}\n"
+
+
+def check_template_arguments(tokenizer, arguments: Mapping[str, Any] | None) -> None:
+    """Raise UserError if a chat template does not read one of the arguments that a recipe gives it."""
+    read = _get_template_variables(_main_template(tokenizer)) - GIVEN_TO_TEMPLATES
+    for name in arguments or ():
+        if name not in read:
+            raise UserError(
+                f"model.chat_template_kwargs.{name}: has no effect, because the model's chat template does not read it"
+                f"{suggestion(name, read) if read else ' and has no arguments'}"
+            )
+
+
+def _main_template(tokenizer) -> str:
+    """Return the chat template that renders conversations without tools."""
+    template = tokenizer.chat_template
+    return template["default"] if isinstance(template, dict) else template
+
+
+def _put_in_front(tokenizer, line: str, template: str):
+    """Set that template to another one, with something in front of it."""
+    several = isinstance(tokenizer.chat_template, dict)
+    tokenizer.chat_template = tokenizer.chat_template | {"default": line + template} if several else line + template
 
 
 def weights_digest(model) -> str:

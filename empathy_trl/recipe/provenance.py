@@ -142,11 +142,14 @@ def _model_values(stage, model, tokenizer) -> dict[str, tuple]:
         # from the Hub's kernels
         is_flash = section.attn_implementation.startswith("flash_attention") and "flash-attn" in used
         pairs["attn_implementation"] = (section.attn_implementation, section.attn_implementation if is_flash else used)
-    if section.chat_template is not None:
-        from empathy_trl.models.load import template_text  # imports torch
+    from empathy_trl.models.load import pinned_argument, template_text  # imports torch
 
+    if section.chat_template is not None:
         is_used = template_text(section.chat_template, tokenizer) in tokenizer.chat_template
         pairs["chat_template"] = (section.chat_template, section.chat_template if is_used else "another")
+    for name, value in (section.chat_template_kwargs or {}).items():
+        is_pinned = pinned_argument(name, value) in str(tokenizer.chat_template)
+        pairs[f"chat_template_kwargs.{name}"] = (value, value if is_pinned else "another value")
     if (lora := section.lora) is not None:
         adapter = getattr(model, "peft_config", {}).get("default")
         fields = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}

@@ -70,6 +70,8 @@ class Model(_Section):
     attn_implementation: str | None = None
     load_in_4bit: bool = False
     chat_template: str | None = None  # see `models.load.set_template`; null: the tokenizer's own
+    # left out of a resolved recipe where it is null, so that recipes without it keep their fingerprints
+    chat_template_kwargs: dict[str, Any] | None = Field(None, exclude_if=lambda arguments: arguments is None)
     lora: Lora | None = None
     from_scratch: FromScratch | None = None
 

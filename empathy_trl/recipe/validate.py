@@ -234,6 +234,7 @@ ELSEWHERE = {
     "output_dir": "use --output_dir",
     "seed": "use the recipe's own `seed`",
     "model_init_kwargs": "use `model`",
+    "chat_template_kwargs": "use model.chat_template_kwargs, which also holds in the evaluation and in the chat",
     "reward_weights": "use rewards.<name>.weight",
     "resume_from_checkpoint": "leave it out; interrupted stages resume automatically",
     "enable_jit_checkpoint": "leave it out; a run always saves a checkpoint at SIGTERM",

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 import torch
+import trl
 from datasets import Dataset
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from peft import PeftModel, PeftModelForSeq2SeqLM, get_peft_model
@@ -35,6 +36,7 @@ from empathy_trl.models import load as models
 from empathy_trl.models.batching import check_prompts, prompt_tokens, render
 from empathy_trl.models.load import (
     check_tags,
+    check_template_arguments,
     generator_class,
     load_model,
     load_or_build,
@@ -55,7 +57,9 @@ IDS = torch.tensor([[5, 60, 61, 62]])
 
 def recipe_model(name=None, **changes):
     """A stand-in for `recipe.Model`."""
-    settings = dict.fromkeys(("revision", "attn_implementation", "chat_template", "lora", "from_scratch"))
+    settings = dict.fromkeys(
+        ("revision", "attn_implementation", "lora", "from_scratch", "chat_template", "chat_template_kwargs")
+    )
     settings |= {"name_or_path": None if name is None else str(name), "dtype": "auto", "load_in_4bit": False}
     return SimpleNamespace(**settings | changes)
 
@@ -631,20 +635,39 @@ def test_what_no_guard_can_mend_names_the_tokenizer_the_roles_and_the_rule():
     check_prompts(tokenizer, [good])
 
 
+TRLS_TEMPLATES = ("qwen3", "qwen3_5_think", "qwen3_5_nothink", "gemma3", "llama3_2", "qwen2_5")
+NO_THOUGHTS = {"enable_thinking": False}
+
+
+def of_trl(name: str) -> str:
+    return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
 @pytest.mark.faults
-def test_training_evaluation_chat_and_scorer_ask_the_same(tmp_path):
+@pytest.mark.parametrize(
+    ("template", "arguments"),
+    [
+        (NO_SYSTEM + ALTERNATING + BODY, None),
+        *((of_trl(name), NO_THOUGHTS if name.startswith("qwen3") else None) for name in TRLS_TEMPLATES),
+    ],
+    ids=["strict", *TRLS_TEMPLATES],
+)
+def test_training_evaluation_chat_and_scorer_ask_the_same(tmp_path, template, arguments):
     save_tiny(tmp_path)
-    (tmp_path / "chat_template.jinja").write_text(NO_SYSTEM + ALTERNATING + BODY)
-    model, tokenizer = load_or_build(recipe_model(tmp_path), seed=0)
+    (tmp_path / "chat_template.jinja").write_text(template)
+    model, tokenizer = load_or_build(recipe_model(tmp_path, chat_template_kwargs=arguments), seed=0)
     prompt = conversation("Be kind.", "Hi!", "You.", "My dog died.")
     completion = [{"role": "assistant", "content": "I cried."}]
-    text = "u:Be kind.\n\nHi!;a:You.;u:My dog died.;"
+    text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **arguments or {})
+    if template.startswith(NO_SYSTEM):
+        assert text == "u:Be kind.\n\nHi!;a:You.;u:My dog died.;"
     settings = {"report_to": "none", "use_cpu": True, "bf16": False, "per_device_train_batch_size": 2}
     rows = Dataset.from_list([{"prompt": prompt, "completion": completion}] * 2)
     sft = SFTTrainer(model, SFTConfig(tmp_path / "sft", **settings), train_dataset=rows, processing_class=tokenizer)
-    assert tokenizer.decode(sft.train_dataset[0]["input_ids"]).startswith(f"{text}a:I cried.;")
-    _, plain = (model, AutoTokenizer.from_pretrained(tmp_path, padding_side="left"))  # as TRL itself loads it
-    plain.chat_template = NO_SYSTEM + ALTERNATING + BODY
+    assert re.match(re.escape(text) + r"\s*(a:)?I cried\.", tokenizer.decode(sft.train_dataset[0]["input_ids"]))
+    plain = AutoTokenizer.from_pretrained(tmp_path, padding_side="left")  # as TRL itself loads it
+    plain.chat_template = template
+    pin_template_arguments(plain, arguments)
     grpo = EmpathyGRPOTrainer(
         model,
         lambda completions, **_: [0.0] * len(completions),
@@ -673,6 +696,22 @@ def test_arguments_of_a_template_hold_wherever_it_is_rendered():
         pin_template_arguments(tokenizer, arguments)
     assert render(tokenizer, user, tokenize=False) == "calmFalse"
     assert render(tokenizer, user, tokenize=False, thinks=True) == "calmTrue"
+    check_template_arguments(tokenizer, {"thinks": True, "mood": "calm"})
+    with pytest.raises(UserError, match="kwargs.think: has no effect, .*does not read it; did you mean thinks"):
+        check_template_arguments(tokenizer, {"think": True})
+    tokenizer.chat_template = BODY
+    with pytest.raises(UserError, match="kwargs.think: has no effect, .* does not read it and has no arguments"):
+        check_template_arguments(tokenizer, {"think": True})
+
+
+@pytest.mark.faults
+def test_what_is_pinned_last_holds_and_all_arguments_stay():
+    tokenizer, user = build_tokenizer(TEXTS, 300), conversation(None, "Hi!")
+    tokenizer.chat_template = "{{ mood }}{{ thinks is defined and thinks }}"
+    for thinks in (True, False, True):
+        pin_template_arguments(tokenizer, {"thinks": thinks, "mood": None})
+    assert render(tokenizer, user, tokenize=False) == "NoneTrue"
+    assert tokenizer.chat_template.count("set thinks") == 2, "one line for each value, however often it is pinned"
 
 
 @pytest.mark.faults

@@ -150,6 +150,7 @@ def errors_of(load, content, overrides=()):
         ("hub", {"private": True}, "hub.repo_id: missing; expected str"),
         ("hub", {"repo_id": "a b/c"}, "hub: repo_id 'a b/c' is not a Hub id; expected name or user/name"),
         ("hub", {"repo_id": "a/b", "push": "always"}, "hub.push: unknown choice 'always' (choices: end, every_save)"),
+        ("trainer.chat_template_kwargs", {"enable_thinking": False}, "trainer.chat_template_kwargs: cannot be set here; use model.chat_template_kwargs"),
         ("seed", -1, "seed: -1 should be greater than or equal to 0"),
         ("seed", "x", "seed: 'x' is not a valid int"),
         ("evalution", {}, "evalution: unknown key; did you mean evaluation? (choices: task, model, data, rewards,"),
