@@ -42,6 +42,7 @@ from empathy_trl.models.load import (
     pin_template_arguments,
     set_template,
     teaches_no_end,
+    whole_weights,
 )
 from empathy_trl.models.tiny import build_tokenizer, model_config
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, stage_of
@@ -207,7 +208,7 @@ def _count(run: StageRun, config, tokenizer, dtype: str) -> Size:
         run.targets.write(config)
     else:
         auto, kind = generator_class(config)
-    with torch.device("meta"):
+    with whole_weights(), torch.device("meta"):  # without the shards of ZeRO-3, which all processes would have to make
         network = auto.from_config(config)
         if stage.model.attn_implementation:
             network.config._attn_implementation = stage.model.attn_implementation

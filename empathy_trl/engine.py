@@ -24,10 +24,7 @@ logger = logging.getLogger(__name__)
 ACCELERATE, TORCHRUN = "accelerate launch", "torchrun"
 SHARED_WAIT = 15  # seconds until a file of the first process is seen by the others; a network folder may be late
 PARTS = ("weights", "gradients", "optimizer")
-CPU_INSTEAD = (
-    "on the CPU, use accelerate_configs/cpu.yaml (one process), or start several with "
-    "torchrun --nproc_per_node 2 -m empathy_trl.commands run ..."
-)
+CPU_INSTEAD = "on the CPU, use accelerate_configs/cpu.yaml for one process, or torchrun --nproc_per_node 2 for several"
 
 
 @dataclass(frozen=True)
@@ -138,12 +135,6 @@ def device_count() -> int:
     return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
 
 
-def check_devices() -> None:
-    """Raise UserError if the launcher asks for GPUs that this machine does not have."""
-    if missing := Engine.here().missing_devices():
-        raise UserError(missing)
-
-
 def is_first_process() -> bool:
     """Say whether this is the process that prints, before the processes are joined."""
     return os.environ.get("RANK", "0") == "0"
@@ -162,15 +153,19 @@ def use_all_cores():
         torch.set_num_threads(max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def join_processes():
+def join_processes(needs_devices: bool = True):
     """Return accelerate's `PartialState`, which knows all processes; call this before anything else makes one.
 
+    Args:
+        needs_devices: False for a dry run, which goes on without the devices that the launcher asks for.
+
     Raises:
-        UserError: from `check_devices`.
+        UserError: this machine does not have these devices.
     """
     from accelerate import PartialState
 
-    check_devices()
+    if needs_devices and (missing := Engine.here().missing_devices()):
+        raise UserError(missing)
     engine = Engine.here()
     if engine.launcher == ACCELERATE and engine.processes == 1 and not engine.on_cpu and device_count() == 0:
         logger.warning("accelerate is not told to use the CPU, but PyTorch finds no GPU: this run uses the CPU")
@@ -182,6 +177,8 @@ def join_processes():
 
 def part_processes():
     """Wait for all processes and end their connection, without which one that is done first may crash on its way out."""
+    if Engine.here().processes == 1:
+        return
     from accelerate import PartialState
 
     PartialState().wait_for_everyone()
@@ -189,20 +186,20 @@ def part_processes():
 
 
 @contextmanager
-def fail_together() -> Iterator[None]:
+def fail_together(needs_devices: bool = True) -> Iterator[None]:
     """If the body raises UserError in one process, let all raise it: the others would wait for that process for ever.
 
-    The processes must not wait for each other in the body.
+    `join_processes` comes first. The processes must not wait for each other in the body.
     """
-    from accelerate import PartialState
+    if Engine.here().processes == 1:
+        yield
+        return
     from accelerate.utils import gather_object
 
-    state, error = PartialState(), None
+    state, error = join_processes(needs_devices), None
     try:
         yield
     except UserError as raised:
-        if state.num_processes == 1:
-            raise
         error = str(raised)
     errors = gather_object([error])
     failed = [process for process, each in enumerate(errors) if each is not None]

@@ -20,7 +20,7 @@ from empathy_trl.cli import (
     path_flag,
     positive,
 )
-from empathy_trl.engine import hold_together, join_processes, part_processes
+from empathy_trl.engine import fail_together, hold_together, join_processes, part_processes
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.compare import write_comparison
@@ -113,11 +113,11 @@ def _evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
     Raises:
         UserError: what is wrong with the arguments, or at the end which models failed and why.
     """
-    recipe = load_recipe(options.recipe, overrides, training=False, trust_remote_code=options.trust_remote_code)
-    stage = recipe.choose_stage(options.stage)
-    folders = _output_folders(options.model, recipe, options.output_dir)
-
-    served = _check_models(options, stage, folders)
+    with fail_together():  # a node may lack a file
+        recipe = load_recipe(options.recipe, overrides, training=False, trust_remote_code=options.trust_remote_code)
+        stage = recipe.choose_stage(options.stage)
+        folders = _output_folders(options.model, recipe, options.output_dir)
+        served = _check_models(options, stage, folders)
     process = join_processes()
     results, failed = {}, {}
     for number, (model, folder) in enumerate(folders.items(), start=1):

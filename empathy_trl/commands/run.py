@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from empathy_trl.cli import OUTPUTS, command_parser, exit_status, parse_with_overrides, path_flag
-from empathy_trl.engine import check_devices, is_first_process
+from empathy_trl.engine import fail_together, is_first_process, part_processes
 from empathy_trl.errors import UserError
 from empathy_trl.io import shipped_folder, yaml_titles
 from empathy_trl.recipe import Recipe, find_recipe, is_on_hub, load_recipe, pin_recipe
@@ -58,19 +58,20 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> None:
         return
     if options.recipe is None:
         raise UserError("--recipe: missing; a path or one of the names that --list prints")
-    if not options.check:
-        check_devices()
-    name = _show_hub_recipe(options.recipe)
-    recipe = load_recipe(name, overrides, trust_remote_code=options.trust_remote_code)
-    folder = _output_folder(recipe, options.output_dir)
-    if not options.check:
+    with fail_together(needs_devices=not options.check):  # one node may lack a file
+        name = _show_hub_recipe(options.recipe)
+        recipe = load_recipe(name, overrides, trust_remote_code=options.trust_remote_code)
+        folder = _output_folder(recipe, options.output_dir)
+        if options.check and is_first_process():
+            from empathy_trl.check import describe  # imports torch
+
+            print(describe(recipe, folder))
+    if options.check:
+        part_processes()
+    else:
         from empathy_trl.tasks import run_recipe  # imports torch
 
         run_recipe(recipe, output_dir=folder, fresh=options.fresh)
-    elif is_first_process():
-        from empathy_trl.check import describe  # imports torch
-
-        print(describe(recipe, folder))
 
 
 def _show_hub_recipe(name: str) -> str:
