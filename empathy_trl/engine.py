@@ -25,6 +25,11 @@ ACCELERATE, TORCHRUN = "accelerate launch", "torchrun"
 SHARED_WAIT = 15  # seconds until a file of the first process is seen by the others; a network folder may be late
 PARTS = ("weights", "gradients", "optimizer")
 CPU_INSTEAD = "on the CPU, use accelerate_configs/cpu.yaml for one process, or torchrun --nproc_per_node 2 for several"
+NO_ENCODER_DECODER = (
+    "FSDP2 cannot train an encoder-decoder: encoder and decoder share an embedding, and PyTorch lets a weight belong to one FSDP "
+    "group only; expected accelerate_configs/ddp.yaml, zero2.yaml or zero3.yaml"
+)
+NOT_SAVED = "in the accelerate config saves no model that from_pretrained reads"
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,38 @@ def device_count() -> int:
     import torch
 
     return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+
+
+def check_engine(trainer):
+    """Refuse what the engine of a trainer would fail on after hours, or get wrong, and tell FSDP2 which layers it shards.
+
+    Raises:
+        UserError: an encoder-decoder with FSDP2, or a setting with which no model is saved that `from_pretrained` reads.
+    """
+    state, model = trainer.accelerator.state, trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_fsdp_enabled:
+        if state.fsdp_plugin.fsdp_version == 2 and model.config.is_encoder_decoder:
+            raise UserError(NO_ENCODER_DECODER)
+        if (kind := state.fsdp_plugin.state_dict_type.name) != "FULL_STATE_DICT":
+            raise UserError(f"fsdp_state_dict_type: {kind} {NOT_SAVED}; expected FULL_STATE_DICT")
+        name_fsdp_layers(model)
+    if trainer.is_deepspeed_enabled and not hasattr(model, "peft_config"):
+        zero = state.deepspeed_plugin.deepspeed_config["zero_optimization"]
+        if zero["stage"] == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+            raise UserError(f"zero3_save_16bit_model: false {NOT_SAVED}; expected true")
+
+
+def name_fsdp_layers(model):
+    """Leave out of a model's `_no_split_modules`, which accelerate shards as units, what accelerate fails on.
+
+    It shards the input embedding as a unit of its own, which fails if a larger unit has it already, such as RobertaEmbeddings
+    (BERT, RoBERTa, XLM-RoBERTa, ModernBERT and others). It also fails on a name of which the model has no module.
+    """
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    modules, embedding = list(base.modules()), base.get_input_embeddings()
+    kinds = {type(module).__name__ for module in modules}
+    around = {type(module).__name__ for module in modules if any(part is embedding for part in module.modules())}
+    base._no_split_modules = sorted(set(base._no_split_modules or ()) & kinds - around)
 
 
 def is_first_process() -> bool:

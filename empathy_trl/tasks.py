@@ -20,7 +20,15 @@ from trl import SFTTrainer
 
 from empathy_trl.cli import OUTPUTS, check_writable
 from empathy_trl.data import read_split
-from empathy_trl.engine import Engine, fail_together, hold_together, join_processes, part_processes, use_all_cores
+from empathy_trl.engine import (
+    Engine,
+    check_engine,
+    fail_together,
+    hold_together,
+    join_processes,
+    part_processes,
+    use_all_cores,
+)
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import eval_path
 from empathy_trl.evaluation.evaluate import check_before_training, check_lengths, evaluate_model
@@ -446,6 +454,7 @@ def _trainer(run: StageRun, folder, usage: ResourceUsage):
         # what TRL and transformers say of settings that do not go together
         raise UserError(f"stages.{run.name}: the trainer refuses these settings: {error}") from error
     check_used(run.resolved, trainer)
+    check_engine(trainer)
     trainer.add_callback(MetricsLog(run.folder, draw_training))
     trainer.add_callback(ResourceLog(folder, usage))
     if run.stage.hub is not None and run.stage.hub.push == "every_save":

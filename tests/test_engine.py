@@ -3,16 +3,20 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import launch
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from torch.distributed.run import get_rdzv_endpoint
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from empathy_trl import engine
 from empathy_trl.engine import Engine
-from empathy_trl.errors import UserError
+from empathy_trl.errors import RecipeError, UserError
+from empathy_trl.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {"multi_node": ["--machine_rank", "1", "--main_process_ip", "10.0.0.1"]}
@@ -55,6 +59,59 @@ def start(monkeypatch):
             monkeypatch.setenv("LOCAL_WORLD_SIZE", arguments.nproc_per_node)
 
     return start
+
+
+def stub_trainer(model, fsdp=None, zero=None):
+    """A stand-in for a trainer with an engine."""
+    plugins = {
+        "fsdp_plugin": fsdp,
+        "deepspeed_plugin": zero and SimpleNamespace(deepspeed_config={"zero_optimization": zero}),
+    }
+    accelerator = SimpleNamespace(state=SimpleNamespace(**plugins), unwrap_model=lambda model: model)
+    return SimpleNamespace(
+        accelerator=accelerator, model=model, is_fsdp_enabled=fsdp is not None, is_deepspeed_enabled=zero is not None
+    )
+
+
+def fsdp(kind: str):
+    return SimpleNamespace(fsdp_version=2, state_dict_type=SimpleNamespace(name=kind))
+
+
+@pytest.mark.faults
+def test_an_engine_that_would_fail_or_save_no_model_is_refused(tiny):
+    t5, (decoder, _) = SimpleNamespace(config=SimpleNamespace(is_encoder_decoder=True)), tiny
+    gathers = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}
+    engine.check_engine(stub_trainer(decoder, fsdp("FULL_STATE_DICT")))
+    engine.check_engine(stub_trainer(t5, zero=gathers))
+    for trainer, message in (
+        (
+            stub_trainer(t5, fsdp("FULL_STATE_DICT")),
+            "FSDP2 cannot train an encoder-decoder: .* zero2.yaml or zero3.yaml",
+        ),
+        (stub_trainer(decoder, fsdp("SHARDED_STATE_DICT")), "SHARDED_STATE_DICT .*saves no model .*FULL_STATE_DICT"),
+        (stub_trainer(decoder, zero={"stage": 3}), "zero3_save_16bit_model: false .*saves no model"),
+    ):
+        with pytest.raises(UserError, match=message):
+            engine.check_engine(trainer)
+
+
+@pytest.mark.faults
+def test_fsdp2_refuses_a_recipe_with_an_encoder_decoder_before_anything_is_trained(start):
+    start("fsdp2")
+    with pytest.raises(RecipeError, match="stages.sft.trainer: FSDP2 cannot train an encoder-decoder"):
+        load_recipe("godel_tiny")
+    load_recipe("godel_tiny", training=False)  # to evaluate it
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "modernbert", "distilbert", "roberta-prelayernorm"])
+def test_fsdp2_shards_no_module_around_the_embedding_and_none_that_is_not_there(kind):
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind))
+    engine.name_fsdp_layers(model)
+    units = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
+    assert not any(part is model.get_input_embeddings() for unit in units for part in unit.modules())
+    assert {type(unit).__name__ for unit in units} == set(model._no_split_modules)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "accelerate_configs").glob("*.yaml")))

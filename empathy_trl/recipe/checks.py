@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from empathy_trl.data import CORPORA, corpus
 from empathy_trl.data.tables import SUFFIXES
+from empathy_trl.engine import NO_ENCODER_DECODER, Engine
 from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.io import json_or_none, nearest_path, on_hub, user_name
 from empathy_trl.models.hub_files import CRITIC_CONFIG, saved_critic, split_revision
@@ -341,6 +342,8 @@ def _check_trainer(
     if _is_encoder_decoder(name, stages):
         from empathy_trl.models.load import decoder_settings  # imports torch
 
+        if training and Engine.here(trainer).name == "FSDP2":
+            yield (), NO_ENCODER_DECODER
         yield from (((key,), message) for key, message in decoder_settings(trainer, config_class))
     scratch = _section(model, "from_scratch")
     positions, longest = scratch.get("max_length", 512), trainer.get("max_length", 256)

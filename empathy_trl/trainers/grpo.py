@@ -21,6 +21,7 @@ from unittest.mock import patch
 
 import torch
 import trl.trainer.utils
+from transformers.integrations import is_fsdp_enabled
 from trl import GRPOConfig, GRPOTrainer
 
 from empathy_trl.errors import StopTraining, UserError
@@ -118,8 +119,8 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, FiniteUpdatesMixin
             `Reward` that `needs_policy` gets a `PolicyScorer`.
 
     Raises:
-        UserError: weights are given here and in `args`, or not one per reward function, or a reward needs a tag that
-            the tokenizer drops when it decodes.
+        UserError: weights are given here and in `args`, or not one per reward function; a reward needs a tag that the
+            tokenizer drops when it decodes; or FSDP's memory-saving loading would leave the reference model empty.
         NonFiniteLoss: from `train()`.
         StopTraining: from `train()`, when a reward raises it or returns something other than one finite number or None
             per completion, or when no reward applies to any completion of three rollouts in a row, or
@@ -137,6 +138,12 @@ class EmpathyGRPOTrainer(SharedPrefixMixin, ExactResumeMixin, FiniteUpdatesMixin
         elif args is None or args.reward_weights is None:
             reward_weights = declared_weights(reward_funcs)
         super().__init__(model, reward_funcs, args, *others, **kwargs)
+        if self.ref_model is not None and is_fsdp_enabled():  # with the memory-saving loading
+            raise UserError(
+                f"{self._kl_setting}: {self.beta:g} needs a reference model, which TRL would fill with zeros in all processes but the "
+                "first; expected fsdp_cpu_ram_efficient_loading: false in the accelerate config, an adapter (model.lora), which "
+                f"needs no second model, or {self._kl_setting}: 0"
+            )
         for each in (self.model, self.ref_model):
             if each is not None:
                 count_positions_from_mask(each)

@@ -40,6 +40,14 @@ from tests.trainers.settings import (
 )
 
 
+@pytest.mark.faults
+def test_a_reference_that_fsdp_would_leave_empty_is_refused(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("empathy_trl.trainers.grpo.is_fsdp_enabled", lambda: True)
+    with pytest.raises(UserError, match="^beta: 0.1 needs a reference.*cpu_ram_efficient_loading: false"):
+        make_trainer(tiny_folder, tmp_path, beta=0.1)
+    make_trainer(tiny_folder, tmp_path, beta=0.0)
+
+
 def test_weight_schedule_reaches_the_reward_and_the_log(tiny_folder, tmp_path):
     schedule = WeightSchedule(start=0.0, end=1.0, until=0.5)
     trainer = make_trainer(
