@@ -11,7 +11,6 @@ Unlike one mask over the whole packed row, this computes only what some token re
 minus the repeated prompts, by dense kernels.
 """
 
-import dataclasses
 import sys
 
 import torch
@@ -91,6 +90,7 @@ def _attend(base, module, query, key, value, attention_mask, shared_prefix, kwar
     if shared_prefix is None:
         return base(module, query, key, value, attention_mask, **kwargs)
     shared_prefix.windows.append(kwargs.get("sliding_window"))
+    shared_prefix.dtype = value.dtype  # under autocast, rotary embeddings turn queries and keys to float32
     return shared_prefix.attend(base, module, query, key, value, **kwargs), None
 
 
@@ -136,32 +136,31 @@ def inputs_for(layout, device) -> dict:
     return {"attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device), "shared_prefix": layout}
 
 
-@dataclasses.dataclass
 class PackedAttention:
     """Attention within a row packed by `packing.pack`.
 
     Prompts attend to themselves, completions to their prompt and themselves. Indices point into the packed row;
-    padding, on the right, points at 0.
+    padding, on the right, points at 0. This is no dataclass: FSDP2, which casts what a layer is given, copies dataclasses for
+    each layer, so that no layer would be counted and every one would build the masks.
 
-    Attributes:
+    Args:
         prompt_index: shape (prompts, longest prompt).
         prompt_valid: same shape, False for padding.
         completion_index: shape (completions, longest completion).
         group: shape (completions,): the number of each completion's prompt.
         starts: shape (completions,): the position of each completion's first token.
         place: shape (tokens,): where each packed token lies in all prompts, then all completions, flattened.
+
+    Attributes:
+        windows: what each layer that used this layout said of its sliding window.
+        dtype: of the values in the last of them, the type that the model computes in.
     """
 
-    prompt_index: torch.Tensor
-    prompt_valid: torch.Tensor
-    completion_index: torch.Tensor
-    group: torch.Tensor
-    starts: torch.Tensor
-    place: torch.Tensor
-
-    def __post_init__(self):
-        self.key_index = torch.cat([self.prompt_index[self.group], self.completion_index], dim=1)
-        self.windows = []  # what the layers that used this layout said of their sliding window
+    def __init__(self, prompt_index, prompt_valid, completion_index, group, starts, place):
+        self.prompt_index, self.prompt_valid, self.completion_index = prompt_index, prompt_valid, completion_index
+        self.group, self.starts, self.place = group, starts, place
+        self.key_index = torch.cat([prompt_index[group], completion_index], dim=1)
+        self.windows, self.dtype = [], None
         self._visible = {}
 
     @classmethod
@@ -175,7 +174,8 @@ class PackedAttention:
 
     def to(self, device) -> "PackedAttention":
         """Return the same layout on another device."""
-        return PackedAttention(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+        indices = self.prompt_index, self.prompt_valid, self.completion_index, self.group, self.starts, self.place
+        return PackedAttention(*(index.to(device) for index in indices))
 
     def model_inputs(self) -> dict:
         """Return the arguments that make a model with `install`ed attention use this layout."""

@@ -134,35 +134,37 @@ def _choose(scores: torch.Tensor, do_sample: bool) -> torch.Tensor:
 
 @torch.no_grad()
 def usual_log_probs(model, prompt: torch.Tensor) -> torch.Tensor:
-    """Return the log-probabilities of what follows a prompt that goes on in two ways, shape (2, vocabulary).
+    """Return the log-probabilities while a prompt goes on in two ways, shape (2, steps, vocabulary).
 
     Args:
         prompt: long, shape (tokens,).
     """
-    rows = torch.cat(_continued(prompt), dim=1)
-    return model(input_ids=rows, use_cache=False, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+    rows, continuations = _continued(prompt)
+    ids = torch.cat([rows, continuations], dim=1)
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=continuations.shape[1]).logits
+    return logits.float().log_softmax(-1)
 
 
 @torch.no_grad()
-def shared_log_probs(model, prompt: torch.Tensor) -> torch.Tensor:
-    """Return what `usual_log_probs` returns, by `SharedDecoder`.
+def shared_log_probs(model, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.dtype]:
+    """Return what `usual_log_probs` returns, by `SharedDecoder`, and the type that it was computed in.
 
     Raises:
         RuntimeError: some attention layer computes without it.
     """
     rows, continuations = _continued(prompt)
     padded, mask = F.pad(rows, (1, 0)), F.pad(torch.ones_like(rows), (1, 0))
-    decoder = SharedDecoder(model, padded, mask, max_new_tokens=2)
+    decoder = SharedDecoder(model, padded, mask, max_new_tokens=continuations.shape[1])
     decoder.read_prompts()
-    decoder.read(continuations[:, 0])
-    logits = decoder.read(continuations[:, 1])
-    require_all_layers(decoder.layout, model, calls=2)
-    return logits.float().log_softmax(-1)
+    logits = torch.stack([decoder.read(tokens) for tokens in continuations.T], dim=1)
+    require_all_layers(decoder.layout, model, calls=continuations.shape[1])
+    return logits.float().log_softmax(-1), decoder.layout.dtype
 
 
-def _continued(prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a prompt twice, shape (2, tokens), and two ways on, shape (2, 2), which show whether they stay apart."""
-    return prompt.expand(2, -1), torch.stack([prompt[[0, -1]], prompt[[-1, 0]]])
+def _continued(prompt: torch.Tensor, steps: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a prompt twice, shape (2, tokens), and two ways on, shape (2, steps), which show whether they stay apart."""
+    ahead = prompt.repeat(steps)[-steps:]
+    return prompt.expand(2, -1), torch.stack([ahead, ahead.flip(0)])
 
 
 class GrowingLayer(DynamicLayer):
@@ -202,7 +204,7 @@ class DecodeAttention:
     step: int = 0
 
     def __post_init__(self):
-        self.windows = []
+        self.windows, self.dtype = [], None  # as in `PackedAttention`
         self.own = torch.eye(self.slots, dtype=torch.bool, device=self.prompt_valid.device)
         self.mask = self.prompt_valid[:, None].expand(-1, self.slots, -1)
         self._visible = {}

@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from empathy_trl.errors import UserError
@@ -201,3 +203,18 @@ def test_layers_that_are_not_told_are_noticed(architecture, extra, message):
     model(**inputs)
     with pytest.raises(RuntimeError, match=message):
         require_all_layers(packed.inputs["shared_prefix"], model)
+
+
+def test_layers_are_told_under_fsdp2_too_which_casts_what_it_hands_on():
+    model, packed = scoring_model(), pack(*RAGGED)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh, policy = dist.init_device_mesh("cpu", (1,)), MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+        for part in (*model.model.layers, model):
+            fully_shard(part, mesh=mesh, mp_policy=policy)
+        packed_scores(model, packed)
+    finally:
+        dist.destroy_process_group()
+    layout = packed.inputs["shared_prefix"]
+    require_all_layers(layout, model)
+    assert layout.dtype == torch.bfloat16

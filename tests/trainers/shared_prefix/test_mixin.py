@@ -6,15 +6,23 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, StableLmConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    StableLmConfig,
+)
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 from trl import GRPOTrainer
 from trl.trainer.utils import shuffle_sequence_dict
 
 from empathy_trl.errors import UserError
+from empathy_trl.models.load import load_model
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
+from empathy_trl.trainers.shared_prefix import mixin
 from empathy_trl.trainers.shared_prefix.attention import PackedAttention
-from empathy_trl.trainers.shared_prefix.decoding import DecodeAttention
+from empathy_trl.trainers.shared_prefix.decoding import DecodeAttention, SharedDecoder
 from empathy_trl.trainers.shared_prefix.mixin import shuffle_between_steps
 from empathy_trl.trainers.shared_prefix.packing import pack
 from tests.trainers.settings import length_reward, quiet_config
@@ -187,9 +195,12 @@ def test_training_ends_with_the_same_weights(tiny_folder, tmp_path, caplog, layo
     assert rewards[0] == rewards[1] and len(set(rewards[0])) > 1
 
 
-def test_mixed_precision_is_no_reason_to_stop_sharing(tiny_folder, tmp_path, caplog):
-    trainer = trained(tiny_folder, tmp_path, True, bf16=True, use_cpu=True, beta=0.1)
-    assert not messages(caplog)
+@pytest.mark.parametrize("source", ["recipe", "launcher"])
+def test_mixed_precision_is_no_reason_to_stop_sharing(tiny_folder, tmp_path, caplog, monkeypatch, source):
+    if source == "launcher":
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    trainer = trained(tiny_folder, tmp_path, True, bf16=source == "recipe", use_cpu=True, beta=0.1)
+    assert trainer.accelerator.mixed_precision == "bf16" and not messages(caplog)
     assert all(row["grad_norm"] > 0 for row in trainer.state.log_history if "grad_norm" in row)
 
 
@@ -357,6 +368,66 @@ def test_an_unsupported_model_is_trained_as_usual_otherwise(tiny_folder, tmp_pat
     assert "shared_prefix: off" in message and "StableLmForCausalLM does not use" in message
 
 
+def nothing_wrong(monkeypatch):
+    pass
+
+
+def wrong_positions(monkeypatch):
+    def pack_wrongly(*batch):
+        packed = pack(*batch)
+        packed.inputs["position_ids"][0, packed.inputs["shared_prefix"].prompt_valid.sum() :] += 1
+        return packed
+
+    usual = SharedDecoder.read_prompts
+
+    def read_wrongly(self):
+        self.starts = self.starts + 1
+        return usual(self)
+
+    monkeypatch.setattr(mixin, "pack", pack_wrongly)
+    monkeypatch.setattr(SharedDecoder, "read_prompts", read_wrongly)
+
+
+def wrong_masks(monkeypatch):
+    scores, decodes = PackedAttention.visible, DecodeAttention.visible
+    monkeypatch.setattr(PackedAttention, "visible", lambda *args: tuple(x.roll(1, -1) for x in scores(*args)))
+    monkeypatch.setattr(DecodeAttention, "visible", lambda *args: decodes(*args).roll(1, -1))
+
+
+@pytest.fixture(scope="module")
+def rough_folder(tiny_folder, tmp_path_factory):
+    """Folder of a random model of eight layers, in which tokens and positions matter as they do in a trained one."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 8, "initializer_range": 0.1}
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("rough")
+    other_model("qwen2", **sizes, tie_word_embeddings=False).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(folder)
+    return folder
+
+
+# settings of the model, and of the trainer
+PRECISIONS = {
+    "float32": ({"dtype": "float32"}, {}),
+    "bfloat16": ({"dtype": "bfloat16"}, {}),
+    "autocast": ({"dtype": "float32"}, {"bf16": True}),
+    "4 bits": ({"load_in_4bit": True}, {"peft_config": LORA}),
+}
+
+
+@pytest.mark.parametrize("mistake", [nothing_wrong, wrong_positions, wrong_masks])
+@pytest.mark.parametrize("loading, settings", PRECISIONS.values(), ids=PRECISIONS)
+def test_what_is_wrong_by_one_is_told_from_rounding(
+    rough_folder, tmp_path, caplog, monkeypatch, loading, settings, mistake
+):
+    if "load_in_4bit" in loading:
+        pytest.importorskip("bitsandbytes", reason="needs the extra quantization")
+    mistake(monkeypatch)
+    model, _ = load_model(rough_folder, **loading)
+    trained(rough_folder, tmp_path, True, model=model, use_cpu=True, max_steps=1, **settings)
+    off = [] if mistake is nothing_wrong else ["generation", "log-probabilities"]
+    assert [re.search("off for (.*): they differ", message).group(1) for message in messages(caplog)] == off
+
+
 def wrong_scores(monkeypatch):
     usual = PackedAttention.visible
     monkeypatch.setattr(
@@ -451,8 +522,8 @@ def test_learned_positions_share_too_because_they_are_counted_from_the_mask(tiny
 
 
 def other_model(architecture, **settings):
-    sizes = SIZE | {"vocab_size": 320, "eos_token_id": EOS, "hidden_act": "silu"}
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes, **settings))
+    sizes = SIZE | {"vocab_size": 320, "eos_token_id": EOS, "hidden_act": "silu"} | settings
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes))
 
 
 def test_a_model_whose_layers_are_not_told_is_trained_as_usual(tiny_folder, tmp_path, caplog):
