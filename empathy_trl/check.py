@@ -199,6 +199,7 @@ def _set_template(section, tokenizer, name: str, config):
     check_template_arguments(tokenizer, section.chat_template_kwargs)
 
 
+@whole_weights()  # ZeRO-3 would divide the parameters that are counted
 def _count(run: StageRun, config, tokenizer, dtype: str) -> Size:
     """Count parameters on the meta device, with the recipe's adapter, and see whether the model can share prompts."""
     stage = run.stage

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -210,6 +211,14 @@ def join_processes(needs_devices: bool = True):
         # accelerate's own name is "cpu:0", with which `torch.load` cannot read the optimizer in a resume
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
     return PartialState(cpu=several_on_cpu())
+
+
+def set_timeout(seconds: float):
+    """Let the processes wait for each other so long. Their connection is older than transformers' `ddp_timeout`."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds))
 
 
 def part_processes():

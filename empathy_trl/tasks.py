@@ -27,6 +27,7 @@ from empathy_trl.engine import (
     hold_together,
     join_processes,
     part_processes,
+    set_timeout,
     use_all_cores,
 )
 from empathy_trl.errors import UserError
@@ -318,6 +319,7 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
     folder = OUTPUTS / recipe.name if output_dir is None else user_path(output_dir)
     use_all_cores()
     process = join_processes()
+    set_timeout(max(stage.trainer.get("ddp_timeout", 1800) for stage in recipe.stages.values()))
 
     # Find out now what would stop a later stage, before an earlier run is moved or an hour is spent
     runs = stage_runs(recipe, folder)

@@ -23,6 +23,11 @@ def test_the_verdict_compares_the_plan_with_the_machine(tmp_path, override, verd
     assert re.search(verdict, describe(load_recipe("ed4_tiny", override), tmp_path))
 
 
+@pytest.mark.faults
+def test_parameters_are_counted_whole_under_every_engine(sharded_loading, tmp_path):
+    assert "parameters 799,680 of 799,680 trained" in describe(load_recipe("ed4_tiny"), tmp_path)
+
+
 def test_the_plan_names_the_model_of_foresight(tmp_path):
     overrides = ["--stages.grpo.rewards.foresight.model", "me/similarity"]
     plan = describe(load_recipe("empath_tiny", overrides), tmp_path)

@@ -166,13 +166,17 @@ def test_a_recipe_may_ask_for_the_engine(trainer, name, sharded, monkeypatch):
 
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 TOGETHER = """
-import os, sys
+import os, sys, torch
 from pathlib import Path
 from empathy_trl import engine
 from empathy_trl.errors import UserError
 engine.SHARED_WAIT = 1
 rank, home = int(os.environ["RANK"]), Path(sys.argv[1])
 said = open(f"{home}.{rank}.txt", "w")
+engine.join_processes()
+engine.set_timeout(77)
+backend = torch.distributed.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+print("timeout", backend.options._timeout.total_seconds(), file=said)
 for refusing in ([1], [0, 1], []):
     try:
         with engine.fail_together():
@@ -204,7 +208,7 @@ def test_processes_fail_together_and_must_share_their_folder(tmp_path, monkeypat
         said = (tmp_path / f"home.{rank}.txt").read_text()
         assert "[1] process 1 of 2, counted from 0, on " in said
         assert "[0, 1] no such file\n" in said and "[] goes on\n" in said
-        assert "home held\n" in said
+        assert "home held\n" in said and "timeout 77.0\n" in said
         assert (
             f"{rank} the processes do not share the output folder: a file that the first process wrote into {home}/0/out"
             in said

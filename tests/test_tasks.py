@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -87,6 +88,16 @@ def test_what_optimizer_and_schedule_refuse_is_told_before_the_training(settings
     run = stage_runs(load_recipe("ed4_tiny", ["--stages.sft.trainer", json.dumps(settings)]), tmp_path)["sft"]
     with pytest.raises(UserError, match=f"stages.sft: the trainer refuses these settings: {message}"):
         train_stage(run)
+
+
+@pytest.mark.faults
+def test_processes_wait_for_each_other_as_long_as_the_stage_with_the_longest_timeout_says(tmp_path, monkeypatch):
+    limit = Mock(side_effect=UserError("limited"))
+    monkeypatch.setattr(tasks, "set_timeout", limit)
+    for overrides, seconds in ([], 1800), (["--stages.sft.trainer.ddp_timeout", "7200"], 7200):
+        with pytest.raises(UserError, match="limited"):
+            tasks.run_recipe("ed4_tiny", overrides, output_dir=tmp_path)
+        limit.assert_called_with(seconds)
 
 
 @pytest.mark.faults
