@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # vLLM's CPU build has an environment of its own: it is large, and bounds the versions of other packages
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: install demo small-models test test-fast slow vllm quality style clean
+.PHONY: install demo small-models test test-fast slow engines vllm quality style clean
 
 install: $(VENV)/.installed
 
@@ -31,17 +31,26 @@ small-models: install
 	$(BIN)/python examples/small_models.py
 
 test: install
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu" $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu and not engines" $(PYTEST_ARGS)
 
 # for the loop while working: all but the tests that train, start processes, ask a Hub or open a browser
 test-fast: install
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu" \
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu and not engines" \
 		$(addprefix --ignore=tests/,benchmarks recipes trainers test_adding.py test_python.py test_old_outputs.py chat/test_web.py \
 		commands/test_wheel.py hub/test_push.py hub/leaderboard/test_render.py rewards/test_real_servers.py \
 		$(addprefix evaluation/metrics/,test_judge_aspects.py test_metric_folders.py test_metric_inputs.py)) $(PYTEST_ARGS)
 
 slow: install
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow and not gpu and not engines" $(PYTEST_ARGS)
+
+# the last lines are the table engine x task
+engines: $(VENV)/.deepspeed
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m engines tests/engines $(PYTEST_ARGS)
+
+# DeepSpeed comes as source, and its build looks for the torch that is there
+$(VENV)/.deepspeed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable ".[deepspeed]"
+	touch $@
 
 # vLLM as a back end of evaluations and as a judge's server: the tests that need it, in its own environment
 vllm: $(VLLM_VENV)/.installed

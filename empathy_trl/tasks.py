@@ -90,7 +90,21 @@ class Task:
 
 
 class EmpathySFTTrainer(FiniteUpdatesMixin, WholeRunMixin, SFTTrainer):
-    """`trl.SFTTrainer` that stops on a loss that is not finite, and whose resumed runs log the losses of the whole run."""
+    """`trl.SFTTrainer` that stops on a loss that is not finite, and whose resumed runs log the figures of the whole run.
+
+    TRL would count tokens from 0 again, and forget what is not logged yet; `_running_sums` and `_continue_sums` of
+    `WholeRunMixin` also hold these.
+    """
+
+    def _running_sums(self) -> dict:
+        figures = {name: list(values) for name, values in self._metrics["train"].items()}
+        return super()._running_sums() | {"tokens": self._total_train_tokens, "figures": figures}
+
+    def _continue_sums(self, sums: dict):
+        super()._continue_sums(sums)
+        if "tokens" in sums:  # not in a checkpoint of an earlier version
+            self._total_train_tokens = sums["tokens"]
+            self._metrics["train"].update(sums["figures"])
 
 
 def build_sft(run: StageRun):

@@ -35,7 +35,9 @@ def test_the_versions_for_vllm_are_those_of_the_package_but_for_what_vllm_bounds
     assert {name for name in usual if with_vllm.get(name) != usual[name]} == BOUNDED
 
 
-@pytest.mark.parametrize(("file", "extras"), [("constraints.txt", ["dev"]), ("constraints-vllm.txt", ["vllm", "dev"])])
+@pytest.mark.parametrize(
+    ("file", "extras"), [("constraints.txt", ["dev", "deepspeed"]), ("constraints-vllm.txt", ["vllm", "dev"])]
+)
 def test_the_versions_fit_what_the_package_requires(file, extras):
     versions, without = pins(file), {"torch"} if file == "constraints.txt" else set()  # make install chooses its build
     needed = [each for each in requirements(*extras) if each.name not in without]

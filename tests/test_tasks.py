@@ -433,7 +433,7 @@ def test_a_resume_has_the_steps_losses_and_best_checkpoint_of_the_whole_run(
     train_stage(run("moved"))
     whole, moved = tmp_path / "whole" / stage, tmp_path / "moved" / stage
     assert (whole / "model.safetensors").read_bytes() == (moved / "model.safetensors").read_bytes()
-    shown = ("step", "loss", "train_loss")
+    shown = ("step", "loss", "train_loss", "num_tokens", "entropy", "mean_token_accuracy")
     rows = [
         [{name: row.get(name) for name in shown} for row in logged_rows(each / METRICS_FILE)] for each in (whole, moved)
     ]

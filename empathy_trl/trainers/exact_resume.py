@@ -138,11 +138,19 @@ class WholeRunMixin:
 
     def _save_rng_state(self, output_dir: str):
         super()._save_rng_state(output_dir)
+        torch.save(self._running_sums(), self._loss_file(output_dir, self.accelerator.process_index))
+
+    def _running_sums(self) -> dict:
+        """Return what a checkpoint holds of the losses so far."""
         step, before = self._loss_before
         # a checkpoint that is saved inside a step, because the step cannot be completed, holds the complete ones alone
         unlogged = before if step == self.state.global_step else self._tr_loss
-        sums = {"unlogged": unlogged, "logged": self._total_loss_scalar, "logged_at": self._globalstep_last_logged}
-        torch.save(sums, self._loss_file(output_dir, self.accelerator.process_index))
+        return {"unlogged": unlogged, "logged": self._total_loss_scalar, "logged_at": self._globalstep_last_logged}
+
+    def _continue_sums(self, sums: dict):
+        """Continue with what `_running_sums` returned when the checkpoint was saved."""
+        self._tr_loss, self._total_loss_scalar = sums["unlogged"], sums["logged"]
+        self._globalstep_last_logged = sums["logged_at"]
 
     def _load_losses(self):
         """Continue with the sum of losses in the checkpoint of a resume; with that of process 0 if there are more now."""
@@ -151,9 +159,7 @@ class WholeRunMixin:
             return
         for process in (self.accelerator.process_index, 0):
             if os.path.isfile(file := self._loss_file(checkpoint, process)):
-                sums = torch.load(file, map_location=self.accelerator.device, weights_only=True)
-                self._tr_loss, self._total_loss_scalar = sums["unlogged"], sums["logged"]
-                self._globalstep_last_logged = sums["logged_at"]
+                self._continue_sums(torch.load(file, map_location=self.accelerator.device, weights_only=True))
                 return
 
     def log(self, logs, *args, **kwargs):

@@ -30,6 +30,7 @@ from typing import Literal
 from unittest.mock import patch
 
 import torch
+from accelerate.utils import gather_object
 from transformers import TrainerCallback
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.callbacks import SyncRefModelCallback
@@ -324,8 +325,8 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         pairs = [
             pair for row, kept in zip(completion_ids, mask.bool(), strict=True) for pair in pairwise(row[kept].tolist())
         ]
-        share = torch.tensor(len(set(pairs)) / max(1, len(pairs)), device=values.device)
-        metrics["distinct_2"].append(self.accelerator.gather(share).mean().item())
+        pairs = gather_object(pairs)
+        metrics["distinct_2"].append(len(set(pairs)) / max(1, len(pairs)))
 
     def _log_advantages(self, advantages: torch.Tensor):
         """Replace GRPO's advantages in the log by the mean advantage of each completion."""
