@@ -154,7 +154,8 @@ def check_engine(trainer):
         if (kind := state.fsdp_plugin.state_dict_type.name) != "FULL_STATE_DICT":
             raise UserError(f"fsdp_state_dict_type: {kind} {NOT_SAVED}; expected FULL_STATE_DICT")
         name_fsdp_layers(model)
-    if trainer.is_deepspeed_enabled and not hasattr(model, "peft_config"):
+    saves_adapter = hasattr(model, "peft_config") and model.get_base_model().can_generate()  # others are merged
+    if trainer.is_deepspeed_enabled and not saves_adapter:
         zero = state.deepspeed_plugin.deepspeed_config["zero_optimization"]
         if zero["stage"] == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
             raise UserError(f"zero3_save_16bit_model: false {NOT_SAVED}; expected true")

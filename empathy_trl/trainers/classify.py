@@ -11,8 +11,10 @@ of a pair go through the model in one batch. An evaluation scores each reply onc
 """
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
@@ -20,11 +22,20 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch.nn import functional
-from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
+from empathy_trl.engine import fail_together
 from empathy_trl.errors import DataError, UserError, show
-from empathy_trl.models.adapters import merge_adapter
+from empathy_trl.models.adapters import adapted, as_new, merge_adapter
+from empathy_trl.models.classifier import load_classifier
 from empathy_trl.models.label_schema import Targets, pairs_of, pearson, predicted_labels, right_order
+from empathy_trl.models.load import whole_weights
 from empathy_trl.trainers.exact_resume import FiniteUpdatesMixin, WholeRunMixin
 
 # With other values, the trainer computes no figure on `valid`, or computes it without the rows of the last batch
@@ -146,7 +157,14 @@ def encode(rows, tokenizer, max_length: int):
 
 
 class LabelTrainer(FiniteUpdatesMixin, WholeRunMixin, Trainer):
-    """`transformers.Trainer` that stops on a loss that is not finite."""
+    """`transformers.Trainer` that stops on a loss that is not finite, and saves a merged model as it is."""
+
+    def _save(self, output_dir=None, state_dict=None):
+        # what an engine gathers after `MergeAdapter` is still the adapter
+        is_merged = isinstance(self.accelerator.unwrap_model(self.model_wrapped), PeftModel) and not isinstance(
+            self.model, PeftModel
+        )
+        super()._save(output_dir, None if is_merged else state_dict)
 
 
 class MergeAdapter(TrainerCallback):
@@ -154,24 +172,50 @@ class MergeAdapter(TrainerCallback):
 
     A classifier is small, and the config that describes the outputs belongs to a complete model. Checkpoints inside the
     training stay adapters. The merged model is compared with the adapter, see `merge_adapter`.
+
+    Under FSDP and DeepSpeed, the first process merges a copy with the gathered weights, which all processes then load.
     """
 
     def __init__(self, trainer):
         self.trainer = trainer
 
     def on_train_end(self, args, state, control, **kwargs):
-        if not isinstance(self.trainer.model, PeftModel):
+        trainer = self.trainer
+        if not isinstance(trainer.model, PeftModel):
             return
         rows = self.trainer.eval_dataset.select(range(min(ROWS_TO_COMPARE, len(self.trainer.eval_dataset))))
         inputs = [dict(self.trainer.data_collator([row])) for row in rows]
         for row in inputs:
             del row["labels"]
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            self._merge_gathered(inputs, Path(args.output_dir) / "merging")
+            return
         with TemporaryDirectory(dir=args.output_dir, prefix="merged-") as folder:
             saved = folder if state.is_world_process_zero else None  # transformers saves in the main process only
             merged, difference = merge_adapter(self.trainer.model, inputs, name="the trained adapter", folder=saved)
         self.trainer.model = merged
         if state.is_world_process_zero:
             print(f"adapter merged: {difference}")
+
+    def _merge_gathered(self, inputs: list[dict], folder: Path):
+        """Merge an adapter whose weights an engine holds; `folder` is for the merged model, until all have loaded it."""
+        trainer = self.trainer
+        weights = trainer.accelerator.get_state_dict(trainer.deepspeed or trainer.model)  # whole in the first process
+        with fail_together():
+            if trainer.is_world_process_zero():
+                model, base = trainer.model, trainer.model.get_base_model()
+                with whole_weights():
+                    copied = AutoModelForSequenceClassification.from_config(base.config, dtype=base.dtype)
+                copied = adapted(copied, as_new(model.active_peft_config))
+                copied.load_state_dict(weights)
+                _, difference = merge_adapter(copied, inputs, name="the trained adapter", folder=folder)
+                trainer.processing_class.save_pretrained(folder)
+                print(f"adapter merged: {difference}")
+        merged, _ = load_classifier(str(folder))
+        trainer.model = merged.to(trainer.args.device)
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            shutil.rmtree(folder)
 
 
 class HeldOut(TrainerCallback):

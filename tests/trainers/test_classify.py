@@ -8,8 +8,9 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from torch.nn import functional
-from transformers import DataCollatorWithPadding, Trainer, set_seed
+from transformers import DataCollatorWithPadding, set_seed
 
 from empathy_trl.errors import UserError
 from empathy_trl.models.classifier import new_classifier
@@ -18,6 +19,7 @@ from empathy_trl.trainers.classify import (
     HeldOut,
     LabelConfig,
     LabelLoss,
+    LabelTrainer,
     MergeAdapter,
     RegressConfig,
     encode,
@@ -134,7 +136,7 @@ def train(folder, lora=None, **settings):
     options = {"max_steps": 40, "save_strategy": "steps", "save_steps": 10, "learning_rate": 0.01, "use_cpu": True}
     config = quiet_config(folder, RegressConfig, per_device_train_batch_size=8, **options | settings)
     data = encode(rows(), tokenizer, 32)
-    trainer = Trainer(
+    trainer = LabelTrainer(
         model=model,
         args=config,
         train_dataset=data,
@@ -164,12 +166,23 @@ def test_it_learns_and_the_config_says_how_good_the_model_is_that_is_kept(tmp_pa
 
 
 @pytest.mark.faults
-def test_an_adapter_is_merged_at_the_end_and_compared(tmp_path, capsys):
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_an_adapter_is_merged_at_the_end_and_compared(tmp_path, capsys, monkeypatch, is_sharded):
+    usual = MergeAdapter.on_train_end
+
+    def on_train_end(self, *args, **kwargs):
+        monkeypatch.setattr(self.trainer, "is_fsdp_enabled", is_sharded)
+        usual(self, *args, **kwargs)
+        monkeypatch.setattr(self.trainer, "is_fsdp_enabled", False)
+
+    monkeypatch.setattr(MergeAdapter, "on_train_end", on_train_end)
     lora = LoraConfig(r=4, task_type="SEQ_CLS", target_modules=["query", "value", "word_embeddings"])
     trainer = train(tmp_path, lora=lora)
     assert "adapter merged: outputs differ by at most " in capsys.readouterr().out
-    assert not list(tmp_path.glob("merged-*"))
+    assert not list(tmp_path.glob("merg*"))
     assert not isinstance(trainer.model, PeftModel)
     assert not any("lora" in key for key in trainer.model.state_dict())
     assert trainer.evaluate()["eval_pearson_mean"] == pytest.approx(trainer.state.best_metric, abs=1e-5)
     assert trainer.model.config.held_out["value"] == pytest.approx(trainer.state.best_metric, abs=1e-5)
+    trainer._save(str(tmp_path / "saved"), {"an adapter's": torch.zeros(1)})  # as an engine gathers it
+    assert load_file(tmp_path / "saved" / "model.safetensors").keys() == trainer.model.state_dict().keys()
