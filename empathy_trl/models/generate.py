@@ -363,7 +363,7 @@ def _not_vllm(model) -> str | None:
     return None
 
 
-PROBE = 5.0  # seconds for one answer of a vLLM server
+ANSWER_WAIT, INFO_WAIT = 5.0, 60.0  # seconds; for its first `/server_info`, a server asks the system for much
 
 
 def server_problem(address: str, names: list[str], wait: float = 0.0) -> str | None:
@@ -380,29 +380,32 @@ def server_problem(address: str, names: list[str], wait: float = 0.0) -> str | N
     start = f"CUDA_VISIBLE_DEVICES=0 trl vllm-serve --model {shlex.quote(names[0])}"
     if (port := address.rpartition(":")[2]).isdigit():
         start += f" --port {port}"
-    end, healthy = time.monotonic() + wait, _ask(f"{address}/health")
-    if wait and isinstance(healthy[0], str):
+    end, (health, answer) = time.monotonic() + wait, _ask(f"{address}/health")
+    if wait and answer is None:
         logger.warning(
             "no vLLM server answers at %s yet; waiting up to %g seconds for one. To start it: %s", address, wait, start
         )
-    while isinstance(healthy[0], str) and time.monotonic() < end:
+    while answer is None and time.monotonic() < end:
         time.sleep(1)
-        healthy = _ask(f"{address}/health")
-    if isinstance(healthy[0], str):
-        return f"no vLLM server answers at {address} ({healthy[0]}); start one with a GPU of its own: {start}"
-    listed, info = _ask(f"{address}/v1/models"), _ask(f"{address}/server_info?config_format=json")
-    if healthy[0] == 200 and listed[0] == 401:
+        health, answer = _ask(f"{address}/health")
+    if answer is None:
+        return f"no vLLM server answers at {address} ({health}); start one with a GPU of its own: {start}"
+    listing, answer = _ask(f"{address}/v1/models")
+    if (health, listing) == ("HTTP 200", "HTTP 401"):
         return f"the server at {address} requires an API key, which TRL does not send; start it without one: {start}"
-    if healthy[0] != 200 or listed[0] != 200 or "data" not in listed[1]:
-        refused = f"/health with HTTP {healthy[0]}, /v1/models with HTTP {listed[0]}"
-        return f"the server at {address} is no vLLM server (it answers {refused}); expected an address without /v1, such as http://localhost:8000"
-    served = {str(model.get(key)) for model in listed[1]["data"] for key in ("id", "root") if model.get(key)}
+    if health != "HTTP 200" or not answer or "data" not in answer:
+        answers = f"/health with {health}, /v1/models with {listing}"
+        return f"the server at {address} is no vLLM server (it answers {answers}); expected an address without /v1, such as http://localhost:8000"
+    served = {str(model.get(key)) for model in answer["data"] for key in ("id", "root") if model.get(key)}
     if not any(_is_same_model(each, name) for each in served for name in names):
         return f"the server at {address} serves {' or '.join(sorted(served))}; expected {' or '.join(names)}: {start}"
-    config = info[1].get("vllm_config", {})
+    info, answer = _ask(f"{address}/server_info?config_format=json", INFO_WAIT)
+    if info not in ("HTTP 200", "HTTP 404"):
+        return f"the server at {address} answers /server_info, which TRL needs, with {info}"
+    config = answer.get("vllm_config", {})
     logprobs = config.get("model_config", {}).get("logprobs_mode")
     missing = {
-        "VLLM_SERVER_DEV_MODE=1": info[0] != 200,
+        "VLLM_SERVER_DEV_MODE=1": info == "HTTP 404",
         "--weight-transfer-config": not config.get("weight_transfer_config"),
         "--logprobs-mode processed_logprobs": logprobs != "processed_logprobs",
     }
@@ -411,16 +414,16 @@ def server_problem(address: str, names: list[str], wait: float = 0.0) -> str | N
     return None
 
 
-def _ask(url: str) -> tuple[int | str, dict]:
-    """Return (HTTP status, content) of a server's answer; in place of the status, why it gives none."""
+def _ask(url: str, seconds: float = ANSWER_WAIT) -> tuple[str, dict | None]:
+    """Return a server's status, such as "HTTP 200", and its JSON object, or {}; why it does not answer, and None."""
     try:
-        response = httpx.get(url, timeout=PROBE)
+        response = httpx.get(url, timeout=seconds)
         content = response.json()
     except (httpx.TransportError, httpx.InvalidURL) as error:
-        return str(error) or type(error).__name__, {}
+        return str(error) or type(error).__name__, None
     except ValueError:  # no JSON
         content = {}
-    return response.status_code, content if isinstance(content, dict) else {}
+    return f"HTTP {response.status_code}", content if isinstance(content, dict) else {}
 
 
 def _is_same_model(served: str, name: str) -> bool:

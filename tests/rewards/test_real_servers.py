@@ -5,6 +5,8 @@ Their models are tiny and have random weights, so the scores mean nothing. That 
 
 import asyncio
 import importlib.util
+import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from types import SimpleNamespace
 import pytest
 
 from empathy_trl.errors import JudgeFailed
+from empathy_trl.models.generate import server_problem
 from empathy_trl.rewards.llm_judge import LLMJudge
 from tests.rewards.test_llm_judge import INJECTIONS
 
@@ -103,6 +106,8 @@ def test_llama_refuses_another_key(llama, monkeypatch):
     with pytest.raises(JudgeFailed, match=r"the server refuses the key in \$JUDGE_KEY.*HTTP 401") as caught:
         score(make(llama), ["Cheer up."])
     assert "another-key" not in str(caught.value)
+    with pytest.raises(JudgeFailed, match="the server requires a key, but none was sent.*HTTP 401"):
+        score(make(llama, api_key_env="NO_SUCH_VARIABLE"), ["Cheer up."])
 
 
 def test_llama_at_another_address(llama):
@@ -123,13 +128,15 @@ def vllm(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY]
+    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "4096"]
     # without it a model may fill its answer with white space, which JSON allows without end
     command += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
+    # as TRL starts it, for trainings
+    command += ["--weight-transfer-config", '{"backend": "nccl"}', "--logprobs-mode", "processed_logprobs"]
     log = folder / "log.txt"
     with open(log, "w") as file:
-        server = subprocess.Popen(command, stdout=file, stderr=file)
+        server = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | {"VLLM_SERVER_DEV_MODE": "1"})
     try:
         wait_until_healthy(f"http://127.0.0.1:{port}/health", server, log)
         yield f"http://127.0.0.1:{port}/v1"
@@ -138,7 +145,7 @@ def vllm(tmp_path_factory):
         server.wait(timeout=60)
 
 
-def wait_until_healthy(url: str, server: subprocess.Popen, log: Path, seconds: float = 300):
+def wait_until_healthy(url: str, server: subprocess.Popen, log: Path, seconds: float = 600):
     """Return when a server answers; fail with the end of its log if it ends or takes too long."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:
@@ -162,10 +169,18 @@ def test_vllm_scores_replies(vllm):
     ("settings", "message"),
     [
         ({"model": "large"}, "model or base_url: no 'large' at .*HTTP 404"),
-        ({"api_key_env": "NO_SUCH_VARIABLE"}, "the server requires a key, but none was sent.*HTTP 401"),
-        ({"sampling": {"temperature": -1}}, "HTTP 400: 1.*temperature"),
+        ({"sampling": {"temperature": -1}}, "the server does not accept temperature: -1; .*HTTP 400"),
     ],
 )
 def test_vllm_refuses(vllm, settings, message):
     with pytest.raises(JudgeFailed, match=message):
         score(make(vllm, **settings), ["Cheer up."])
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_vllm_fits_the_trainings_of_its_model_only(vllm):
+    address = vllm.removesuffix("/v1")
+    assert server_problem(address, ["tiny"]) is None
+    assert re.search("serves .* or tiny; expected large: CUDA_VISIBLE", server_problem(address, ["large"]))
+    assert "it answers /health with HTTP 404" in server_problem(vllm, ["tiny"])
