@@ -590,6 +590,9 @@ def _verdict(missing: list[str], obstacles: list[str], needed: float, downloads:
         lacks.append(devices)
     if constants.is_offline_mode() and (absent := [name for name in downloads if not is_cached(name)]):
         lacks.append(f"HF_HUB_OFFLINE is set, and the Hub's cache does not have {', '.join(absent)}")
-    if needed > _memory_here():
-        lacks.append(f"about {needed / 1e9:.0f} GB of memory are needed, {_memory_here() / 1e9:.0f} GB are available")
+    processes = 1 if torch.cuda.is_available() else Engine.here().local  # which share the memory of the machine
+    if needed * processes > _memory_here():
+        each = f" by {processes} processes" if processes > 1 else ""
+        there = f"{_memory_here() / 1e9:.0f} GB are available"
+        lacks.append(f"about {needed * processes / 1e9:.0f} GB of memory are needed{each}, {there}")
     return "The recipe is sound." + (f" It cannot run on this machine: {'; '.join(lacks)}." if lacks else "")

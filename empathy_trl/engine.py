@@ -75,6 +75,11 @@ class Engine:
             on_cpu=_flag("ACCELERATE_USE_CPU"),
         )
 
+    @property
+    def local(self) -> int:
+        """Number of processes on this node."""
+        return self.processes // self.nodes
+
     def divisor(self, part: str) -> int:
         """Return over how many processes one of `PARTS` is divided."""
         return self.processes if part in self.sharded else 1
@@ -90,7 +95,7 @@ class Engine:
 
     def missing_devices(self) -> str | None:
         """Return which devices the launcher asks for and this machine does not have, with the remedy; None if it has them."""
-        local = self.processes // self.nodes
+        local = self.local
         if self.launcher is None or self.on_cpu or local == 1:
             return None
         devices = device_count()

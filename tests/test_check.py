@@ -6,6 +6,7 @@ import shutil
 import pytest
 from transformers import Qwen2Config, RobertaConfig, T5Config
 
+from empathy_trl import check
 from empathy_trl.check import Size, describe, memory, trainer_options
 from empathy_trl.errors import UserError
 from empathy_trl.recipe import load_recipe
@@ -26,6 +27,14 @@ def test_the_verdict_compares_the_plan_with_the_machine(tmp_path, override, verd
 @pytest.mark.faults
 def test_parameters_are_counted_whole_under_every_engine(sharded_loading, tmp_path):
     assert "parameters 799,680 of 799,680 trained" in describe(load_recipe("ed4_tiny"), tmp_path)
+
+
+def test_processes_on_a_cpu_share_its_memory(monkeypatch):
+    monkeypatch.setattr(check, "_memory_here", lambda: 15e9)
+    assert check._verdict([], [], 10e9, []) == "The recipe is sound."
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    assert "about 20 GB of memory are needed by 2 processes, 15 GB are available" in check._verdict([], [], 10e9, [])
 
 
 def test_the_plan_names_the_model_of_foresight(tmp_path):
