@@ -14,6 +14,7 @@ for name, value in {"KVCACHE_SPACE": "1", "OMP_THREADS_BIND": "nobind"}.items():
     os.environ[f"VLLM_CPU_{name}"] = value  # 1 GB, and threads on any core
 os.environ["VLLM_NO_USAGE_STATS"] = "1"
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -95,6 +96,15 @@ def tiny(tiny_folder):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     return AutoModelForCausalLM.from_pretrained(tiny_folder), AutoTokenizer.from_pretrained(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """Folder of SmolLM2-135M-Instruct."""
+    folder = Path(__file__).parents[1] / "models" / "smollm2-135m"
+    if not folder.is_dir():
+        pytest.skip("needs models/smollm2-135m: make small-models")
+    return folder
 
 
 @pytest.fixture
