@@ -399,10 +399,12 @@ def train_stage(run: StageRun) -> None:
     process.print(
         f"[{run.name}] " + (f"resumes from {folder.checkpoint}" if folder.checkpoint else f"starts ({run.folder})")
     )
+    engine = _checked_engine(run, folder)
     changes = _process_changes(run, folder)
     usage = ResourceUsage(folder.record)
     if process.is_main_process:
         about = {"recipe": run.recipe.name, "stage": run.name, "status": "running", "processes": process.num_processes}
+        about["engine"] = engine
         about |= {"process_changes": changes} if changes else {}
         folder.save(**about, **provenance(run.stage.seed), **usage.so_far())
         (run.folder / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")
@@ -424,6 +426,20 @@ def train_stage(run: StageRun) -> None:
     process.wait_for_everyone()
     del trainer
     gc.collect()
+
+
+def _checked_engine(run: StageRun, folder) -> str:
+    """Return the name of the engine; raise UserError if it cannot read the checkpoint of a resume.
+
+    transformers would fail, or go on without the optimizer's state.
+    """
+    before, now = folder.record.get("engine"), Engine.here(run.stage.trainer).name
+    if folder.checkpoint and before not in (None, now) and {before, now} != {"one process", "DDP"}:
+        raise UserError(
+            f"stages.{run.name}: {folder.checkpoint} was saved under {before}, whose optimizer state {now} cannot read. Launch "
+            f"this stage with the config of {before} until it is complete, or start it again with --fresh"
+        )
+    return now
 
 
 def _process_changes(run: StageRun, folder) -> list[dict]:

@@ -440,6 +440,24 @@ def test_a_resume_has_the_steps_losses_and_best_checkpoint_of_the_whole_run(
     assert rows[0] == rows[1]
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("before", "now", "refused"),
+    [("FSDP2", "DDP", True), ("ZeRO-2", "ZeRO-3", True), ("one process", "DDP", False), (None, "FSDP2", False)],
+)
+def test_a_checkpoint_of_another_engine_is_refused(before, now, refused, tmp_path, monkeypatch):
+    run = stage_runs(load_recipe("ed4_tiny"), tmp_path)["sft"]
+    folder = SimpleNamespace(record={"engine": before} if before else {}, checkpoint=tmp_path / "checkpoint-2")
+    monkeypatch.setattr(tasks.Engine, "here", lambda trainer: SimpleNamespace(name=now))
+    if not refused:
+        assert tasks._checked_engine(run, folder) == now
+        return
+    with pytest.raises(
+        UserError, match=f"checkpoint-2 was saved under {before}, whose optimizer state {now} cannot read"
+    ):
+        tasks._checked_engine(run, folder)
+
+
 @pytest.mark.slow
 @pytest.mark.faults
 def test_every_task_resumes_with_as_many_processes_and_with_others(tmp_path, monkeypatch, capsys):
