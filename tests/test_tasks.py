@@ -278,6 +278,17 @@ def test_a_setting_that_is_not_used_stops_before_the_training(built, monkeypatch
         check_used(run.resolved, trainer)
 
 
+@pytest.mark.faults
+def test_float32_under_zero3_is_what_its_optimizer_holds(built, monkeypatch):
+    run, trainer = built
+    base = trainer.model.get_base_model()
+    monkeypatch.setattr(type(base), "dtype", torch.bfloat16)
+    with pytest.raises(UserError, match="model.dtype: the recipe says 'float32', but 'bfloat16' is used"):
+        check_used(run.resolved, trainer)
+    monkeypatch.setattr(next(base.parameters()), "ds_id", 0, raising=False)
+    check_used(run.resolved, trainer)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -136,7 +136,9 @@ def _model_values(stage, model, tokenizer) -> dict[str, tuple]:
     pairs = {"load_in_4bit": (section.load_in_4bit, bool(getattr(model, "is_loaded_in_4bit", False)))}
     if section.dtype != "auto":
         bare = model.get_base_model() if hasattr(model, "peft_config") else model
-        pairs["dtype"] = (section.dtype, str(bare.dtype).removeprefix("torch."))
+        # ZeRO-3 loads the weights in the type that it computes in; its optimizer holds them in float32
+        in_float32 = hasattr(next(bare.parameters()), "ds_id") and section.dtype == "float32"
+        pairs["dtype"] = (section.dtype, "float32" if in_float32 else str(bare.dtype).removeprefix("torch."))
     if section.attn_implementation is not None:
         used = config._attn_implementation.removeprefix("shared_prefix_")  # it wraps the named one
         # from the Hub's kernels
