@@ -4,7 +4,6 @@ A build function takes a `StageRun` and returns a trainer that is ready to `.tra
 function, add one line to `TASKS`, and add its config class to `recipe.schema.CONFIG_CLASSES`.
 """
 
-import gc
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -39,7 +38,7 @@ from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
 from empathy_trl.io import user_path
 from empathy_trl.models.adapters import adapted, check_target_names, check_targets, with_merged_base
-from empathy_trl.models.batching import check_prompts
+from empathy_trl.models.batching import check_prompts, release_memory
 from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.hub_files import MERGED_BASE
 from empathy_trl.models.label_schema import pairs_of
@@ -70,7 +69,7 @@ from empathy_trl.trainers.classify import (
 )
 from empathy_trl.trainers.encoder_decoder import CompletionLoss, EmpathySeq2SeqTrainer, collator, encode, trainer_class
 from empathy_trl.trainers.exact_resume import FiniteUpdatesMixin, WholeRunMixin
-from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
+from empathy_trl.trainers.grpo import EmpathyGRPOTrainer, SmallTilesMixin
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer
 
 logger = logging.getLogger(__name__)
@@ -89,7 +88,7 @@ class Task:
     build: Callable
 
 
-class EmpathySFTTrainer(FiniteUpdatesMixin, WholeRunMixin, SFTTrainer):
+class EmpathySFTTrainer(FiniteUpdatesMixin, WholeRunMixin, SmallTilesMixin, SFTTrainer):
     """`trl.SFTTrainer` that stops on a loss that is not finite, and whose resumed runs log the figures of the whole run.
 
     TRL would count tokens from 0 again, and forget what is not logged yet; `_running_sums` and `_continue_sums` of
@@ -425,7 +424,7 @@ def train_stage(run: StageRun) -> None:
         write_card(run.folder)
     process.wait_for_everyone()
     del trainer
-    gc.collect()
+    release_memory()
 
 
 def _checked_engine(run: StageRun, folder) -> str:

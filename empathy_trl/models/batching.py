@@ -12,6 +12,7 @@ a thought.
 """
 
 import copy
+import ctypes
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -52,9 +53,7 @@ def in_batches(
                 raise UserError(f"out of memory with a single {what}; expected a smaller model, or shorter texts")
             limit = len(chosen) // 2
             tqdm.write(f"out of memory with {len(chosen)} together; continuing with {limit}")
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release_memory()
             continue
         yield from zip(chosen, results, strict=True)
         items = items[len(chosen) :]
@@ -80,14 +79,36 @@ def fitting_rows(model, tokens: int, read: int, logits: int) -> int:
         read: of these, the tokens that are read in one pass.
         logits: positions of a row whose logits are made.
     """
-    config, bytes_each = model.config.get_text_config(decoder=True), model.dtype.itemsize
+    row = row_bytes(model.config.get_text_config(decoder=True), model.dtype.itemsize, tokens, read, logits)
+    return max(1, min(MOST, int(SHARE * free_memory(model.device) / row)))
+
+
+def row_bytes(config, bytes_each: int, tokens: int, read: int, logits: int) -> int:
+    """Return how much memory a row takes that is read without a backward pass.
+
+    Args:
+        config: of a language model's decoder, or of an encoder.
+        bytes_each: of a number.
+        tokens, read, logits: as for `fitting_rows`.
+    """
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cache = 2 * config.num_hidden_layers * heads * head * bytes_each
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     activations = (8 * config.hidden_size + 3 * inner) * bytes_each  # of one layer: nothing is kept for a backward pass
-    row = tokens * cache + read * activations + logits * config.vocab_size * 16  # float32, and copies of it
-    return max(1, min(MOST, int(SHARE * free_memory(model.device) / row)))
+    return tokens * cache + read * activations + logits * config.vocab_size * 16  # float32, and copies of it
+
+
+def release_memory() -> None:
+    """Give back to the system what nothing holds any more: a training that is over, before the evaluation begins.
+
+    On Linux, the C library otherwise keeps most of what the tensors of a training had on the CPU.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def free_memory(device: torch.device) -> int:

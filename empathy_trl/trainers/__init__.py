@@ -9,6 +9,7 @@ argument, hook or method, so these attributes are replaced during one call (`uni
 |---|---|---|
 | `exact_resume` | `reward_funcs` of the trainer | TRL calls all rewards in one method; a stop must wait for the other processes |
 | `grpo` | `trl.trainer.utils._use_triton` | decides whether prompts go through the vocabulary projection; TRL decides by device |
+| `grpo` | `TOKEN_CHUNK_SIZE` in `trl.kernels.chunked_logprob` | how many tokens are projected to the vocabulary at a time; too many for a CPU |
 | `ppo` | `beta` of the trainer | TRL adds the KL to the loss of every trainer that has a reference model |
 | `shared_prefix.mixin` | `shuffle_sequence_dict` in `trl.trainer.grpo_trainer` | TRL shuffles rows in the middle of `_prepare_inputs` |
 | `shared_prefix.mixin`, `encoder_decoder` | `generate` of the model | TRL passes a fixed set of arguments to it |

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+OTHERS = ("scorer", "evaluation", "predicted_memory", "processes")  # take no shapes
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if "def main" in path.read_text())
 
 
@@ -30,7 +31,7 @@ def main(monkeypatch, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("scorer", "evaluation")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OTHERS])
 def test_a_benchmark_prints_a_table_and_one_ratio_last(main, capsys, monkeypatch, name):
     if name == "latency":
         monkeypatch.setattr(importlib.import_module(name), "TURNS", (2, 6))
@@ -38,6 +39,24 @@ def test_a_benchmark_prints_a_table_and_one_ratio_last(main, capsys, monkeypatch
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"ratio: \d+\.\d\d", lines[-1])
     assert any(re.fullmatch(r"\| [\w (),:-]+ \|.*\|", line) for line in lines)
+
+
+def test_more_gpus_take_less_memory_each_where_they_share_the_weights(main, capsys, monkeypatch):
+    processes = importlib.import_module("processes")
+    monkeypatch.setattr(processes, "LARGE", processes.LARGE | {"num_hidden_layers": 2})
+    main("processes", "--computed")
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    figures = {tuple(map(str.strip, row[:2])): list(map(int, row[2:])) for row in rows}
+    assert len(figures) == 8
+    for (_, engine), (_, *several) in figures.items():
+        assert several == sorted(several, reverse=True)
+        assert engine == "ZeRO-2" or (several[0] > several[-1]) == (engine != "DDP")
+
+
+@pytest.mark.slow
+def test_a_run_takes_the_memory_that_check_predicts(main, capsys):
+    main("predicted_memory", "grpo_scratch_80m")
+    assert 0.8 < float(capsys.readouterr().out.splitlines()[-1].split()[1]) < 1.25
 
 
 @pytest.mark.parametrize("with_data", [True, False], ids=["data", "embedded corpus"])
