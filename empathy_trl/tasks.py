@@ -438,6 +438,12 @@ def _checked_engine(run: StageRun, folder) -> str:
             f"stages.{run.name}: {folder.checkpoint} was saved under {before}, whose optimizer state {now} cannot read. Launch "
             f"this stage with the config of {before} until it is complete, or start it again with --fresh"
         )
+    saved, processes = saved_by(folder.checkpoint) if folder.checkpoint else 0, PartialState().num_processes
+    if now.startswith("ZeRO") and saved not in (0, processes):
+        raise UserError(
+            f"stages.{run.name}: {folder.checkpoint} was saved by {saved} processes, and DeepSpeed cannot divide its optimizer state "
+            f"between {processes}. Launch {saved} until this stage is complete, or start it again with --fresh"
+        )
     return now
 
 

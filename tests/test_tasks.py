@@ -469,6 +469,20 @@ def test_a_checkpoint_of_another_engine_is_refused(before, now, refused, tmp_pat
         tasks._checked_engine(run, folder)
 
 
+@pytest.mark.faults
+def test_zero_resumes_with_as_many_processes_only(tmp_path, monkeypatch):
+    run = stage_runs(load_recipe("ed4_tiny"), tmp_path)["sft"]
+    monkeypatch.setattr(tasks.Engine, "here", lambda trainer: SimpleNamespace(name="ZeRO-3"))
+    folder = SimpleNamespace(record={"engine": "ZeRO-3"}, checkpoint=tmp_path)
+    for process in range(2):
+        assert process == 0 or tasks._checked_engine(run, folder) == "ZeRO-3"
+        (tmp_path / f"rng_state_{process}.pth").touch()
+    with pytest.raises(
+        UserError, match="saved by 2 processes, and DeepSpeed cannot divide its optimizer state between 1"
+    ):
+        tasks._checked_engine(run, folder)
+
+
 @pytest.mark.slow
 @pytest.mark.faults
 def test_every_task_resumes_with_as_many_processes_and_with_others(tmp_path, monkeypatch, capsys):
