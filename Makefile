@@ -43,9 +43,9 @@ test-fast: install
 slow: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow and not gpu and not engines" $(PYTEST_ARGS)
 
-# the last lines are the table engine x task
+# the last lines are the table engine x task; DeepSpeed compiles an operator in its first run, with the venv's ninja
 engines: $(VENV)/.deepspeed
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m engines tests/engines $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m engines tests/engines $(PYTEST_ARGS)
 
 # DeepSpeed comes as source, and its build looks for the torch that is there
 $(VENV)/.deepspeed: $(VENV)/.installed

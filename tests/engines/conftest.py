@@ -8,7 +8,8 @@ CELLS = pytest.StashKey[dict]()  # (engine, task) -> text
 LEGEND = """
 Two processes on a CPU (gloo, float32) against one process with the same global batch, five steps each. A cell has the
 largest difference of a logged figure and of a final weight. Also asserted in each cell: the evaluation is the same row by
-row, a training resumed after SIGKILL ends bit for bit as without it, and transformers and peft load the folder.
+row, a training resumed after SIGKILL ends bit for bit as without it, and transformers and peft load the folder. FSDP2 refuses
+an encoder-decoder, because PyTorch lets a weight belong to one group only, and encoder and decoder share an embedding.
 
 Not run, because it needs GPUs: NCCL, bfloat16, offloading, 4-bit models under an engine, vLLM beside a training.
 """
