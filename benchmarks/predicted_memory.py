@@ -47,7 +47,7 @@ def recipe(task: str, model: dict, name: str = "ed4", **trainer) -> dict:
     content = {
         "task": task,
         "model": model,
-        "data": {"name": name, "path": "sample"},
+        "data": {"name": name, "path": "sample", **({"split_by": "row"} if name == "wassa" else {})},
         "trainer": usual.get(task, PLAIN | ROLLOUT) | trainer,
         "evaluation": {"limit": 8, "max_new_tokens": 24, "batch_size": 8},
     }

@@ -1,12 +1,15 @@
 """Batches: sized for the memory there is, halved where it runs out, behind a prefix that is read once."""
 
+import ctypes
+
+import psutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from empathy_trl.errors import UserError
 from empathy_trl.models import batching as batches
-from empathy_trl.models.batching import MOST, fitting_rows, in_batches
+from empathy_trl.models.batching import MOST, fitting_rows, in_batches, release_memory
 from empathy_trl.models.generate import generate_completions
 from tests.chat.small_models import sharpened
 from tests.trainers.tiny_t5 import tiny_t5
@@ -84,6 +87,15 @@ def test_rows_grow_with_memory_and_shrink_with_length(tiny, monkeypatch):
 INSTRUCTION = "Which emotion is it? Reason briefly, then answer with one word."
 SITUATIONS = ["I was so scared when the lights went out.", "Party!", "How are you? Fine, and you?", "Cried.", "nods"]
 PROMPTS = [[{"role": "user", "content": f"{INSTRUCTION} {text}"}] for text in SITUATIONS]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library has no malloc_trim")
+def test_what_is_freed_goes_back_to_the_system():
+    tensors = [torch.ones(25_000) for _ in range(3000)]  # 100 kB each, which the C library takes from its heap
+    before, last = psutil.Process().memory_info().rss, tensors.pop()  # above the others in the heap
+    tensors.clear()
+    release_memory()
+    assert last.sum() and psutil.Process().memory_info().rss < before - 200e6
 
 
 def generate(model, tokenizer, prompts=PROMPTS, **settings):

@@ -16,6 +16,7 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
+from trl.kernels import chunked_logprob
 
 from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.models.load import load_or_build, lora_config
@@ -23,6 +24,7 @@ from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.recipe import Lora, Model
 from empathy_trl.rewards.base import Reward, WeightSchedule, as_reward
 from empathy_trl.rewards.format import Format
+from empathy_trl.trainers import grpo
 from empathy_trl.trainers.exact_resume import NonFiniteLoss
 from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer, PPOConfig
@@ -145,6 +147,17 @@ def test_leaving_prompts_out_of_the_projection_changes_no_number(tiny_folder, tm
             ours = (logps.detach(), entropies.detach(), gradient)
     for mine, theirs in zip(ours, (logps.detach(), entropies.detach(), gradient), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_cpu_makes_fewer_logits_at_a_time(tiny_folder, tmp_path, monkeypatch):
+    trainer = make_trainer(tiny_folder, tmp_path, max_steps=1)
+    usual, compute_loss, seen = chunked_logprob.TOKEN_CHUNK_SIZE, trainer._compute_loss, []
+    monkeypatch.setattr(grpo, "TILE", 3 * trainer.model.config.vocab_size)
+    monkeypatch.setattr(
+        trainer, "_compute_loss", lambda *args: (seen.append(chunked_logprob.TOKEN_CHUNK_SIZE), compute_loss(*args))[1]
+    )
+    trainer.train()
+    assert set(seen) == {3} and usual == chunked_logprob.TOKEN_CHUNK_SIZE
 
 
 def break_loss(trainer, monkeypatch, at_call):
