@@ -17,6 +17,7 @@ LAYERS = (
     ("evaluation", "chat"),
     ("hub",),
     ("tasks",),
+    ("memory",),
     ("check",),
     ("commands",),
 )

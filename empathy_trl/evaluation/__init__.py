@@ -3,7 +3,7 @@
 | module | content |
 |---|---|
 | `base` | `Evaluator`, the base class of all kinds of evaluation; baselines and tables |
-| `emotions`, `replies`, `heads` | the evaluators: how each kind of prediction is made, scored, plotted and shown |
+| `answers`, `replies` | the evaluators: how each kind of prediction is made, scored, plotted and shown |
 | `generation` | the completions of an evaluation, saved as they arrive |
 | `metrics` | metrics and intervals: agreement with labels, counts, perplexity, classifiers; `evaluate` modules |
 | `plots` | all plots, including training curves |
@@ -19,12 +19,12 @@ from empathy_trl.io import import_object
 
 # kind of evaluation -> import path of its evaluator
 EVALUATORS = {
-    "emotions": "empathy_trl.evaluation.emotions:EmotionEvaluator",
+    "emotions": "empathy_trl.evaluation.answers:EmotionEvaluator",
     "replies": "empathy_trl.evaluation.replies:ReplyEvaluator",
     "staged": "empathy_trl.evaluation.replies:StagedReplyEvaluator",
-    "labels": "empathy_trl.evaluation.heads:LabelEvaluator",
-    "ratings": "empathy_trl.evaluation.heads:RatingEvaluator",
-    "pairs": "empathy_trl.evaluation.heads:PairEvaluator",
+    "labels": "empathy_trl.evaluation.answers:LabelEvaluator",
+    "ratings": "empathy_trl.evaluation.answers:RatingEvaluator",
+    "pairs": "empathy_trl.evaluation.answers:PairEvaluator",
 }
 
 

@@ -9,9 +9,9 @@ from empathy_trl.data import build
 from empathy_trl.errors import DataError, UserError
 from empathy_trl.evaluation import EVALUATORS, evaluator
 from empathy_trl.evaluation import base as artefacts
+from empathy_trl.evaluation.answers import LabelEvaluator, PairEvaluator, RatingEvaluator
 from empathy_trl.evaluation.base import Evaluator
 from empathy_trl.evaluation.evaluate import evaluate_model, kind_of
-from empathy_trl.evaluation.heads import LabelEvaluator, PairEvaluator, RatingEvaluator
 from empathy_trl.evaluation.replies import Prediction, ReplyEvaluator
 from empathy_trl.evaluation.report import write_report
 from empathy_trl.recipe import Data, Model, Stage

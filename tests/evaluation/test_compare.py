@@ -13,8 +13,8 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation import base as artefacts
 from empathy_trl.evaluation import compare as comparison_page
 from empathy_trl.evaluation import replies
+from empathy_trl.evaluation.answers import _metrics
 from empathy_trl.evaluation.compare import NOT_IN_ROWS, OTHER_REWARD, write_comparison
-from empathy_trl.evaluation.heads import _metrics
 from empathy_trl.evaluation.metrics.agreement import score_emotions, score_ratings
 from empathy_trl.evaluation.metrics.bootstrap import mean_figure, mean_figures, paired_jackknife, paired_statistics
 from empathy_trl.evaluation.metrics.reply_classifiers import OTHER_CLASSIFIER
