@@ -117,8 +117,8 @@ def train(config: str, processes: int, steps: int) -> dict[str, float]:
 
 
 def memory_of(content: dict, folder: str):
-    """Return a function that takes an `Engine` and rows per process and returns the parts of `check.memory`."""
-    from empathy_trl import check
+    """Return a function that takes an `Engine` and rows per process and returns the parts of `memory.training_memory`."""
+    from empathy_trl import check, memory
     from empathy_trl.recipe import load_recipe
     from empathy_trl.recipe.stages import stage_runs
 
@@ -132,8 +132,8 @@ def memory_of(content: dict, folder: str):
     def parts(engine, per_process: int, on_gpu: bool) -> dict[str, float]:
         options = check.trainer_options(run.stage) | {"per_device_train_batch_size": per_process}
         options["rows_per_prompt"] = check._rows_per_prompt(name, options, size)
-        batch = check.largest_batch(run.stage, options, size, counted.prompt_tokens[1], counted)
-        return check.memory(run.stage, options, size, batch, engine, on_gpu)
+        batch = memory.largest_batch(run.stage, options, size, counted.prompt_tokens[1], counted)
+        return memory.training_memory(run.stage, options, size, batch, engine, on_gpu)
 
     return parts
 
