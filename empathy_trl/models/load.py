@@ -539,16 +539,21 @@ def _chatml(tokenizer) -> str:
 
 
 def _check_chosen(tokenizer, choice: str, name: str, is_decoder: bool) -> None:
-    """Refuse a chosen template that is not Jinja, is of another kind of model, or ends no reply of this one."""
+    """Refuse a chosen template that is not Jinja, is for another kind of model, leaves out messages, or ends no reply."""
     if choice == "godel" and is_decoder:
         raise UserError(
             f"model.chat_template: {choice} is the input of an encoder-decoder, and {name} is a decoder; leave it out"
         )
     try:
-        tokenizer.apply_chat_template([{"role": "user", "content": "a question"}], tokenize=False)
+        text = tokenizer.apply_chat_template([{"role": "user", "content": "a question"}], tokenize=False)
+        if "a question" not in text:
+            raise UserError(
+                f"model.chat_template: the template {choice} leaves out the user's message; expected a template that writes the "
+                "content of each message"
+            )
     except TemplateSyntaxError as error:
         raise UserError(
-            f"model.chat_template: {choice}, line {error.lineno}: is no Jinja template: {error.message}"
+            f"model.chat_template: {choice}, line {error.lineno}: not a Jinja template: {error.message}"
         ) from error
     except (TemplateError, TypeError):  # refuses this conversation, not others
         pass
@@ -645,7 +650,10 @@ def pinned_argument(name: str, value) -> str:
 
 def check_template_arguments(tokenizer, arguments: Mapping[str, Any] | None) -> None:
     """Raise UserError if a chat template does not read one of the arguments that a recipe gives it."""
-    read = _get_template_variables(_main_template(tokenizer)) - GIVEN_TO_TEMPLATES
+    template = _main_template(tokenizer)
+    for name, value in (arguments or {}).items():  # the line that pins an argument reads it, too
+        template = template.replace(pinned_argument(name, value), "")
+    read = _get_template_variables(template) - GIVEN_TO_TEMPLATES
     for name in arguments or ():
         if name not in read:
             raise UserError(

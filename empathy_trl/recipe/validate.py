@@ -185,6 +185,7 @@ CHOICES = {
     "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
     "scale_rewards": ("group", "batch", "none", True, False),
+    "vllm_mode": ("colocate", "server"),
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
 
@@ -405,6 +406,8 @@ def _narrowed(name: str, hint: Any) -> Key:
 
 def _check_together(trainer: dict[str, Any], config_class: type) -> Iterator[Problem]:
     """Yield what a config class refuses, such as settings that exclude each other; it names the first only."""
+    if trainer.get("fp16") is True and trainer.get("bf16") is True:
+        yield ("fp16",), "true excludes bf16: true; set one of them to false"
     # whether this machine has a GPU is not about the recipe
     here = {"output_dir": "outputs", "bf16": False, "fp16": False, "tf32": None}
     with warnings.catch_warnings(action="ignore"):

@@ -545,7 +545,8 @@ def test_the_template_of_a_file_or_of_another_model(base, full, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{% for turn in messages %}\n{{ turn.content }", "mine.jinja, line 2: is no Jinja template: "),
+        ("{% for turn in messages %}\n{{ turn.content }", "mine.jinja, line 2: not a Jinja template: "),
+        ("", "the template .*mine.jinja leaves out the user's message; expected a template that writes the content of each"),
         ("{% for turn in messages %}{{ turn.content }}<|eot_id|>{% endfor %}",
          "mine.jinja ends a reply with '<|eot_id|>', which contains no special token of .*expected .* ends it with <eos>"),
         (None, r"model.chat_template: no file .*mine.jinja"),
@@ -700,6 +701,7 @@ def test_arguments_of_a_template_hold_wherever_it_is_rendered():
     with pytest.raises(UserError, match="kwargs.think: has no effect, .*does not read it; did you mean thinks"):
         check_template_arguments(tokenizer, {"think": True})
     tokenizer.chat_template = BODY
+    pin_template_arguments(tokenizer, {"think": True})
     with pytest.raises(UserError, match="kwargs.think: has no effect, .* does not read it and has no arguments"):
         check_template_arguments(tokenizer, {"think": True})
 

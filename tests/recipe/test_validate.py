@@ -154,6 +154,8 @@ WRONG = [
     ("grpo", {"loss_type": "dpoo"}, "loss_type: unknown choice 'dpoo'; did you mean dapo? (choices: grpo, dr_grpo, dapo,"),
     ("sft", {"loss_type": "dapo"}, "loss_type: unknown choice 'dapo' (choices: nll, dft, chunked_nll)"),
     ("grpo", {"scale_rewards": "grop"}, "scale_rewards: unknown choice 'grop'; did you mean group? (choices: group, batch, none, true, false)"),
+    ("grpo", {"use_vllm": True, "vllm_mode": "serve"}, "vllm_mode: unknown choice 'serve'; did you mean server? (choices: colocate, server)"),
+    ("grpo", {"bf16": True, "fp16": True}, "fp16: true excludes bf16: true; set one of them to false"),
     ("grpo", {"learning_rat": 1.0}, "learning_rat: unknown field of EmpathyGRPOConfig; did you mean learning_rate?"),
     # by its range
     ("grpo", {"num_generations": 1}, "num_generations: 1 should be greater than or equal to 2"),
