@@ -212,7 +212,7 @@ def join_processes(needs_devices: bool = True):
         raise UserError(missing)
     engine = Engine.here()
     if engine.launcher == ACCELERATE and engine.processes == 1 and not engine.on_cpu and device_count() == 0:
-        logger.warning("accelerate is not told to use the CPU, but PyTorch finds no GPU: this run uses the CPU")
+        logger.warning("accelerate expects a GPU, but PyTorch finds none: this run uses the CPU")
     if several_on_cpu():
         # accelerate's own name is "cpu:0", with which `torch.load` cannot read the optimizer in a resume
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")

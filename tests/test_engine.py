@@ -145,7 +145,7 @@ def test_one_gpu_that_is_not_there_is_told(start, monkeypatch, caplog):
     start("single_gpu")
     monkeypatch.setattr(engine, "device_count", lambda: 0)
     engine.join_processes()
-    assert "accelerate is not told to use the CPU, but PyTorch finds no GPU: this run uses the CPU" in caplog.text
+    assert "accelerate expects a GPU, but PyTorch finds none: this run uses the CPU" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -395,7 +395,7 @@ def server_problem(address: str, names: list[str], wait: float = 0.0) -> str | N
         return f"the server at {address} requires an API key, which TRL does not send; start it without one: {start}"
     if health != "HTTP 200" or not answer or "data" not in answer:
         answers = f"/health with {health}, /v1/models with {listing}"
-        return f"the server at {address} is no vLLM server (it answers {answers}); expected an address without /v1, such as http://localhost:8000"
+        return f"the server at {address} is not a vLLM server (it answers {answers}); expected an address without /v1, such as http://localhost:8000"
     served = {str(model.get(key)) for model in answer["data"] for key in ("id", "root") if model.get(key)}
     if not any(_is_same_model(each, name) for each in served for name in names):
         return f"the server at {address} serves {' or '.join(sorted(served))}; expected {' or '.join(names)}: {start}"

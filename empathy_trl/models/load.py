@@ -481,8 +481,8 @@ def set_template(tokenizer, choice: str | None, name: str, is_decoder: bool = Tr
         is_decoder: whether the model is one; an encoder-decoder is not prompted with its own replies.
 
     Raises:
-        UserError: the tokenizer has no template and none was chosen, the chosen one is not there, is no Jinja, or ends a reply
-            with nothing that is a token of the model, or a completion would lack `<think>`.
+        UserError: the tokenizer has no template and none was chosen, the chosen one is not there, is not Jinja, leaves out
+            messages, or ends a reply with no special token of the model, or a completion would lack `<think>`.
     """
     if choice is not None:
         tokenizer.chat_template = template_text(choice, tokenizer)

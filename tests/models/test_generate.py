@@ -333,8 +333,8 @@ START = "CUDA_VISIBLE_DEVICES=0 trl vllm-serve --model google/gemma-2-2b-it --po
     [
         ({}, "", None),
         ({"/v1/models": (200, {"data": [{"id": "ED4_gemma/SFT"}]})}, "", None),
-        ({}, "/v1", "is no vLLM server (it answers /health with HTTP 404, /v1/models with HTTP 404); expected an address without /v1, such as http://localhost:8000"),
-        ({"/v1/models": (200, "<html>")}, "", "is no vLLM server (it answers /health with HTTP 200, /v1/models with HTTP 200); expected an address without /v1, such as http://localhost:8000"),
+        ({}, "/v1", "is not a vLLM server (it answers /health with HTTP 404, /v1/models with HTTP 404); expected an address without /v1, such as http://localhost:8000"),
+        ({"/v1/models": (200, "<html>")}, "", "is not a vLLM server (it answers /health with HTTP 200, /v1/models with HTTP 200); expected an address without /v1, such as http://localhost:8000"),
         ({"/v1/models": (401, "")}, "", f"requires an API key, which TRL does not send; start it without one: {START}"),
         ({"/v1/models": (200, {"data": [{"id": "a", "root": "b"}]})}, "", f"serves a or b; expected {NAMES[0]} or {NAMES[1]}: {START}"),
         ({"/server_info": (500, "")}, "", "answers /server_info, which TRL needs, with HTTP 500"),
