@@ -236,7 +236,9 @@ def test_two_processes_leave_a_folder_that_another_process_holds(finished, holde
     done = run_in_two_processes(finished[0], tmp_path / "out")
     assert done.stderr.count(f"out: process {other.pid} on ") == 1
     statuses = re.findall(r"exitcode *: (-?\d+)", done.stderr)
-    assert "2" in statuses and {*statuses} <= {"2", "-15"}, "the launcher terminates what is left after the first failure"
+    assert "2" in statuses and {*statuses} <= {"2", "-15"}, (
+        "the launcher terminates what is left after the first failure"
+    )
     assert len(list((tmp_path / "out").iterdir())) == 1  # the lock
 
 
