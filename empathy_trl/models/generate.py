@@ -377,6 +377,8 @@ def server_problem(address: str, names: list[str], wait: float = 0.0) -> str | N
         names: models with weights of these shapes; the command that is shown starts the first one.
         wait: seconds until the server has to be there.
     """
+    if not address.startswith(("http://", "https://")):
+        return f"{address} is not the address of a server; expected http://{address}"
     start = f"CUDA_VISIBLE_DEVICES=0 trl vllm-serve --model {shlex.quote(names[0])}"
     if (port := address.rpartition(":")[2]).isdigit():
         start += f" --port {port}"

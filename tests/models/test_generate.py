@@ -361,7 +361,7 @@ def test_a_server_that_is_not_there_is_reported_in_seconds_or_waited_for(caplog,
     assert (
         server_problem(address, NAMES) == f"no vLLM server answers at {address} ([Errno 111] Connection refused); {how}"
     )
-    assert server_problem("localhost", NAMES).startswith("no vLLM server answers at localhost (")
+    assert server_problem("localhost:1", NAMES).endswith("the address of a server; expected http://localhost:1")
     assert time.monotonic() - start < 60 and not caplog.text
     started = []
     monkeypatch.setattr(backends.time, "sleep", lambda seconds: started.append(VllmServer({}, port).__enter__()))
