@@ -100,10 +100,8 @@ def training_memory(stage, options: dict, size: Size, batch: Batch, engine: Engi
     weights = {True: 0.0, False: 0.0}  # by whether they are trained
     for each in size.network.parameters():
         weights[each.requires_grad] += each.numel() * each.dtype.itemsize
-    upcast = (
-        4 * size.trainable / weights[True] if engine.sharded and mixed else 1
-    )  # trained in float32, computed in 16 bits
-    trained = weights[True] * upcast
+    # what is divided and computed in 16 bits is trained in float32
+    trained = 4.0 * size.trainable if engine.sharded and mixed else weights[True]
     whole = sum(weights.values())
     if stage.model.load_in_4bit:
         embeddings = size.network.get_input_embeddings().weight.numel()
@@ -177,9 +175,8 @@ def _communication(engine: Engine, size: Size, trained: float, whole: float) -> 
         live = min(size.total, ZERO_LIVE) if "weights" in engine.sharded else 0
         return bytes_each * (live + min(size.trainable, ZERO_BUCKET))
     # the root's own weights, and two layers of each stack: one is computed, the next one is on its way
-    layers = [sum(each.numel() for each in stack.parameters()) / len(stack) for stack in stacks(size.network).values()]
-    counts = [len(stack) for stack in stacks(size.network).values()]
-    root = size.total - sum(layer * count for layer, count in zip(layers, counts, strict=True))
+    sizes = [(sum(each.numel() for each in stack.parameters()), len(stack)) for stack in stacks(size.network).values()]
+    layers, root = [total / count for total, count in sizes], size.total - sum(total for total, _ in sizes)
     return bytes_each * (root + 3 * max(layers, default=0))
 
 
