@@ -26,7 +26,7 @@ $(VENV)/.installed: setup.cfg constraints.txt
 demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml recipes/run.py --recipe ed4_tiny.yaml
 
-# a pretrained model without the Hub
+# two pretrained models without the Hub
 small-models: install
 	$(BIN)/python examples/small_models.py
 
