@@ -35,15 +35,13 @@ from empathy_trl.models.hub_files import (
 )
 from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.models.limits import Limits, Truncation, check_vocabulary, token_lengths, truncation
-from empathy_trl.models.load import (
+from empathy_trl.models.load import generator_class, lora_config, whole_weights
+from empathy_trl.models.templates import (
     NO_END,
     check_template_arguments,
-    generator_class,
-    lora_config,
     pin_template_arguments,
     set_template,
     teaches_no_end,
-    whole_weights,
 )
 from empathy_trl.models.tiny import build_tokenizer, model_config
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, stage_of

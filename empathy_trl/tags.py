@@ -316,7 +316,7 @@ _SYSTEM_FIRST = """\
 
 
 class Repair(NamedTuple):
-    """How messages are rewritten for a chat template that refuses them; see `models.load.guard_template`.
+    """How messages are rewritten for a chat template that refuses them; see `models.templates.guard_template`.
 
     Attributes:
         tried: roles of a conversation that is rendered to test whether a template needs the repair.

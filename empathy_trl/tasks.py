@@ -43,15 +43,8 @@ from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.hub_files import MERGED_BASE
 from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.models.limits import Limits, token_lengths, truncation
-from empathy_trl.models.load import (
-    NO_END,
-    check_tags,
-    check_template_arguments,
-    generator_class,
-    load_or_build,
-    lora_config,
-    teaches_no_end,
-)
+from empathy_trl.models.load import check_tags, generator_class, load_or_build, lora_config
+from empathy_trl.models.templates import NO_END, check_template_arguments, teaches_no_end
 from empathy_trl.recipe import Recipe, load_recipe
 from empathy_trl.recipe.provenance import ResourceUsage, check_precision, check_used, provenance
 from empathy_trl.recipe.schema import CONFIG_CLASSES

@@ -31,7 +31,8 @@ from empathy_trl.models.hub_files import (
     tokenizer_of_adapter,
 )
 from empathy_trl.models.limits import Limits, check_vocabulary
-from empathy_trl.models.load import load_model, set_template, without_generation_defaults
+from empathy_trl.models.load import load_model, without_generation_defaults
+from empathy_trl.models.templates import set_template
 from empathy_trl.tags import tag_marks
 
 

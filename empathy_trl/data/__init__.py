@@ -1,8 +1,8 @@
 """Corpora: from a source of rows to the `datasets.Dataset` that a trainer takes.
 
 Each corpus is one class, a `base.Corpus`, in the module that `CORPORA` names. It finds its source, reads it strictly
-and splits it if it has no splits (`sources.py`, `tables.py`), cleans the text (`empathy_trl/text.py`,
-`normalize.py`) and writes the prompt. It does not depend on rewards or trainers.
+and splits it if it has no splits (`sources.py`, `tables.py`), cleans the text (`empathy_trl/text.py`)
+and writes the prompt. It does not depend on rewards or trainers.
 
 `data.name` in a recipe is a key of `CORPORA`. For a corpus outside the package, `data.builder:
 my_package.my_module:MyCorpus` names the class, and `data.name` is the name used in results.
@@ -22,7 +22,7 @@ CORPORA = {
     "empath": "empathy_trl.data.empath:Empath",
     "epitome": "empathy_trl.data.labelled:Epitome",
     "intents": "empathy_trl.data.labelled:Intents",
-    "rated_replies": "empathy_trl.data.rated_replies:RatedReplies",
+    "rated_replies": "empathy_trl.data.dialogues:RatedReplies",
     "redial": "empathy_trl.data.redial:Redial",
     "wassa": "empathy_trl.data.wassa:Wassa",
 }

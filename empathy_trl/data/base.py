@@ -177,7 +177,7 @@ class Corpus(ABC):
         )
 
     def normalization(self, config) -> dict[str, bool] | None:
-        """Return the switches of `normalize.normalize` for its texts; None where they are cleaned in another way."""
+        """Return the switches of `text.normalize` for its texts; None where they are cleaned in another way."""
         return None
 
     def chat_messages(self, data: dict, history: Messages) -> Messages:

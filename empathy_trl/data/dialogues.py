@@ -1,11 +1,17 @@
-"""Dialogues: the prompt is the dialogue so far, and the reference is the reply.
+"""Dialogues, and rated replies to them.
 
-Sources are the embedded corpus ("sample"), a folder with train, val and test sub-folders of parallel lists (the layout
+`Dialogues`: the prompt is the dialogue so far, and the reference is the reply. Sources are the embedded corpus ("sample"), a folder with train, val and test sub-folders of parallel lists (the layout
 of RLHF-GODEL: `contexts.json`, `targets.json`, `instructions.json`, `knowledge.json`), and EmpatheticDialogues (Rashkin
 et al., 2019), with one conversation per row, or as published with one utterance per row, in files or on the Hub. In a
 conversation, each listener turn is one sample, with all turns before it. Utterances of one speaker in a row are one turn.
+
+`RatedReplies`: how good is a reply in its context, by one rating or several named ones? These are the rows of reward
+models, in two formats: parallel lists (`contexts.json`, `responses.json`, `ratings.json`), and tables with `context`,
+`response` and `ratings`. A source with splits keeps them. A source without splits is split 90/10 by context (see
+`tables.py`), so that all replies to a context are in one part.
 """
 
+import math
 from collections.abc import Iterable
 
 from empathy_trl.data.base import Corpus, Messages
@@ -18,8 +24,19 @@ from empathy_trl.data.sources import (
     open_source,
     split_folder,
 )
-from empathy_trl.data.tables import SUFFIXES, BadRow, Row, Table, check_columns, list_file, read_lists
-from empathy_trl.errors import DataError, show
+from empathy_trl.data.tables import (
+    NESTED,
+    SUFFIXES,
+    BadRow,
+    Row,
+    Table,
+    check_columns,
+    list_file,
+    names_in,
+    read_lists,
+    split_table,
+)
+from empathy_trl.errors import DataError, show, suggestion
 from empathy_trl.tags import KNOWLEDGE, reply_text, without_thoughts
 from empathy_trl.text import clean
 
@@ -33,6 +50,13 @@ _FILES = {
     "instruction": "instructions.json",
     "knowledge": "knowledge.json",
 }
+
+RATING = "rating"  # the name of a bare number
+RANGES = {RATING: (1.0, 5.0)}
+SAMPLE_RANGES = dict.fromkeys(("empathy", "informativeness", "recommendation", "engagement", "overall"), (1.0, 5.0))
+
+# What a row has -> the file of a folder of parallel lists that has it.
+_RATED_FILES = {"context": "contexts.json", "response": "responses.json", "ratings": "ratings.json"}
 
 
 class Dialogues(Corpus):
@@ -110,6 +134,64 @@ class Dialogues(Corpus):
     def chat_reply(self, data: dict, content: str) -> str:
         """Return the reply alone, cleaned as a reference is."""
         return reply_alone(content)
+
+
+class RatedReplies(Corpus):
+    """Replies with ratings. Rows: `text` (the last turn of the context), `pair` (the reply), `labels` (floats), `context`.
+
+    `context` has all turns, one a line: replies with the same can be compared. A row without one of the ratings of
+    `targets`, or where it is no number or out of range, is a bad row; other ratings are ignored.
+    """
+
+    tasks = ("regress",)
+    settings = ("max_words", "ranges")
+    texts = ("text", "pair")
+    sample = "sample/rated_replies"
+    expected = (
+        "a folder with contexts.json, responses.json and ratings.json or with train, val and test folders of them, a folder "
+        "with train, valid and test files of JSON Lines or parquet, or one such file"
+    )
+    comparable = True
+    scores = "reads what somebody said and a reply to it, and rates the reply"
+    scored = ("I lost my job and nobody seems to care.", "I am so sorry. Which part of it weighs most on you?")
+
+    def targets(self, config) -> dict[str, tuple[float, float]]:
+        """Return `{rating: (lowest, highest)}`: `config.ranges`, or else those of the source.
+
+        They are the five of the embedded corpus, and elsewhere one, `rating`, from 1 to 5.
+        """
+        return dict(config.ranges or (SAMPLE_RANGES if config.path == "sample" else RANGES))
+
+    def read_table(self, config, split: str) -> Table:
+        """Return the replies of one split, from whatever kind of source `config.path` names."""
+        path, files = self.path(config), list(_RATED_FILES.values())
+        if path.is_dir() and list_file(path, files[0]) is not None:
+            return _part(read_lists(path, files), split)
+        if path.is_dir() and has_lists(path, files):
+            folders = [name for names in SPLITS.values() for name in names if path.joinpath(name).is_dir()]
+            alone = folders == ["train"]  # the published layout has nothing held out
+            table = read_lists(split_folder(path, "train" if alone else split), files)
+            return _part(table, split) if alone else table
+        source = open_source(path, NESTED, nested=True)
+        if not source.tables:
+            raise DataError(
+                f"data.path: {path} has no rated replies (files found: {names_in(path)}); expected {self.expected}"
+            )
+        only = source.only()
+        table = only or source.split(split)
+        check_columns(table.source, table.columns, _RATED_FILES)
+        return _part(table, split) if only else table
+
+    def parse(self, row: Row, config) -> dict | BadRow:
+        """Return a reply, whose cells are named by what they hold or by the file they are from."""
+        column = {key: file if file in row.cells else key for key, file in _RATED_FILES.items()}
+        turns, response = turns_of(row, column["context"]), text_of(row, column["response"], "response")
+        given = row.cells[column["ratings"]]
+        ratings = given if isinstance(given, dict) else {RATING: given}
+        labels = [_label(row, ratings, name, *bounds) for name, bounds in self.targets(config).items()]
+        if (bad := next((part for part in (turns, response, *labels) if isinstance(part, BadRow)), None)) is not None:
+            return bad
+        return {"text": turns[-1], "pair": response, "labels": labels, "context": _one_text(turns)}
 
 
 def has_lists(path, names: Iterable[str]) -> bool:
@@ -231,3 +313,32 @@ def as_messages(turns: list[str]) -> Messages:
     """
     roles = [("user", "assistant")[place % 2] for place in range(len(turns))][::-1]
     return [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=True)]
+
+
+def _label(row: Row, ratings: dict, name: str, low: float, high: float) -> float | BadRow:
+    """Return one rating; true and false are no numbers."""
+    expected, value = f"expected a number from {low:g} to {high:g}", ratings.get(name)
+    if value is None and name in ratings:
+        return BadRow(row.where, "missing rating", f"{name} is null; {expected}")
+    if value is None:
+        there = suggestion(name, ratings, "ratings found")
+        return BadRow(row.where, "missing rating", f"no {name}{there}; select the ratings with data.ranges")
+    # isfinite is for floats: it cannot read a whole number of 400 digits
+    is_number = isinstance(value, int) or isinstance(value, float) and math.isfinite(value)
+    if isinstance(value, bool) or not is_number:
+        return BadRow(row.where, "rating is no number", f"{name} is {show(value)}; {expected}")
+    if not low <= value <= high:
+        return BadRow(row.where, "rating out of range", f"{name} is {show(value)}; {expected}")
+    return float(value)
+
+
+def _part(table: Table, split: str) -> Table:
+    """Return the rows of one part of a table without splits; a row without a context is a group of its own."""
+    column = _RATED_FILES["context"] if _RATED_FILES["context"] in table.columns else "context"
+    turns = [turns_of(row, column) if isinstance(row, Row) else row for row in table.rows]
+    groups = [number if isinstance(said, BadRow) else _one_text(said) for number, said in enumerate(turns)]
+    return split_table(table, groups, "context", split)[0]
+
+
+def _one_text(turns: list[str]) -> str:
+    return "\n".join(turns)  # no turn has a line break any more

@@ -16,10 +16,9 @@ import math
 from collections.abc import Iterable
 
 from empathy_trl.data.base import Corpus, Messages
-from empathy_trl.data.normalize import normalize
 from empathy_trl.data.tables import BadRow, Row, Table, check_columns, split_table, whole_number
 from empathy_trl.errors import DataError, show, suggestion
-from empathy_trl.text import JOINERS
+from empathy_trl.text import JOINERS, normalize
 
 # Dimension -> lowest and highest label.
 RANGES = {"Emotion": (0.0, 5.0), "EmotionalPolarity": (0.0, 2.0), "Empathy": (0.0, 5.0)}
@@ -73,7 +72,7 @@ class Wassa(Corpus):
         return dict(config.ranges or RANGES)
 
     def normalization(self, config) -> dict[str, bool]:
-        """Return the switches of `normalize.normalize`."""
+        """Return the switches of `text.normalize`."""
         return config.normalize.model_dump()
 
     def read_table(self, config, split: str) -> Table:

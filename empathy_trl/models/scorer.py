@@ -28,7 +28,6 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from empathy_trl.data.normalize import normalize
 from empathy_trl.engine import shared
 from empathy_trl.errors import UserError, show
 from empathy_trl.io import user_name
@@ -37,6 +36,7 @@ from empathy_trl.models.classifier import load_classifier
 from empathy_trl.models.hub_files import ADAPTER_FILE, adapter_base, one_revision
 from empathy_trl.models.label_schema import CLASSIFICATION, REGRESSION, label_groups, label_names, probabilities
 from empathy_trl.models.limits import check_vocabulary, position_limit
+from empathy_trl.text import normalize
 
 logger = logging.getLogger(__name__)
 

@@ -144,7 +144,7 @@ def _model_values(stage, model, tokenizer) -> dict[str, tuple]:
         # from the Hub's kernels
         is_flash = section.attn_implementation.startswith("flash_attention") and "flash-attn" in used
         pairs["attn_implementation"] = (section.attn_implementation, section.attn_implementation if is_flash else used)
-    from empathy_trl.models.load import pinned_argument, template_text  # imports torch
+    from empathy_trl.models.templates import pinned_argument, template_text  # imports torch
 
     if section.chat_template is not None:
         is_used = template_text(section.chat_template, tokenizer) in tokenizer.chat_template

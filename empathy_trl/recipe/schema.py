@@ -69,7 +69,7 @@ class Model(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: str | None = None
     load_in_4bit: bool = False
-    chat_template: str | None = None  # see `models.load.set_template`; null: the tokenizer's own
+    chat_template: str | None = None  # see `models.templates.set_template`; null: the tokenizer's own
     # left out of a resolved recipe where it is null, so that recipes without it keep their fingerprints
     chat_template_kwargs: dict[str, Any] | None = Field(None, exclude_if=lambda arguments: arguments is None)
     lora: Lora | None = None
@@ -95,7 +95,7 @@ class Model(_Section):
 
 
 class Normalize(_Section):
-    """Which steps of `empathy_trl.data.normalize` are applied to a text."""
+    """Which steps of `empathy_trl.text.normalize` are applied to a text."""
 
     nfkc: bool = True
     urls: bool = True

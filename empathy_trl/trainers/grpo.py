@@ -29,7 +29,8 @@ from trl.kernels import chunked_logprob
 from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.models.batching import opened_thought, render
 from empathy_trl.models.limits import check_vocabulary, count_positions_from_mask
-from empathy_trl.models.load import check_tags, guard_template
+from empathy_trl.models.load import check_tags
+from empathy_trl.models.templates import guard_template
 from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
 from empathy_trl.tags import THOUGHT_BEGINS, content_text
 from empathy_trl.trainers.exact_resume import ExactResumeMixin, FiniteUpdatesMixin, WholeRunMixin
@@ -135,7 +136,7 @@ class EmpathyGRPOTrainer(
             for other functions). The rewards of environments, which TRL adds itself, keep the weight that TRL gives
             them.
         **kwargs: everything `trl.GRPOTrainer` takes; `args` may be an `EmpathyGRPOConfig`. A chat template that refuses a
-            system message is extended (`models.load.guard_template`), and GPT-2 counts positions from the mask
+            system message is extended (`models.templates.guard_template`), and GPT-2 counts positions from the mask
             (`count_positions_from_mask`). The `tags` of a `Reward` are checked against the tokenizer's special tokens. A
             `Reward` that `needs_policy` gets a `PolicyScorer`.
 

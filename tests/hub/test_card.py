@@ -364,7 +364,7 @@ def test_a_card_names_no_epochs_where_steps_end_the_training(tmp_path):
 
 
 def test_snippet_of_an_encoder_decoder(tmp_path, capsys):
-    from empathy_trl.models.load import set_template
+    from empathy_trl.models.templates import set_template
     from empathy_trl.models.tiny import build_model, build_tokenizer
 
     tokenizer = build_tokenizer(["I lost my keys.", "I am sorry."], vocab_size=300, tags=[])

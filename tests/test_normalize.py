@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from empathy_trl.data.normalize import normalize
+from empathy_trl.text import normalize
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
 WAVE = "\U0001f44b\U0001f3fd"  # with a skin tone
