@@ -18,8 +18,8 @@ reaction, says the response, and keeps a thought for the next turn:
 `read_parts` reads a reply in which all three parts are well-formed; `part_text` reads a single part and ignores the
 others.
 
-A reasoning model writes a thought before its reply, `<think>…</think>`. The user does not see it, and the functions here ignore
-it: they call `without_thoughts` first. `read_json` reads the JSON in a model's text, such as a judge's answer.
+A reasoning model writes a thought before its reply, between the marks of `THOUGHTS`. The user does not see it, and the
+functions here ignore it: they call `without_thoughts` first. `read_json` reads the JSON in a model's text, such as a judge's answer.
 """
 
 import itertools
@@ -32,9 +32,14 @@ from typing import Any, NamedTuple
 from empathy_trl.io import user_path
 
 REPLY_TAGS = ("answer", "respond")
-THOUGHT = "think"
-THOUGHT_BEGINS, THOUGHT_ENDS = f"<{THOUGHT}>", f"</{THOUGHT}>"
-_THOUGHT = re.compile(rf"{THOUGHT_BEGINS}.*?(?:{THOUGHT_ENDS}|\Z)", flags=re.DOTALL)
+THOUGHT = "think"  # the part of a reply that is thought, whatever its marks are
+# what begins a thought -> what ends it: Qwen3, DeepSeek-R1, SmolLM3, GLM and most others; Magistral and Ministral
+THOUGHTS = {"<think>": "</think>", "[THINK]": "[/THINK]"}
+THOUGHT_MARKS = (*THOUGHTS, *THOUGHTS.values())
+_THOUGHT_MARK = re.compile("|".join(map(re.escape, THOUGHT_MARKS)))
+_THOUGHT = re.compile(
+    "|".join(rf"{re.escape(begin)}.*?(?:{re.escape(end)}|\Z)" for begin, end in THOUGHTS.items()), flags=re.DOTALL
+)
 # not what stands for an address or a film's title: a person's reply may hold these
 _OTHER_TAGS = re.compile(r"</?(?!url>|email>|movie>)\w+>")
 
@@ -81,12 +86,40 @@ def content_text(content: str | list | None) -> str:
 def without_thoughts(text: str) -> str:
     """Return a model's text without its thoughts, as the user reads it. A text without thoughts is returned unchanged.
 
-    A thought is `<think>…</think>`. If it is not closed, it extends to the end of the text, so that the reply is empty. A
-    `</think>` without an opening tag ends a thought that the prompt has opened, as some models' chat templates do.
+    A thought is what stands between two marks of `THOUGHTS`, `<think>…</think>` in most models. If it is not closed, it extends
+    to the end of the text, so that the reply is empty. A `</think>` without an opening tag ends a thought that the prompt has
+    opened, as some models' chat templates do.
     """
-    if THOUGHT_BEGINS not in text and THOUGHT_ENDS not in text:
+    if not _THOUGHT_MARK.search(text):
         return text
-    return _THOUGHT.sub("", text).rpartition(THOUGHT_ENDS)[2].lstrip()
+    text = _THOUGHT.sub("", text)
+    for end in THOUGHTS.values():
+        text = text.rpartition(end)[2]
+    return text.lstrip()
+
+
+def open_thought(text: str) -> str:
+    """Return the mark that begins the thought in which a text ends; "" if the text does not end inside a thought."""
+    begun = ""
+    for mark in _THOUGHT_MARK.findall(text):
+        if not begun and mark in THOUGHTS:
+            begun = mark
+        elif begun and mark == THOUGHTS[begun]:
+            begun = ""
+    return begun
+
+
+def thoughts_end(text: str) -> int:
+    """Return the number of characters up to the end of the last thought; 0 for a text without thoughts."""
+    if open_thought(text):
+        return len(text)
+    return max((mark.end() for mark in _THOUGHT_MARK.finditer(text)), default=0)
+
+
+def thought_text(completion: str | list[dict]) -> str:
+    """Return what stands in a completion up to the end of its last thought, without marks; "" if it has no thought."""
+    text = completion_text(completion, thoughts=True)
+    return _THOUGHT_MARK.sub(" ", text[: thoughts_end(text)]).strip()
 
 
 def read_json(text: str) -> Any:

@@ -10,6 +10,7 @@ from empathy_trl.tags import (
     completion_text,
     content_text,
     format_credit,
+    open_thought,
     part_text,
     read_answer,
     read_json,
@@ -18,6 +19,7 @@ from empathy_trl.tags import (
     reply_text,
     tag_bodies,
     tag_marks,
+    thought_text,
     user_text,
     without_reflection,
     without_thoughts,
@@ -96,6 +98,10 @@ def test_what_the_user_said_last(prompt, expected):
         ("a</think>b<think>c", "b", "one from the prompt, and one that never ended"),
         ("<think>a<think>b</think>c</think>d", "d", "one inside the other"),
         ("</think>", "", "nothing but an end"),
+        ("[THINK]She is <think>.[/THINK]I am sorry.", "I am sorry.", "as Magistral writes it"),
+        ("She is sad.[/THINK] Oh.", "Oh.", "which its prompt opened"),
+        ("I am sorry.<think>She is sad.</think>", "I am sorry.", "a thought behind the reply"),
+        ("<THINK>She is sad.</THINK>", "<THINK>She is sad.</THINK>", "no model writes upper case"),
     ],
 )
 def test_a_thought_is_no_part_of_the_reply(text, reply, why):
@@ -114,6 +120,22 @@ def test_what_is_thought_is_neither_an_answer_nor_a_part():
     assert read_parts(thought + REPLY) == read_parts(REPLY)
     assert part_text(thought + REPLY, "respond") == RESPONSE
     assert reply_text("<think>He fumes.", ()) == ""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("text", "thought", "begun"),
+    [
+        ("<think>She is</think>sad", "She is", ""),
+        ("She is</think>sad", "She is", ""),
+        ("Oh <think>a</think>, <think>b", "Oh  a , b", "<think>"),
+        ("<think>a<think>b</think>c", "a b", ""),
+        ("[THINK]a</think>", "a", "[THINK]"),
+        ("sad", "", ""),
+    ],
+)
+def test_what_was_thought_and_whether_it_goes_on(text, thought, begun):
+    assert thought_text(text).replace("  ", " ") == thought.replace("  ", " ") and open_thought(text) == begun
 
 
 @pytest.mark.faults

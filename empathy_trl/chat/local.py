@@ -18,7 +18,7 @@ from transformers import DynamicCache, StoppingCriteria
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 from transformers.generation import BaseStreamer
 
-from empathy_trl.chat.reply import TAGS, AnyEvent, Counts, Sampling, streamed
+from empathy_trl.chat.reply import MARKS, AnyEvent, Counts, Sampling, streamed
 from empathy_trl.errors import UserError
 from empathy_trl.io import user_name
 from empathy_trl.models.adapters import check_adapter, load_adapter
@@ -33,7 +33,6 @@ from empathy_trl.models.hub_files import (
 from empathy_trl.models.limits import Limits, check_vocabulary
 from empathy_trl.models.load import load_model, without_generation_defaults
 from empathy_trl.models.templates import set_template
-from empathy_trl.tags import tag_marks
 
 
 def load_for_chat(name: str, adapter: str | None = None, revision: str | None = None, load_in_4bit: bool = False):
@@ -197,8 +196,7 @@ def hidden_ids(tokenizer) -> set[int]:
     """Return the ids of all special tokens but those that are tags."""
     special = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-    tags = set(tag_marks(TAGS))
-    return {index for index, content in special.items() if content not in tags}
+    return {index for index, content in special.items() if content not in MARKS}
 
 
 PREFILL_TOKENS = 512  # tokens computed at a time: in between, a reply can be stopped

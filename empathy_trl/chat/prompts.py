@@ -15,7 +15,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import EntryNotFoundError
 
-from empathy_trl.chat.reply import TAGS
+from empathy_trl.chat.reply import MARKS, TAGS
 from empathy_trl.data import CORPORA, corpus
 from empathy_trl.data.base import Corpus
 from empathy_trl.errors import UserError
@@ -24,14 +24,14 @@ from empathy_trl.models.hub_files import first_file, hub_errors
 from empathy_trl.recipe import load_recipe
 from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
 from empathy_trl.recipe.provenance import RUN_FILE
-from empathy_trl.tags import tag_marks, without_thoughts
+from empathy_trl.tags import THOUGHT, without_thoughts
 from empathy_trl.text import clean
 
 Messages = list[dict[str, str]]
 
 # control texts of some chat templates that are no tokens
 TEMPLATE_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[CONTEXT]", "[KNOWLEDGE]", "EOS")
-_TAGS = re.compile(rf"<(?=/?\s*(?:{'|'.join(TAGS)})\s*>)", flags=re.IGNORECASE)
+_TAGS = re.compile(rf"<(?=/?\s*(?:{'|'.join([*TAGS, THOUGHT])})\s*>)|\[(?=/?\s*{THOUGHT}\s*\])", flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Prompts:
     def _as_text(self, role: str, content: str) -> str:
         """Return a turn as it stands in a prompt; control is broken up last, as cleaning may join what was apart."""
         if role == "user":
-            text = _TAGS.sub("< ", _cleaned(content) if self.corpus else content)
+            text = _TAGS.sub(r"\g<0> ", _cleaned(content) if self.corpus else content)
         else:
             text = without_thoughts(content)
             text = self.corpus.chat_reply(self.data, text) if self.corpus else text
@@ -103,7 +103,7 @@ def control_texts(tokenizer) -> tuple[str, ...]:
     # some templates use tokens that are not marked as special
     tokens = {token.content for token in added if token.special or re.fullmatch(r"[<\[]\S+[>\]]", token.content)}
     tokens |= set(tokenizer.all_special_tokens)
-    tokens -= {*tag_marks(TAGS), "<movie>"}  # tags are broken up anyway
+    tokens -= {*MARKS, "<movie>"}  # tags are broken up anyway
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
     marks = [mark for mark in TEMPLATE_MARKS if re.search(rf"(?<!\w){re.escape(mark)}(?!\w)", template)]
     return tuple(sorted(token for token in [*tokens, *marks] if len(token) > 1 and " " not in token))

@@ -12,13 +12,17 @@ from queue import SimpleQueue
 
 from empathy_trl.errors import UserError
 from empathy_trl.rewards.format import Format
-from empathy_trl.tags import PARTS, THOUGHT, THOUGHT_ENDS, read_parts, without_thoughts
+from empathy_trl.tags import PARTS, THOUGHT, THOUGHT_MARKS, THOUGHTS, read_parts, tag_marks, without_thoughts
 
 REASONED = ("reasoning", "answer")
-TAGS = (*PARTS, *REASONED, THOUGHT)
+TAGS = (*PARTS, *REASONED)
+MARKS = (*tag_marks(TAGS), *THOUGHT_MARKS)
 TEXT = "text"  # what stands outside of all tags
 
 _MARK = re.compile(rf"</?({'|'.join(TAGS)})>")
+_BEGINS = {f"<{tag}>": (tag, f"</{tag}>") for tag in TAGS} | {
+    begin: (THOUGHT, end) for begin, end in THOUGHTS.items()
+}  # mark -> the part that it begins, and what ends that
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Chunk:
     """Something new in a reply.
 
     Attributes:
-        part: one of `TAGS`, or `TEXT`.
+        part: one of `TAGS`, `THOUGHT`, or `TEXT`.
         text: what is new, without tags, as the model wrote it: not safe for a terminal or a page. May be empty.
         complete: whether the part ends here, by its closing tag.
     """
@@ -39,7 +43,7 @@ class Chunk:
 class ReplyReader:
     """Takes a reply in chunks of any size and says of each which part it belongs to, as soon as that is certain.
 
-    Only what may still become a tag is held back: a `<` and what follows it. Inside a part nothing ends it but its own
+    Only what may still become a tag is held back: a `<` or `[` and what follows it. Inside a part nothing ends it but its own
     closing tag. Outside of all parts, a `</think>` ends a thought that a server's prompt has opened. White space between parts
     is returned as `TEXT`; code that shows a reply in parts leaves it out.
 
@@ -53,7 +57,7 @@ class ReplyReader:
     def __init__(self, expects: tuple[str, ...] = ()):
         self._expects = expects
         self.well_formed: bool | None = None
-        self._part = TEXT
+        self._part, self._end = TEXT, ""
         self._read: list[str] = []
         self._held = ""
 
@@ -63,11 +67,11 @@ class ReplyReader:
         self._held += text
         chunks: list[Chunk] = []
         while self._held:
-            start = self._held.find("<")
+            start = re.search(r"[<\[]|\Z", self._held).start()
             if start != 0:
-                self._emit(chunks, len(self._held) if start < 0 else start)
+                self._emit(chunks, start)
                 continue
-            marks = [*(f"<{tag}>" for tag in TAGS), THOUGHT_ENDS] if self._part == TEXT else [f"</{self._part}>"]
+            marks = [*_BEGINS, *THOUGHTS.values()] if self._part == TEXT else [self._end]
             mark = next((mark for mark in marks if self._held.startswith(mark)), None)
             if mark is not None:
                 self._held = self._held[len(mark) :]
@@ -96,8 +100,8 @@ class ReplyReader:
 
     def _pass(self, mark: str, chunks: list[Chunk]):
         """Go into a part, or out of it."""
-        if self._part == TEXT and mark != THOUGHT_ENDS:
-            self._part = mark.strip("</>")
+        if self._part == TEXT and mark in _BEGINS:
+            self._part, self._end = _BEGINS[mark]
             return
         if chunks and chunks[-1].part == self._part and not chunks[-1].complete:
             chunks[-1] = Chunk(self._part, chunks[-1].text, complete=True)

@@ -28,6 +28,7 @@ from empathy_trl.evaluation.metrics.agreement import (
     score_predictions,
     score_ratings,
     share_statistics,
+    thought_words,
 )
 from empathy_trl.evaluation.metrics.bootstrap import mean_figure, with_interval
 from empathy_trl.evaluation.plots import draw_confusion, draw_ratings
@@ -42,6 +43,7 @@ EMOTION_TITLES = {
     "macro_f1": "macro-F1",
     "invalid_share": "invalid answers",
     "mean_reasoning_words": "words of reasoning",
+    "mean_thought_words": "words of thought",
 }
 
 
@@ -88,18 +90,21 @@ class EmotionEvaluator(Evaluator):
         """Return the lines of a plain-text table: the model above its baselines."""
         metrics = result["metrics"]
         invalid, words = metrics["invalid_share"]["value"], metrics["mean_reasoning_words"]["value"]
+        thought = metrics.get("mean_thought_words")
         return [
             f"{'':<30}{'accuracy [95 %]':<24}macro-F1 [95 %]",
             *(
                 f"{name:<30}{with_interval(row['accuracy']):<24}{with_interval(row['macro_f1'])}"
                 for name, row in self.model_and_baselines(result)
             ),
-            f"invalid answers {invalid:.1%}, reasoning {words:.1f} words on average",
+            f"invalid answers {invalid:.1%}, reasoning {words:.1f} words on average"
+            + (f", thoughts {thought['value']:.1f}" if thought else ""),
         ]
 
     def column_titles(self, evaluation: dict) -> dict[str, str]:
         """Return metric -> heading of the table in which a report sets stages side by side."""
-        return EMOTION_TITLES
+        thinks = "mean_thought_words" in evaluation["metrics"]
+        return {name: title for name, title in EMOTION_TITLES.items() if thinks or name != "mean_thought_words"}
 
     def details(self, stages: list) -> dict[str, str]:
         """Return heading -> text of what a report says beyond that table."""
@@ -116,10 +121,13 @@ class EmotionEvaluator(Evaluator):
 
     def row_values(self, evaluation: dict, rows: list[dict]) -> dict[str, list]:
         """Return metric -> one value per row, of which it is the mean."""
-        return {
+        completions = [row["completion"] for row in rows]
+        values = {
             "invalid_share": [row["prediction"] is None for row in rows],
-            "mean_reasoning_words": [reasoning_words(row["completion"]) for row in rows],
+            "mean_reasoning_words": [reasoning_words(completion) for completion in completions],
         }
+        thoughts = thought_words(completions)
+        return values | ({"mean_thought_words": thoughts} if thoughts else {})
 
     def statistics(self, evaluation: dict, rows: list[dict]) -> dict[str, tuple]:
         """Return how to resample -> names and function of the metrics that are no means over rows."""

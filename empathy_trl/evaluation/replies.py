@@ -17,6 +17,7 @@ from empathy_trl.data.redial import PLACEHOLDER
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import NAMES, Evaluator, markdown, row_name
 from empathy_trl.evaluation.generation import generate_shared
+from empathy_trl.evaluation.metrics.agreement import thought_words
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures, with_interval
 from empathy_trl.evaluation.metrics.perplexity import Likelihood, perplexity, reference_likelihoods, unavailable_reason
 from empathy_trl.evaluation.metrics.reply_classifiers import (
@@ -51,6 +52,7 @@ TITLES = {
     "emo_acc": "EMO-ACC",
     "intent_acc": "INTENT-ACC",
     "reply_words": "words per reply",
+    "thought_words": "words of thought",
     "distinct_2": "distinct-2",
     "duplicate_share": "duplicate replies",
     "reference_similarity": "similarity to the reference (chrF)",
@@ -163,6 +165,7 @@ class ReplyEvaluator(Evaluator):
         by_row = (
             _rewards_by_row(earned, ["total", *rewards]) | row_metrics(replies, references, placeholder) | judged.rows
         )
+        by_row |= {"thought_words": thoughts} if (thoughts := thought_words(completions)) else {}
         of_references = _rewards_by_row(earned_by_references, kept) | row_metrics(references, references, placeholder)
         asked = {kind: (name, scorers[kind].model) for kind, name in stage.reply_classifiers.items()}
         if encoder := stage.evaluation.bertscore:

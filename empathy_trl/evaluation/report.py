@@ -237,6 +237,7 @@ def _training_table(stages: list[EvaluatedStage]) -> str:
         "rewards/emotion_accuracy/mean": "reward for the emotion",
         "kl": "KL",
         "completions/mean_length": "tokens per completion",
+        "completions/mean_thought_length": "of these in thoughts",
         "completions/clipped_ratio": "completions cut off",
         "invalid_share": "invalid answers",
     }

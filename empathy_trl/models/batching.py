@@ -8,9 +8,10 @@ does not shift them.
 
 **Prompts.** `render` and `prompt_tokens` turn messages into a prompt and its tokens, and `end_tokens` and `completion_of`
 find the end of a completion, in the same way for every back end. `opened_thought` tells whether a completion begins inside
-a thought.
+a thought, and `thought_tokens` how long its thoughts are.
 """
 
+import bisect
 import copy
 import ctypes
 import gc
@@ -25,7 +26,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from empathy_trl.errors import UserError
-from empathy_trl.tags import THOUGHT_BEGINS
+from empathy_trl.tags import THOUGHTS, thoughts_end
 
 MOST = 128  # rows; on a CPU more are slower, because a batch runs until its longest row ends
 SHARE = 0.5  # of the free memory: the size of a batch is an estimate, and other processes need memory, too
@@ -243,9 +244,26 @@ def check_prompts(tokenizer, prompts: Iterable[list[dict]]) -> None:
 def opened_thought(prompt: str) -> str:
     """Return `<think>` if a rendered prompt ends with it, so that its completion begins inside a thought; "" otherwise.
 
-    With this tag in front, `tags.without_thoughts` recognises the thought in the completion.
+    With this tag in front, `tags.without_thoughts` recognises the thought in the completion. The same holds for the other
+    marks of `tags.THOUGHTS`.
     """
-    return THOUGHT_BEGINS if prompt.rstrip().endswith(THOUGHT_BEGINS) else ""
+    prompt = prompt.rstrip()
+    return next((mark for mark in THOUGHTS if prompt.endswith(mark)), "")
+
+
+def thought_tokens(tokenizer, ids: list[int], text: str) -> int:
+    """Return how many tokens of a completion its thoughts take; the others are its reply, with the end token.
+
+    Args:
+        tokenizer: which wrote the text.
+        ids: tokens of the completion.
+        text: of the completion, with the mark in front that its prompt may end with, see `opened_thought`.
+    """
+    end = thoughts_end(text)
+    if not end:
+        return 0
+    length = lambda tokens: len(tokenizer.decode(ids[:tokens], skip_special_tokens=True))
+    return bisect.bisect_left(range(len(ids)), end - len(text) + length(len(ids)), key=length)
 
 
 def completion_of(tokenizer, ids: list[int], stop_ids: list[int]) -> str:

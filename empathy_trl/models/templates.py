@@ -23,7 +23,7 @@ from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.io import nearest_path, read_text, user_name
 from empathy_trl.models.batching import end_tokens
 from empathy_trl.models.hub_files import load_tokenizer, one_revision
-from empathy_trl.tags import CHAT_TEMPLATES, REPAIRS, THOUGHT, TURN_END, tag_marks, template_file
+from empathy_trl.tags import CHAT_TEMPLATES, REPAIRS, THOUGHT_MARKS, TURN_END, template_file
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def set_template(tokenizer, choice: str | None, name: str, is_decoder: bool = Tr
             "model.chat_template: chatml for a base model, godel for an encoder-decoder, a .jinja file, or the Hub id or folder of "
             "a model whose template is taken"
         )
-    if hidden := special_tokens(tokenizer) & set(tag_marks([THOUGHT])):
+    if hidden := special_tokens(tokenizer) & set(THOUGHT_MARKS):
         raise UserError(
             f"{name}: {', '.join(sorted(hidden))} is a special token of this tokenizer, so it is removed from every completion, and "
             "a thought is read as the reply; make it an ordinary token: "

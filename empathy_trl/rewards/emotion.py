@@ -16,7 +16,7 @@ import numpy as np
 from empathy_trl.errors import UserError, show
 from empathy_trl.models.label_schema import CLASSIFICATION, label_groups, probabilities, require
 from empathy_trl.rewards.base import ModelReward, Reward, needed_column
-from empathy_trl.tags import THOUGHT_ENDS, completion_text, match_label, read_answer, without_thoughts
+from empathy_trl.tags import THOUGHTS, completion_text, match_label, open_thought, read_answer, without_thoughts
 
 EMOTIONS = ("sad", "joyful", "angry", "afraid")
 
@@ -153,7 +153,7 @@ def answer_prefix(text: str) -> str:
     reply = without_thoughts(text)
     if text != reply:
         thought = text.removesuffix(reply)
-        closing = "" if thought.rstrip().endswith(THOUGHT_ENDS) else f"{THOUGHT_ENDS}\n"
+        closing = f"{THOUGHTS[begun]}\n" if (begun := open_thought(thought)) else ""
         return thought + closing + answer_prefix(reply)
     before, found, _ = text.partition("<answer>")
     if found:

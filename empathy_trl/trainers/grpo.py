@@ -7,7 +7,7 @@ module overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Train
 | method | why |
 |---|---|
 | `_generate_and_score_completions` | reward weights may follow a schedule |
-| `_calculate_rewards` | pass rewards the `<think>` at the end of the prompt; log the share of groups whose completions all earn the same; stop if no reward applies, or if all completions are masked |
+| `_calculate_rewards` | pass rewards the `<think>` at the end of the prompt; log the lengths of thoughts and replies, and the share of groups whose completions all earn the same; stop if no reward applies, or if all completions are masked |
 | `_get_per_token_logps_and_entropies` | without a GPU, keep prompts out of the vocabulary projection |
 | `training_step` | without a GPU, make fewer logits at a time; also in SFT |
 
@@ -27,12 +27,12 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.kernels import chunked_logprob
 
 from empathy_trl.errors import StopTraining, UserError
-from empathy_trl.models.batching import opened_thought, render
+from empathy_trl.models.batching import opened_thought, render, thought_tokens
 from empathy_trl.models.limits import check_vocabulary, count_positions_from_mask
 from empathy_trl.models.load import check_tags
 from empathy_trl.models.templates import guard_template
 from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
-from empathy_trl.tags import THOUGHT_BEGINS, content_text
+from empathy_trl.tags import THOUGHTS, completion_text, content_text
 from empathy_trl.trainers.exact_resume import ExactResumeMixin, FiniteUpdatesMixin, WholeRunMixin
 from empathy_trl.trainers.policy_scorer import PolicyScorer
 from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
@@ -186,7 +186,8 @@ class EmpathyGRPOTrainer(
     def _opens_thoughts(self) -> bool:
         """Return whether completions may begin inside a thought that TRL does not parse itself."""
         parses = any(getattr(self._tokenizer, name, None) for name in ("response_template", "response_schema"))
-        return THOUGHT_BEGINS in str(self._tokenizer.chat_template) and not parses
+        template = str(self._tokenizer.chat_template)
+        return any(mark in template for mark in THOUGHTS) and not parses
 
     def _behind_thought(self, prompt: str | list[dict], completion: str | list[dict]) -> str | list[dict]:
         """Return a completion with `<think>` in front if the chat template ends its prompt with this tag."""
@@ -196,6 +197,19 @@ class EmpathyGRPOTrainer(
         thought = opened_thought(render(self._tokenizer, prompt, **settings))
         first, *others = completion
         return [first | {"content": thought + content_text(first["content"])}, *others]
+
+    def _log_thoughts(self, completions: list, completion_ids: list[list[int]]):
+        """Log the mean lengths of thoughts and replies in tokens, which add up to TRL's `completions/mean_length`.
+
+        A rollout in which no completion has a thought logs nothing.
+        """
+        texts = [completion_text(completion, thoughts=True) for completion in completions]
+        thoughts = [thought_tokens(self._tokenizer, *each) for each in zip(completion_ids, texts, strict=True)]
+        lengths = [(thought, len(ids) - thought) for thought, ids in zip(thoughts, completion_ids, strict=True)]
+        thought, reply = self.accelerator.gather(torch.tensor(lengths, device=self.accelerator.device)).T.float()
+        if thought.any():
+            self._metrics[self._mode]["completions/mean_thought_length"].append(thought.mean().item())
+            self._metrics[self._mode]["completions/mean_reply_length"].append(reply.mean().item())
 
     @property
     def _mode(self) -> str:
@@ -220,6 +234,7 @@ class EmpathyGRPOTrainer(
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         if self._opens_thoughts():
             completions = list(map(self._behind_thought, prompts, completions))
+        self._log_thoughts(completions, completion_ids_list)
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         mode = self._mode
         groups = self.num_generations if mode == "train" else self.num_generations_eval

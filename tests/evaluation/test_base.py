@@ -268,3 +268,5 @@ def test_a_reply_is_what_the_rewards_take_for_it():
     completion = "<think>a b c d e f</think><say>I am so sorry</say>"
     metrics = judged([completion] * 2, {"length": {"min": 3, "max": 8, "reply_tags": ["say"]}})[0]["metrics"]
     assert metrics["reply_words"]["value"] == 4 and metrics["reward"]["value"] == 1
+    assert metrics["thought_words"]["value"] == 6
+    assert "thought_words" not in judged(["<say>I am so sorry</say>"] * 2, {"length": {}})[0]["metrics"]

@@ -91,6 +91,7 @@ def test_very_small_probabilities_do_not_underflow():
         ("", "<answer>", "empty"),
         ("<think><answer></think>\nr", "<think><answer></think>\nr<answer>", "a thought"),
         ("<think>t", "<think>t</think>\n<answer>", "a thought cut off"),
+        ("[THINK]t", "[THINK]t[/THINK]\n<answer>", "the same, with other marks"),
     ],
 )
 def test_where_the_answer_comes(completion, prefix, why):

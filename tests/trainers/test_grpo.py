@@ -90,6 +90,30 @@ def test_a_reply_after_a_thought_is_paid_whoever_opened_it(tiny_folder, tmp_path
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("opens", ["", "<think>\n"])
+def test_lengths_of_thoughts_and_replies_are_logged_apart(tiny_folder, tmp_path, opens):
+    trainer = make_trainer(tiny_folder, tmp_path)
+    trainer._tokenizer.chat_template += opens
+    encode = lambda text: trainer._tokenizer(text, add_special_tokens=False)["input_ids"]
+    end, logged = [trainer._tokenizer.eos_token_id], trainer._metrics[trainer._mode]
+    begin = "" if opens else "<think>"
+    closed, cut = [*encode(f"{begin}He cried.</think>"), *encode("I am sorry."), *end], encode(f"{begin}He cried")
+
+    def rollout(*ids):
+        completions = [[{"role": "assistant", "content": trainer._tokenizer.decode(each, True)}] for each in ids]
+        prompts = [row["prompt"] for row in ROWS][: len(ids)]
+        trainer._calculate_rewards([{"prompt": each} for each in prompts], prompts, completions, list(ids))
+
+    if not opens:
+        rollout([*encode("I am sorry."), *end], encode("Oh"))
+        assert not any("thought" in name for name in logged), "a model that does not think"
+    rollout(closed, cut)
+    reply = len(encode("I am sorry.")) + 1
+    assert logged["completions/mean_thought_length"] == [(len(closed) - reply + len(cut)) / 2]
+    assert logged["completions/mean_reply_length"] == [reply / 2]
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize("make", [make_trainer, make_ppo_trainer])
 def test_padding_before_a_prompt_moves_no_learned_positions(make, tiny_folder, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)

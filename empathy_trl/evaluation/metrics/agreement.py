@@ -15,7 +15,8 @@ import numpy as np
 
 from empathy_trl.evaluation.metrics.bootstrap import bootstrap, figures, mean_figure
 from empathy_trl.models.label_schema import pearson, right_order
-from empathy_trl.tags import completion_text, read_answer, tag_bodies
+from empathy_trl.tags import completion_text, read_answer, tag_bodies, thought_text
+from empathy_trl.text import words
 
 INVALID = "invalid"
 
@@ -27,6 +28,12 @@ def reasoning_words(completion: str) -> int:
     return sum(len(body.split()) for body in bodies)
 
 
+def thought_words(completions: list[str]) -> list[int]:
+    """Count the words of the thoughts of each completion; an empty list if no completion has a thought."""
+    counts = [len(words(thought_text(completion))) for completion in completions]
+    return counts if any(counts) else []
+
+
 def score_emotions(completions: list[str], gold: list[str], labels) -> tuple[dict, list[str | None], dict]:
     """Score completions: `(metrics, predictions, confusion)`.
 
@@ -35,13 +42,16 @@ def score_emotions(completions: list[str], gold: list[str], labels) -> tuple[dic
         gold: the label of each row, each one of `labels`.
         labels: the emotions, in the order of the report.
 
-    Returns the metrics and the confusion of `score_predictions`, with two metrics more: `invalid_share` (in
-    [0, 1]) and `mean_reasoning_words`; and the predictions, None where the answer is invalid.
+    Returns the metrics and the confusion of `score_predictions`, with three metrics more: `invalid_share` (in
+    [0, 1]), `mean_reasoning_words` and, if there are thoughts, `mean_thought_words`; and the predictions, None where
+    the answer is invalid.
     """
     predictions = [read_answer(completion, labels) for completion in completions]
     metrics, confusion = score_predictions(predictions, gold, labels)
     metrics["invalid_share"] = mean_figure([prediction is None for prediction in predictions])
     metrics["mean_reasoning_words"] = mean_figure([reasoning_words(completion) for completion in completions])
+    if counts := thought_words(completions):
+        metrics["mean_thought_words"] = mean_figure(counts)
     return metrics, predictions, confusion
 
 

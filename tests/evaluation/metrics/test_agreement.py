@@ -62,6 +62,10 @@ def test_metric_names_and_shape():
     metrics, _, _ = score_emotions(*random_rows(40)[::2], LABELS)
     shares = [f"{share}_{label}" for share in ("precision", "recall") for label in LABELS]
     assert list(metrics) == ["accuracy", "macro_f1", *shares, "invalid_share", "mean_reasoning_words"]
+    thinks = score_emotions(
+        ["<think>He is sad.</think><answer>sad</answer>", "<answer>sad</answer>"], ["sad"] * 2, LABELS
+    )
+    assert thinks[0]["mean_thought_words"]["value"] == 1.5 and thinks[0]["mean_reasoning_words"]["value"] == 0
     assert all(set(figure) == {"value", "low", "high", "n"} for figure in metrics.values())
     assert all(isinstance(figure["n"], int) for figure in metrics.values())
 
