@@ -18,15 +18,16 @@ from contextlib import AbstractContextManager, contextmanager
 from unittest.mock import patch
 
 import torch
-from shapes import SHAPES, make_trainer
+from shapes import RANDOM, SHAPES, make_trainer
 from tqdm import tqdm
 from trl import GRPOTrainer
 from trl.extras.profiling import ProfilingContext
 
 # Sections that do not come from TRL's profiling
-WHOLE, TRAINING, POLICY, REFERENCE, TOKENIZING = (
+WHOLE, TRAINING, PEAK, POLICY, REFERENCE, TOKENIZING = (
     "whole step",
     "training pass",
+    "peak memory",
     "forward and log-probabilities",
     "reference pass",
     "tokenizing prompts",
@@ -119,7 +120,7 @@ def in_turns(functions: dict[str, Callable[[], dict]], rounds: int, warm_up: int
 
 
 def compare_steps(name: str, rounds: int, **changes) -> dict[str, dict[str, float]]:
-    """Return section to seconds (medians) for `trl` and `ours`, which take steps of a shape in turns.
+    """Return section to seconds (medians), and `PEAK` to MB, for `trl` and `ours`, which take steps of a shape in turns.
 
     `changes` are fields of the shape.
     """
@@ -127,26 +128,64 @@ def compare_steps(name: str, rounds: int, **changes) -> dict[str, dict[str, floa
     shape = dataclasses.replace(SHAPES[name], **changes)
     with tempfile.TemporaryDirectory() as folder:
         steps = {who: one_step(make_trainer(shape, who == "ours", folder)) for who in ("trl", "ours")}
-        return in_turns(steps, rounds, warm_up=2, label=name)
+        figures = in_turns(steps, rounds, warm_up=2, label=name)
+        return {who: figures[who] | {PEAK: peak_of(step)} for who, step in steps.items()}
+
+
+def peak_of(step: Callable) -> float:
+    """Return by how many MB the memory of tensors grows during a step, at most."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak / 1e6
 
 
 def command_line(
-    description: str, rounds: int = 3, shapes: Iterable[str] = SHAPES, flags: dict[str, str] | None = None
+    description: str,
+    rounds: int = 3,
+    shapes: Iterable[str] = RANDOM,
+    flags: dict[str, str] | None = None,
+    pretrained: bool = False,
 ) -> argparse.Namespace:
-    """Read the arguments that most benchmarks take: shapes, and how many rounds count; `flags` are further ones, off."""
+    """Read the arguments that most benchmarks take.
+
+    Args:
+        description: of the benchmark.
+        rounds, shapes: how many rounds count, and the shapes, by default.
+        flags: further arguments, which are off by default, and what they do.
+        pretrained: whether the shape of a pretrained model may be chosen. `changes` of the result then says, for
+            `compare_steps`, which model and type of weights the user wants.
+    """
+    choices = list(SHAPES) if pretrained else RANDOM
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "shapes", nargs="*", metavar="SHAPE", help=f"some of {', '.join(SHAPES)}; default {', '.join(shapes)}"
+        "shapes", nargs="*", metavar="SHAPE", help=f"some of {', '.join(choices)}; default {', '.join(shapes)}"
     )
     parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds that count (default {rounds})")
+    if pretrained:
+        parser.add_argument("--model", help="folder of the pretrained model, such as models/smollm2-135m")
+        parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights (default float32)")
     for flag, words in (flags or {}).items():
         parser.add_argument(flag, action="store_true", help=words)
     args = parser.parse_args()
     args.shapes = args.shapes or list(shapes)
-    if unknown := [name for name in args.shapes if name not in SHAPES]:
-        parser.error(f"unknown shape {unknown[0]} (choices: {', '.join(SHAPES)})")
+    if unknown := [name for name in args.shapes if name not in choices]:
+        parser.error(f"unknown shape {unknown[0]} (choices: {', '.join(choices)})")
     if args.rounds < 1:
         parser.error(f"--rounds: {args.rounds} should be at least 1")
+    if pretrained:
+        args.changes = {key: getattr(args, key) for key in ("model", "dtype") if getattr(args, key) is not None}
+        if args.model and (others := set(args.shapes) & set(RANDOM)):
+            parser.error(f"--model: has no effect on {', '.join(sorted(others))}; expected the shape smollm2 alone")
     return args
 
 

@@ -1,46 +1,30 @@
 """Peak memory of tensors during a GRPO step, ours against `trl.GRPOTrainer`.
 
-python benchmarks/memory.py                  # all four shapes; about 8 minutes on two cores
+python benchmarks/memory.py                  # the four shapes of random models; about 8 minutes on two cores
 python benchmarks/memory.py ed4_tiny
+python benchmarks/memory.py smollm2 --model models/smollm2-135m --dtype bfloat16
 
 torch counts the memory that a step adds to what is allocated between two steps (weights, optimizer states). The ratio
 is the geometric mean over the shapes.
 """
 
+import dataclasses
 import gc
 import tempfile
 
-import torch
-from harness import command_line, one_step, print_ratio, print_table
+from harness import command_line, one_step, peak_of, print_ratio, print_table
 from shapes import SHAPES, make_trainer
 
 
-def peak_of(step) -> float:
-    """Return by how many MB the memory of tensors grows during a step, at most."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak / 1e6
-
-
 def main():
-    args = command_line(__doc__, rounds=1)
+    args = command_line(__doc__, rounds=1, pretrained=True)
     rows, ratios = [["shape", "trl (MB)", "ours (MB)", "ratio"]], []
     for name in args.shapes:
-        peaks = []
+        shape, peaks = dataclasses.replace(SHAPES[name], **args.changes), []
         for ours in (False, True):
             gc.collect()
             with tempfile.TemporaryDirectory() as folder:
-                step = one_step(make_trainer(SHAPES[name], ours, folder))
+                step = one_step(make_trainer(shape, ours, folder))
                 step()  # makes the optimizer states, and ours compares itself with the usual path
                 peaks.append(max(peak_of(step) for _ in range(args.rounds)))
         ratios.append(peaks[0] / peaks[1])

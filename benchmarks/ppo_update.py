@@ -14,8 +14,7 @@ import gc
 import tempfile
 
 import torch
-from harness import WHOLE, command_line, in_turns, one_step, print_ratio, print_table, timed
-from memory import peak_of
+from harness import WHOLE, command_line, in_turns, one_step, peak_of, print_ratio, print_table, timed
 from plain_ppo import GAMMA, KL_COEF, LAM, LEARNING_RATE, VALUE_CLIP, VF_COEF, PlainPPO
 from shapes import SHAPES, Shape, make_model, make_prompts, make_tokenizer, token_reward
 from transformers import Qwen2ForCausalLM

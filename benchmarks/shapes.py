@@ -1,15 +1,24 @@
-"""The four shapes that every benchmark runs, and two trainers that differ in nothing but their class.
+"""The shapes that the benchmarks run, and two trainers that differ in nothing but their class.
 
 A shape is named after the recipe whose prompts it resembles. Models are Qwen2 with random weights, and the data are
 random words. Completions run to their full length, because an untrained model almost never ends one by itself. The
-plain trainer therefore has no padding that ours could save.
+plain trainer therefore has no padding that ours could save. `smollm2` is the exception: a pretrained model with LoRA,
+which is not allowed to end a completion early.
 """
 
 import dataclasses
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
+from peft import LoraConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    set_seed,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from empathy_trl.models.tiny import build_tokenizer
@@ -27,6 +36,9 @@ class Shape:
         group: completions per prompt.
         groups: prompts per optimizer step.
         hidden, layers, heads, kv_heads, inner, vocab: of the Qwen2 model.
+        model: Hub id or folder of a pretrained model that takes the place of the Qwen2 model.
+        lora: rank of the adapter that is trained in all linear layers; 0 trains all weights.
+        dtype: of the weights without the adapter's, which are in float32.
     """
 
     prompt: int
@@ -39,6 +51,9 @@ class Shape:
     kv_heads: int = 4
     inner: int = 2048
     vocab: int = 32000
+    model: str | None = None
+    lora: int = 0
+    dtype: str = "float32"
 
 
 SHAPES = {
@@ -46,7 +61,9 @@ SHAPES = {
     "ed4": Shape(150, 150, 8, 2),
     "wassa": Shape(330, 120, 8, 2),
     "empath": Shape(700, 150, 8, 1),
+    "smollm2": Shape(100, 40, 8, 4, model="HuggingFaceTB/SmolLM2-135M-Instruct", lora=16),
 }
+RANDOM = [name for name, shape in SHAPES.items() if not shape.model]  # weights
 
 
 def make_model(shape: Shape, seed: int = 0) -> Qwen2ForCausalLM:
@@ -75,16 +92,28 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_prompts(shape: Shape, tokenizer: PreTrainedTokenizerFast, count: int, seed: int = 0) -> Dataset:
-    """Return `count` different chat prompts of `shape.prompt` tokens each, the chat template included."""
+    """Return `count` different chat prompts of `shape.prompt` tokens each, the chat template included.
+
+    With a pretrained model's tokenizer, the last word may not fit, and a prompt be a few tokens shorter.
+    """
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for _ in range(count):
         words = [WORDS[i] for i in torch.randint(len(WORDS), (shape.prompt,), generator=generator)]
-        message = [{"role": "user", "content": " ".join(words)}]
-        rendered = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]
-        kept = words[: len(words) - (len(rendered) - shape.prompt)]
-        rows.append([{"role": "user", "content": " ".join(kept)}])
+        rows.append(chat(words))
+        while excess := max(0, tokens_of(tokenizer, rows[-1]) - shape.prompt):
+            words = words[: -max(1, excess // 3)]  # no word has more tokens
+            rows[-1] = chat(words)
     return Dataset.from_dict({"prompt": rows})
+
+
+def chat(words: list[str]) -> list[dict]:
+    return [{"role": "user", "content": " ".join(words)}]
+
+
+def tokens_of(tokenizer, prompt: list[dict]) -> int:
+    """Return how many tokens a prompt has, the chat template included."""
+    return len(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
 
 
 def token_reward(completion_ids, **columns) -> list[float]:
@@ -94,10 +123,13 @@ def token_reward(completion_ids, **columns) -> list[float]:
 
 def make_trainer(shape: Shape, ours: bool, folder: str, **settings) -> GRPOTrainer:
     """Return `EmpathyGRPOTrainer` or `trl.GRPOTrainer` with the same model, data, seed and settings."""
-    tokenizer = make_tokenizer()
-    make_model(shape).save_pretrained(
-        folder
-    )  # with a KL penalty TRL loads the reference model from where the model was
+    if shape.model:
+        tokenizer, source = AutoTokenizer.from_pretrained(shape.model), shape.model
+        settings.setdefault("generation_kwargs", {"min_new_tokens": shape.completion})
+    else:
+        tokenizer, source = make_tokenizer(), folder
+        # with a KL penalty TRL loads the reference model from where the model was
+        make_model(shape).save_pretrained(folder)
     config = GRPOConfig(
         **{
             "output_dir": folder,
@@ -116,10 +148,16 @@ def make_trainer(shape: Shape, ours: bool, folder: str, **settings) -> GRPOTrain
             **settings,
         }
     )
+    set_seed(0)  # of the adapter
     return (EmpathyGRPOTrainer if ours else GRPOTrainer)(
-        model=Qwen2ForCausalLM.from_pretrained(folder),
+        model=AutoModelForCausalLM.from_pretrained(source, dtype=shape.dtype),
         processing_class=tokenizer,
         reward_funcs=[token_reward],
         args=config,
         train_dataset=make_prompts(shape, tokenizer, 64),
+        peft_config=LoraConfig(
+            r=shape.lora, lora_alpha=2 * shape.lora, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        if shape.lora
+        else None,
     )

@@ -27,10 +27,10 @@ COMMANDS = {
     "leaderboard": ("hub:leaderboard", "rank many evaluations in one table"),
     "hub": ("hub:hub", "push a model to the Hub, pull one, or print its card"),
     "chat": ("chat:chat", "talk to a model"),
-    "list": (":list_shipped", "list the recipes and accelerate configs that come with the package"),
+    "list": (":list_shipped", "list the recipes, model presets and accelerate configs that come with the package"),
     "copy": (":copy_shipped", "copy one of them into a folder, to edit it"),
 }
-SHIPPED = ("recipes", "accelerate_configs")
+SHIPPED = ("recipes", "recipes/models", "accelerate_configs")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,9 +69,10 @@ def usage() -> str:
 
 
 def list_shipped(arguments: list[str] | None = None) -> int:
-    """List the recipes and accelerate configs that come with the package, each with its first line.
+    """List the recipes, model presets and accelerate configs that come with the package, each with its first line.
 
-    empathy-trl run --recipe NAME trains a recipe; empathy-trl copy NAME copies it, to edit it.
+    empathy-trl run --recipe NAME trains a recipe, with --model.preset NAME another model; empathy-trl copy NAME copies one of
+    them, to edit it.
     """
     command_parser("list", list_shipped.__doc__).parse_args(arguments)
     return exit_status(_list)
@@ -85,9 +86,10 @@ def _list() -> None:
 
 
 def copy_shipped(arguments: list[str] | None = None) -> int:
-    """Copy a recipe, with the recipe it extends, or an accelerate config, to edit it.
+    """Copy a recipe, with the recipe it extends, a model preset or an accelerate config, to edit it.
 
         empathy-trl copy ed4_tiny
+        empathy-trl copy qwen3_4b
         empathy-trl copy ed4_gemma mine.yaml
         empathy-trl copy zero3 configs
 
@@ -124,7 +126,7 @@ def _copy(name: str, destination: Path) -> None:
 
 
 def _find(name: str) -> Path:
-    """Return the file of a recipe or config that comes with the package."""
+    """Return the file of a recipe, preset or config that comes with the package."""
     files = {
         Path(file).stem: shipped_folder(folder) / file
         for folder in SHIPPED
@@ -133,6 +135,6 @@ def _find(name: str) -> Path:
     stem = name.removesuffix(".yaml")
     if stem not in files:
         raise UserError(
-            f"{name}: no such recipe or accelerate config{suggestion(stem, files)}; empathy-trl list prints all"
+            f"{name}: no such recipe, model preset or accelerate config{suggestion(stem, files)}; empathy-trl list prints all"
         )
     return files[stem]

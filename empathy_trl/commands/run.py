@@ -6,8 +6,8 @@ from pathlib import Path
 from empathy_trl.cli import OUTPUTS, command_parser, exit_status, parse_with_overrides, path_flag
 from empathy_trl.engine import fail_together, is_first_process, part_processes
 from empathy_trl.errors import UserError
-from empathy_trl.io import shipped_folder, yaml_titles
-from empathy_trl.recipe import Recipe, find_recipe, is_on_hub, load_recipe, pin_recipe
+from empathy_trl.io import yaml_titles
+from empathy_trl.recipe import PRESETS, SHIPPED, Recipe, find_recipe, is_on_hub, load_recipe, pin_recipe
 from empathy_trl.recipe.layers import TOP_KEYS
 from empathy_trl.text import sanitise
 
@@ -21,7 +21,7 @@ def run(arguments: list[str] | None = None) -> int:
         accelerate launch --num_processes 2 -m empathy_trl.commands run --recipe ed4_gemma.yaml
 
     Any key of the recipe can be overridden: --trainer.learning_rate 1e-6 --stages.grpo.trainer.max_steps 20
-    --data.path my_folder --seed 1
+    --data.path my_folder --seed 1 --model.preset qwen3_4b
 
     A stage that is complete for the same settings is skipped; an interrupted one resumes from its last checkpoint.
     """
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         "--recipe", help="path of a YAML file, the name of a shipped recipe, or hub:USER/REPO[@revision]"
     )
     parser.add_argument("--check", action="store_true", help="validate the recipe and print the plan; trains nothing")
-    parser.add_argument("--list", action="store_true", help="list the shipped recipes")
+    parser.add_argument("--list", action="store_true", help="list the shipped recipes and model presets")
     parser.add_argument("--fresh", action="store_true", help="delete the results of earlier runs and start over")
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="let a recipe from the Hub import Python code; read it first"
@@ -53,8 +53,10 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> None:
     if options.list and overrides:
         raise UserError(f"--list: takes no other arguments, got {' '.join(overrides)}")
     if options.list:
-        for name, line in yaml_titles(shipped_folder("recipes")):
-            print(f"{name:24} {line}")
+        for title, folder in (("recipes", SHIPPED), ("models, for --model.preset NAME", PRESETS)):
+            print(f"{title}:")
+            for name, line in yaml_titles(folder):
+                print(f"  {name:24} {line}")
         return
     if options.recipe is None:
         raise UserError("--recipe: missing; a path or one of the names that --list prints")

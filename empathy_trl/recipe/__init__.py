@@ -20,6 +20,7 @@ stages, and `provenance` for the record of versions, machine, time and energy.
 """
 
 from empathy_trl.recipe.load import (
+    PRESETS,
     SHIPPED,
     find_recipe,
     is_on_hub,
@@ -39,6 +40,7 @@ from empathy_trl.recipe.schema import (
 )
 
 __all__ = [
+    "PRESETS",
     "SHIPPED",
     "Data",
     "Evaluation",

@@ -6,8 +6,9 @@ true and false, decimal integers, floats with or without a dot; everything else 
 error, and every error names its file and line.
 
 Keys come from a base recipe, the file's top level, its stages and the command line. `merge` combines two mappings:
-nested mappings are merged key by key, other values are replaced, and null removes an inherited mapping. `Layers` keeps
-the top level and the stages apart until a stage is requested, so that an error can name the key as the user wrote it.
+nested mappings are merged key by key, other values are replaced, and null removes an inherited mapping. A `model` section
+that names a preset replaces what the layers below it say of the model. `Layers` keeps the top level and the stages apart
+until a stage is requested, so that an error can name the key as the user wrote it.
 """
 
 import re
@@ -36,9 +37,15 @@ STAGE_NAME = re.compile(r"[A-Za-z0-9_-]+")  # a folder's name, and one part of a
 STAGE_PREFIX = "stage:"  # `model.name_or_path: stage:sft` is the model that stage sft made
 REWARD_TASKS = ("grpo", "ppo")  # the tasks that learn from rewards
 LABEL_TASKS = ("regress", "classify")  # the tasks that put a head on an encoder and learn from labels
-# A section's key, once given, replaces more than itself: a model has one origin, a revision belongs to its repository.
+ALL = "*"
+# A section's key, once given, replaces more than itself: a model has one origin, a revision belongs to its repository, and a
+# preset describes the whole model.
 REPLACES = {
-    "model": {"name_or_path": ("from_scratch", "revision"), "from_scratch": ("name_or_path", "revision")},
+    "model": {
+        "name_or_path": ("from_scratch", "revision"),
+        "from_scratch": ("name_or_path", "revision"),
+        "preset": (ALL,),
+    },
     "data": {"path": ("revision",)},
 }
 
@@ -148,7 +155,7 @@ def merge(lower: dict, upper: dict, section: str = "", replaces: dict = REPLACES
     replaced = {
         name for key, names in replaces.get(section, {}).items() if upper.get(key) is not None for name in names
     }
-    result = {key: value for key, value in lower.items() if key not in replaced}
+    result = {key: value for key, value in lower.items() if key not in replaced and ALL not in replaced}
     for key, value in upper.items():
         inherited = result.get(key)
         if isinstance(inherited, dict) and value is None:
@@ -270,7 +277,7 @@ class Layers:
         """Return the keys that hold for a stage: its own, laid over the top level's; null sections are left out.
 
         A task without rewards does not inherit any, and only the last stage inherits `hub`: two models cannot share one
-        repository. What the top level says of its data holds for no data of another kind.
+        repository. What the top level says of its data holds for no data of another kind, and its preset for no other model.
         """
         content = merge(self._inherited(stage), self.stages[stage])
         return {key: value for key, value in content.items() if value is not None}
@@ -281,6 +288,8 @@ class Layers:
         defaults = {key: self.top[key] for key in STAGE_KEYS if key in self.top}
         if self._has_another_corpus(own, ("data",)):
             defaults.pop("data")
+        if self._has_another_model(stage):
+            defaults.pop("model")
         if own.get("task", self.top.get("task")) not in REWARD_TASKS:
             defaults.pop("rewards", None)
         if stage != list(self.stages)[-1]:
@@ -341,7 +350,10 @@ class Layers:
                 if _is_set(at_stages.get(name, {}), path):
                     overridden.append(f"--stages.{name}.{key}")  # the user knows that this stage has its own
                 elif _is_set(own, path):
-                    owners += [] if _continues(own, path) or self._has_another_corpus(own, path) else [name]
+                    is_another = self._has_another_corpus(own, path) or (
+                        path[0] == "model" and self._has_another_model(name)
+                    )
+                    owners += [] if is_another or _continues(own, path) else [name]
                 elif _is_set(self.merged(name), path) or not _is_set(self.top, path):  # the latter: taken away by null
                     takers.append(name)
             stages = f"stage{'s' * (len(owners) > 1)} {', '.join(owners)}"
@@ -361,6 +373,16 @@ class Layers:
         data, inherited = own.get("data"), self.top.get("data")
         names = [section.get("name") if isinstance(section, dict) else None for section in (data, inherited)]
         return path[0] == "data" and None not in names and names[0] != names[1]
+
+    def _has_another_model(self, stage: str) -> bool:
+        """Return whether the top level names a preset, and a stage another model, or continues a stage that does."""
+        model, preset = (keys.get("model") for keys in (self.stages[stage], self.top))
+        if not isinstance(preset, dict) or preset.get("preset") is None or not isinstance(model, dict):
+            return False
+        if (source := stage_of(model.get("name_or_path"))) is None:
+            return any(model.get(key) is not None for key in REPLACES["model"])
+        names = list(self.stages)
+        return source in names[: names.index(stage)] and self._has_another_model(source)
 
 
 def _leaves(content: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -12,12 +12,13 @@ from empathy_trl.io import shipped_folder, user_path, yaml_titles
 from empathy_trl.models.hub_files import REVISION, hub_errors, join_revision
 from empathy_trl.recipe.checks import check_reward_models, check_stage, check_top, with_user_paths
 from empathy_trl.recipe.layers import NO_CHANGE, RECIPE_FILE, Layers, empty_mappings, merge, parse_overrides, read_yaml
-from empathy_trl.recipe.schema import Data, Recipe, Stage
+from empathy_trl.recipe.schema import Data, Model, Recipe, Stage
 from empathy_trl.recipe.validate import check_section
 from empathy_trl.rewards import read_rewards
 from empathy_trl.rewards.base import Reward
 
 SHIPPED = shipped_folder("recipes")
+PRESETS = SHIPPED / "models"
 HUB_PREFIX = "hub:"
 HUB_NAME = re.compile(rf"{HUB_PREFIX}(\w[\w.-]*/\w[\w.-]*)(?:@({REVISION.pattern}))?")
 PULL_FILE = "pull.json"  # in a folder that `hub.py pull` filled: the repository and the commit
@@ -51,6 +52,7 @@ def load_recipe(
             [f"overrides: {show(overrides)} is not a list; expected such as ['--trainer.max_steps', '20']"]
         )
     flags, errors = parse_overrides(list(overrides))
+    _find_presets(flags, "--")
     path = find_recipe(path_or_name)
     content, from_hub = _read_with_base(path)
     if is_on_hub(path_or_name):
@@ -58,7 +60,7 @@ def load_recipe(
         from_hub = True
     layers = Layers(content, flags)
     errors += layers.errors
-    stages = {name: layers.merged(name) for name in layers.stages}
+    stages = {name: _with_preset(layers.merged(name)) for name in layers.stages}
     if from_hub and not trust_remote_code:
         _refuse_imports(layers, stages)
     rewards, unread = {}, []
@@ -121,15 +123,24 @@ def find_recipe(path_or_name: str | Path, beside: Path = Path()) -> Path:
     if is_on_hub(path_or_name):
         return _download(path_or_name)
     path_or_name = user_path(path_or_name)
-    folders = [beside]
-    if len(Path(path_or_name).parts) == 1:
-        folders += [Path("recipes"), SHIPPED]
-    for folder in folders:
+    path = _find_yaml(path_or_name, beside, Path("recipes"), SHIPPED)
+    if path is None:
+        raise RecipeError([f"{path_or_name}: no such recipe{_shipped(path_or_name, SHIPPED)}"])
+    return path
+
+
+def _find_yaml(path_or_name: Path, beside: Path, *folders: Path) -> Path | None:
+    """Return the file of a path relative to `beside`, with or without `.yaml`; a bare name is looked for in `folders` too."""
+    for folder in (beside, *(folders if len(path_or_name.parts) == 1 else ())):
         for path in (folder / path_or_name, folder / f"{path_or_name}.yaml"):
             if path.is_file():
                 return path
-    shipped = [Path(name).stem for name, _ in yaml_titles(SHIPPED)]
-    raise RecipeError([f"{path_or_name}: no such recipe{suggestion(Path(path_or_name).stem, shipped)}"])
+    return None
+
+
+def _shipped(path_or_name: Path, folder: Path) -> str:
+    """Return the end of a message about an unknown name: what the folder of the package has."""
+    return suggestion(path_or_name.stem, [Path(name).stem for name, _ in yaml_titles(folder)])
 
 
 def is_on_hub(path_or_name: str | Path) -> bool:
@@ -168,6 +179,7 @@ def _download(name: str) -> Path:
 def _read_with_base(path: Path) -> tuple[dict[str, Any], bool]:
     """Return a file's content merged over that of the recipe it extends, and whether one of them was pulled from the Hub."""
     content, was_pulled = read_yaml(path), (path.parent / PULL_FILE).is_file()
+    _find_presets(content, beside=path.parent)
     base = content.pop("extends", None)
     if base is None:
         return content, was_pulled
@@ -177,9 +189,63 @@ def _read_with_base(path: Path) -> tuple[dict[str, Any], bool]:
     below = read_yaml(origin)
     if "extends" in below:
         raise RecipeError([f"extends: {base} itself extends {below['extends']}; a recipe may extend one that does not"])
+    _find_presets(below, beside=origin.parent)
     if empty := list(empty_mappings(content, below)):
         raise RecipeError([f"{'.'.join(key)}: {NO_CHANGE}" for key in empty])
     return merge(below, content), was_pulled or is_on_hub(base) or (origin.parent / PULL_FILE).is_file()
+
+
+def _find_presets(content: dict[str, Any], flag: str = "", beside: Path = Path()) -> None:
+    """Replace every preset that a file or the command line names by the path of its file.
+
+    Args:
+        content: is changed.
+        flag: what stands before a key in an error.
+        beside: the folder that a relative path starts from; a name is looked for in `recipes/models/` as well.
+    """
+    stages = content.get("stages")
+    sections = {"": content} | {
+        f"stages.{name}.": own for name, own in (stages.items() if isinstance(stages, dict) else ())
+    }
+    for prefix, section in sections.items():
+        model = section.get("model") if isinstance(section, dict) else None
+        if not isinstance(model, dict) or (name := model.get("preset")) is None:
+            continue
+        key = f"{flag}{prefix}model.preset"
+        if not isinstance(name, str) or not name:
+            raise RecipeError([f"{key}: {show(name)} is not a preset's name or path"])
+        name = user_path(name)
+        path = _find_yaml(name, beside, Path("recipes", "models"), PRESETS)
+        if path is None:
+            raise RecipeError([f"{key}: no preset {str(name)!r}{_shipped(name, PRESETS)}"])
+        if empty := list(empty_mappings({**model, "preset": None}, _read_preset(path))):
+            raise RecipeError([f"{flag}{prefix}{'.'.join(('model', *inner))}: {NO_CHANGE}" for inner in empty])
+        model["preset"] = str(path)
+
+
+def _read_preset(path: Path) -> dict[str, Any]:
+    """Return the `model` section of a preset's file, which has no other one.
+
+    Raises:
+        RecipeError: names the file and what is wrong with it.
+    """
+    content = read_yaml(path)
+    errors = [f"{key}: a preset holds the section model and nothing else" for key in content if key != "model"]
+    if not errors:
+        errors = [f"{'.'.join(('model', *key))}: {message}" for key, message in check_section(content["model"], Model)]
+    if errors:
+        raise RecipeError([f"{path}: {error}" for error in errors])
+    return content["model"]
+
+
+def _with_preset(keys: dict[str, Any]) -> dict[str, Any]:
+    """Return a stage's keys with its model's preset, if it has one, written out below what else is said of the model."""
+    model = keys.get("model")
+    if not isinstance(model, dict) or "preset" not in model:
+        return keys
+    own = {key: value for key, value in model.items() if key != "preset"}
+    below = {} if model["preset"] is None else {"model": _read_preset(Path(model["preset"]))}
+    return keys | merge(below, {"model": own})
 
 
 def _refuse_imports(layers: Layers, stages: dict[str, dict]) -> None:

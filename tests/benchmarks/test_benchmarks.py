@@ -1,5 +1,6 @@
 """The benchmarks on a shape so small that they measure nothing: they run, and end with a table and one ratio."""
 
+import dataclasses
 import gzip
 import importlib
 import json
@@ -39,6 +40,25 @@ def test_a_benchmark_prints_a_table_and_one_ratio_last(main, capsys, monkeypatch
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"ratio: \d+\.\d\d", lines[-1])
     assert any(re.fullmatch(r"\| [\w (),:-]+ \|.*\|", line) for line in lines)
+
+
+def test_a_pretrained_model_is_trained_with_an_adapter(main, capsys, monkeypatch, tiny_folder):
+    shapes = importlib.import_module("shapes")
+    trainers, make = [], shapes.make_trainer
+    small = dataclasses.replace(shapes.SHAPES["smollm2"], groups=1, group=2, completion=6)
+    monkeypatch.setitem(shapes.SHAPES, "smollm2", small)
+    monkeypatch.setattr(
+        importlib.import_module("harness"), "make_trainer", lambda *args: trainers.append(make(*args)) or trainers[-1]
+    )
+    main("step", "smollm2", "--model", str(tiny_folder), "--dtype", "bfloat16", "--rounds", "1")
+    assert "| peak memory " in capsys.readouterr().out
+    for trainer in trainers:
+        model = trainer.model
+        assert {str(each.dtype) for each in model.parameters() if each.requires_grad} == {"torch.float32"}
+        assert str(model.get_input_embeddings().weight.dtype) == "torch.bfloat16"
+        assert trainer._metrics["train"]["completions/min_length"][-1] == 6
+        lengths = [shapes.tokens_of(trainer.processing_class, prompt) for prompt in trainer.train_dataset["prompt"]]
+        assert 90 < min(lengths) <= max(lengths) <= 100
 
 
 def test_more_gpus_take_less_memory_each_where_they_share_the_weights(main, capsys, monkeypatch):
@@ -122,7 +142,8 @@ def test_other_scores_are_no_speed(main, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ed5"], r"unknown shape ed5 \(choices: ed4_tiny, ed4, wassa, empath\)"),
+        (["ed5"], r"unknown shape ed5 \(choices: ed4_tiny, ed4, wassa, empath, smollm2\)"),
+        (["ed4", "--model", "folder"], "--model: has no effect on ed4; expected the shape smollm2 alone"),
         (["--rounds", "0"], "--rounds: 0 should be at least 1"),
     ],
 )

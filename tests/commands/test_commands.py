@@ -77,7 +77,9 @@ def test_list_prints_recipes_and_configs(capsys):
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines if line.startswith("  ")]
     assert names == [
-        path.name for folder in ("recipes", "accelerate_configs") for path in sorted((ROOT / folder).glob("*.yaml"))
+        path.name
+        for folder in ("recipes", "recipes/models", "accelerate_configs")
+        for path in sorted((ROOT / folder).glob("*.yaml"))
     ]
     assert "Trains a small model from nothing to reason about emotions" in next(
         line for line in lines if "ed4_tiny" in line
@@ -120,12 +122,16 @@ def test_copy_names_a_destination_that_is_no_folder(destination, tmp_path, monke
     assert Path("file").read_text() == "mine"
 
 
-def test_copy_knows_accelerate_configs_and_near_names(tmp_path, capsys):
-    assert main(["copy", "zero3", str(tmp_path)]) == 0
-    assert (tmp_path / "zero3.yaml").read_bytes() == (ROOT / "accelerate_configs" / "zero3.yaml").read_bytes()
+def test_copy_knows_accelerate_configs_presets_and_near_names(tmp_path, capsys):
+    for name, folder in (("zero3", "accelerate_configs"), ("qwen3_4b", "recipes/models")):
+        assert main(["copy", name, str(tmp_path)]) == 0
+        assert (tmp_path / f"{name}.yaml").read_bytes() == (ROOT / folder / f"{name}.yaml").read_bytes()
     capsys.readouterr()
     assert main(["copy", "ed4_tny", str(tmp_path)]) == 2
-    assert "error: ed4_tny: no such recipe or accelerate config; did you mean ed4_tiny?" in capsys.readouterr().err
+    assert (
+        "error: ed4_tny: no such recipe, model preset or accelerate config; did you mean ed4_tiny?"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_the_wheel_has_every_file(wheel):
     files = {file.relative_to(ROOT) for file in (ROOT / "empathy_trl").rglob("*") if file.is_file()}
     files |= {
         Path("empathy_trl") / file.relative_to(ROOT)
-        for folder in ("recipes", "accelerate_configs")
+        for folder in ("recipes", "recipes/models", "accelerate_configs")
         for file in (ROOT / folder).glob("*.yaml")
     }
     packed = {Path(name) for name in ZipFile(wheel).namelist() if name.startswith("empathy_trl/")}

@@ -364,6 +364,91 @@ def test_a_recipe_of_version_0_1_with_a_field_without_effect_is_still_evaluated(
     assert recipe.stages["grpo"].trainer == {"per_device_eval_batch_size": 32}
 
 
+LORA = {"r": 4, "alpha": 8}
+PRESETS = {  # name -> the model of a preset
+    "small": {"name_or_path": "me/small", "revision": "v1", "dtype": "bfloat16", "lora": LORA},
+    "other": {"name_or_path": "me/other"},
+}
+JUDGED = {  # a policy, a model of its own kind, and the policy again
+    "model": {"preset": "small", "dtype": "float32"},
+    "stages": {
+        "reward": {"task": "regress", "model": {"name_or_path": "me/encoder"}, "data": {"name": "wassa"}},
+        "more": {"task": "regress", "model": {"name_or_path": "stage:reward"}, "data": {"name": "wassa"}},
+        "sft": {"task": "sft", "data": {"name": "ed4"}},
+        "grpo": {**GRPO, "model": {"name_or_path": "stage:sft"}},
+    },
+}
+
+
+@pytest.fixture
+def presets(tmp_path):
+    for name, model in PRESETS.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"model": model}))
+
+
+def models(recipe):
+    return {name: stage.model.model_dump(exclude_defaults=True) for name, stage in recipe.stages.items()}
+
+
+SMALL, FULL_LORA = {"name_or_path": "me/small", "revision": "v1"}, {"lora": {"r": 4, "alpha": 8}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sft", "grpo"),
+    [
+        ([], {**SMALL, "dtype": "float32", **FULL_LORA}, {"dtype": "float32", **FULL_LORA}),
+        (["--model.preset", "other"], {"name_or_path": "me/other"}, {}),  # replaces what the file says beside its own
+        (["--model.preset", "small"], {**SMALL, "dtype": "bfloat16", **FULL_LORA}, {"dtype": "bfloat16", **FULL_LORA}),
+        (["--model.lora.r", "2", "--model.preset", "small.yaml"],
+         {**SMALL, "dtype": "bfloat16", "lora": {"r": 2, "alpha": 8}}, {"dtype": "bfloat16", "lora": {"r": 2, "alpha": 8}}),
+        (["--model.lora", "null"], {**SMALL, "dtype": "float32"}, {"dtype": "float32"}),
+        (["--model.name_or_path", "me/copy"], {"name_or_path": "me/copy", "dtype": "float32", **FULL_LORA},
+         {"dtype": "float32", **FULL_LORA}),  # the revision is that of the preset's repository
+        (["--stages.sft.model.preset", "other"], {"name_or_path": "me/other"}, {}),
+    ],
+)  # fmt: skip
+def test_a_preset_replaces_the_model_of_the_layers_below(load, presets, overrides, sft, grpo):
+    recipe = load(JUDGED, overrides)
+    encoder = {"name_or_path": "me/encoder"}  # is another model, which no top level's preset describes
+    expected = {"reward": encoder, "more": {"name_or_path": "stage:reward"}, "sft": sft}
+    assert models(recipe) == {**expected, "grpo": {"name_or_path": "stage:sft", **grpo}}
+    assert "preset" not in recipe.to_yaml()
+
+
+def test_a_recipe_may_name_a_preset_over_the_model_that_it_extends(load, presets, tmp_path):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(GRPO | {"model": {"from_scratch": SCRATCH}}))
+    recipe = load({"extends": "base.yaml", "model": {"preset": "other"}}, name="child.yaml")
+    assert models(recipe) == {"grpo": {"name_or_path": "me/other"}}
+
+
+@pytest.mark.parametrize(
+    ("file", "flags", "expected"),
+    [
+        ({}, ["--model.preset", "smolm2"], "--model.preset: no preset 'smolm2'; did you mean smollm2? (choices: "),
+        ({}, ["--stages.sft.model.preset", "nowhere/x.yaml"], "--stages.sft.model.preset: no preset 'nowhere/x.yaml' (choices: "),
+        ({}, ["--model.preset", "3"], "--model.preset: 3 is not a preset's name or path"),
+        ({}, ["--model.preset", "small", "--model.lora", "{}"], "--model.lora: {} changes nothing"),
+        ({}, ["--stages.reward.model.lora.r", "2", "--stages.reward.model.preset", "none"], "--stages.reward.model.preset: no preset"),
+        ({"model": {}, "trainer": {}}, [], "small.yaml: trainer: a preset holds the section model and nothing else"),
+        ({"model": {"nam": 1}}, [], "small.yaml: model.nam: unknown key"),
+        ({"model": {"preset": "other"}}, [], "small.yaml: model.preset: unknown key"),
+        ({"model": {"dtype": "auto"}}, [], "small.yaml: model: has neither name_or_path nor from_scratch"),
+        ({"model": "me/small"}, [], "small.yaml: model: 'me/small' is not a mapping"),
+        ({}, [], "small.yaml: is empty"),
+    ],
+)  # fmt: skip
+def test_presets_that_cannot_be(load, presets, tmp_path, file, flags, expected):
+    if not flags:
+        (tmp_path / "small.yaml").write_text(yaml.safe_dump(file) if file else "")
+    assert expected in errors_of(load, JUDGED, flags)[0]
+
+
+def test_a_preset_that_no_stage_would_take_is_an_error(load, presets):
+    stages = {name: JUDGED["stages"][name] for name in ("reward", "more")}
+    message = "--model.preset: has no effect, no stage takes it from the top level; use --stages.<name>.model.preset"
+    assert errors_of(load, {"stages": stages}, ["--model.preset", "small"]) == [message]
+
+
 def test_only_the_last_stage_inherits_where_to_push(load):
     recipe = load({**STAGED, "hub": {"repo_id": "me/final"}})
     assert recipe.stages["sft"].hub is None

@@ -1,6 +1,7 @@
 """Every shipped recipe: sound and documented; and no key of the schema that nothing reads."""
 
 import ast
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 
 from empathy_trl.check import describe
 from empathy_trl.recipe import load_recipe, schema
-from empathy_trl.recipe.layers import STAGE_KEYS
+from empathy_trl.recipe.layers import STAGE_KEYS, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+PRESETS = sorted((ROOT / "recipes" / "models").glob("*.yaml"))
+ENCODERS = ("minilm",)
 each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
 
@@ -25,11 +28,23 @@ def test_check_passes_offline(path, tmp_path):
         assert f"stage {stage.name}: {stage.task}" in plan
 
 
-@each_recipe
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_recipe_with_a_preset_is_the_one_with_its_keys_written_out(path, tmp_path):
+    name = "intent9_tiny" if path.stem in ENCODERS else "ed4_tiny"
+    recipe = load_recipe(name, ["--model.preset", path.stem])
+    assert "\n\nThe recipe is sound." in describe(recipe, tmp_path)
+    keys = read_yaml(path)["model"]
+    written = [flag for key, value in keys.items() for flag in (f"--model.{key}", json.dumps(value))]
+    assert recipe.resolved() == load_recipe(name, written).resolved()
+    assert load_recipe(name, ["--model.preset", str(path)]).resolved() == recipe.resolved()
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *PRESETS], ids=lambda path: path.stem)
 def test_header_says_what_how_and_with_what(path):
     what, command, needs = path.read_text(encoding="utf-8").splitlines()[:3]
     assert len(what) > 20
-    assert command.startswith("# accelerate launch ") and f"--recipe {path.name}" in command
+    called = f"--model.preset {path.stem}" if path in PRESETS else f"--recipe {path.name}"
+    assert command.startswith("# accelerate launch ") and called in command
     assert needs.startswith("# Needs: ")
     for word in shlex.split(command.removeprefix("# ")):
         if "/" in word:
@@ -80,3 +95,4 @@ def test_every_key_of_a_recipe_is_documented():
 def test_every_recipe_is_in_the_index():
     page = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
     assert not [path.name for path in RECIPES if f"({path.name})" not in page]
+    assert not [path.name for path in PRESETS if f"(models/{path.name})" not in page]
