@@ -171,7 +171,7 @@ def _check_head(name: str, missing: set[str]) -> None:
         shown = ", ".join(sorted(missing)[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
         raise UserError(
             f"{name}: has no trained head: {shown} are in none of its files and would be random; train one with "
-            "`task: regress` or `task: classify`, or name a model that has one"
+            "`task: regress` or `task: classify`, or name a model that has one; or, for a similarity, a bi-encoder with its modules.json"
         )
 
 

@@ -133,8 +133,15 @@ def listed(names) -> str:
 
 def require(config, problem_type: str) -> None:
     """Raise UserError if a model says that it was trained for something else than `problem_type`."""
+    if is_bi_encoder(config):
+        raise UserError(f"model: is a bi-encoder, which only compares texts; expected one for {problem_type}")
     if config.problem_type not in (None, problem_type):
         raise UserError(f"model: was trained for {config.problem_type}; expected {problem_type}")
+
+
+def is_bi_encoder(config) -> bool:
+    """Return whether a model gives vectors whose cosine is its one output; `bi_encoder.py` marks its config."""
+    return getattr(config, "compares_texts", False)
 
 
 def label_names(config) -> list[str]:

@@ -1,7 +1,7 @@
-"""Frozen classifiers and regressors that score texts, for rewards, evaluations and `predict`.
+"""Frozen classifiers, regressors and bi-encoders that score texts, for rewards, evaluations and `predict`.
 
-A `Scorer` holds one model; `shared_scorer` loads a model once per process and device for all rewards that use it. It is
-fast for these reasons, the largest saving first:
+A `Scorer` holds one model, a `BiEncoderScorer` one that compares the texts of pairs; `shared_scorer` loads a model once per
+process and device for all rewards that use it. It is fast for these reasons, the largest saving first:
 
 * It caches the scores of recent texts. GRPO repeats completions, and two rewards may use the same model.
 * A text that occurs several times in a call is scored once.
@@ -32,6 +32,7 @@ from empathy_trl.engine import shared
 from empathy_trl.errors import UserError, show
 from empathy_trl.io import user_name
 from empathy_trl.models.adapters import example_inputs, merge_adapter
+from empathy_trl.models.bi_encoder import load_bi_encoder, pool, pooling_modes
 from empathy_trl.models.classifier import load_classifier
 from empathy_trl.models.hub_files import ADAPTER_FILE, adapter_base, one_revision
 from empathy_trl.models.label_schema import CLASSIFICATION, REGRESSION, label_groups, label_names, probabilities
@@ -41,9 +42,11 @@ from empathy_trl.text import normalize
 logger = logging.getLogger(__name__)
 
 CACHE_SIZE = 100_000  # scores; about 300 bytes each, however long the texts are
+VECTORS = 10_000  # of a bi-encoder; 4 kB each for one as large as BERT-large
 TOKENS_ON_CPU, TOKENS_ON_GPU = 2048, 8192  # per batch; on two cores 2048 are faster than 512 and than 8192
 LONGEST = 512  # tokens per text where neither the model nor its tokenizer says it
 MODEL_FILES = ("*.safetensors", "*.bin", "config.json", ADAPTER_FILE, "tokenizer*", "vocab*", "*.model")
+MODEL_FILES += ("modules.json", "sentence_bert_config.json", "*_Pooling/config.json")
 
 Text = str | tuple[str, str]
 
@@ -82,6 +85,7 @@ class Scorer:
 
     Attributes:
         config: the model's; see `empathy_trl.models.label_schema`.
+        width: numbers per text.
         max_length: tokens of a text, or of both of a pair: as in training, and no more than the model has positions.
         counts: totals so far.
     """
@@ -97,6 +101,7 @@ class Scorer:
     ):
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
         self.config, self.device = model.config, str(model.device)
+        self.width = self.config.num_labels
         check_vocabulary(model, tokenizer, name)
         longest = getattr(self.config, "text_max_length", None) or min(tokenizer.model_max_length, LONGEST)
         self.max_length = min(longest, position_limit(model) or longest)
@@ -134,7 +139,7 @@ class Scorer:
         if log is not None and keys:
             log("texts_per_second", len(keys) / seconds)
             log("cache_hit_share", hits / len(keys))
-        return np.stack([scores[key] for key in keys]) if keys else np.empty((0, self.config.num_labels), np.float32)
+        return np.stack([scores[key] for key in keys]) if keys else np.empty((0, self.width), np.float32)
 
     def _remember(self, scores: dict[bytes, np.ndarray]) -> None:
         """Put scores at the fresh end of the cache and forget the oldest ones."""
@@ -152,7 +157,7 @@ class Scorer:
         lengths = [len(ids) for ids in encoded["input_ids"]]
         if min(lengths) == 0:
             raise UserError(f"{self.name}: its tokenizer returns no tokens for {show(texts[lengths.index(0)])}")
-        logits = np.empty((len(texts), self.config.num_labels), np.float32)
+        logits = np.empty((len(texts), self.width), np.float32)
         for rows in token_batches(lengths, self.tokens_per_batch):
             logits[rows] = self._forward({key: [values[row] for row in rows] for key, values in encoded.items()})
         if not np.isfinite(logits).all():
@@ -199,7 +204,7 @@ class Scorer:
         inputs = self.tokenizer.pad(batch, return_tensors="pt").to(self.device)
         try:
             with torch.inference_mode():
-                return self.model(**inputs).logits.float().cpu().numpy()
+                return self._outputs(inputs).float().cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"{self.name}: out of memory on {self.device} with {inputs['input_ids'].numel()} tokens; give the reward "
@@ -211,6 +216,43 @@ class Scorer:
                 f"tokenizer belong to it, and are {self.max_length} tokens (text_max_length in its config.json) not too "
                 f"many? {error}"
             ) from error
+
+    def _outputs(self, inputs) -> torch.Tensor:
+        """Return what the model says of the texts of a batch, of shape (texts, width)."""
+        return self.model(**inputs).logits
+
+
+class BiEncoderScorer(Scorer):
+    """A bi-encoder, which reads the two texts of a pair apart. Its one output is the cosine of their vectors.
+
+    The cache holds vectors of texts and not scores of pairs: a text that is compared with ten others is read once.
+
+    Args:
+        model, tokenizer: as `load_bi_encoder` returns them.
+        name: for messages.
+        modes: how the model pools, as `pooling_modes` returns them.
+        **sizes: see `Scorer`.
+    """
+
+    def __init__(self, model, tokenizer, name: str, modes: list[str], *, cache_size: int = VECTORS, **sizes):
+        super().__init__(model, tokenizer, name, cache_size=cache_size, **sizes)
+        self.modes = modes
+        self.width = len(modes) * self.config.hidden_size
+
+    def score(self, texts: Sequence[Text], log: Callable[[str, float], None] | None = None) -> np.ndarray:
+        """Return the cosines of pairs in their order, float32 of shape (pairs, 1), from -1 to 1.
+
+        Args and raises: as `Scorer.score`, which counts both texts of a pair; a text without a pair raises UserError.
+        """
+        if alone := [text for text in texts if isinstance(text, str)]:
+            raise UserError(
+                f"{self.name}: is a bi-encoder, which compares two texts; expected (text, pair) tuples, got {show(alone[0])}"
+            )
+        firsts, seconds = np.split(super().score([text for side in zip(*texts, strict=True) for text in side], log), 2)
+        return (firsts * seconds).sum(axis=1, keepdims=True)
+
+    def _outputs(self, inputs) -> torch.Tensor:
+        return pool(self.model(**inputs).last_hidden_state, inputs["attention_mask"], self.modes)
 
 
 _scorers: dict[tuple, tuple[tuple, Scorer]] = {}
@@ -224,7 +266,8 @@ def shared_scorer(name: str, revision: str | None = None, device: str | None = N
     cache.
 
     Args:
-        name: Hub id (also `USER/REPO@revision`) or folder of a full model or of a LoRA adapter (merged into its base here).
+        name: Hub id (also `USER/REPO@revision`) or folder of a full model, of a LoRA adapter (merged into its base here), or of a
+            bi-encoder.
         revision: branch, tag or commit on the Hub.
         device: `cpu`, `cuda` or `cuda:1`; None and `cuda` mean this process's own GPU, None the CPU where there is none.
 
@@ -242,6 +285,9 @@ def shared_scorer(name: str, revision: str | None = None, device: str | None = N
 
 
 def _load(name: str, revision: str | None, device: str) -> Scorer:
+    if (modes := pooling_modes(name, revision)) is not None:
+        model, tokenizer = load_bi_encoder(name, revision, _dtype(device))
+        return BiEncoderScorer(model.to(device).requires_grad_(False), tokenizer, name, modes)
     model, tokenizer = load_classifier(name, revision=revision, dtype=_dtype(device))
     if isinstance(model, PeftModel):
         model, _ = merge_adapter(model, example_inputs(model, tokenizer), name=name)
@@ -319,7 +365,7 @@ def predict(
 
     A regressor gives `{"Emotion": 2.1, "Empathy": 3.4}`: the model's own numbers, in the units of its training labels
     and not clipped to their range. A classifier gives probabilities by group and label: `{"intent": {"agreeing": 0.7,
-    …}}`.
+    …}}`. A bi-encoder gives `{"cosine": 0.77}` for a pair.
 
     Args:
         name: folder or Hub id of a full model or an adapter; or model and tokenizer, as `load_classifier` returns them.

@@ -33,7 +33,7 @@ class Foresight(Reward):
     or without others' turns gets None. Needs the columns `next_user` (a text or null) and `other_users` (a list of texts).
 
     Args:
-        model: Hub id or folder of a cross-encoder, see `semantic_similarity`; by default words are compared.
+        model: Hub id or folder of a bi-encoder or a cross-encoder, see `semantic_similarity`; by default words are compared.
         revision: branch, tag or commit on the Hub.
         device: where the model is.
         dimension: name of the model's output, if it has several.
@@ -68,7 +68,7 @@ class Foresight(Reward):
         """Return the shared scorer of the model, which is loaded now if it was not before; None where there is no model.
 
         Raises:
-            UserError: it cannot be loaded, or is no cross-encoder.
+            UserError: it cannot be loaded, or gives no similarity of two texts.
         """
         return None if self.model is None else self._judge().load()
 

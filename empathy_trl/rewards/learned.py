@@ -4,7 +4,7 @@
 |---|---|
 | `QualityCritic` | a reply, in one or several dimensions of quality |
 | `RewardModel` | a reply to the user's turn, with one score |
-| `SemanticSimilarity` | how similar a reply is in meaning to the user's turn (a cross-encoder's textual similarity, STS) |
+| `SemanticSimilarity` | how similar a reply is in meaning to the user's turn (textual similarity, STS, by a cross- or bi-encoder) |
 | `EmpathyModel` | how empathic a reply is, after human ratings |
 | `Epitome` | how strongly a reply shows one of EPITOME's mechanisms of empathy |
 
@@ -24,6 +24,7 @@ from empathy_trl.models.label_schema import (
     CLASSIFICATION,
     REGRESSION,
     activation,
+    is_bi_encoder,
     label_groups,
     label_names,
     label_range,
@@ -145,9 +146,12 @@ class RewardModel(ModelReward):
 class SemanticSimilarity(ModelReward):
     """The similarity of the user's utterance and the reply, brought to [0, 1] by the model's own scale.
 
+    A cross-encoder reads both texts together. A bi-encoder (recognised by its `modules.json`, see `models/bi_encoder.py`) reads
+    them apart and compares their vectors by cosine; a cosine below 0 counts as 0.
+
     The scale is never guessed from the scores of a batch. It comes from `label_range`, else from the activation
     function in the config of a sentence-transformers cross-encoder (Sigmoid: the probability is the score), else from
-    the `label_ranges` of a model of this package.
+    the `label_ranges` of a model of this package; for a cosine, it is [0, 1].
 
     Range: [0, 1]; an empty reply earns 0. A row without an utterance of the user gets None. The reply that is most
     similar repeats the user: pair it with a reward that a parrot does not earn.
@@ -155,7 +159,8 @@ class SemanticSimilarity(ModelReward):
     Args:
         column: of the data, with the user's utterance; by default it is the last one in the prompt.
         dimension: name of the output, for a model with several.
-        label_range: [lowest, highest] raw output, for a model whose config does not say it.
+        label_range: [lowest, highest] raw output, for a model whose config does not say it, or cosine, for a bi-encoder whose
+            cosines of unrelated texts are far above 0.
     """
 
     column: str | None = None
@@ -171,7 +176,8 @@ class SemanticSimilarity(ModelReward):
         check_range(self.label_range)
 
     def check(self, config) -> None:
-        require(config, REGRESSION)
+        if not is_bi_encoder(config):
+            require(config, REGRESSION)
         if not self._is_sigmoid(config):
             label_range(config, self._index(config), self.label_range)
 
