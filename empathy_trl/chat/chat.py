@@ -92,7 +92,9 @@ class Chat:
             self.model = ServedModel(name.removeprefix(PREFIX), base_url, decoding, sampling)
         else:
             self.model = _local_model(model, tokenizer, source, decoding)
-        self.prompts = replace(prompts, control=control_texts(getattr(self.model, "tokenizer", None)))
+        tokenizer = getattr(self.model, "tokenizer", None)
+        # servers refuse thoughts in a prompt, or ask to leave them out
+        self.prompts = replace(prompts, control=control_texts(tokenizer), pass_thoughts=tokenizer is not None)
         self.session = self.new_session()
 
     def new_session(self) -> Session:

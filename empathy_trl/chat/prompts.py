@@ -43,12 +43,15 @@ class Prompts:
         data: the `data` section of the recipe.
         system: system message of a plain conversation; None for none.
         control: texts that are broken up in what was said, see `control_texts`.
+        pass_thoughts: give a plain conversation to the chat template with the model's thoughts, which it keeps or drops. The
+            prompts of a corpus have none, as in its training.
     """
 
     name: str = "chat"
     data: dict = field(default_factory=dict)
     system: str | None = None
     control: tuple[str, ...] = ()
+    pass_thoughts: bool = False
 
     @property
     def corpus(self) -> Corpus | None:
@@ -78,7 +81,7 @@ class Prompts:
         if role == "user":
             text = _TAGS.sub(r"\g<0> ", _cleaned(content) if self.corpus else content)
         else:
-            text = without_thoughts(content)
+            text = content if self.pass_thoughts and not self.corpus else without_thoughts(content)
             text = self.corpus.chat_reply(self.data, text) if self.corpus else text
         return break_up(text, self.control)
 

@@ -15,6 +15,7 @@ from empathy_trl.errors import JudgeFailed, UserError
 from empathy_trl.models.api import (
     CUT_OFF,
     PREFIX,
+    THINKS,
     ApiModel,
     as_argument,
     async_client,
@@ -22,11 +23,12 @@ from empathy_trl.models.api import (
     first_words,
     no_connection,
     read_key,
+    reasoning,
     request_body,
     withheld,
 )
 from empathy_trl.models.api import MODEL_KEY as KEY
-from empathy_trl.tags import content_text
+from empathy_trl.tags import THOUGHTS, content_text
 from empathy_trl.text import encodable
 
 BYTES_PER_TOKEN = 3  # of UTF-8: on the safe side for English, and a token per character of Chinese, Japanese and Korean
@@ -137,14 +139,20 @@ class ServedModel:
     async def _read_events(self, events, put: Callable[[str], None]) -> str:
         """Put the text of every event; UserError where one is malformed, or the last one is missing."""
         reason = event = None
+        thinks = False
         try:
             async for event in events:
                 if not event.choices:  # such as an event with the usage only
                     continue
-                text, why = content_text(event.choices[0].delta.content), event.choices[0].finish_reason
+                delta, why = event.choices[0].delta, event.choices[0].finish_reason
+                text, thought = content_text(delta.content), reasoning(delta.model_extra or {})
                 reason = why or reason
+                if thought:
+                    put(encodable(thought if thinks else THINKS + thought))
+                    thinks = True
                 if text:
-                    put(encodable(text))
+                    put(encodable(THOUGHTS[THINKS] + text if thinks else text))
+                    thinks = False
         except (ValueError, LookupError, TypeError, AttributeError) as error:  # no JSON or UTF-8, or another layout
             shown = error.doc if isinstance(error, json.JSONDecodeError) else str(event)
             raise self._error(f"{self.base_url} sends a malformed event: {self._words(shown)}") from error

@@ -16,7 +16,7 @@ from statistics import median
 from empathy_trl.chat.reply import TEXT, Chunk, ReplyReader
 from empathy_trl.errors import UserError
 from empathy_trl.io import user_path, write_rows
-from empathy_trl.tags import REACT, REFLECT, RESPOND, completion_text, read_parts, without_thoughts
+from empathy_trl.tags import REACT, REFLECT, RESPOND, completion_text, read_parts, thought_text, without_thoughts
 
 LARGEST_CONTEXT = 8192  # tokens, unless the user asks for more
 DEFAULT_CONTEXT = 4096  # tokens, for a model that does not state its maximum
@@ -144,8 +144,13 @@ class Session:
         return self.all_stats[-1] if self.all_stats else None
 
     @property
+    def thought(self) -> str:
+        """What the model thought before its last reply; "" if it did not think."""
+        return thought_text(self.history[-1]["content"]) if self.history else ""
+
+    @property
     def reflection(self) -> str | None:
-        """What the model thought in its last reply, if that is well-formed and has such a part."""
+        """The reflection of the last reply, if that is well-formed and has such a part."""
         parts = read_parts(self.history[-1]["content"]) if self.history else None
         return parts and parts[REFLECT]
 
@@ -220,7 +225,7 @@ class Session:
     def save(self, path: str | Path) -> Path:
         """Write the conversation as one row of training data, `{"conversation_id", "messages"}`, and return where.
 
-        Thoughts are left out (`tags.without_thoughts`), as in the next prompt.
+        Thoughts are left out (`tags.without_thoughts`).
 
         Raises:
             UserError: the conversation is empty, the file exists, or it cannot be written.

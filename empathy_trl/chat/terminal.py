@@ -1,7 +1,7 @@
 """The chat in a terminal: reads a message, shows the reply while it is written, and carries out commands.
 
-A reaction is shown when it is complete, the response as it comes, and a reflection only on request. Input may also come from a
-pipe, a message per line; no styles are printed then.
+A reaction is shown when it is complete, the response as it comes, and thoughts and a reflection only on request. Input may also
+come from a pipe, a message per line; no styles are printed then.
 """
 
 import os
@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from empathy_trl.chat.reply import TEXT, Chunk
 from empathy_trl.chat.session import Session, SessionEvent
 from empathy_trl.errors import UserError
-from empathy_trl.tags import REACT, REFLECT, THOUGHT
-from empathy_trl.text import sanitise
+from empathy_trl.tags import REACT, REFLECT, THOUGHT, completion_text
+from empathy_trl.text import sanitise, words
 
 RESET, DIM, REACTION = "\x1b[0m", "\x1b[2m", "\x1b[2;3m"  # faint; faint italics
 LABELS = {THOUGHT: "thought: ", "reasoning": "reasoning: ", "answer": "answer: ", REFLECT: "reflection: "}
@@ -29,19 +29,23 @@ class Display:
     Args:
         write: takes text and shows it at once.
         styled: use colours and italics.
-        show_reflection: show what the model thought, too.
+        show_reflection: show what the model thought, too: thoughts before the reply, and its reflection.
     """
 
     def __init__(self, write: Callable[[str], None], styled: bool, show_reflection: bool):
         self._write, self._styled, self._shows = write, styled, show_reflection
         self._raw: list[str] = []  # of a reaction that is not complete
+        self._thought: list[str] = []  # that is not shown
         self._in_parts = False  # whether tags were left away
         self._part: str | None = None  # on the screen; None at the start of a line
 
     def show(self, chunk: Chunk):
         """Show what is new."""
-        self._in_parts = self._in_parts or chunk.part != TEXT
+        self._in_parts = self._in_parts or chunk.part not in (TEXT, THOUGHT)
         if chunk.part == REFLECT and not self._shows:
+            return
+        if chunk.part == THOUGHT and not self._shows:
+            self._fold(chunk)
             return
         if chunk.part == REACT:
             self._raw.append(chunk.text)
@@ -63,11 +67,23 @@ class Display:
         if chunk.complete:
             self._end_line()
 
+    def _fold(self, chunk: Chunk):
+        """Show that the model thinks, and at the end of the thought how long it is; an empty one is not shown."""
+        self._thought.append(chunk.text)
+        if self._part != THOUGHT and chunk.text.strip():
+            self._end_line()
+            self._write_part(THOUGHT, "thinking …")
+        if chunk.complete:
+            if self._part == THOUGHT:
+                self._write_part(THOUGHT, f" {len(words(''.join(self._thought)))} words (/thought shows them)")
+                self._end_line()
+            self._thought = []
+
     def end(self, reply: str, well_formed: bool | None):
         """Show what is left, and mark a reply that breaks its format.
 
         Args:
-            reply: as the model wrote it.
+            reply: as the model wrote it, without thoughts.
             well_formed: False marks it.
         """
         self._end_line()
@@ -108,6 +124,7 @@ HELP = """\
 /save FILE     write the conversation to a file, as training data
 /stats         show timings and token counts of replies
 /reflect       show the reflection of the last reply
+/thought       show what the model thought before the last reply
 /help          show this list
 /quit          leave (also: quit, Ctrl-D)
 Ctrl-C stops a reply."""
@@ -120,7 +137,7 @@ class Terminal:
 
     Args:
         session: a `Session`.
-        show_reflection: show what the model thought with every reply.
+        show_reflection: show thoughts and the reflection with every reply.
     """
 
     def __init__(self, session: Session, show_reflection: bool = False):
@@ -135,6 +152,7 @@ class Terminal:
             "save": self._save,
             "stats": lambda _: self._print(self.session.summary()),
             "reflect": self._reflect,
+            "thought": self._show_thought,
             "help": lambda _: self._print(HELP),
         }
 
@@ -209,7 +227,7 @@ class Terminal:
             display.note(str(error))
             return
         if len(self.session.all_stats) > before:  # something was said
-            display.end(self.session.history[-1]["content"], self.session.well_formed)
+            display.end(completion_text(self.session.history[-1:]), self.session.well_formed)
             self._preparing = threading.Thread(target=self.session.prepare, daemon=True)
             self._preparing.start()
 
@@ -226,6 +244,11 @@ class Terminal:
         if self.session.reflection is None:
             raise UserError("the last reply has no reflection")
         self._note(self.session.reflection)
+
+    def _show_thought(self, _: str):
+        if not self.session.thought:
+            raise UserError("the last reply has no thought")
+        self._note(self.session.thought)
 
     def _display(self) -> Display:
         return Display(self._write, self.styled, self.show_reflection)

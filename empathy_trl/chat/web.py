@@ -15,7 +15,7 @@ from empathy_trl.chat.session import Session, Stats
 from empathy_trl.errors import UserError
 from empathy_trl.io import without_proxies
 from empathy_trl.models.api import on_this_machine
-from empathy_trl.tags import REFLECT, THOUGHT
+from empathy_trl.tags import REFLECT, THOUGHT, completion_text
 from empathy_trl.text import sanitise
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -28,9 +28,10 @@ except ImportError as error:
 REPLIES_AT_ONCE = 8  # further messages wait in the queue
 LONGEST_QUEUE = 64
 BREAKS_FORMAT = "This reply breaks its format and is shown as it is."
+THINKING, FOLDED = "Thinking …", "Thought"  # title of a thought while it is written, and after that
 # parts with a title: thoughts and reasoning collapse when they are complete, a reflection is collapsed from the beginning
-THOUGHTS = {
-    THOUGHT: {"title": "Thought", "status": "pending"},
+TITLED = {
+    THOUGHT: {"title": THINKING, "status": "pending"},
     "reasoning": {"title": "Reasoning", "status": "pending"},
     REFLECT: {"title": "Reflection", "status": "done"},
 }
@@ -160,18 +161,24 @@ class Turn:
             if not text:  # white space between parts
                 return
             self.part = chunk.part
-            self.reply.append(_message("", **THOUGHTS.get(chunk.part, {})))
+            self.reply.append(_message("", **TITLED.get(chunk.part, {})))
         last = self.reply[-1]
         last["content"] += text
         if chunk.complete:
-            self.part = None
-            last["content"] = last["content"].rstrip()
-            if last["metadata"]:
-                last["metadata"]["status"] = "done"
+            self._fold()
+
+    def _fold(self):
+        """Collapse the last part if it has a title."""
+        self.part, last = None, self.reply[-1]
+        last["content"] = last["content"].rstrip()
+        if last["metadata"]:
+            title = last["metadata"]["title"]
+            last["metadata"] = {"title": FOLDED if title == THINKING else title, "status": "done"}
 
     def note(self, text: str):
         """Show what the user has to know, apart from the reply."""
-        self.part = None
+        if self.part is not None:  # it was cut off
+            self._fold()
         self.reply.append(_message("", title=_plain(text)))
 
 
@@ -249,7 +256,8 @@ class PageState:
             finally:
                 turn.remembered = len(self.session.history) > before
         if turn.remembered and self.session.well_formed is False:
-            turn.reply = [_message(_plain(self.session.history[-1]["content"]))]
+            thoughts = [part for part in turn.reply if part["metadata"].get("title") == FOLDED]
+            turn.reply = [*thoughts, _message(_plain(completion_text(self.session.history[-1:])))]
             turn.note(BREAKS_FORMAT)
         return "" if self.session.stats is stats else latency(self.session.stats)
 

@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 
 from empathy_trl.errors import InvalidAnswer, JudgeFailed, UserError
 from empathy_trl.io import network_hint, user_path, write_text
-from empathy_trl.tags import content_text
+from empathy_trl.tags import THOUGHTS, content_text
 from empathy_trl.text import encodable, mask
 
 LONGEST_WAIT = 60.0  # seconds between two attempts
@@ -46,6 +46,7 @@ KEY_REFUSED = (401, 403)
 NOT_THERE = (301, 302, 303, 307, 308, 404, 405)
 BAD_REQUEST = (400, 422)
 CUT_OFF = "length"  # the `finish_reason` of an answer that has as many tokens as it may have
+THINKS = "<think>"  # begins a thought that a server sends apart from the reply
 # `finish_reason` of an answer that is withheld, or breaks off -> why; as OpenAI, Z.ai, vLLM, OpenRouter and DeepSeek write it
 FILTER, BREAK = "filtered", "broken off"
 WITHHELD = {"content_filter": FILTER, "sensitive": FILTER, "abort": BREAK, "error": BREAK, "network_error": BREAK}
@@ -413,6 +414,8 @@ class Client:
             choice = json.loads(response.content)["choices"][0]
             content, ending = choice["message"]["content"], choice.get("finish_reason")
             text, cut_off = encodable(content_text(content)), ending == CUT_OFF
+            if thought := encodable(reasoning(choice["message"])):
+                text = f"{THINKS}{thought}" + (f"{THOUGHTS[THINKS]}{text}" if text else "")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidAnswer("malformed answer", f"no chat completion: {excerpt}") from error
         if why := withheld(ending):
@@ -436,6 +439,15 @@ class Client:
 
     def _excerpt(self, text: str) -> str:
         return first_words(text, self._key)
+
+
+def reasoning(message: dict) -> str:
+    """Return the thought that a server sends apart from the text of a message, or of a part of it; "" if there is none.
+
+    llama.cpp, SGLang, DeepSeek and older versions of vLLM call it `reasoning_content`, vLLM and OpenRouter `reasoning`.
+    """
+    thoughts = (message.get(key) for key in ("reasoning_content", "reasoning"))
+    return next((thought for thought in thoughts if thought and isinstance(thought, str)), "")
 
 
 def _read(read: Callable[[str, bool], Answer], text: str, cut_off: bool) -> Answer:

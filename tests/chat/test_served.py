@@ -1,5 +1,6 @@
 """A model behind a server: its reply as it comes, and one clear error for whatever goes wrong."""
 
+import json
 import re
 import threading
 import time
@@ -89,6 +90,16 @@ def test_characters_that_are_seldom(text, read):
     event_of_bytes = b'data: {"choices":[{"delta":{"content":"' + text + b'"},"finish_reason":"stop"}]}\n\n'
     with StreamingServer(lambda request: [event_of_bytes, DONE]) as server:
         assert list(stream(server.base_url)[0]) == [read]
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
+def test_a_thought_may_come_apart_from_the_reply(key):
+    chunks = [{"content": None, key: "Who"}, {key: "?"}, {"content": "", key: None}, {"content": "Hi"}, {key: 3}]
+    steps = [json.dumps({"choices": [{"delta": chunk, "finish_reason": None}]}) for chunk in chunks]
+    with StreamingServer(
+        lambda request: [*(f"data: {step}\n\n".encode() for step in steps), event("", "stop")]
+    ) as server:
+        assert list(stream(server.base_url)[0]) == ["<think>Who", "?", "</think>Hi"]
 
 
 @pytest.mark.parametrize(("reason", "cut_off"), [("length", True), ("stop", False)])

@@ -62,6 +62,7 @@ def test_the_reaction_is_on_the_screen_as_soon_as_it_is_complete(chat, capsys):
         (["Hi"], {"show_reflection": True}, "*nods* + *sits*\nI am here.\nreflection: They wait.\n"),
         (["Hi", "/reflect"], {}, "*nods* + *sits*\nI am here.\n[They wait.]\n"),
         (["/reflect"], {}, "[the last reply has no reflection]\n"),
+        (["Hi", "/thought"], {}, "*nods* + *sits*\nI am here.\n[the last reply has no thought]\n"),
         ([""], {}, "[type a message; /help lists the commands]\n"),
         (["   "], {}, "[type a message; /help lists the commands]\n"),
         (["/help"], {}, HELP + "\n"),
@@ -69,7 +70,7 @@ def test_the_reaction_is_on_the_screen_as_soon_as_it_is_complete(chat, capsys):
         (
             ["/sav x"],
             {},
-            "[/sav: no such command (choices: /undo, /retry, /reset, /save, /stats, /reflect, /help, /quit)]\n",
+            "[/sav: no such command (choices: /undo, /retry, /reset, /save, /stats, /reflect, /thought, /help, /quit)]\n",
         ),
         (["/save"], {}, "[/save: expected a file, such as /save talk.jsonl]\n"),
         (["/save talk.jsonl"], {}, "[the conversation is empty]\n"),
@@ -130,6 +131,24 @@ def test_stats_and_save(chat, tmp_path):
 )
 def test_other_replies(chat, reply, screen):
     assert chat(["Hi"], reply)[1] == screen
+
+
+THINKING = f"{DIM}thinking …{RESET}"
+
+
+@pytest.mark.parametrize(
+    ("reply", "settings", "screen"),
+    [
+        (["<think>Who", " is it?</think>\n", "Hello."], {}, f"{THINKING}{DIM} 3 words (/thought shows them){RESET}\nHello.\n[Who is it?]\n"),
+        (["<think>Who?</think>", "Hello."], {"show_reflection": True}, f"{DIM}thought: {RESET}{DIM}Who?{RESET}\nHello.\n[Who?]\n"),
+        (["<think>\n\n</think>\n\nHello."], {}, "Hello.\n[the last reply has no thought]\n"),
+        (["<think>Who"], {}, f"{THINKING}\n[the reply is empty; rephrase the message]\n[the last reply has no thought]\n"),
+        (["<think>A</think>Oh </react>"], {}, f"{THINKING}{DIM} 1 words (/thought shows them){RESET}\nOh </react>\n[the reply breaks its format]\n[A]\n"),
+    ],
+)  # fmt: skip
+def test_a_thought_is_folded(chat, reply, settings, screen):
+    seen = chat(["Hi", "/thought"], reply, styled=True, **settings)[1]
+    assert seen.replace(f"{DIM}[", "[").replace(f"]{RESET}", "]") == screen
 
 
 def test_nothing_that_a_model_writes_reaches_the_terminal_raw(chat):

@@ -59,6 +59,10 @@ def test_a_reply_is_a_message_for_each_part():
     ("reply", "texts"),
     [
         (["Just words.\n"], ["Just words.\n"]),
+        (["<think>Who", "?</think>\nHello."], ["Thought", "Hello."]),
+        (["<think> </think>Hello."], ["Hello."]),
+        (["<think>Who"], ["Thought", "the reply is empty; rephrase the message"]),
+        (["<think>Who?</think><respond>x</respond>"], ["Thought", "&lt;respond>x&lt;/respond>", BREAKS_FORMAT]),
         (["<respond>x</respond>"], ["&lt;respond>x&lt;/respond>", BREAKS_FORMAT]),
         ([], ["the reply is empty; rephrase the message"]),
         (["Half", UserError("no <connection>")], ["Half", "Error: no &lt;connection>"]),

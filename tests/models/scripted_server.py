@@ -12,9 +12,9 @@ from tests.local_server import LocalServer
 HANG, CUT = "hang", "cut"  # instead of an answer: say nothing, hang up
 
 
-def chat(content, finish_reason: str = "stop") -> bytes:
-    """Return a chat completion with this content."""
-    choice = {"message": {"role": "assistant", "content": content}, "finish_reason": finish_reason}
+def chat(content, finish_reason: str = "stop", **members) -> bytes:
+    """Return a chat completion with this content, and more members of its message."""
+    choice = {"message": {"role": "assistant", "content": content, **members}, "finish_reason": finish_reason}
     return json.dumps({"choices": [choice]}).encode()
 
 

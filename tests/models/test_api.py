@@ -93,9 +93,20 @@ def test_what_stays_is_told_with_its_reason(trouble, reason, detail, asked):
         (chat([{"type": "thinking"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), "ab"),
         (chat(None, "length"), ""),
         (chat("a", "length"), "a"),
+        (chat("a", reasoning_content="b"), "<think>b</think>a"),
+        (chat(None, "length", reasoning="b"), "<think>b"),
+        (chat("a", reasoning=["b"], reasoning_content=None), "a"),
         (chat("a\ud83db"), "ab"),
     ],
-    ids=["parts", "nothing but a thought", "cut off", "half a character, which no file can hold"],
+    ids=[
+        "parts",
+        "nothing but a thought",
+        "cut off",
+        "thought",
+        "half a thought",
+        "no text",
+        "half a character, which no file can hold",
+    ],
 )
 def test_the_text_of_an_answer(body, text):
     with ScriptedServer([answer(body)]) as server:
