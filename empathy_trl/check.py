@@ -20,11 +20,12 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from empathy_trl.engine import Engine
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.evaluate import check_judged, check_lengths
-from empathy_trl.io import is_cached, nearest_path, on_hub, user_name
+from empathy_trl.io import is_cached, is_gguf, nearest_path, on_hub, user_name
 from empathy_trl.memory import UNKNOWN_PROMPT, Size, evaluation_memory, largest_batch, training_memory
 from empathy_trl.models.adapters import adapted, adapter_changes, as_new, check_target_names, check_targets
 from empathy_trl.models.batching import check_prompts, prompt_tokens
 from empathy_trl.models.classifier import build_encoder_tokenizer, encoder_config
+from empathy_trl.models.gguf import read as read_gguf
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
     NO_CODE,
@@ -153,13 +154,16 @@ def _pretrained_size(run: StageRun) -> Size | None:
     source = {"revision": stage.model.revision, "local_files_only": True, **NO_CODE}
     adapter = _adapter_file(stage.model)
     base, revision = adapter_base(adapter, name) if adapter else (name, stage.model.revision)
+    own_config, tokenizer = read_gguf(Path(base)) if is_gguf(base) else (None, None)
     try:
-        config = AutoConfig.from_pretrained(base, **source | {"revision": revision})
+        config = own_config or AutoConfig.from_pretrained(base, **source | {"revision": revision})
     except (OSError, ValueError) as error:  # ValueError: files that are there, and are no model's
         if Path(base).is_dir():
             raise UserError(f"model.name_or_path: {base} cannot be read: {error}") from error
         return None
-    if Path(name).is_dir():
+    if is_gguf(name):
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    elif Path(name).is_dir():
         tokenizer = load_tokenizer(*(tokenizer_of_adapter(name, None, base, revision) if adapter else (name, None)))
     else:
         try:
@@ -226,6 +230,8 @@ def _adapter_before(run: StageRun):
 
 def _adapter_file(model) -> Path | None:
     """Return the settings file of an adapter in a folder or in the Hub's cache; None for a whole model or a missing one."""
+    if is_gguf(model.name_or_path):
+        return None
     if Path(user_name(model.name_or_path)).is_dir():
         path = Path(user_name(model.name_or_path)) / ADAPTER_FILE
         return path if path.is_file() else None
@@ -398,6 +404,8 @@ def _stage_lines(stage, rows: dict, options: dict, prompt: float | None) -> list
 def _model_line(model) -> str:
     if model.from_scratch is None:
         name = join_revision(model.name_or_path, model.revision)
+        if is_gguf(name):
+            name += f" ({Path(name).stat().st_size / 1e6:.0f} MB, converted into a folder when it is first loaded)"
     else:
         scratch = model.from_scratch
         name = f"from scratch: {scratch.architecture}, hidden size {scratch.hidden_size}, {scratch.layers} layers"

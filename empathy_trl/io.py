@@ -105,7 +105,7 @@ def nearest_path(name: str) -> str:
 def is_hub_id(name: str, needs_owner: bool = False) -> bool:
     """Return whether a text has the form of a Hub id: `owner/name`, or also `name` unless an owner is needed.
 
-    The form is that of `huggingface_hub`. `outputs/…` is where runs are written, and never an id.
+    The form is that of `huggingface_hub`. `outputs/…` is where runs are written, and `….gguf` a file; neither is ever an id.
     """
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -113,7 +113,12 @@ def is_hub_id(name: str, needs_owner: bool = False) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return not name.startswith("outputs/") and ("/" in name or not needs_owner)
+    return not name.startswith("outputs/") and not is_gguf(name) and ("/" in name or not needs_owner)
+
+
+def is_gguf(name: str) -> bool:
+    """Return whether a name is that of a GGUF file, which may be missing."""
+    return name.lower().endswith(".gguf") and not os.path.isdir(name)
 
 
 def on_hub(name: str, needs_owner: bool = False) -> bool:
@@ -398,6 +403,11 @@ def json_or_none(path: Path) -> dict | None:
 def digest(content) -> str:
     """Return a hash of plain data, 16 hexadecimal digits; the order of keys makes no difference."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cache_folder(name: str) -> str:
+    """Return where something is kept from run to run: `$EMPATHY_TRL_CACHE/name`, or `~/.cache/empathy_trl/name` without it."""
+    return os.path.join(os.environ.get("EMPATHY_TRL_CACHE") or "~/.cache/empathy_trl", name)
 
 
 def shipped_folder(name: str) -> Path:

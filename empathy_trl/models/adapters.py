@@ -40,6 +40,7 @@ from empathy_trl.models.hub_files import (
     check_exists,
     first_file,
     hub_errors,
+    model_folder,
     one_revision,
     split_revision,
 )
@@ -95,10 +96,10 @@ def is_same_model(base: str, model: str) -> bool | None:
     """
     if base == model:
         return True
-    if Path(base).is_dir() and Path(model).is_dir():
+    if Path(base).exists() and Path(model).exists():
         return Path(base).resolve() == Path(model).resolve()
-    if Path(base).is_dir() or Path(model).is_dir():
-        folder, other = (base, model) if Path(base).is_dir() else (model, base)
+    if Path(base).exists() or Path(model).exists():
+        folder, other = (base, model) if Path(base).exists() else (model, base)
         if not is_hub_id(other):
             return None
         # a copy has the id's name, in the Hub's cache too
@@ -404,7 +405,7 @@ def _base_config(name: str, revision: str | None):
     with hub_errors(user_name(name), revision):
         base, base_revision = adapter_base(first_file(user_name(name), revision, [ADAPTER_FILE]), user_name(name))
     with hub_errors(base, base_revision):
-        return AutoConfig.from_pretrained(base, revision=base_revision, **NO_CODE)
+        return AutoConfig.from_pretrained(model_folder(base), revision=base_revision, **NO_CODE)
 
 
 def adapter_changes(asked: LoraConfig, brought: PeftConfig, config=None) -> list[str]:

@@ -562,11 +562,6 @@ async def ask_all(
     return results
 
 
-def default_folder() -> str:
-    """Return `$EMPATHY_TRL_CACHE/judge`, or `~/.cache/empathy_trl/judge` without that variable."""
-    return os.path.join(os.environ.get("EMPATHY_TRL_CACHE") or "~/.cache/empathy_trl", "judge")
-
-
 def question_key(request: dict) -> str:
     """Return the hash of a request, 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()

@@ -37,6 +37,7 @@ from empathy_trl.models.hub_files import (
     first_file,
     hub_errors,
     load_tokenizer,
+    model_folder,
     tokenizer_of_adapter,
 )
 from empathy_trl.models.label_schema import Targets
@@ -89,7 +90,7 @@ def load_classifier(
 def _load_whole(name: str, revision: str | None, dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a model that is not an adapter, and its tokenizer."""
     with hub_errors(name, revision):
-        config = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
+        config = AutoConfig.from_pretrained(model_folder(name), revision=revision, **NO_CODE)
     _refuse_generative(name, config)
     model, report = _load_full(name, revision, config, dtype)
     _check_head(name, report["missing_keys"])
@@ -103,7 +104,7 @@ def _load_full(name: str, revision: str | None, config, dtype) -> tuple[PreTrain
         try:
             # Weights of another shape are reported like missing ones, instead of as an error without their names.
             return AutoModelForSequenceClassification.from_pretrained(
-                name,
+                model_folder(name),
                 revision=revision,
                 config=config,
                 dtype=dtype,
@@ -149,7 +150,7 @@ def _adapter_config(name: str, revision: str | None, base: str, base_revision: s
         except EntryNotFoundError:
             pass
     with hub_errors(base, base_revision):
-        config = AutoConfig.from_pretrained(base, revision=base_revision, **NO_CODE)
+        config = AutoConfig.from_pretrained(model_folder(base), revision=base_revision, **NO_CODE)
     heads = [weight for key, weight in brought.items() if re.search(HEAD, key)]
     if heads and len(heads[0]) != config.num_labels:
         config.num_labels = len(heads[0])
@@ -227,7 +228,8 @@ def _on_pretrained(config, targets: Targets, seed: int) -> tuple[PreTrainedModel
         options["attn_implementation"] = config.attn_implementation
     with hub_errors(name, revision):
         first_file(name, revision, ["config.json"])
-        shape = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
+        folder = model_folder(name)
+        shape = AutoConfig.from_pretrained(folder, revision=revision, **NO_CODE)
         tokenizer = _load_tokenizer(name, revision, shape)
         if type(shape) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise UserError(
@@ -237,13 +239,13 @@ def _on_pretrained(config, targets: Targets, seed: int) -> tuple[PreTrainedModel
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             model, report = AutoModelForSequenceClassification.from_pretrained(
-                name, config=shape, output_loading_info=True, ignore_mismatched_sizes=True, **NO_CODE, **options
+                folder, config=shape, output_loading_info=True, ignore_mismatched_sizes=True, **NO_CODE, **options
             )
     body = f"{model.base_model_prefix}."
     wrong = [key for key in sorted(report["missing_keys"]) if key.startswith(body) and ".pooler." not in key]
     if wrong:
         raise UserError(f"{name}: the weights do not fit config.json: {', '.join(wrong[:3])} missing")
-    model.config.pad_token_id = tokenizer.pad_token_id
+    model.name_or_path, model.config.pad_token_id = name, tokenizer.pad_token_id
     check_vocabulary(model, tokenizer, name)
     return model, tokenizer
 

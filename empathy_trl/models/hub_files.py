@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from empathy_trl.errors import UserError, show
-from empathy_trl.io import is_hub_id, nearest_path, network_hint, on_hub, user_name, user_path
+from empathy_trl.io import is_gguf, is_hub_id, nearest_path, network_hint, on_hub, user_name, user_path
 from empathy_trl.text import mask
 
 if TYPE_CHECKING:
@@ -55,29 +55,42 @@ VOCABULARY_FILES = [
 
 
 def check_exists(name: str) -> None:
-    """Raise UserError if a name can only mean a local folder and there is none; the Hub is not asked."""
-    if Path(name).is_file():
-        raise UserError(f"{name}: is a file; expected the folder of a model")
-    if not Path(name).is_dir() and not on_hub(name.partition("@")[0]):
+    """Raise UserError if a name can only mean a local folder or GGUF file and there is none; the Hub is not asked."""
+    if is_gguf(name) and not Path(name).exists():
+        raise UserError(f"{name}: no such file{nearest_path(name)}; expected a GGUF file")
+    if Path(name).is_file() and not is_gguf(name):
+        raise UserError(f"{name}: is a file; expected the folder of a model, or a file *.gguf")
+    if not Path(name).exists() and not on_hub(name.partition("@")[0]):
         raise UserError(
-            f"{name}: no such folder{nearest_path(name)}; expected the folder of a model, or a Hub id such as owner/name"
+            f"{name}: no such folder{nearest_path(name)}; expected the folder of a model, or a Hub id such as owner/name, or a "
+            "file *.gguf"
         )
 
 
+def model_folder(name: str) -> str:
+    """Return the folder into which a GGUF file is converted, see `gguf.converted`; any other name as it is."""
+    if not is_gguf(name) or not Path(name).is_file():
+        return name
+    from empathy_trl.models.gguf import converted  # imports torch
+
+    return str(converted(Path(name)))
+
+
 def first_file(name: str, revision: str | None, filenames: Sequence[str]) -> Path:
-    """Return the first of some files that a folder or Hub repository has.
+    """Return the first of some files that a folder or Hub repository has; a GGUF file counts as the folder made of it.
 
     Raises:
         EntryNotFoundError: it has none of them.
         OSError, HFValidationError, httpx.HTTPError: the repository does not exist or cannot be reached.
     """
-    folder = Path(name)
+    folder = Path(model_folder(name))
     if folder.is_dir():
         for filename in filenames:
             if (folder / filename).is_file():
                 return folder / filename
         content = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
-        raise EntryNotFoundError(f"expected {' or '.join(filenames)}, found {content}")
+        hint = "; a GGUF file is named itself, not its folder" if is_gguf(content) or ".gguf, " in content else ""
+        raise EntryNotFoundError(f"expected {' or '.join(filenames)}, found {content}{hint}")
     missing = None
     for filename in filenames:
         local = isinstance(missing, LocalEntryNotFoundError)  # no network: it is not waited for once more
@@ -134,7 +147,8 @@ def load_tokenizer(name: str, revision: str | None, **options) -> "PreTrainedTok
 
     with hub_errors(name, revision):
         first_file(name, revision, VOCABULARY_FILES)
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, **NO_CODE, **options)
+        tokenizer = AutoTokenizer.from_pretrained(model_folder(name), revision=revision, **NO_CODE, **options)
+        tokenizer.name_or_path = name  # of a GGUF file its own
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"{name}: the tokenizer has neither a pad nor an end-of-sequence token")
@@ -286,12 +300,12 @@ NO_HUB_ID = ("stage:", "openai:")
 def split_revision(name: str) -> tuple[str, str | None]:
     """Return the parts of `USER/REPO@revision`: the Hub id, and branch, tag or commit (None where none is given).
 
-    A folder stays as it is, also with an @ in its path, and so do `stage:<name>` and `openai:NAME@x`.
+    A folder or file stays as it is, also with an @ in its path, and so do `stage:<name>` and `openai:NAME@x`.
 
     Raises:
         UserError: what stands behind the @ cannot be a revision, or what stands before it is a folder.
     """
-    if "@" not in name or name.startswith(NO_HUB_ID) or Path(name).is_dir():
+    if "@" not in name or name.startswith(NO_HUB_ID) or Path(name).exists():
         return name, None
     plain, _, revision = name.partition("@")
     if not is_hub_id(plain):
@@ -321,8 +335,9 @@ def one_revision(name: str, revision: str | None) -> tuple[str, str | None]:
     plain, inside = split_revision(name)
     if inside is not None and revision not in (None, inside):
         raise UserError(f"{name}: its revision is also given as {revision!r}; expected one of them")
-    if revision is not None and user_path(plain).is_dir():
-        raise UserError(f"{name} is a folder here, and only a model on the Hub has revisions; leave {revision!r} out")
+    if revision is not None and user_path(plain).exists():
+        kind = "folder" if user_path(plain).is_dir() else "file"
+        raise UserError(f"{name} is a {kind} here, and only a model on the Hub has revisions; leave {revision!r} out")
     return plain, inside or revision
 
 

@@ -44,6 +44,7 @@ from empathy_trl.models.hub_files import (
     first_file,
     hub_errors,
     load_tokenizer,
+    model_folder,
     one_revision,
     tokenizer_of_adapter,
 )
@@ -80,7 +81,7 @@ def load_model(
 
     Args:
         name_or_path: Hub id, also `USER/REPO@revision`, or folder of a full model or of a LoRA adapter, which is put on
-            the base that it names.
+            the base that it names; or a GGUF file, see `gguf`.
         revision: branch, tag or commit on the Hub.
         dtype: of the weights: auto (that of the files), float32, bfloat16 or float16.
         attn_implementation: of transformers, such as `sdpa`; None leaves the choice to it.
@@ -377,8 +378,9 @@ def _load_full(name: str, revision: str | None, options: dict) -> PreTrainedMode
     check_exists(name)
     with hub_errors(name, revision):
         first_file(name, revision, ["config.json"])  # its errors are clearer than those of transformers
+        folder = model_folder(name)
         try:
-            architecture = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
+            architecture = AutoConfig.from_pretrained(folder, revision=revision, **NO_CODE)
         except (ImportError, ValueError) as error:  # an unknown architecture
             raise UserError(f"{name}: cannot be loaded: {error}") from error
         _refuse_classifier(name, architecture)
@@ -386,11 +388,12 @@ def _load_full(name: str, revision: str | None, options: dict) -> PreTrainedMode
             auto, _ = generator_class(architecture)
             # Weights of another shape are reported like missing ones, instead of as an error without their names.
             model, report = auto.from_pretrained(
-                name, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **NO_CODE, **options
+                folder, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **NO_CODE, **options
             )
         except (ImportError, ValueError) as error:  # no flash attention, impossible option
             raise UserError(f"{name}: cannot be loaded: {error}") from error
     check_weights(name, report)
+    model.name_or_path = name  # of a GGUF file its own, which an adapter records as its base
     _make_savable(model, name)
     if "quantization_config" in options:
         _keep_trainable(model)

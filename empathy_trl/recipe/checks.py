@@ -15,7 +15,7 @@ from empathy_trl.data import CORPORA, corpus
 from empathy_trl.data.tables import SUFFIXES
 from empathy_trl.engine import NO_ENCODER_DECODER, Engine
 from empathy_trl.errors import UserError, show, suggestion
-from empathy_trl.io import json_or_none, nearest_path, on_hub, user_name
+from empathy_trl.io import is_gguf, json_or_none, nearest_path, on_hub, user_name
 from empathy_trl.models.hub_files import CRITIC_CONFIG, saved_critic, split_revision
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
 from empathy_trl.recipe.schema import CONFIG_CLASSES, RECIPES, SAMPLE, Classifiers, Data, FromScratch, Stage, hint
@@ -34,7 +34,7 @@ EXAMPLES = {
     "data": "write {name: ed4}",
     "rewards": "write names with their parameters, such as {format: {weight: 0.2}}",
 }
-A_MODEL = "expected stage:<name>, a folder, or a Hub id such as user/name"
+A_MODEL = "expected stage:<name>, a folder, or a Hub id such as user/name, or a file *.gguf"
 
 
 def check_top(layers: Layers, stages: dict[str, dict]) -> Iterator[str]:
@@ -135,7 +135,7 @@ def _check_model(name: str, stages: dict[str, dict], task: str | None, earlier: 
     if source is not None:
         yield from _under("name_or_path", _check_source(source, earlier, alike))
     elif isinstance(origin, str) and not _may_be_model(origin):
-        yield ("name_or_path",), f"no folder {origin!r}{nearest_path(origin)}; {A_MODEL}"
+        yield ("name_or_path",), f"{_missing(origin)}; {A_MODEL}"
     if isinstance(origin, str) and model.get("load_in_4bit") is True and not _has_adapter(name, stages):
         yield ("load_in_4bit",), "needs model.lora; 4-bit weights cannot be trained themselves"
     if task is None:
@@ -165,7 +165,7 @@ def _template_problems(template: str, task: str, is_encoder_decoder: bool | None
     elif (file := template_file(template)) is not None:
         if not file.is_file():
             yield f"no file {template!r}{nearest_path(template)}"
-    elif not os.path.isdir(template) and not on_hub(template.partition("@")[0], needs_owner=True):
+    elif not _may_exist(template.partition("@")[0], needs_owner=True):
         choices = f"{', '.join(CHAT_TEMPLATES)}, a .jinja file, or the Hub id or folder of a model with a chat template"
         yield f"unknown choice {template!r} (choices: {choices})"
 
@@ -190,8 +190,13 @@ def _may_be_model(name: str) -> bool:
 
 
 def _may_exist(place: str, needs_owner: bool = False) -> bool:
-    """Return whether a folder exists, or the text may be a Hub id."""
-    return os.path.isdir(place) or on_hub(place, needs_owner)
+    """Return whether a folder or a GGUF file exists, or the text may be a Hub id."""
+    return os.path.isdir(place) or (is_gguf(place) and os.path.isfile(place)) or on_hub(place, needs_owner)
+
+
+def _missing(name: str) -> str:
+    """Say that a model's folder or file is not there."""
+    return f"no {'file' if is_gguf(name) else 'folder'} {name!r}{nearest_path(name)}"
 
 
 def _has_adapter(name: str, stages: dict[str, dict]) -> bool:
@@ -218,6 +223,8 @@ def _is_encoder_decoder(name: str, stages: dict[str, dict]) -> bool | None:
         return _is_encoder_decoder(source, others)
     if not isinstance(origin, str):
         return None
+    if is_gguf(origin):
+        return False
     config = json_or_none(Path(origin, "config.json"))
     return None if config is None else bool(config.get("is_encoder_decoder", False))
 
@@ -274,7 +281,7 @@ def check_reward_models(entries: Any, rewards: dict[str, Reward], earlier: dict[
         if (stage := stage_of(model)) is not None:
             yield from ((path, message) for _, message in _check_source(stage, tasks, LABEL_TASKS))
         elif name in rewards and rewards[name].loads_model and model and not _may_be_model(model):
-            yield path, f"no folder {model!r}{nearest_path(model)}; {A_MODEL}"
+            yield path, f"{_missing(model)}; {A_MODEL}"
 
 
 def _check_weights(keys: dict, task: str) -> Iterator[Problem]:
@@ -369,7 +376,7 @@ def _check_critic(trainer: dict, model: dict, earlier: dict[str, Any]) -> Iterat
                 f"stage {stage} has task {earlier[stage]}, which saves no value head; expected one with task ppo",
             )
     elif isinstance(origin, str) and not _may_be_model(origin):
-        yield path, f"no folder {origin!r}; {A_MODEL}"
+        yield path, f"{_missing(origin)}; {A_MODEL}"
     elif isinstance(origin, str) and kind == "head" and saved_critic(origin) is None:
         expected = "expected a folder that does"
         yield path, f"{origin} holds no critic ({CRITIC_CONFIG}) to initialise the head; {expected}"

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from empathy_trl.data import CORPORA, build, corpus, read_split
 from empathy_trl.engine import Engine, device_count, several_on_cpu
 from empathy_trl.errors import UserError, show, suggestion
-from empathy_trl.io import digest, is_empty, json_or_none, on_hub, read_text, user_name, user_path, write_text
+from empathy_trl.io import digest, is_empty, is_gguf, json_or_none, on_hub, read_text, user_name, user_path, write_text
 from empathy_trl.models.label_schema import Targets, label_names, listed
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of
 from empathy_trl.recipe.provenance import RUN_FILE
@@ -260,6 +260,8 @@ class StageRun:
             problems.append(
                 f"{key}.use_vllm: true needs a saved model, and this one is made from scratch; train it in a stage before"
             )
+        elif is_gguf(self.stage.model.name_or_path):
+            problems.append(f"{key}.use_vllm: true reads no GGUF file; name the folder or the Hub id of the model")
         elif config.vllm_mode == "server":
             fields = ["base_url"] if config.vllm_server_base_url else ["host", "port"]
             address = config.vllm_server_base_url or f"http://{config.vllm_server_host}:{config.vllm_server_port}"

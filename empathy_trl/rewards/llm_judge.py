@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 
 from empathy_trl.errors import InvalidAnswer, JudgeFailed, UserError, show
+from empathy_trl.io import cache_folder
 from empathy_trl.models.api import (
     FIXED,
     Cache,
@@ -32,7 +33,6 @@ from empathy_trl.models.api import (
     ask_all,
     check_sampling,
     checked_base_url,
-    default_folder,
     question_key,
     refuse_keys,
     request_body,
@@ -125,7 +125,7 @@ class LLMJudge(ReadsReply):
     retries: int = 4
     wait: float = 1.0
     max_failure_share: float = 0.2
-    cache_dir: str | None = field(default_factory=default_folder)
+    cache_dir: str | None = field(default_factory=lambda: cache_folder("judge"))
 
     __name__ = "llm_judge"
     card = "good grades by a language model"

@@ -34,6 +34,7 @@ from empathy_trl.models.hub_files import (
     NO_CODE,
     hub_errors,
     load_tokenizer,
+    model_folder,
     saved_critic,
     split_revision,
 )
@@ -224,7 +225,8 @@ def _from_model(name: str, policy, tokenizer) -> Critic:
     """Return a critic that starts from a model with or without a head for one number, such as a reward model."""
     name, revision = split_revision(user_name(name))
     with hub_errors(name, revision):
-        config = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
+        folder = model_folder(name)
+        config = AutoConfig.from_pretrained(folder, revision=revision, **NO_CODE)
         if load_tokenizer(name, revision).get_vocab() != tokenizer.get_vocab():
             raise UserError(
                 f"trainer.critic_name_or_path: {name} has another tokenizer than the policy, and a critic reads the "
@@ -237,7 +239,7 @@ def _from_model(name: str, policy, tokenizer) -> Critic:
             )
         rates = any(architecture.endswith("ForSequenceClassification") for architecture in config.architectures or ())
         auto = AutoModelForSequenceClassification if rates else AutoModel
-        model = auto.from_pretrained(name, revision=revision, dtype=torch.float32, **NO_CODE)
+        model = auto.from_pretrained(folder, revision=revision, dtype=torch.float32, **NO_CODE)
     critic = Critic(config.get_text_config().hidden_size, model.base_model)
     head = getattr(model, "score", None)  # of a decoder with one number: a reward model
     if isinstance(head, nn.Linear) and head.out_features == 1:

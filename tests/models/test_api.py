@@ -12,6 +12,7 @@ import pytest
 
 from empathy_trl.errors import InvalidAnswer, JudgeFailed, UserError
 from empathy_trl.evaluation.generation import generate_shared
+from empathy_trl.io import cache_folder
 from empathy_trl.models import api
 from empathy_trl.models.api import (
     LONGEST_WAIT,
@@ -21,7 +22,6 @@ from empathy_trl.models.api import (
     Client,
     as_flag,
     checked_base_url,
-    default_folder,
     explain_refusal,
     on_this_machine,
     question_key,
@@ -411,7 +411,7 @@ def test_what_was_put_is_found_by_another_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("variable, folder", [("", "~/.cache/empathy_trl/judge"), ("/data/cache", "/data/cache/judge")])
 def test_the_default_folder_follows_the_environment(monkeypatch, variable, folder):
     monkeypatch.setenv("EMPATHY_TRL_CACHE", variable)
-    assert default_folder() == folder
+    assert cache_folder("judge") == folder
 
 
 @pytest.mark.parametrize("act", [lambda cache: cache.put(KEY, "1"), lambda cache: cache.get(KEY)], ids=["put", "get"])
