@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what an editor reads; `_EXPORTS` says the same at run time
-    from empathy_trl.chat.chat import Chat
+    from empathy_trl.chat import Chat
     from empathy_trl.errors import DataError, JudgeFailed, RecipeError, StopTraining, UserError
     from empathy_trl.evaluation.compare import compare
     from empathy_trl.evaluation.evaluate import evaluate_model
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # what an editor reads; `_EXPORTS` says the same at run time
 
 # name -> module, or module:attribute where the attribute has another name
 _EXPORTS = {
-    "Chat": "empathy_trl.chat.chat",
+    "Chat": "empathy_trl.chat",
     "DataError": "empathy_trl.errors",
     "EmpathyGRPOConfig": "empathy_trl.trainers.grpo",
     "EmpathyGRPOTrainer": "empathy_trl.trainers.grpo",
