@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # vLLM's CPU build has an environment of its own: it is large, and bounds the versions of other packages
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: install demo small-models test test-fast slow engines vllm quality style clean
+.PHONY: install demo demo-pretrained small-models test test-fast slow engines vllm quality style clean
 
 install: $(VENV)/.installed
 
@@ -25,6 +25,11 @@ $(VENV)/.installed: setup.cfg constraints.txt
 
 demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml recipes/run.py --recipe ed4_tiny.yaml
+
+# the same with a pretrained model, which is evaluated as it is and after each stage
+demo-pretrained: small-models
+	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml recipes/run.py --recipe ed4_smollm2.yaml \
+		--model.name_or_path models/smollm2-135m
 
 # two pretrained models without the Hub
 small-models: install

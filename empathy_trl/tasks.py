@@ -30,7 +30,7 @@ from empathy_trl.engine import (
     use_all_cores,
 )
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.base import eval_path
+from empathy_trl.evaluation.base import UNTRAINED, eval_path
 from empathy_trl.evaluation.evaluate import check_before_training, check_lengths, evaluate_model
 from empathy_trl.evaluation.plots import draw_training
 from empathy_trl.evaluation.report import write_report
@@ -494,23 +494,33 @@ def _trainer(run: StageRun, folder, usage: ResourceUsage):
 
 
 def evaluate_stage(run: StageRun) -> None:
-    """Evaluate a trained stage, unless the same evaluation of the same rows is in its folder."""
+    """Evaluate a trained stage, and if the recipe says so also its model before the training.
+
+    An evaluation with the same settings of the same rows that is in the stage's folder is kept.
+    """
+    if run.evaluates_untrained:
+        _evaluate(run, "untrained_evaluated", run.folder / UNTRAINED, run.resolved.model)
+    _evaluate(run, "evaluated", run.folder)
+
+
+def _evaluate(run: StageRun, key: str, output_dir: Path, section=None) -> None:
+    """Evaluate a stage's model, or the one that `section` describes, unless `run.json` notes the same evaluation under `key`."""
     folder, settings, split = run.read_folder(), run.evaluation_settings(), run.stage.evaluation.split
-    if folder.record.get("evaluated") == settings and eval_path(run.folder, split).is_file():
+    if folder.record.get(key) == settings and eval_path(output_dir, split).is_file():
         return
-    model, tokenizer = run.load_model()
+    model, tokenizer = run.load_model(section)
     evaluate_model(
         model=model,
         tokenizer=tokenizer,
         stage=run.resolved,
         recipe_name=run.recipe.name,
         split=split,
-        output_dir=run.folder,
-        model_name=str(run.folder),
+        output_dir=output_dir,
+        model_name=str(run.folder) if section is None else section.name_or_path,
         rewards=run.judging_rewards,
     )
     if PartialState().is_main_process:
-        folder.save(evaluated=settings)
+        folder.save(**{key: settings})
         write_card(run.folder)
 
 

@@ -17,6 +17,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.agreement import score_predictions, score_ratings
 from empathy_trl.io import nearest_path, read_json, read_rows, write_rows, write_text
 
+UNTRAINED = "untrained"  # in a stage's folder: the evaluation of its model before the training
 NAMES = {
     "majority": "majority class",
     "tfidf_logreg": "TF-IDF + logistic regression",

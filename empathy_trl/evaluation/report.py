@@ -16,7 +16,7 @@ import yaml
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
-from empathy_trl.evaluation.base import NAMES, describe_cuts, markdown, read_eval, read_predictions
+from empathy_trl.evaluation.base import NAMES, UNTRAINED, describe_cuts, markdown, read_eval, read_predictions
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
 from empathy_trl.evaluation.plots import draw_report
 from empathy_trl.io import json_or_none, read_rows, user_path, write_text
@@ -88,7 +88,7 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
         parts += [part for title, text in group[0].evaluator.details(group).items() for part in (f"## {title}", text)]
     parts += ["## Rows", rows] if (rows := _rows(stages)) else []
     parts += ["## Training", _training_table(stages), "## Examples", *map(_examples, groups)]
-    parts += ["## How to reproduce", _reproduction(run_dir, stages[-1]), "## Files", _files(stages)]
+    parts += ["## How to reproduce", _reproduction(run_dir, stages[-1]), "## Files", _files(run_dir, stages)]
     return write_text(run_dir / "report.md", "\n\n".join(parts) + "\n")
 
 
@@ -118,6 +118,7 @@ def _panel(stages: list[EvaluatedStage]) -> dict:
 def read_stages(run_dir: Path, split: str) -> list[EvaluatedStage]:
     """Read the evaluated stages in the order of `recipe.yaml`; without that file, in the order of evaluation.
 
+    If a stage's model was also evaluated before the training, that evaluation comes before the stage's.
     Only stages that it names are read: a folder of an earlier run with other settings may lie beside them.
     """
     files = sorted(run_dir.glob(f"*/eval_{split}.json"), key=lambda file: file.stat().st_mtime)
@@ -128,7 +129,8 @@ def read_stages(run_dir: Path, split: str) -> list[EvaluatedStage]:
         evaluated = [name for name in named if name in evaluated]
     if not evaluated:
         raise UserError(f"{run_dir}: no stage with an eval_{split}.json; train or evaluate one first")
-    return [_read_stage(run_dir / name, split) for name in evaluated]
+    folders = [folder for name in evaluated for folder in (run_dir / name / UNTRAINED, run_dir / name)]
+    return [_read_stage(folder, split) for folder in folders if (folder / f"eval_{split}.json").is_file()]
 
 
 def _read_stage(folder: Path, split: str) -> EvaluatedStage:
@@ -245,7 +247,7 @@ def _training_table(stages: list[EvaluatedStage]) -> str:
     if not used:
         return "No training log."
     rows = [["", "steps", *(columns[key] for key in used)]]
-    for stage in stages:
+    for stage in (stage for stage in stages if stage.log):
         cells = [_start_and_end([value for _, value in _curve(stage, key)]) for key in used]
         rows.append([in_markdown(stage.name), max((row["step"] for row in stage.log), default=0), *cells])
     return markdown(rows) + "\n\nMean of the first tenth of the logged rows → mean of the last tenth."
@@ -319,10 +321,11 @@ def _reproduction(run_dir: Path, last: EvaluatedStage) -> str:
     return "\n\n".join([*paragraphs, f"Versions: {versions}."])
 
 
-def _files(stages: list[EvaluatedStage]) -> str:
+def _files(run_dir: Path, stages: list[EvaluatedStage]) -> str:
     lines = []
     for stage in stages:
+        place = stage.folder.relative_to(run_dir).as_posix()
         names = [name.format(split=stage.evaluation["data"]["split"]) for name in STAGE_FILES]
-        links = [f"[{name}]({stage.name}/{name})" for name in names if (stage.folder / name).is_file()]
+        links = [f"[{name}]({place}/{name})" for name in names if (stage.folder / name).is_file()]
         lines.append(f"- {in_markdown(stage.name)}: {', '.join(links)}")
     return "\n".join(lines)

@@ -17,8 +17,17 @@ from empathy_trl.engine import NO_ENCODER_DECODER, Engine
 from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.io import is_gguf, json_or_none, nearest_path, on_hub, user_name
 from empathy_trl.models.hub_files import CRITIC_CONFIG, saved_critic, split_revision
-from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of
-from empathy_trl.recipe.schema import CONFIG_CLASSES, RECIPES, SAMPLE, Classifiers, Data, FromScratch, Stage, hint
+from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of, starts_pretrained
+from empathy_trl.recipe.schema import (
+    CONFIG_CLASSES,
+    RECIPES,
+    SAMPLE,
+    Classifiers,
+    Data,
+    FromScratch,
+    Stage,
+    hint,
+)
 from empathy_trl.recipe.validate import Key, Problem, check_mapping, check_trainer, check_value, fields_of, import_class
 from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.base import Reward
@@ -47,6 +56,13 @@ def check_top(layers: Layers, stages: dict[str, dict]) -> Iterator[str]:
     tasks = {keys.get("task") for keys in stages.values() if isinstance(keys.get("task"), str)}
     if layers.top.get("rewards") and tasks <= set(CONFIG_CLASSES) and not tasks & set(REWARD_TASKS):
         yield f"rewards: no stage learns from rewards; tasks that do: {', '.join(REWARD_TASKS)}"
+    asks = [name for name, keys in stages.items() if _section(keys, "evaluation").get("untrained") is True]
+    origins = {name: _section(stages[name], "model").get("name_or_path") for name in asks}
+    if asks and not any(starts_pretrained(stages[name].get("task"), origin) for name, origin in origins.items()):
+        yield (
+            f"{layers.label(asks[0], ('evaluation', 'untrained'))}: has no effect, because no stage starts from a pretrained "
+            "model that writes; leave it out"
+        )
     pushed: dict[str, str] = {}
     for name, keys in stages.items():
         repo_id = _section(keys, "hub").get("repo_id")

@@ -150,6 +150,11 @@ def stage_of(model: Any) -> str | None:
     return model.removeprefix(STAGE_PREFIX) if isinstance(model, str) and model.startswith(STAGE_PREFIX) else None
 
 
+def starts_pretrained(task: Any, name_or_path: Any) -> bool:
+    """Return whether a stage trains a pretrained model that writes: neither an earlier stage's, nor a head on an encoder."""
+    return task not in LABEL_TASKS and name_or_path is not None and stage_of(name_or_path) is None
+
+
 def merge(lower: dict, upper: dict, section: str = "", replaces: dict = REPLACES) -> dict:
     """Return `upper` laid over `lower`; both stay as they are."""
     replaced = {

@@ -169,6 +169,7 @@ class Evaluation(_Section):
     """How the stage's model is evaluated when it is trained.
 
     `limit` is a number of rows, `temperature` 0 is greedy, and a `batch_size` of null as many prompts as memory holds.
+    `untrained` evaluates a pretrained model as it is as well, to show what the training changes.
     """
 
     split: Literal["train", "valid", "test"] = "test"
@@ -180,6 +181,8 @@ class Evaluation(_Section):
     limit: int | None = Field(None, ge=1)
     classifiers: Classifiers | None = None
     bertscore: str | None = Field(None, min_length=1)
+    # left out of a resolved recipe where it is false, so that finished evaluations of recipes without it stay valid
+    untrained: bool = Field(False, exclude_if=lambda untrained: not untrained)
 
 
 class Hub(_Section):

@@ -20,7 +20,7 @@ from empathy_trl.engine import Engine, device_count, several_on_cpu
 from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.io import digest, is_empty, is_gguf, json_or_none, on_hub, read_text, user_name, user_path, write_text
 from empathy_trl.models.label_schema import Targets, label_names, listed
-from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of
+from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of, starts_pretrained
 from empathy_trl.recipe.provenance import RUN_FILE
 from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.validate import fields_without_effect, import_class, refusal
@@ -329,6 +329,11 @@ class StageRun:
         """Return what the folder holds now; see `inspect_stage`."""
         return inspect_stage(self.folder, self.fingerprint)
 
+    @property
+    def evaluates_untrained(self) -> bool:
+        """Whether its pretrained model is also evaluated as it is."""
+        return self.stage.evaluation.untrained and starts_pretrained(self.task, self.stage.model.name_or_path)
+
     def evaluation_settings(self) -> dict:
         """Return what decides the results of the evaluation, as `run.json` notes it: settings, rows and judges."""
         contents = self.recipe.resolved()["stages"]
@@ -345,7 +350,8 @@ class StageRun:
             for name, reward in self.judging_rewards.items()
         }
         judged_by = digest([rewards, judges])
-        return contents[self.name]["evaluation"] | {"rows": self.row_digests["all"], "judged_by": judged_by}
+        settings = {key: value for key, value in contents[self.name]["evaluation"].items() if key != "untrained"}
+        return settings | {"rows": self.row_digests["all"], "judged_by": judged_by}
 
     def load_model(self, model=None) -> tuple:
         """Return a trained model and its tokenizer; for task regress or classify, its `Scorer` in place of the model.

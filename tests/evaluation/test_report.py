@@ -159,11 +159,28 @@ def test_examples_show_rows_gained_lost_and_wrong_in_both(tmp_path):
     assert len(shown) >= 9 and all(line.startswith("    ") for line in shown), "generated text must be in code blocks"
 
 
+def test_a_model_evaluated_before_its_training_comes_before_its_stage(two_stages):
+    run, _ = two_stages
+    add_stage(run / "sft", "untrained", ["happy"] * len(GOLD))
+    report = write_report(run).read_text(encoding="utf-8")
+    table = report.split("## Stages side by side")[1].split("##")[0]
+    assert re.findall(r"^\| (\w+) \| 0", table, flags=re.MULTILINE) == ["untrained", "sft", "grpo"]
+    assert "**From untrained to grpo, test accuracy went from 0.000" in report
+    assert "    untrained  invalid (wrong)" in report and "| untrained | 0 |" not in report
+
+
 def test_every_link_leads_to_a_file(two_stages):
     run, _ = two_stages
+    add_stage(run / "sft", "untrained", answers(3))
     (run / "grpo" / "samples.md").write_text("x")
     links = re.findall(r"\]\(([^)]+)\)", write_report(run).read_text(encoding="utf-8"))
-    assert {"report.png", "grpo/samples.md", "sft/eval_test.json", "grpo/metrics.jsonl"} <= set(links)
+    assert {
+        "report.png",
+        "grpo/samples.md",
+        "sft/eval_test.json",
+        "sft/untrained/eval_test.json",
+        "grpo/metrics.jsonl",
+    } <= set(links)
     assert "sft/samples.md" not in links
     assert [link for link in links if not (run / link).is_file()] == []
 

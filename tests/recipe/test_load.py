@@ -364,6 +364,17 @@ def test_a_recipe_of_version_0_1_with_a_field_without_effect_is_still_evaluated(
     assert recipe.stages["grpo"].trainer == {"per_device_eval_batch_size": 32}
 
 
+@pytest.mark.parametrize("content", [SFT, STAGED])
+def test_only_a_pretrained_model_can_be_evaluated_untrained(load, content):
+    overrides = ["--evaluation.untrained", "true"]
+    message = (
+        "evaluation.untrained: has no effect, because no stage starts from a pretrained model that writes; leave it out"
+    )
+    assert errors_of(load, content, overrides) == [message]
+    load(changed(STAGED, "stages.sft.model", {"name_or_path": "me/base"}), overrides)
+    assert "untrained" not in load(content).to_yaml()
+
+
 LORA = {"r": 4, "alpha": 8}
 PRESETS = {  # name -> the model of a preset
     "small": {"name_or_path": "me/small", "revision": "v1", "dtype": "bfloat16", "lora": LORA},
