@@ -39,6 +39,7 @@ from empathy_trl.models.limits import Limits, Truncation, check_vocabulary, toke
 from empathy_trl.models.load import generator_class, lora_config, whole_weights
 from empathy_trl.models.templates import (
     NO_END,
+    check_learned_prompts,
     check_template_arguments,
     pin_template_arguments,
     set_template,
@@ -308,6 +309,8 @@ def _template_lines(size: Size, train) -> list[str]:
     rewritten = repairs_in(size.tokenizer.get_chat_template(), train["prompt"])
     lines = [_line("template", f"changes the prompts: {'; '.join(rewritten)}")] if rewritten else []
     learns = "completion" in train.column_names and not size.config.is_encoder_decoder
+    if learns:
+        check_learned_prompts(size.tokenizer, train)
     return lines + ([_line("template", NO_END)] if learns and teaches_no_end(size.tokenizer) else [])
 
 

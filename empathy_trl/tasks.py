@@ -44,7 +44,7 @@ from empathy_trl.models.hub_files import MERGED_BASE
 from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.models.limits import Limits, token_lengths, truncation
 from empathy_trl.models.load import check_tags, generator_class, load_or_build, lora_config
-from empathy_trl.models.templates import NO_END, check_template_arguments, teaches_no_end
+from empathy_trl.models.templates import NO_END, check_learned_prompts, check_template_arguments, teaches_no_end
 from empathy_trl.recipe import Recipe, load_recipe
 from empathy_trl.recipe.provenance import ResourceUsage, check_precision, check_used, provenance
 from empathy_trl.recipe.schema import CONFIG_CLASSES
@@ -106,8 +106,10 @@ def build_sft(run: StageRun):
     model, tokenizer, adapter = _policy(run, train)
     train = _fitting(run, config, model, tokenizer, train)
     make = partial(_seq2seq_trainer, run) if model.config.is_encoder_decoder else EmpathySFTTrainer
-    if make is EmpathySFTTrainer and teaches_no_end(tokenizer):
-        logger.warning("stages.%s: the chat template %s", run.name, NO_END)
+    if make is EmpathySFTTrainer:
+        check_learned_prompts(tokenizer, train)
+        if teaches_no_end(tokenizer):
+            logger.warning("stages.%s: the chat template %s", run.name, NO_END)
     return make(
         model=model,
         args=config,

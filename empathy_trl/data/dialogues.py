@@ -251,7 +251,8 @@ def _joined(said: list[dict]) -> list[tuple]:
     """Return number (from 1), speaker and text of every turn; utterances of one speaker in a row are one turn."""
     turns = []
     for number, each in enumerate(said, 1):
-        turn = (number, each["speaker"], each["text"])
+        text, thinks = each["text"], each["speaker"] == "listener"
+        turn = (number, each["speaker"], without_thoughts(text) if thinks and isinstance(text, str) else text)
         if turns and turns[-1][1] == turn[1] and isinstance(turns[-1][2], str) and isinstance(turn[2], str):
             turns[-1] = (*turns[-1][:2], f"{turns[-1][2]} {turn[2]}")
         else:
@@ -260,7 +261,7 @@ def _joined(said: list[dict]) -> list[tuple]:
 
 
 def turns_of(row: Row, column: str) -> list[str] | BadRow:
-    """Return the clean turns of a context: a list of texts, or one text.
+    """Return the clean turns of a context: a list of texts, or one text. The last one is the user's; replies lose their thoughts.
 
     Turns of which nothing is left are left out. The turns before and after such a turn are one person's, and are joined, so that
     turns still alternate (see `as_messages`).
@@ -272,7 +273,8 @@ def turns_of(row: Row, column: str) -> list[str] | BadRow:
             row.where, "context is no text", f"{column} has {show(value)}; expected a list of texts, or a text"
         )
     cleaned, last = [], None
-    for place, turn in enumerate(map(clean, turns)):
+    for place, turn in enumerate(turns):
+        turn = clean(turn if (len(turns) - place) % 2 else without_thoughts(turn))
         if turn and cleaned and (place - last) % 2 == 0:
             cleaned[-1] += f" {turn}"
         elif turn:
@@ -282,12 +284,12 @@ def turns_of(row: Row, column: str) -> list[str] | BadRow:
 
 
 def text_of(row: Row, column: str, name: str) -> str | BadRow:
-    """Return a clean text that has to be there; `name` is what messages call it."""
+    """Return a clean reply that has to be there, without thoughts; `name` is what messages call it."""
     value = row.cells[column]
     if not isinstance(value, str):
         return BadRow(row.where, f"{name} is no text", f"{column} has {show(value)}; expected a text")
     detail = f"nothing is left of {show(value)} in {column} after cleaning"
-    return clean(value) or BadRow(row.where, f"empty {name}", detail)
+    return clean(without_thoughts(value)) or BadRow(row.where, f"empty {name}", detail)
 
 
 def optional_text(row: Row, column: str) -> str | BadRow:

@@ -13,6 +13,7 @@ behind the turns. Without that line, the part that begins with `[KNOWLEDGE]` is 
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,9 +22,9 @@ from transformers.utils.chat_template_utils import _get_template_variables
 
 from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.io import nearest_path, read_text, user_name
-from empathy_trl.models.batching import end_tokens
+from empathy_trl.models.batching import end_tokens, render
 from empathy_trl.models.hub_files import load_tokenizer, one_revision
-from empathy_trl.tags import CHAT_TEMPLATES, REPAIRS, THOUGHT_MARKS, TURN_END, template_file
+from empathy_trl.tags import CHAT_TEMPLATES, REPAIRS, THOUGHT_MARKS, TURN_END, template_file, thought_text
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +155,35 @@ def teaches_no_end(tokenizer) -> bool:
     """Return whether a chat template writes no special token behind a reply, so that SFT teaches no model to end it."""
     behind = _behind_reply(tokenizer, otherwise=tokenizer.eos_token or "")
     return not any(token in behind for token in special_tokens(tokenizer))
+
+
+def check_learned_prompts(tokenizer, rows) -> None:
+    """Raise UserError if SFT would teach a model to reply to another prompt than the one from which it generates.
+
+    A template may end a prompt with `<think>` or an empty thought, and write something else before a finished reply: that of
+    DeepSeek's distilled models leaves out all thoughts, and Qwen3's writes the thought of the reply where thinking is off.
+
+    Args:
+        rows: with `prompt` and `completion`. One is tried, and all whose completion has a thought.
+    """
+    thoughts = [row for row, turns in enumerate(rows["completion"]) if thought_text(turns)]
+    for row in dict.fromkeys([*thoughts[:1], 0, *thoughts]):
+        prompt, completion = rows[row]["prompt"], rows[row]["completion"]
+        asked = render(tokenizer, prompt, add_generation_prompt=True, tokenize=False)
+        learned = render(tokenizer, prompt + completion, tokenize=False)
+        lost = asked[len(os.path.commonprefix([asked, learned])) :]
+        if lost.strip():
+            choice = (
+                "completions without thoughts, or model.chat_template_kwargs: {enable_thinking: true} if the template reads it"
+                if row in thoughts
+                else "model.chat_template_kwargs: {enable_thinking: false} if the template reads it, another "
+                "model.chat_template, or no stage of task sft"
+            )
+            raise UserError(
+                f"data: row {row + 1} of the training split: the chat template ends the prompt with {show(asked[-30:])}, but leaves "
+                f"out {show(lost)} when the reply follows, so the model would learn to answer another prompt than it gets when it "
+                f"generates; expected {choice}"
+            )
 
 
 def _behind_reply(tokenizer, otherwise: str = "") -> str:

@@ -283,17 +283,17 @@ def test_the_real_empathetic_dialogues():
 
 
 @pytest.mark.faults
-def test_no_turn_gets_the_other_persons_role(tmp_path):
+def test_no_turn_gets_the_other_persons_role_or_a_thought(tmp_path):
     lists = {
-        "contexts": [["he left", " ", "last May"], ["hi", "hello", "<br>", "who?", "me"]],
-        "targets": ["oh", "you"],
+        "contexts": [["he left", " ", "last May"], ["hi", "<think>a</think>hello", "<br>", "who?", "<think>me"]],
+        "targets": ["<think>b</think>oh", "you"],
     }
     rows, _ = read_split(section(write_lists(tmp_path, lists)), "train")
     assert [row["turns"] for row in rows] == [["he left last May"], ["hi", "hello who?", "me"]]
     said = [
         ("speaker", "he left"),
         ("speaker", "last May"),
-        ("listener", "oh"),
+        ("listener", "<think>who?</think>oh"),
         ("listener", "who?"),
         ("speaker", "me"),
     ]

@@ -1,6 +1,7 @@
 """Chat templates: chosen ones, guards, arguments, and the same prompt wherever it is rendered."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,12 @@ from empathy_trl.evaluation.metrics import perplexity
 from empathy_trl.models import load as models
 from empathy_trl.models.batching import check_prompts, prompt_tokens, render
 from empathy_trl.models.load import check_tags, load_or_build
-from empathy_trl.models.templates import check_template_arguments, pin_template_arguments, set_template
+from empathy_trl.models.templates import (
+    check_learned_prompts,
+    check_template_arguments,
+    pin_template_arguments,
+    set_template,
+)
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.tags import CHAT_TEMPLATES
 from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer
@@ -244,16 +250,33 @@ def of_trl(name: str) -> str:
     return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
+# what SmolLM3's does: facts in front of the instruction, which may switch thoughts off, and an empty thought in the prompt then
+LIKE_SMOLLM3 = """\
+{%- set instruction = messages[0].content if messages[0].role == "system" else "" -%}
+{%- set thinks = (enable_thinking | default(true)) and "/no_think" not in instruction -%}
+{{- "<|system|>Year: " ~ strftime_now("%Y") ~ ", thoughts: " ~ thinks ~ "\n" ~ instruction | replace("/no_think", "") | trim -}}
+{%- set nothing = "" if thinks else "<think>\n\n</think>\n" -%}
+{%- for turn in messages if turn.role != "system" -%}
+    {{- "<|" ~ turn.role ~ "|>" ~ (nothing if turn.role == "assistant") ~ turn.content ~ eos_token ~ "\n" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "<|assistant|>" ~ nothing -}}{%- endif -%}
+"""
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("template", "arguments"),
     [
         (NO_SYSTEM + ALTERNATING + BODY, None),
         *((of_trl(name), NO_THOUGHTS if name.startswith("qwen3") else None) for name in TRLS_TEMPLATES),
+        (LIKE_SMOLLM3, None),
+        (LIKE_SMOLLM3, NO_THOUGHTS),
+        (None, None),
     ],
-    ids=["strict", *TRLS_TEMPLATES],
+    ids=["strict", *TRLS_TEMPLATES, "smollm3", "smollm3 without thoughts", "smollm2"],
 )
-def test_training_evaluation_chat_and_scorer_ask_the_same(tmp_path, template, arguments):
+def test_training_evaluation_chat_and_scorer_ask_the_same(request, tmp_path, template, arguments):
+    template = template or (request.getfixturevalue("smollm2") / "chat_template.jinja").read_text()
     save_tiny(tmp_path)
     (tmp_path / "chat_template.jinja").write_text(template)
     model, tokenizer = load_or_build(recipe_model(tmp_path, chat_template_kwargs=arguments), seed=0)
@@ -287,6 +310,52 @@ def test_training_evaluation_chat_and_scorer_ask_the_same(tmp_path, template, ar
     saved = AutoTokenizer.from_pretrained(tmp_path / "saved")  # as a user of the model card does
     asked["card"] = saved.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert {name: tokenizer.decode(ids) for name, ids in asked.items()} == dict.fromkeys(asked, text)
+
+
+@pytest.mark.faults
+def test_a_flag_in_the_instruction_switches_thoughts_off():
+    tokenizer = build_tokenizer(TEXTS, 300)
+    tokenizer.chat_template = LIKE_SMOLLM3
+    on, off = (prompt_text(tokenizer, conversation(f"Be kind.{flag}", "Hi!")) for flag in ("", " /no_think"))
+    assert on.endswith("thoughts: True\nBe kind.<|user|>Hi!<eos>\n<|assistant|>")
+    assert off.endswith("thoughts: False\nBe kind.<|user|>Hi!<eos>\n<|assistant|><think>\n\n</think>\n")
+
+
+def prompt_text(tokenizer, messages):
+    return render(tokenizer, messages, add_generation_prompt=True, tokenize=False)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("name", "arguments", "reply", "message"),
+    [
+        ("qwen3", None, "Oh.", None),
+        ("qwen3", None, "<think>Why?</think>Oh.", None),
+        ("qwen3", NO_THOUGHTS, "Oh.", None),
+        (
+            "qwen3",
+            NO_THOUGHTS,
+            "<think>Why?</think>Oh.",
+            r"row 2 .*leaves out '\\n</think>.*expected completions without",
+        ),
+        ("qwen3_5_think", None, "Oh.", None),
+        ("nemotron_3_nano", None, "Oh.", None),
+        (
+            "deepseek_r1_distill",
+            None,
+            "Oh.",
+            r"row 1 .*leaves out '<think>\\n' when .*kwargs: {enable_thinking: false}",
+        ),
+    ],
+)
+def test_sft_teaches_to_reply_to_the_prompt_that_is_asked(name, arguments, reply, message):
+    tokenizer = build_tokenizer(TEXTS, 300)
+    tokenizer.chat_template = of_trl(name)
+    pin_template_arguments(tokenizer, arguments)
+    replies = [[{"role": "assistant", "content": each}] for each in ("Oh.", reply)]
+    rows = Dataset.from_dict({"prompt": [conversation(None, "Hi!")] * 2, "completion": replies})
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        check_learned_prompts(tokenizer, rows)
 
 
 @pytest.mark.faults
