@@ -17,7 +17,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation.generation import decoding, generate_shared
 from empathy_trl.models import generate as backends
 from empathy_trl.models.api import ApiModel
-from empathy_trl.models.generate import check_installed, choose_backend, generate_completions, server_problem
+from empathy_trl.models.generate import check_installed, choose_backend, draw, generate_completions, server_problem
 from empathy_trl.recipe.schema import Evaluation
 from empathy_trl.tags import reply_text
 from tests.local_server import LocalServer
@@ -166,6 +166,17 @@ def test_an_encoder_decoder_writes_what_its_own_generate_does(recwarn):
         assert generate((model, tokenizer), batch_size=batch_size) == expected
     assert model.generation_config is usual
     assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_draws_are_those_of_multinomial_and_probabilities_are_numbers():
+    probabilities, results = torch.randn(16, 4999, generator=torch.Generator().manual_seed(0)).softmax(-1), []
+    for way in (lambda: torch.multinomial(probabilities, 1)[:, 0], lambda: draw(probabilities)):
+        torch.manual_seed(1)
+        results.append((torch.stack([way() for _ in range(5)]).tolist(), torch.get_rng_state().tolist()))
+    assert results[0] == results[1]
+    probabilities[3, 7] = torch.nan
+    with pytest.raises(RuntimeError, match="not numbers"):
+        draw(probabilities)
 
 
 def test_sampling_is_repeated_by_its_seed_and_leaves_the_random_state_alone(tiny):

@@ -125,8 +125,11 @@ def _slides(config) -> bool:
 
 def for_base(base, visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return the mask as `base` wants it: SDPA takes booleans, eager attention adds numbers to its scores."""
-    if base is sdpa_attention_forward:
-        return visible
+    return visible if base is sdpa_attention_forward else added(visible, dtype)
+
+
+def added(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a mask of booleans as numbers that are added to scores."""
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 

@@ -9,12 +9,16 @@ so that the same seed gives the same completions as `generate` (up to the last b
 """
 
 import dataclasses
+import math
+from collections import Counter
 
 import torch
 import torch.nn.functional as F
-from transformers import Cache, DynamicLayer
+from transformers import Cache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from empathy_trl.trainers.shared_prefix.attention import for_base, inputs_for, require_all_layers
+from empathy_trl.models.generate import GrowingLayer, draw
+from empathy_trl.trainers.shared_prefix.attention import added, inputs_for, require_all_layers
 from empathy_trl.trainers.shared_prefix.packing import distinct
 
 # How many columns of neighbours a slot may attend over in vain, for every column that is its own or the prompt's
@@ -68,7 +72,7 @@ class SharedDecoder:
         self.model = model
         first, group = distinct(torch.cat([input_ids, attention_mask], dim=1).tolist())
         self.prompts, self.prompt_mask = input_ids[first], attention_mask[first]
-        parents, row, slot = _seats(group, _most_slots(input_ids.shape[1], max_new_tokens))
+        parents, row, slot = _seats(group, _slots(group, _most_slots(input_ids.shape[1], max_new_tokens)))
         # on the device once, because every token is read with them
         self.group, self.parents, self.row, self.slot = (
             torch.tensor(numbers, device=input_ids.device) for numbers in (group, parents, row, slot)
@@ -109,6 +113,11 @@ def _most_slots(prompt: int, max_new_tokens: int) -> int:
     return max(2, SLACK * (prompt + max_new_tokens) // max_new_tokens)
 
 
+def _slots(group: list[int], most: int) -> int:
+    """Return how many completions a row holds: 4 where 8 of a prompt need two rows of at most 7; empty slots cost time."""
+    return max(math.ceil(size / math.ceil(size / most)) for size in Counter(group).values())
+
+
 def _seats(group: list[int], most: int) -> tuple[list[int], list[int], list[int]]:
     """Seat completions side by side, at most `most` in a row.
 
@@ -128,7 +137,7 @@ def _seats(group: list[int], most: int) -> tuple[list[int], list[int], list[int]
 
 def _choose(scores: torch.Tensor, do_sample: bool) -> torch.Tensor:
     if do_sample:
-        return torch.multinomial(scores.softmax(-1), num_samples=1)[:, 0]
+        return draw(scores.softmax(-1))
     return scores.argmax(-1)
 
 
@@ -167,28 +176,6 @@ def _continued(prompt: torch.Tensor, steps: int = 8) -> tuple[torch.Tensor, torc
     return prompt.expand(2, -1), torch.stack([ahead, ahead.flip(0)])
 
 
-class GrowingLayer(DynamicLayer):
-    """`DynamicLayer` that writes into a buffer with room to spare and does not copy all it holds for every token."""
-
-    def lazy_initialization(self, key_states, value_states):
-        super().lazy_initialization(key_states, value_states)
-        self.buffers = [key_states, value_states]
-        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        held = [self.keys, self.values]
-        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
-        for index, states in enumerate((key_states, value_states)):
-            if end > self.buffers[index].shape[2] or len(self.buffers[index]) != len(states):
-                self.buffers[index] = states.new_empty(*states.shape[:2], end * 3 // 2, states.shape[3])
-                self.buffers[index][:, :, :start] = held[index]
-            self.buffers[index][:, :, start:end] = states
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
-        return self.keys, self.values
-
-
 @dataclasses.dataclass
 class DecodeAttention:
     """Attention of one new token per slot to the row's prompt and the slot's own earlier tokens.
@@ -206,28 +193,32 @@ class DecodeAttention:
     def __post_init__(self):
         self.windows, self.dtype = [], None  # as in `PackedAttention`
         self.own = torch.eye(self.slots, dtype=torch.bool, device=self.prompt_valid.device)
-        self.mask = self.prompt_valid[:, None].expand(-1, self.slots, -1)
-        self._visible = {}
+        self.visible = self.prompt_valid[:, None].expand(-1, self.slots, -1)
+        self._masks = {}
 
     def next_inputs(self) -> dict:
         """Move on by one token and return the arguments that make a model use this layout."""
         self.step += 1
-        self.mask = torch.cat([self.mask, self.own.expand(len(self.mask), -1, -1)], dim=2)
-        self._visible = {}
+        self.visible = torch.cat([self.visible, self.own.expand(len(self.visible), -1, -1)], dim=2)
+        self._masks = {}
         return inputs_for(self, self.own.device)
 
     def attend(self, base, module, query, key, value, sliding_window=None, **kwargs) -> torch.Tensor:
         """Return the attention output of shape (rows, slots, heads, head size); the new keys are the last ones."""
-        visible = self.visible(sliding_window)[:, None]
-        return base(module, query, key, value, for_base(base, visible, query.dtype), **kwargs)[0]
+        rows, heads, slots, size = query.shape
+        if base is sdpa_attention_forward:
+            # heads that share keys become further queries; as heads, each would get a copy of the keys
+            module, query = None, query.reshape(rows, key.shape[1], -1, size)
+        output = base(module, query, key, value, self.mask_for(query, sliding_window), **kwargs)[0]
+        return output.transpose(1, 2).reshape(rows, heads, slots, -1).transpose(1, 2)
 
-    def visible(self, sliding_window: int | None) -> torch.Tensor:
-        """Return what the new tokens see, bool, shape (rows, slots, columns); all layers of a step see the same."""
-        if sliding_window is None:
-            return self.mask
-        if sliding_window not in self._visible:
-            self._visible[sliding_window] = self.mask & self.near(sliding_window)
-        return self._visible[sliding_window]
+    def mask_for(self, query: torch.Tensor, sliding_window: int | None) -> torch.Tensor:
+        """Return what is added to the scores of new tokens, shape (rows, 1, queries, columns); the same in all layers."""
+        if sliding_window not in self._masks:
+            visible = self.visible if sliding_window is None else self.visible & self.near(sliding_window)
+            repeated = visible.repeat(1, query.shape[2] // self.slots, 1)
+            self._masks[sliding_window] = added(repeated[:, None], query.dtype)
+        return self._masks[sliding_window]
 
     def near(self, sliding_window: int) -> torch.Tensor:
         """Return which cached columns are less than `sliding_window` positions back, shape (1, 1, columns)."""

@@ -177,16 +177,17 @@ def test_the_error_of_a_broken_model_is_large(mistake, key, monkeypatch):
     assert decoding_error(model, LONG).abs().mean() > 1e-2
 
 
-def test_large_groups_sit_in_several_rows():
+# 4 prompt tokens and 8 new ones: at most 3 completions to a row
+@pytest.mark.parametrize("size, rows, slots", [(9, 4, 3), (4, 3, 2)], ids=["full rows", "rows of equal size"])
+def test_large_groups_sit_in_several_rows(size, rows, slots):
     model = tiny_model()
     install(model)
-    batch = random_batch((3, 4), [(0, 1)] * 9 + [(1, 1)] * 2)
+    batch = random_batch((3, 4), [(0, 1)] * size + [(1, 1)] * 2)
     prompts, mask = batch.ids[:, :4], batch.mask[:, :4]
     decoder = SharedDecoder(model, prompts, mask, max_new_tokens=8)
     decoder.read_prompts()
-    decoder.read(torch.arange(11) + 5)
-    # 4 prompt tokens and 8 new ones: 3 completions to a row, hence three rows for the first prompt
-    assert decoder.cache.layers[0].keys.shape[0::2] == (4, 4 + 3)
+    decoder.read(torch.arange(size + 2) + 5)
+    assert decoder.cache.layers[0].keys.shape[0::2] == (rows, 4 + slots)
     settings = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": PAD}
     usual = model.generate(prompts, attention_mask=mask, **settings)
     assert torch.equal(model.generate(prompts, attention_mask=mask, custom_generate=sample, **settings), usual)

@@ -386,9 +386,9 @@ def wrong_positions(monkeypatch):
 
 
 def wrong_masks(monkeypatch):
-    scores, decodes = PackedAttention.visible, DecodeAttention.visible
+    scores, decodes = PackedAttention.visible, DecodeAttention.mask_for
     monkeypatch.setattr(PackedAttention, "visible", lambda *args: tuple(x.roll(1, -1) for x in scores(*args)))
-    monkeypatch.setattr(DecodeAttention, "visible", lambda *args: decodes(*args).roll(1, -1))
+    monkeypatch.setattr(DecodeAttention, "mask_for", lambda *args: decodes(*args).roll(1, -1))
 
 
 @pytest.fixture(scope="module")
