@@ -9,6 +9,8 @@ models use one matrix as embedding and as output layer (tied weights), so an ada
 both. `merge_adapter` unties the weights first. It then compares the outputs of the merged model with those of the adapter,
 before and after saving and loading.
 
+`light_adapters` makes decoding with an unmerged adapter faster.
+
 If a recipe asks for another adapter than the one that its model already has, `with_merged_base` merges the old one first.
 `adapter_changes` compares the two.
 """
@@ -21,10 +23,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
@@ -274,6 +278,41 @@ def _merge(model: PeftModel, name: str) -> PreTrainedModel:
     for config in (merged.config, merged.config.get_text_config(decoder=True)):
         config.tie_word_embeddings = was_tied and is_tied
     return merged
+
+
+@contextmanager
+def light_adapters(model: nn.Module) -> Iterator[None]:
+    """Inside the block, LoRA layers compute the same in fewer steps. For decoding, where a step costs more than its numbers.
+
+    An adapter in float32 on a base in bfloat16 takes several casts and sums per layer. Here its output is added in place.
+    Layers that do anything else than plain LoRA compute as before. Not for training, as there is no dropout.
+
+    Args:
+        model: a transformers model or an adapter on one.
+    """
+    layers = [module for module in model.modules() if _is_plain_lora(module)]
+    for layer in layers:
+        (name,) = layer.active_adapters
+        layer.forward = partial(
+            _plain_lora, layer.base_layer, layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
+        )
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _is_plain_lora(module: nn.Module) -> bool:
+    if type(module) is not lora.Linear or type(module.base_layer) is not nn.Linear or "forward" in vars(module):
+        return False
+    names = module.active_adapters
+    is_one = len(names) == 1 and names[0] in module.lora_A and names[0] not in module.lora_variant
+    return is_one and not module.merged and not module.disable_adapters
+
+
+def _plain_lora(base: nn.Linear, down: nn.Linear, up: nn.Linear, scaling: float, x: torch.Tensor) -> torch.Tensor:
+    return base(x).add_(up(down(x.to(down.weight.dtype))), alpha=scaling)
 
 
 @contextmanager

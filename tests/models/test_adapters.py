@@ -8,12 +8,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft.tuners import lora
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from empathy_trl.errors import UserError
 from empathy_trl.models import adapters
-from empathy_trl.models.adapters import EXAMPLES, check_target_names, check_targets, example_inputs, merge_adapter
+from empathy_trl.models.adapters import (
+    EXAMPLES,
+    check_target_names,
+    check_targets,
+    example_inputs,
+    light_adapters,
+    merge_adapter,
+)
 from empathy_trl.models.load import load_model
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from tests.models.livelier import make_livelier
@@ -248,3 +256,19 @@ def test_layers_on_which_an_adapter_would_do_nothing_or_the_wrong_thing_are_refu
     check_targets(t5, embedding)
     with pytest.raises(UserError, match="target_modules: shared has no effect.*expected embed_tokens"):
         check_targets(t5, LoraConfig(target_modules=["shared", "q"]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("settings, is_light", [({}, True), ({"use_dora": True}, False)], ids=["plain", "DoRA"])
+def test_a_light_adapter_computes_the_same(bases, monkeypatch, dtype, settings, is_light):
+    model, usual, calls = (
+        adapted(bases("llama", dtype), target_modules="all-linear", **settings),
+        lora.Linear.forward,
+        [],
+    )
+    inputs = example_inputs(model, TOKENIZER)
+    expected = logits(model, inputs)
+    monkeypatch.setattr(lora.Linear, "forward", lambda self, x: calls.append(self) or usual(self, x))
+    with light_adapters(model):
+        assert torch.equal(logits(model, inputs), expected) and bool(calls) is not is_light
+    assert torch.equal(logits(model, inputs), expected) and calls

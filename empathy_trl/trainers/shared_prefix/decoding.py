@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from transformers import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from empathy_trl.models.adapters import light_adapters
 from empathy_trl.models.generate import GrowingLayer, draw
 from empathy_trl.trainers.shared_prefix.attention import added, inputs_for, require_all_layers
 from empathy_trl.trainers.shared_prefix.packing import distinct
@@ -45,18 +46,19 @@ def sample(
     """
     mask = model_kwargs["attention_mask"]
     decoder = SharedDecoder(model, input_ids, mask, generation_config.max_length - input_ids.shape[1])
-    logits = decoder.read_prompts()
     unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
-    while True:
-        scores = logits_processor(input_ids, logits.to(torch.float32, copy=True))
-        tokens = _choose(scores, generation_config.do_sample)
-        if generation_config._pad_token_tensor is not None:
-            tokens = torch.where(unfinished, tokens, generation_config._pad_token_tensor)
-        input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
-        unfinished = unfinished & ~stopping_criteria(input_ids, None)
-        if not unfinished.any():
-            return input_ids
-        logits = decoder.read(tokens)
+    with light_adapters(model):
+        logits = decoder.read_prompts()
+        while True:
+            scores = logits_processor(input_ids, logits.to(torch.float32, copy=True))
+            tokens = _choose(scores, generation_config.do_sample)
+            if generation_config._pad_token_tensor is not None:
+                tokens = torch.where(unfinished, tokens, generation_config._pad_token_tensor)
+            input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
+            unfinished = unfinished & ~stopping_criteria(input_ids, None)
+            if not unfinished.any():
+                return input_ids
+            logits = decoder.read(tokens)
 
 
 class SharedDecoder:
@@ -164,8 +166,9 @@ def shared_log_probs(model, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.d
     rows, continuations = _continued(prompt)
     padded, mask = F.pad(rows, (1, 0)), F.pad(torch.ones_like(rows), (1, 0))
     decoder = SharedDecoder(model, padded, mask, max_new_tokens=continuations.shape[1])
-    decoder.read_prompts()
-    logits = torch.stack([decoder.read(tokens) for tokens in continuations.T], dim=1)
+    with light_adapters(model):
+        decoder.read_prompts()
+        logits = torch.stack([decoder.read(tokens) for tokens in continuations.T], dim=1)
     require_all_layers(decoder.layout, model, calls=continuations.shape[1])
     return logits.float().log_softmax(-1), decoder.layout.dtype
 
