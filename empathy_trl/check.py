@@ -81,6 +81,10 @@ def describe(recipe, folder: Path) -> str:
         # in float32, because half precision is refused where there is no GPU, and that is no fault of the recipe
         config = run.trainer_config(bf16=False, fp16=False)
         obstacles += run.vllm_problems(config)
+        try:
+            run.trainer_config()
+        except UserError:
+            obstacles.append("half precision (trainer.bf16 or fp16) needs a GPU; set it to false to train without one")
         stage, rows = run.stage, run.local_rows()
         size = sizes[name] = model_size(run, rows, sizes)
         train = run.dataset("train") if rows else None
@@ -529,7 +533,7 @@ def _memory_here() -> float:
 
 def _verdict(missing: list[str], obstacles: list[str], needed: float, downloads: Iterable[str]) -> str:
     """Return the last line: a sound recipe may still ask for more than this machine has."""
-    lacks = [f"{line.split()[0]} is not installed" for line in missing] + obstacles
+    lacks = [*(f"{line.split()[0]} is not installed" for line in missing), *dict.fromkeys(obstacles)]
     if devices := Engine.here().missing_devices():
         lacks.append(devices)
     if constants.is_offline_mode() and (absent := [name for name in downloads if not is_cached(name)]):

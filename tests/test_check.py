@@ -4,6 +4,7 @@ import re
 import shutil
 
 import pytest
+import torch
 
 from empathy_trl import check
 from empathy_trl.check import describe, trainer_options
@@ -17,6 +18,10 @@ from empathy_trl.recipe import load_recipe
         (["--stages.grpo.trainer.max_completion_length", "10000000", "--model.from_scratch.max_length", "20000000"],
          "cannot run on this machine: about .* GB of memory"),
         (["--stages.grpo.trainer.num_train_epochs", "2"], r"The recipe is sound\.$"),
+        pytest.param(
+            ["--trainer.bf16", "true"], r"on this machine: half precision .* needs a GPU; set it to false to train without one\.$",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU"),
+        ),
     ],
 )  # fmt: skip
 def test_the_verdict_compares_the_plan_with_the_machine(tmp_path, override, verdict):

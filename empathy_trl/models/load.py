@@ -23,6 +23,7 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -426,6 +427,12 @@ def _refuse_classifier(name: str, config) -> None:
                 f"{name}: is a classifier or regressor ({architecture}), which generates no text; expected a language "
                 "model here, or a stage with `task: regress` or `task: classify` (--stage)"
             )
+    is_masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_encoder_decoder
+    if is_masked and not getattr(config, "is_decoder", False):
+        raise UserError(
+            f"{name}: is an encoder ({config.model_type}), which generates no text; expected a language model here, or a stage "
+            "with `task: regress` or `task: classify`, which puts a head on it"
+        )
 
 
 def _four_bits() -> BitsAndBytesConfig:

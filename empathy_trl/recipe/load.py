@@ -217,7 +217,9 @@ def _find_presets(content: dict[str, Any], flag: str = "", beside: Path = Path()
         name = user_path(name)
         path = _find_yaml(name, beside, Path("recipes", "models"), PRESETS)
         if path is None:
-            raise RecipeError([f"{key}: no preset {str(name)!r}{_shipped(name, PRESETS)}"])
+            model_flag = f"; a model's folder or Hub id is given with {key.replace('preset', 'name_or_path')}"
+            hint = model_flag if len(name.parts) > 1 and name.suffix != ".yaml" else ""
+            raise RecipeError([f"{key}: no preset {str(name)!r}{_shipped(name, PRESETS)}{hint}"])
         if empty := list(empty_mappings({**model, "preset": None}, _read_preset(path))):
             raise RecipeError([f"{flag}{prefix}{'.'.join(('model', *inner))}: {NO_CHANGE}" for inner in empty])
         model["preset"] = str(path)

@@ -19,7 +19,7 @@ from empathy_trl.data import CORPORA, build, corpus, read_split
 from empathy_trl.engine import Engine, device_count, several_on_cpu
 from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.io import digest, is_empty, is_gguf, json_or_none, on_hub, read_text, user_name, user_path, write_text
-from empathy_trl.models.label_schema import Targets, label_names, listed
+from empathy_trl.models.label_schema import Targets, is_bi_encoder, label_names, listed
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of, starts_pretrained
 from empathy_trl.recipe.provenance import RUN_FILE
 from empathy_trl.recipe.schema import CONFIG_CLASSES
@@ -379,9 +379,10 @@ class StageRun:
         names, expected = label_names(config), self.targets.names
         unnamed = all(re.fullmatch(r"LABEL_\d+", each) for each in names)
         if names != expected and not (unnamed and len(names) == len(expected)):
-            raise UserError(
-                f"{name}: its outputs are {listed(names)}; those of stage {self.name} ({self.task}) are {listed(expected)}"
+            what = (
+                "its output is a bi-encoder's cosine" if is_bi_encoder(config) else f"its outputs are {listed(names)}"
             )
+            raise UserError(f"{name}: {what}; those of stage {self.name} ({self.task}) are {listed(expected)}")
 
 
 def stage_runs(recipe, folder: Path | dict[str, Path]) -> dict[str, StageRun]:

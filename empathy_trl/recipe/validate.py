@@ -436,5 +436,7 @@ def refusal(error: Exception, trainer: dict[str, Any], config_class: type) -> Pr
         return (), message
     if message.startswith(f"{key}: "):  # one of our own classes
         return (key,), message.removeprefix(f"{key}: ")
+    if key in ("bf16", "fp16"):
+        message += " On a machine without a GPU, expected false"
     value = show(trainer[key]) if key in trainer else f"{show(defaults[key])}, the default,"
     return (key,), f"{value} is refused: {message}"

@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from empathy_trl.errors import UserError
 from empathy_trl.models.bi_encoder import pooling_modes
+from empathy_trl.models.load import load_model
 from empathy_trl.models.scorer import predict, shared_scorer
 from empathy_trl.rewards.foresight import Foresight
 from empathy_trl.rewards.learned import EmpathyModel, QualityCritic, RewardModel, SemanticSimilarity
@@ -136,6 +137,10 @@ def test_what_is_wrong_with_it_is_named(make_bi_encoder):
         UserError, match=r"is a bi-encoder, which compares two texts; expected \(text, pair\) tuples, got 'ok'"
     ):
         predict(folder, ["ok"])
+    with pytest.raises(
+        UserError, match=r"is an encoder \(bert\), which generates no text; expected a language model here, or"
+    ):
+        load_model(folder)
     weights = load_file(f"{folder}/model.safetensors")
     kept = {key: value for key, value in weights.items() if "pooler" not in key}
     save_file(kept, f"{folder}/model.safetensors", metadata={"format": "pt"})

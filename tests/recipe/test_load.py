@@ -437,6 +437,7 @@ def test_a_recipe_may_name_a_preset_over_the_model_that_it_extends(load, presets
     [
         ({}, ["--model.preset", "smolm2"], "--model.preset: no preset 'smolm2'; did you mean smollm2? (choices: "),
         ({}, ["--stages.sft.model.preset", "nowhere/x.yaml"], "--stages.sft.model.preset: no preset 'nowhere/x.yaml' (choices: "),
+        ({}, ["--model.preset", "models/x"], "; a model's folder or Hub id is given with --model.name_or_path"),
         ({}, ["--model.preset", "3"], "--model.preset: 3 is not a preset's name or path"),
         ({}, ["--model.preset", "small", "--model.lora", "{}"], "--model.lora: {} changes nothing"),
         ({}, ["--stages.reward.model.lora.r", "2", "--stages.reward.model.preset", "none"], "--stages.reward.model.preset: no preset"),
