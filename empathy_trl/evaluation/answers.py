@@ -34,6 +34,7 @@ from empathy_trl.evaluation.metrics.bootstrap import mean_figure, with_interval
 from empathy_trl.evaluation.plots import draw_confusion, draw_ratings
 from empathy_trl.models.label_schema import Targets, pairs_of, predicted_labels, right_order
 from empathy_trl.models.scorer import predict_outputs
+from empathy_trl.tags import format_credit, tag_bodies
 from empathy_trl.text import in_markdown, words
 
 SEPARATOR = " / "  # between the labels of several groups
@@ -143,8 +144,11 @@ class EmotionEvaluator(Evaluator):
         return [("situation", row["text"]), ("emotion", row["label"])]
 
     def answer(self, row: dict) -> str:
-        """Return what the model said."""
-        return f"{row['prediction'] or 'invalid'} ({'right' if row['correct'] else 'wrong'}): {row['completion']}"
+        """Return what the model said; of a well-formed completion, answer and reasoning without their tags."""
+        text = row["completion"]
+        if row["prediction"] is not None and format_credit(text, ("reasoning", "answer")) == 1:
+            (text,) = tag_bodies(text, "reasoning")
+        return f"{row['prediction'] or 'invalid'} ({'right' if row['correct'] else 'wrong'}): {text}"
 
 
 class LabelEvaluator(Evaluator):

@@ -155,7 +155,8 @@ def test_examples_show_rows_gained_lost_and_wrong_in_both(tmp_path):
     examples = write_report(tmp_path).read_text(encoding="utf-8").split("## Examples")[1].split("## How")[0]
     assert re.findall(r"^Row (\d+):", examples, flags=re.MULTILINE) == ["9", "5", "7"]
     assert "    sft        invalid (wrong): <reasoning>| `so`" in examples
-    shown = [line for line in examples.splitlines() if "<" in line]
+    assert f"    grpo       {GOLD[9]} (right): | `so` # it is\n" in examples
+    shown = [line for line in examples.splitlines() if "<" in line or "|" in line]
     assert len(shown) >= 9 and all(line.startswith("    ") for line in shown), "generated text must be in code blocks"
 
 
