@@ -132,17 +132,21 @@ def end_with_turn(model, tokenizer, name: str) -> None:
     """Let a completion end with the special token that ends a reply in the chat template; it is saved with the model.
 
     Base models such as Qwen2.5 end texts with `<|endoftext|>` and turns with `<|im_end|>`. After SFT, such a model writes the
-    latter only. Without this, it would go on with turns of its own, as a part of the reply.
+    latter only. Without this, it would go on with turns of its own, as a part of the reply. An adapter is saved without
+    generation settings, so the tokenizer also takes this token as its end token.
     """
     behind = _behind_reply(tokenizer)
-    ends = end_tokens(model, tokenizer)
-    known = [token for token in tokenizer.convert_ids_to_tokens(ends) if token]
+    ends, of_model = end_tokens(model, tokenizer), model.generation_config.eos_token_id
+    of_model = [of_model] if isinstance(of_model, int) else of_model or ends
+    known = [token for token in tokenizer.convert_ids_to_tokens(of_model) if token]
     longest_first = sorted(special_tokens(tokenizer), key=len, reverse=True)
     token = next((token for token in longest_first if behind.lstrip().startswith(token)), None)
     if token is None or any(each in behind for each in known):
         return
-    model.generation_config.eos_token_id = [*ends, tokenizer.convert_tokens_to_ids(token)]
-    logger.warning("%s: completions also end with %s, which ends a reply in the chat template", name, token)
+    model.generation_config.eos_token_id = list(dict.fromkeys([*ends, tokenizer.convert_tokens_to_ids(token)]))
+    if tokenizer.eos_token != token:  # else an adapter, whose first training has told
+        tokenizer.eos_token = token
+        logger.warning("%s: completions also end with %s, which ends a reply in the chat template", name, token)
 
 
 NO_END = (

@@ -322,7 +322,10 @@ def test_snippet_of_an_adapter_and_of_the_same_merged(tiny, tiny_folder, tmp_pat
     for place in (folder, merged):
         tokenizer.save_pretrained(place)
     section = {"name_or_path": "Qwen/Qwen2.5-1.5B-Instruct", "lora": {"r": 8}}
+    of_base = model_card(stage_folder(folder, model=section | {"chat_template": "chatml"}), "user/model")
     card = model_card(stage_folder(folder, model=section), "user/model")
+    assert "stop_strings=tokenizer.eos_token" in of_base and "stop_strings" not in card
+    assert run_snippet(of_base, folder, capsys) == run_snippet(card, folder, capsys)
     assert front(card)["library_name"] == "peft" and front(card)["base_model_relation"] == "finetune"  # of a local copy
     assert (
         f"LoRA adapter: small weights on top of the local model `{tiny_folder.name}`" in card

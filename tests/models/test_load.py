@@ -121,8 +121,12 @@ def test_completions_end_with_the_token_that_ends_a_turn(full, tmp_path, caplog)
         tokenizer.save_pretrained(folder)
         model, loaded = models.load_model(folder)
         assert model.generation_config.eos_token_id == ends
+        assert loaded.eos_token == (turn_end if isinstance(ends, list) else own)
         assert teaches_no_end(loaded) == (turn == "{{ turn.content }}")
         assert (f"completions also end with {turn_end}" in caplog.text) == isinstance(ends, list)
+        loaded.save_pretrained(folder)  # as beside an adapter, whose base keeps its own settings
+        assert models.load_model(folder)[0].generation_config.eos_token_id == ends
+        assert caplog.text.count("completions also end with") == isinstance(ends, list)
 
 
 def test_an_encoder_decoder(tmp_path):
