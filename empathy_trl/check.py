@@ -22,7 +22,14 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation.evaluate import check_judged, check_lengths
 from empathy_trl.io import is_cached, is_gguf, nearest_path, on_hub, user_name
 from empathy_trl.memory import UNKNOWN_PROMPT, Size, evaluation_memory, largest_batch, training_memory
-from empathy_trl.models.adapters import adapted, adapter_changes, as_new, check_target_names, check_targets
+from empathy_trl.models.adapters import (
+    adapted,
+    adapter_changes,
+    as_new,
+    check_target_names,
+    check_targets,
+    exclude_images,
+)
 from empathy_trl.models.batching import check_prompts, prompt_tokens
 from empathy_trl.models.classifier import build_encoder_tokenizer, encoder_config
 from empathy_trl.models.gguf import read as read_gguf
@@ -208,6 +215,7 @@ def _count(run: StageRun, config, tokenizer, dtype: str) -> Size:
     adapter = brought if brought and not changes else asked
     if adapter is not None:
         if adapter is asked:
+            exclude_images(network, adapter)
             check_target_names(network, adapter)
         if stage.task not in LABEL_TASKS:
             check_targets(config, adapter, stage.trainer.get("use_vllm", False))

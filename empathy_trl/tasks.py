@@ -37,7 +37,13 @@ from empathy_trl.evaluation.report import write_report
 from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
 from empathy_trl.io import user_path
-from empathy_trl.models.adapters import adapted, check_target_names, check_targets, with_merged_base
+from empathy_trl.models.adapters import (
+    adapted,
+    check_target_names,
+    check_targets,
+    exclude_images,
+    with_merged_base,
+)
 from empathy_trl.models.batching import check_prompts, release_memory
 from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.hub_files import MERGED_BASE
@@ -281,6 +287,7 @@ def _policy(run: StageRun, train):
     adapter = model.active_peft_config if has_adapter else lora_config(section.lora, kind, section.revision)
     if adapter is not None:
         if not has_adapter:
+            exclude_images(model, adapter)
             check_target_names(model, adapter)
         check_targets(model.config, adapter, run.stage.trainer.get("use_vllm", False))
     return model, tokenizer, None if has_adapter else adapter

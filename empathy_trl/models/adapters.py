@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -500,13 +500,30 @@ def check_targets(config, adapter: LoraConfig, use_vllm: bool = False) -> None:
         )
 
 
+def exclude_images(model, adapter: PeftConfig) -> None:
+    """Exclude what reads images in a multimodal model, such as Gemma 3, from a new adapter.
+
+    Prompts are text, so an adapter of the vision tower, whose attention has a `q_proj` too, would never get a gradient.
+
+    Args:
+        model: a language model.
+        adapter: modified if it is for a decoder beside which the model has other parts.
+    """
+    if adapter.task_type != TaskType.CAUSAL_LM or model.config.get_text_config(decoder=True) is model.config:
+        return
+    ends = (model.get_decoder(), model.get_output_embeddings())
+    decoder, head = (next(name for name, module in model.named_modules() if module is end) for end in ends)
+    adapter.exclude_modules = rf"(?!{re.escape(decoder)}\.|{re.escape(head)}$).*"
+
+
 def check_target_names(model, adapter: LoraConfig) -> None:
     """Refuse names in `target_modules` that are no layers of a model: peft leaves them out as long as one name is a layer.
 
     Raises:
         UserError: names `model.lora.target_modules` and the layers that the model has.
     """
-    targets, layers = adapter.target_modules, dict(model.named_modules())
+    targets, excluded = adapter.target_modules, adapter.exclude_modules or "(?!)"
+    layers = {name: layer for name, layer in model.named_modules() if not re.fullmatch(excluded, name)}
     if targets == "all-linear" or targets is None:
         return
     if isinstance(targets, str):
@@ -549,11 +566,12 @@ def as_new(adapter: PeftConfig) -> PeftConfig:
 
 
 def adapted(model, adapter: PeftConfig) -> PeftModel:
-    """Return a model with a new adapter.
+    """Return a model with a new adapter; see `exclude_images`.
 
     Raises:
         UserError: the adapter has a layer that it cannot be put on.
     """
+    exclude_images(model, adapter)
     asked = adapter.target_modules  # peft replaces `all-linear` by the layers
     try:
         return get_peft_model(model, adapter)

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from peft.tuners import lora
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Gemma3Config
 
 from empathy_trl.errors import UserError
 from empathy_trl.models import adapters
@@ -244,6 +244,26 @@ def test_names_that_are_no_layers_are_refused_although_peft_leaves_them_out(base
     with pytest.raises(UserError, match=message) if message else nullcontext():
         check_target_names(bases("qwen2"), adapter)
         check_targets(bases("qwen2").config, adapter)
+
+
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "lm_head"], "all-linear", r".*\.q_proj", r".*vision.*\.q_proj", ["fc1"]]
+)
+def test_an_adapter_leaves_out_what_reads_images(targets):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=sizes | {"num_key_value_heads": 1, "head_dim": 8, "vocab_size": 300}, vision_config=sizes
+    )
+    adapter = LoraConfig(target_modules=targets, task_type="CAUSAL_LM")
+    base = AutoModelForCausalLM.from_config(config)
+    adapters.exclude_images(base, adapter)
+    with pytest.raises(UserError, match="target_modules") if "vision" in targets or "fc1" in targets else nullcontext():
+        check_target_names(base, adapter)
+        model = adapters.adapted(base, adapter)
+        changed = model.base_model.targeted_module_names
+        assert [name for name in changed if "language_model" not in name] == ["lm_head"] * ("lm_head" in targets)
+        model(torch.tensor([[5, 6, 7]])).logits.sum().backward()
+        assert all(each.grad is not None for each in model.parameters() if each.requires_grad)
 
 
 def test_layers_on_which_an_adapter_would_do_nothing_or_the_wrong_thing_are_refused(bases):
