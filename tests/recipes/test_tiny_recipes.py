@@ -14,13 +14,15 @@ from empathy_trl.check import describe
 from empathy_trl.errors import UserError
 from empathy_trl.models.scorer import predict
 from empathy_trl.recipe import load_recipe
-from empathy_trl.recipe.layers import REWARD_TASKS
+from empathy_trl.recipe.layers import REWARD_TASKS, read_yaml
 from empathy_trl.recipe.stages import fingerprint, stage_runs
 from empathy_trl.tags import CHAT_TEMPLATES
 from tests.recipes.scripts import ROOT, script, without_pictures
 from tests.trainers.tiny_t5 import save_t5
 
-TINY = sorted(path.stem for path in (ROOT / "recipes").glob("*_tiny.yaml"))
+TINY, SMOLLM2 = (
+    sorted(path.stem for path in (ROOT / "recipes").glob(f"*_{size}.yaml")) for size in ("tiny", "smollm2")
+)
 run, evaluate = script("run"), script("evaluate")
 
 
@@ -89,6 +91,19 @@ def test_a_pretrained_model_is_evaluated_as_it_is_and_after_each_stage(model, re
     assert re.findall(r"^\| (\w+) \|", table, flags=re.MULTILINE) == ["untrained", "sft", "grpo"]
     before = untrained.stat().st_mtime_ns
     assert run([*arguments, *few_steps("ed4_smollm2")]) == 0 and untrained.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.pretrained
+@pytest.mark.parametrize("name", SMOLLM2)
+def test_a_recipe_for_smollm2_trains_from_end_to_end(name, smollm2, tmp_path, monkeypatch):
+    without_pictures(monkeypatch)
+    stage = "" if "model" in read_yaml(ROOT / "recipes" / f"{name}.yaml") else "stages.sft."
+    flags = [f"--{stage}model.name_or_path", str(smollm2), *few_steps(name)]
+    assert run(["--recipe", name, "--output_dir", str(tmp_path), *flags]) == 0
+    stages = load_recipe(name).stages
+    assert {evaluation(tmp_path, stage)["data"]["n"] for stage in stages} == {8}
+    assert (tmp_path / list(stages)[-1] / "adapter_model.safetensors").is_file()
 
 
 def test_a_reward_model_describes_itself_and_is_reported_beside_the_mean_predictor(trained):
