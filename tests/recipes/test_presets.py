@@ -25,6 +25,7 @@ SIZES = {
     "patch_size": 14,
 }
 TEXT = SIZES | {"num_hidden_layers": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 400}
+RECURRENT = TEXT | {"layer_types": ["linear_attention", "full_attention"]}
 PARTS = {
     "text_config": TEXT,
     "vision_config": SIZES | {"num_hidden_layers": 1, "image_size": 28, "out_hidden_size": 32},
@@ -34,7 +35,7 @@ FAMILIES = {
     "qwen3_4b": ("qwen3", TEXT, "qwen3_instruct_2507", "<|im_end|>"),
     "llama3_2_3b": ("llama", TEXT, "llama3_2", "<|eot_id|>"),
     "gemma3_4b": ("gemma3", PARTS, "gemma3", "<end_of_turn>"),
-    "qwen3_5": ("qwen3_5", PARTS, "qwen3_5_nothink", "<|im_end|>"),
+    "qwen3_5": ("qwen3_5", PARTS | {"text_config": RECURRENT}, "qwen3_5_nothink", "<|im_end|>"),
 }
 RUN = """
 model: {{name_or_path: {folder}, lora: {{r: 2, target_modules: [q_proj, k_proj, down_proj]}}}}
@@ -64,7 +65,7 @@ def stand_in(tmp_path_factory):
         tokenizer.chat_template = (TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8")
         tokens = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id") for token in ("pad", "bos", "eos")}
         config = AutoConfig.for_model(kind, **settings, **tokens)
-        auto = AutoModelForImageTextToText if settings is PARTS else AutoModelForCausalLM
+        auto = AutoModelForImageTextToText if settings is not TEXT else AutoModelForCausalLM
         torch.manual_seed(0)
         auto.from_config(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
