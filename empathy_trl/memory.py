@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
+from peft import PeftModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -119,7 +120,8 @@ def training_memory(stage, options: dict, size: Size, batch: Batch, engine: Engi
         "communication": _communication(engine, size, trained, whole)
         + (0 if on_gpu or not engine.sharded else fsdp * whole),
     }
-    if (options.get("beta") or options.get("kl_coef")) and not stage.model.lora:
+    # of a model with an adapter, the base alone or with a frozen copy of the adapter is the reference
+    if (options.get("beta") or options.get("kl_coef")) and not isinstance(size.network, PeftModel):
         parts["reference"] = whole / engine.divisor("weights")
     if options.get("critic_kind") == "model":  # trained in full, in float32
         parts["critic"] = (4 + 4 + 8) * size.total

@@ -66,7 +66,8 @@ def test_memory_counts_what_each_part_takes():
     half = parts_of(dtype=torch.bfloat16)
     assert half["optimizer"] == 4 * size.total and half["activations"] < parts["activations"]
     _, _, adapted, _ = planned("grpo", lora=True)
-    assert parts_of(lora=True)["gradients"] == 4 * adapted.trainable
+    adapter = parts_of(beta=0.1, lora=True)  # the base is the reference
+    assert adapter["gradients"] == 4 * adapted.trainable and "reference" not in adapter
     more = ({"per_device_train_batch_size": 16}, {"max_completion_length": 9}, {"rows_per_prompt": 1})
     totals = [sum(parts_of(**{"rows_per_prompt": 4, **change}).values()) for change in ({}, *more)]
     assert totals[0] == min(totals) and len(set(totals)) == 4
