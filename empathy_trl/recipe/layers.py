@@ -267,6 +267,8 @@ class Layers:
         else:
             self.stages = self._check_stages(merge(written, at_stages) if at_stages else written)
             self.top = {key: value for key, value in merged.items() if key != "stages"}
+            # a name from the command line replaces that of the file's preset, and leaves its other keys
+            self._beside_preset = self.stages if _preset(at_top) is not None else written
             unknown = [key for key in self.top if key not in STAGE_KEYS]
             self.errors += [f"{key}: unknown key{suggestion(key, TOP_KEYS)}" for key in unknown]
             self.errors += self._overrides_without_effect(at_top, at_stages)
@@ -381,13 +383,23 @@ class Layers:
 
     def _has_another_model(self, stage: str) -> bool:
         """Return whether the top level names a preset, and a stage another model, or continues a stage that does."""
-        model, preset = (keys.get("model") for keys in (self.stages[stage], self.top))
-        if not isinstance(preset, dict) or preset.get("preset") is None or not isinstance(model, dict):
+        if _preset(self.top) is None:
+            return False
+        if _preset(self.stages[stage]) is not None:
+            return True
+        model = (self._beside_preset[stage] or {}).get("model")
+        if not isinstance(model, dict):
             return False
         if (source := stage_of(model.get("name_or_path"))) is None:
             return any(model.get(key) is not None for key in REPLACES["model"])
         names = list(self.stages)
         return source in names[: names.index(stage)] and self._has_another_model(source)
+
+
+def _preset(content: dict) -> Any:
+    """Return the preset that a top level, a stage or the command line names, or None."""
+    model = content.get("model")
+    return model.get("preset") if isinstance(model, dict) else None
 
 
 def _leaves(content: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -416,6 +416,8 @@ SMALL, FULL_LORA = {"name_or_path": "me/small", "revision": "v1"}, {"lora": {"r"
         (["--model.name_or_path", "me/copy"], {"name_or_path": "me/copy", "dtype": "float32", **FULL_LORA},
          {"dtype": "float32", **FULL_LORA}),  # the revision is that of the preset's repository
         (["--stages.sft.model.preset", "other"], {"name_or_path": "me/other"}, {}),
+        (["--stages.sft.model.name_or_path", "me/copy"], {"name_or_path": "me/copy", "dtype": "float32", **FULL_LORA},
+         {"dtype": "float32", **FULL_LORA}),
     ],
 )  # fmt: skip
 def test_a_preset_replaces_the_model_of_the_layers_below(load, presets, overrides, sft, grpo):
