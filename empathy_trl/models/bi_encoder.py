@@ -21,6 +21,7 @@ from empathy_trl.models.hub_files import (
     first_file,
     hub_errors,
     load_tokenizer,
+    model_folder,
 )
 from empathy_trl.models.label_schema import REGRESSION
 from empathy_trl.models.load import loading
@@ -58,7 +59,7 @@ def pooling_modes(name: str, revision: str | None) -> list[str] | None:
     with hub_errors(name, revision):
         if first_file(name, revision, [ADAPTER_FILE, "config.json"]).name == ADAPTER_FILE:
             return None
-        config = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
+        config = AutoConfig.from_pretrained(model_folder(name), revision=revision, **NO_CODE)
         if any(each.endswith("ForSequenceClassification") for each in config.architectures or ()):
             return None  # newer cross-encoders have a modules.json, too
         modules = _read(name, revision, "modules.json")

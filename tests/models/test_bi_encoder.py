@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from empathy_trl.errors import UserError
-from empathy_trl.models.bi_encoder import pooling_modes
+from empathy_trl.models.bi_encoder import load_bi_encoder, pooling_modes
+from empathy_trl.models.hub_files import one_revision
 from empathy_trl.models.load import load_model
-from empathy_trl.models.scorer import predict, shared_scorer
+from empathy_trl.models.scorer import BiEncoderScorer, predict, shared_scorer
 from empathy_trl.rewards.foresight import Foresight
 from empathy_trl.rewards.learned import EmpathyModel, QualityCritic, RewardModel, SemanticSimilarity
 from tests.rewards.three_parts import reply
@@ -154,6 +156,20 @@ def test_what_is_wrong_with_it_is_named(make_bi_encoder):
     (Path(folder) / "1_Pooling/config.json").unlink()
     with pytest.raises(UserError, match="cannot be read: expected 1_Pooling/config.json"):
         shared_scorer(folder)
+
+
+def test_from_the_hub_also_offline(make_bi_encoder, hub_server, tmp_path):
+    folder = make_bi_encoder({"pooling_mode": "cls"}, sentence_bert_config={"max_seq_length": 7})
+    HfApi().create_repo("ann/similar")
+    HfApi().upload_folder(repo_id="ann/similar", folder_path=folder)
+    HfApi().create_tag("ann/similar", tag="v1")
+    for name, offline in (("ann/similar@v1", False), ("ann/similar", False), ("ann/similar", True)):
+        with hub_server.in_this_process(tmp_path / "hub_home", offline=offline):
+            scorer = BiEncoderScorer(
+                *load_bi_encoder(*one_revision(name, None), "auto"), name, pooling_modes(*one_revision(name, None))
+            )
+        assert (scorer.modes, scorer.max_length) == (["cls"], 7)
+        np.testing.assert_allclose(scorer.score([("ok", "ok")]), [[1]], atol=1e-6)
 
 
 @pytest.mark.pretrained
