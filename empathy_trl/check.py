@@ -43,7 +43,7 @@ from empathy_trl.models.hub_files import (
 )
 from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.models.limits import Limits, Truncation, check_vocabulary, token_lengths, truncation
-from empathy_trl.models.load import generator_class, lora_config, whole_weights
+from empathy_trl.models.load import check_writes, generator_class, lora_config, whole_weights
 from empathy_trl.models.templates import (
     NO_END,
     check_learned_prompts,
@@ -182,6 +182,8 @@ def _pretrained_size(run: StageRun) -> Size | None:
             tokenizer = AutoTokenizer.from_pretrained(name, **source)
         except (OSError, ValueError):  # not in the cache
             tokenizer = None
+    if stage.task not in LABEL_TASKS:
+        check_writes(base, config)
     if stage.task not in LABEL_TASKS and tokenizer is not None:
         _set_template(stage.model, tokenizer, name, config)
     return _count(run, config, tokenizer, str(config.dtype).removeprefix("torch."))

@@ -384,7 +384,7 @@ def _load_full(name: str, revision: str | None, options: dict) -> PreTrainedMode
             architecture = AutoConfig.from_pretrained(folder, revision=revision, **NO_CODE)
         except (ImportError, ValueError) as error:  # an unknown architecture
             raise UserError(f"{name}: cannot be loaded: {error}") from error
-        _refuse_classifier(name, architecture)
+        check_writes(name, architecture)
         try:
             auto, _ = generator_class(architecture)
             # Weights of another shape are reported like missing ones, instead of as an error without their names.
@@ -420,7 +420,8 @@ def _make_savable(model: PreTrainedModel, name: str) -> None:
         )
 
 
-def _refuse_classifier(name: str, config) -> None:
+def check_writes(name: str, config) -> None:
+    """Raise UserError if a model with this config is a classifier, a regressor or an encoder, which generate no text."""
     for architecture in config.architectures or ():
         if architecture.endswith("ForSequenceClassification"):
             raise UserError(

@@ -10,11 +10,13 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
+from empathy_trl.check import describe
 from empathy_trl.errors import UserError
 from empathy_trl.models.bi_encoder import load_bi_encoder, pooling_modes
 from empathy_trl.models.hub_files import one_revision
 from empathy_trl.models.load import load_model
 from empathy_trl.models.scorer import BiEncoderScorer, predict, shared_scorer
+from empathy_trl.recipe import load_recipe
 from empathy_trl.rewards.foresight import Foresight
 from empathy_trl.rewards.learned import EmpathyModel, QualityCritic, RewardModel, SemanticSimilarity
 from tests.rewards.three_parts import reply
@@ -143,6 +145,8 @@ def test_what_is_wrong_with_it_is_named(make_bi_encoder):
         UserError, match=r"is an encoder \(bert\), which generates no text; expected a language model here, or"
     ):
         load_model(folder)
+    with pytest.raises(UserError, match=r"is an encoder \(bert\)"):
+        describe(load_recipe("ed4_tiny", ["--model.name_or_path", folder]), Path(folder))
     weights = load_file(f"{folder}/model.safetensors")
     kept = {key: value for key, value in weights.items() if "pooler" not in key}
     save_file(kept, f"{folder}/model.safetensors", metadata={"format": "pt"})
