@@ -24,7 +24,7 @@ from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.io import nearest_path, read_text, user_name
 from empathy_trl.models.batching import end_tokens, render
 from empathy_trl.models.hub_files import load_tokenizer, one_revision
-from empathy_trl.tags import CHAT_TEMPLATES, REPAIRS, THOUGHT_MARKS, TURN_END, template_file, thought_text
+from empathy_trl.tags import CHAT_TEMPLATES, REPAIRS, THOUGHT_MARKS, THOUGHTS, TURN_END, template_file, thought_text
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def set_template(tokenizer, choice: str | None, name: str, is_decoder: bool = Tr
 
     Raises:
         UserError: the tokenizer has no template and none was chosen, the chosen one is not there, is not Jinja, leaves out
-            messages, or ends a reply with no special token of the model, or a completion would lack `<think>`.
+            messages, or ends a reply with no special token of the model, or a completion would lack the marks of its thoughts.
     """
     if choice is not None:
         tokenizer.chat_template = template_text(choice, tokenizer)
@@ -63,7 +63,16 @@ def set_template(tokenizer, choice: str | None, name: str, is_decoder: bool = Tr
             "a thought is read as the reply; make it an ordinary token: "
             "tokenizer.add_tokens([AddedToken(token, special=False)]), then tokenizer.save_pretrained(folder)"
         )
+    if "<|channel|>analysis" in _main_template(tokenizer):  # gpt-oss
+        raise UserError(f"{name}: {LOST_THOUGHTS}; expected {_MARKED}, or the model behind a server (openai:NAME)")
     guard_template(tokenizer)
+
+
+LOST_THOUGHTS = (
+    "its chat template marks thoughts with special tokens, which are removed from every completion, so that a thought is read as "
+    "the reply"
+)
+_MARKED = f"a model that marks them as {' or '.join(f'{begin}…{end}' for begin, end in THOUGHTS.items())}"
 
 
 def template_text(choice: str, tokenizer) -> str:
@@ -250,6 +259,10 @@ def check_template_arguments(tokenizer, arguments: Mapping[str, Any] | None) -> 
     for name, value in (arguments or {}).items():  # the line that pins an argument reads it, too
         template = template.replace(pinned_argument(name, value), "")
     read = _get_template_variables(template) - GIVEN_TO_TEMPLATES
+    if (arguments or {}).get("enable_thinking") and "<|channel>thought" in template:  # Gemma 4
+        raise UserError(
+            f"model.chat_template_kwargs.enable_thinking: true, but {LOST_THOUGHTS}; expected false, or {_MARKED}"
+        )
     for name in arguments or ():
         if name not in read:
             raise UserError(

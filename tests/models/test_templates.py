@@ -408,6 +408,16 @@ def test_a_mark_that_decoding_removes_is_refused_until_it_is_an_ordinary_token(t
     tokenizer.add_tokens([AddedToken("</think>", special=False)])  # as the message says
     tokenizer.save_pretrained(tmp_path)
     set_template(AutoTokenizer.from_pretrained(tmp_path), None, "m")
+    tokenizer.chat_template = of_trl("gptoss")
+    with pytest.raises(
+        UserError, match="^m: its chat template marks .* expected a model .*<think>…</think>.*openai:NAME"
+    ):
+        set_template(tokenizer, None, "m")
+    tokenizer.chat_template = of_trl("gemma4_v5")
+    set_template(tokenizer, None, "m")
+    check_template_arguments(tokenizer, NO_THOUGHTS)
+    with pytest.raises(UserError, match="enable_thinking: true, but its chat template marks .* expected false"):
+        check_template_arguments(tokenizer, {"enable_thinking": True})
 
 
 @pytest.mark.faults

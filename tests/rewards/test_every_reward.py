@@ -77,6 +77,18 @@ def test_a_number_in_its_range_for_whatever_comes_alone_in_a_batch_and_after_pic
     assert called(reward, [], [], **{column: [] for column in COLUMNS}) == []
 
 
+THOUGHT = '<think>Is it <answer>sad</answer>, or "empathy": 1? <respond>No.</respond></think>\n'
+TEXTS = [text for text in COMPLETIONS.values() if isinstance(text, str) and text.strip()]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", RANGES)
+def test_a_thought_earns_nothing_and_costs_nothing(name):
+    assert scores(name, [THOUGHT + text for text in TEXTS]) == scores(name, TEXTS)
+    unfinished = THOUGHT.removesuffix("</think>\n")
+    assert scores(name, [unfinished + text for text in TEXTS]) == scores(name, [""] * len(TEXTS))
+
+
 @pytest.fixture
 def asking(request, make_classifier, tmp_path):
     """A reward that asks a model, the policy, or a judge."""
@@ -109,6 +121,13 @@ def test_a_reward_that_asks_gives_a_number_in_its_range_too(asking, name):
     for kind, value in zip(COMPLETIONS, values, strict=True):
         assert math.isfinite(value) and low <= value <= high, kind
     assert len(set(values)) > 1, "all alike: nothing was asked"
+    if name != "emotion_confidence":  # it asks how the policy goes on behind its own thought
+        thought, columns = (
+            [THOUGHT + text for text in TEXTS],
+            {key: each[: len(TEXTS)] for key, each in columns.items()},
+        )
+        prompts = PROMPT * len(TEXTS)
+        assert called(asking, prompts, thought, **columns) == called(asking, prompts, TEXTS, **columns)
     if asking.reply_tags:
         assert {values[list(COMPLETIONS).index(kind)] for kind in NO_REPLY} == {float(low)}
 
