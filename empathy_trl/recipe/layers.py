@@ -356,7 +356,7 @@ class Layers:
             for name, own in self.stages.items():
                 if _is_set(at_stages.get(name, {}), path):
                     overridden.append(f"--stages.{name}.{key}")  # the user knows that this stage has its own
-                elif _is_set(own, path):
+                elif _is_set(own, path) or (path[0] == "model" and _preset(own) is not None):
                     is_another = self._has_another_corpus(own, path) or (
                         path[0] == "model" and self._has_another_model(name)
                     )

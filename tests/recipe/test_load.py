@@ -463,6 +463,12 @@ def test_a_preset_that_no_stage_would_take_is_an_error(load, presets):
     assert errors_of(load, {"stages": stages}, ["--model.preset", "small"]) == [message]
 
 
+def test_a_flag_that_a_stage_with_its_own_preset_would_not_take_is_an_error(load, presets):
+    stages = {**JUDGED["stages"], "sft": {**JUDGED["stages"]["sft"], "model": {"preset": "small"}}}
+    message = "--model.dtype: has no effect in stage sft, which sets its own; give --stages.sft.model.dtype as well"
+    assert errors_of(load, {"stages": stages}, ["--model.dtype", "float32"]) == [message]
+
+
 def test_only_the_last_stage_inherits_where_to_push(load):
     recipe = load({**STAGED, "hub": {"repo_id": "me/final"}})
     assert recipe.stages["sft"].hub is None
