@@ -316,7 +316,7 @@ def model_files(folder: Path) -> Contents:
     """
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: no such folder{nearest_path(str(folder))}; expected the folder of a trained stage, such as "
+            f"{folder}: {'is a file' if folder.is_file() else 'no such folder'}{nearest_path(str(folder))}; expected the folder of a trained stage, such as "
             "outputs/ed4_tiny/grpo"
         )
     files = {path.name: path for path in _matching(folder, MODEL)}

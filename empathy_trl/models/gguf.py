@@ -194,8 +194,9 @@ def _read(file: Path) -> Header:
         metadata, count, position = _read_metadata(blob, str(file), ARRAYS)
         tensors, end = _read_tensor_table(blob, count, position)
     except (struct.error, ValueError, OverflowError, MemoryError, KeyError) as error:
+        why = "" if isinstance(error, struct.error) else f": {error}"  # the bytes end within a number
         raise UserError(
-            f"{file}: the GGUF file is broken or cut off ({len(blob)} bytes): {error}; download it again"
+            f"{file}: the GGUF file is broken or cut off ({len(blob):,} bytes){why}; download it again"
         ) from error
     alignment = metadata.get("general.alignment", 32)
     return Header(metadata, tensors, math.ceil(end / alignment) * alignment, blob)

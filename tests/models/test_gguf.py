@@ -223,7 +223,7 @@ def _cut(file):
         ({"leave_out": ["model.norm.weight"]}, None, r"weights do not fit.*model\.norm\.weight \(missing\)"),
         ({"architecture": "qwen2", "pre": "llama-bpe"}, None, "scaled|have no place|do not fit"),
         ({}, _cut, r"is cut off: [\d,]+ bytes, expected [\d,]+; download it again"),
-        ({}, lambda file: file.write_bytes(file.read_bytes()[:2000]), r"broken or cut off \(2000 bytes\)"),
+        ({}, lambda file: file.write_bytes(file.read_bytes()[:2000]), r"broken or cut off \(2,000 bytes\); download"),
         ({}, lambda file: file.write_text("<html>no</html>"), r"is not a GGUF file: begins with b'<html>no"),
         ({}, lambda file: file.write_text("version https://git-lfs.github.com/spec/v1"), "a pointer of Git LFS: run `git lfs pull`"),
         ({}, lambda file: file.write_bytes(b""), r"is not a GGUF file: begins with b''"),
