@@ -101,10 +101,20 @@ def tiny(tiny_folder):
 @pytest.fixture(scope="session")
 def smollm2():
     """Folder of SmolLM2-135M-Instruct."""
-    folder = Path(__file__).parents[1] / "models" / "smollm2-135m"
-    if not folder.is_dir():
-        pytest.skip("needs models/smollm2-135m: make small-models")
-    return folder
+    return _small_model("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf():
+    """The GGUF file that this folder was made from."""
+    return _small_model("SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def _small_model(name: str) -> Path:
+    path = Path(__file__).parents[1] / "models" / name
+    if not path.exists():
+        pytest.skip(f"needs models/{name}: make small-models")
+    return path
 
 
 @pytest.fixture

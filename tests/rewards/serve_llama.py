@@ -1,9 +1,9 @@
-"""Serves a tiny Llama with random weights through llama.cpp's own HTTP server, until its standard input is closed.
+"""Serves a model through llama.cpp's own HTTP server, until its standard input is closed, and prints the server's address.
 
-    python tests/rewards/serve_llama.py FOLDER API_KEY
+    python tests/rewards/serve_llama.py PLACE API_KEY
 
-It writes the model to FOLDER and prints the server's address. The model reads bytes and knows nothing, but it has to follow
-the grammar that llama.cpp makes of a JSON schema.
+PLACE is a GGUF file; or a folder, in which it writes a tiny Llama with random weights. That one reads bytes and knows nothing,
+but it has to follow the grammar that llama.cpp makes of a JSON schema.
 """
 
 import sys
@@ -52,9 +52,11 @@ def write_model(path: Path):
     model.close()
 
 
-def main(folder: str, api_key: str):
-    path = Path(folder) / "tiny.gguf"
-    write_model(path)
+def main(place: str, api_key: str):
+    path = Path(place)
+    if path.is_dir():
+        path /= "tiny.gguf"
+        write_model(path)
     settings = xllamacpp.CommonParams()
     settings.model.path = str(path)
     settings.n_ctx, settings.n_parallel = 4 * CONTEXT, 4

@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,20 +58,22 @@ def check_scores(base_url, model="tiny"):
     assert logged["judge/cache_hit_share"] == 1
 
 
-def start_llama(folder) -> subprocess.Popen:
-    command = [sys.executable, str(Path(__file__).with_name("serve_llama.py")), str(folder), KEY]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+@contextmanager
+def llama_server(place):
+    """Serve a GGUF file, or a tiny model written to a folder; yields the address."""
+    if missing := [name for name in ("xllamacpp", "gguf") if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"{' and '.join(missing)} not installed; both are in the extra `dev`")
+    command = [sys.executable, str(Path(__file__).with_name("serve_llama.py")), str(place), KEY]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, text=True, **pipes)
+    yield server.stdout.readline().strip() + "/v1"
+    server.communicate(timeout=30)
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    if missing := [name for name in ("xllamacpp", "gguf") if importlib.util.find_spec(name) is None]:
-        pytest.skip(f"{' and '.join(missing)} not installed; both are in the extra `dev`")
-    server = start_llama(tmp_path_factory.mktemp("llama"))
-    yield server.stdout.readline().strip() + "/v1"
-    server.communicate(timeout=30)
+    with llama_server(tmp_path_factory.mktemp("llama")) as address:
+        yield address
 
 
 def test_llama_scores_replies(llama):
