@@ -100,7 +100,8 @@ class Chat:
             places, recipe, system, trust_remote_code
         )  # before the model, whose loading takes time
         if served:
-            self.model = ServedModel(name.removeprefix(PREFIX), base_url, decoding, sampling)
+            arguments = {"chat_template_kwargs": prompts.template_arguments} if prompts.template_arguments else {}
+            self.model = ServedModel(name.removeprefix(PREFIX), base_url, decoding, arguments | (sampling or {}))
         else:
             self.model = _local_model(model, tokenizer, source, decoding)
         tokenizer = getattr(self.model, "tokenizer", None)

@@ -45,6 +45,7 @@ class Prompts:
         control: texts that are broken up in what was said, see `control_texts`.
         pass_thoughts: give a plain conversation to the chat template with the model's thoughts, which it keeps or drops. The
             prompts of a corpus have none, as in its training.
+        template_arguments: `model.chat_template_kwargs` of the recipe, which a server has to be told.
     """
 
     name: str = "chat"
@@ -52,6 +53,7 @@ class Prompts:
     system: str | None = None
     control: tuple[str, ...] = ()
     pass_thoughts: bool = False
+    template_arguments: dict = field(default_factory=dict)
 
     @property
     def corpus(self) -> Corpus | None:
@@ -133,20 +135,21 @@ def choose_prompts(
         raise UserError("recipe, system: a recipe has its own system message; expected one of them")
     if system is not None:
         return Prompts(system=system)
-    data = _data_of_recipe(recipe, models, trust_remote_code) if recipe else _data_beside(models)
-    if data is None:
+    stage = _stage_of_recipe(recipe, models, trust_remote_code) if recipe else _stage_beside(models)
+    if stage is None:
         return Prompts()
-    return Prompts(name=data["name"], data=data)
+    arguments = (stage.get("model") or {}).get("chat_template_kwargs") or {}
+    return Prompts(name=stage["data"]["name"], data=stage["data"], template_arguments=arguments)
 
 
-def _data_of_recipe(name: str, models: list[tuple[str, str | None]], trust_remote_code: bool) -> dict:
-    """Return the data section of the stage that has the name of the model's folder, else of the last stage that talks."""
+def _stage_of_recipe(name: str, models: list[tuple[str, str | None]], trust_remote_code: bool) -> dict:
+    """Return the section of the stage that has the name of the model's folder, else of the last stage that talks."""
     stages = load_recipe(name, training=False, trust_remote_code=trust_remote_code).resolved()["stages"]
     return _choose(f"recipe {name}", stages, Path(models[0][0]).name if models else None)
 
 
-def _data_beside(models: list[tuple[str, str | None]]) -> dict | None:
-    """Return the data section of the recipe that a training left in the model's folder; None where there is none."""
+def _stage_beside(models: list[tuple[str, str | None]]) -> dict | None:
+    """Return the section of the stage in the recipe that a training left in the model's folder; None where there is none."""
     for name, revision in models:
         path = _file_of(name, revision, RECIPE_FILE)
         if path is None:
@@ -154,13 +157,13 @@ def _data_beside(models: list[tuple[str, str | None]]) -> dict | None:
         stages = read_yaml(path).get("stages")
         if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
             raise UserError(f"{path}: has no stages; expected the recipe of a training; name another `recipe`")
-        data = _choose(str(path), stages, _stage_in(name, revision, path))
-        if data.get("builder") is not None and not Path(user_name(name)).is_dir():
+        stage = _choose(str(path), stages, _stage_in(name, revision, path))
+        if (builder := stage["data"].get("builder")) is not None and not Path(user_name(name)).is_dir():
             raise UserError(
-                f"{name}: data.builder: its recipe imports Python code, {data['builder']}, which is not run for a model from the Hub; "
+                f"{name}: data.builder: its recipe imports Python code, {builder}, which is not run for a model from the Hub; "
                 "name your own `recipe`, or give a `system` message for a plain chat"
             )
-        return data
+        return stage
     return None
 
 
@@ -188,8 +191,8 @@ def _file_of(name: str, revision: str | None, filename: str) -> Path | None:
 
 
 def _choose(source: str, stages: dict, name: str | None) -> dict:
-    """Return the data section of the stage of this name if its model talks, else of the last whose does."""
-    talking = {key: stage["data"] for key, stage in stages.items() if _talks(stage)}
+    """Return the section of the stage of this name if its model talks, else of the last whose does."""
+    talking = {key: stage for key, stage in stages.items() if _talks(stage)}
     if not talking:
         fitting = ", ".join(name for name in CORPORA if corpus(name).talks)
         raise UserError(

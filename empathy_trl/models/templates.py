@@ -14,6 +14,7 @@ behind the turns. Without that line, the part that begins with `[KNOWLEDGE]` is 
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -254,20 +255,31 @@ def pinned_argument(name: str, value) -> str:
 
 
 def check_template_arguments(tokenizer, arguments: Mapping[str, Any] | None) -> None:
-    """Raise UserError if a chat template does not read one of the arguments that a recipe gives it."""
+    """Raise UserError if a chat template does not read one of the arguments that a recipe gives it, or one is "no" for false."""
     template = _main_template(tokenizer)
     for name, value in (arguments or {}).items():  # the line that pins an argument reads it, too
         template = template.replace(pinned_argument(name, value), "")
-    read = _get_template_variables(template) - GIVEN_TO_TEMPLATES
+    # a template's own variables, which it may set in one branch and read in another, have no default
+    own = set(re.findall(r"\bset\s+(\w+)\s*=", template))
+    own -= {
+        name
+        for names in re.findall(r"(\w+)\s+is\s+(?:not\s+)?defined|(\w+)\s*\|\s*default", template)
+        for name in names
+    }
+    read = _get_template_variables(template) - GIVEN_TO_TEMPLATES - own
     if (arguments or {}).get("enable_thinking") and "<|channel>thought" in template:  # Gemma 4
         raise UserError(
             f"model.chat_template_kwargs.enable_thinking: true, but {LOST_THOUGHTS}; expected false, or {_MARKED}"
         )
-    for name in arguments or ():
+    for name, value in (arguments or {}).items():
         if name not in read:
             raise UserError(
                 f"model.chat_template_kwargs.{name}: has no effect, because the model's chat template does not read it"
                 f"{suggestion(name, read) if read else ' and has no arguments'}"
+            )
+        if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "on", "off"):
+            raise UserError(
+                f"model.chat_template_kwargs.{name}: {show(value)} is a text; expected true or false, without quotes"
             )
 
 

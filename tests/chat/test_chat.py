@@ -70,3 +70,13 @@ def test_what_the_user_has_to_know_is_a_warning(parts):
 def test_impossible_arguments(model, settings, message):
     with pytest.raises(UserError, match=message):
         Chat(model, **settings)
+
+
+def test_a_server_is_told_the_template_arguments_of_the_recipe(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "task: sft\ndata: {name: ed4, path: sample}\n"
+        "model: {name_or_path: some/model, chat_template_kwargs: {enable_thinking: false}}\n"
+    )
+    served = {"base_url": "http://127.0.0.1:9", "recipe": str(recipe)}
+    assert Chat("openai:m", **served).model.members == {"chat_template_kwargs": {"enable_thinking": False}}

@@ -369,6 +369,14 @@ def test_arguments_of_a_template_hold_wherever_it_is_rendered():
     check_template_arguments(tokenizer, {"thinks": True, "mood": "calm"})
     with pytest.raises(UserError, match="kwargs.think: has no effect, .*does not read it; did you mean thinks"):
         check_template_arguments(tokenizer, {"think": True})
+    with pytest.raises(UserError, match="kwargs.thinks: 'No' is a text; expected true or false, without quotes"):
+        check_template_arguments(tokenizer, {"thinks": "No"})
+    tokenizer.chat_template = LIKE_SMOLLM3 + "{% if a is not defined %}{% set a = 1 %}{% endif %}{{ a }}"
+    check_template_arguments(tokenizer, {"enable_thinking": False, "a": 2})
+    with pytest.raises(
+        UserError, match="kwargs.nothing: has no effect.*choices: (a, enable_thinking|enable_thinking, a)"
+    ):
+        check_template_arguments(tokenizer, {"nothing": 1})
     tokenizer.chat_template = BODY
     pin_template_arguments(tokenizer, {"think": True})
     with pytest.raises(UserError, match="kwargs.think: has no effect, .* does not read it and has no arguments"):
