@@ -77,16 +77,12 @@ def test_a_tiny_recipe_trains_from_end_to_end(name, trained):
         assert stage in (folder / "report.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "model", ["tiny_folder", pytest.param("smollm2", marks=[pytest.mark.slow, pytest.mark.pretrained])]
-)
-def test_a_pretrained_model_is_evaluated_as_it_is_and_after_each_stage(model, request, tmp_path, monkeypatch):
+def test_a_pretrained_model_is_evaluated_as_it_is_and_after_each_stage(tiny_folder, tmp_path, monkeypatch):
     without_pictures(monkeypatch)
-    folder = str(request.getfixturevalue(model))
-    arguments = ["--recipe", "ed4_smollm2", "--output_dir", str(tmp_path), "--model.name_or_path", folder]
+    arguments = ["--recipe", "ed4_smollm2", "--output_dir", str(tmp_path), "--model.name_or_path", str(tiny_folder)]
     assert run([*arguments, *few_steps("ed4_smollm2")]) == 0
     untrained = tmp_path / "sft" / "untrained" / "eval_test.json"
-    assert json.loads(untrained.read_text())["model"] == folder
+    assert json.loads(untrained.read_text())["model"] == str(tiny_folder)
     table = (tmp_path / "report.md").read_text().split("## Stages side by side")[1].split("##")[0]
     assert re.findall(r"^\| (\w+) \|", table, flags=re.MULTILINE) == ["untrained", "sft", "grpo"]
     before = untrained.stat().st_mtime_ns
