@@ -120,6 +120,28 @@ def free_memory(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
+class GrowingLayer(DynamicLayer):
+    """`DynamicLayer` that writes into a buffer with room to spare and does not copy all it holds for every token."""
+
+    def lazy_initialization(self, key_states, value_states):
+        super().lazy_initialization(key_states, value_states)
+        self.buffers = [key_states, value_states]
+        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        held = [self.keys, self.values]
+        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        for index, states in enumerate((key_states, value_states)):
+            if end > self.buffers[index].shape[2] or len(self.buffers[index]) != len(states):
+                self.buffers[index] = states.new_empty(*states.shape[:2], end * 3 // 2, states.shape[3])
+                self.buffers[index][:, :, :start] = held[index]
+            self.buffers[index][:, :, start:end] = states
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+        return self.keys, self.values
+
+
 SHORTEST = 8  # tokens; a shorter prefix is not worth a pass of its own
 
 
@@ -175,7 +197,13 @@ def read_prefix(model, prompts: list[list[int]], max_new_tokens: int) -> Prefix 
     plain = isinstance(cache, DynamicCache) and all(
         type(each) in (DynamicLayer, DynamicSlidingWindowLayer) for each in layers
     )
-    return Prefix(tokens, cache) if plain else None
+    if not plain:
+        return None
+    for index, each in enumerate(layers):
+        if type(each) is DynamicLayer:
+            cache.layers[index] = GrowingLayer()
+            cache.update(each.keys, each.values, index)
+    return Prefix(tokens, cache)
 
 
 def common_prefix(first: list[int], second: list[int]) -> int:

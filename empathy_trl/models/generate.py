@@ -33,7 +33,6 @@ from accelerate import PartialState
 from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import (
-    DynamicLayer,
     LogitsProcessor,
     LogitsProcessorList,
     TemperatureLogitsWarper,
@@ -272,28 +271,6 @@ def exponential(shape, device, generator: torch.Generator | None = None) -> torc
         return torch.empty(shape, device=device).exponential_(generator=generator)
     uniform = torch.empty(shape, dtype=torch.float64).uniform_(generator=generator)
     return uniform.neg_().log1p_().neg_().float()
-
-
-class GrowingLayer(DynamicLayer):
-    """`DynamicLayer` that writes into a buffer with room to spare and does not copy all it holds for every token."""
-
-    def lazy_initialization(self, key_states, value_states):
-        super().lazy_initialization(key_states, value_states)
-        self.buffers = [key_states, value_states]
-        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        held = [self.keys, self.values]
-        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
-        for index, states in enumerate((key_states, value_states)):
-            if end > self.buffers[index].shape[2] or len(self.buffers[index]) != len(states):
-                self.buffers[index] = states.new_empty(*states.shape[:2], end * 3 // 2, states.shape[3])
-                self.buffers[index][:, :, :start] = held[index]
-            self.buffers[index][:, :, start:end] = states
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
-        return self.keys, self.values
 
 
 CHUNK = 256  # prompts per call: what is lost at most when an evaluation is interrupted

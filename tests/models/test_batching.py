@@ -158,6 +158,18 @@ def test_an_adapter_shares_too(apart):
     assert generate(model, tokenizer) == apart(model, tokenizer)
 
 
+@torch.inference_mode()
+def test_tokens_are_added_to_a_batch_without_a_copy_of_what_it_holds():
+    model, _ = sharpened()
+    prefix, new = batches.read_prefix(model, [[5] * 20 + [6], [5] * 20 + [7]], 4), torch.ones(2, 1, dtype=torch.long)
+    layer, places = prefix.before(new, new)["past_key_values"].layers[0], set()
+    for length in range(21, 24):
+        layer.update(*(torch.ones_like(states[:, :, :1]) for states in (layer.keys, layer.values)))
+        places.add(layer.keys.data_ptr())
+        assert layer.keys.shape[2] == layer.values.shape[2] == length
+    assert len(places) == 1 and len(layer.keys) == 2
+
+
 @pytest.mark.parametrize(
     ("prompts", "window", "shared"),
     [

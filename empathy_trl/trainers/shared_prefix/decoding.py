@@ -18,7 +18,8 @@ from transformers import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from empathy_trl.models.adapters import light_adapters
-from empathy_trl.models.generate import GrowingLayer, draw
+from empathy_trl.models.batching import GrowingLayer
+from empathy_trl.models.generate import draw
 from empathy_trl.trainers.shared_prefix.attention import added, inputs_for, require_all_layers
 from empathy_trl.trainers.shared_prefix.packing import distinct
 
