@@ -21,7 +21,7 @@ from empathy_trl.engine import Engine
 from empathy_trl.models.batching import MOST, SHARE, free_memory, row_bytes
 from empathy_trl.models.limits import Truncation
 from empathy_trl.recipe.layers import LABEL_TASKS
-from empathy_trl.trainers.grpo import TILE
+from empathy_trl.trainers import grpo
 from empathy_trl.trainers.shared_prefix.attention import install
 from empathy_trl.trainers.shared_prefix.mixin import WORTH_IT
 from empathy_trl.trainers.shared_prefix.packing import pack
@@ -158,7 +158,8 @@ def _logits(stage, options: dict, size: Size, batch: Batch, on_gpu: bool) -> flo
     head = 4 * vocabulary * size.config.get_text_config().hidden_size if _trains_head(size.network) else 0
     if on_gpu:
         return head + min(tokens, TILE_TOKENS) * TILE_WIDTH * (2 if is_mixed(options) else 4)
-    return head + TILE_COPIES * 4 * min(tokens * min(vocabulary, TILE_WIDTH), TILE)
+    rows = TILE_TOKENS if vocabulary <= grpo.TILE_WIDTH else grpo.TILE_ROWS
+    return head + TILE_COPIES * 4 * min(tokens, rows) * min(vocabulary, grpo.TILE_WIDTH)
 
 
 def _trains_head(network) -> bool:

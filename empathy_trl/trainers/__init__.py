@@ -9,14 +9,15 @@ argument, hook or method, so these attributes are replaced during one call (`uni
 |---|---|---|
 | `exact_resume` | `reward_funcs` of the trainer | TRL calls all rewards in one method; a stop must wait for the other processes |
 | `grpo` | `trl.trainer.utils._use_triton` | decides whether prompts go through the vocabulary projection; TRL decides by device |
-| `grpo` | `TOKEN_CHUNK_SIZE` in `trl.kernels.chunked_logprob` | how many tokens are projected to the vocabulary at a time; too many for a CPU |
+| `grpo` | `TOKEN_CHUNK_SIZE` in `trl.kernels.chunked_logprob`, `_CHUNKED_LOGPROB_CHUNK_SIZE` in `trl.trainer.utils` | how many tokens are projected to how many words of the vocabulary at a time; too many for a CPU |
 | `ppo` | `beta` of the trainer | TRL adds the KL to the loss of every trainer that has a reference model |
 | `shared_prefix.mixin` | `shuffle_sequence_dict` in `trl.trainer.grpo_trainer` | TRL shuffles rows in the middle of `_prepare_inputs` |
 | `shared_prefix.mixin`, `encoder_decoder` | `generate` of the model | TRL passes a fixed set of arguments to it |
 | `models.load` | `generation_config` of the model | `generate` reads the defaults of omitted arguments from it |
 | `models.load` | `_hf_deepspeed_config_weak_ref` in `transformers.integrations.deepspeed`, `FSDP_CPU_RAM_EFFICIENT_LOADING` | `from_pretrained` reads these globals and would load a reward model, or one that is to be merged, in shards |
 
-`critic.without_critic` removes the critic from the policy's modules while all weights are read (saving, vLLM).
+`critic.without_critic` removes the critic from the policy's modules while all weights are read (saving, vLLM). On a CPU,
+`grpo.OnCpuMixin` makes peft's LoRA layers instances of a subclass.
 `tests/trainers/test_seams.py` pins the source of the functions that read these attributes.
 """
 

@@ -6,6 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import trl.trainer.utils
+from peft import LoraConfig
+from peft.tuners import lora
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -174,14 +177,53 @@ def test_leaving_prompts_out_of_the_projection_changes_no_number(tiny_folder, tm
 
 
 def test_a_cpu_makes_fewer_logits_at_a_time(tiny_folder, tmp_path, monkeypatch):
-    trainer = make_trainer(tiny_folder, tmp_path, max_steps=1)
-    usual, compute_loss, seen = chunked_logprob.TOKEN_CHUNK_SIZE, trainer._compute_loss, []
-    monkeypatch.setattr(grpo, "TILE", 3 * trainer.model.config.vocab_size)
-    monkeypatch.setattr(
-        trainer, "_compute_loss", lambda *args: (seen.append(chunked_logprob.TOKEN_CHUNK_SIZE), compute_loss(*args))[1]
-    )
+    trainer = make_trainer(tiny_folder, tmp_path, max_steps=2)
+    compute_loss, seen = trainer._compute_loss, []
+
+    def sizes():
+        return chunked_logprob.TOKEN_CHUNK_SIZE, trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE
+
+    def noted(*args):
+        seen.append(sizes())
+        monkeypatch.setattr(grpo, "TILE_WIDTH", 100)  # fewer words than the model has
+        return compute_loss(*args)
+
+    usual = sizes()
+    monkeypatch.setattr(trainer, "_compute_loss", noted)
     trainer.train()
-    assert set(seen) == {3} and usual == chunked_logprob.TOKEN_CHUNK_SIZE
+    assert seen == [usual, (grpo.TILE_ROWS, 100)] and sizes() == usual
+
+
+def test_on_a_cpu_adapters_keep_fewer_copies(tiny_folder, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype="bfloat16")
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    model = make_trainer(tiny_folder, tmp_path, model=model, peft_config=config).model.train()
+    ids, kept, gradient = torch.randint(5, 300, (4, 20), generator=torch.manual_seed(0)), {}, {}
+    layers = [module for module in model.modules() if isinstance(module, lora.Linear)]
+    assert {type(layer) for layer in layers} == {grpo.FusedLora} and len(layers) == 14
+    for dtype in (torch.bfloat16, torch.float32):
+        model.to(dtype)
+        for kind in (grpo.FusedLora, lora.Linear):
+            for layer in layers:
+                layer.__class__ = kind
+                for adapter in (layer.lora_A, layer.lora_B):
+                    adapter.float()
+            saved = kept[dtype, kind] = {}  # by autograd, for the backward pass
+            with torch.autograd.graph.saved_tensors_hooks(
+                lambda x, saved=saved: (x, saved.update({x.data_ptr(): x.nbytes}))[0], lambda x: x
+            ):
+                logits = model(ids, use_cache=False).logits
+            model.zero_grad()
+            logits.float().log_softmax(-1)[..., 7].sum().backward()
+            gradient[dtype, kind] = torch.cat(
+                [each.grad.flatten() for each in model.parameters() if each.requires_grad]
+            )
+    exact = gradient[torch.float32, lora.Linear]
+    error = {key: (each - exact).norm() / exact.norm() for key, each in gradient.items()}
+    assert error[torch.float32, grpo.FusedLora] < 1e-5
+    assert error[torch.bfloat16, grpo.FusedLora] < 1.2 * error[torch.bfloat16, lora.Linear] < 0.2
+    less, more = (sum(kept[torch.bfloat16, kind].values()) for kind in (grpo.FusedLora, lora.Linear))
+    assert less < 0.8 * more
 
 
 def break_loss(trainer, monkeypatch, at_call):

@@ -10,6 +10,7 @@ import inspect
 from pathlib import Path
 
 import pytest
+from peft.tuners import lora
 from transformers import Cache, DataCollatorForSeq2Seq, DynamicLayer, Trainer, masking_utils
 from transformers.distributed import fsdp
 from transformers.generation import GenerationMixin
@@ -44,6 +45,7 @@ PINNED = {
     (sdpa_attention, "sdpa_attention_forward"): "2519bd4da7bc",
     (GRPOTrainer, "_prepare_inputs"): "f824e7fb0714",
     (GRPOTrainer, "training_step"): "9e18632f7dd8",
+    (lora.Linear, "forward"): "ec0a80f5c5ce",
     (GRPOTrainer, "_compute_loss"): "80295546bbdb",
     (SFTTrainer, "training_step"): "bba41f264647",
     (Trainer, "training_step"): "a95f8c94253a",

@@ -15,6 +15,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -191,6 +192,17 @@ class PackedAttention:
             base: the attention function to use on ordinary rows.
             query, key, value: shape (1, heads, tokens, head size).
         """
+        arguments = (base, module, query, key, value, sliding_window, kwargs)
+        if query.device.type != "cpu" or not torch.is_grad_enabled():
+            return self._attend(*arguments)
+        # else autograd keeps every row's copies of keys and values, which are quickly made again
+        has_dropout = bool(kwargs.get("dropout"))
+        return checkpoint(self._attend, *arguments, use_reentrant=False, preserve_rng_state=has_dropout)
+
+    def _attend(self, base, module, query, key, value, sliding_window, kwargs) -> torch.Tensor:
+        dtype = query.dtype
+        if query.device.type == "cpu" and dtype.itemsize == 2:  # the backward pass takes two to three times as long
+            query, key, value = query.float(), key.float(), value.float()
         prompts, completions = self.visible(sliding_window)
         outputs = [
             base(
@@ -209,7 +221,7 @@ class PackedAttention:
         ]
         heads, size = outputs[0].shape[2:]
         flat = torch.cat([output.reshape(-1, heads * size) for output in outputs])
-        return F.embedding(self.place, flat).view(1, -1, heads, size)
+        return F.embedding(self.place, flat).view(1, -1, heads, size).to(dtype)
 
     def visible(self, sliding_window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what prompts and completions see, bool, shapes (1, 1, p, p) and (completions, 1, c, p + c).

@@ -1,12 +1,14 @@
 """Attention over a packed row: which models may, and equality with the usual pass in every output and gradient."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from empathy_trl.errors import UserError
 from empathy_trl.trainers.shared_prefix.attention import decide, install, require_all_layers, unsupported
@@ -218,3 +220,20 @@ def test_layers_are_told_under_fsdp2_too_which_casts_what_it_hands_on():
     layout = packed.inputs["shared_prefix"]
     require_all_layers(layout, model)
     assert layout.dtype == torch.bfloat16
+
+
+def test_on_a_cpu_the_backward_pass_makes_the_rows_again():
+    ids = torch.tensor([[1, 2, 3, 4, 5, 6], [1, 2, 3, 7, 8, 9]])
+    packed = pack(ids, torch.ones_like(ids), 3)
+    states = torch.randn(3, 1, 2, packed.tokens, 4, generator=torch.manual_seed(0)).bfloat16()
+    exact, found = states.double().requires_grad_(), states.clone().requires_grad_()
+    kept = {}
+    module = SimpleNamespace(is_causal=True, training=True)
+    for each in (exact, found):
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: (x, kept.update({x.data_ptr(): x}))[0], lambda x: x):
+            out = packed.inputs["shared_prefix"].attend(sdpa_attention_forward, module, *each.unbind())
+        out.double().square().sum().backward()
+        assert out.dtype == each.dtype
+    sizes = [each.shape for each in kept.values() if each.dtype == torch.bfloat16]
+    assert sizes.count((1, 2, packed.tokens, 4)) == 3 and len(sizes) <= 4  # and the output
+    assert (found.grad - exact.grad).norm() < 0.02 * exact.grad.norm()
