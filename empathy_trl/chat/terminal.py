@@ -75,7 +75,8 @@ class Display:
             self._write_part(THOUGHT, "thinking …")
         if chunk.complete:
             if self._part == THOUGHT:
-                self._write_part(THOUGHT, f" {len(words(''.join(self._thought)))} words (/thought shows them)")
+                count = len(words("".join(self._thought)))
+                self._write_part(THOUGHT, f" {count} word{'s' if count != 1 else ''} (see /thought)")
                 self._end_line()
             self._thought = []
 

@@ -139,11 +139,11 @@ THINKING = f"{DIM}thinking …{RESET}"
 @pytest.mark.parametrize(
     ("reply", "settings", "screen"),
     [
-        (["<think>Who", " is it?</think>\n", "Hello."], {}, f"{THINKING}{DIM} 3 words (/thought shows them){RESET}\nHello.\n[Who is it?]\n"),
+        (["<think>Who", " is it?</think>\n", "Hello."], {}, f"{THINKING}{DIM} 3 words (see /thought){RESET}\nHello.\n[Who is it?]\n"),
         (["<think>Who?</think>", "Hello."], {"show_reflection": True}, f"{DIM}thought: {RESET}{DIM}Who?{RESET}\nHello.\n[Who?]\n"),
         (["<think>\n\n</think>\n\nHello."], {}, "Hello.\n[the last reply has no thought]\n"),
         (["<think>Who"], {}, f"{THINKING}\n[the reply is empty; rephrase the message]\n[the last reply has no thought]\n"),
-        (["<think>A</think>Oh </react>"], {}, f"{THINKING}{DIM} 1 words (/thought shows them){RESET}\nOh </react>\n[the reply breaks its format]\n[A]\n"),
+        (["<think>A</think>Oh </react>"], {}, f"{THINKING}{DIM} 1 word (see /thought){RESET}\nOh </react>\n[the reply breaks its format]\n[A]\n"),
     ],
 )  # fmt: skip
 def test_a_thought_is_folded(chat, reply, settings, screen):
