@@ -245,7 +245,8 @@ def _explain(name: str, revision: str | None, error: BaseException) -> str:
     if any_is(RevisionNotFoundError):
         return f"{target}: no revision {revision!r} of this model on the Hub"
     if any_is(RemoteEntryNotFoundError):
-        return f"{target}: not a model that transformers can load: {error}"
+        file = f"; download one of its files with `hf download {name} FILE.gguf --local-dir .`, and name that file"
+        return f"{target}: not a model that transformers can load: {error}{file if 'gguf' in name.lower() else ''}"
     if any_is(LocalEntryNotFoundError, ConnectionError, OfflineModeIsEnabled, httpx.HTTPError):
         return _out_of_reach(name, revision, causes)
     if constants.is_offline_mode():

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
@@ -256,6 +257,12 @@ def test_a_quantisation_a_part_and_a_missing_package_are_refused(tmp_path, monke
     monkeypatch.setattr(ours.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'needs the package gguf; install it with pip install "empathy-trl\[gguf\]"'):
         ours.check(tmp_path / "x.gguf")
+
+
+def test_a_repository_of_gguf_files_says_how_to_get_one(hub_server):
+    HfApi().create_repo("ann/small-GGUF")
+    with pytest.raises(UserError, match=r"download one of its files with `hf download ann/small-GGUF FILE\.gguf"):
+        load_model("ann/small-GGUF")
 
 
 def test_a_revision_and_the_folder_of_a_file_are_refused(tmp_path):
