@@ -107,7 +107,7 @@ def training_memory(stage, options: dict, size: Size, batch: Batch, engine: Engi
     if stage.model.load_in_4bit:
         embeddings = size.network.get_input_embeddings().weight.numel()
         whole = weights[True] + 2 * embeddings + 0.5 * (size.total - size.trainable - embeddings)
-    kept, layer = activations(size.network, batch, mixed, options["gradient_checkpointing"])
+    kept, layer = activations(size.network, batch, mixed, options["gradient_checkpointing"], on_gpu)
     fsdp, zero = engine.name.startswith("FSDP"), engine.name.startswith("ZeRO")
     parts = {
         "libraries": 0 if on_gpu else LIBRARIES,
@@ -243,7 +243,7 @@ def _packed(rows: int, shared: int, prompt: int, longest: int, written: int) -> 
     return Batch({name: values for name, values in packed.inputs.items() if name != "shift_labels"}, scale)
 
 
-def activations(network, batch: Batch, mixed: bool, checkpointing: bool) -> tuple[float, float]:
+def activations(network, batch: Batch, mixed: bool, checkpointing: bool, on_gpu: bool = False) -> tuple[float, float]:
     """Return how many bytes a forward pass keeps for the backward pass, and how many that pass takes on top.
 
     The pass runs on fake tensors, which have a shape and no data, with two layers of each stack; the others take as much as
@@ -255,10 +255,11 @@ def activations(network, batch: Batch, mixed: bool, checkpointing: bool) -> tupl
         batch: of `largest_batch`.
         mixed: compute in bfloat16, with `torch.autocast`.
         checkpointing: whether layers are computed again in the backward pass.
+        on_gpu: whether the training is on a GPU; a CPU keeps less of adapters and shared prompts.
     """
     counts = {name: len(stack) for name, stack in stacks(network).items()}
     try:
-        kept = _kept_by(network, counts, batch.inputs, mixed)
+        kept = _kept_by(network, counts, batch.inputs, mixed, "cuda" if on_gpu else "cpu")
     except Exception:  # whatever a model does that fake tensors do not allow, it is no reason to refuse a recipe
         logger.debug("activations are counted by a rule", exc_info=True)
         config = network.config.get_text_config()
@@ -284,9 +285,11 @@ class Kept:
     layers: list[tuple[float, float, int]] = dataclasses.field(default_factory=list)
 
 
-def _kept_by(network, counts: dict[str, int], inputs: dict, mixed: bool) -> Kept:
+def _kept_by(network, counts: dict[str, int], inputs: dict, mixed: bool, device: str) -> Kept:
     """Run a forward pass on fake tensors and return what it keeps; `counts` are the layers of each stack."""
     network = _two_layers(network, counts)
+    if device == "cpu":
+        grpo.fuse_adapters(network)
     if "shared_prefix" in inputs:
         install(network.get_base_model() if hasattr(network, "get_base_model") else network)
     storages, before, kept = {}, {}, Kept()
@@ -309,7 +312,7 @@ def _kept_by(network, counts: dict[str, int], inputs: dict, mixed: bool) -> Kept
             for tensors in (module._parameters, module._buffers):
                 for name, each in tensors.items():
                     if each is not None:
-                        tensors[name] = _fake_like(each)
+                        tensors[name] = _fake_like(each, device)
         weights = {each.untyped_storage()._cdata for each in (*network.parameters(), *network.buffers())}
         for name, count in counts.items():
             layer = network.get_submodule(name)[1]
@@ -317,9 +320,9 @@ def _kept_by(network, counts: dict[str, int], inputs: dict, mixed: bool) -> Kept
             layer.register_forward_hook(functools.partial(leave, count=count))
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16, enabled=mixed),
+            torch.autocast(device, torch.bfloat16, enabled=mixed),
         ):
-            network.train()(**_fake(mode, inputs), use_cache=False)
+            network.train()(**_fake(mode, inputs, device), use_cache=False)
         kept.total = total() + sum(each * (count - 2) for each, _, count in kept.layers)
     return kept
 
@@ -336,15 +339,16 @@ def _two_layers(network, names: Iterable[str]):
             network.set_submodule(name, stack)
 
 
-def _fake_like(tensor: torch.Tensor) -> torch.Tensor:
-    fake = torch.empty(tensor.shape, dtype=tensor.dtype)
+def _fake_like(tensor: torch.Tensor, device: str) -> torch.Tensor:
+    fake = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
     return nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
 
 
-def _fake(mode: FakeTensorMode, inputs: dict) -> dict:
+def _fake(mode: FakeTensorMode, inputs: dict, device: str) -> dict:
     """Return inputs as fake tensors, the layout of shared prompts among them."""
-    fakes = {name: mode.from_tensor(each) for name, each in inputs.items() if isinstance(each, torch.Tensor)}
+    tensors = {name: each for name, each in inputs.items() if isinstance(each, torch.Tensor)}
+    fakes = {name: mode.from_tensor(each).to(device) for name, each in tensors.items()}
     if (layout := inputs.get("shared_prefix")) is not None:
         fakes["shared_prefix"] = copy.copy(layout)
-        vars(fakes["shared_prefix"]).update(_fake(mode, vars(layout)))
+        vars(fakes["shared_prefix"]).update(_fake(mode, vars(layout), device))
     return fakes

@@ -18,6 +18,7 @@ from empathy_trl.check import trainer_options
 from empathy_trl.engine import PARTS, Engine
 from empathy_trl.memory import SEQ2SEQ_COPIES, Size, activations, largest_batch, training_memory
 from empathy_trl.recipe import load_recipe
+from empathy_trl.trainers.grpo import fuse_adapters
 from empathy_trl.trainers.shared_prefix.attention import install
 
 SHAPE = {"num_layers": 5, "num_decoder_layers": 5, "num_hidden_layers": 5, "num_attention_heads": 2, "num_heads": 2}
@@ -85,6 +86,7 @@ def test_activations_are_what_a_forward_pass_keeps(task, settings, mixed):
     estimated, _ = activations(size.network, batch, mixed, checkpointing=False)
 
     _, _, real, batch = planned(task, device="cpu", **settings)
+    fuse_adapters(real.network)
     if "shared_prefix" in batch.inputs:
         install(real.network)
     else:  # without padding, transformers would leave the mask out

@@ -123,9 +123,7 @@ class OnCpuMixin:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.accelerator.device.type == "cpu":
-            for module in self.model.modules():
-                if type(module) is lora.Linear:
-                    module.__class__ = FusedLora
+            fuse_adapters(self.model)
 
     def training_step(self, *args, **kwargs):
         words = self.accelerator.unwrap_model(self.model).config.get_text_config().vocab_size
@@ -136,6 +134,13 @@ class OnCpuMixin:
             patch.object(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", TILE_WIDTH),
         ):
             return super().training_step(*args, **kwargs)
+
+
+def fuse_adapters(model) -> None:
+    """Make the LoRA layers of a model `FusedLora`; 4-bit and other layers stay as they are."""
+    for module in model.modules():
+        if type(module) is lora.Linear:
+            module.__class__ = FusedLora
 
 
 class FusedLora(lora.Linear):
