@@ -134,6 +134,8 @@ def test_an_adapter_on_a_gguf_file_reacts_first_and_is_the_same_after_merging_pu
         json.loads(file.read_text())["metrics"] for file in sorted(tmp_path.glob("again/*/eval_test.json"))
     )
     assert adapter.keys() == merged.keys()
+    files = tmp_path.glob("again/*/predictions_test.jsonl")
+    assert len({json.loads(file.read_text())["completion"] for file in files}) == 1
     for name, figure in adapter.items():
         assert merged[name]["value"] == pytest.approx(figure["value"], rel=1e-4, nan_ok=True), name
 
