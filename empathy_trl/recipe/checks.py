@@ -43,7 +43,7 @@ EXAMPLES = {
     "data": "write {name: ed4}",
     "rewards": "write names with their parameters, such as {format: {weight: 0.2}}",
 }
-A_MODEL = "expected stage:<name>, a folder, or a Hub id such as user/name, or a file *.gguf"
+A_MODEL = "expected stage:<name>, a folder, a file *.gguf, or a Hub id such as user/name"
 
 
 def check_top(layers: Layers, stages: dict[str, dict]) -> Iterator[str]:
@@ -61,7 +61,7 @@ def check_top(layers: Layers, stages: dict[str, dict]) -> Iterator[str]:
     if asks and not any(starts_pretrained(stages[name].get("task"), origin) for name, origin in origins.items()):
         yield (
             f"{layers.label(asks[0], ('evaluation', 'untrained'))}: has no effect, because no stage starts from a pretrained "
-            "model that writes; leave it out"
+            "model that generates text; leave it out"
         )
     pushed: dict[str, str] = {}
     for name, keys in stages.items():

@@ -169,7 +169,7 @@ class Evaluation(_Section):
     """How the stage's model is evaluated when it is trained.
 
     `limit` is a number of rows, `temperature` 0 is greedy, and a `batch_size` of null as many prompts as memory holds.
-    `untrained` evaluates a pretrained model as it is as well, to show what the training changes.
+    `untrained` also evaluates a pretrained model before the training, to show what the training changes.
     """
 
     split: Literal["train", "valid", "test"] = "test"

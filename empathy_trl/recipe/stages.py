@@ -331,7 +331,7 @@ class StageRun:
 
     @property
     def evaluates_untrained(self) -> bool:
-        """Whether its pretrained model is also evaluated as it is."""
+        """Whether its pretrained model is also evaluated before the training."""
         return self.stage.evaluation.untrained and starts_pretrained(self.task, self.stage.model.name_or_path)
 
     def evaluation_settings(self) -> dict:

@@ -199,7 +199,8 @@ def test_weights_in_bfloat16_stay_so(tmp_path):
 def test_a_tokenizer_that_transformers_would_replace_by_another_is_refused(tmp_path):
     write(tmp_path / "a.gguf", "qwen2", **{"tokenizer.ggml.pre": "gpt-2"})
     with pytest.raises(
-        UserError, match=r"a\.gguf: its texts are cut as 'gpt-2' .*, but transformers cuts .* of a qwen2 otherwise"
+        UserError,
+        match=r"a\.gguf: its tokenizer cuts texts as 'gpt-2' .*, but transformers cuts .* of a qwen2 differently",
     ):
         ours.converted(tmp_path / "a.gguf")
 

@@ -87,7 +87,7 @@ def errors_of(load, content, overrides=()):
         ("model", "me/base", "model: 'me/base' is not a mapping; write {name_or_path: USER/REPO}"),
         ("model", {}, "model: has neither name_or_path nor from_scratch; expected one of them"),
         ("model.from_scratch", SCRATCH, "model: has both name_or_path and from_scratch; expected one of them"),
-        ("model.name_or_path", "./nowhere", "model.name_or_path: no folder './nowhere'; expected stage:<name>, a folder, or a Hub id such as user/name"),
+        ("model.name_or_path", "./nowhere", "model.name_or_path: no folder './nowhere'; expected stage:<name>, a folder, a file *.gguf, or a Hub id such as user/name"),
         ("model.name_or_path", "a/b/c", "model.name_or_path: no folder 'a/b/c'; expected"),
         ("model.name_or_path", "", "model.name_or_path: no folder ''; expected"),
         ("model.name_or_path", "recipe.yaml", "model.name_or_path: no folder 'recipe.yaml'; expected"),
@@ -367,9 +367,7 @@ def test_a_recipe_of_version_0_1_with_a_field_without_effect_is_still_evaluated(
 @pytest.mark.parametrize("content", [SFT, STAGED])
 def test_only_a_pretrained_model_can_be_evaluated_untrained(load, content):
     overrides = ["--evaluation.untrained", "true"]
-    message = (
-        "evaluation.untrained: has no effect, because no stage starts from a pretrained model that writes; leave it out"
-    )
+    message = "evaluation.untrained: has no effect, because no stage starts from a pretrained model that generates text; leave it out"
     assert errors_of(load, content, overrides) == [message]
     load(changed(STAGED, "stages.sft.model", {"name_or_path": "me/base"}), overrides)
     assert "untrained" not in load(content).to_yaml()
