@@ -160,7 +160,7 @@ def without_head(folder):
         (lambda folder: change(folder, model_type="whisper"), "cannot be loaded as a classifier or regressor: .*Whisper"),
         (lambda folder: change(folder, model_type="gpt99"), "cannot be read: ValueError: .*gpt99"),
         (lambda folder: (Path(folder) / "tokenizer.json").unlink(), "cannot be read: expected tokenizer.json or"),
-        (shutil.rmtree, "no such folder; expected the folder of a model, or a Hub id"),
+        (shutil.rmtree, r"no such folder; expected the folder of a model, a file \*.gguf, or a Hub id"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trusted_is_refused(full, damage, message):

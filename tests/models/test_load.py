@@ -274,7 +274,7 @@ def test_lora_config(task):
 )
 def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(name, monkeypatch):
     monkeypatch.setattr(hub, "hf_hub_download", lambda *args, **kwargs: pytest.fail("asked the Hub"))
-    with pytest.raises(UserError, match="no such folder; expected the folder of a model, or a Hub id"):
+    with pytest.raises(UserError, match=r"no such folder; expected the folder of a model, a file \*.gguf, or a Hub id"):
         load_or_build(recipe_model(name), seed=0)
 
 
