@@ -43,7 +43,7 @@ from empathy_trl.models.hub_files import (
 )
 from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.models.limits import Limits, Truncation, check_vocabulary, token_lengths, truncation
-from empathy_trl.models.load import check_writes, generator_class, lora_config, whole_weights
+from empathy_trl.models.load import base_dtype, check_writes, generator_class, lora_config, whole_weights
 from empathy_trl.models.templates import (
     NO_END,
     check_learned_prompts,
@@ -206,7 +206,8 @@ def _count(run: StageRun, config, tokenizer, dtype: str) -> Size:
         run.targets.write(config)
     else:
         auto, kind = generator_class(config)
-    dtype = dtype if stage.model.dtype == "auto" else stage.model.dtype
+    chosen = stage.model.dtype if stage.task in LABEL_TASKS else base_dtype(stage.model, config)
+    dtype = dtype if chosen == "auto" else chosen
     with whole_weights(), torch.device("meta"):  # without the shards of ZeRO-3, which all processes would have to make
         network = auto.from_config(config, dtype=getattr(torch, dtype, torch.float32))
         if stage.model.attn_implementation:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from jinja2.exceptions import TemplateError
 from peft import PeftModel
 from transformers import get_scheduler, set_seed
@@ -36,7 +37,7 @@ from empathy_trl.evaluation.plots import draw_training
 from empathy_trl.evaluation.report import write_report
 from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
-from empathy_trl.io import user_path
+from empathy_trl.io import json_or_none, user_path
 from empathy_trl.models.adapters import (
     adapted,
     check_target_names,
@@ -49,12 +50,12 @@ from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.hub_files import MERGED_BASE
 from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.models.limits import Limits, token_lengths, truncation
-from empathy_trl.models.load import check_tags, generator_class, load_or_build, lora_config
+from empathy_trl.models.load import base_dtype, cast_base, check_tags, generator_class, load_or_build, lora_config
 from empathy_trl.models.templates import NO_END, check_learned_prompts, check_template_arguments, teaches_no_end
 from empathy_trl.recipe import Recipe, load_recipe
-from empathy_trl.recipe.provenance import ResourceUsage, check_precision, check_used, provenance
+from empathy_trl.recipe.provenance import RUN_FILE, ResourceUsage, check_precision, check_used, provenance
 from empathy_trl.recipe.schema import CONFIG_CLASSES
-from empathy_trl.recipe.stages import StageRun, archive_other_run, fit_rows, saved_by, stage_runs
+from empathy_trl.recipe.stages import StageRun, archive_other_run, fit_rows, last_checkpoint, saved_by, stage_runs
 from empathy_trl.rewards import load_rewards
 from empathy_trl.trainers.callbacks import MetricsLog, ResourceLog, SamplePages, StopAtSigterm, show_progress
 from empathy_trl.trainers.classify import (
@@ -279,6 +280,7 @@ def _policy(run: StageRun, train):
         section = with_merged_base(run.resolved.model, run.folder / MERGED_BASE)
     texts, tags = run.tokenizer_texts(train) if section.from_scratch else (None, ())
     model, tokenizer = load_or_build(section, seed=run.stage.seed, texts=texts, tags=tags, is_trainable=True)
+    _choose_dtype(run, model)
     check_template_arguments(tokenizer, section.chat_template_kwargs)
     check_prompts(tokenizer, train["prompt"])
     for name, reward in run.judging_rewards.items():
@@ -291,6 +293,27 @@ def _policy(run: StageRun, train):
             check_target_names(model, adapter)
         check_targets(model.config, adapter, run.stage.trainer.get("use_vllm", False))
     return model, tokenizer, None if has_adapter else adapter
+
+
+def _choose_dtype(run: StageRun, model) -> None:
+    """Give the weights under an adapter the dtype of `base_dtype`, in a resume that of the beginning, in all processes the same."""
+    chosen = base_dtype(run.stage.model, model.config)
+    if chosen == run.stage.model.dtype or Engine.here(run.stage.trainer).sharded:
+        return
+    if last_checkpoint(run.folder):
+        chosen = (json_or_none(run.folder / RUN_FILE) or {}).get("dtype", "auto")  # older versions left it to the files
+    [chosen] = broadcast_object_list([chosen])
+    if chosen not in ("auto", _dtype(model)):
+        PartialState().print(
+            f"[{run.name}] the weights under the adapter are in {chosen}: dtype auto chose it for this CPU"
+        )
+        cast_base(model, chosen)
+
+
+def _dtype(model) -> str:
+    """Return the name of a model's dtype, without that of an adapter."""
+    bare = model.get_base_model() if isinstance(model, PeftModel) else model
+    return str(bare.dtype).removeprefix("torch.")
 
 
 def _with_adapter(model, config, seed: int):
@@ -412,7 +435,7 @@ def train_stage(run: StageRun) -> None:
     process.wait_for_everyone()
     trainer = _trainer(run, folder, usage)
     if process.is_main_process:
-        folder.save(rows=run.rows)
+        folder.save(rows=run.rows, dtype=_dtype(trainer.accelerator.unwrap_model(trainer.model)))
     trainer.add_callback(stop := StopAtSigterm())  # last, because it ends the training when a checkpoint is saved
     try:
         with stop.listening():

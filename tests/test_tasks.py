@@ -178,6 +178,23 @@ def an_adapter(tiny_folder, tmp_path_factory):
     return folder
 
 
+def test_a_cpu_chooses_the_dtype_of_the_weights_under_an_adapter(an_adapter, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("empathy_trl.models.load.faster_dtype", lambda width: "bfloat16")
+    run = stage_runs(load_recipe(an_adapter / "two.yaml"), tmp_path)["sft"]
+    train_stage(run)
+    assert "[sft] the weights under the adapter are in bfloat16: dtype auto chose it" in capsys.readouterr().out
+    assert run.read_folder().record["dtype"] == "bfloat16" == str(run.load_model()[0].dtype).removeprefix("torch.")
+    assert {each.dtype for each in load_file(run.folder / "adapter_model.safetensors").values()} == {torch.float32}
+    # a resume does not choose again, and does not cast what an older version left as it was
+    monkeypatch.setattr("empathy_trl.models.load.faster_dtype", lambda width: "float16")
+    monkeypatch.setattr(tasks, "last_checkpoint", lambda folder: folder)
+    for expected in ("bfloat16", "float32"):
+        model = TASKS["sft"].build(run).model.get_base_model()
+        assert str(model.dtype) == f"torch.{expected}"
+        assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+        (run.folder / "run.json").unlink(missing_ok=True)
+
+
 SAME = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 

@@ -367,6 +367,8 @@ class StageRun:
 
         if model is None:
             changes = {"name_or_path": str(self.folder), "revision": None, "from_scratch": None}
+            if self.stage.model.dtype == "auto" and self.stage.model.lora is not None:
+                changes["dtype"] = self.read_folder().record.get("dtype", "auto")  # of the training
             model = self.stage.model.model_copy(update=changes)
         if not self.is_labelled:
             return load_or_build(model, seed=self.stage.seed, is_trainable=False)

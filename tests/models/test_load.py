@@ -23,6 +23,7 @@ from empathy_trl.models import load as models
 from empathy_trl.models.load import check_tags, generator_class, load_model, load_or_build, lora_config
 from empathy_trl.models.templates import teaches_no_end
 from empathy_trl.models.tiny import build_tokenizer
+from empathy_trl.recipe import Model
 from empathy_trl.tags import CHAT_TEMPLATES
 from tests.models.small_qwen2 import TAGS, TEXTS, recipe_model, save_tiny, sizes
 
@@ -381,3 +382,29 @@ def test_a_special_tag_is_refused(token):
     tokenizer.add_special_tokens({"extra_special_tokens": [token]})
     with pytest.raises(UserError, match=f"rewards.format: the tag {token} is a special token"):
         check_tags({"reasoning_length": ["reasoning"], "format": TAGS}, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"lora": {}}, "float32"),  # 16 wide: bfloat16 is slower
+        ({"lora": {}, "dtype": "bfloat16"}, "bfloat16"),
+        ({"lora": {}, "load_in_4bit": True}, "auto"),
+        ({}, "auto"),  # all weights are trained
+    ],
+)
+def test_auto_is_the_faster_dtype_under_an_adapter(tiny_folder, settings, expected):
+    section = Model(name_or_path=str(tiny_folder), **settings)
+    assert models.base_dtype(section, AutoConfig.from_pretrained(tiny_folder)) == expected
+
+
+@pytest.mark.parametrize("factor, expected", [(1, "float32"), (3, "bfloat16")])
+def test_the_faster_dtype_is_measured(monkeypatch, factor, expected):
+    now = [0.0]
+
+    def product(tokens, weights):
+        now[0] += 1.0 if tokens.dtype == torch.bfloat16 else factor
+
+    monkeypatch.setattr("empathy_trl.models.load.F.linear", product)
+    monkeypatch.setattr("empathy_trl.models.load.time.perf_counter", lambda: now[0])
+    assert models.faster_dtype.__wrapped__(8) == expected
