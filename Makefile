@@ -29,7 +29,7 @@ demo: install
 # the same with a pretrained model, which is evaluated before the training and after each stage
 demo-pretrained: small-models
 	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml recipes/run.py --recipe ed4_smollm2.yaml \
-		--model.name_or_path models/smollm2-135m --model.dtype bfloat16
+		--model.name_or_path models/smollm2-135m
 
 # two pretrained models without the Hub
 small-models: install

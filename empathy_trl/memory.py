@@ -18,6 +18,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from empathy_trl.engine import Engine
+from empathy_trl.models.adapters import fuse_adapters
 from empathy_trl.models.batching import MOST, SHARE, free_memory, row_bytes
 from empathy_trl.models.limits import Truncation
 from empathy_trl.recipe.layers import LABEL_TASKS
@@ -289,7 +290,7 @@ def _kept_by(network, counts: dict[str, int], inputs: dict, mixed: bool, device:
     """Run a forward pass on fake tensors and return what it keeps; `counts` are the layers of each stack."""
     network = _two_layers(network, counts)
     if device == "cpu":
-        grpo.fuse_adapters(network)
+        fuse_adapters(network)
     if "shared_prefix" in inputs:
         install(network.get_base_model() if hasattr(network, "get_base_model") else network)
     storages, before, kept = {}, {}, Kept()

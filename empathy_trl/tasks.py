@@ -296,7 +296,7 @@ def _policy(run: StageRun, train):
 
 
 def _choose_dtype(run: StageRun, model) -> None:
-    """Give the weights under an adapter the dtype of `base_dtype`, in a resume that of the beginning, in all processes the same."""
+    """Give the weights under an adapter the dtype of `base_dtype`: in a resume that of the run so far, in all processes the same."""
     chosen = base_dtype(run.stage.model, model.config)
     if chosen == run.stage.model.dtype or Engine.here(run.stage.trainer).sharded:
         return
@@ -531,7 +531,7 @@ def evaluate_stage(run: StageRun) -> None:
     An evaluation with the same settings of the same rows that is in the stage's folder is kept.
     """
     if run.evaluates_untrained:
-        _evaluate(run, "untrained_evaluated", run.folder / UNTRAINED, run.resolved.model)
+        _evaluate(run, "untrained_evaluated", run.folder / UNTRAINED, run.in_dtype_of_training(run.resolved.model))
     _evaluate(run, "evaluated", run.folder)
 
 

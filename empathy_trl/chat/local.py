@@ -21,7 +21,7 @@ from transformers.generation import BaseStreamer
 from empathy_trl.chat.reply import MARKS, AnyEvent, Counts, Sampling, streamed
 from empathy_trl.errors import UserError
 from empathy_trl.io import user_name
-from empathy_trl.models.adapters import check_adapter, light_adapters, load_adapter
+from empathy_trl.models.adapters import check_adapter, fused_adapters, load_adapter
 from empathy_trl.models.batching import common_prefix, end_tokens, first_stop, opened_thought, render
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
@@ -326,7 +326,7 @@ class LocalModel:
         pad = self.tokenizer.pad_token_id
         with (
             without_generation_defaults(self.model),
-            light_adapters(self.model),
+            fused_adapters(self.model),
             seeded(self.sampling.seed, cache.replies, self.model.device),
         ):
             output = self.model.generate(

@@ -9,7 +9,7 @@ models use one matrix as embedding and as output layer (tied weights), so an ada
 both. `merge_adapter` unties the weights first. It then compares the outputs of the merged model with those of the adapter,
 before and after saving and loading.
 
-`light_adapters` makes decoding with an unmerged adapter faster.
+`fuse_adapters` makes LoRA layers add to the output of their base in place: in a training on a CPU, and while a model decodes.
 
 If a recipe asks for another adapter than the one that its model already has, `with_merged_base` merges the old one first.
 `adapter_changes` compares the two.
@@ -23,10 +23,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -280,39 +280,43 @@ def _merge(model: PeftModel, name: str) -> PreTrainedModel:
     return merged
 
 
-@contextmanager
-def light_adapters(model: nn.Module) -> Iterator[None]:
-    """Inside the block, LoRA layers compute the same in fewer steps. For decoding, where a step costs more than its numbers.
+class FusedLora(lora.Linear):
+    """peft's LoRA layer, whose adapter adds to the output of its base in place, in the type that the base computes in.
 
-    An adapter in float32 on a base in bfloat16 takes several casts and sums per layer. Here its output is added in place.
-    Layers that do anything else than plain LoRA compute as before. Not for training, as there is no dropout.
-
-    Args:
-        model: a transformers model or an adapter on one.
+    peft turns the input of every adapter to float32, keeps it for the backward pass, and makes three more tensors of the size of
+    the output. As under autocast, the adapter's weights stay in float32 and are rounded to the type of the computation.
     """
-    layers = [module for module in model.modules() if _is_plain_lora(module)]
+
+    def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        names = [name for name in self.active_adapters if name in self.lora_A]
+        plain = len(names) == 1 and not (self.disable_adapters or self.merged or self.lora_variant or args or kwargs)
+        if not plain or self.lora_B[names[0]].bias is not None:
+            return super().forward(x, *args, **kwargs)
+        (name,) = names
+        result = self.base_layer(x)
+        inner = F.linear(self.lora_dropout[name](x), self.lora_A[name].weight.to(result.dtype))
+        outer = self.lora_B[name].weight.to(result.dtype)
+        result.view(-1, result.shape[-1]).addmm_(inner.view(-1, inner.shape[-1]), outer.t(), alpha=self.scaling[name])
+        return result
+
+
+def fuse_adapters(model: nn.Module) -> list[lora.Linear]:
+    """Make the LoRA layers of a model `FusedLora`; 4-bit and other layers stay as they are. Return the layers that changed."""
+    layers = [module for module in model.modules() if type(module) is lora.Linear]
     for layer in layers:
-        (name,) = layer.active_adapters
-        layer.forward = partial(
-            _plain_lora, layer.base_layer, layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
-        )
+        layer.__class__ = FusedLora
+    return layers
+
+
+@contextmanager
+def fused_adapters(model: nn.Module) -> Iterator[None]:
+    """Inside the block, the LoRA layers of a model are `FusedLora`: for decoding, where a step costs more than its numbers."""
+    layers = fuse_adapters(model)
     try:
         yield
     finally:
         for layer in layers:
-            del layer.forward
-
-
-def _is_plain_lora(module: nn.Module) -> bool:
-    if type(module) is not lora.Linear or type(module.base_layer) is not nn.Linear or "forward" in vars(module):
-        return False
-    names = module.active_adapters
-    is_one = len(names) == 1 and names[0] in module.lora_A and names[0] not in module.lora_variant
-    return is_one and not module.merged and not module.disable_adapters
-
-
-def _plain_lora(base: nn.Linear, down: nn.Linear, up: nn.Linear, scaling: float, x: torch.Tensor) -> torch.Tensor:
-    return base(x).add_(up(down(x.to(down.weight.dtype))), alpha=scaling)
+            layer.__class__ = lora.Linear
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from transformers import (
 )
 
 from empathy_trl.errors import UserError, show
-from empathy_trl.models.adapters import TOKENS, light_adapters, merge_adapter
+from empathy_trl.models.adapters import TOKENS, fused_adapters, merge_adapter
 from empathy_trl.models.batching import (
     completion_of,
     end_tokens,
@@ -223,7 +223,7 @@ def complete_padded(model, request: GenerationRequest, batch_size: int | None) -
         )
         return output[:, 1 if reads_apart else start + ids.shape[1] :].tolist()
 
-    with torch.inference_mode(), evaluating(model), without_generation_defaults(model), light_adapters(model):
+    with torch.inference_mode(), evaluating(model), without_generation_defaults(model), fused_adapters(model):
         prefix = read_prefix(model, request.ids, request.max_new_tokens)
         yield from in_batches(request.longest_first(), size, work, what="prompt")
 

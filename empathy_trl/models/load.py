@@ -241,9 +241,9 @@ def load_or_build(
 
 
 def base_dtype(section, config) -> str:
-    """Return the dtype in which the weights under a new adapter are trained; "auto" is that of the files.
+    """Return the dtype of the weights under an adapter; "auto" is that of the files.
 
-    For `auto` on a CPU, it is the type in which this processor multiplies matrices faster: these weights do not change, so
+    For `auto` on a CPU, it is the dtype in which this processor multiplies matrices faster. These weights do not change, so
     rounding them to bfloat16 loses no update. The adapter is in float32 in any case.
 
     Args:
@@ -251,7 +251,7 @@ def base_dtype(section, config) -> str:
         config: of transformers.
     """
     is_open = section.dtype == "auto" and section.lora is not None and section.from_scratch is None
-    if not is_open or section.load_in_4bit or torch.cuda.is_available():
+    if not is_open or section.load_in_4bit or torch.accelerator.is_available():
         return section.dtype
     return faster_dtype(config.get_text_config().hidden_size)
 
@@ -275,9 +275,15 @@ def faster_dtype(width: int) -> str:
 
 
 def cast_base(model, dtype: str) -> None:
-    """Turn the weights of a model to a dtype, except those of its adapter, and buffers such as the frequencies of positions."""
+    """Turn the weights of a model to a dtype.
+
+    As in `from_pretrained`, buffers such as the frequencies of positions stay as they are, and so do weights that the model
+    always has in float32, and those of its adapter.
+    """
+    bare = model.get_base_model() if isinstance(model, PeftModel) else model
+    kept = {"lora_", *(f".{name}." for name in bare._keep_in_fp32_modules_strict or ())}
     for name, weight in model.named_parameters():
-        if "lora_" not in name:
+        if not any(part in name for part in kept):
             weight.data = weight.data.to(getattr(torch, dtype))
     model.config.dtype = getattr(torch, dtype)
 

@@ -353,6 +353,12 @@ class StageRun:
         settings = {key: value for key, value in contents[self.name]["evaluation"].items() if key != "untrained"}
         return settings | {"rows": self.row_digests["all"], "judged_by": judged_by}
 
+    def in_dtype_of_training(self, model):
+        """Return a `recipe.Model` with the dtype that `auto` was under the adapter in the training, as `run.json` notes it."""
+        if model.dtype != "auto" or model.lora is None:
+            return model
+        return model.model_copy(update={"dtype": self.read_folder().record.get("dtype", "auto")})
+
     def load_model(self, model=None) -> tuple:
         """Return a trained model and its tokenizer; for task regress or classify, its `Scorer` in place of the model.
 
@@ -367,9 +373,7 @@ class StageRun:
 
         if model is None:
             changes = {"name_or_path": str(self.folder), "revision": None, "from_scratch": None}
-            if self.stage.model.dtype == "auto" and self.stage.model.lora is not None:
-                changes["dtype"] = self.read_folder().record.get("dtype", "auto")  # of the training
-            model = self.stage.model.model_copy(update=changes)
+            model = self.in_dtype_of_training(self.stage.model.model_copy(update=changes))
         if not self.is_labelled:
             return load_or_build(model, seed=self.stage.seed, is_trainable=False)
         scorer = shared_scorer(model.name_or_path, model.revision)

@@ -17,7 +17,7 @@ argument, hook or method, so these attributes are replaced during one call (`uni
 | `models.load` | `_hf_deepspeed_config_weak_ref` in `transformers.integrations.deepspeed`, `FSDP_CPU_RAM_EFFICIENT_LOADING` | `from_pretrained` reads these globals and would load a reward model, or one that is to be merged, in shards |
 
 `critic.without_critic` removes the critic from the policy's modules while all weights are read (saving, vLLM). On a CPU,
-`grpo.OnCpuMixin` makes peft's LoRA layers instances of a subclass.
+`grpo.OnCpuMixin` makes peft's LoRA layers instances of `models.adapters.FusedLora`.
 `tests/trainers/test_seams.py` pins the source of the functions that read these attributes.
 """
 

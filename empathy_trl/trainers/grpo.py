@@ -21,14 +21,13 @@ from typing import Literal
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 import trl.trainer.utils
-from peft.tuners import lora
 from transformers.integrations import is_fsdp_enabled
 from trl import GRPOConfig, GRPOTrainer
 from trl.kernels import chunked_logprob
 
 from empathy_trl.errors import StopTraining, UserError
+from empathy_trl.models.adapters import fuse_adapters
 from empathy_trl.models.batching import opened_thought, render, thought_tokens
 from empathy_trl.models.limits import check_vocabulary, count_positions_from_mask
 from empathy_trl.models.load import check_tags
@@ -134,33 +133,6 @@ class OnCpuMixin:
             patch.object(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", TILE_WIDTH),
         ):
             return super().training_step(*args, **kwargs)
-
-
-def fuse_adapters(model) -> None:
-    """Make the LoRA layers of a model `FusedLora`; 4-bit and other layers stay as they are."""
-    for module in model.modules():
-        if type(module) is lora.Linear:
-            module.__class__ = FusedLora
-
-
-class FusedLora(lora.Linear):
-    """peft's LoRA layer, whose adapter adds to the output of its base in place, in the type that the base computes in.
-
-    peft turns the input of every adapter to float32, keeps it for the backward pass, and makes three more tensors of the size of
-    the output. As under autocast, the adapter's weights stay in float32 and are rounded to the type of the computation.
-    """
-
-    def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        names = [name for name in self.active_adapters if name in self.lora_A]
-        plain = len(names) == 1 and not (self.disable_adapters or self.merged or self.lora_variant or args or kwargs)
-        if not plain or self.lora_B[names[0]].bias is not None:
-            return super().forward(x, *args, **kwargs)
-        (name,) = names
-        result = self.base_layer(x)
-        inner = F.linear(self.lora_dropout[name](x), self.lora_A[name].weight.to(result.dtype))
-        outer = self.lora_B[name].weight.to(result.dtype)
-        result.view(-1, result.shape[-1]).addmm_(inner.view(-1, inner.shape[-1]), outer.t(), alpha=self.scaling[name])
-        return result
 
 
 class EmpathyGRPOTrainer(

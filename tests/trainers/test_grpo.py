@@ -22,6 +22,7 @@ from trl.chat_template_utils import qwen3_chat_template
 from trl.kernels import chunked_logprob
 
 from empathy_trl.errors import StopTraining, UserError
+from empathy_trl.models.adapters import FusedLora
 from empathy_trl.models.load import load_or_build, lora_config
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.recipe import Lora, Model
@@ -200,10 +201,10 @@ def test_on_a_cpu_adapters_keep_fewer_copies(tiny_folder, tmp_path):
     model = make_trainer(tiny_folder, tmp_path, model=model, peft_config=config).model.train()
     ids, kept, gradient = torch.randint(5, 300, (4, 20), generator=torch.manual_seed(0)), {}, {}
     layers = [module for module in model.modules() if isinstance(module, lora.Linear)]
-    assert {type(layer) for layer in layers} == {grpo.FusedLora} and len(layers) == 14
+    assert {type(layer) for layer in layers} == {FusedLora} and len(layers) == 14
     for dtype in (torch.bfloat16, torch.float32):
         model.to(dtype)
-        for kind in (grpo.FusedLora, lora.Linear):
+        for kind in (FusedLora, lora.Linear):
             for layer in layers:
                 layer.__class__ = kind
                 for adapter in (layer.lora_A, layer.lora_B):
@@ -220,9 +221,9 @@ def test_on_a_cpu_adapters_keep_fewer_copies(tiny_folder, tmp_path):
             )
     exact = gradient[torch.float32, lora.Linear]
     error = {key: (each - exact).norm() / exact.norm() for key, each in gradient.items()}
-    assert error[torch.float32, grpo.FusedLora] < 1e-5
-    assert error[torch.bfloat16, grpo.FusedLora] < 1.2 * error[torch.bfloat16, lora.Linear] < 0.2
-    less, more = (sum(kept[torch.bfloat16, kind].values()) for kind in (grpo.FusedLora, lora.Linear))
+    assert error[torch.float32, FusedLora] < 1e-5
+    assert error[torch.bfloat16, FusedLora] < 1.2 * error[torch.bfloat16, lora.Linear] < 0.2
+    less, more = (sum(kept[torch.bfloat16, kind].values()) for kind in (FusedLora, lora.Linear))
     assert less < 0.8 * more
 
 

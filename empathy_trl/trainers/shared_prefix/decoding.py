@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from transformers import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from empathy_trl.models.adapters import light_adapters
+from empathy_trl.models.adapters import fused_adapters
 from empathy_trl.models.batching import GrowingLayer
 from empathy_trl.models.generate import draw
 from empathy_trl.trainers.shared_prefix.attention import added, inputs_for, require_all_layers
@@ -48,7 +48,7 @@ def sample(
     mask = model_kwargs["attention_mask"]
     decoder = SharedDecoder(model, input_ids, mask, generation_config.max_length - input_ids.shape[1])
     unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
-    with light_adapters(model):
+    with fused_adapters(model):
         logits = decoder.read_prompts()
         while True:
             scores = logits_processor(input_ids, logits.to(torch.float32, copy=True))
@@ -167,7 +167,7 @@ def shared_log_probs(model, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.d
     rows, continuations = _continued(prompt)
     padded, mask = F.pad(rows, (1, 0)), F.pad(torch.ones_like(rows), (1, 0))
     decoder = SharedDecoder(model, padded, mask, max_new_tokens=continuations.shape[1])
-    with light_adapters(model):
+    with fused_adapters(model):
         decoder.read_prompts()
         logits = torch.stack([decoder.read(tokens) for tokens in continuations.T], dim=1)
     require_all_layers(decoder.layout, model, calls=continuations.shape[1])
