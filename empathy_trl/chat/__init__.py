@@ -103,6 +103,7 @@ class Chat:
             arguments = {"chat_template_kwargs": prompts.template_arguments} if prompts.template_arguments else {}
             self.model = ServedModel(name.removeprefix(PREFIX), base_url, decoding, arguments | (sampling or {}))
         else:
+            source |= {"chat_template": prompts.chat_template, "chat_template_kwargs": prompts.template_arguments}
             self.model = _local_model(model, tokenizer, source, decoding)
         tokenizer = getattr(self.model, "tokenizer", None)
         # servers refuse thoughts in a prompt, or ask to leave them out

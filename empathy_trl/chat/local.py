@@ -7,10 +7,11 @@ whole prompt in every turn.
 
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -25,6 +26,7 @@ from empathy_trl.models.adapters import check_adapter, fused_adapters, load_adap
 from empathy_trl.models.batching import common_prefix, end_tokens, first_stop, opened_thought, render
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
+    has_chat_template,
     load_tokenizer,
     one_revision,
     split_revision,
@@ -32,10 +34,17 @@ from empathy_trl.models.hub_files import (
 )
 from empathy_trl.models.limits import Limits, check_vocabulary
 from empathy_trl.models.load import load_model, without_generation_defaults
-from empathy_trl.models.templates import set_template
+from empathy_trl.models.templates import pin_template_arguments, set_template
 
 
-def load_for_chat(name: str, adapter: str | None = None, revision: str | None = None, load_in_4bit: bool = False):
+def load_for_chat(
+    name: str,
+    adapter: str | None = None,
+    revision: str | None = None,
+    load_in_4bit: bool = False,
+    chat_template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+):
     """Return model and tokenizer, the model on the GPU where there is one.
 
     Args:
@@ -43,6 +52,8 @@ def load_for_chat(name: str, adapter: str | None = None, revision: str | None = 
         adapter: folder or Hub id of a LoRA adapter for the model.
         revision: revision of `name`; `name` and `adapter` may also have one after an @.
         load_in_4bit: quantise the weights; needs the extra `quantization`.
+        chat_template: see `load_model`; for a model that has no template itself.
+        chat_template_kwargs: arguments of the chat template.
 
     Raises:
         UserError: something is missing or cannot be read, or the adapter was trained on another base.
@@ -50,15 +61,20 @@ def load_for_chat(name: str, adapter: str | None = None, revision: str | None = 
     name, revision = one_revision(user_name(name), revision)
     _refuse_folder_of_stages(Path(name))
     base = check_adapter(adapter, name) if adapter else None
-    model, tokenizer = load_model(name, revision=revision, load_in_4bit=load_in_4bit)
+    if chat_template is not None and has_chat_template(name, revision):
+        chat_template = None
+    prompting = {"chat_template": chat_template, "chat_template_kwargs": chat_template_kwargs}
+    model, tokenizer = load_model(name, revision=revision, load_in_4bit=load_in_4bit, **prompting)
     if adapter:
         if isinstance(model, PeftModel):
             raise UserError(f"adapter: {name} is an adapter itself; expected its base as the model, or no adapter")
         model = load_adapter(model, adapter, base, name)
         place = split_revision(user_name(adapter))
+        template = tokenizer.chat_template
         tokenizer = load_tokenizer(*tokenizer_of_adapter(*place, name, revision), padding_side="left")
-        tokenizer.chat_template = tokenizer.chat_template or load_tokenizer(name, revision).chat_template
+        tokenizer.chat_template = tokenizer.chat_template or template
         set_template(tokenizer, None, adapter)
+        pin_template_arguments(tokenizer, chat_template_kwargs)
         check_vocabulary(model, tokenizer, adapter)
     if torch.cuda.is_available() and not load_in_4bit:
         model.to("cuda")

@@ -45,7 +45,8 @@ class Prompts:
         control: texts that are broken up in what was said, see `control_texts`.
         pass_thoughts: give a plain conversation to the chat template with the model's thoughts, which it keeps or drops. The
             prompts of a corpus have none, as in its training.
-        template_arguments: `model.chat_template_kwargs` of the recipe, which a server has to be told.
+        chat_template: `model.chat_template` of the recipe, for a model that has no template itself.
+        template_arguments: `model.chat_template_kwargs` of the recipe.
     """
 
     name: str = "chat"
@@ -53,6 +54,7 @@ class Prompts:
     system: str | None = None
     control: tuple[str, ...] = ()
     pass_thoughts: bool = False
+    chat_template: str | None = None
     template_arguments: dict = field(default_factory=dict)
 
     @property
@@ -138,8 +140,9 @@ def choose_prompts(
     stage = _stage_of_recipe(recipe, models, trust_remote_code) if recipe else _stage_beside(models)
     if stage is None:
         return Prompts()
-    arguments = (stage.get("model") or {}).get("chat_template_kwargs") or {}
-    return Prompts(name=stage["data"]["name"], data=stage["data"], template_arguments=arguments)
+    model, data = stage.get("model") or {}, stage["data"]
+    arguments = model.get("chat_template_kwargs") or {}
+    return Prompts(data["name"], data, chat_template=model.get("chat_template"), template_arguments=arguments)
 
 
 def _stage_of_recipe(name: str, models: list[tuple[str, str | None]], trust_remote_code: bool) -> dict:

@@ -1,5 +1,7 @@
 """`Chat`, the front for Python: one line opens a model, one line talks to it."""
 
+import shutil
+
 import pytest
 
 from empathy_trl import Chat, UserError
@@ -70,6 +72,21 @@ def test_what_the_user_has_to_know_is_a_warning(parts):
 def test_impossible_arguments(model, settings, message):
     with pytest.raises(UserError, match=message):
         Chat(model, **settings)
+
+
+@pytest.mark.parametrize("own", ["{{ messages[-1].content }}{% if enable_thinking %}<think>{% endif %}<eos>", None])
+def test_a_model_that_a_recipe_has_not_trained_is_prompted_by_its_template(tmp_path, tiny_folder, own):
+    shutil.copytree(tiny_folder, folder := tmp_path / "model")
+    (folder / "chat_template.jinja").unlink()
+    if own:
+        (folder / "chat_template.jinja").write_text(own)
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "task: sft\ndata: {name: ed4, path: sample}\n"
+        "model: {name_or_path: some/model, chat_template: chatml, chat_template_kwargs: {enable_thinking: true}}\n"
+    )
+    template = Chat(folder, recipe=str(recipe)).model.tokenizer.chat_template
+    assert "else true %}" in template and (own or "<|im_start|>") in template
 
 
 def test_a_server_is_told_the_template_arguments_of_the_recipe(tmp_path):
