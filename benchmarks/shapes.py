@@ -63,7 +63,7 @@ SHAPES = {
     "empath": Shape(700, 150, 8, 1),
     "smollm2": Shape(100, 40, 8, 4, model="HuggingFaceTB/SmolLM2-135M-Instruct", lora=16),
 }
-RANDOM = [name for name, shape in SHAPES.items() if not shape.model]  # weights
+RANDOM = [name for name, shape in SHAPES.items() if not shape.model]  # those whose models have random weights
 
 
 def make_model(shape: Shape, seed: int = 0) -> Qwen2ForCausalLM:

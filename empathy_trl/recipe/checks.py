@@ -18,16 +18,7 @@ from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.io import is_gguf, json_or_none, nearest_path, on_hub, user_name
 from empathy_trl.models.hub_files import CRITIC_CONFIG, saved_critic, split_revision
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, Layers, stage_of, starts_pretrained
-from empathy_trl.recipe.schema import (
-    CONFIG_CLASSES,
-    RECIPES,
-    SAMPLE,
-    Classifiers,
-    Data,
-    FromScratch,
-    Stage,
-    hint,
-)
+from empathy_trl.recipe.schema import CONFIG_CLASSES, RECIPES, SAMPLE, Classifiers, Data, FromScratch, Stage, hint
 from empathy_trl.recipe.validate import Key, Problem, check_mapping, check_trainer, check_value, fields_of, import_class
 from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.base import Reward
