@@ -61,7 +61,7 @@ from empathy_trl.recipe.validate import import_class
 from empathy_trl.rewards.base import PASSED, check_parameters
 from empathy_trl.tags import repairs_in
 from empathy_trl.tasks import unused_rows
-from empathy_trl.trainers.shared_prefix.attention import COMPILED, decide, unsupported
+from empathy_trl.trainers.shared_prefix.packing import COMPILED, decide, unsupported
 
 logger = logging.getLogger(__name__)
 

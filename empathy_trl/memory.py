@@ -23,9 +23,8 @@ from empathy_trl.models.batching import MOST, SHARE, free_memory, row_bytes
 from empathy_trl.models.limits import Truncation
 from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.trainers import grpo
-from empathy_trl.trainers.shared_prefix.attention import install
 from empathy_trl.trainers.shared_prefix.mixin import WORTH_IT
-from empathy_trl.trainers.shared_prefix.packing import pack
+from empathy_trl.trainers.shared_prefix.packing import install, pack
 
 logger = logging.getLogger(__name__)
 

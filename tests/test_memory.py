@@ -19,7 +19,7 @@ from empathy_trl.engine import PARTS, Engine
 from empathy_trl.memory import SEQ2SEQ_COPIES, Size, activations, largest_batch, training_memory
 from empathy_trl.models.adapters import fuse_adapters
 from empathy_trl.recipe import load_recipe
-from empathy_trl.trainers.shared_prefix.attention import install
+from empathy_trl.trainers.shared_prefix.packing import install
 
 SHAPE = {"num_layers": 5, "num_decoder_layers": 5, "num_hidden_layers": 5, "num_attention_heads": 2, "num_heads": 2}
 SHAPE |= {

@@ -19,7 +19,6 @@ from empathy_trl.evaluation.base import NAMES, Evaluator, markdown, row_name
 from empathy_trl.evaluation.generation import generate_shared
 from empathy_trl.evaluation.metrics.agreement import thought_words
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures, with_interval
-from empathy_trl.evaluation.metrics.perplexity import Likelihood, perplexity, reference_likelihoods, unavailable_reason
 from empathy_trl.evaluation.metrics.reply_classifiers import (
     check_emotions,
     judge_replies,
@@ -35,9 +34,11 @@ from empathy_trl.evaluation.metrics.reply_metrics import (
     check_bertscore,
     corpus_metrics,
     load_bertscore,
+    perplexity,
     row_metrics,
     variety_statistics,
 )
+from empathy_trl.models.likelihood import Likelihood, reference_likelihoods, unavailable_reason
 from empathy_trl.models.load import weights_digest
 from empathy_trl.rewards.base import weight_at
 from empathy_trl.rewards.explain import explain_rewards

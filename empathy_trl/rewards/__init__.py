@@ -21,14 +21,13 @@ from empathy_trl.errors import RecipeError, UserError, show, suggestion
 from empathy_trl.io import import_object
 from empathy_trl.rewards.base import Reward, WeightSchedule, as_reward
 from empathy_trl.rewards.emotion import EmotionAccuracy, EmotionAlignment, EmotionConfidence
-from empathy_trl.rewards.foresight import Foresight
 from empathy_trl.rewards.format import Format, FormatPenalty, Length, ReasoningLength, SentenceEnd, StageFormat
 from empathy_trl.rewards.learned import EmpathyModel, Epitome, QualityCritic, RewardModel, SemanticSimilarity
 from empathy_trl.rewards.llm_judge import LLMJudge
 from empathy_trl.rewards.ngrams import Bleu, Distinct, RepetitionPenalty
 from empathy_trl.rewards.recommendation import Recommendation
 from empathy_trl.rewards.safety import Safety, SafetyClassifier
-from empathy_trl.rewards.staged import Reaction, Reflection, Response
+from empathy_trl.rewards.staged import Foresight, Reaction, Reflection, Response
 
 REWARDS = {
     "bleu": Bleu,

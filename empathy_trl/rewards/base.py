@@ -82,7 +82,7 @@ class Reward(ABC):
             `reply_tags`, it needs them, so that the tokenizer must be able to write them.
         reply_tags: the tags that may hold the reply, if it reads the reply alone; None if it reads more. Only the former
             can also score what people wrote.
-        needs_policy: it asks the model in training. The trainer sets `policy`, a `trainers.policy_scorer.PolicyScorer`.
+        needs_policy: it asks the model in training. The trainer sets `policy`, a `models.likelihood.PolicyScorer`.
         continuations: texts that it may append to a completion for the model to score.
         loads_model: it has a `model` (Hub id, folder, `stage:<name>` or None) and a `device`, and loads that model into
             this process.

@@ -29,13 +29,13 @@ from trl.kernels import chunked_logprob
 from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.models.adapters import fuse_adapters
 from empathy_trl.models.batching import opened_thought, render, thought_tokens
+from empathy_trl.models.likelihood import PolicyScorer
 from empathy_trl.models.limits import check_vocabulary, count_positions_from_mask
 from empathy_trl.models.load import check_tags
 from empathy_trl.models.templates import guard_template
 from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
 from empathy_trl.tags import THOUGHTS, completion_text, content_text
 from empathy_trl.trainers.exact_resume import ExactResumeMixin, FiniteUpdatesMixin, WholeRunMixin
-from empathy_trl.trainers.policy_scorer import PolicyScorer
 from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
 
 logger = logging.getLogger(__name__)

@@ -53,7 +53,7 @@ from empathy_trl.trainers.critic import (
     without_critic,
 )
 from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer
-from empathy_trl.trainers.shared_prefix.attention import install, unsupported
+from empathy_trl.trainers.shared_prefix.packing import install, unsupported
 
 LOSSES = ("dapo", "grpo", "bnpo", "dr_grpo")  # these clip the ratio of every token
 # what a rollout of a model that reads images holds besides its tokens, as TRL's method takes it

@@ -17,8 +17,8 @@ from empathy_trl.models.hub_files import one_revision
 from empathy_trl.models.load import load_model
 from empathy_trl.models.scorer import BiEncoderScorer, predict, shared_scorer
 from empathy_trl.recipe import load_recipe
-from empathy_trl.rewards.foresight import Foresight
 from empathy_trl.rewards.learned import EmpathyModel, QualityCritic, RewardModel, SemanticSimilarity
+from empathy_trl.rewards.staged import Foresight
 from tests.rewards.three_parts import reply
 
 MINILM = Path(__file__).parents[2] / "models" / "minilm-l6"

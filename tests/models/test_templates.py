@@ -25,6 +25,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics import perplexity
 from empathy_trl.models import load as models
 from empathy_trl.models.batching import check_prompts, prompt_tokens, render
+from empathy_trl.models.likelihood import PolicyScorer
 from empathy_trl.models.load import check_tags, load_or_build
 from empathy_trl.models.templates import (
     check_learned_prompts,
@@ -35,7 +36,6 @@ from empathy_trl.models.templates import (
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.tags import CHAT_TEMPLATES
 from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer
-from empathy_trl.trainers.policy_scorer import PolicyScorer
 from tests.models.small_qwen2 import TAGS, TEXTS, recipe_model, save_tiny, sizes
 from tests.trainers.tiny_t5 import tiny_t5
 

@@ -7,7 +7,7 @@ import pytest
 from trl.trainer.utils import is_async_callable
 
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.foresight import Foresight
+from empathy_trl.rewards.staged import Foresight
 from tests.rewards.three_parts import NEXT, OTHERS, PROMPT, REFLECTION, REPLY, TURN, reply
 
 

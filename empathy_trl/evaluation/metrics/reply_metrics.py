@@ -10,6 +10,7 @@ without rescaling. Values from different encoders or layers cannot be compared.
 """
 
 import importlib.util
+import logging
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ from empathy_trl.evaluation.metrics.bootstrap import bootstrap_sums, figures, ja
 from empathy_trl.io import user_name
 from empathy_trl.models.hub_files import NO_CODE, check_exists, hub_errors
 from empathy_trl.text import ngrams, words
+
+logger = logging.getLogger(__name__)
 
 ORDERS = (1, 2, 3, 4)
 ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}  # metric -> its name in rouge_score
@@ -236,3 +239,24 @@ def bert_scores(scorer, replies: list[str], references: list[str]) -> list[float
         for row, score in zip(seen, found.tolist(), strict=True):
             scores[row] = score
     return scores
+
+
+def perplexity(likelihoods: list[tuple[float, int]]) -> dict:
+    """Return exp of the mean negative log-likelihood of a token: `{"value", "low", "high", "n", "tokens"}`.
+
+    Args:
+        likelihoods: of the references, see `models.likelihood.reference_likelihoods`.
+
+    Every token weighs the same, so long replies count for more; the interval is a bootstrap over the rows. A token is the
+    model's own: models with different tokenizers cannot be compared by it.
+    """
+    told = [each for each in likelihoods if each[1]]  # an answer that its prompt's tokens do not begin has none
+    if len(told) < len(likelihoods):
+        logger.warning(
+            "perplexity: %d of %d references are left out, because the chat template writes their prompts in another way "
+            "when they are answered",
+            len(likelihoods) - len(told),
+            len(likelihoods),
+        )
+    value, low, high = bootstrap_sums(lambda sums: np.exp(sums[..., 0] / sums[..., 1]), told)
+    return {"value": value, "low": low, "high": high, "n": len(told), "tokens": sum(tokens for _, tokens in told)}

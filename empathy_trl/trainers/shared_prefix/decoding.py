@@ -20,8 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from empathy_trl.models.adapters import fused_adapters
 from empathy_trl.models.batching import GrowingLayer
 from empathy_trl.models.generate import draw
-from empathy_trl.trainers.shared_prefix.attention import added, inputs_for, require_all_layers
-from empathy_trl.trainers.shared_prefix.packing import distinct
+from empathy_trl.trainers.shared_prefix.packing import added, distinct, inputs_for, require_all_layers
 
 # How many columns of neighbours a slot may attend over in vain, for every column that is its own or the prompt's
 SLACK = 2
@@ -37,7 +36,7 @@ def sample(
 ) -> torch.Tensor:
     """Sample (or decode greedily) as transformers' `_sample` does; for `generate(..., custom_generate=sample)`.
 
-    The model's attention must be prepared with `empathy_trl.trainers.shared_prefix.attention.install`.
+    The model's attention must be prepared with `empathy_trl.trainers.shared_prefix.packing.install`.
 
     Args:
         input_ids: shape (rows, prompt), padded on the left; equal rows are decoded together.

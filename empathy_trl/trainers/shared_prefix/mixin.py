@@ -32,9 +32,17 @@ from trl.extras.profiling import profiling_context
 from trl.trainer import grpo_trainer
 
 from empathy_trl.models.load import evaluating
-from empathy_trl.trainers.shared_prefix.attention import COMPILED, decide, install, require_all_layers, unsupported
 from empathy_trl.trainers.shared_prefix.decoding import sample, shared_log_probs, usual_log_probs
-from empathy_trl.trainers.shared_prefix.packing import PackedBatch, pack, trim
+from empathy_trl.trainers.shared_prefix.packing import (
+    COMPILED,
+    PackedBatch,
+    decide,
+    install,
+    pack,
+    require_all_layers,
+    trim,
+    unsupported,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from trl.trainer.utils import add_fused_lm_head
 
-from empathy_trl.trainers.shared_prefix.attention import install
+from empathy_trl.trainers.shared_prefix.packing import install
 
 VOCABULARY, PAD, EOS = 97, 0, 2
 FIRST_WORD = 5  # smaller ids are special tokens

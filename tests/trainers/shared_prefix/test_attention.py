@@ -11,8 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from empathy_trl.errors import UserError
-from empathy_trl.trainers.shared_prefix.attention import decide, install, require_all_layers, unsupported
-from empathy_trl.trainers.shared_prefix.packing import pack
+from empathy_trl.trainers.shared_prefix.packing import decide, install, pack, require_all_layers, unsupported
 from tests.trainers.shared_prefix.samples import (
     BATCHES,
     CONFIGS,

@@ -4,7 +4,6 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from empathy_trl.trainers.shared_prefix.attention import install
 from empathy_trl.trainers.shared_prefix.decoding import (
     DecodeAttention,
     SharedDecoder,
@@ -12,6 +11,7 @@ from empathy_trl.trainers.shared_prefix.decoding import (
     shared_log_probs,
     usual_log_probs,
 )
+from empathy_trl.trainers.shared_prefix.packing import install
 from tests.trainers.shared_prefix.samples import MODELS, PAD, VOCABULARY, random_batch, tiny_model
 
 NEW_TOKENS = 9

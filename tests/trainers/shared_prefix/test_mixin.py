@@ -21,10 +21,9 @@ from empathy_trl.errors import UserError
 from empathy_trl.models.load import load_model
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.shared_prefix import mixin
-from empathy_trl.trainers.shared_prefix.attention import PackedAttention
 from empathy_trl.trainers.shared_prefix.decoding import DecodeAttention, SharedDecoder
 from empathy_trl.trainers.shared_prefix.mixin import shuffle_between_steps
-from empathy_trl.trainers.shared_prefix.packing import pack
+from empathy_trl.trainers.shared_prefix.packing import PackedAttention, pack
 from tests.trainers.settings import length_reward, quiet_config
 from tests.trainers.shared_prefix.samples import SIZE, random_batch
 

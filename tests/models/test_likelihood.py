@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.metrics.perplexity import perplexity, reference_likelihoods, unavailable_reason
+from empathy_trl.evaluation.metrics.reply_metrics import perplexity
+from empathy_trl.models.likelihood import reference_likelihoods, unavailable_reason
 from empathy_trl.models.tiny import build_model
 
 TURNS = [

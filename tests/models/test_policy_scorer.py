@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
+from empathy_trl.models.likelihood import PolicyScorer
 from empathy_trl.models.tiny import build_model, build_tokenizer
-from empathy_trl.trainers.policy_scorer import PolicyScorer
 
 TEXTS = [
     "The dog died and I was so sad.",
