@@ -22,7 +22,7 @@ from trl import SFTConfig, SFTTrainer
 from empathy_trl.chat.local import KeyValueCache, LocalModel
 from empathy_trl.chat.reply import Sampling
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.metrics import perplexity
+from empathy_trl.models import likelihood
 from empathy_trl.models import load as models
 from empathy_trl.models.batching import check_prompts, prompt_tokens, render
 from empathy_trl.models.likelihood import PolicyScorer
@@ -304,7 +304,7 @@ def test_training_evaluation_chat_and_scorer_ask_the_same(request, tmp_path, tem
         "evaluation": prompt_tokens(tokenizer, [prompt])[0],
         "chat": LocalModel(model, tokenizer, Sampling())._encode(prompt, KeyValueCache())[1],
         "scorer": PolicyScorer(lambda: model, tokenizer, 1)._context(prompt, "")[0],
-        "perplexity": perplexity._encoded(model, tokenizer, [prompt], ["I cried."])[0][0],
+        "perplexity": likelihood._encoded(model, tokenizer, [prompt], ["I cried."])[0][0],
     }
     sft.save_model(tmp_path / "saved")
     saved = AutoTokenizer.from_pretrained(tmp_path / "saved")  # as a user of the model card does
