@@ -1,4 +1,4 @@
-"""Shared parts of the command lines: parsers, values of flags, and exit statuses."""
+"""Shared parts of the command lines: parsers, values of flags, exit statuses, and the lines that show progress."""
 
 import argparse
 import difflib
@@ -10,9 +10,13 @@ import platform
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
+
+import huggingface_hub
+from tqdm.auto import tqdm
 
 from empathy_trl.engine import Engine, is_first_process
 from empathy_trl.errors import Terminated, UserError
@@ -21,6 +25,8 @@ from empathy_trl.text import sanitise
 
 OUTPUTS = Path("outputs")
 ERROR_WAIT = 10  # seconds for the first process to end with the same error
+NO_BARS = "TQDM_DISABLE"  # environment variable: anything but nothing switches progress bars off
+LINE_EVERY = 10  # seconds, at least, between two lines about the same loop where bars are off
 SAMPLING_HELP = (
     "settings of the requests to the server, as JSON; they replace the defaults, and null removes one: "
     '\'{"max_tokens": null, "max_completion_tokens": 900}\''
@@ -37,6 +43,12 @@ def command_parser(name: str, documentation: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Give --quiet to a command that shows progress bars; `exit_status` takes its value."""
+    shown = "show plain lines instead of progress bars, as is done where stderr is not a terminal"
+    parser.add_argument("--quiet", action="store_true", help=shown)
 
 
 def parse_with_overrides(
@@ -58,13 +70,16 @@ def parse_with_overrides(
     return options, overrides
 
 
-def exit_status(work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
+def exit_status(work: Callable[[], int | None], interrupted: str = "interrupted", quiet: bool | None = None) -> int:
     """Do the work of a command and return its exit status: its own, 2 after a UserError or for a
     path that cannot be used, 130 after Ctrl-C, or 143 after a SIGTERM that has ended a training.
 
     Args:
         interrupted: what to print after Ctrl-C.
+        quiet: the flag --quiet of a command with progress bars, None for one without.
     """
+    if quiet is not None and (quiet or not sys.stderr.isatty()):  # bars are litter in a log file
+        switch_bars_off()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that are not used here
     try:
         status = work() or 0
@@ -120,6 +135,81 @@ def _is_error_of_first(message: str, rank: int) -> bool:
         return store.get("empathy_trl/error").decode() == message
     except (KeyError, RuntimeError):  # another launcher, or the first process has ended or continues
         return False
+
+
+def switch_bars_off() -> None:
+    """Switch off the progress bars of this process and of those it starts, of transformers, datasets and the Hub, too."""
+    os.environ |= dict.fromkeys((NO_BARS, "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"), "1")
+    huggingface_hub.utils.disable_progress_bars()  # huggingface_hub has read its variable already; transformers asks it
+
+
+class Progress:
+    """One line about a loop: a progress bar of tqdm or, where bars are off, a line of text now and then; both on stderr.
+
+    Bars are off with --quiet, where a command's stderr is not a terminal, and with `TQDM_DISABLE=1` in the environment. There
+    is then a line for every tenth of the work, with at least `LINE_EVERY` seconds between two of them.
+    A bar below another one vanishes at the end of its loop.
+
+    Args:
+        title: what is done, at the start of the line.
+        total: how many units there are.
+        unit: name of one.
+        done: how many were done earlier; they do not count for the time left.
+        delay: seconds after which a bar appears.
+        plain: text instead of a bar, whatever the environment says.
+        every_tenth: False leaves the lines of text to `show`.
+        disable: nothing at all; a process other than the first never shows anything.
+    """
+
+    def __init__(
+        self, title: str, total: int, unit: str, *, done=0, delay=0.0, plain=False, every_tenth=True, disable=False
+    ):
+        self.title, self.total, self.unit, self.done, self.start = title, total, unit, done, done
+        self.every_tenth = every_tenth
+        self.disable = disable or not is_first_process()
+        self.plain = plain or bool(os.environ.get(NO_BARS))
+        self.began = self.said = time.monotonic()
+        how = {"leave": None, "dynamic_ncols": True, "delay": delay, "disable": self.disable or self.plain}
+        self.bar = tqdm(desc=title, total=total, unit=unit, initial=done, **how)
+
+    def update(self, n: int = 1) -> None:
+        """Count n more units."""
+        before, self.done = self.done, self.done + n
+        self.bar.update(n)
+        is_tenth = self.done * 10 // self.total > before * 10 // self.total
+        if is_tenth and self.every_tenth and time.monotonic() - self.said >= LINE_EVERY:
+            self._say({})
+
+    def show(self, figures: dict[str, str]) -> None:
+        """Show figures, title -> value, behind the bar, or in a line of their own."""
+        self.bar.set_postfix(figures)
+        self._say(figures)
+
+    def _say(self, figures: dict[str, str]) -> None:
+        if not self.plain or self.disable:
+            return
+        self.said, new = time.monotonic(), self.done - self.start
+        left = f"{in_words((self.said - self.began) * (self.total - self.done) / new)} left" if new else ""
+        about = [f"{self.unit} {self.done} of {self.total}", *map(" ".join, figures.items()), left]
+        print(f"[{self.title}] " + ", ".join(filter(None, about)), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Close the bar."""
+        self.bar.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration such as 40 s, 3 min or 2 h 5 min."""
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def check_writable(folder: Path) -> None:

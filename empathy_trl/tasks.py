@@ -31,10 +31,11 @@ from empathy_trl.engine import (
     use_all_cores,
 )
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.base import UNTRAINED, eval_path
-from empathy_trl.evaluation.evaluate import check_before_training, check_lengths, evaluate_model
+from empathy_trl.evaluation.evaluate import check_before_training, check_lengths, evaluate_model, kind_of
 from empathy_trl.evaluation.plots import draw_training
-from empathy_trl.evaluation.report import write_report
+from empathy_trl.evaluation.report import summary, write_report
 from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
 from empathy_trl.io import json_or_none, user_path
@@ -57,7 +58,14 @@ from empathy_trl.recipe.provenance import RUN_FILE, ResourceUsage, check_precisi
 from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.stages import StageRun, archive_other_run, fit_rows, last_checkpoint, saved_by, stage_runs
 from empathy_trl.rewards import load_rewards
-from empathy_trl.trainers.callbacks import MetricsLog, ResourceLog, SamplePages, StopAtSigterm, show_progress
+from empathy_trl.trainers.callbacks import (
+    MetricsLog,
+    ResourceLog,
+    SamplePages,
+    StopAtSigterm,
+    messages_above_progress,
+    show_progress,
+)
 from empathy_trl.trainers.classify import (
     HeldOut,
     LabelTrainer,
@@ -438,7 +446,7 @@ def train_stage(run: StageRun) -> None:
         folder.save(rows=run.rows, dtype=_dtype(trainer.accelerator.unwrap_model(trainer.model)))
     trainer.add_callback(stop := StopAtSigterm())  # last, because it ends the training when a checkpoint is saved
     try:
-        with stop.listening():
+        with stop.listening(), messages_above_progress():
             trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
     finally:  # also if the session is stopped
         if process.is_main_process:
@@ -521,7 +529,9 @@ def _trainer(run: StageRun, folder, usage: ResourceUsage):
     trainer.add_callback(ResourceLog(folder, usage))
     if run.stage.hub is not None and run.stage.hub.push == "every_save":
         trainer.add_callback(PushCheckpoints(run.stage.hub))
-    show_progress(trainer)
+    shown = evaluator(kind_of(run.stage))
+    figure = getattr(trainer.args, "best_by", shown.main_metric)  # as a classifier's trainer calls it
+    show_progress(trainer, run.name, (f"eval_{figure}", f"{shown.main_metric_title} on valid"))
     return trainer
 
 
@@ -557,11 +567,11 @@ def _evaluate(run: StageRun, key: str, output_dir: Path, section=None) -> None:
 
 
 def _write_report(recipe, folder: Path) -> None:
-    """Write report.md and report.png and say where they are."""
+    """Write report.md and report.png, and print a summary of them."""
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    report = write_report(folder, list(recipe.stages.values())[-1].evaluation.split)
-    print(report.read_text(encoding="utf-8"))
-    print(f"report: {report}\nplot:   {report.with_suffix('.png')}")
+    split = list(recipe.stages.values())[-1].evaluation.split
+    write_report(folder, split)
+    print(summary(folder, split))
 
 
 def push_stages(runs: dict[str, StageRun]) -> None:

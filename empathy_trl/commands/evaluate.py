@@ -11,6 +11,7 @@ import empathy_trl
 from empathy_trl.cli import (
     OUTPUTS,
     SAMPLING_HELP,
+    add_quiet,
     check_writable,
     command_parser,
     exit_status,
@@ -51,12 +52,14 @@ def evaluate(arguments: list[str] | None = None) -> int:
     return exit_status(
         lambda: _evaluate_or_report_full_disk(options, overrides),
         interrupted="interrupted; the same command continues with the remaining rows",
+        quiet=options.quiet,
     )
 
 
 def _evaluate_parser() -> argparse.ArgumentParser:
     """Return the parser; flags it does not know are overrides of recipe keys."""
     parser = command_parser("evaluate", evaluate.__doc__)
+    add_quiet(parser)
     parser.add_argument(
         "--recipe", required=True, help="YAML file, the name of a shipped recipe, or hub:USER/REPO[@revision]"
     )
@@ -319,6 +322,7 @@ def explain(arguments: list[str] | None = None) -> int:
     --stages.grpo.rewards.format null leaves one out.
     """
     parser = command_parser("explain", explain.__doc__)
+    add_quiet(parser)
     parser.add_argument("--recipe", required=True, help="YAML file, or the name of a shipped recipe")
     parser.add_argument(
         "--completions", required=True, type=path_flag, help="table with the columns prompt and completion"
@@ -329,7 +333,7 @@ def explain(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--csv", type=path_flag, help="also write all rows to this file")
     options, overrides = parse_with_overrides(parser, arguments, TOP_KEYS)
-    return exit_status(lambda: _explain(options, overrides))
+    return exit_status(lambda: _explain(options, overrides), quiet=options.quiet)
 
 
 def _explain(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -364,11 +368,13 @@ def score(arguments: list[str] | None = None) -> int:
     return exit_status(
         lambda: print(_score(options)),
         interrupted="interrupted; the same command continues with the answers in the judge's cache",
+        quiet=options.quiet,
     )
 
 
 def _score_parser() -> argparse.ArgumentParser:
     parser = command_parser("score", score.__doc__)
+    add_quiet(parser)
     parser.add_argument("--input", required=True, type=path_flag, help="file or folder with contexts and responses")
     parser.add_argument(
         "--output", required=True, type=path_flag, help="file of the scores, JSON Lines; an existing one is replaced"
@@ -410,7 +416,7 @@ def _score_parser() -> argparse.ArgumentParser:
 def _score(options: argparse.Namespace) -> str:
     """Score the rows; returns what was done, for the screen."""
     settings = dict(vars(options), structured=options.structured == "true", reply_tags=[])  # the whole response
-    source, output, limit = (settings.pop(name) for name in ("input", "output", "limit"))
+    source, output, limit, _ = (settings.pop(name) for name in ("input", "output", "limit", "quiet"))
     judge = LLMJudge(**settings)
     judge.written = as_flag
     done = score_file(judge, source, output, limit)

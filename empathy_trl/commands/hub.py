@@ -5,7 +5,7 @@ import shlex
 import sys
 
 import empathy_trl
-from empathy_trl.cli import OUTPUTS, check_writable, command_parser, exit_status, path_flag
+from empathy_trl.cli import OUTPUTS, add_quiet, check_writable, command_parser, exit_status, path_flag
 from empathy_trl.errors import UserError
 from empathy_trl.hub.card import model_card
 from empathy_trl.hub.leaderboard import entries, render, table
@@ -26,6 +26,7 @@ def hub(arguments: list[str] | None = None) -> int:
     return exit_status(
         lambda: {"push": _push, "pull": _pull, "card": _card}[options.command](options),
         interrupted="interrupted; the same command continues and does not send files again",
+        quiet=options.quiet,
     )
 
 
@@ -41,7 +42,10 @@ def _hub_parser() -> argparse.ArgumentParser:
     pull = commands.add_parser("pull", allow_abbrev=False, help="fetch model, recipe and results of a repository")
     pull.add_argument("name", help="USER/REPO, or USER/REPO@REVISION: a branch, a tag or a commit")
     pull.add_argument("--output_dir", type=path_flag, help="default: outputs/hub/USER/REPO")
+    for command in (push, pull):
+        add_quiet(command)
     card = commands.add_parser("card", allow_abbrev=False, help="print the card of the model in a stage's folder")
+    card.set_defaults(quiet=None)
     card.add_argument("folder", type=path_flag, help="of a trained stage")
     card.add_argument("--repo_id", default="USER/REPO", help="model id shown in the card")
     return parser
@@ -81,6 +85,7 @@ def leaderboard(arguments: list[str] | None = None) -> int:
     Comparable results share a table, with ranks that allow for chance; the others are listed with the reason.
     """
     parser = command_parser("leaderboard", leaderboard.__doc__)
+    add_quiet(parser)
     parser.add_argument(
         "paths", metavar="PATH", nargs="*", type=path_flag, help="eval_<split>.json, or a folder to search"
     )
@@ -94,7 +99,7 @@ def leaderboard(arguments: list[str] | None = None) -> int:
     parser.add_argument("--push", metavar="USER/REPO", help="publish the files as a data set on the Hub")
     parser.add_argument("--private", action="store_true", help="with --push: make a newly created data set private")
     options = parser.parse_args(arguments)
-    return exit_status(lambda: _leaderboard(options))
+    return exit_status(lambda: _leaderboard(options), quiet=options.quiet)
 
 
 def _leaderboard(options: argparse.Namespace) -> None:

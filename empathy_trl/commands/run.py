@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from empathy_trl.cli import OUTPUTS, command_parser, exit_status, parse_with_overrides, path_flag
+from empathy_trl.cli import OUTPUTS, add_quiet, command_parser, exit_status, parse_with_overrides, path_flag
 from empathy_trl.engine import fail_together, is_first_process, part_processes
 from empathy_trl.errors import UserError
 from empathy_trl.io import yaml_titles
@@ -27,13 +27,16 @@ def run(arguments: list[str] | None = None) -> int:
     """
     options, overrides = parse_with_overrides(_parser(), arguments, TOP_KEYS)
     return exit_status(
-        lambda: _run(options, overrides), interrupted="interrupted; the same command continues from the last checkpoint"
+        lambda: _run(options, overrides),
+        interrupted="interrupted; the same command continues from the last checkpoint",
+        quiet=options.quiet,
     )
 
 
 def _parser() -> argparse.ArgumentParser:
     """Return the parser; flags it does not know are overrides of recipe keys."""
     parser = command_parser("run", run.__doc__)
+    add_quiet(parser)
     parser.add_argument(
         "--recipe", help="path of a YAML file, the name of a shipped recipe, or hub:USER/REPO[@revision]"
     )

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import yaml
 
+from empathy_trl.cli import in_words
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.base import NAMES, UNTRAINED, describe_cuts, markdown, read_eval, read_predictions
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
 from empathy_trl.evaluation.plots import draw_report
 from empathy_trl.io import json_or_none, read_rows, user_path, write_text
+from empathy_trl.recipe.layers import LABEL_TASKS
 from empathy_trl.text import in_markdown
 
 # what a stage's folder may hold for a reader, beside the model
@@ -90,6 +92,52 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
     parts += ["## Training", _training_table(stages), "## Examples", *map(_examples, groups)]
     parts += ["## How to reproduce", _reproduction(run_dir, stages[-1]), "## Files", _files(run_dir, stages)]
     return write_text(run_dir / "report.md", "\n\n".join(parts) + "\n")
+
+
+def summary(run_dir: str | Path, split: str = "test") -> str:
+    """Return at most ten lines about a run whose report is written: figures, changes, time, and what to look at next.
+
+    Args and raises: as `write_report`.
+    """
+    run_dir = user_path(run_dir)
+    stages = read_stages(run_dir, split)
+    last, groups = stages[-1], _comparable(stages)
+    records = [json_or_none(folder / "run.json") or {} for folder in dict.fromkeys(map(_trained_folder, stages))]
+    seconds = sum(record.get("train_seconds", 0) for record in records)
+    advice = sum(len(record.get("advice", ())) for record in records)
+    more = f"; the report shows {len(groups) - 2} more tables of figures" if len(groups) > 2 else ""
+    lines = [f"{last.evaluation['recipe']}: trained in {in_words(seconds)}{more}"]
+    lines += [line for group in groups[-2:] for line in _summary(group)]
+    if advice:
+        lines.append(f"advice: {advice} warning{'s' * (advice > 1)} about the training, with what to do, in the report")
+    paths = {"report": run_dir / "report.md", "plot": run_dir / "report.png", "model": last.folder}
+    lines += [f"{name + ':':<8}{path}" for name, path in paths.items()]
+    return "\n".join([*lines, f"next:   {_next_command(last)}"])
+
+
+def _trained_folder(stage: EvaluatedStage) -> Path:
+    return stage.folder.parent if stage.folder.name == UNTRAINED else stage.folder
+
+
+def _summary(stages: list[EvaluatedStage]) -> list[str]:
+    """Return a line with every stage's main figure, and one with the change and the baselines."""
+    last, panel = stages[-1], _panel(stages)
+    figures = ", ".join(f"{name} {with_interval(figure)}" for name, figure in panel["figures"].items())
+    data = last.evaluation["data"]
+    lines = [f"{data['split']} {panel['name']}, n = {data['n']}: {figures}"]
+    parts = [f"{name} {value:.3f}" for name, value in panel["baselines"].items()]
+    references = [f"baselines: {', '.join(parts)}"] if parts else []
+    if change := _change(stages):
+        verdict = "established" if _is_established(change) else "not established"
+        references.insert(0, f"{stages[0].name} to {last.name}: {_change_text(change)}, {verdict}")
+    return [*lines, *(["; ".join(references)] if references else [])]
+
+
+def _next_command(last: EvaluatedStage) -> str:
+    """Return the command that a reader of a result would try next."""
+    if last.evaluator.rows_task in LABEL_TASKS:
+        return f"empathy-trl evaluate --recipe {last.folder / 'recipe.yaml'} --model {last.folder} --split valid"
+    return f"empathy-trl chat --model {last.folder}"
 
 
 def _comparable(stages: list[EvaluatedStage]) -> list[list[EvaluatedStage]]:
@@ -171,7 +219,7 @@ def _headline(stages: list[EvaluatedStage]) -> str:
     )
     baselines = "; ".join(f"{name} {value:.3f}" for name, value in _panel(stages)["baselines"].items())
     reference = f" For comparison: {baselines}." if baselines else ""
-    change = compare(first, last) if first is not last and evaluator.paired else None
+    change = _change(stages)
     if change is None:
         values = (
             f"{in_markdown(stage.name)}: {split} {evaluator.main_metric_title} {with_interval(stage.evaluation['metrics'][evaluator.main_metric])}, "
@@ -180,13 +228,26 @@ def _headline(stages: list[EvaluatedStage]) -> str:
         )
         return f"**{' '.join(values)}**{reference}"
     before = first.evaluation["metrics"][evaluator.main_metric]["value"]
-    excludes = change["low"] > 0 or change["high"] < 0
-    verdict = "excludes 0: the change is established" if excludes else "includes 0: the change is not established"
+    excludes = "excludes 0: the change is established"
+    verdict = excludes if _is_established(change) else "includes 0: the change is not established"
     return (
         f"**From {in_markdown(first.name)} to {in_markdown(last.name)}, {split} {evaluator.main_metric_title} went from {before:.3f} to "
-        f"{main['value']:.3f}: {change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}] "
+        f"{main['value']:.3f}: {_change_text(change)} "
         f"on the same {change['n']} rows.** The interval (95 %, paired bootstrap) {verdict}.{reference}"
     )
+
+
+def _change(stages: list[EvaluatedStage]) -> dict | None:
+    """Return `compare` of the first and the last stage, None where there is only one or the kind has no score per row."""
+    return compare(stages[0], stages[-1]) if len(stages) > 1 and stages[-1].evaluator.paired else None
+
+
+def _is_established(change: dict) -> bool:
+    return change["low"] > 0 or change["high"] < 0
+
+
+def _change_text(change: dict) -> str:
+    return f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
 
 
 def _stage_table(stages: list[EvaluatedStage]) -> str:

@@ -24,8 +24,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tqdm.auto import tqdm
-
+from empathy_trl.cli import Progress
 from empathy_trl.data.dialogues import as_messages
 from empathy_trl.data.sources import open_source
 from empathy_trl.data.tables import SUFFIXES, BadRow, Table, list_file, read_lists
@@ -107,7 +106,7 @@ async def _score(judge: LLMJudge, pairs: list["Pair"]) -> list[dict[str, float] 
     scores = []
     # batches of like size: a share of a small rest would say little
     count = -(-len(pairs) // (PAIRS_PER_SLOT * judge.concurrency))
-    with tqdm(total=len(pairs), desc="score", unit="row") as bar:
+    with Progress("score", len(pairs), "row") as bar:
         for number in range(count):
             batch = pairs[len(pairs) * number // count : len(pairs) * (number + 1) // count]
             prompts, responses = [pair.messages for pair in batch], [pair.response for pair in batch]

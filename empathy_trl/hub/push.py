@@ -24,6 +24,7 @@ from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import SafetensorError
+from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from empathy_trl.errors import UserError
@@ -131,7 +132,7 @@ class PushCheckpoints(TrainerCallback):
         except UserError as error:
             if (kind := re.sub(r"\d", "", str(error))) not in self.reported:
                 self.reported.add(kind)
-                print(f"\n{error}", file=sys.stderr)
+                tqdm.write(str(error), file=sys.stderr)  # above the progress bar
 
     def _push(self, checkpoint: Path) -> None:
         """Push the model in a checkpoint, with the recipe and the metrics so far, which lie in the folder above it."""

@@ -33,8 +33,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from tqdm.auto import tqdm
-
+from empathy_trl.cli import Progress
 from empathy_trl.errors import InvalidAnswer, JudgeFailed, UserError
 from empathy_trl.io import network_hint, user_path, write_text
 from empathy_trl.tags import THOUGHTS, content_text
@@ -686,7 +685,7 @@ class ApiModel:
         rows_of = defaultdict(list)
         for row, key in zip(range(len(prompts)) if rows is None else rows, keys, strict=True):
             rows_of[key].append(row)
-        with tqdm(total=len(prompts), desc="generate", disable=not progress) as bar:
+        with Progress("generate", len(prompts), "prompt", disable=not progress) as bar:
 
             def read(key: str, completion: str, cut_off: bool) -> str:
                 for row in rows_of[key]:

@@ -31,7 +31,6 @@ import httpx
 import torch
 from accelerate import PartialState
 from peft import PeftModel
-from tqdm.auto import tqdm
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -40,6 +39,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from empathy_trl.cli import Progress
 from empathy_trl.errors import UserError, show
 from empathy_trl.models.adapters import TOKENS, fused_adapters, merge_adapter
 from empathy_trl.models.batching import (
@@ -182,7 +182,7 @@ def generate_completions(
     Limits.of(model).check(lengths, "prompts", "shorten it, or lower max_new_tokens", rows)
     completions = [""] * len(prompts)
     thoughts = [opened_thought(tokenizer.decode(ids[-THOUGHT_TOKENS:])) for ids in request.ids]
-    with tqdm(total=len(prompts), desc="generate", disable=not progress) as bar:
+    with Progress("generate", len(prompts), "prompt", disable=not progress) as bar:
         for place, ids in BACKENDS[backend](model, request, batch_size):
             completions[place] = thoughts[place] + completion_of(tokenizer, ids, stop_ids)
             if done:

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from empathy_trl.cli import Progress
 from empathy_trl.engine import shared
 from empathy_trl.errors import UserError
 from empathy_trl.models.batching import (
@@ -107,7 +107,7 @@ def _likelihoods(model, tokenizer, rows: list[tuple], batch_size: int | None, pr
     with (
         torch.inference_mode(),
         evaluating(model),
-        tqdm(total=len(rows), desc="perplexity", disable=not progress) as bar,
+        Progress("perplexity", len(rows), "row", disable=not progress) as bar,
     ):
         for row, loss in in_batches(order, size, work, what="reference"):
             found[row] = (loss, len(answers[row]))

@@ -28,6 +28,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from empathy_trl.cli import Progress
 from empathy_trl.engine import shared
 from empathy_trl.errors import UserError, show
 from empathy_trl.io import user_name
@@ -158,8 +159,10 @@ class Scorer:
         if min(lengths) == 0:
             raise UserError(f"{self.name}: its tokenizer returns no tokens for {show(texts[lengths.index(0)])}")
         logits = np.empty((len(texts), self.width), np.float32)
-        for rows in token_batches(lengths, self.tokens_per_batch):
-            logits[rows] = self._forward({key: [values[row] for row in rows] for key, values in encoded.items()})
+        with Progress("score", len(texts), "text", delay=2) as bar:
+            for rows in token_batches(lengths, self.tokens_per_batch):
+                logits[rows] = self._forward({key: [values[row] for row in rows] for key, values in encoded.items()})
+                bar.update(len(rows))
         if not np.isfinite(logits).all():
             row = int(np.argmin(np.isfinite(logits).all(axis=1)))
             raise UserError(

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 
+from empathy_trl.cli import Progress
 from empathy_trl.errors import InvalidAnswer, JudgeFailed, UserError, show
 from empathy_trl.io import cache_folder
 from empathy_trl.models.api import (
@@ -191,7 +192,8 @@ class LLMJudge(ReadsReply):
             UserError: the cache cannot be used.
         """
         try:
-            keys, scores, kept = await self._answers(prompts, completions)
+            with Progress("judge", len(completions), "reply", delay=2) as bar:
+                keys, scores, kept = await self._answers(prompts, completions, lambda row, found: bar.update())
         except JudgeFailed as error:
             raise JudgeFailed(f"rewards.{self.__name__}: {error}") from error
         if keys and "log_metric" in columns:

@@ -1,4 +1,4 @@
-"""Callbacks of a training run: metrics.jsonl and curves, samples.md, a progress bar, SIGTERM, and warnings about PPO.
+"""Callbacks of a training run: metrics.jsonl and curves, samples.md, progress, SIGTERM, and warnings about PPO.
 
 Only the main process writes. After a resume, the rows of repeated steps replace the old ones.
 """
@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,16 +18,21 @@ from statistics import fmean
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from transformers import ProgressCallback, TrainerCallback
+from tqdm.contrib.logging import logging_redirect_tqdm
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_utils import has_length
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from empathy_trl.cli import Progress
 from empathy_trl.errors import Terminated
 from empathy_trl.io import read_rows, write_rows, write_text
 
 METRICS_FILE = "metrics.jsonl"
-# figures behind the progress bar, and their short names
-BAR_TITLES = {
-    "loss": "loss",
+# figures in the line about a stage's progress, and their short names; the held-out figure comes after them
+PROGRESS_TITLES = {
     "reward": "reward",
+    "loss": "loss",
     "kl": "KL",
     "explained_variance": "EV",
     "mean_token_accuracy": "token accuracy",
@@ -129,23 +135,84 @@ class StopAtSigterm(TrainerCallback):
             )
 
 
-class ProgressBar(ProgressCallback):
-    """transformers' progress bar with the latest figures behind it, instead of one long dictionary per logged row."""
+class StageProgress(TrainerCallback):
+    """One line about a stage: its name, the step, the latest figures and the time left.
+
+    A figure stays until it is logged again, because the held-out one comes less often than the others. Where bars are off, or
+    with `disable_tqdm: true`, every logged row is a line of text instead; see `cli.Progress`.
+
+    Args:
+        title: name of the stage.
+        held_out: key of the held-out figure in the logged rows, and what a reader calls it.
+    """
+
+    def __init__(self, title: str, held_out: tuple[str, str]):
+        self.title, self.titles = title, PROGRESS_TITLES | dict([held_out])
+        self.figures, self.line, self.evaluation = {}, None, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        how = {"done": state.global_step, "plain": args.disable_tqdm, "every_tenth": False}
+        self.line = Progress(self.title, state.max_steps, "step", **how)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.line.update(state.global_step - self.line.done)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and self.training_bar is not None:
-            figures = {
-                title: f"{float(logs[name]):.3g}" for name, title in BAR_TITLES.items() if logs.get(name) is not None
-            }
-            if figures:
-                self.training_bar.set_postfix(figures)
+        new = {name: logs[name] for name in self.titles if logs.get(name) is not None}
+        self.figures |= new
+        if new and self.line is not None:
+            hidden = {"loss"} if "reward" in self.figures else set()  # that of a policy says nothing about its progress
+            shown = [name for name in self.titles if name in self.figures.keys() - hidden]
+            self.line.show({self.titles[name]: f"{float(self.figures[name]):.3g}" for name in shown})
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        if self.evaluation is None and has_length(eval_dataloader):
+            plain = {"plain": args.disable_tqdm}
+            self.evaluation = Progress("evaluate", len(eval_dataloader), "batch", delay=2, **plain)
+        if self.evaluation is not None:
+            self.evaluation.update()
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if self.evaluation is not None:
+            self.evaluation.close()
+        self.evaluation = None
+
+    on_predict = on_evaluate
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.line.close()
 
 
-def show_progress(trainer):
-    """Give a trainer our progress bar, unless it has none (`disable_tqdm: true`)."""
-    if not trainer.args.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(ProgressBar)
+def show_progress(trainer, title: str, held_out: tuple[str, str]):
+    """Give a trainer a `StageProgress` in place of what transformers shows."""
+    for shown in (ProgressCallback, PrinterCallback, DEFAULT_PROGRESS_CALLBACK):  # the last: a notebook's
+        trainer.remove_callback(shown)
+    trainer.add_callback(StageProgress(title, held_out))
+
+
+@contextmanager
+def messages_above_progress() -> Iterator[None]:
+    """Print log messages and warnings above the progress bar in the block, and let no bar of transformers appear below it.
+
+    Otherwise, they would tear the bar, and each checkpoint would leave a bar about the files that were written.
+    """
+    loggers = [logging.getLogger(), *filter(_prints, logging.root.manager.loggerDict.values())]
+    had_bars = is_progress_bar_enabled()
+    logging.captureWarnings(True)
+    disable_progress_bar()
+    try:
+        with logging_redirect_tqdm(loggers):
+            yield
+    finally:
+        logging.captureWarnings(False)
+        if had_bars:
+            enable_progress_bar()
+
+
+def _prints(log) -> bool:
+    """Say whether a logger has a handler of its own that prints, as that of transformers."""
+    handlers = log.handlers if isinstance(log, logging.Logger) else ()  # there are placeholders, too
+    return any(getattr(handler, "stream", None) in (sys.stdout, sys.stderr) for handler in handlers)
 
 
 class SamplePages(TrainerCallback):

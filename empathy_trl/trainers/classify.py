@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch.nn import functional
+from tqdm.auto import tqdm
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
@@ -195,7 +196,7 @@ class MergeAdapter(TrainerCallback):
             merged, difference = merge_adapter(self.trainer.model, inputs, name="the trained adapter", folder=saved)
         self.trainer.model = merged
         if state.is_world_process_zero:
-            print(f"adapter merged: {difference}")
+            tqdm.write(f"adapter merged: {difference}")  # above the progress bar
 
     def _merge_gathered(self, inputs: list[dict], folder: Path):
         """Merge an adapter whose weights an engine holds; `folder` is for the merged model, until all have loaded it."""
@@ -210,7 +211,7 @@ class MergeAdapter(TrainerCallback):
                 copied.load_state_dict(weights)
                 _, difference = merge_adapter(copied, inputs, name="the trained adapter", folder=folder)
                 trainer.processing_class.save_pretrained(folder)
-                print(f"adapter merged: {difference}")
+                tqdm.write(f"adapter merged: {difference}")
         merged, _ = load_classifier(str(folder))
         trainer.model = merged.to(trainer.args.device)
         trainer.accelerator.wait_for_everyone()

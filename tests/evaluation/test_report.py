@@ -10,7 +10,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation import base as artefacts
 from empathy_trl.evaluation.metrics.agreement import score_emotions, score_predictions
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
-from empathy_trl.evaluation.report import write_report
+from empathy_trl.evaluation.report import summary, write_report
 from empathy_trl.io import write_text
 
 LABELS = ["sad", "joyful", "angry", "afraid"]
@@ -131,6 +131,30 @@ def test_headline_says_when_a_change_is_not_established(tmp_path, last, verdict)
     add_stage(tmp_path, "grpo", last)
     (tmp_path / "recipe.yaml").write_text("stages: {sft: {}, grpo: {}}")
     assert f"{verdict}: the change is" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_the_summary_has_the_figures_of_the_report_and_at_most_ten_lines(two_stages):
+    run, evaluations = two_stages
+    for name, record in {"sft": {"train_seconds": 60.0}, "grpo": {"train_seconds": 70.0, "advice": [{}, {}]}}.items():
+        write_text(run / name / "run.json", json.dumps(record))
+    sft, grpo = (with_interval(evaluations[name]["metrics"]["accuracy"]) for name in ("sft", "grpo"))
+    change = re.search(r": ([+][^ ]+ \[.*?\]) on the same", write_report(run).read_text()).group(1)
+    assert summary(run).splitlines() == [
+        "ed4_tiny: trained in 2 min",
+        f"test accuracy, n = 120: sft {sft}, grpo {grpo}",
+        f"sft to grpo: {change}, established; baselines: majority class 0.250, TF-IDF + logistic regression 0.750",
+        "advice: 2 warnings about the training, with what to do, in the report",
+        f"report: {run}/report.md",
+        f"plot:   {run}/report.png",
+        f"model:  {run}/grpo",
+        f"next:   empathy-trl chat --model {run}/grpo",
+    ]
+    for number in range(4):  # rewards of their own: none can be compared with another
+        add_stage(run, f"s{number}", GOLD, data={"n": number})
+        result = artefacts.read_eval(run / f"s{number}", "test")
+        artefacts.write_eval(run / f"s{number}", "test", result | {"judged_by": {"reward": number}})
+    (run / "recipe.yaml").unlink()
+    assert len(summary(run).splitlines()) <= 10
 
 
 def test_training_table(two_stages):

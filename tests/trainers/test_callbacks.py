@@ -2,23 +2,60 @@
 
 import logging
 import re
+import warnings
 from types import SimpleNamespace
 
 import pytest
 
 from empathy_trl.errors import UserError
-from empathy_trl.trainers.callbacks import MetricsLog, PPOAdvice, ProgressBar, SamplePages, logged_rows, samples_page
+from empathy_trl.trainers.callbacks import (
+    MetricsLog,
+    PPOAdvice,
+    SamplePages,
+    StageProgress,
+    logged_rows,
+    messages_above_progress,
+    samples_page,
+)
 
 
 def state(step, max_steps=10):
     return SimpleNamespace(global_step=step, max_steps=max_steps, is_world_process_zero=True)
 
 
-def test_the_progress_bar_shows_the_latest_figures():
-    bar, shown = ProgressBar(), {}
-    bar.training_bar = SimpleNamespace(set_postfix=shown.update)
-    bar.on_log(None, state(1), None, logs={"loss": 0.12345, "explained_variance": 1.0, "kl": None, "grad_norm": 2.0})
-    assert shown == {"loss": "0.123", "EV": "1"}
+def test_the_line_of_a_stage_keeps_the_latest_figures_and_counts_the_steps_of_this_session(monkeypatch, capsys):
+    clock = iter([0, 60, 90, 120]).__next__
+    monkeypatch.setattr("empathy_trl.cli.time", SimpleNamespace(monotonic=clock))
+    progress, args = StageProgress("grpo", ("eval_accuracy", "accuracy on valid")), SimpleNamespace(disable_tqdm=True)
+    progress.on_train_begin(args, state(4), None)  # a resume
+    for step, logs in {
+        5: {"loss": 0.1, "explained_variance": 1.0, "kl": None, "grad_norm": 2.0},
+        6: {"loss": 0.1, "reward": 1.21456, "eval_accuracy": 0.61},
+        7: {"loss": 0.2, "reward": 1.3},
+        8: {"train_runtime": 3.0},
+    }.items():
+        progress.on_step_end(args, state(step), None)
+        progress.on_log(args, state(step), None, logs=logs)
+    progress.on_train_end(args, state(8), None)
+    assert capsys.readouterr().err.splitlines() == [
+        "[grpo] step 5 of 10, loss 0.1, EV 1, 5 min left",
+        "[grpo] step 6 of 10, reward 1.21, EV 1, accuracy on valid 0.61, 3 min left",
+        "[grpo] step 7 of 10, reward 1.3, EV 1, accuracy on valid 0.61, 2 min left",
+    ]
+
+
+def test_messages_stand_above_the_bar(monkeypatch, capsys):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    args = SimpleNamespace(disable_tqdm=False)
+    with messages_above_progress():
+        progress = StageProgress("grpo", ("eval_accuracy", "accuracy on valid"))
+        progress.on_train_begin(args, state(0), None)
+        logging.getLogger("empathy_trl").warning("what a reward says")
+        warnings.warn("what torch says", stacklevel=1)
+        progress.on_train_end(args, state(10), None)
+    screen = [line.split("\r")[-1] for line in capsys.readouterr().err.split("\n")]
+    assert screen[0] == "what a reward says" and screen[1].endswith("UserWarning: what torch says")
+    assert screen[-2].startswith("grpo:   0%|")
 
 
 def test_rows_after_the_checkpoint_are_written_again_not_twice(tmp_path):

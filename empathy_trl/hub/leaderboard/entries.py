@@ -16,9 +16,9 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RemoteEntryNotFoundError,
 )
-from tqdm.auto import tqdm
 from yaml import YAMLError
 
+from empathy_trl.cli import Progress
 from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.compare import check_evaluation
@@ -180,11 +180,13 @@ def read_hub(name: str, split: str | None = None) -> Found:
     found, without = Found(), 0
     with hub_requests(f"--hub {name}", "Folders with eval_<split>.json can be given instead"):
         ids, meaning = _models(name)
-        for id_ in tqdm(ids, desc="cards", unit="model"):
-            known = len(found.problems)
-            entries = _entries(id_, found.problems)
-            without += not entries and len(found.problems) == known
-            found.entries += [entry for entry in entries if split in (None, entry.evaluation["data"]["split"])]
+        with Progress("cards", len(ids), "model") as bar:
+            for id_ in ids:
+                known = len(found.problems)
+                entries = _entries(id_, found.problems)
+                without += not entries and len(found.problems) == known
+                found.entries += [entry for entry in entries if split in (None, entry.evaluation["data"]["split"])]
+                bar.update()
     if not ids:
         raise UserError(
             f"--hub {name}: no model on the Hub has this author or tag; if they are private, run `hf auth login`"

@@ -3,8 +3,7 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from tqdm.auto import tqdm
-
+from empathy_trl.cli import Progress
 from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation.metrics import module
 from empathy_trl.evaluation.metrics.bootstrap import mean_figures
@@ -73,7 +72,7 @@ class JudgeAspects(module.Module):
         if not isinstance(rubric, dict) or not rubric or not all(isinstance(text, str) for text in rubric.values()):
             raise UserError(f"rubric: expected aspect -> what deserves a 9, got {show(rubric)}")
         judge = LLMJudge(base_url, model, rubric=rubric, scale=SCALE, reply_tags=[], **settings)
-        with tqdm(total=len(predictions), desc="judge", unit="reply") as bar:
+        with Progress("judge", len(predictions), "reply") as bar:
             graded = _finished(judge.grade(prompts, predictions, lambda row, found: bar.update()))
         columns = {name: [row and row[name] for row in graded] for name in judge.aspects}
         found = mean_figures(columns)
