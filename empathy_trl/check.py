@@ -101,6 +101,7 @@ def describe(recipe, folder: Path) -> str:
         lines += ["", f"stage {name}: {stage.task}", *_stage_lines(stage, rows, options, prompt)]
         if stage.task in REWARD_TASKS:
             lines.append(_line("rollouts", _rollouts_line(options, size, Engine.here(stage.trainer))))
+            lines += [_line("resampling", _resampling_line(config))] if config.dynamic_sampling else []
         if train is not None:
             _check_rewards(stage, train)
         counted = None
@@ -388,6 +389,15 @@ def _rollouts_line(options: dict, size: Size | None, engine: Engine) -> str:
         return f"{by}; generation and log-probabilities read each prompt once per group"
     apart = f", generation does not, because {engine.name} divides the weights" if plain else ""
     return f"{by}; log-probabilities read each prompt once per group{apart}"
+
+
+def _resampling_line(config) -> str:
+    """Return how many groups a rollout may generate at most; `config` is the trainer's."""
+    groups = config.generation_batch_size // config.num_generations
+    return (
+        f"groups that teach nothing are replaced up to {_counted(config.max_resampling, 'time')} per rollout of {groups} groups, "
+        f"which then generates at most {groups * (1 + config.max_resampling)}"
+    )
 
 
 def _unshared(options: dict, size: Size | None) -> str | None:

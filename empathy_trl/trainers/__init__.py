@@ -7,6 +7,7 @@ argument, hook or method, so these attributes are replaced during one call (`uni
 
 | module | replaced | why |
 |---|---|---|
+| `dynamic_sampling` | `_generate`, `_calculate_rewards` of the trainer | TRL generates, scores and computes advantages in one method; groups are replaced before the advantages |
 | `exact_resume` | `reward_funcs` of the trainer | TRL calls all rewards in one method; a stop must wait for the other processes |
 | `grpo` | `trl.trainer.utils._use_triton` | decides whether prompts go through the vocabulary projection; TRL decides by device |
 | `grpo` | `TOKEN_CHUNK_SIZE` in `trl.kernels.chunked_logprob`, `_CHUNKED_LOGPROB_CHUNK_SIZE` in `trl.trainer.utils` | how many tokens are projected to how many words of the vocabulary at a time; too many for a CPU |

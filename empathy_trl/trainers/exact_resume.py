@@ -185,7 +185,7 @@ class ExactResumeMixin:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._epoch_sampler = None  # an IterableDataset has no sampler
-        self._step_start = StepSnapshot.take(self)
+        self._step_start = None  # a StepSnapshot from the first epoch on
 
     def _get_train_sampler(self, dataset=None) -> Sampler:
         sampler = super()._get_train_sampler(dataset)
@@ -258,6 +258,7 @@ class ExactResumeMixin:
         """Continue with what `_rollout_state` returned when the checkpoint was saved."""
         self._step = rollout["step"]
         self._buffered_inputs = rollout["inputs"]
+        self._metrics["train"].clear()
         self._metrics["train"].update(rollout["metrics"])
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
@@ -307,12 +308,12 @@ class StepSnapshot:
 
     Attributes:
         step: complete optimizer steps at that time.
+        rollout: the trainer's `_rollout_state`.
     """
 
     step: int
     generators: tuple
-    attributes: dict
-    metrics: dict
+    rollout: dict
     tokens_seen: int
 
     @classmethod
@@ -322,8 +323,7 @@ class StepSnapshot:
         return cls(
             step=trainer.state.global_step,
             generators=(random.getstate(), numpy.random.get_state(), torch.get_rng_state(), on_gpu),
-            attributes={"_step": trainer._step, "_buffered_inputs": trainer._buffered_inputs},
-            metrics={name: list(values) for name, values in trainer._metrics["train"].items()},
+            rollout=trainer._rollout_state(),
             tokens_seen=trainer.state.num_input_tokens_seen,
         )
 
@@ -335,9 +335,7 @@ class StepSnapshot:
         torch.set_rng_state(in_torch)
         if on_gpu:
             torch.cuda.set_rng_state_all(on_gpu)
-        vars(trainer).update(self.attributes)
-        trainer._metrics["train"].clear()
-        trainer._metrics["train"].update(self.metrics)
+        trainer._load_rollout_state(self.rollout)
         trainer.state.num_input_tokens_seen = self.tokens_seen
 
 

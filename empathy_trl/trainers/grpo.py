@@ -1,8 +1,8 @@
 """GRPO from TRL with additions for long runs.
 
-`EmpathyGRPOTrainer` is `trl.GRPOTrainer` with three mixins: prompts are computed once per group (`shared_prefix.mixin`), an
-interrupted run resumes exactly, and a loss that is not finite stops it before the weights change (`exact_resume`). This
-module overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
+`EmpathyGRPOTrainer` is `trl.GRPOTrainer` with mixins: groups that teach nothing may be replaced (`dynamic_sampling`), prompts are
+computed once per group (`shared_prefix.mixin`), an interrupted run resumes exactly, and a loss that is not finite stops it before
+the weights change (`exact_resume`). This module overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
 
 | method | why |
 |---|---|
@@ -35,6 +35,7 @@ from empathy_trl.models.load import check_tags
 from empathy_trl.models.templates import guard_template
 from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
 from empathy_trl.tags import THOUGHTS, completion_text, content_text
+from empathy_trl.trainers.dynamic_sampling import DynamicSamplingMixin, has_spread
 from empathy_trl.trainers.exact_resume import ExactResumeMixin, FiniteUpdatesMixin, WholeRunMixin
 from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
 
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 # the training stops at this many rollouts in a row from which nothing can be learned
 LIMIT_WITHOUT_SIGNAL = 3
+# how many times a rollout replaces groups by default
+MAX_RESAMPLING = 3
 # Tokens and words of which the LM head makes logits at a time on a CPU, 17 MB in float32. Of the sizes that were measured with
 # SmolLM2, this takes the least time. The C library gets more than 32 MB from the system each time, which has to clear it.
 TILE_ROWS, TILE_WIDTH = 2048, 2048
@@ -49,10 +52,11 @@ TILE_ROWS, TILE_WIDTH = 2048, 2048
 
 @dataclasses.dataclass
 class EmpathyGRPOConfig(GRPOConfig):
-    """`trl.GRPOConfig` with the field `shared_prefix`.
+    """`trl.GRPOConfig` with the fields `shared_prefix`, `dynamic_sampling` and `max_resampling`.
 
     Raises:
-        ValueError: `shared_prefix` is not "auto", True or False.
+        ValueError: `shared_prefix` is not "auto", True or False; `max_resampling` is below 1 or has no effect; a group that may
+            have to be replaced would span processes.
     """
 
     shared_prefix: bool | Literal["auto"] = dataclasses.field(
@@ -63,25 +67,36 @@ class EmpathyGRPOConfig(GRPOConfig):
         },
     )
 
+    dynamic_sampling: bool = dataclasses.field(
+        default=False,
+        metadata={
+            "help": "Replace groups whose completions all earn the same, and which therefore teach nothing, by groups of "
+            "fresh prompts before the loss is computed (DAPO)."
+        },
+    )
+    max_resampling: int | None = dataclasses.field(
+        default=None,
+        metadata={"help": "How many times a rollout may do so, with dynamic_sampling: true; by default 3."},
+    )
+
     def __post_init__(self):
         if not isinstance(self.shared_prefix, bool) and self.shared_prefix != "auto":
             raise ValueError(f"shared_prefix: {self.shared_prefix!r} should be 'auto', True or False")
+        if self.max_resampling is not None and not self.dynamic_sampling:
+            raise ValueError(f"max_resampling: {self.max_resampling} has no effect without dynamic_sampling: true")
+        if self.max_resampling is not None and self.max_resampling < 1:
+            raise ValueError(f"max_resampling: {self.max_resampling} should be at least 1")
         super().__post_init__()
-
-
-def zero_spread_share(rewards: torch.Tensor, weights: torch.Tensor, num_generations: int) -> float:
-    """Return the share of groups in which all completions earn the same, so that the group teaches nothing.
-
-    TRL's own `frac_reward_zero_std` compares a rounded standard deviation with 0 and misses most such groups as soon as
-    a weight is not a power of two.
-
-    Args:
-        rewards: shape (groups × num_generations, reward functions); nan where a reward does not apply.
-        weights: shape (reward functions,).
-    """
-    totals = (rewards * weights.to(rewards.device)).nansum(dim=1).view(-1, num_generations)
-    spread = totals.max(dim=1).values - totals.min(dim=1).values
-    return (spread < 1e-6).float().mean().item()
+        if not self.dynamic_sampling:
+            return
+        self.max_resampling = self.max_resampling or MAX_RESAMPLING
+        rows = self.generation_batch_size // self.world_size
+        if rows % self.num_generations:
+            raise ValueError(
+                f"dynamic_sampling: true needs whole groups in each of the {self.world_size} processes, which generates {rows} "
+                f"completions (per_device_train_batch_size × steps_per_generation); expected a multiple of num_generations, "
+                f"{self.num_generations}"
+            )
 
 
 def check_reward_weights(weights: list, reward_funcs, args: GRPOConfig | None):
@@ -136,7 +151,13 @@ class OnCpuMixin:
 
 
 class EmpathyGRPOTrainer(
-    SharedPrefixMixin, ExactResumeMixin, FiniteUpdatesMixin, WholeRunMixin, OnCpuMixin, GRPOTrainer
+    DynamicSamplingMixin,
+    SharedPrefixMixin,
+    ExactResumeMixin,
+    FiniteUpdatesMixin,
+    WholeRunMixin,
+    OnCpuMixin,
+    GRPOTrainer,
 ):
     """`trl.GRPOTrainer` with shared prompts, scheduled weights, an exact resume, and a stop on a non-finite loss.
 
@@ -248,8 +269,9 @@ class EmpathyGRPOTrainer(
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         mode = self._mode
         groups = self.num_generations if mode == "train" else self.num_generations_eval
-        self._metrics[mode]["zero_spread_share"].append(zero_spread_share(rewards, self.reward_weights, groups))
-        if mode == "train":
+        spread = has_spread(rewards, self.reward_weights, groups, self.multi_objective_aggregation)
+        self._metrics[mode]["zero_spread_share"].append((~spread).float().mean().item())
+        if mode == "train" and not self._resampling:
             applies = ~rewards.isnan().all(dim=0)
             self._stop_without_signal(
                 f"no reward ({', '.join(self.reward_func_names)}) applies to any of the {len(rewards)} completions; each "

@@ -133,6 +133,11 @@ class PPOConfig(EmpathyGRPOConfig):
             )
         if self.use_liger_kernel:
             raise ValueError("use_liger_kernel: true does not support token-level advantages; expected false")
+        if self.dynamic_sampling:
+            raise ValueError(
+                "dynamic_sampling: true is for GRPO; PPO's advantages come from the critic, so that completions which all earn "
+                "the same still teach; expected false"
+            )
         self.beta = self.kl_coef  # so that the parent loads the reference and scores with it
         super().__post_init__()
 
