@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from empathy_trl.engine import Engine
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.evaluate import check_judged, check_lengths
+from empathy_trl.evaluation.held_out import check_held_out, plan
 from empathy_trl.io import is_cached, is_gguf, nearest_path, on_hub, user_name
 from empathy_trl.memory import UNKNOWN_PROMPT, Size, evaluation_memory, largest_batch, training_memory
 from empathy_trl.models.adapters import (
@@ -85,6 +86,7 @@ def describe(recipe, folder: Path) -> str:
     runs = stage_runs(recipe, folder)
     for name, run in runs.items():
         check_judged(run)
+        check_held_out(run)
         # in float32, because half precision is refused where there is no GPU, and that is no fault of the recipe
         config = run.trainer_config(bf16=False, fp16=False)
         obstacles += run.vllm_problems(config)
@@ -99,6 +101,7 @@ def describe(recipe, folder: Path) -> str:
         options["examples"] = None if train is None else _examples(stage, train)
         options["rows_per_prompt"] = _rows_per_prompt(name, options, size)
         lines += ["", f"stage {name}: {stage.task}", *_stage_lines(stage, rows, options, prompt)]
+        lines += [_line("held-out", watched)] if (watched := plan(run, _steps(options))) else []
         if stage.task in REWARD_TASKS:
             lines.append(_line("rollouts", _rollouts_line(options, size, Engine.here(stage.trainer))))
             lines += [_line("resampling", _resampling_line(config))] if config.dynamic_sampling else []

@@ -34,6 +34,7 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.base import UNTRAINED, eval_path
 from empathy_trl.evaluation.evaluate import check_before_training, check_lengths, evaluate_model, kind_of
+from empathy_trl.evaluation.held_out import add_held_out, check_held_out
 from empathy_trl.evaluation.plots import draw_training
 from empathy_trl.evaluation.report import summary, write_report
 from empathy_trl.hub.card import write_card
@@ -409,6 +410,7 @@ def _check(recipe, runs: dict[str, StageRun], folder: Path) -> None:
             raise UserError("\n".join(problems))
         run.check_devices()
         check_before_training(run)
+        check_held_out(run)
         run.row_digests  # noqa: B018 - reads every row
     check_pushes(recipe, folder)
 
@@ -526,13 +528,21 @@ def _trainer(run: StageRun, folder, usage: ResourceUsage):
     check_used(run.resolved, trainer)
     check_engine(trainer)
     trainer.add_callback(MetricsLog(run.folder, draw_training))
+    held_out = add_held_out(run, trainer, folder)
     trainer.add_callback(ResourceLog(folder, usage))
     if run.stage.hub is not None and run.stage.hub.push == "every_save":
         trainer.add_callback(PushCheckpoints(run.stage.hub))
+    show_progress(trainer, run.name, _figure_shown(run, trainer, held_out))
+    return trainer
+
+
+def _figure_shown(run: StageRun, trainer, held_out) -> tuple[str, str]:
+    """Return the key of the held-out figure to show in the logged rows, and what a reader calls it."""
+    if held_out is not None:
+        return f"eval_{held_out.figure}", f"{held_out.title} on valid"
     shown = evaluator(kind_of(run.stage))
     figure = getattr(trainer.args, "best_by", shown.main_metric)  # as a classifier's trainer calls it
-    show_progress(trainer, run.name, (f"eval_{figure}", f"{shown.main_metric_title} on valid"))
-    return trainer
+    return f"eval_{figure}", f"{shown.main_metric_title} on valid"
 
 
 def evaluate_stage(run: StageRun) -> None:

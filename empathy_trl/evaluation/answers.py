@@ -70,7 +70,9 @@ class EmotionEvaluator(Evaluator):
         labels = corpus(stage.data.name, stage.data.builder).labels
         gold = list(rows["label"])
         metrics, predictions, confusion = score_emotions(completions, gold, labels)
-        baselines = score_baselines(train["text"], train["label"], rows["text"], gold, labels)
+        baselines = (
+            score_baselines(train["text"], train["label"], rows["text"], gold, labels) if train is not None else {}
+        )
         table = [
             {
                 "text": text,
@@ -82,6 +84,10 @@ class EmotionEvaluator(Evaluator):
             for text, label, prediction, completion in zip(rows["text"], gold, predictions, completions, strict=True)
         ]
         return {"metrics": metrics, "baselines": baselines, "confusion": confusion}, table
+
+    def directions(self, stage, rewards) -> dict[str, bool]:
+        """Return metric -> whether more is better, of those by which the best checkpoint can be chosen."""
+        return {"accuracy": True, "macro_f1": True, "invalid_share": False}
 
     def draw(self, folder: Path, split: str, result: dict, table: list[dict], title: str) -> None:
         """Draw the confusion matrix."""
@@ -172,13 +178,12 @@ class LabelEvaluator(Evaluator):
         With several groups, the metrics of each end with its name, and `accuracy` is the mean over the groups.
         """
         outputs = Targets("classify", targets(stage.data))
-        gold, train_gold = _named(rows["labels"], outputs), _named(train["labels"], outputs)
-        texts, train_texts = both_texts(rows), both_texts(train)
-        guesses = {"majority": [], "tfidf_logreg": []}  # name -> one list of labels per group
-        for group, labels in enumerate(outputs.outputs.values()):
-            column = [row[group] for row in train_gold]
-            for name, guess in predict_baselines(train_texts, column, texts, labels).items():
-                guesses[name].append(guess)
+        gold, texts = _named(rows["labels"], outputs), both_texts(rows)
+        guesses = {}  # name -> one list of labels per group
+        for group, labels in enumerate(outputs.outputs.values() if train is not None else ()):
+            column = [row[group] for row in _named(train["labels"], outputs)]
+            for name, guess in predict_baselines(both_texts(train), column, texts, labels).items():
+                guesses.setdefault(name, []).append(guess)
         metrics, confusions = _metrics(predictions, gold, outputs)
         baselines = {
             name: _metrics(list(zip(*guess, strict=True)), gold, outputs)[0] for name, guess in guesses.items()
@@ -188,6 +193,14 @@ class LabelEvaluator(Evaluator):
             for text, wanted, given in zip(texts, gold, predictions, strict=True)
         ]
         return {"metrics": metrics, "baselines": baselines, "confusions": confusions}, table
+
+    def directions(self, stage, rewards) -> dict[str, bool]:
+        """Return metric -> whether more is better, of those by which the best checkpoint can be chosen."""
+        outputs = Targets("classify", targets(stage.data))
+        ending = [_ending(group, outputs) for group in outputs.outputs]
+        return dict.fromkeys(
+            ["accuracy", *(f"{name}{each}" for name in ("macro_f1", "accuracy") for each in ending)], True
+        )
 
     def draw(self, folder: Path, split: str, result: dict, table: list[dict], title: str) -> None:
         """Draw a confusion matrix per group; the files of several groups carry their names."""
@@ -319,8 +332,15 @@ class RatingEvaluator(Evaluator):
             }
             for text, wanted, given in zip(texts, gold.tolist(), predictions, strict=True)
         ]
-        baselines = score_rating_baselines(both_texts(train), train["labels"], texts, gold, names)
+        baselines = (
+            score_rating_baselines(both_texts(train), train["labels"], texts, gold, names) if train is not None else {}
+        )
         return {"metrics": score_ratings(predictions, gold, names), "baselines": baselines, "ratings": names}, table
+
+    def directions(self, stage, rewards) -> dict[str, bool]:
+        """Return metric -> whether more is better, of those by which the best checkpoint can be chosen."""
+        names = [MEAN, *targets(stage.data)]
+        return {f"{figure}_{name}": figure != "mae" for figure in ("pearson", "spearman", "mae") for name in names}
 
     def draw(self, folder: Path, split: str, result: dict, table: list[dict], title: str) -> None:
         """Draw predicted over gold ratings."""
@@ -410,8 +430,10 @@ class PairEvaluator(Evaluator):
         others = {
             "chance": np.zeros(len(rows)),
             "longer": [len(words(reply)) for reply in rows["pair"]],
-            "tfidf_ridge": tfidf_ridge(both_texts(train), np.asarray(train["labels"], dtype=float), texts)[:, 0],
         }
+        if train is not None:
+            labels = np.asarray(train["labels"], dtype=float)
+            others["tfidf_ridge"] = tfidf_ridge(both_texts(train), labels, texts)[:, 0]
         shares = _shares(predictions, pairs)
         table = [
             {"text": text, "label": {name: rating}, "prediction": {name: given}, "right_share": shares.get(row)}
@@ -420,6 +442,10 @@ class PairEvaluator(Evaluator):
         metrics = {self.main_metric: pair_accuracy(predictions, pairs, contexts)}
         baselines = {key: {self.main_metric: pair_accuracy(scores, pairs, contexts)} for key, scores in others.items()}
         return {"metrics": metrics, "baselines": baselines, "ratings": [name]}, table
+
+    def directions(self, stage, rewards) -> dict[str, bool]:
+        """Return metric -> whether more is better, of those by which the best checkpoint can be chosen."""
+        return {self.main_metric: True}
 
     def summary(self, result: dict) -> list[str]:
         """Return the lines of a plain-text table: the model above its baselines."""

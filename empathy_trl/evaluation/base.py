@@ -60,7 +60,14 @@ class Evaluator(ABC):
 
     @abstractmethod
     def score(self, stage, rows, train, predictions: list, rewards: dict) -> tuple[dict, list[dict]]:
-        """Return `metrics`, `baselines` and what the kind adds to `eval_<split>.json`, and one row per example."""
+        """Return `metrics`, `baselines` and what the kind adds to `eval_<split>.json`, and one row per example.
+
+        `train` are all training rows, from which the baselines learn; None for no baselines.
+        """
+
+    @abstractmethod
+    def directions(self, stage, rewards: dict) -> dict[str, bool]:
+        """Return metric -> whether more is better, of those by which the best checkpoint of a stage can be chosen."""
 
     def draw(self, folder: Path, split: str, result: dict, table: list[dict], title: str) -> None:  # noqa: B027 - a default
         """Draw the pictures of one evaluation: none, the report's picture has the main metric beside its baselines."""

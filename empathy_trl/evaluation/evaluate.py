@@ -182,10 +182,12 @@ def _fitting(model, tokenizer, stage, rows, split: str, index: list[int]) -> tup
 
 
 def check_lengths(stage, model, tokenizer) -> None:
-    """Raise UserError if a prompt of a stage's own evaluation does not fit into a model, which may be on the meta device."""
-    if stage.task not in LABEL_TASKS:
-        split = stage.evaluation.split
-        rows, index = evaluated_rows(stage, split, stage.evaluation.limit)
+    """Raise UserError if a prompt of a stage's own evaluations does not fit into a model, which may be on the meta device."""
+    if stage.task in LABEL_TASKS:
+        return
+    settings = stage.evaluation
+    for split, limit in ((settings.split, settings.limit), *((("valid", settings.rows),) if settings.every else ())):
+        rows, index = evaluated_rows(stage, split, limit)
         fit_rows(stage, rows, split, model, tokenizer, numbers=index)
 
 
@@ -210,7 +212,7 @@ def kind_of(stage) -> str:
 
 def check_judged(run) -> None:
     """Raise UserError for a `StageRun` whose replies are evaluated and that no rewards judge."""
-    if kind_of(run.stage) in ("replies", "staged") and not run.judging_rewards:
+    if run.is_judged and not run.judging_rewards:
         raise UserError(
             f"stages.{run.name}: its replies would be judged by the rewards of a later stage, and no later stage has any; "
             "expected a later stage with task grpo or ppo"

@@ -78,6 +78,10 @@ DETAIL_TITLES = {
         }.items()
     },
 }
+# metrics by which a best checkpoint can be chosen, beside the rewards. Others, such as a length, are not better for being more
+RANKED = ("bleu_4", "reference_similarity", "distinct_2")
+FEWER_IS_BETTER = ("perplexity", "duplicate_share", "empty_share")
+JUDGED_BY = {"emotion": "emo_acc", "intent": "intent_acc"}
 DETAIL_NOTE = (
     "Published: as the systems UniCRS and ECR count. A squared difference (diff-EPITOME) is often lowest for a reply that "
     "shows no empathy at all: read it beside the row of level 0 and the correlation. `docs/figures.md` says what each "
@@ -157,7 +161,9 @@ class ReplyEvaluator(Evaluator):
                 f"rewards: none ({', '.join(rewards) or 'there are none'}) applies to any of the {len(prompts)} rows"
             )
         kept = {name: rewards[name] for name in readable}
-        earned_by_references = explain_rewards(kept, prompts, human, progress=1.0, **columns).rows
+        earned_by_references = (
+            explain_rewards(kept, prompts, human, progress=1.0, **columns).rows if train is not None else []
+        )
         scorers, emotions = load_classifiers(stage.reply_classifiers), columns.get("emotion")
         judged = judge_replies(scorers, prompts, replies, references, emotions)
         slots = "recommends" in columns and any(PLACEHOLDER in reference for reference in references)
@@ -178,7 +184,8 @@ class ReplyEvaluator(Evaluator):
         likelihoods = [each.likelihood for each in predictions if each.likelihood is not None]
         if likelihoods:
             metrics["perplexity"] = perplexity(likelihoods)
-        judged.baselines["reference"] |= mean_figures(of_references) | corpus_metrics(references, references)
+        if train is not None:
+            judged.baselines["reference"] |= mean_figures(of_references) | corpus_metrics(references, references)
         result = {
             "metrics": metrics,
             "baselines": {name: figures for name, figures in judged.baselines.items() if figures},
@@ -190,6 +197,13 @@ class ReplyEvaluator(Evaluator):
         }
         texts = {"text": columns["text"], "completion": completions, "reply": replies, "reference": references}
         return result, _table(texts, earned, by_row, rewards)
+
+    def directions(self, stage, rewards: dict) -> dict[str, bool]:
+        """Return metric -> whether more is better, of those by which the best checkpoint can be chosen."""
+        names = ["reward", *(f"reward_{name}" for name in rewards), *RANKED, *ROUGE]
+        names += [JUDGED_BY[kind] for kind in stage.reply_classifiers if kind in JUDGED_BY]
+        names += ["bertscore"] if stage.evaluation.bertscore else []
+        return dict.fromkeys(names, True) | dict.fromkeys(FEWER_IS_BETTER, False)
 
     def reader(self, rewards: dict) -> Callable[[str], str]:
         """Return the function from a completion to its reply, "" where it has none: what the rewards take for it."""
@@ -284,6 +298,10 @@ class StagedReplyEvaluator(ReplyEvaluator):
     def reference_completions(self, rows, rewards: dict) -> tuple[list[str], list[str]]:
         """Return the whole turns of the data, which every reward can read."""
         return list(rows["turn"]), list(rewards)
+
+    def directions(self, stage, rewards: dict) -> dict[str, bool]:
+        """Return metric -> whether more is better, of those by which the best checkpoint can be chosen."""
+        return super().directions(stage, rewards) | {"format_adherence": True}
 
     def format_values(self, completions: list[str]) -> dict[str, list]:
         """Return whether each completion is well-formed."""

@@ -20,6 +20,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -285,6 +286,22 @@ def shared_scorer(name: str, revision: str | None = None, device: str | None = N
             _scorers.pop(key, None)  # its memory is free before the next one is loaded
             _scorers[key] = files, _load(*key)
         return _scorers[key][1]
+
+
+@contextmanager
+def kept_caches() -> Iterator[None]:
+    """After the block, the shared scorers remember the texts that they remembered before it, and no others.
+
+    A text in another batch has another padding, and a score that may differ in the last bit: what is scored in the block does
+    not change the scores of later texts.
+    """
+    with _scorers_lock:
+        caches = {scorer: scorer._cache.copy() for _, scorer in _scorers.values()}
+    try:
+        yield
+    finally:
+        for scorer, cache in caches.items():
+            scorer._cache = cache
 
 
 def _load(name: str, revision: str | None, device: str) -> Scorer:

@@ -87,6 +87,7 @@ def check_stage(name: str, stages: dict[str, dict], training: bool) -> Iterator[
         yield ("task",), f"unknown task {show(task)}{suggestion(task, CONFIG_CLASSES)}"
     yield from _under("model", _check_model(name, stages, task if known else None, earlier))
     yield from _under("data", _check_data(_section(keys, "data"), task if known else None))
+    yield from _under("evaluation", _check_held_out(_section(keys, "evaluation"), _section(keys, "trainer")))
     if task not in LABEL_TASKS:  # replies are judged, not labels
         yield from _under("evaluation", _check_evaluation(_section(keys, "evaluation"), earlier))
     if known:
@@ -333,6 +334,30 @@ def _check_evaluation(evaluation: dict, earlier: dict[str, Any]) -> Iterator[Pro
     encoder = evaluation.get("bertscore")
     if isinstance(encoder, str) and encoder and not _may_exist(encoder):
         yield ("bertscore",), f"no folder {encoder!r}; expected a folder, or a Hub id such as roberta-large"
+
+
+def _check_held_out(evaluation: dict, trainer: dict) -> Iterator[Problem]:
+    """Yield settings of the evaluation while training that have no effect, or that something else contradicts."""
+    if evaluation.get("every") is None:
+        # an override such as `--evaluation.every null` may leave the others in place
+        for key in ("rows", "best", "patience") if "every" not in evaluation else ():
+            if evaluation.get(key) is not None:
+                what = "the steps between two evaluations while training"
+                yield (key,), f"{show(evaluation[key])} has no effect without evaluation.every, {what}; set both"
+        return
+    if (name := Engine.here(trainer).name).startswith("FSDP"):
+        yield ("every",), f"is not supported under {name}, which divides the weights; leave it out, or use DDP or ZeRO"
+    best, patience = evaluation.get("best"), evaluation.get("patience")
+    if best is None and patience is not None:
+        yield (
+            ("patience",),
+            f"{show(patience)} has no effect without evaluation.best, the figure that has to improve; set both",
+        )
+    if best is not None and trainer.get("save_strategy") in ("no", False):
+        yield ("best",), f"{show(best)} needs checkpoints, but trainer.save_strategy is 'no'; delete that key"
+    for key in ("metric_for_best_model", "greater_is_better"):
+        if best is not None and trainer.get(key) is not None:
+            yield ("best",), f"{show(best)} and trainer.{key} both choose the best checkpoint; delete one of them"
 
 
 def _check_hub(keys: dict) -> Iterator[Problem]:

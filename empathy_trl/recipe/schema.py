@@ -28,6 +28,10 @@ CONFIG_CLASSES = {
 }
 
 
+def _is_none(value) -> bool:
+    return value is None
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -170,6 +174,10 @@ class Evaluation(_Section):
 
     `limit` is a number of rows, `temperature` 0 is greedy, and a `batch_size` of null as many prompts as memory holds.
     `untrained` also evaluates a pretrained model before the training, to show what the training changes.
+
+    With `every`, the model is also evaluated while it is trained, see `evaluation.held_out`: every so many optimizer steps, on
+    `rows` rows of the split `valid` (null: all). The training then ends with the checkpoint that has the best figure `best`, and
+    before its last step after `patience` evaluations in a row without a new best one.
     """
 
     split: Literal["train", "valid", "test"] = "test"
@@ -183,6 +191,17 @@ class Evaluation(_Section):
     bertscore: str | None = Field(None, min_length=1)
     # left out of a resolved recipe where it is false, so that finished evaluations of recipes without it stay valid
     untrained: bool = Field(False, exclude_if=lambda untrained: not untrained)
+    every: int | None = Field(None, ge=1, exclude_if=_is_none)
+    rows: int | None = Field(None, ge=1, exclude_if=_is_none)
+    best: str | None = Field(None, min_length=1, exclude_if=_is_none)
+    patience: int | None = Field(None, ge=1, exclude_if=_is_none)
+
+    @model_validator(mode="after")
+    def _off_without_every(self):
+        # `--evaluation.every null` switches all of it off; without the key, `checks` refuses the others
+        if self.every is None:
+            self.rows = self.best = self.patience = None
+        return self
 
 
 class Hub(_Section):

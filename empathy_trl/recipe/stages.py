@@ -44,6 +44,9 @@ TRACKERS = (
 )
 # evaluation and publishing do not change the weights
 NOT_IN_FINGERPRINT = ("evaluation", "hub")
+# keys of `evaluation` that do not change the result of an evaluation, and those that do not change which checkpoint is best
+NOT_IN_EVALUATION = ("untrained", "every", "rows", "best", "patience")
+NOT_IN_CHOICE = ("split", "batch_size", "limit", "untrained")
 
 
 class StageRun:
@@ -166,21 +169,27 @@ class StageRun:
             DataError: a file or a row cannot be used.
             UserError: from `targets`.
         """
-        splits = ["train", self.stage.evaluation.split]
         if self.is_labelled:
             self.targets  # noqa: B018 - what the labels do not allow is an error here
-            splits.insert(1, "valid")  # which chooses the best checkpoint
         if on_hub(self.stage.data.path, needs_owner=True):
             return {}
-        return {split: read_split(self.stage.data, split) for split in dict.fromkeys(splits)}
+        watched = ["valid"] if self.stage.evaluation.every else []
+        return {split: read_split(self.stage.data, split) for split in dict.fromkeys([*self._splits, *watched])}
+
+    @property
+    def _splits(self) -> list[str]:
+        """The splits that a training without `evaluation.every` and the evaluation after it read."""
+        chooses = ["valid"] if self.is_labelled else []  # the best checkpoint
+        return list(dict.fromkeys(["train", *chooses, self.stage.evaluation.split]))
 
     @cached_property
     def row_digests(self) -> dict[str, str | None]:
-        """Digests of the training rows (`train`, None for data on the Hub) and of all rows (`all`)."""
+        """Digests of the rows of `train` and, with `evaluation.every`, of `valid` (None for data on the Hub), and of `all` rows."""
         rows = self.local_rows()
         return {
             "train": digest(rows["train"][0]) if rows else None,
-            "all": digest([rows for rows, _ in rows.values()]),
+            "valid": digest(rows["valid"][0]) if rows and self.stage.evaluation.every else None,
+            "all": digest([rows[split][0] for split in self._splits] if rows else []),
         }
 
     @cached_property
@@ -299,6 +308,11 @@ class StageRun:
         return next((self.runs[name] for name in later if self.runs[name].stage.rewards), None)
 
     @property
+    def is_judged(self) -> bool:
+        """Whether its completions are replies, which rewards judge in an evaluation."""
+        return not self.is_labelled and self.corpus.evaluation in ("replies", "staged")
+
+    @property
     def judging_rewards(self) -> dict:
         """Name -> `Reward` of the rewards that judge the replies in an evaluation."""
         return {} if self._judge is None else self._judge.resolved.rewards
@@ -319,7 +333,15 @@ class StageRun:
         """See `fingerprint`."""
         content = self.recipe.resolved()["stages"][self.name]
         earlier = self._fingerprints_before(self.name)
+        if content["evaluation"].get("best") is not None:
+            content["chosen_by"] = self._choice(content["evaluation"], earlier)
         return known_fingerprint(self.folder, content, earlier, self.row_digests["train"])
+
+    def _choice(self, evaluation: dict, earlier: dict[str, str]) -> dict:
+        """Return what decides which checkpoint `evaluation.best` keeps: settings, rows and judges."""
+        decisive = {key: value for key, value in evaluation.items() if key not in NOT_IN_CHOICE}
+        judges = self._judged_by(earlier) if self.is_judged else None
+        return {"settings": decisive, "rows": self.row_digests["valid"], "judged_by": judges}
 
     def _fingerprints_before(self, name: str | None) -> dict[str, str]:
         names = list(self.runs)
@@ -336,8 +358,14 @@ class StageRun:
 
     def evaluation_settings(self) -> dict:
         """Return what decides the results of the evaluation, as `run.json` notes it: settings, rows and judges."""
+        settings = self.recipe.resolved()["stages"][self.name]["evaluation"]
+        settings = {key: value for key, value in settings.items() if key not in NOT_IN_EVALUATION}
+        judged_by = self._judged_by(self._fingerprints_before(None))
+        return settings | {"rows": self.row_digests["all"], "judged_by": judged_by}
+
+    def _judged_by(self, fingerprints: dict[str, str]) -> str:
+        """Return a digest of the rewards and models that judge the replies; `fingerprints` are those of the stages."""
         contents = self.recipe.resolved()["stages"]
-        fingerprints = self._fingerprints_before(None)
         judges = [judges_in(content["rewards"], fingerprints) for content in contents.values()]
         classifiers = {kind: {"model": model} for kind, model in self.stage.reply_classifiers.items()}
         judges.append(judges_in(classifiers, fingerprints))
@@ -349,9 +377,7 @@ class StageRun:
             }
             for name, reward in self.judging_rewards.items()
         }
-        judged_by = digest([rewards, judges])
-        settings = {key: value for key, value in contents[self.name]["evaluation"].items() if key != "untrained"}
-        return settings | {"rows": self.row_digests["all"], "judged_by": judged_by}
+        return digest([rewards, judges])
 
     def in_dtype_of_training(self, model):
         """Return a `recipe.Model` with the dtype that `auto` was under the adapter in the training, as `run.json` notes it."""

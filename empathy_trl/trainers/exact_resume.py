@@ -118,7 +118,7 @@ class WholeRunMixin:
 
     def _run_epoch(self, *args, **kwargs):
         self._load_losses()
-        if self.state.global_step < self.state.max_steps:
+        if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
             return super()._run_epoch(*args, **kwargs)
         # the run was killed after its last checkpoint, and transformers would train one step more
         self.control.should_training_stop = True
@@ -302,6 +302,22 @@ class EpochRepeatSampler(RepeatSampler):
             self.generator.manual_seed(self.seed + epoch)
 
 
+def generator_states() -> tuple:
+    """Return the states of the random number generators of Python, NumPy and PyTorch, on the CPU and on all GPUs."""
+    on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return random.getstate(), numpy.random.get_state(), torch.get_rng_state(), on_gpu
+
+
+def set_generator_states(states: tuple):
+    """Set the generators to what `generator_states` returned."""
+    in_python, in_numpy, in_torch, on_gpu = states
+    random.setstate(in_python)
+    numpy.random.set_state(in_numpy)
+    torch.set_rng_state(in_torch)
+    if on_gpu:
+        torch.cuda.set_rng_state_all(on_gpu)
+
+
 @dataclass
 class StepSnapshot:
     """What generation and scoring change before the weights change, as it was when an optimizer step began.
@@ -319,22 +335,16 @@ class StepSnapshot:
     @classmethod
     def take(cls, trainer) -> "StepSnapshot":
         """Return the snapshot of a trainer as it is now."""
-        on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         return cls(
             step=trainer.state.global_step,
-            generators=(random.getstate(), numpy.random.get_state(), torch.get_rng_state(), on_gpu),
+            generators=generator_states(),
             rollout=trainer._rollout_state(),
             tokens_seen=trainer.state.num_input_tokens_seen,
         )
 
     def restore(self, trainer):
         """Restore a trainer whose weights and optimizer have not changed since."""
-        in_python, in_numpy, in_torch, on_gpu = self.generators
-        random.setstate(in_python)
-        numpy.random.set_state(in_numpy)
-        torch.set_rng_state(in_torch)
-        if on_gpu:
-            torch.cuda.set_rng_state_all(on_gpu)
+        set_generator_states(self.generators)
         trainer._load_rollout_state(self.rollout)
         trainer.state.num_input_tokens_seen = self.tokens_seen
 

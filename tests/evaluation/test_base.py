@@ -186,7 +186,7 @@ def judged(completions, rewards=REWARDS):
     """The result for the sample's first test rows, with chosen completions."""
     rows = build(Data(name="wassa", split_by="conversation"), "test", "grpo").select(range(len(completions)))
     predictions = [Prediction(completion, unavailable_reason="of a test") for completion in completions]
-    return ReplyEvaluator().score(stage("grpo", "wassa"), rows, None, predictions, read_rewards(rewards)[0])
+    return ReplyEvaluator().score(stage("grpo", "wassa"), rows, rows, predictions, read_rewards(rewards)[0])
 
 
 def test_replies_show_what_a_hacked_reward_would_move():

@@ -55,7 +55,7 @@ def stage(classifiers=None, bertscore=None):
 
 def scored(classifiers=None, likelihoods=((6.0, 3), (4.0, 2), (2.0, 1), (2.0, 2)), bertscore=None):
     predictions = [replies.Prediction(*each) for each in zip(SAID, likelihoods, strict=True)]
-    result, table = EVALUATOR.score(stage(classifiers, bertscore), ROWS, None, predictions, REWARDS)
+    result, table = EVALUATOR.score(stage(classifiers, bertscore), ROWS, ROWS, predictions, REWARDS)
     about = {"recipe": "r", "stage": "ppo", "model": "m", "kind": "replies", "seed": 0, "versions": {}}
     return about | {"data": {"source": "sample", "split": "test", "n": 4}} | result, table
 
@@ -99,7 +99,7 @@ def test_a_reward_model_is_known_by_its_weights_wherever_it_lies(make_classifier
         settings = {"id2label": {0: "Empathy"}, "problem_type": "regression", "label_ranges": {"Empathy": [0, 5]}}
         model = make_classifier({text: [float(len(text) % 6)] for text in texts}, folder, seed, **settings)
         predictions = [replies.Prediction(reply, unavailable_reason="no model") for reply in SAID]
-        return EVALUATOR.score(stage(), ROWS, None, predictions, read_rewards({"empathy_model": {"model": model}})[0])[
+        return EVALUATOR.score(stage(), ROWS, ROWS, predictions, read_rewards({"empathy_model": {"model": model}})[0])[
             0
         ]
 
@@ -152,7 +152,7 @@ def test_what_was_not_measured_is_in_no_table_and_has_its_reason():
 
 def test_a_ratio_of_items_needs_data_that_recommend():
     predictions = [replies.Prediction(text, unavailable_reason="") for text in SAID]
-    result, _ = EVALUATOR.score(stage(), ROWS.remove_columns("recommends"), None, predictions, REWARDS)
+    result, _ = EVALUATOR.score(stage(), ROWS.remove_columns("recommends"), ROWS, predictions, REWARDS)
     assert "item_ratio" not in result["metrics"]
 
 
@@ -161,7 +161,7 @@ def test_perplexity_is_that_of_the_model_that_replied(tiny):
     assert len(predictions) == 4 and all(
         each.likelihood[1] > 1 and each.unavailable_reason is None for each in predictions
     )
-    result, _ = EVALUATOR.score(stage(), ROWS, None, predictions, REWARDS)
+    result, _ = EVALUATOR.score(stage(), ROWS, ROWS, predictions, REWARDS)
     assert result["metrics"]["perplexity"]["value"] == pytest.approx(320, rel=0.5)  # of 320 tokens, none learned
 
 
@@ -169,7 +169,7 @@ def test_a_policy_that_was_asked_for_tags_has_no_perplexity(tiny):
     asked = [[{"role": "system", "content": "Write <answer>reply</answer>."}, *prompt] for prompt in ROWS["prompt"]]
     rows = ROWS.remove_columns("prompt").add_column("prompt", asked)
     predictions = EVALUATOR.predict(*tiny, stage(), rows, batch_size=4)
-    result, _ = EVALUATOR.score(stage(), rows, None, predictions, REWARDS)
+    result, _ = EVALUATOR.score(stage(), rows, rows, predictions, REWARDS)
     assert result["left_out"]["perplexity"].startswith("the prompt asks for tags")
 
 

@@ -36,7 +36,7 @@ STAGE = Stage(
 
 def scored(completions):
     predictions = [Prediction(completion, likelihood=(2.0, 1)) for completion in completions]
-    return EVALUATOR.score(STAGE, ROWS, None, predictions, REWARDS)
+    return EVALUATOR.score(STAGE, ROWS, ROWS, predictions, REWARDS)
 
 
 def test_gold_turns_keep_the_format_and_earn_what_they_earn_as_references():
@@ -60,7 +60,7 @@ def test_broken_turns_are_counted_and_have_no_reply_where_the_spoken_part_is_bro
 def test_a_reward_that_applies_to_no_row_is_left_out_with_the_reason():
     rows = ROWS.add_column("next_user", SPOKEN).add_column("other_users", [[], [], []])
     predictions = [Prediction(completion, likelihood=(2.0, 1)) for completion in WHOLE]
-    result, _ = EVALUATOR.score(STAGE, rows, None, predictions, REWARDS | read_rewards({"foresight": {}})[0])
+    result, _ = EVALUATOR.score(STAGE, rows, rows, predictions, REWARDS | read_rewards({"foresight": {}})[0])
     assert "reward_foresight" not in result["metrics"] and "reward_length" in result["metrics"]
     assert EVALUATOR.summary(result | {"recipe": "r", "stage": "grpo", "model": "m"})[-1] == (
         "reward_foresight: none, because it applies to none of the 3 rows"

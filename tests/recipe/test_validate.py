@@ -140,9 +140,7 @@ def test_a_trainer_section_that_is_right(trainer):
     assert lines("grpo", trainer) == []
 
 
-IN_TRAINING = (
-    "has no effect with task grpo: the model is evaluated after training, see the section `evaluation`; delete the key"
-)
+IN_TRAINING = "has no effect with task grpo: evaluation.every says when the model is evaluated; delete the key"
 WRONG = [
     # by its type or its choices
     ("grpo", {"num_generations": 4.5}, "num_generations: 4.5 is not a valid int"),
@@ -181,7 +179,7 @@ WRONG = [
     # by having no effect
     ("grpo", {"per_device_eval_batch_size": 32}, f"per_device_eval_batch_size: {IN_TRAINING}"),
     ("grpo", {"max_tool_calling_iterations": 2}, "max_tool_calling_iterations: has no effect with task grpo: recipes do not support tools"),
-    ("sft", {"load_best_model_at_end": True}, "load_best_model_at_end: has no effect with task sft: checkpoints are not"),
+    ("sft", {"load_best_model_at_end": True}, "load_best_model_at_end: has no effect with task sft: evaluation.best keeps"),
     ("classify", {"load_best_model_at_end": True}, "load_best_model_at_end: has no effect with task classify: the best checkpoint"),
     ("ppo", {"scale_rewards": "none"}, "scale_rewards: has no effect with task ppo: the critic, not the group"),
     # beside others
