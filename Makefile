@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # vLLM's CPU build has an environment of its own: it is large, and bounds the versions of other packages
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: install demo demo-pretrained small-models test test-fast slow engines vllm quality style clean
+.PHONY: install demo demo-pretrained small-models test test-fast slow engines soak vllm quality style clean
 
 install: $(VENV)/.installed
 
@@ -56,6 +56,10 @@ engines: $(VENV)/.deepspeed
 $(VENV)/.deepspeed: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt --editable ".[deepspeed]"
 	touch $@
+
+# kills runs at random moments, and compares what they end with to undisturbed runs; SOAK_ARGS="--seed 7 --kills 5"
+soak: install
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
 
 # vLLM as a back end of evaluations and as a judge's server: the tests that need it, in its own environment
 vllm: $(VLLM_VENV)/.installed

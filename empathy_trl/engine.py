@@ -294,7 +294,7 @@ def _check_shared(folder: Path) -> None:
 
     state = PartialState()
     place = (platform.node(), str(folder.absolute()))
-    token, main = broadcast_object_list([f".shared-{uuid4().hex}", place])
+    token, main = broadcast_object_list([f".shared.{uuid4().hex}.tmp", place])
     if state.is_main_process:
         (folder / token).touch()
     state.wait_for_everyone()

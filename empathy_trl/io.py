@@ -14,7 +14,9 @@ import importlib
 import json
 import os
 import re
+import shutil
 import ssl
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -202,6 +204,7 @@ def without_proxies() -> Iterator[None]:
 
 
 LOCK_FILE = ".empathy-trl.lock"
+UNFINISHED = ".*.tmp"
 
 
 @contextmanager
@@ -252,8 +255,9 @@ def _hold(file: Path, held: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise UserError(
-            f"{held}: {_holder(lock, file)} is writing there; wait until it has finished, or choose another place. A crash on "
-            f"another machine cannot be detected from here: if that process is gone, delete {file} and start again"
+            f"{held}: {_holder(lock, file)} is writing there; wait until it has finished, stop it, or choose another place. A crash "
+            "on another machine cannot be detected from here, nor that of a process that remains as a zombie: if that process is "
+            f"gone, delete {file} and start again"
         ) from error
     try:
         yield
@@ -263,11 +267,13 @@ def _hold(file: Path, held: Path) -> Iterator[None]:
 
 def _holder(lock: MarkerSoftFileLock, file: Path) -> str:
     """Return the holder of a lock, for a message."""
+    end = time.monotonic() + 1
+    while (owner := lock.owner) is None and file.exists() and time.monotonic() < end:
+        time.sleep(0.02)  # it has created the file this moment, and is going to write its name
     try:
         since, user = datetime.fromtimestamp(file.stat().st_mtime), file.owner()
     except (OSError, KeyError):  # released this moment, or a user that this machine does not know
         return "another process"
-    owner = lock.owner
     process = "another process"
     if owner is not None:
         host = owner.hostname.partition("?")[0]  # filelock adds the namespace of a container
@@ -276,8 +282,9 @@ def _holder(lock: MarkerSoftFileLock, file: Path) -> str:
 
 
 def is_empty(folder: Path) -> bool:
-    """Return whether a folder is empty, except for its lock file."""
-    return all(path.name == LOCK_FILE for path in folder.iterdir())
+    """Return whether a folder is empty, except for its lock file and what `remove_unfinished` deletes."""
+    unfinished = set(folder.glob(UNFINISHED))
+    return all(path.name == LOCK_FILE or path in unfinished for path in folder.iterdir())
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
@@ -290,6 +297,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed processes did not finish, named `.<name>.<process>.tmp`; the caller holds the folder."""
+    for path in folder.glob(UNFINISHED):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_text(path: Path, text: str) -> Path:

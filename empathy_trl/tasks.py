@@ -39,7 +39,7 @@ from empathy_trl.evaluation.plots import draw_training
 from empathy_trl.evaluation.report import summary, write_report
 from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
-from empathy_trl.io import json_or_none, user_path
+from empathy_trl.io import json_or_none, remove_unfinished, user_path, write_text
 from empathy_trl.models.adapters import (
     adapted,
     check_target_names,
@@ -57,7 +57,15 @@ from empathy_trl.models.templates import NO_END, check_learned_prompts, check_te
 from empathy_trl.recipe import Recipe, load_recipe
 from empathy_trl.recipe.provenance import RUN_FILE, ResourceUsage, check_precision, check_used, provenance
 from empathy_trl.recipe.schema import CONFIG_CLASSES
-from empathy_trl.recipe.stages import StageRun, archive_other_run, fit_rows, last_checkpoint, saved_by, stage_runs
+from empathy_trl.recipe.stages import (
+    StageRun,
+    archive_other_run,
+    fit_rows,
+    last_checkpoint,
+    remove_broken_checkpoints,
+    saved_by,
+    stage_runs,
+)
 from empathy_trl.rewards import load_rewards
 from empathy_trl.trainers.callbacks import (
     MetricsLog,
@@ -371,8 +379,10 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
     # Find out now what would stop a later stage, before an earlier run is moved or an hour is spent
     runs = stage_runs(recipe, folder)
     with fail_together():
-        _check(recipe, runs, folder)
+        check_writable(folder)
     with hold_together(folder, (run.folder for run in runs.values())):
+        with fail_together():
+            _check(recipe, runs, folder)
         with process.main_process_first():
             if process.is_main_process:
                 _archive_other_runs(runs, folder, fresh)
@@ -401,7 +411,6 @@ def _check(recipe, runs: dict[str, StageRun], folder: Path) -> None:
     """Raise UserError for everything that would stop a stage and can be known before the first one starts."""
     if missing := [line for run in runs.values() for line in run.missing_packages()]:
         raise UserError(f"this recipe needs packages that are not installed: {', '.join(missing)}")
-    check_writable(folder)
     check_precision(recipe, Engine.here())
     for run in runs.values():
         config = run.trainer_config()  # refuses what its class refuses
@@ -416,6 +425,7 @@ def _check(recipe, runs: dict[str, StageRun], folder: Path) -> None:
 
 
 def _archive_other_runs(runs: dict[str, StageRun], folder: Path, fresh: bool) -> None:
+    remove_unfinished(folder)
     for run in runs.values():
         if message := archive_other_run(run.folder, run.fingerprint, fresh):
             print(message)
@@ -441,7 +451,8 @@ def train_stage(run: StageRun) -> None:
         about["engine"] = engine
         about |= {"process_changes": changes} if changes else {}
         folder.save(**about, **provenance(run.stage.seed), **usage.so_far())
-        (run.folder / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")
+        write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
+        remove_broken_checkpoints(run.folder)
     process.wait_for_everyone()
     trainer = _trainer(run, folder, usage)
     if process.is_main_process:
@@ -572,13 +583,13 @@ def _evaluate(run: StageRun, key: str, output_dir: Path, section=None) -> None:
         rewards=run.judging_rewards,
     )
     if PartialState().is_main_process:
-        folder.save(**{key: settings})
         write_card(run.folder)
+        folder.save(**{key: settings})  # last: with this record, a run that is started again does nothing here
 
 
 def _write_report(recipe, folder: Path) -> None:
     """Write report.md and report.png, and print a summary of them."""
-    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    write_text(folder / "recipe.yaml", recipe.to_yaml())
     split = list(recipe.stages.values())[-1].evaluation.split
     write_report(folder, split)
     print(summary(folder, split))

@@ -29,10 +29,14 @@ TEXTS = [
 HOLDER = """
 import sys, time
 from pathlib import Path
+from empathy_trl.errors import UserError
 from empathy_trl.io import hold_file, hold_folder
-with {"folder": hold_folder, "file": hold_file}[sys.argv[1]](Path(sys.argv[2])):
-    print("held", flush=True)
-    time.sleep(600)
+try:
+    with {"folder": hold_folder, "file": hold_file}[sys.argv[1]](Path(sys.argv[2])):
+        print("held", flush=True)
+        time.sleep(600)
+except UserError as error:
+    print(error, flush=True)
 """
 
 
@@ -181,9 +185,9 @@ def holder():
     """Return a function that starts a process which holds a folder or a file until the test ends."""
     started = []
 
-    def start(kind: str, path) -> subprocess.Popen:
+    def start(kind: str, path, wait=True) -> subprocess.Popen:
         started.append(subprocess.Popen([sys.executable, "-c", HOLDER, kind, path], stdout=subprocess.PIPE, text=True))
-        assert started[-1].stdout.readline() == "held\n"
+        assert not wait or started[-1].stdout.readline() == "held\n"
         return started[-1]
 
     yield start

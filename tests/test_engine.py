@@ -214,7 +214,7 @@ def test_processes_fail_together_and_must_share_their_folder(tmp_path, monkeypat
             in said
         )
         assert f" was not seen within 1 seconds in {home}/1/out on " in said
-    assert not list(home.rglob(".shared-*"))
+    assert not list(home.rglob(".shared.*"))
 
 
 @pytest.mark.slow

@@ -91,6 +91,17 @@ def test_one_process_holds_a_folder_and_one_that_is_killed_holds_it_no_more(tmp_
 
 
 @pytest.mark.faults
+def test_of_several_at_once_one_takes_over_the_lock_of_a_killed_process(tmp_path, holder):
+    other = holder("folder", tmp_path)
+    os.kill(other.pid, signal.SIGKILL)
+    other.wait()
+    started = [holder("folder", tmp_path, wait=False) for _ in range(3)]
+    said = {process.pid: process.stdout.readline() for process in started}
+    [winner] = [pid for pid, line in said.items() if line == "held\n"]
+    assert all(f"process {winner} on" in line for pid, line in said.items() if pid != winner)
+
+
+@pytest.mark.faults
 def test_a_file_is_held_apart_from_its_neighbours(tmp_path, holder):
     other = holder("file", tmp_path / "scores.jsonl")
     with (

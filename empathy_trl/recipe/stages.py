@@ -6,9 +6,11 @@ it is complete for the same fingerprint, and resumes if it was interrupted.
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +20,18 @@ from safetensors import SafetensorError, safe_open
 from empathy_trl.data import CORPORA, build, corpus, read_split
 from empathy_trl.engine import Engine, device_count, several_on_cpu
 from empathy_trl.errors import UserError, show, suggestion
-from empathy_trl.io import digest, is_empty, is_gguf, json_or_none, on_hub, read_text, user_name, user_path, write_text
+from empathy_trl.io import (
+    digest,
+    is_empty,
+    is_gguf,
+    json_or_none,
+    on_hub,
+    read_text,
+    remove_unfinished,
+    user_name,
+    user_path,
+    write_text,
+)
 from empathy_trl.models.label_schema import Targets, is_bi_encoder, label_names, listed
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, read_yaml, stage_of, starts_pretrained
 from empathy_trl.recipe.provenance import RUN_FILE
@@ -594,11 +607,18 @@ def archive_other_run(path: Path, fingerprint: str, fresh: bool) -> str | None:
     """Clear the folder for a run with this fingerprint; returns what was done, None if nothing had to be.
 
     A run with other settings is renamed to `<folder>.<its fingerprint>`, and comes back when its settings do. `fresh`
-    deletes the run in the folder.
+    deletes the run in the folder. What a killed process left unfinished is deleted, too.
     """
     record = _read_record(path)
+    if path.is_dir():
+        remove_unfinished(path)
+        if record is None:
+            with suppress(OSError):
+                path.rmdir()  # a kept run can then come back
     if record is not None and fresh:
-        shutil.rmtree(path)
+        # renamed first: the half that a killed process leaves would count as complete, or as a user's own files
+        doomed = path.rename(path.with_name(f".{path.name}.{os.getpid()}.tmp"))
+        shutil.rmtree(doomed)
         return f"deleted {path} (--fresh)"
     messages = []
     if record is not None and record["fingerprint"] != fingerprint:
@@ -634,9 +654,29 @@ def _read_record(path: Path) -> dict | None:
 
 def last_checkpoint(path: Path) -> Path | None:
     """Return the newest `checkpoint-N` in `path` whose files are whole, or None."""
+    return next((folder for folder in _newest_first(path) if _is_whole(folder)), None)
+
+
+def _newest_first(path: Path) -> list[Path]:
+    """Return the folders `checkpoint-N` in `path`."""
     checkpoints = [folder for folder in path.glob("checkpoint-*") if folder.name.split("-")[-1].isdigit()]
-    newest_first = sorted(checkpoints, key=lambda folder: int(folder.name.split("-")[-1]), reverse=True)
-    return next((folder for folder in newest_first if _is_whole(folder)), None)
+    return sorted(checkpoints, key=lambda folder: int(folder.name.split("-")[-1]), reverse=True)
+
+
+def remove_broken_checkpoints(path: Path) -> None:
+    """Delete the checkpoints in `path` that a killed process wrote or deleted by half.
+
+    They would count towards `save_total_limit`, in place of whole ones.
+    """
+    newest = last_checkpoint(path)
+    for folder in _newest_first(path):
+        if not _is_whole(folder) or _kinds_of_files(newest) - _kinds_of_files(folder):
+            shutil.rmtree(folder)
+
+
+def _kinds_of_files(checkpoint: Path) -> set[str]:
+    """Return the names of a checkpoint's files without the numbers of processes and parts."""
+    return {re.sub(r"\d+", "", file.name) for file in checkpoint.iterdir()}
 
 
 def saved_by(checkpoint: Path) -> int:

@@ -191,7 +191,7 @@ class MergeAdapter(TrainerCallback):
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             self._merge_gathered(inputs, Path(args.output_dir) / "merging")
             return
-        with TemporaryDirectory(dir=args.output_dir, prefix="merged-") as folder:
+        with TemporaryDirectory(dir=args.output_dir, prefix=".merged.", suffix=".tmp") as folder:
             saved = folder if state.is_world_process_zero else None  # transformers saves in the main process only
             merged, difference = merge_adapter(self.trainer.model, inputs, name="the trained adapter", folder=saved)
         self.trainer.model = merged

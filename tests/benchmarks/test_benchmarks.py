@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-OTHERS = ("scorer", "evaluation", "predicted_memory", "processes")  # take no shapes
+OTHERS = ("scorer", "evaluation", "predicted_memory", "processes", "soak")  # take no shapes
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if "def main" in path.read_text())
 
 

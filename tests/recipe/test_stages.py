@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from datasets import Dataset
 
 from empathy_trl.errors import UserError
@@ -19,6 +21,7 @@ from empathy_trl.recipe.stages import (
     judges_in,
     known_fingerprint,
     last_checkpoint,
+    remove_broken_checkpoints,
     stage_runs,
 )
 
@@ -154,7 +157,33 @@ def test_last_checkpoint_skips_those_a_crash_cut_short(tmp_path):
     checkpoint(tmp_path, 60)
     (tmp_path / "checkpoint-60" / "model.safetensors").write_bytes(b"cut short")
     (tmp_path / "checkpoint-best").mkdir()
+    checkpoint(tmp_path, 5)
+    for step, process in ((2, 0), (10, 0), (10, 1)):
+        torch.save({}, tmp_path / f"checkpoint-{step}" / f"rng_state_{process}.pth")
     assert last_checkpoint(tmp_path).name == "checkpoint-10"
+    remove_broken_checkpoints(tmp_path)  # of the fifth, a part has been deleted
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", "checkpoint-10", "checkpoint-best"}
+
+
+def test_what_a_kill_leaves_unfinished_is_nobodys_run(tmp_path):
+    path = tmp_path / "sft"
+    record(tmp_path / "sft.aaaa", note="kept")
+    path.mkdir()
+    (path / ".run.json.7.tmp").write_text('{"finge')
+    assert inspect_stage(path, "aaaa").status == "new"
+    assert "was restored from" in archive_other_run(path, "aaaa", fresh=False)
+    (path / ".merged.7.tmp").mkdir()
+    (path / ".merged.7.tmp" / "model.safetensors").touch()
+    assert archive_other_run(path, "aaaa", fresh=False) is None
+    assert [file.name for file in path.iterdir()] == ["run.json"]
+
+
+def test_a_deletion_that_is_killed_leaves_nothing_that_counts(tmp_path, monkeypatch):
+    record(tmp_path / "sft", status="complete")
+    monkeypatch.setattr(shutil, "rmtree", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        archive_other_run(tmp_path / "sft", "aaaa", fresh=True)
+    assert inspect_stage(tmp_path / "sft", "aaaa").status == "new"
 
 
 def test_a_run_with_other_settings_is_kept_beside_and_comes_back(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -219,6 +220,31 @@ def test_killed_and_started_again_ends_with_the_same_weights(finished, tmp_path,
     assert left.read_bytes() == right.read_bytes()
     record = json.loads((tmp_path / "killed/grpo/run.json").read_text())
     assert record["sessions"] == 2 and record["train_seconds"] > before
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_of_three_runs_at_once_one_works_and_the_others_name_it(finished, tmp_path):
+    shutil.copytree(finished[1], tmp_path / "out")
+    (tmp_path / "link").symlink_to("out")
+    command = [
+        sys.executable,
+        str(RUN),
+        "--recipe",
+        str(finished[0]),
+        "--fresh",
+        "--stages.grpo.trainer.max_steps",
+        "20",
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [
+        subprocess.Popen([*command, "--output_dir", str(tmp_path / name)], **pipes) for name in ("out", "link", "out")
+    ]
+    errors = {process.pid: process.communicate()[1] for process in started}
+    assert sorted(process.returncode for process in started) == [0, 2, 2]
+    [winner] = [process.pid for process in started if process.returncode == 0]
+    assert all(f"process {winner} on " in error for pid, error in errors.items() if pid != winner)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in finished[1].iterdir()}
 
 
 def run_in_two_processes(recipe, folder, *overrides):
