@@ -541,6 +541,8 @@ def _trainer(run: StageRun, folder, usage: ResourceUsage):
     trainer.add_callback(MetricsLog(run.folder, draw_training))
     held_out = add_held_out(run, trainer, folder)
     trainer.add_callback(ResourceLog(folder, usage))
+    if run.task in ("grpo", "ppo"):
+        trainer.advice.save = lambda given: folder.save(advice=given)
     if run.stage.hub is not None and run.stage.hub.push == "every_save":
         trainer.add_callback(PushCheckpoints(run.stage.hub))
     show_progress(trainer, run.name, _figure_shown(run, trainer, held_out))

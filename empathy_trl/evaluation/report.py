@@ -47,6 +47,7 @@ class EvaluatedStage:
     predictions: list[dict]
     log: list[dict]
     rows: dict[str, dict]  # split -> counts of its rows; empty for runs of earlier versions
+    advice: list[dict]  # {"step", "cause", "message"} from the training
 
     @property
     def name(self) -> str:
@@ -89,7 +90,9 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
         parts += [f"## Stages side by side{several}", _stage_table(group)]
         parts += [part for title, text in group[0].evaluator.details(group).items() for part in (f"## {title}", text)]
     parts += ["## Rows", rows] if (rows := _rows(stages)) else []
-    parts += ["## Training", _training_table(stages), "## Examples", *map(_examples, groups)]
+    parts += ["## Training", _training_table(stages)]
+    parts += ["## Advice", advice] if (advice := _advice(stages)) else []
+    parts += ["## Examples", *map(_examples, groups)]
     parts += ["## How to reproduce", _reproduction(run_dir, stages[-1]), "## Files", _files(run_dir, stages)]
     return write_text(run_dir / "report.md", "\n\n".join(parts) + "\n")
 
@@ -182,13 +185,14 @@ def read_stages(run_dir: Path, split: str) -> list[EvaluatedStage]:
 
 
 def _read_stage(folder: Path, split: str) -> EvaluatedStage:
-    log = folder / "metrics.jsonl"
+    log, record = folder / "metrics.jsonl", json_or_none(folder / "run.json") or {}
     return EvaluatedStage(
         folder=folder,
         evaluation=read_eval(folder, split),
         predictions=read_predictions(folder, split),
         log=read_rows(log) if log.is_file() else [],
-        rows=(json_or_none(folder / "run.json") or {}).get("rows", {}),
+        rows=record.get("rows", {}),
+        advice=record.get("advice", []),
     )
 
 
@@ -312,6 +316,15 @@ def _training_table(stages: list[EvaluatedStage]) -> str:
         cells = [_start_and_end([value for _, value in _curve(stage, key)]) for key in used]
         rows.append([in_markdown(stage.name), max((row["step"] for row in stage.log), default=0), *cells])
     return markdown(rows) + "\n\nMean of the first tenth of the logged rows → mean of the last tenth."
+
+
+def _advice(stages: list[EvaluatedStage]) -> str:
+    """Return what the trainings said about their curves, one line for each cause."""
+    return "\n".join(
+        f"- {in_markdown(stage.name)}, step {each['step']}: {in_markdown(each['message'])}."
+        for stage in stages
+        for each in stage.advice
+    )
 
 
 def _curve(stage: EvaluatedStage, key: str) -> list[tuple[int, float]]:

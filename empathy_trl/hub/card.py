@@ -29,6 +29,7 @@ from empathy_trl.recipe.schema import SAMPLE
 from empathy_trl.rewards import REWARDS
 from empathy_trl.rewards.base import Reward
 from empathy_trl.tags import repairs_in
+from empathy_trl.text import in_markdown
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 CITATIONS = Path(__file__).with_name("citations.bib")
@@ -82,6 +83,7 @@ def model_card(folder: Path, repo_id: str | None = None, merged: bool = False) -
         # where it comes from
         sources=sources, licence=licence_words, stages=stages,
         trainer=files.stage.get("trainer") or {}, rewards=_rewards(files.stage.get("rewards") or {}),
+        advice=[f"step {each['step']}: {in_markdown(each['message'])}." for each in record.get("advice", [])],
         hardware=_hardware(record), duration=duration(record.get("train_seconds")), energy=_energy(record),
         grams=emissions(record), versions=record["versions"] if isinstance(record.get("versions"), dict) else {},
         local_data=_local_data(stages), notes=notes.read_text(encoding="utf-8").strip() if notes.is_file() else "",

@@ -6,8 +6,8 @@ the weights change (`exact_resume`). This module overrides these methods of `trl
 
 | method | why |
 |---|---|
-| `_generate_and_score_completions` | reward weights may follow a schedule |
-| `_calculate_rewards` | pass rewards the `<think>` at the end of the prompt; log the lengths of thoughts and replies, and the share of groups whose completions all earn the same; stop if no reward applies, or if all completions are masked |
+| `_generate_and_score_completions` | reward weights may follow a schedule; log distinct-2 |
+| `_calculate_rewards` | pass rewards the `<think>` at the end of the prompt; log the lengths of thoughts and replies, the share of groups whose completions all earn the same, and which rewards rise with the length; stop if no reward applies, or if all completions are masked |
 | `_get_per_token_logps_and_entropies` | without a GPU, keep prompts out of the vocabulary projection |
 | `training_step`, `__init__` | without a GPU, make fewer logits at a time, and let adapters make fewer copies; also in SFT |
 
@@ -35,6 +35,7 @@ from empathy_trl.models.load import check_tags
 from empathy_trl.models.templates import guard_template
 from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
 from empathy_trl.tags import THOUGHTS, completion_text, content_text
+from empathy_trl.trainers.advice import GRPO_CAUSES, TrainingAdvice
 from empathy_trl.trainers.dynamic_sampling import DynamicSamplingMixin, has_spread
 from empathy_trl.trainers.exact_resume import ExactResumeMixin, FiniteUpdatesMixin, WholeRunMixin
 from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
@@ -97,6 +98,34 @@ class EmpathyGRPOConfig(GRPOConfig):
                 f"completions (per_device_train_batch_size × steps_per_generation); expected a multiple of num_generations, "
                 f"{self.num_generations}"
             )
+
+
+def length_correlations(rewards: torch.Tensor, lengths: torch.Tensor, num_generations: int) -> list[float]:
+    """Return the correlation of every reward with the length of a completion, within groups: from -1 to 1.
+
+    It is nan where a reward or the length does not vary within any group.
+
+    Args:
+        rewards: shape (groups × num_generations, reward functions); nan where a reward does not apply.
+        lengths: shape (groups × num_generations,), in tokens.
+    """
+    grouped = rewards.double().view(-1, num_generations, rewards.shape[1])
+    applies = ~grouped.isnan()
+    lengths = torch.where(applies, lengths.double().view(-1, num_generations, 1), torch.nan)
+    x, y = ((each - each.nanmean(dim=1, keepdim=True)).nan_to_num(0.0) for each in (grouped, lengths))
+    spreads = (x.square().sum((0, 1)) * y.square().sum((0, 1))).sqrt()
+    return torch.where(spreads > 1e-9, (x * y).sum((0, 1)) / spreads, torch.nan).tolist()
+
+
+def token_pairs(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the pairs of neighbouring tokens as one number each, shape (pairs,).
+
+    Args:
+        ids: shape (rows, length).
+        mask: the same shape, 1 where a token counts.
+    """
+    both = (mask[:, :-1] * mask[:, 1:]).bool()
+    return (ids[:, :-1] * 2**32 + ids[:, 1:])[both]
 
 
 def check_reward_weights(weights: list, reward_funcs, args: GRPOConfig | None):
@@ -182,6 +211,7 @@ class EmpathyGRPOTrainer(
     """
 
     _kl_setting = "beta"
+    _causes = GRPO_CAUSES
 
     def __init__(self, model, reward_funcs=None, args=None, *others, reward_weights: list | None = None, **kwargs):
         if isinstance(reward_funcs, dict):
@@ -204,6 +234,8 @@ class EmpathyGRPOTrainer(
         self.weight_schedules = reward_weights
         if self._tokenizer.chat_template is not None:
             guard_template(self._tokenizer)
+        self.advice = TrainingAdvice(self, self._causes)
+        self.add_callback(self.advice)
         self._without_signal = Counter()  # problem -> rollouts in a row that had it
         for name, reward in zip(self.reward_func_names, self.reward_funcs, strict=True):
             if not isinstance(reward, Reward):
@@ -253,7 +285,13 @@ class EmpathyGRPOTrainer(
     def _generate_and_score_completions(self, inputs):
         if self.weight_schedules is not None:
             self._set_weights(self.weight_schedules, self.state.global_step / max(1, self.state.max_steps))
-        return super()._generate_and_score_completions(inputs)
+        output = super()._generate_and_score_completions(inputs)
+        pairs = token_pairs(output["completion_ids"], output["completion_mask"] * output.get("tool_mask", 1))
+        pairs = self.accelerator.gather(self.accelerator.pad_across_processes(pairs, pad_index=-1))
+        pairs = pairs[pairs >= 0]
+        if len(pairs):
+            self._metrics[self._mode]["distinct_2"].append(len(pairs.unique()) / len(pairs))
+        return output
 
     def _set_weights(self, schedules: list, progress: float):
         """Give the first rewards their weights at `progress`; those of environments come after them and keep theirs."""
@@ -271,6 +309,10 @@ class EmpathyGRPOTrainer(
         groups = self.num_generations if mode == "train" else self.num_generations_eval
         spread = has_spread(rewards, self.reward_weights, groups, self.multi_objective_aggregation)
         self._metrics[mode]["zero_spread_share"].append((~spread).float().mean().item())
+        lengths = torch.tensor([len(ids) for ids in completion_ids_list], device=rewards.device)
+        lengths = self.accelerator.gather(lengths)
+        for name, value in zip(self.reward_func_names, length_correlations(rewards, lengths, groups), strict=True):
+            self._metrics[mode][f"rewards/{name}/length_correlation"].append(value)
         if mode == "train" and not self._resampling:
             applies = ~rewards.isnan().all(dim=0)
             self._stop_without_signal(

@@ -24,13 +24,11 @@ Old values, returns and their mask are part of the rollout, so TRL shuffles and 
 
 import dataclasses
 from contextlib import nullcontext
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 from unittest.mock import patch
 
 import torch
-from accelerate.utils import gather_object
 from transformers import TrainerCallback
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.callbacks import SyncRefModelCallback
@@ -38,7 +36,7 @@ from trl.trainer.utils import get_config_model_id
 
 from empathy_trl.errors import UserError
 from empathy_trl.models.hub_files import CRITIC_FOLDER, saved_critic
-from empathy_trl.trainers.callbacks import PPOAdvice
+from empathy_trl.trainers.advice import PPO_CAUSES
 from empathy_trl.trainers.critic import (
     ValuesBesideLogProbs,
     advantages_and_returns,
@@ -145,21 +143,20 @@ class PPOConfig(EmpathyGRPOConfig):
 class EmpathyPPOTrainer(EmpathyGRPOTrainer):
     """`EmpathyGRPOTrainer` with token-level advantages from a learned critic instead of advantages from a prompt's group.
 
-    Warns, with advice, if the critic explains nothing, the KL grows too large or the reward is hacked: see `PPOAdvice`.
-
     Args:
         **kwargs: everything `EmpathyGRPOTrainer` takes; `args` is a `PPOConfig`, by default one with all its defaults.
 
     Logged beside what GRPO logs: `policy_loss` (without the entropy bonus), `value_loss`, `explained_variance` (of the
     returns, by the values at the time of the rollout), `returns/mean`, `returns/std`, `advantages/mean`, `advantages/std`
-    (before whitening), `values/mean`, `values/std`, `value_clip_ratio`, `distinct_2` (of the rollout's tokens), and with a
-    reference `kl` (per token) and `kl_penalty` (per completion, in units of reward).
+    (before whitening), `values/mean`, `values/std`, `value_clip_ratio`, and with a reference `kl` (per token) and
+    `kl_penalty` (per completion, in units of reward).
 
     Raises:
         UserError: `args` is not a `PPOConfig`, or the policy cannot have a critic of this kind.
     """
 
     _kl_setting = "kl_coef"
+    _causes = PPO_CAUSES
 
     def __init__(self, model, reward_funcs=None, args=None, *others, **kwargs):
         if args is None:
@@ -184,7 +181,6 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         if self.args.sync_ref_model:
             self.remove_callback(SyncRefModelCallback)
             self.add_callback(SyncReference(self.ref_model, self.accelerator))
-        self.add_callback(PPOAdvice())
 
     def _prepare_backbone(self, backbone):
         if backbone is None:
@@ -235,7 +231,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
             kl = mask * per_token_kl(log_probs, output["ref_per_token_logps"], self.args.kl_estimator)
         rewards = token_rewards(scores, self.args.kl_coef * kl, scored)
         advantages, returns = advantages_and_returns(rewards, values, scored, self.args.gamma, self.args.lam)
-        self._log_rollout(output["completion_ids"], mask, scored, kl, values, returns, advantages)
+        self._log_rollout(mask, scored, kl, values, returns, advantages)
         if self.args.whiten_advantages:
             advantages = whitened(advantages, scored, self._total)
         self._log_advantages((advantages * scored).sum(1) / scored.sum(1).clamp(min=1))
@@ -315,7 +311,7 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
     def _total(self, sums: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(sums, reduction="sum")
 
-    def _log_rollout(self, completion_ids, mask, scored, kl, values, returns, advantages):
+    def _log_rollout(self, mask, scored, kl, values, returns, advantages):
         metrics = self._metrics[self._mode]
         for name, tensor in (("returns", returns), ("advantages", advantages), ("values", values)):
             mean, variance = moments(tensor, scored, self._total)
@@ -327,11 +323,6 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
         if self.args.kl_coef:  # otherwise there is no reference to measure it against
             metrics["kl"].append(moments(kl, mask, self._total)[0].item())
             metrics["kl_penalty"].append(self.accelerator.gather(self.args.kl_coef * kl.sum(dim=1)).mean().item())
-        pairs = [
-            pair for row, kept in zip(completion_ids, mask.bool(), strict=True) for pair in pairwise(row[kept].tolist())
-        ]
-        pairs = gather_object(pairs)
-        metrics["distinct_2"].append(len(set(pairs)) / max(1, len(pairs)))
 
     def _log_advantages(self, advantages: torch.Tensor):
         """Replace GRPO's advantages in the log by the mean advantage of each completion."""

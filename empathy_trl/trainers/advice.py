@@ -1,0 +1,377 @@
+"""Advice during GRPO and PPO: what a strange curve means, and which key to change.
+
+`TrainingAdvice` reads every logged row. A cause is a function that takes a `History` and returns a message, or None where
+the figures do not show it. The thresholds are above each function; no healthy run of this project's recipes reaches one.
+`docs/curves.md` shows a picture of every cause. To add one, write a function and add it to `COMMON`, `GRPO_CAUSES` or
+`PPO_CAUSES`.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean, variance
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+from empathy_trl.rewards.base import Reward
+
+logger = logging.getLogger(__name__)
+
+# A window: at least so many logged rows, which cover at least so many optimizer steps. One row is too noisy to judge by.
+ROWS, STEPS = 5, 10
+LENGTH, ENDED, LIMIT = "completions/mean_length", "completions/mean_terminated_length", "trainer.max_completion_length"
+# rewards that bound a length, so that its change is what the author asked for
+BOUND_LENGTH = ("length", "reasoning_length", "response", "reflection")
+
+
+@dataclass
+class History:
+    """What the causes read: the first and the last rows of a training, and its settings.
+
+    Attributes:
+        args: config of the trainer.
+        rewards: name -> the trainer's reward function.
+        weights: name -> its weight now.
+        first, last: logged rows, a window each; figures that are None or not finite are left out.
+        apart: whether the two windows have no row in common, so that they can be compared.
+        held_out: rows of the held-out evaluations so far.
+        figure: name of the held-out figure in these rows, a higher value is better; None where there is none.
+        given: causes that were found before.
+    """
+
+    args: object
+    rewards: dict[str, Callable]
+    weights: dict[str, float]
+    first: list[dict]
+    last: list[dict]
+    apart: bool
+    held_out: list[dict]
+    figure: str | None
+    given: set[str]
+
+    def before(self, name: str) -> float:
+        """Return the mean of a figure over the first window, nan where it was not logged."""
+        return _mean(self.first, name)
+
+    def now(self, name: str) -> float:
+        """Return the mean of a figure over the last window, nan where it was not logged."""
+        return _mean(self.last, name)
+
+    def has_risen(self, name: str = "reward") -> bool:
+        """Return whether a figure rose by more than two standard errors from the first window to the last."""
+        first, last = ([row[name] for row in rows if name in row] for rows in (self.first, self.last))
+        if not self.apart or min(len(first), len(last)) < 2:
+            return False
+        error = math.sqrt(variance(first) / len(first) + variance(last) / len(last))
+        return fmean(last) - fmean(first) > max(2 * error, 1e-6)
+
+    def best_paid(self) -> str | None:
+        """Return the reward whose weighted mean rose the most, None where none did."""
+        gains = {
+            name: weight * (self.now(f"rewards/{name}/mean") - self.before(f"rewards/{name}/mean"))
+            for name, weight in self.weights.items()
+        }
+        gains = {name: gain for name, gain in gains.items() if gain > 0}
+        return max(gains, key=gains.get, default=None)
+
+    def paid_for_length(self, sign: int) -> str | None:
+        """Return the reward that rises with the length of a completion (`sign` 1) or falls with it (-1) within groups."""
+        signs = {
+            name: sign * math.copysign(1, self.weights[name]) * self.now(f"rewards/{name}/length_correlation")
+            for name in self.weights
+            if self.weights[name]
+        }
+        signs = {name: value for name, value in signs.items() if value >= CORRELATED}
+        return max(signs, key=signs.get, default=None)
+
+    def change(self, name: str) -> str:
+        """Return how the mean of a reward changed, in words."""
+        figure = f"rewards/{name}/mean"
+        return f"rewards.{name} rose from {self.before(figure):.3g} to {self.now(figure):.3g}"
+
+    def pair_with(self, *names: str) -> str:
+        """Return the advice to add rewards of these names, or to raise their weights where the recipe has them."""
+        new = [name for name in names if name not in self.weights]
+        known = [f"rewards.{name}.weight (now {self.weights[name]:g})" for name in names if name in self.weights]
+        return " or ".join([f"pair it with {' and '.join(new)}"] * bool(new) + [f"raise {' and '.join(known)}"] * bool(known))
+
+    @property
+    def kl_weight(self) -> str:
+        """The key of the KL's weight with its value."""
+        key = "kl_coef" if hasattr(self.args, "kl_coef") else "beta"
+        return f"trainer.{key} (now {getattr(self.args, key):g})"
+
+    @property
+    def span(self) -> str:
+        """The steps of the last window, in words."""
+        return f"in the last {len(self.last)} logged rows"
+
+
+def _mean(rows: list[dict], name: str) -> float:
+    values = [row[name] for row in rows if name in row]
+    return fmean(values) if values else math.nan
+
+
+# above: more than half of the completions are judged without their end
+CLIPPED = 0.5
+
+
+def clipped(run: History) -> str | None:
+    """Most completions are cut off, and no reward that pays for length explains it."""
+    share = run.now("completions/clipped_ratio")
+    if not share > CLIPPED or run.given & {"longer"} or longer(run):
+        return None
+    limit = f"{LIMIT} (now {run.args.max_completion_length})"
+    if share > 0.99:
+        return (
+            f"all completions {run.span} are cut off at {limit}, none ends by itself. If samples.md shows whole answers with "
+            "something after them, the model has not learned to end: train it first on completions with an end token (task sft, a "
+            "chat template that writes the token). Otherwise raise the limit"
+        )
+    return (
+        f"{share:.0%} of the completions {run.span} are cut off at {limit}, so their rewards are those of a fragment. Raise it, or "
+        "ask for shorter answers (the reward length, the prompt)"
+    )
+
+
+# below: 0 but for rounding
+NOTHING = 1e-6
+
+
+def nothing_earned(run: History) -> str | None:
+    """A reward that counts has paid its minimum to every completion."""
+    idle = []
+    for name, weight in run.weights.items():
+        rows = [row for row in run.last if f"rewards/{name}/mean" in row]
+        lowest = run.rewards[name].range[0] if isinstance(run.rewards[name], Reward) else -math.inf
+        if weight > 0 and len(rows) == len(run.last) and all(
+            row[f"rewards/{name}/mean"] - lowest < NOTHING and row.get(f"rewards/{name}/std", math.inf) < NOTHING
+            for row in rows
+        ):  # fmt: skip
+            idle.append(name)
+    if not idle and all(row.get("reward_std", math.inf) < NOTHING and abs(row["reward"]) < NOTHING for row in run.last):
+        idle = [name for name, weight in run.weights.items() if weight > 0]  # functions, whose minimum is not known
+    if not idle:
+        return None
+    return (
+        f"{', '.join(f'rewards.{name}' for name in idle)} gave every completion {run.span} the lowest value: the policy does not find "
+        "out by itself what earns more. Show it first (a warm start: a stage with task sft before this one), or lower the bar (a "
+        "reward that pays for a part, such as format with partial: true; easier prompts). samples.md shows what it writes"
+    )
+
+
+# above: most of the computing is spent on groups that teach nothing
+AGREEING = 0.6
+
+
+def zero_spread(run: History) -> str | None:
+    """In most groups, all completions earn the same."""
+    share = run.now("zero_spread_share")
+    if not share > AGREEING or nothing_earned(run):
+        return None
+    args = run.args
+    resampling = "" if getattr(args, "dynamic_sampling", False) else ", or set trainer.dynamic_sampling: true"
+    return (
+        f"in {share:.0%} of the groups {run.span}, all completions earn the same, so that the group teaches nothing. Raise "
+        f"trainer.temperature (now {args.temperature:g}) or trainer.num_generations (now {args.num_generations}), take harder "
+        f"prompts if most are solved{resampling}"
+    )
+
+
+# Completions this many times as long as at first, and at least this share of the limit: still short answers may have to grow
+GROWN, NEAR_LIMIT = 1.5, 0.5
+# A reward correlates this much with the length of completions to the same prompt; one that pays for length has more than 0.9
+CORRELATED = 0.5
+
+
+def longer(run: History) -> str | None:
+    """The reward rises while completions grow, and one reward pays the longer of two completions more."""
+    before, now = run.before(LENGTH), run.now(LENGTH)
+    limit, name = run.args.max_completion_length, run.paid_for_length(1)
+    if not run.has_risen() or name is None or name in BOUND_LENGTH or not now > GROWN * before:
+        return None
+    if limit and now < NEAR_LIMIT * limit:
+        return None
+    return (
+        f"the reward rises with the length of the completions (from {before:.0f} to {now:.0f} tokens; {LIMIT} is {limit}): "
+        f"{run.change(name)}, and the longer completion of a group earns more of it (correlation "
+        f"{run.now(f'rewards/{name}/length_correlation'):.2f}). It is probably being hacked: read samples.md, "
+        f"{run.pair_with('length', 'repetition_penalty')}, or lower rewards.{name}.weight (now {run.weights[name]:g})"
+    )
+
+
+# below this share of the initial value, a length or variety has collapsed
+COLLAPSE = 0.5
+
+
+def shorter(run: History) -> str | None:
+    """The reward rises while completions that end by themselves shrink to less than half."""
+    before, now, name = run.before(ENDED), run.now(ENDED), run.paid_for_length(-1) or run.best_paid()
+    if not run.has_risen() or name is None or not 0 < now < COLLAPSE * before or run.weights.keys() & {*BOUND_LENGTH}:
+        return None
+    return (
+        f"the reward rises while the completions shrink (from {before:.0f} to {now:.0f} tokens): {run.change(name)}. It is "
+        f"probably being hacked: read samples.md, {run.pair_with('length')}"
+    )
+
+
+def less_varied(run: History) -> str | None:
+    """The reward rises while distinct-2 falls to less than half."""
+    before, now, name = run.before("distinct_2"), run.now("distinct_2"), run.best_paid()
+    if not run.has_risen() or name is None or not now < COLLAPSE * before:
+        return None
+    return (
+        f"the reward rises while the completions repeat themselves (distinct-2 fell from {before:.3g} to {now:.3g}): "
+        f"{run.change(name)}. It is probably being hacked: read samples.md, {run.pair_with('repetition_penalty', 'distinct')}, "
+        f"or raise {run.kl_weight}"
+    )
+
+
+def held_out_falls(run: History) -> str | None:
+    """The reward rises while the held-out figure is below the interval of its best value, twice in a row."""
+    rows, name = [row for row in run.held_out if run.figure in row], run.best_paid()
+    if not run.has_risen() or name is None or len(rows) < 3:
+        return None
+    best = max(rows[:-2], key=lambda row: row[run.figure])
+    values = [row[run.figure] for row in rows[-2:]]
+    if not max(values) < best.get(f"{run.figure}_low", -math.inf):
+        return None
+    title = run.figure.removeprefix("eval_").replace("_", " ")
+    return (
+        f"the reward rises while the held-out {title} falls (from {best[run.figure]:.3g} at step {best['step']} to "
+        f"{values[-1]:.3g}, below its 95 % interval): {run.change(name)} without doing what it stands for. Take the best "
+        f"checkpoint (evaluation.best: {run.figure.removeprefix('eval_')}), lower rewards.{name}.weight (now "
+        f"{run.weights[name]:g}), or raise {run.kl_weight}"
+    )
+
+
+# above: nats per token, the policy's own tokens are e^3 = 20 times as likely as under the reference
+KL_LIMIT = 3.0
+
+
+def kl_runs_away(run: History) -> str | None:
+    """The policy is far from its reference, and goes on."""
+    kl = run.now("kl")
+    if not kl > KL_LIMIT or (run.apart and kl <= run.before("kl")):
+        return None
+    return (
+        f"the policy leaves its reference (KL {kl:.3g} nats per token {run.span}): read samples.md before trusting the reward. "
+        f"Raise {run.kl_weight} or lower trainer.learning_rate (now {run.args.learning_rate:g})"
+    )
+
+
+# below this share of the initial entropy, sampling hardly finds anything new
+ENTROPY_COLLAPSE = 0.1
+
+
+def entropy_collapses(run: History) -> str | None:
+    """The policy is nearly certain of every token."""
+    before, now = run.before("entropy"), run.now("entropy")
+    if not run.apart or not now < ENTROPY_COLLAPSE * before:
+        return None
+    return (
+        f"the entropy has collapsed (from {before:.2g} to {now:.2g} nats per token): completions to one prompt are nearly the "
+        f"same, and little is left to compare. Raise trainer.temperature (now {run.args.temperature:g}) or {run.kl_weight}, "
+        f"set trainer.entropy_coef (now {run.args.entropy_coef:g}), or lower trainer.learning_rate (now "
+        f"{run.args.learning_rate:g})"
+    )
+
+
+# below: the values predict the returns clearly worse than their mean would; a little below 0 is noise
+UNEXPLAINED = -0.2
+
+
+def critic_explains_nothing(run: History) -> str | None:
+    """The critic's values are worse than a constant, in every row of the window."""
+    values = [row["explained_variance"] for row in run.last if "explained_variance" in row]
+    if len(values) < len(run.last) or max(values) >= 0 or fmean(values) >= UNEXPLAINED:
+        return None
+    args = run.args
+    return (
+        f"the critic explains nothing (explained variance {fmean(values):.2f} {run.span}): its values make the advantages worse "
+        f"than a constant would. Raise trainer.critic_learning_rate (now {args.critic_learning_rate:g}) or "
+        f"trainer.critic_warmup_steps (now {args.critic_warmup_steps}), or lower it if value_loss grows"
+    )
+
+
+COMMON = {
+    "nothing_earned": nothing_earned,
+    "longer": longer,
+    "shorter": shorter,
+    "clipped": clipped,
+    "less_varied": less_varied,
+    "held_out_falls": held_out_falls,
+    "kl_runs_away": kl_runs_away,
+    "entropy_collapses": entropy_collapses,
+}
+GRPO_CAUSES = {**COMMON, "zero_spread": zero_spread}
+# a critic learns from groups that agree, too
+PPO_CAUSES = {**COMMON, "critic_explains_nothing": critic_explains_nothing}
+
+
+class TrainingAdvice(TrainerCallback):
+    """Logs a warning with advice, once per cause, and keeps it in `given`.
+
+    A resume reads the rows before its checkpoint again, so that it finds, without a word, what was found before.
+
+    Args:
+        trainer: the GRPO or PPO trainer.
+        causes: name -> function from `History` to a message or None.
+
+    Attributes:
+        given: `{"step", "cause", "message"}` for every cause found so far, as `run.json` has it.
+        figure: name of the held-out figure in the logged rows (`eval_accuracy`), if there is one.
+        save: called with `given` when it changes.
+    """
+
+    def __init__(self, trainer, causes: dict[str, Callable[[History], str | None]]):
+        self.trainer, self.causes = trainer, causes
+        self.figure: str | None = None
+        self.save: Callable[[list[dict]], object] = lambda given: None
+        self.given, self._rows, self._held_out = [], [], []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.given, self._rows, self._held_out = [], [], []
+        if state.is_world_process_zero:
+            for row in state.log_history:
+                self._read(row, args, state)
+            self.save(self.given)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        if new := self._read({"step": state.global_step} | (logs or {}), args, state):
+            with tqdm.external_write_mode():  # the progress bar would tear the line
+                for advice in new:
+                    logger.warning("step %d: %s", advice["step"], advice["message"])
+            self.save(self.given)
+
+    def _read(self, row: dict, args, state) -> list[dict]:
+        """Take in a logged row; return the advice that is new."""
+        row = {name: value for name, value in row.items() if isinstance(value, (int, float)) and math.isfinite(value)}
+        self._held_out += [row] * (self.figure in row)
+        if "reward" in row:
+            self._rows.append(row)
+        if row["step"] <= getattr(args, "critic_warmup_steps", 0):
+            row.pop("explained_variance", None)
+        size = max(ROWS, math.ceil(STEPS / max(1, state.logging_steps)))
+        del self._rows[size:-size]
+        if len(self._rows) < size:
+            return []
+        found = {advice["cause"] for advice in self.given}
+        run = History(
+            args=args, rewards=dict(zip(self.trainer.reward_func_names, self.trainer.reward_funcs, strict=True)),
+            weights=self._weights(), first=self._rows[:size], last=self._rows[-size:], apart=len(self._rows) >= 2 * size,
+            held_out=self._held_out, figure=self.figure, given=found,
+        )  # fmt: skip
+        messages = {name: cause(run) for name, cause in self.causes.items() if name not in found}
+        new = [{"step": int(row["step"]), "cause": name, "message": text} for name, text in messages.items() if text]
+        self.given += new
+        return new
+
+    def _weights(self) -> dict[str, float]:
+        """Return name -> weight of the rewards; a scheduled weight is that of the last row."""
+        weights = dict(zip(self.trainer.reward_func_names, self.trainer.reward_weights.tolist(), strict=True))
+        return {name: self._rows[-1].get(f"reward_weight/{name}", weight) for name, weight in weights.items()}
