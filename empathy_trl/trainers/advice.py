@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from empathy_trl.rewards.base import Reward
@@ -95,7 +94,9 @@ class History:
         """Return the advice to add rewards of these names, or to raise their weights where the recipe has them."""
         new = [name for name in names if name not in self.weights]
         known = [f"rewards.{name}.weight (now {self.weights[name]:g})" for name in names if name in self.weights]
-        return " or ".join([f"pair it with {' and '.join(new)}"] * bool(new) + [f"raise {' and '.join(known)}"] * bool(known))
+        return " or ".join(
+            [f"pair it with {' and '.join(new)}"] * bool(new) + [f"raise {' and '.join(known)}"] * bool(known)
+        )
 
     @property
     def kl_weight(self) -> str:
@@ -120,8 +121,11 @@ CLIPPED = 0.5
 
 def clipped(run: History) -> str | None:
     """Most completions are cut off, and no reward that pays for length explains it."""
-    share = run.now("completions/clipped_ratio")
+    figure = "completions/clipped_ratio"
+    share = run.now(figure)
     if not share > CLIPPED or run.given & {"longer"} or longer(run):
+        return None
+    if not run.apart and not run.before(figure) > CLIPPED:  # it is growing: wait until `longer` can be told apart
         return None
     limit = f"{LIMIT} (now {run.args.max_completion_length})"
     if share > 0.99:
@@ -141,18 +145,17 @@ NOTHING = 1e-6
 
 
 def nothing_earned(run: History) -> str | None:
-    """A reward that counts has paid its minimum to every completion."""
-    idle = []
-    for name, weight in run.weights.items():
-        rows = [row for row in run.last if f"rewards/{name}/mean" in row]
+    """A reward that counts has paid its minimum to every completion, at first and now."""
+    rows, counting = run.first + run.last, [name for name, weight in run.weights.items() if weight > 0]
+
+    def is_idle(name: str) -> bool:
         lowest = run.rewards[name].range[0] if isinstance(run.rewards[name], Reward) else -math.inf
-        if weight > 0 and len(rows) == len(run.last) and all(
-            row[f"rewards/{name}/mean"] - lowest < NOTHING and row.get(f"rewards/{name}/std", math.inf) < NOTHING
-            for row in rows
-        ):  # fmt: skip
-            idle.append(name)
-    if not idle and all(row.get("reward_std", math.inf) < NOTHING and abs(row["reward"]) < NOTHING for row in run.last):
-        idle = [name for name, weight in run.weights.items() if weight > 0]  # functions, whose minimum is not known
+        mean, std = f"rewards/{name}/mean", f"rewards/{name}/std"
+        return all(row.get(mean, math.inf) - lowest < NOTHING and row.get(std, math.inf) < NOTHING for row in rows)
+
+    idle = [name for name in counting if is_idle(name)]
+    if not idle and all(row.get("reward_std", math.inf) < NOTHING and abs(row["reward"]) < NOTHING for row in rows):
+        idle = counting  # functions, whose minimum is not known
     if not idle:
         return None
     return (
@@ -167,16 +170,20 @@ AGREEING = 0.6
 
 
 def zero_spread(run: History) -> str | None:
-    """In most groups, all completions earn the same."""
-    share = run.now("zero_spread_share")
-    if not share > AGREEING or nothing_earned(run):
-        return None
+    """In most groups, all completions earn the same, after `dynamic_sampling` has replaced what it could."""
     args = run.args
-    resampling = "" if getattr(args, "dynamic_sampling", False) else ", or set trainer.dynamic_sampling: true"
+    share, more = run.now("zero_spread_share"), "set trainer.dynamic_sampling: true"
+    if getattr(args, "dynamic_sampling", False):
+        share = 1 - run.now("groups_kept") * args.num_generations / args.generation_batch_size
+        more = f"raise trainer.max_resampling (now {args.max_resampling})"
+    if (
+        not share > AGREEING or nothing_earned(run) or run.given & {"kl_runs_away", "entropy_collapses"}
+    ):  # which explain it
+        return None
     return (
         f"in {share:.0%} of the groups {run.span}, all completions earn the same, so that the group teaches nothing. Raise "
         f"trainer.temperature (now {args.temperature:g}) or trainer.num_generations (now {args.num_generations}), take harder "
-        f"prompts if most are solved{resampling}"
+        f"prompts if most are solved, or {more}"
     )
 
 
@@ -343,9 +350,8 @@ class TrainingAdvice(TrainerCallback):
         if not state.is_world_process_zero:
             return
         if new := self._read({"step": state.global_step} | (logs or {}), args, state):
-            with tqdm.external_write_mode():  # the progress bar would tear the line
-                for advice in new:
-                    logger.warning("step %d: %s", advice["step"], advice["message"])
+            for advice in new:
+                logger.warning("step %d: %s", advice["step"], advice["message"])
             self.save(self.given)
 
     def _read(self, row: dict, args, state) -> list[dict]:

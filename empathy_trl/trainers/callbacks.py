@@ -4,6 +4,7 @@ Only the main process writes. After a resume, the rows of repeated steps replace
 """
 
 import json
+import logging
 import math
 import os
 import signal

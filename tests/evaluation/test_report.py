@@ -158,12 +158,16 @@ def test_the_summary_has_the_figures_of_the_report_and_at_most_ten_lines(two_sta
 
 
 def test_training_table(two_stages):
-    assert "## Rows" not in write_report(two_stages[0]).read_text(encoding="utf-8")  # a run of an earlier version
+    report = write_report(two_stages[0]).read_text(encoding="utf-8")
+    assert "## Rows" not in report and "## Advice" not in report  # a run of an earlier version
     (two_stages[0] / "sft" / "run.json").write_text('{"rows": {"train": {"summary": "9 read; 1 rows dropped"}}}')
+    advice = [{"step": 20, "cause": "longer", "message": "rewards.a*b rose"}]
+    (two_stages[0] / "grpo" / "run.json").write_text(json.dumps({"advice": advice}))
     rows, report = write_report(two_stages[0]).read_text(encoding="utf-8").split("## Training")
     assert rows.endswith("## Rows\n\n- sft, train: 9 read; 1 rows dropped\n\n")
     assert cells(report, "sft") == ["sft", "20", "2.85 → 1.05", "", "", ""]
     assert cells(report, "grpo") == ["grpo", "40", "", "0.025 → 0.385", "0.5 → 0.5", "20 → 20"]
+    assert "## Advice\n\n- grpo, step 20: rewards.a\\*b rose.\n\n## Examples" in report
 
 
 def test_examples_show_rows_gained_lost_and_wrong_in_both(tmp_path):

@@ -50,7 +50,12 @@ def test_a_card_has_all_a_reader_looks_for(tmp_path):
     write_eval(folder, "test", evaluation())
     for name in ("reward_curve.png", "samples.md"):
         (folder / name).write_text("x")
+    assert "warned" not in model_card(folder, "user/model")
+    record = json.loads((folder / "run.json").read_text())
+    record["advice"] = [{"step": 20, "cause": "longer", "message": f"rewards.words rose {'and so on ' * 20}"}]
+    (folder / "run.json").write_text(json.dumps(record))
     card = model_card(folder, "user/model")
+    assert f"What the training warned of:\n\n- step 20: rewards.words rose {'and so on ' * 20}".rstrip() in card
     for heading in ("How to use it", "Results", "Intended use and limits", "Training data and licence", "How it was trained",
                     "Hardware and carbon", "Reproduce it", "Cite"):  # fmt: skip
         assert f"\n## {heading}\n" in card

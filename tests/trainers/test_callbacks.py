@@ -1,7 +1,6 @@
-"""What a run shows and leaves behind: metrics, pictures, samples, and warnings of PPO."""
+"""What a run shows and leaves behind: metrics, pictures and samples."""
 
 import logging
-import re
 import warnings
 from types import SimpleNamespace
 
@@ -10,7 +9,6 @@ import pytest
 from empathy_trl.errors import UserError
 from empathy_trl.trainers.callbacks import (
     MetricsLog,
-    PPOAdvice,
     SamplePages,
     StageProgress,
     logged_rows,
@@ -120,60 +118,3 @@ def test_page_shows_text_as_it_is():
     assert "> line one\n> line two" in page
     assert "```\n'''<b>\n```" in page
     assert "Rewards: f not applicable, g 0.500" in page
-
-
-ARGS = SimpleNamespace(critic_learning_rate=1e-4, critic_warmup_steps=0, kl_coef=0.05, learning_rate=1e-6)
-HEALTHY = {"reward": 0.5, "explained_variance": 0.2, "kl": 0.1, "completions/mean_length": 20.0, "distinct_2": 0.8}
-
-
-def warnings_of(rows, caplog, **args):
-    advice = PPOAdvice()
-    with caplog.at_level(logging.WARNING):
-        for step, row in enumerate(rows, 1):
-            state = SimpleNamespace(is_world_process_zero=True, global_step=step)
-            advice.on_log(SimpleNamespace(**{**vars(ARGS), **args}), state, None, logs=row)
-    return [record.getMessage() for record in caplog.records]
-
-
-def rows(count, **changes):
-    return [{**HEALTHY, **changes} for _ in range(count)]
-
-
-SHORT = {"completions/mean_length": 5.0}
-TROUBLES = {
-    "critic": (rows(12, explained_variance=-0.3), r"critic explains nothing \(explained variance -0.30"),
-    "KL": (rows(12, kl=2.0), r"reference \(KL 2.00 nats per token\).*Raise trainer.kl_coef \(now 0.05\)"),
-    "length": (rows(10) + rows(12, reward=0.9, **SHORT), "the length of completions collapses .from 20 to 5."),
-    "variety": (rows(10) + rows(12, reward=0.9, distinct_2=0.1), "the distinct-2 collapses .from 0.8 to 0.1."),
-}
-
-
-@pytest.mark.parametrize("logged, message", TROUBLES.values(), ids=TROUBLES)
-def test_each_trouble_is_said_once(logged, message, caplog):
-    said = warnings_of(logged, caplog)
-    assert len(said) == 1 and re.search(message, said[0])
-
-
-FINE = {
-    "healthy": rows(30),
-    "too early": rows(9, explained_variance=-1.0, kl=9.0),
-    "one good row": rows(9, explained_variance=-0.3) + rows(1) + rows(9, explained_variance=-0.3),
-    "shorter and worse": rows(10) + rows(12, reward=0.1, **SHORT),
-    "rows of something else": [{"loss": 1.0}] * 30,
-}
-
-
-@pytest.mark.parametrize("logged", FINE.values(), ids=FINE)
-def test_no_trouble_is_invented(logged, caplog):
-    assert warnings_of(logged, caplog) == []
-
-
-def test_a_critic_that_warms_up_is_left_alone(caplog):
-    logged = rows(12, explained_variance=-0.3) + rows(20)
-    for steps in (30, 3):  # the last rows of the warm-up do not count later on
-        assert warnings_of(logged, caplog, critic_warmup_steps=steps) == []
-
-
-def test_rows_in_which_no_reward_applied_stop_nothing(caplog):
-    nothing = {"reward": None, "kl": None, "completions/mean_length": None}
-    assert warnings_of(rows(15) + rows(1, **nothing) + rows(15), caplog) == []

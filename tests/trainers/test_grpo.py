@@ -338,7 +338,9 @@ SETTINGS = {
     "ratio of a sequence": {"importance_sampling_level": "sequence", "num_iterations": 2, "steps_per_generation": 1},
     "entropy": {"entropy_coef": 0.1, "top_entropy_quantile": 0.5, **ONE_BATCH},
 }
-OURS = {"zero_spread_share"}
+OURS = {"zero_spread_share", "distinct_2"} | {
+    f"rewards/{name}_reward/length_correlation" for name in ("length", "vowel")
+}
 
 
 def logs_of(trainer_class, config_class, tiny_folder, output_dir, train_dataset=ROWS, **settings):
