@@ -541,11 +541,13 @@ def _trainer(run: StageRun, folder, usage: ResourceUsage):
     trainer.add_callback(MetricsLog(run.folder, draw_training))
     held_out = add_held_out(run, trainer, folder)
     trainer.add_callback(ResourceLog(folder, usage))
-    if run.task in ("grpo", "ppo"):
-        trainer.advice.save = lambda given: folder.save(advice=given)
     if run.stage.hub is not None and run.stage.hub.push == "every_save":
         trainer.add_callback(PushCheckpoints(run.stage.hub))
-    show_progress(trainer, run.name, _figure_shown(run, trainer, held_out))
+    figure, title = _figure_shown(run, trainer, held_out)
+    if run.task in ("grpo", "ppo"):
+        trainer.advice.figure, trainer.advice.save = figure, lambda given: folder.save(advice=given)
+        trainer.advice.more_is_better = held_out is None or held_out.more_is_better
+    show_progress(trainer, run.name, (figure, title))
     return trainer
 
 

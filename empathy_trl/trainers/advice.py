@@ -36,7 +36,8 @@ class History:
         first, last: logged rows, a window each; figures that are None or not finite are left out.
         apart: whether the two windows have no row in common, so that they can be compared.
         held_out: rows of the held-out evaluations so far.
-        figure: name of the held-out figure in these rows, a higher value is better; None where there is none.
+        figure: name of the held-out figure in these rows; None where there is none.
+        more_is_better: whether more of it is better.
         given: causes that were found before.
     """
 
@@ -48,6 +49,7 @@ class History:
     apart: bool
     held_out: list[dict]
     figure: str | None
+    more_is_better: bool
     given: set[str]
 
     def before(self, name: str) -> float:
@@ -237,18 +239,18 @@ def less_varied(run: History) -> str | None:
 
 
 def held_out_falls(run: History) -> str | None:
-    """The reward rises while the held-out figure is below the interval of its best value, twice in a row."""
+    """The reward rises while the held-out figure is worse than the interval of its best value, twice in a row."""
     rows, name = [row for row in run.held_out if run.figure in row], run.best_paid()
     if not run.has_risen() or name is None or len(rows) < 3:
         return None
-    best = max(rows[:-2], key=lambda row: row[run.figure])
-    values = [row[run.figure] for row in rows[-2:]]
-    if not max(values) < best.get(f"{run.figure}_low", -math.inf):
+    sign, bound = (1, f"{run.figure}_low") if run.more_is_better else (-1, f"{run.figure}_high")
+    best = max(rows[:-2], key=lambda row: sign * row[run.figure])
+    if not all(bound in best and sign * (row[run.figure] - best[bound]) < 0 for row in rows[-2:]):
         return None
     title = run.figure.removeprefix("eval_").replace("_", " ")
     return (
-        f"the reward rises while the held-out {title} falls (from {best[run.figure]:.3g} at step {best['step']} to "
-        f"{values[-1]:.3g}, below its 95 % interval): {run.change(name)} without doing what it stands for. Take the best "
+        f"the reward rises while the held-out {title} gets worse (from {best[run.figure]:.3g} at step {best['step']} to "
+        f"{rows[-1][run.figure]:.3g}, beyond its 95 % interval): {run.change(name)} without doing what it stands for. Take the best "
         f"checkpoint (evaluation.best: {run.figure.removeprefix('eval_')}), lower rewards.{name}.weight (now "
         f"{run.weights[name]:g}), or raise {run.kl_weight}"
     )
@@ -329,13 +331,15 @@ class TrainingAdvice(TrainerCallback):
 
     Attributes:
         given: `{"step", "cause", "message"}` for every cause found so far, as `run.json` has it.
-        figure: name of the held-out figure in the logged rows (`eval_accuracy`), if there is one.
+        figure, more_is_better: name of the held-out figure in the logged rows (`eval_accuracy`), if there is one, and whether
+            more of it is better.
         save: called with `given` when it changes.
     """
 
     def __init__(self, trainer, causes: dict[str, Callable[[History], str | None]]):
         self.trainer, self.causes = trainer, causes
         self.figure: str | None = None
+        self.more_is_better = True
         self.save: Callable[[list[dict]], object] = lambda given: None
         self.given, self._rows, self._held_out = [], [], []
 
@@ -370,7 +374,7 @@ class TrainingAdvice(TrainerCallback):
         run = History(
             args=args, rewards=dict(zip(self.trainer.reward_func_names, self.trainer.reward_funcs, strict=True)),
             weights=self._weights(), first=self._rows[:size], last=self._rows[-size:], apart=len(self._rows) >= 2 * size,
-            held_out=self._held_out, figure=self.figure, given=found,
+            held_out=self._held_out, figure=self.figure, more_is_better=self.more_is_better, given=found,
         )  # fmt: skip
         messages = {name: cause(run) for name, cause in self.causes.items() if name not in found}
         new = [{"step": int(row["step"]), "cause": name, "message": text} for name, text in messages.items() if text]

@@ -135,7 +135,8 @@ def test_headline_says_when_a_change_is_not_established(tmp_path, last, verdict)
 
 def test_the_summary_has_the_figures_of_the_report_and_at_most_ten_lines(two_stages):
     run, evaluations = two_stages
-    for name, record in {"sft": {"train_seconds": 60.0}, "grpo": {"train_seconds": 70.0, "advice": [{}, {}]}}.items():
+    advice = [{"step": 20, "cause": "longer", "message": "rewards.a*b rose"}] * 2
+    for name, record in {"sft": {"train_seconds": 60.0}, "grpo": {"train_seconds": 70.0, "advice": advice}}.items():
         write_text(run / name / "run.json", json.dumps(record))
     sft, grpo = (with_interval(evaluations[name]["metrics"]["accuracy"]) for name in ("sft", "grpo"))
     change = re.search(r": ([+][^ ]+ \[.*?\]) on the same", write_report(run).read_text()).group(1)

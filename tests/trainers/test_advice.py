@@ -92,7 +92,7 @@ CAUSES = {
     "entropy": (rows(10) + rows(12, entropy=0.01), GRPO, ["entropy_collapses"], r"from 1 to 0.01 nats.*entropy_coef \(now 0\)"),
     "critic": (rows(12, explained_variance=-0.3), PPO, ["critic_explains_nothing"], "explained variance -0.30"),
     "held out": (held_out(0.7) + rows(10) + held_out(0.75) + rows(12, **RISEN) + held_out(0.6, 0.6), GRPO, ["held_out_falls"],
-                 "held-out accuracy falls .from 0.75 at step 12 to 0.6, below its 95 % interval.*evaluation.best: accuracy"),
+                 "held-out accuracy gets worse .from 0.75 at step 12 to 0.6, beyond its 95 % interval.*evaluation.best: accuracy"),
 }  # fmt: skip
 
 
