@@ -85,7 +85,7 @@ from empathy_trl.trainers.classify import (
     pair_parts,
 )
 from empathy_trl.trainers.encoder_decoder import CompletionLoss, EmpathySeq2SeqTrainer, collator, encode, trainer_class
-from empathy_trl.trainers.exact_resume import FiniteUpdatesMixin, WholeRunMixin
+from empathy_trl.trainers.exact_resume import EpochOrderMixin, FiniteUpdatesMixin, WholeRunMixin
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer, OnCpuMixin
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer
 
@@ -105,7 +105,7 @@ class Task:
     build: Callable
 
 
-class EmpathySFTTrainer(FiniteUpdatesMixin, WholeRunMixin, OnCpuMixin, SFTTrainer):
+class EmpathySFTTrainer(EpochOrderMixin, FiniteUpdatesMixin, WholeRunMixin, OnCpuMixin, SFTTrainer):
     """`trl.SFTTrainer` that stops on a loss that is not finite, and whose resumed runs log the figures of the whole run.
 
     TRL would count tokens from 0 again, and forget what is not logged yet; `_running_sums` and `_continue_sums` of

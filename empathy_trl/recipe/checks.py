@@ -309,6 +309,11 @@ def _check_weights(keys: dict, task: str) -> Iterator[Problem]:
         ]
         if all(end == 0 for pair in ends for end in pair):
             yield (), "all weights are 0, so nothing would be learned; expected at least one other weight"
+        if _section(keys, "trainer").get("skip_solved") is not None and any(len(pair) > 1 for pair in ends):
+            yield (
+                (),
+                "a weight follows a schedule, but trainer.skip_solved compares the total rewards of the whole run; leave one out",
+            )
     data, reward = _section(keys, "data"), _section(_section(keys, "rewards"), "recommendation")
     written, read = data.get("slots", "placeholder"), reward.get("slots", "placeholder")
     if reward and data.get("name") == "redial" and written != read and {written, read} <= {"placeholder", "title"}:

@@ -37,7 +37,7 @@ from empathy_trl.models.adapters import adapted, as_new, merge_adapter
 from empathy_trl.models.classifier import load_classifier
 from empathy_trl.models.label_schema import Targets, pairs_of, pearson, predicted_labels, right_order
 from empathy_trl.models.load import whole_weights
-from empathy_trl.trainers.exact_resume import FiniteUpdatesMixin, WholeRunMixin
+from empathy_trl.trainers.exact_resume import EpochOrderMixin, FiniteUpdatesMixin, WholeRunMixin
 
 # With other values, the trainer computes no figure on `valid`, or computes it without the rows of the last batch
 FOR_FIGURES = {
@@ -157,7 +157,7 @@ def encode(rows, tokenizer, max_length: int):
     return rows.map(tokenize, batched=True, remove_columns=others, keep_in_memory=True)
 
 
-class LabelTrainer(FiniteUpdatesMixin, WholeRunMixin, Trainer):
+class LabelTrainer(EpochOrderMixin, FiniteUpdatesMixin, WholeRunMixin, Trainer):
     """`transformers.Trainer` that stops on a loss that is not finite, and saves a merged model as it is."""
 
     def _save(self, output_dir=None, state_dict=None):

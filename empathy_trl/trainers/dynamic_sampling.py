@@ -1,25 +1,33 @@
-"""Dynamic sampling: groups that teach nothing are replaced by groups of fresh prompts.
+"""Dynamic sampling: groups that teach nothing are replaced by groups of fresh prompts; solved prompts are left out for an epoch.
 
 GRPO compares the completions of one prompt, its group. If all of them earn the same, all advantages are 0, and the group was
 generated in vain. With `dynamic_sampling: true`, such groups are replaced before the loss is computed, at most `max_resampling`
 times per rollout; the idea is from DAPO (Yu et al. 2025, arXiv 2503.14476). A batch keeps its size: places that cannot be filled
 keep their first group.
 
-`DynamicSamplingMixin` overrides these methods of `trl.GRPOTrainer` 1.16; each calls `super()`:
+With `skip_solved: k`, a prompt that each of its last k visits has solved is left out of the next epoch (`SolvedPrompts`). Other
+prompts take its place, so that an epoch keeps its length, and with it the number of steps and the learning rates.
+
+`DynamicSamplingMixin` overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
 
 | method | why |
 |---|---|
 | `_generate_and_score_completions` | generate and score first, replace groups, and let the parent compute the rest for what is kept |
+| `_calculate_rewards` | note which prompts are solved |
+| `_run_epoch` | leave out prompts that have been solved |
 
 The parent computes advantages, log-probabilities, padding and counts of tokens from the kept groups alone, so all of its settings
 (`scale_rewards`, `multi_objective_aggregation`, vLLM's correction and others) mean what they always mean. Only what it would
 generate and score is given to it.
 """
 
+import hashlib
+import logging
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from unittest.mock import patch
 
 import numpy
@@ -29,9 +37,19 @@ from torch.utils.data import IterableDataset
 from trl.trainer.utils import nanstd
 
 from empathy_trl.errors import UserError
+from empathy_trl.trainers.exact_resume import row_weights, weighted_rows
+
+logger = logging.getLogger(__name__)
 
 # totals of a group that are nearer to each other than this count as equal; sums of weighted rewards are rounded
 EQUAL = 1e-6
+
+
+def totals(rewards: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return what completions earn in all, shape (rows,); nan where no reward applies. The arguments are those of `has_spread`."""
+    total = (rewards * weights.to(rewards.device)).nansum(dim=1)
+    total[rewards.isnan().all(dim=1)] = torch.nan
+    return total
 
 
 def has_spread(
@@ -51,11 +69,10 @@ def has_spread(
     Returns:
         Shape (groups,), bool. Completions to which no reward applies do not count.
     """
-    weighted = rewards * weights.to(rewards.device)
     if aggregation == "sum_then_normalize":
-        total = weighted.nansum(dim=1)
-        total[weighted.isnan().all(dim=1)] = torch.nan
-        weighted = total[:, None]
+        weighted = totals(rewards, weights)[:, None]
+    else:
+        weighted = rewards * weights.to(rewards.device)
     groups = weighted.view(-1, num_generations, weighted.shape[1])
     spread = groups.nan_to_num(-math.inf).amax(dim=1) - groups.nan_to_num(math.inf).amin(dim=1)
     return (spread >= EQUAL).any(dim=1)
@@ -64,12 +81,16 @@ def has_spread(
 class FreshRows:
     """An endless order of row numbers, shuffled anew in each pass, that depends on the seed alone.
 
+    Args:
+        rows: how many there are.
+        weights: how often each is drawn, see `exact_resume.weighted_rows`; None for all alike.
+
     Attributes:
         position: how many were drawn so far. A trainer that continues with the position continues with the order.
     """
 
-    def __init__(self, rows: int, seed: int):
-        self.rows, self.seed, self.position = rows, seed, 0
+    def __init__(self, rows: int, seed: int, weights: numpy.ndarray | None = None):
+        self.rows, self.seed, self.weights, self.position = rows, seed, weights, 0
         self._order: tuple[int, list[int]] = (-1, [])  # number of the pass, its row numbers
 
     def __iter__(self) -> Iterator[int]:
@@ -78,9 +99,80 @@ class FreshRows:
     def __next__(self) -> int:
         number, place = divmod(self.position, self.rows)
         if self._order[0] != number:
-            self._order = number, numpy.random.default_rng([self.seed, number]).permutation(self.rows).tolist()
+            chance = numpy.random.default_rng([self.seed, number, 1])  # not those of the epoch with this number
+            rows = self.rows if self.weights is None else weighted_rows(self.weights, chance)
+            self._order = number, chance.permutation(rows).tolist()
         self.position += 1
         return self._order[1][place]
+
+
+def prompt_key(prompt: str | list[dict]) -> str:
+    """Return a short text that tells a prompt from all others."""
+    return hashlib.sha256(repr(prompt).encode(errors="backslashreplace")).hexdigest()[:16]
+
+
+@dataclass
+class SolvedPrompts:
+    """How often prompts were solved, and which of them an epoch leaves out.
+
+    A visit, a group of completions, solves its prompt if each completion earns the highest total reward that any completion
+    has earned so far in this run. As long as all completions have earned the same, nothing is solved; a total above the highest
+    so far makes all prompts unsolved again.
+
+    Attributes:
+        needed: visits in a row that must have solved a prompt for the next epoch to leave it out. The epoch after that has it again.
+        highest, lowest: totals so far.
+        streaks: `prompt_key` -> visits in a row that solved it.
+        epoch: the one that `left_out`, the keys of prompts, is for.
+    """
+
+    needed: int
+    highest: float = -math.inf
+    lowest: float = math.inf
+    streaks: dict[str, int] = field(default_factory=dict)
+    epoch: int = -1
+    left_out: list[str] = field(default_factory=list)
+
+    def note(self, prompts: list[str], totals: torch.Tensor):
+        """Count one visit for each prompt.
+
+        Args:
+            prompts: keys, one per group.
+            totals: what the completions earned, shape (groups, num_generations); nan where no reward applies.
+        """
+        earned = totals[~totals.isnan()]
+        if not len(earned):
+            return
+        if earned.max() > self.highest + EQUAL:
+            self.highest = earned.max().item()
+            self.streaks.clear()
+        self.lowest = min(self.lowest, earned.min().item())
+        solved = (totals >= self.highest - EQUAL).all(dim=1) & (self.lowest < self.highest - EQUAL)
+        for prompt, is_solved in zip(prompts, solved.tolist(), strict=True):
+            self.streaks[prompt] = self.streaks.get(prompt, 0) + 1 if is_solved else 0
+
+    def leave_out(self, epoch: int, prompts: list[str], batch: int) -> frozenset[int]:
+        """Return the numbers of the rows that an epoch leaves out, decided when it is first asked about.
+
+        Args:
+            prompts: keys of all rows.
+            batch: prompts that a batch needs; with fewer left, nothing is left out, and a warning says so.
+        """
+        if epoch != self.epoch:
+            solved = {prompt for prompt, times in self.streaks.items() if times >= self.needed} - set(self.left_out)
+            if solved and (left := len(set(prompts) - solved)) < batch:
+                logger.warning(
+                    "trainer.skip_solved: epoch %d leaves out none of the %d prompts that are solved, because only %d others are "
+                    "left, and a batch needs %d.",
+                    epoch + 1,
+                    len(solved),
+                    left,
+                    batch,
+                )
+                solved = set()
+            self.epoch, self.left_out = epoch, sorted(solved)
+        solved = set(self.left_out)
+        return frozenset(row for row, prompt in enumerate(prompts) if prompt in solved)
 
 
 @dataclass
@@ -117,10 +209,11 @@ class DynamicSamplingMixin:
     |---|---|
     | `groups_drawn` | groups that were generated, at most 1 + `max_resampling` times those of a batch |
     | `groups_kept` | groups of the batch that teach something; the others could not be replaced |
+    | `prompts_skipped` | with `args.skip_solved`: rows that this epoch leaves out, because their prompts are solved |
 
     Raises:
         UserError: groups cannot be replaced, because the prompts are not rows of a data set alone: tools, environments, a
-            `rollout_func`, images, or an iterable data set.
+            `rollout_func`, images, or an iterable data set; or prompts cannot be left out, for some of these reasons.
     """
 
     _resampling = False  # whether groups are drawn that replace others
@@ -128,21 +221,50 @@ class DynamicSamplingMixin:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._replaces_groups = getattr(self.args, "dynamic_sampling", False)
-        if not self._replaces_groups:
-            return
-        obstacles = {
-            "tools": self.tools,
+        needed = getattr(self.args, "skip_solved", None)
+        self._solved = SolvedPrompts(needed) if needed else None
+        iterable = {
             "an environment_factory": self.environment_factories,
-            "a rollout_func": self.rollout_func,
-            "a model that reads images": self._is_vlm,
             "an iterable train_dataset": isinstance(self.train_dataset, IterableDataset),
         }
-        for name, occurs in obstacles.items():
-            if occurs:
-                raise UserError(f"trainer.dynamic_sampling: true does not work with {name}; expected false")
-        self._fresh_rows = FreshRows(len(self.train_dataset), self.args.seed)
+        others = {"tools": self.tools, "a rollout_func": self.rollout_func, "a model that reads images": self._is_vlm}
+        for setting, obstacles in (
+            ("dynamic_sampling", iterable | others if self._replaces_groups else {}),
+            ("skip_solved", iterable if self._solved else {}),
+        ):
+            for name, occurs in obstacles.items():
+                if occurs:
+                    value = str(getattr(self.args, setting)).lower()
+                    raise UserError(f"trainer.{setting}: {value} does not work with {name}; leave it out")
+        if self._replaces_groups:
+            self._fresh_rows = FreshRows(len(self.train_dataset), self.args.seed, row_weights(self.train_dataset))
+
+    def _run_epoch(self, *args, **kwargs):
+        if self._solved is not None and (sampler := self._epoch_sampler) is not None:
+            if kwargs["resume_from_checkpoint"] is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
+                self._load_solved(kwargs["resume_from_checkpoint"])  # before the rows of the epoch are drawn
+            prompts = [prompt_key(prompt) for prompt in sampler.data_source["prompt"]]
+            sampler.left_out = self._solved.leave_out(kwargs["epoch"], prompts, sampler.batch_size)
+        return super()._run_epoch(*args, **kwargs)
+
+    def _load_solved(self, checkpoint: str):
+        """Continue with what a checkpoint says about solved prompts, which is the same in all of its processes."""
+        for process in (self.accelerator.process_index, 0):
+            if os.path.isfile(file := self._rollout_file(checkpoint, process)):
+                rollout = torch.load(file, map_location="cpu", weights_only=True)
+                self._solved = SolvedPrompts(**rollout.get("solved", {"needed": self._solved.needed}))
+                return
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self._solved is not None and self.model.training:
+            keys = gather_object([prompt_key(row["prompt"]) for row in inputs])[:: self.num_generations]
+            self._solved.note(keys, totals(rewards, self.reward_weights).view(-1, self.num_generations))
+        return rewards
 
     def _generate_and_score_completions(self, inputs):
+        if self._solved is not None and self.model.training:
+            self._metrics["train"]["prompts_skipped"].append(float(len(self._epoch_sampler.left_out)))
         if not self._replaces_groups or not self.model.training:
             return super()._generate_and_score_completions(inputs)
         first, first_rewards = self._draw(inputs)
@@ -235,11 +357,14 @@ class DynamicSamplingMixin:
             return self._draw(own)
 
     def _fresh_row(self, prompts: list) -> dict:
-        """Return the next row whose prompt is not in `prompts`, and append its prompt; any row if all prompts are there."""
-        data = self._epoch_sampler.data_source
+        """Return the next row whose prompt is not in `prompts`, and append its prompt; any row if all prompts are there.
+
+        Rows that this epoch leaves out are passed over likewise.
+        """
+        data, left_out = self._epoch_sampler.data_source, self._epoch_sampler.left_out
         for _ in range(len(data)):
-            row = data[next(self._fresh_rows)]
-            if row["prompt"] not in prompts:
+            row = data[number := next(self._fresh_rows)]
+            if number not in left_out and row["prompt"] not in prompts:
                 break
         prompts.append(row["prompt"])
         return row
@@ -261,19 +386,21 @@ class DynamicSamplingMixin:
 
     def _log_rewards(self, rewards: torch.Tensor):
         """Replace the figures that the parent has logged about the kept rewards by those of the first draw."""
-        metrics = self._metrics["train"]
-        totals = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
-        totals[rewards.isnan().all(dim=1)] = torch.nan
-        metrics["reward"][-1], metrics["reward_std"][-1] = torch.nanmean(totals).item(), nanstd(totals).item()
+        metrics, total = self._metrics["train"], totals(rewards, self.reward_weights)
+        metrics["reward"][-1], metrics["reward_std"][-1] = torch.nanmean(total).item(), nanstd(total).item()
         for name, values in zip(self.reward_func_names, rewards.T, strict=True):
             metrics[f"rewards/{name}/mean"][-1] = torch.nanmean(values).item()
             metrics[f"rewards/{name}/std"][-1] = nanstd(values).item()
 
     def _rollout_state(self) -> dict:
         state = {"fresh_rows": self._fresh_rows.position} if self._replaces_groups else {}
+        if self._solved is not None:
+            state["solved"] = asdict(self._solved)
         return super()._rollout_state() | state
 
     def _load_rollout_state(self, rollout: dict):
         super()._load_rollout_state(rollout)
         if self._replaces_groups:
             self._fresh_rows.position = rollout.get("fresh_rows", 0)
+        if "solved" in rollout and self._solved is not None:
+            self._solved = SolvedPrompts(**rollout["solved"])

@@ -31,7 +31,7 @@ from trl.trainer.utils import selective_log_softmax_and_entropy
 from empathy_trl.errors import UserError
 from empathy_trl.models.batching import prompt_tokens
 from empathy_trl.models.load import decoder_settings, start_token, without_generation_defaults
-from empathy_trl.trainers.exact_resume import FiniteUpdatesMixin, WholeRunMixin
+from empathy_trl.trainers.exact_resume import EpochOrderMixin, FiniteUpdatesMixin, WholeRunMixin
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
 IGNORED = -100  # the label of padding
@@ -53,7 +53,7 @@ class Seq2SeqConfig(SFTConfig, Seq2SeqTrainingArguments):
         super().__post_init__()
 
 
-class EmpathySeq2SeqTrainer(FiniteUpdatesMixin, WholeRunMixin, Seq2SeqTrainer):
+class EmpathySeq2SeqTrainer(EpochOrderMixin, FiniteUpdatesMixin, WholeRunMixin, Seq2SeqTrainer):
     """`transformers.Seq2SeqTrainer` that stops on a loss that is not finite."""
 
 

@@ -2,12 +2,11 @@
 
 `trl.GRPOTrainer` saves model, optimizer, scheduler and random number generators. Three things are lost: a rollout that
 further steps still use, metrics that are not logged yet, and the order of the prompts in a later epoch.
-`ExactResumeMixin` saves the first two beside each checkpoint (`rollout_<process>.pt`) and makes the third depend on
-(seed, epoch) alone. It overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
+`ExactResumeMixin` saves the first two beside each checkpoint (`rollout_<process>.pt`), and `EpochOrderMixin` makes the third
+depend on (seed, epoch) alone. The former overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
 
 | method | why |
 |---|---|
-| `_get_train_sampler`, `_run_epoch` | shuffle the prompts by (seed, epoch); refuse rows that do not fill one batch |
 | `_save_rng_state`, `_load_rng_state` | save and load the rollout with the random number generators |
 | `training_step`, `_run_epoch`, `_load_rng_state` | take a snapshot when an optimizer step begins |
 | `_load_from_checkpoint` | also load the trained adapter if TRL keeps a second one as the reference |
@@ -16,7 +15,7 @@ further steps still use, metrics that are not logged yet, and the order of the p
 `FiniteUpdatesMixin`, which trainers of all tasks have, overrides `training_step` and `_clip_grad_norm`: a loss or gradient that
 is not finite stops the training before the weights change. `WholeRunMixin`, which they have too, overrides `_init_training_state`,
 `_run_epoch`, `_finalize_training`, `_save_rng_state`, `training_step` and `log`: steps, losses, speed and best checkpoint of a
-resumed run are those of the whole run.
+resumed run are those of the whole run. `EpochOrderMixin`, which they have as well, overrides `_get_train_sampler` and `_run_epoch`.
 
 The snapshot serves rewards that raise `StopTraining`, such as a judge that cannot be reached, and rewards that return
 something other than one finite number or None per completion. Both happen while a rollout is scored. By then sampling
@@ -25,6 +24,7 @@ therefore defers the stop until all processes have scored, restores the snapshot
 stop again.
 """
 
+import itertools
 import logging
 import os
 import random
@@ -38,7 +38,7 @@ import numpy
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
-from torch.utils.data import Sampler
+from torch.utils.data import IterableDataset, Sampler
 from trl.trainer.utils import RepeatSampler, is_async_callable
 
 from empathy_trl.errors import StopTraining, UserError
@@ -46,6 +46,7 @@ from empathy_trl.rewards.base import PASSED, check_parameters, checked_logs, che
 
 logger = logging.getLogger(__name__)
 
+WEIGHT = "row_weight"  # column of the training rows: how often a row is drawn
 SAMPLER_FIELDS = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
 
 
@@ -179,28 +180,11 @@ class ExactResumeMixin:
 
     Raises:
         StopTraining: from `train()`, when a reward raises it; a checkpoint of all complete steps is saved.
-        UserError: from `train()`, for rows that do not fill one batch.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._epoch_sampler = None  # an IterableDataset has no sampler
-        self._step_start = None  # a StepSnapshot from the first epoch on
-
-    def _get_train_sampler(self, dataset=None) -> Sampler:
-        sampler = super()._get_train_sampler(dataset)
-        if sampler.num_samples < sampler.batch_size:
-            raise UserError(
-                f"train_dataset: a batch needs {sampler.batch_size} rows (generation_batch_size / num_generations), but there "
-                f"are {sampler.num_samples}, so nothing would be trained"
-            )
-        self._epoch_sampler = EpochRepeatSampler(**{name: getattr(sampler, name) for name in SAMPLER_FIELDS})
-        return self._epoch_sampler
+    _step_start = None  # a StepSnapshot from the first epoch on
 
     def _run_epoch(self, *args, **kwargs):
-        # accelerate passes `set_epoch` on to a sampler only through some of the wrappers that it may put around it
-        if self._epoch_sampler is not None:
-            self._epoch_sampler.set_epoch(kwargs["epoch"])
         self._step_start = StepSnapshot.take(self)  # before the first rows are drawn, which is where a resume begins
         return super()._run_epoch(*args, **kwargs)
 
@@ -268,12 +252,12 @@ class ExactResumeMixin:
             # if other adapters have their own folders, transformers does not load the one in the checkpoint's folder itself
             policy.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
 
-    def _rollout_file(self, folder: str) -> str:
-        return os.path.join(folder, f"rollout_{self.accelerator.process_index}.pt")
+    def _rollout_file(self, folder: str, process: int) -> str:
+        return os.path.join(folder, f"rollout_{process}.pt")
 
     def _save_rng_state(self, output_dir: str):
         super()._save_rng_state(output_dir)
-        torch.save(self._rollout_state(), self._rollout_file(output_dir))
+        torch.save(self._rollout_state(), self._rollout_file(output_dir, self.accelerator.process_index))
 
     def _load_rng_state(self, checkpoint: str | None):
         super()._load_rng_state(checkpoint)
@@ -281,7 +265,7 @@ class ExactResumeMixin:
             return
         saved, now = len(list(Path(checkpoint).glob("rollout_*.pt"))), self.accelerator.num_processes
         if saved == now:
-            file = self._rollout_file(checkpoint)
+            file = self._rollout_file(checkpoint, self.accelerator.process_index)
             self._load_rollout_state(torch.load(file, map_location=self.accelerator.device, weights_only=True))
         else:
             if self.accelerator.is_main_process:
@@ -293,13 +277,102 @@ class ExactResumeMixin:
         self._step_start = StepSnapshot.take(self)
 
 
+class EpochOrderMixin:
+    """Mixin for trainers of TRL and transformers: the rows of an epoch, and in GRPO their order, depend on (seed, epoch) alone.
+
+    Data with a column `row_weight` is drawn accordingly, see `weighted_rows`. An epoch has as many rows as the data.
+
+    Raises:
+        UserError: from `train()`, for rows that do not fill one batch, for a `row_weight` with a sampling strategy other than
+            "random", and for weights that are all 0.
+    """
+
+    _epoch_sampler = None  # where neither TRL's sampler nor a `row_weight` asks for one
+
+    def _get_train_sampler(self, dataset=None) -> Sampler:
+        sampler, weights = super()._get_train_sampler(dataset), row_weights(self.train_dataset)
+        if isinstance(sampler, RepeatSampler):
+            if sampler.num_samples < sampler.batch_size:
+                raise UserError(
+                    f"train_dataset: a batch needs {sampler.batch_size} rows (generation_batch_size / num_generations), but there "
+                    f"are {sampler.num_samples}, so nothing would be trained"
+                )
+            fields = {name: getattr(sampler, name) for name in SAMPLER_FIELDS}
+        elif weights is None:
+            return sampler
+        else:
+            if self.args.train_sampling_strategy != "random":
+                raise UserError(
+                    f"trainer.train_sampling_strategy: {self.args.train_sampling_strategy} does not work with a column "
+                    "`row_weight`, which draws rows at random; expected random"
+                )
+            fields = {"data_source": self.train_dataset, "mini_repeat_count": 1, "seed": self.args.seed}
+        self._epoch_sampler = EpochRepeatSampler(**fields, weights=weights)
+        return self._epoch_sampler
+
+    def _run_epoch(self, *args, **kwargs):
+        # accelerate passes `set_epoch` on to a sampler only through some of the wrappers that it may put around it
+        if self._epoch_sampler is not None:
+            self._epoch_sampler.set_epoch(kwargs["epoch"])
+        return super()._run_epoch(*args, **kwargs)
+
+
 class EpochRepeatSampler(RepeatSampler):
-    """TRL's `RepeatSampler`, shuffled by (seed, epoch) instead of by the number of epochs this process has drawn."""
+    """TRL's `RepeatSampler`, whose rows and their order depend on (seed, epoch) instead of on how many epochs were drawn here.
+
+    Args:
+        weights: how often each row is drawn, see `weighted_rows`; None for all alike.
+
+    Attributes:
+        left_out: numbers of rows whose places the next epoch gives to other rows.
+    """
+
+    def __init__(self, *args, weights: numpy.ndarray | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.weights, self.left_out = weights, frozenset()
+        self.set_epoch(0)
 
     def set_epoch(self, epoch: int):
-        """Shuffle the next pass for `epoch`; epoch 0 has the parent's order."""
+        """Prepare the next pass for `epoch`; epoch 0 has the parent's order."""
         if self.shuffle:
             self.generator.manual_seed(self.seed + epoch)
+        chance = numpy.random.default_rng([self.seed, epoch])
+        self.rows = range(self.num_samples) if self.weights is None else weighted_rows(self.weights, chance)
+        if self.left_out:
+            others = chance.permutation([row for row in dict.fromkeys(self.rows) if row not in self.left_out]).tolist()
+            fill = itertools.cycle(others)
+            self.rows = [next(fill) if row in self.left_out else row for row in self.rows]
+
+    def __iter__(self) -> Iterator[int]:
+        return (self.rows[place] for place in super().__iter__())
+
+
+def row_weights(dataset) -> numpy.ndarray | None:
+    """Return the column `row_weight` of a data set; None without one, or where all rows have the same weight.
+
+    Raises:
+        UserError: all weights are 0.
+    """
+    if WEIGHT not in (getattr(dataset, "column_names", None) or ()) or isinstance(dataset, IterableDataset):
+        return None
+    weights = numpy.array(dataset[WEIGHT], dtype=float)
+    if not weights.any():
+        raise UserError(f"train_dataset: {WEIGHT} is 0 in all {len(weights)} rows; expected at least one above 0")
+    return None if (weights == weights[0]).all() else weights
+
+
+def weighted_rows(weights: numpy.ndarray, chance: numpy.random.Generator) -> list[int]:
+    """Return as many row numbers as there are rows, in order, each as often as its share of all weights says.
+
+    A row whose share is 1.3 comes once or twice, twice with the probability 0.3 (systematic sampling).
+
+    Args:
+        weights: shape (rows,), at least 0, not all 0.
+    """
+    order = chance.permutation(len(weights))
+    ends = numpy.cumsum(weights[order])
+    places = numpy.arange(len(weights)) + chance.random()
+    return sorted(order[numpy.searchsorted(ends / ends[-1] * len(weights), places, side="right")].tolist())
 
 
 def generator_states() -> tuple:

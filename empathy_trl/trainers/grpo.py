@@ -37,7 +37,7 @@ from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
 from empathy_trl.tags import THOUGHTS, completion_text, content_text
 from empathy_trl.trainers.advice import GRPO_CAUSES, TrainingAdvice
 from empathy_trl.trainers.dynamic_sampling import DynamicSamplingMixin, has_spread
-from empathy_trl.trainers.exact_resume import ExactResumeMixin, FiniteUpdatesMixin, WholeRunMixin
+from empathy_trl.trainers.exact_resume import EpochOrderMixin, ExactResumeMixin, FiniteUpdatesMixin, WholeRunMixin
 from empathy_trl.trainers.shared_prefix.mixin import SharedPrefixMixin
 
 logger = logging.getLogger(__name__)
@@ -53,11 +53,11 @@ TILE_ROWS, TILE_WIDTH = 2048, 2048
 
 @dataclasses.dataclass
 class EmpathyGRPOConfig(GRPOConfig):
-    """`trl.GRPOConfig` with the fields `shared_prefix`, `dynamic_sampling` and `max_resampling`.
+    """`trl.GRPOConfig` with the fields `shared_prefix`, `dynamic_sampling`, `max_resampling` and `skip_solved`.
 
     Raises:
-        ValueError: `shared_prefix` is not "auto", True or False; `max_resampling` is below 1 or has no effect; a group that may
-            have to be replaced would span processes.
+        ValueError: `shared_prefix` is not "auto", True or False; `max_resampling` or `skip_solved` is below 1; the former has no
+            effect; a group that may have to be replaced would span processes.
     """
 
     shared_prefix: bool | Literal["auto"] = dataclasses.field(
@@ -80,13 +80,22 @@ class EmpathyGRPOConfig(GRPOConfig):
         metadata={"help": "How many times a rollout may do so, with dynamic_sampling: true; by default 3."},
     )
 
+    skip_solved: int | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "Leave a prompt out of the next epoch if each of its last so many visits has solved it: all of its "
+            "completions earned the highest total reward so far. Other prompts take its place."
+        },
+    )
+
     def __post_init__(self):
         if not isinstance(self.shared_prefix, bool) and self.shared_prefix != "auto":
             raise ValueError(f"shared_prefix: {self.shared_prefix!r} should be 'auto', True or False")
         if self.max_resampling is not None and not self.dynamic_sampling:
             raise ValueError(f"max_resampling: {self.max_resampling} has no effect without dynamic_sampling: true")
-        if self.max_resampling is not None and self.max_resampling < 1:
-            raise ValueError(f"max_resampling: {self.max_resampling} should be at least 1")
+        for name in ("max_resampling", "skip_solved"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} should be at least 1")
         super().__post_init__()
         if not self.dynamic_sampling:
             return
@@ -183,6 +192,7 @@ class EmpathyGRPOTrainer(
     DynamicSamplingMixin,
     SharedPrefixMixin,
     ExactResumeMixin,
+    EpochOrderMixin,
     FiniteUpdatesMixin,
     WholeRunMixin,
     OnCpuMixin,
@@ -220,6 +230,13 @@ class EmpathyGRPOTrainer(
             check_reward_weights(reward_weights, reward_funcs, args)
         elif args is None or args.reward_weights is None:
             reward_weights = declared_weights(reward_funcs)
+        if getattr(args, "skip_solved", None) and any(
+            isinstance(each, WeightSchedule) for each in reward_weights or ()
+        ):
+            raise UserError(
+                f"trainer.skip_solved: {args.skip_solved} compares the total rewards of the whole run, so a weight must not follow "
+                "a schedule; expected numbers as weights, or no skip_solved"
+            )
         super().__init__(model, reward_funcs, args, *others, **kwargs)
         if self.ref_model is not None and is_fsdp_enabled():  # with the memory-saving loading
             raise UserError(

@@ -1,4 +1,4 @@
-"""Dynamic sampling: what replaces a group, what the loss reads afterwards, what is logged, exact resume, refusals."""
+"""Groups that teach nothing and prompts that are solved: what takes their place, the loss, the log, exact resume, refusals."""
 
 import os
 import subprocess
@@ -11,9 +11,10 @@ from datasets import Dataset
 
 from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.recipe.stages import last_checkpoint
-from empathy_trl.trainers.dynamic_sampling import FreshRows, has_spread
+from empathy_trl.rewards.base import WeightSchedule
+from empathy_trl.trainers.dynamic_sampling import FreshRows, SolvedPrompts, has_spread
 from empathy_trl.trainers.grpo import EmpathyGRPOConfig
-from empathy_trl.trainers.ppo import PPOConfig
+from empathy_trl.trainers.ppo import EmpathyPPOTrainer, PPOConfig
 from tests.trainers.settings import ROWS, assert_identical, kill, make_trainer, weights_of, without_times
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,11 @@ def odd_reward(prompts, completions, log_extra, **columns):
 def short_reward(completions, **columns):
     """Fewer letters, more reward."""
     return [-0.1 * len(completion[0]["content"]) for completion in completions]
+
+
+def solved_reward(prompts, **columns):
+    """The highest reward for even prompts, the number of letters for odd ones."""
+    return [100.0 if each == 1.0 else each for each in odd_reward(prompts, **columns)]
 
 
 def make(tiny_folder, folder, reward=odd_reward, **settings):
@@ -163,6 +169,14 @@ KILLED = {
         "per_device_train_batch_size": 4,
     },
     "second epoch": {"save_steps": 3, "train_dataset": MANY.select(range(8))},
+    "second epoch, solved prompts": {"save_steps": 3, "train_dataset": ROWS, "skip_solved": 1, "reward": solved_reward},
+    "third epoch, solved prompts alone": {
+        "save_steps": 4,
+        "train_dataset": ROWS,
+        "skip_solved": 1,
+        "reward": solved_reward,
+    }
+    | {"dynamic_sampling": False},
 }
 
 
@@ -176,7 +190,8 @@ def test_resume_after_sigkill_is_bit_identical(tiny_folder, tmp_path, settings):
     resumed.train(resume_from_checkpoint=str(last_checkpoint(tmp_path / "killed")))
     assert_identical(weights_of(undisturbed), weights_of(resumed))
     assert without_times(undisturbed.state.log_history) == without_times(resumed.state.log_history)
-    assert max(row.get("groups_drawn", 0) for row in resumed.state.log_history) > 4
+    if settings.get("dynamic_sampling", True):
+        assert max(row.get("groups_drawn", 0) for row in resumed.state.log_history) > 4
 
 
 def test_a_stop_while_groups_are_replaced_resumes_exactly(tiny_folder, tmp_path):
@@ -202,6 +217,59 @@ def test_a_stop_while_groups_are_replaced_resumes_exactly(tiny_folder, tmp_path)
     assert without_times(undisturbed.state.log_history) == without_times(resumed.state.log_history)
 
 
+@pytest.mark.parametrize(
+    ("rollouts", "streaks"),
+    [
+        ([[[0.0, 0.0], [0.0, 0.0]]], {"a": 0, "b": 0}),
+        ([[[1.0, 1.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]]], {"a": 2, "b": 1}),
+        ([[[1.0, 1.0], [0.0, 1.0]], [[1.0, 0.5], [1.0, 1.0]]], {"a": 0, "b": 1}),
+        ([[[1.0, 1.0], [0.0, 0.0]], [[1.0, 1.0], [2.0, 2.0]]], {"a": 0, "b": 1}),
+        ([[[1.0, NAN], [0.0, 1.0]]], {"a": 0, "b": 0}),
+    ],
+    ids=["nobody earned more", "twice and once", "not any more", "a higher total than ever", "None"],
+)
+def test_which_visits_solve_a_prompt(rollouts, streaks):
+    solved = SolvedPrompts(needed=1)
+    for rewards in rollouts:
+        solved.note(["a", "b"], torch.tensor(rewards))
+    assert solved.streaks == streaks
+
+
+def test_a_solved_prompt_is_left_out_for_one_epoch(caplog):
+    solved = SolvedPrompts(needed=2, streaks={"a": 2, "b": 1, "c": 3})
+    rows = ["a", "b", "c", "b", "a"]
+    assert [solved.leave_out(epoch, rows, batch=1) for epoch in (0, 0, 1, 2)] == [
+        {0, 2, 4},
+        {0, 2, 4},
+        set(),
+        {0, 2, 4},
+    ]
+    assert not caplog.text
+    assert SolvedPrompts(needed=2, streaks={"a": 2}).leave_out(7, rows, batch=3) == set()
+    assert "epoch 8 leaves out none of the 1 prompts that are solved, because only 2 others are left" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [{}, {"kinds": (EmpathyPPOTrainer, PPOConfig)}], ids=["GRPO", "PPO"])
+def test_other_prompts_take_the_places_of_solved_ones(tiny_folder, tmp_path, kind):
+    seen = []
+    reward = lambda prompts, **rest: seen.append(prompts[::2]) or solved_reward(prompts, **rest)
+    settings = {"dynamic_sampling": False, "skip_solved": 1, "train_dataset": ROWS, "max_steps": 6} | kind
+    trainer = make(tiny_folder, tmp_path, reward, **settings)
+    trainer.train()
+    numbers = [int(prompt[0]["content"].split()[1]) for prompts in seen for prompt in prompts]
+    first, second, third = (sorted(numbers[start : start + 8]) for start in (0, 8, 16))
+    assert first == third == list(range(8))
+    assert second == [1, 1, 3, 3, 5, 5, 7, 7]
+    assert [row["prompts_skipped"] for row in trainer.state.log_history[:-1]] == [0, 0, 4, 4, 0, 0]
+    assert trainer.state.epoch == 3
+
+
+@pytest.mark.faults
+def test_a_schedule_of_weights_does_not_go_with_solved_prompts(tiny_folder, tmp_path):
+    with pytest.raises(UserError, match="^trainer.skip_solved: 1 compares the total rewards .* a schedule"):
+        make(tiny_folder, tmp_path, weights=[WeightSchedule(0.0, 1.0, 0.5)], dynamic_sampling=False, skip_solved=1)
+
+
 def test_replaced_groups_do_not_count_as_rollouts_without_signal(tiny_folder, tmp_path):
     def reward(prompts, **columns):
         return [None] * len(prompts) if len(prompts) < 8 else [0.0] * len(prompts)
@@ -221,9 +289,10 @@ def test_replaced_groups_do_not_count_as_rollouts_without_signal(tiny_folder, tm
             {"dynamic_sampling": True, "max_resampling": 0},
             "^max_resampling: 0 should be at least 1$",
         ),
+        (EmpathyGRPOConfig, {"skip_solved": 0}, "^skip_solved: 0 should be at least 1$"),
         (PPOConfig, {"dynamic_sampling": True}, "^dynamic_sampling: true is for GRPO; PPO's advantages come from"),
     ],
-    ids=["no effect", "never", "PPO"],
+    ids=["no effect", "never", "no visit", "PPO"],
 )
 def test_refused_settings(tmp_path, kind, settings, message):
     with pytest.raises(ValueError, match=message):

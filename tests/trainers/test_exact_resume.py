@@ -7,14 +7,17 @@ import sys
 import zlib
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.recipe.stages import last_checkpoint
 from empathy_trl.rewards.llm_judge import LLMJudge
+from empathy_trl.trainers.exact_resume import EpochRepeatSampler, row_weights
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer, PPOConfig
 from tests.models.scripted_server import CUT, ScriptedServer, answer
@@ -47,6 +50,7 @@ def logged(trainer):
     return without_times(trainer.state.log_history)
 
 
+WEIGHTED = ROWS.add_column("row_weight", [0.0, 2.0, 0.5, 1.0, 1.5, 1.0, 1.0, 0.5])
 PPO = {"kinds": (EmpathyPPOTrainer, PPOConfig), "critic_learning_rate": 0.01}
 # settings, the step at which the process is killed
 KILLED = {
@@ -62,6 +66,7 @@ KILLED = {
         3,
     ),
     "second epoch": ({"save_steps": 5, "max_steps": 8}, 6),
+    "second epoch of weighted rows": ({"save_steps": 5, "max_steps": 8, "train_dataset": WEIGHTED}, 6),
     "with a reference model and a warm-up": ({"save_steps": 2, "beta": 0.1, "warmup_steps": 3}, 5),
     "PPO, between rollouts": (PPO | {"save_steps": 2}, 3),
     "PPO, inside a rollout": (PPO | {"save_steps": 3, "num_iterations": 2, "steps_per_generation": 2}, 4),
@@ -123,6 +128,33 @@ def test_epochs_differ_in_order_and_the_first_is_the_parents(tiny_folder, tmp_pa
     assert second != first
     ours.set_epoch(1)
     assert list(ours) == second
+
+
+def test_rows_are_drawn_as_often_as_their_weights_say():
+    weights = numpy.array([1, 2, 0.5, 0, 1, 1.5] * 10)
+    sampler = EpochRepeatSampler(range(60), 1, seed=3, weights=weights)
+    counts = []
+    for epoch in range(200):
+        sampler.set_epoch(epoch)
+        rows = list(sampler)
+        sampler.set_epoch(epoch)
+        assert rows == list(sampler), "by (seed, epoch) alone"
+        counts.append(numpy.bincount(rows, minlength=60))
+    assert {each.sum() for each in counts} == {60}
+    assert (numpy.abs(counts - weights) < 1).all(), "rounded down or up"
+    assert numpy.abs(numpy.mean(counts, axis=0) - weights).max() < 0.15
+    assert len({tuple(each) for each in counts}) > 1
+
+
+def test_rows_of_the_same_weight_are_drawn_as_without_weights():
+    assert row_weights(Dataset.from_dict({"row_weight": [0.3] * 7})) is None
+    plain, weighted = (
+        EpochRepeatSampler(range(7), 1, seed=3),
+        EpochRepeatSampler(range(7), 1, seed=3, weights=numpy.full(7, 0.3)),
+    )
+    assert list(plain) == list(weighted)
+    with pytest.raises(UserError, match="row_weight is 0 in all 2 rows"):
+        row_weights(Dataset.from_dict({"row_weight": [0, 0]}))
 
 
 def test_a_checkpoint_of_another_number_of_processes_goes_on_with_a_new_rollout(tiny_folder, tmp_path, caplog):
