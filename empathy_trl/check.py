@@ -101,7 +101,8 @@ def describe(recipe, folder: Path) -> str:
         options["examples"] = None if train is None else _examples(stage, train)
         options["rows_per_prompt"] = _rows_per_prompt(name, options, size)
         lines += ["", f"stage {name}: {stage.task}", *_stage_lines(stage, rows, options, prompt)]
-        lines += [_line("held-out", watched)] if (watched := plan(run, _steps(options))) else []
+        available = len(run.dataset("valid")) if rows and stage.evaluation.every else None
+        lines += [_line("held-out", watched)] if (watched := plan(run, _steps(options), available)) else []
         if stage.task in REWARD_TASKS:
             lines.append(_line("rollouts", _rollouts_line(options, size, Engine.here(stage.trainer))))
             lines += [_line("resampling", _resampling_line(config))] if config.dynamic_sampling else []

@@ -538,16 +538,16 @@ def _trainer(run: StageRun, folder, usage: ResourceUsage):
         raise UserError(f"stages.{run.name}: the trainer refuses these settings: {error}") from error
     check_used(run.resolved, trainer)
     check_engine(trainer)
-    trainer.add_callback(MetricsLog(run.folder, draw_training))
     held_out = add_held_out(run, trainer, folder)
+    figure = _figure_shown(run, trainer, held_out)
+    trainer.add_callback(MetricsLog(run.folder, partial(draw_training, held_out=figure)))
     trainer.add_callback(ResourceLog(folder, usage))
     if run.stage.hub is not None and run.stage.hub.push == "every_save":
         trainer.add_callback(PushCheckpoints(run.stage.hub))
-    figure, title = _figure_shown(run, trainer, held_out)
     if run.task in ("grpo", "ppo"):
-        trainer.advice.figure, trainer.advice.save = figure, lambda given: folder.save(advice=given)
+        trainer.advice.figure, trainer.advice.save = figure[0], lambda given: folder.save(advice=given)
         trainer.advice.more_is_better = held_out is None or held_out.more_is_better
-    show_progress(trainer, run.name, (figure, title))
+    show_progress(trainer, run.name, figure)
     return trainer
 
 

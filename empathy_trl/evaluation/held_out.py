@@ -54,14 +54,22 @@ def check_held_out(run) -> None:
         raise UserError(f"{key}.best: unknown figure {show(settings.best)}{suggestion(settings.best, choices)}")
 
 
-def plan(run, steps: int | None) -> str | None:
-    """Return what will be evaluated while a `StageRun` is trained for so many steps (None: not known); None for nothing."""
+def plan(run, steps: int | None, available: int | None) -> str | None:
+    """Return what will be evaluated while a `StageRun` is trained; None for nothing.
+
+    Args:
+        steps: of the training; None: not known.
+        available: rows of the split; None: not known.
+    """
     settings = run.stage.evaluation
     if settings.every is None:
         return None
-    rows = f"{settings.rows} rows" if settings.rows else "all rows"
-    count = "" if steps is None else f", {math.ceil(steps / settings.every)} times in {steps} steps"
-    text = f"{rows} of {SPLIT} every {settings.every} steps{count}"
+    rows = min((each for each in (settings.rows, available) if each is not None), default="all")
+    when = f"every {settings.every} steps"
+    if steps is not None:
+        count = math.ceil(steps / settings.every)
+        when = f"{when}: {count} evaluations" if count > 1 else f"after the last of {steps} steps: one evaluation"
+    text = f"{rows} rows of {SPLIT} {when}"
     if settings.best is None:
         return text
     text += f"; ends with the checkpoint that is best by {settings.best}"
@@ -96,7 +104,7 @@ class HeldOutEvaluation(TrainerCallback):
         run: a `StageRun`, whose recipe has `evaluation.every`.
         trainer: its trainer.
         folder: its `StageFolder`; `run.json` gets `best` when the training ends: `{"figure", "step", "value", "last_step",
-            "last_value", "n", "kept_step"}`, the last one being the step whose weights are kept.
+            "last_value", "n", "evaluations", "kept_step"}`, the last one being the step whose weights are kept.
 
     Attributes:
         figure: the one to watch, by which a step is best: `evaluation.best`, or the main metric.
@@ -143,8 +151,9 @@ class HeldOutEvaluation(TrainerCallback):
         if best is None or not state.is_world_process_zero:
             return
         key, kept = f"eval_{self.figure}", state.global_step if self.settings.best is None else best["step"]
-        last = {"last_step": rows[-1]["step"], "last_value": rows[-1][key], "n": best[COUNT], "kept_step": kept}
-        self.folder.save(best={"figure": self.figure, "step": best["step"], "value": best[key], **last})
+        last = {"last_step": rows[-1]["step"], "last_value": rows[-1][key]}
+        about = {"n": best[COUNT], "evaluations": len(rows), "kept_step": kept}
+        self.folder.save(best={"figure": self.figure, "step": best["step"], "value": best[key]} | last | about)
 
     def _rows(self, state) -> list[dict]:
         """Return the evaluations so far."""

@@ -49,28 +49,56 @@ def smooth(values) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def draw_training(rows: list[dict], folder: Path) -> None:
-    """Draw the logged rows of a training: `reward_curve.png` and, if there is a critic, `critic_curves.png`."""
-    draw_rewards(rows, folder / "reward_curve.png", folder.name)
+def draw_training(rows: list[dict], folder: Path, held_out: tuple[str, str] | None = None) -> None:
+    """Draw the logged rows of a training: `reward_curve.png` and, if there is a critic, `critic_curves.png`.
+
+    Args:
+        rows: of `metrics.jsonl`.
+        folder: of the stage.
+        held_out: key of the figure that was measured on `valid` while training, and what a reader calls it.
+    """
+    draw_rewards(rows, folder / "reward_curve.png", folder.name, held_out)
     if any("value_loss" in row for row in rows):
         draw_critic(rows, folder / "critic_curves.png", folder.name)
 
 
-def draw_rewards(rows: list[dict], path: Path, title: str) -> None:
-    """Draw the reward (per function and total) over the steps, or the loss if there is no reward."""
+def draw_rewards(rows: list[dict], path: Path, title: str, held_out: tuple[str, str] | None = None) -> None:
+    """Draw the reward (per function and total) over the steps, or the loss if there is no reward; below it a held-out figure.
+
+    Args and shapes: as `draw_training`. Without rows that have the held-out figure with its interval, there is no second panel.
+    """
     names = [name for name in sorted({key for row in rows for key in row}) if _is_reward(name)] or ["loss"]
-    figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
+    measured = [row for row in rows if held_out is not None and f"{held_out[0]}_low" in row]
+    shape = (
+        {"nrows": 2, "figsize": (7, 6), "height_ratios": (3, 2), "sharex": True} if measured else {"figsize": (7, 4)}
+    )
+    figure, panels = pyplot().subplots(**shape, squeeze=False, layout="constrained")
+    axes = panels[0, 0]
     for name in names:
         points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
         if points:
             label = "total (weighted)" if name == "reward" else name.removeprefix("rewards/").removesuffix("/mean")
             steps, values = zip(*points, strict=True)
             axes.plot(steps, smooth(values), label=label, linewidth=2.5 if name == "reward" else 1.5)
-    axes.set(xlabel="optimizer step", ylabel="loss" if names == ["loss"] else "mean reward (smoothed)", title=title)
+    axes.set(ylabel="loss" if names == ["loss"] else "mean reward (smoothed)", title=title)
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
+    if measured:
+        _draw_held_out(panels[1, 0], measured, *held_out)
+    panels[-1, 0].set_xlabel("optimizer step")
     save(figure, path, dpi=120)
+
+
+def _draw_held_out(axes, rows: list[dict], key: str, name: str) -> None:
+    """Draw a figure measured on `valid` while training, with its intervals."""
+    steps, values, low, high = zip(
+        *((row["step"], row[key], row[f"{key}_low"], row[f"{key}_high"]) for row in rows), strict=True
+    )
+    axes.fill_between(steps, low, high, color=BLUE, alpha=0.2, linewidth=0)
+    axes.plot(steps, values, color=BLUE, marker="o", markersize=4)
+    axes.set(ylabel=name, title=f"n = {rows[-1]['eval_n']}, 95 % intervals")
+    axes.grid(alpha=0.3)
 
 
 def draw_critic(rows: list[dict], path: Path, title: str) -> None:

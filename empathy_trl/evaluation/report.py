@@ -48,6 +48,7 @@ class EvaluatedStage:
     log: list[dict]
     rows: dict[str, dict]  # split -> counts of its rows; empty for runs of earlier versions
     advice: list[dict]  # {"step", "cause", "message"} from the training
+    best: dict | None = None  # figures while training, see `evaluation.held_out`
 
     @property
     def name(self) -> str:
@@ -90,7 +91,7 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
         parts += [f"## Stages side by side{several}", _stage_table(group)]
         parts += [part for title, text in group[0].evaluator.details(group).items() for part in (f"## {title}", text)]
     parts += ["## Rows", rows] if (rows := _rows(stages)) else []
-    parts += ["## Training", _training_table(stages)]
+    parts += ["## Training", _training_table(stages), *_figures_while_training(stages)]
     parts += ["## Advice", advice] if (advice := _advice(stages)) else []
     parts += ["## Examples", *map(_examples, groups)]
     parts += ["## How to reproduce", _reproduction(run_dir, stages[-1]), "## Files", _files(run_dir, stages)]
@@ -193,6 +194,7 @@ def _read_stage(folder: Path, split: str) -> EvaluatedStage:
         log=read_rows(log) if log.is_file() else [],
         rows=record.get("rows", {}),
         advice=record.get("advice", []),
+        best=record.get("best"),
     )
 
 
@@ -325,6 +327,27 @@ def _advice(stages: list[EvaluatedStage]) -> str:
         for stage in stages
         for each in stage.advice
     )
+
+
+def _figures_while_training(stages: list[EvaluatedStage]) -> list[str]:
+    """Return a paragraph about the figures on `valid` while training, best and last; none if there are no such figures."""
+    lines = []
+    for stage in (stage for stage in stages if stage.best):
+        best, split = stage.best, stage.evaluation["data"]["split"]
+        lines.append(
+            f"- {in_markdown(stage.name)}: {best['figure'].replace('_', ' ')} {best['value']:.3f} at best (step {best['step']}), "
+            f"{best['last_value']:.3f} at the last step ({best['last_step']}); {best['evaluations']} evaluations on {best['n']} rows of "
+            f"valid. The model is that of step {best['kept_step']}."
+            + (
+                " These rows are also among those evaluated above, whose figures are then optimistic."
+                if split == "valid"
+                else ""
+            )
+        )
+    if not lines:
+        return []
+    head = "Figures on valid while training. The best of several evaluations is optimistic, because it is also the luckiest:"
+    return ["\n".join([head, "", *lines])]
 
 
 def _curve(stage: EvaluatedStage, key: str) -> list[tuple[int, float]]:

@@ -130,7 +130,7 @@ def test_the_best_checkpoint_is_kept_and_patience_ends_the_training(kind, figure
     record = json.loads((run.folder / "run.json").read_text())["best"]
     assert record == {
         "figure": figure, "step": best, "value": values[best - 1], "last_step": last, "last_value": values[last - 1],
-        "n": 5, "kept_step": best,
+        "n": 5, "evaluations": last, "kept_step": best,
     }  # fmt: skip
     kept = run.folder / f"checkpoint-{best}"
     assert_identical(weights_in(run.folder), weights_in(kept))
@@ -174,12 +174,16 @@ def test_a_figure_has_to_be_one_of_the_stage_and_the_plan_says_what_happens(make
         check_held_out(make_run("sft", "run", {**EVERY, "best": "acuracy"}))
     run = make_run("sft", "run", {"every": 3, "rows": 64, "best": "accuracy", "patience": 2, "split": "valid"})
     check_held_out(run)
-    assert plan(run, 8) == (
-        "64 rows of valid every 3 steps, 3 times in 8 steps; ends with the checkpoint that is best by accuracy, and early "
+    assert plan(run, 8, 120) == (
+        "64 rows of valid every 3 steps: 3 evaluations; ends with the checkpoint that is best by accuracy, and early "
         "after 2 evaluations without a better one; its final figure on valid is optimistic"
     )
     off = make_run("sft", "run", {"every": None, "rows": 64, "best": "accuracy"})  # as an override leaves it
-    assert plan(off, 8) is None
+    assert plan(off, 8, 120) is None
+    assert (
+        plan(make_run("sft", "run", {"every": 9}), 8, None)
+        == "all rows of valid after the last of 8 steps: one evaluation"
+    )
     assert off.stage.evaluation == make_run("sft", "run", {}).stage.evaluation
 
 

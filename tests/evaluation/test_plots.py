@@ -61,6 +61,17 @@ def test_a_training_has_the_curves_that_it_logged(tmp_path, rows, pictures):
         png_size(tmp_path / name)
 
 
+def test_the_reward_stands_above_a_held_out_figure_if_there_is_one(tmp_path):
+    rows = [{"step": step, "reward": 0.1} for step in (1, 2)]
+    figure = {"eval_accuracy": 0.5, "eval_accuracy_low": 0.4, "eval_accuracy_high": 0.6, "eval_n": 8}
+    by_the_trainer = {"step": 2, "eval_accuracy": 0.5}  # has no interval
+    heights = []
+    for measured in ([], [by_the_trainer], [{"step": 2} | figure]):
+        draw_training([*rows, *measured], tmp_path, ("eval_accuracy", "accuracy on valid"))
+        heights.append(png_size(tmp_path / "reward_curve.png")[1])
+    assert heights == [480, 480, 720]
+
+
 @pytest.mark.parametrize(
     "values, expected", [([1.0], [1.0]), ([1, 2, 3], [1, 2, 3]), ([0.0] * 19 + [2.0], [0.0] * 19 + [1.0])]
 )

@@ -171,6 +171,19 @@ def test_training_table(two_stages):
     assert "## Advice\n\n- grpo, step 20: rewards.a\\*b rose.\n\n## Examples" in report
 
 
+def test_figures_while_training_are_shown_best_and_last(two_stages):
+    best = {"figure": "macro_f1", "step": 20, "value": 0.75, "last_step": 40, "last_value": 0.5, "n": 64}
+    record = {"best": best | {"evaluations": 4, "kept_step": 20}}
+    (two_stages[0] / "grpo" / "run.json").write_text(json.dumps(record))
+    shown = re.search(
+        r"^Figures on valid while.*?(?=\n\n##)", write_report(two_stages[0]).read_text(), re.DOTALL | re.MULTILINE
+    )[0]
+    assert shown.endswith(
+        "- grpo: macro f1 0.750 at best (step 20), 0.500 at the last step (40); 4 evaluations on 64 rows of valid. The model is "
+        "that of step 20."
+    )
+
+
 def test_examples_show_rows_gained_lost_and_wrong_in_both(tmp_path):
     first, last = list(GOLD), list(GOLD)
     first[9], last[9] = "happy", GOLD[9]  # gained

@@ -270,6 +270,14 @@ def test_measured_energy_and_hardware_are_told(tmp_path):
     assert "Energy: 1.5 kWh, measured" in card and "co2_eq_emissions" not in front(card)
 
 
+def test_figures_while_training_are_told(tmp_path):
+    best = {"figure": "accuracy", "step": 20, "value": 0.75, "last_step": 40, "last_value": 0.5, "n": 64}
+    record = {"best": best | {"evaluations": 4, "kept_step": 20}}
+    card = " ".join(model_card(stage_folder(tmp_path, record=record), "user/model").split())
+    assert "evaluated 4 times on 64 rows of `valid`: accuracy 0.750 at best (step 20) and 0.500 at step 40" in card
+    assert "The weights are those of step 20." in card
+
+
 def test_the_citation_is_that_of_the_project(tmp_path):
     project = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     entry = block(model_card(stage_folder(tmp_path), "user/model"), "bibtex").split("\n\n")[0]
