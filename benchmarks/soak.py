@@ -39,6 +39,7 @@ WATCHED = {
     "transformers:Trainer._save_checkpoint": SAVING,
     "transformers:Trainer.save_model": SAVING,
     "empathy_trl.recipe.stages:StageFolder.save": SAVING,
+    "empathy_trl.evaluation.held_out:HeldOutEvaluation._figures": "held-out evaluation",
     "empathy_trl.tasks:write_card": BETWEEN,
     "empathy_trl.tasks:_trainer": BETWEEN,
     "empathy_trl.tasks:_write_report": BETWEEN,
@@ -49,38 +50,64 @@ PHASES = (*dict.fromkeys(WATCHED.values()), ANY)
 WRITERS = ("torch:save", "transformers.modeling_utils:safe_save_file")
 WRITES, DELETES = ("open", "os.rename"), ("os.remove", "shutil.rmtree")
 
-SHORT = {"trainer.save_strategy": "steps", "trainer.logging_steps": 1, "trainer.save_total_limit": 2}
+# stage -> what shortens and changes it; the keys without a dot are those of its trainer
+ALL = {"save_strategy": "steps", "logging_steps": 1, "save_total_limit": 2}
 RECIPES = {
     "ed4_tiny": {
-        "sft": {"max_steps": 90, "save_steps": 40},
-        "grpo": {"max_steps": 10, "save_steps": 3, "steps_per_generation": 2, "num_iterations": 2},
-        "evaluation": {"limit": 128},
+        "sft": {"max_steps": 60, "save_steps": 25, "evaluation.every": 25, "evaluation.rows": 32},
+        "grpo": {
+            "max_steps": 24,
+            "save_steps": 5,
+            "per_device_train_batch_size": 32,
+            "steps_per_generation": 2,
+            "num_iterations": 2,
+            "dynamic_sampling": True,
+            "skip_solved": 1,
+            "evaluation.every": 4,
+            "evaluation.rows": 32,
+            "evaluation.best": "accuracy",
+            "evaluation.patience": 5,
+        },
     },
     "ecr_tiny": {
         "sft": {"max_steps": 20, "save_steps": 8},
-        "critic": {"max_steps": 20, "save_steps": 8},
-        "ppo": {"max_steps": 8, "save_steps": 3, "per_device_train_batch_size": 32, "critic_warmup_steps": 2},
-        "evaluation": {"limit": 64},
+        "critic": {"max_steps": 24, "save_steps": 10, "evaluation.every": 8, "evaluation.rows": 32},
+        "ppo": {
+            "max_steps": 9,
+            "save_steps": 4,
+            "per_device_train_batch_size": 32,
+            "critic_warmup_steps": 2,
+            "evaluation.every": 3,
+            "evaluation.rows": 16,
+            "evaluation.best": "distinct_2",
+        },
     },
     "empath_tiny": {
         "sft": {"max_steps": 20, "save_steps": 8},
-        "grpo": {"max_steps": 6, "save_steps": 2, "per_device_train_batch_size": 16, "max_completion_length": 60},
-        "evaluation": {"limit": 48, "max_new_tokens": 60, "batch_size": 16},
+        "grpo": {
+            "max_steps": 6,
+            "save_steps": 2,
+            "per_device_train_batch_size": 16,
+            "max_completion_length": 60,
+            "model.lora.r": 4,
+            "evaluation.every": 3,
+            "evaluation.rows": 16,
+            "evaluation.max_new_tokens": 60,
+        },
     },
 }
+EVALUATION = {"evaluation.limit": 48}
 # endings of the keys that no two runs have in common, in run.json and in the logs
 TIMES = ("started", "train_seconds", "sessions", "energy", "step_time", "_runtime", "_per_second")
 
 
 def overrides(recipe: str) -> list[str]:
     """Return the flags that shorten a recipe."""
-    settings = {}
-    for section, changes in RECIPES[recipe].items():
-        where = "evaluation." if section == "evaluation" else f"stages.{section}.trainer."
-        settings |= {where + key: value for key, value in changes.items()}
-        if section != "evaluation":
-            settings |= {f"stages.{section}.{key}": value for key, value in SHORT.items()}
-    return [text for key, value in settings.items() for text in (f"--{key}", str(value))]
+    settings = dict(EVALUATION)
+    for stage, changes in RECIPES[recipe].items():
+        for key, value in (ALL | changes).items():
+            settings[f"stages.{stage}.{key if '.' in key else f'trainer.{key}'}"] = value
+    return [text for key, value in settings.items() for text in (f"--{key}", str(value).lower())]
 
 
 class Watch:
@@ -225,7 +252,9 @@ class Soak:
             self.calls.setdefault(row["phase"], []).append(row)
         rows = [json.loads(line) for file in self.calm.rglob("metrics.jsonl") for line in file.read_text().splitlines()]
         if not all(any(row.get(key) for row in rows) for key in ("reward_std", "grad_norm")):
-            raise SystemExit(f"{recipe}: no reward had a spread, so that no difference would show")
+            raise SystemExit(
+                f"{recipe}: the rewards had no spread, so that nothing was learned, and nothing can differ"
+            )
 
     def start(self, folder: Path, plan: dict, seconds: float | None = None) -> int:
         """Run the recipe in a folder and return its exit status; after `seconds` it is killed with all its processes."""
