@@ -116,6 +116,13 @@ def test_a_folder_that_another_process_holds_is_left_alone(finished, holder, cap
         assert sorted(output.rglob("*")) == before
 
 
+def test_a_folder_is_looked_at_when_it_is_held(finished, holder, tmp_path, capsys):
+    (tmp_path / "out" / "sft" / "checkpoint-2").mkdir(parents=True)  # as in the middle of another run's --fresh
+    other = holder("folder", tmp_path / "out")
+    assert run(["--recipe", str(finished[0]), "--output_dir", str(tmp_path / "out")]) == 2
+    assert f"process {other.pid} on " in capsys.readouterr().err
+
+
 def test_output_that_cannot_be_written_is_said_first(finished, capsys):
     assert run(["--recipe", str(finished[0]), "--output_dir", str(finished[0] / "below")]) == 2
     assert "--output_dir: cannot write to" in capsys.readouterr().err
