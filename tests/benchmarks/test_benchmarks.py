@@ -1,17 +1,19 @@
 """The benchmarks on a shape so small that they measure nothing: they run, and end with a table and one ratio."""
 
+import contextlib
 import dataclasses
 import gzip
 import importlib
 import json
 import re
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-OTHERS = ("scorer", "evaluation", "predicted_memory", "processes", "soak")  # take no shapes
+OTHERS = ("scorer", "evaluation", "predicted_memory", "processes", "soak", "dynamic_sampling")  # take no shapes
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if "def main" in path.read_text())
 
 
@@ -156,3 +158,20 @@ def test_mistakes_are_named(main, capsys, arguments, message):
 def test_every_benchmark_is_in_the_readme():
     text = (BENCHMARKS / "README.md").read_text()
     assert set(NAMES) == set(re.findall(r"benchmarks/(\w+)\.py", text))
+
+
+def test_arms_of_dynamic_sampling_draw_as_many_completions(main, capsys, monkeypatch):
+    benchmark = importlib.import_module("dynamic_sampling")
+    in_turn = contextlib.nullcontext(types.SimpleNamespace(map=map))
+    monkeypatch.setattr(benchmark, "ThreadPoolExecutor", lambda jobs: in_turn)
+    monkeypatch.setattr(benchmark, "start", lambda *task, threads: benchmark.train(str(task[0]), *task[1:]))
+    steps = ("--stages.sft.trainer.max_steps", "1", "--stages.grpo.trainer.max_steps", "4", "--evaluation.limit", "6")
+    batch = ("--stages.grpo.trainer.per_device_train_batch_size", "4", "--stages.grpo.trainer.num_generations", "2")
+    arguments = ("--seeds", "1,2", "--every", "2", *steps, *batch)
+    for _ in range(2):  # the second time, everything is complete
+        main("dynamic_sampling", *arguments)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    first, second = ([row[:4] for row in rows if row and row[0] == seed][-4:] for seed in ("1", "2"))
+    assert first == [["1", arm, "16", steps] for arm, steps in zip(benchmark.ARMS, ["4", "4", "1", "1"], strict=True)]
+    assert [row[1:] for row in second] == [row[1:] for row in first]
+    assert [row[:2] for row in rows[-4:]] == list(map(list, benchmark.COMPARED))
