@@ -13,6 +13,7 @@ import enum
 import functools
 import importlib
 import json
+import math
 import operator
 import re
 import types
@@ -215,7 +216,10 @@ RANGES = {
     "beta": Field(ge=0),
     "num_generations": Field(ge=2),
     "report_to": AfterValidator(_trackers),
+    "delta": Field(gt=1),
+    "top_entropy_quantile": Field(ge=0, le=1),
     **dict.fromkeys(("epsilon", "epsilon_high", "temperature", "save_steps"), Field(gt=0)),
+    **dict.fromkeys(("off_policy_mask_threshold", "sapo_temperature_neg", "sapo_temperature_pos"), Field(gt=0)),
     **dict.fromkeys(
         (
             "generation_batch_size",
@@ -297,8 +301,6 @@ NEEDED = (
         (False,),
         "true",
     ),
-    (("sapo_*",), "loss_type", ("dapo",), "sapo"),
-    (("vespo_*",), "loss_type", ("dapo",), "vespo"),
     (("use_bias_correction_kl",), "beta", (0.0,), "above 0"),
     (("packing_strategy",), "packing", (False,), "true"),
     (("dataloader_persistent_workers", "dataloader_prefetch_factor"), "dataloader_num_workers", (0,), "at least 1"),
@@ -306,6 +308,32 @@ NEEDED = (
     (("liger_kernel_config",), "use_liger_kernel", (False,), "true"),
     (("fsdp_config",), "fsdp", (None, "", [], False), "such as true"),
 )
+# The loss of GRPO and PPO: field -> the values of `loss_type` that read it
+CLIPPED = ("dapo", "grpo", "bnpo", "dr_grpo", "luspo")  # these clip the ratio as PPO does
+READ_BY_LOSSES = {
+    **dict.fromkeys(("epsilon", "delta"), CLIPPED),
+    "epsilon_high": (*CLIPPED, "cispo"),
+    **dict.fromkeys(("sapo_temperature_pos", "sapo_temperature_neg"), ("sapo",)),
+    **dict.fromkeys(("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"), ("vespo",)),
+}
+# Fields that use a rollout for more than one update. Without them, the policy that learns from a completion made it
+REUSE = ("num_iterations", "steps_per_generation", "generation_batch_size")
+OF_RATIO = (
+    "has no effect, because every rollout is used for one update only, by the policy that made it, so that the ratio of the two "
+    "policies is 1; set num_iterations to 2 or more (or steps_per_generation above gradient_accumulation_steps), or delete the key"
+)
+SMOOTHED = {
+    "repetition_penalty": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+}  # settings that change probabilities -> off
+# keys of earlier versions of TRL, or that are about to go -> what to do
+RENAMED = {
+    "use_liger_loss": "TRL has removed it: its loss needs no full logits any more. Leave it out; use_liger_kernel is for layers",
+    "vllm_importance_sampling_cap": "is deprecated; use vllm_importance_sampling_clip_max",
+    "use_transformers_paged": "is deprecated; use use_transformers_continuous_batching",
+}
 # settings that prevent an exact resume -> how the resumed stage would continue
 RESUMED_AS_ANOTHER = {
     "save_only_model": "a new optimizer and a new schedule",
@@ -350,16 +378,21 @@ def check_trainer(trainer: dict[str, Any], task: str, config_class: type, traini
     redirected = {key: f"cannot be set here; {ELSEWHERE[key]}" for key in trainer if key in ELSEWHERE}
     if training:
         useless = fields_without_effect(task)
+        redirected |= {key: RENAMED[key] for key in trainer if key in RENAMED}
         redirected |= {
             key: f"has no effect with task {task}: {useless[key]}; delete the key" for key in trainer if key in useless
         }
-    redirected = {key: message for key, message in redirected.items() if key in fields}
+    redirected = {key: message for key, message in redirected.items() if key in fields or key in RENAMED}
     problems = [((key,), message) for key, message in redirected.items()]
     own = {key: value for key, value in trainer.items() if key not in redirected}
     problems += check_mapping(own, fields, f"field of {config_class.__name__}")
     if training:
         defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
         problems += [((key,), message) for key, message in _ineffective_together(own, defaults)]
+        if "epsilon_high" in defaults:  # GRPO and PPO
+            wrong = {path[0] for path, _ in problems}
+            right = {key: value for key, value in own.items() if key not in wrong and value is not None}
+            problems += [((key,), message) for key, message in _loss_problems(right, defaults)]
     yield from problems
     # with several processes, constructing the config would join them before the launcher does
     if training and not problems and Engine.here().processes == 1:
@@ -395,6 +428,79 @@ def _ineffective_together(trainer: dict[str, Any], defaults: dict[str, Any]) -> 
             known = [name for name in vars(GenerationConfig()) if not name.startswith("_")]
             if key not in known:
                 yield "generation_kwargs", f"unknown generation setting {show(key)}{suggestion(key, known)}"
+
+
+def _loss_problems(trainer: dict[str, Any], defaults: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield settings of GRPO's loss that have no effect, or another one than their names say: see docs/grpo.md."""
+    values = defaults | trainer
+    loss, high = values["loss_type"], values["epsilon_high"] or values["epsilon"]
+    for key, losses in READ_BY_LOSSES.items():
+        if key in trainer and loss not in losses:
+            yield key, f"has no effect with loss_type {loss}, only with {', '.join(losses)}; delete the key"
+    if not any(key in trainer for key in REUSE):
+        yield from ((key, OF_RATIO) for key in trainer if _is_of_ratio(key, trainer, loss))
+    if loss == "cispo" and high <= 1:
+        message = f"cispo clips ratios, which are about 1, at epsilon_high ({high:g}, that of epsilon unless it is set): all of them"
+        yield "loss_type", f"{message}; set epsilon_high above 1, such as 5.0"
+    if loss in CLIPPED and trainer.get("delta", math.inf) <= 1 + high:
+        message = f"{trainer['delta']:g} replaces the clipping at 1 + epsilon_high ({1 + high:g})"
+        yield "delta", f"{message}; expected more than that"
+    yield from _sequence_problems(trainer, loss)
+    if "scale_rewards" in trainer and trainer.get("multi_objective_aggregation") == "normalize_then_sum":
+        message = (
+            "has no effect with multi_objective_aggregation normalize_then_sum, which scales each reward in its group"
+        )
+        yield "scale_rewards", f"{message}; delete the key"
+    if trainer.get("mask_truncated_completions") and "missing_eos_penalty" in trainer:
+        message = "has no effect with mask_truncated_completions: true, which leaves completions without an end out of the loss"
+        yield "missing_eos_penalty", f"{message}; delete one of the two"
+    if trainer.get("sync_ref_model") and "kl_coef" not in defaults and not trainer.get("beta"):
+        yield "sync_ref_model", "needs a reference model, which beta: 0 leaves out; set beta above 0, or delete the key"
+    yield from _vllm_ratio_problems(trainer, loss)
+
+
+def _is_of_ratio(key: str, trainer: dict[str, Any], loss: str) -> bool:
+    """Say whether a field does nothing where the ratio to the policy of the rollout is 1."""
+    if key == "importance_sampling_level":
+        return trainer[key] == "sequence" and loss != "luspo"  # which takes no other level
+    if key == "off_policy_mask_threshold":
+        return not trainer.get("use_vllm")  # whose probabilities differ from the trainer's
+    return loss in READ_BY_LOSSES.get(key, ()) and (key, loss) != ("epsilon_high", "cispo")
+
+
+def _sequence_problems(trainer: dict[str, Any], loss: str) -> Iterator[tuple[str, str]]:
+    """Yield combinations of a loss with `importance_sampling_level` that are not the loss of any paper."""
+    level = trainer.get("importance_sampling_level", "token")
+    if loss == "luspo" and level != "sequence":
+        yield "loss_type", "luspo weights whole sequences; set importance_sampling_level: sequence as well"
+    if level != "sequence":
+        return
+    if loss == "vespo":
+        yield "importance_sampling_level", "sequence: vespo makes weights of sequences itself; delete the key"
+    elif "loss_type" not in trainer:
+        message = f"sequence: the default loss_type, {loss}, would weight each completion by its length"
+        yield "importance_sampling_level", f"{message}; set loss_type: grpo (GSPO) or luspo"
+
+
+def _vllm_ratio_problems(trainer: dict[str, Any], loss: str) -> Iterator[tuple[str, str]]:
+    """Yield what makes the ratio wrong with which TRL corrects for vLLM's probabilities, or has no use for it."""
+    if not trainer.get("use_vllm") or trainer.get("vllm_importance_sampling_correction") is False:
+        return
+    off = "set vllm_importance_sampling_correction: false"
+    settings = trainer.get("generation_kwargs")
+    places = {"": trainer, "generation_kwargs": settings if isinstance(settings, dict) else {}}
+    for place, section in places.items():
+        for key in SMOOTHED.keys() & section.keys():
+            if section[key] not in (None, SMOOTHED[key]):
+                message = (
+                    f"{show(section[key])} changes the probabilities with which vLLM samples, and not those of the trainer, so that "
+                    "vllm_importance_sampling_correction (true by default) corrects by a wrong ratio"
+                )
+                yield place or key, f"{f'{key} ' if place else ''}{message}; expected {SMOOTHED[key]:g}, or {off}"
+    mode = trainer.get("vllm_importance_sampling_mode", "sequence_mask")
+    if loss == "vespo" and not mode.startswith("token_"):
+        message = f"vespo needs vllm_importance_sampling_mode token_truncate or token_mask, got {mode}"
+        yield "loss_type", f"{message}; or {off}"
 
 
 def _narrowed(name: str, hint: Any) -> Key:

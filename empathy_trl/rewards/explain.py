@@ -81,8 +81,9 @@ class Explanation:
 def explain_rewards(rewards: dict | list, prompts, completions, progress: float = 0.0, **columns) -> Explanation:
     """Call rewards as a trainer does and return their values as a table.
 
-    A total is the sum of weight times value over the rewards that apply to the completion, or None if no reward applies. TRL
-    compares these totals within a group, unless `multi_objective_aggregation` is `normalize_then_sum`.
+    A total is the sum of weight times value over the rewards that apply to the completion, or None if no reward with
+    a weight other than 0 applies. TRL compares these totals within a group, unless `multi_objective_aggregation` is
+    `normalize_then_sum`.
 
     Args:
         rewards: as for `load_rewards`: name -> settings as in a recipe, such as `{"weight": 0.5, "n": 2}`, or a `Reward`
@@ -128,10 +129,10 @@ def explain_rewards(rewards: dict | list, prompts, completions, progress: float 
 
 
 def _table(weights: dict, values: dict, extras: dict, prompts: list, completions: list, metrics: dict) -> Explanation:
-    rows = []
+    rows, counts = [], {name for name, weight in weights.items() if weight} or weights.keys()  # others are only watched
     for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         scores = {name: each[index] for name, each in values.items()}
-        earned = [weights[name] * score for name, score in scores.items() if score is not None]
+        earned = [weights[name] * score for name, score in scores.items() if score is not None and name in counts]
         rows.append(
             {"prompt": user_text(prompt), "completion": completion_text(completion)}
             | scores

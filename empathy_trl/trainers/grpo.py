@@ -7,7 +7,7 @@ the weights change (`exact_resume`). This module overrides these methods of `trl
 | method | why |
 |---|---|
 | `_generate_and_score_completions` | reward weights may follow a schedule; log distinct-2 |
-| `_calculate_rewards` | pass rewards the `<think>` at the end of the prompt; log the lengths of thoughts and replies, the share of groups whose completions all earn the same, and which rewards rise with the length; stop if no reward applies, or if all completions are masked |
+| `_calculate_rewards` | pass rewards the `<think>` at the end of the prompt; keep rewards of weight 0 out of the advantages; log the lengths of thoughts and replies, the share of groups whose completions all earn the same, and which rewards rise with the length; stop if no reward applies, or if all completions are masked |
 | `_get_per_token_logps_and_entropies` | without a GPU, keep prompts out of the vocabulary projection |
 | `training_step`, `__init__` | without a GPU, make fewer logits at a time, and let adapters make fewer copies; also in SFT |
 
@@ -135,6 +135,21 @@ def token_pairs(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
     both = (mask[:, :-1] * mask[:, 1:]).bool()
     return (ids[:, :-1] * 2**32 + ids[:, 1:])[both]
+
+
+def without_watched(rewards: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the rewards, nan in completions to which only rewards of weight 0 apply.
+
+    TRL leaves a completion out if no reward applies to it. Rewards of weight 0 are only watched: without this, they would turn
+    such a completion into one that has earned 0, which lowers or raises the advantages of its group.
+
+    Args:
+        rewards, weights: as for `zero_spread_share`.
+    """
+    counts = (weights != 0).to(rewards.device)
+    if counts.all() or not counts.any():  # a schedule may start at 0 for all
+        return rewards
+    return rewards.masked_fill(rewards[:, counts].isnan().all(dim=1, keepdim=True), torch.nan)
 
 
 def check_reward_weights(weights: list, reward_funcs, args: GRPOConfig | None):
@@ -322,6 +337,7 @@ class EmpathyGRPOTrainer(
             completions = list(map(self._behind_thought, prompts, completions))
         self._log_thoughts(completions, completion_ids_list)
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards = without_watched(rewards, self.reward_weights)
         mode = self._mode
         groups = self.num_generations if mode == "train" else self.num_generations_eval
         spread = has_spread(rewards, self.reward_weights, groups, self.multi_objective_aggregation)
@@ -334,7 +350,7 @@ class EmpathyGRPOTrainer(
             applies = ~rewards.isnan().all(dim=0)
             self._stop_without_signal(
                 f"no reward ({', '.join(self.reward_func_names)}) applies to any of the {len(rewards)} completions; each "
-                "returned None. Check the columns that they read, and try them with `empathy-trl explain`",
+                "returned None, or has weight 0. Check the columns that they read, and try them with `empathy-trl explain`",
                 not applies.any(),
             )
             for name, each in zip(self.reward_func_names, applies.tolist(), strict=True):

@@ -336,6 +336,15 @@ SETTINGS = {
     },
     "clipped higher": {"epsilon_high": 0.28, "num_iterations": 2, "steps_per_generation": 1},
     "ratio of a sequence": {"importance_sampling_level": "sequence", "num_iterations": 2, "steps_per_generation": 1},
+    "cispo": {"loss_type": "cispo", "epsilon_high": 5.0, "num_iterations": 2, "gradient_accumulation_steps": 1},
+    "sapo": {"loss_type": "sapo", "num_iterations": 2, "gradient_accumulation_steps": 1, "beta": 0.04},
+    "vespo": {"loss_type": "vespo", "num_iterations": 2, "gradient_accumulation_steps": 1},
+    "luspo": {
+        "loss_type": "luspo",
+        "importance_sampling_level": "sequence",
+        "num_iterations": 2,
+        "steps_per_generation": 1,
+    },
     "entropy": {"entropy_coef": 0.1, "top_entropy_quantile": 0.5, **ONE_BATCH},
 }
 OURS = {"zero_spread_share", "distinct_2"} | {
@@ -369,6 +378,81 @@ def test_the_logs_are_trls(tiny_folder, tmp_path, settings):
         assert mine == pytest.approx(row, rel=3e-5, abs=3e-5)
 
 
+GRPO, PPO = (EmpathyGRPOTrainer, EmpathyGRPOConfig), (EmpathyPPOTrainer, PPOConfig)
+ENDS = {"generation_kwargs": {"exponential_decay_length_penalty": (1, 4.0)}}  # so that some end by themselves
+TWICE = {"num_iterations": 2, "gradient_accumulation_steps": 1, "learning_rate": 8.0}  # so that the ratio moves
+GSPO = {"loss_type": "grpo", "importance_sampling_level": "sequence"}
+# settings -> others with the same weights after two steps: where the ratio is 1, as docs/grpo.md says
+SAME = {
+    "sapo is grpo": ({"loss_type": "sapo", "sapo_temperature_pos": 3.0}, {"loss_type": "grpo"}),
+    "vespo is dapo": ({"loss_type": "vespo", "vespo_k_pos": 5.0}, {}),
+    "cispo is dapo": ({"loss_type": "cispo", "epsilon_high": 5.0}, {}),
+    "gspo is grpo": (GSPO, {"loss_type": "grpo"}),
+    "nothing is clipped": (
+        {"epsilon": 1e-3, "epsilon_high": 2e-3, "delta": 1.01, "off_policy_mask_threshold": 1e-3},
+        {},
+    ),
+}
+OTHER = {
+    "grpo": ({"loss_type": "grpo"}, {}),
+    "bnpo": ({"loss_type": "bnpo"}, {}),
+    "dr_grpo": ({"loss_type": "dr_grpo"}, {}),
+    "cispo": ({"loss_type": "cispo", "epsilon_high": 5.0, **TWICE}, TWICE),
+    "cispo clips all": ({"loss_type": "cispo"}, {}),
+    "sapo": ({"loss_type": "sapo", **TWICE}, TWICE | {"loss_type": "grpo"}),
+    "vespo": ({"loss_type": "vespo", **TWICE}, TWICE),
+    "luspo": ({**GSPO, "loss_type": "luspo", **TWICE}, GSPO | TWICE),
+    "gspo": (GSPO | TWICE, TWICE | {"loss_type": "grpo"}),
+    "epsilon": ({"epsilon": 1e-3, **TWICE}, TWICE),
+    "delta": ({"delta": 1.2001, "epsilon": 0.2, **TWICE}, TWICE),
+    "off-policy mask": ({"off_policy_mask_threshold": 1e-6, **TWICE}, TWICE),
+    "high entropy": ({"top_entropy_quantile": 0.5}, {}),
+    "truncated masked": ({"mask_truncated_completions": True}, {}),
+    "not scaled": ({"scale_rewards": "none"}, {}),
+    "scaled by the batch": ({"scale_rewards": "batch"}, {}),
+}
+PPO_TOO = ("grpo", "bnpo", "dr_grpo", "truncated masked", "high entropy")
+
+
+def weights_after(folder, tmp_path, settings, kinds=None, **arguments):
+    """The weights after two steps of SGD with shared prompts."""
+    usual = {"num_generations": 4, "gradient_accumulation_steps": 2, "max_steps": 2, "learning_rate": 0.1, **ENDS}
+    usual |= {"optim": "sgd", "max_grad_norm": 0.0, "shared_prefix": True}
+    trainer = make_trainer(folder, tmp_path, kinds=kinds or GRPO, **(usual | settings), **arguments)
+    trainer.train()
+    assert any(row.get("grad_norm", 0) > 0 for row in trainer.state.log_history)
+    return torch.cat([value.flatten() for name, value in weights_of(trainer).items() if "critic" not in name]), trainer
+
+
+@pytest.mark.parametrize(
+    ("options", "others", "same", "kinds"),
+    [pytest.param(*pair, True, None, id=name) for name, pair in SAME.items()]
+    + [pytest.param(*pair, False, None, id=name) for name, pair in OTHER.items()]
+    + [pytest.param(*OTHER[name], False, "ppo", id=f"ppo, {name}") for name in PPO_TOO],
+)
+def test_what_a_loss_option_changes_in_two_steps(tiny_folder, tmp_path, options, others, same, kinds):
+    kinds = PPO if kinds else None
+    changed, _ = weights_after(tiny_folder, tmp_path, options, kinds)
+    usual, _ = weights_after(tiny_folder, tmp_path, others, kinds)
+    assert changed.isfinite().all()
+    assert (changed - usual).abs().max() < 2e-6 if same else not torch.equal(changed, usual)
+
+
+@pytest.mark.parametrize("kinds", ["grpo", "ppo"])
+def test_a_reward_with_weight_0_is_logged_and_changes_nothing(tiny_folder, tmp_path, kinds):
+    def watched(completions, **kwargs):
+        return [float(index) for index in range(len(completions))]
+
+    def sometimes(completions, **kwargs):  # does not apply to a quarter of the completions
+        return [None if index % 4 == 1 else value for index, value in enumerate(length_reward(completions))]
+
+    kinds = PPO if kinds == "ppo" else GRPO
+    with_it, trainer = weights_after(tiny_folder, tmp_path, {}, kinds, reward=[sometimes, watched], weights=[1.0, 0.0])
+    without, _ = weights_after(tiny_folder, tmp_path, {}, kinds, reward=[sometimes], weights=[1.0])
+    assert torch.equal(with_it, without)
+    assert trainer.state.log_history[0]["rewards/watched/mean"] > 0
+
+
 def test_a_stream_trains_as_with_trl(tiny_folder, tmp_path):
     stream = ROWS.to_iterable_dataset()
     ours, theirs = (
@@ -399,7 +483,6 @@ def test_a_grpo_step_of_a_4_bit_model_trains_the_adapter_and_nothing_else(tmp_pa
 
 
 NAN = float("nan")
-GRPO, PPO = (EmpathyGRPOTrainer, EmpathyGRPOConfig), (EmpathyPPOTrainer, PPOConfig)
 # what a reward returns for four completions -> the message
 WRONG_VALUES = {
     "nan for all": ([NAN] * 4, "rewards.own: returned nan for completion 1 of 4, .* \\(prompt 'number .'\\); expected a finite"),
