@@ -155,7 +155,9 @@ class StageRun:
             if is_needed
         }
         if stage.trainer.get("use_liger_kernel"):
-            lines["liger_kernel"] = "liger_kernel (pip install liger-kernel)"
+            lines["liger_kernel"] = (
+                "liger_kernel (pip install liger-kernel; TRL is about to replace it by the kernels of the Hub)"
+            )
         trackers = stage.trainer.get("report_to") or []
         lines |= {
             name: f"{name} (pip install {name})"

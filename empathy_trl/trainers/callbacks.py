@@ -160,6 +160,7 @@ class StageProgress(TrainerCallback):
         new = {name: logs[name] for name in self.titles if logs.get(name) is not None}
         self.figures |= new
         if new and self.line is not None:
+            self.on_step_end(args, state, control)  # what evaluates at the end of a step may come before this callback
             hidden = {"loss"} if "reward" in self.figures else set()  # that of a policy says nothing about its progress
             shown = [name for name in self.titles if name in self.figures.keys() - hidden]
             self.line.show({self.titles[name]: f"{float(self.figures[name]):.3g}" for name in shown})

@@ -5,9 +5,11 @@ import enum
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+import yaml
 from pydantic import BaseModel, Field, model_validator
 
 from empathy_trl.recipe.schema import CONFIG_CLASSES
@@ -234,6 +236,14 @@ def test_a_trainer_section_that_is_wrong(task, trainer, expected, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     (line,) = lines(task, trainer)
     assert line.startswith(expected)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "grpo.md"
+
+
+@pytest.mark.parametrize("text", re.findall(r"\| `(\{.*?\})` \|", PAGE.read_text()))
+def test_the_recipe_lines_of_the_page_about_losses_are_right(text):
+    assert lines("grpo", yaml.safe_load(text)) == []
 
 
 def test_what_is_switched_off_on_purpose_may_keep_its_settings():

@@ -32,8 +32,8 @@ def test_the_line_of_a_stage_keeps_the_latest_figures_and_counts_the_steps_of_th
         7: {"loss": 0.2, "reward": 1.3},
         8: {"train_runtime": 3.0},
     }.items():
-        progress.on_step_end(args, state(step), None)
         progress.on_log(args, state(step), None, logs=logs)
+        progress.on_step_end(args, state(step), None)
     progress.on_train_end(args, state(8), None)
     assert capsys.readouterr().err.splitlines() == [
         "[grpo] step 5 of 10, loss 0.1, EV 1, 5 min left",
