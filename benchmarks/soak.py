@@ -282,7 +282,7 @@ class Soak:
     def plan(self, phase: str, draw: random.Random) -> dict:
         """Draw a moment inside a phase."""
         if phase == ANY:
-            return {"phase": ANY, "seconds": draw.uniform(0, self.seconds)}
+            return {"phase": ANY, "seconds": draw.uniform(0, 0.8 * self.seconds)}
         call = draw.choice(self.calls[phase])
         plan = {"phase": phase, "call": call["call"]}
         if call["writes"] and draw.random() < 0.8:
@@ -291,32 +291,40 @@ class Soak:
         return plan | {"seconds": draw.uniform(0, call["seconds"])}
 
     def disturb(self, name: str, plans: list[dict]) -> tuple[list[str], list[str]]:
-        """Kill a run once for each plan and complete it; return a line for each kill, and the files that differ."""
-        folder, lines = self.folder / name, []
-        for plan in plans:
-            timed = plan["phase"] == ANY
-            status = self.start(folder, {"phase": ANY} if timed else plan, plan["seconds"] if timed else None)
-            if status == 0 and timed:
-                lines.append(f"after {plan['seconds']:.1f} s: the run had ended before")
-                continue
+        """Kill a run once for each plan and complete it; return a line for each kill, and what differs."""
+        folder, lines, status = self.folder / name, [], None
+        for plan in [*plans, {}]:
+            is_timed, log, seen = plan.get("phase") == ANY, folder / "run.log", 0
+            if lines:
+                seen = len(log.read_text(encoding="utf-8"))
+            while (status := self.start(folder, plan or {"phase": None}, plan["seconds"] if is_timed else None)) == 0:
+                if not is_timed or lines:
+                    break
+                shutil.rmtree(folder)  # it was faster than in the undisturbed run
+                plan["seconds"] /= 2
+            if lines:
+                lines[-1] += f" -> {resumed(log.read_text(encoding='utf-8')[seen:])}"
             if status != -signal.SIGKILL:
-                return [*lines, f"ended with status {status} before it could be killed"], [f"{folder}/run.log"]
-            note = {} if timed else json.loads((folder / "calls.jsonl").read_text().splitlines()[-1])
-            where = f"after {plan['seconds']:.1f} s" if timed else note["stage"] or "before the first stage"
-            where += f", step {note['step']}" if note.get("step") is not None else ""
-            where += f", {note['cut']} cut" if note.get("cut") else ""
-            lines.append(f"{plan['phase']}: {where}")
-        seen = len((folder / "run.log").read_text())
-        if status := self.start(folder, {"phase": ANY}):
-            return lines, [f"started again, it ended with status {status}: {folder}/run.log"]
-        again = (folder / "run.log").read_text()[seen:]
-        resumed = re.findall(r"^\[(\w+)\] (?:resumes from \S*(checkpoint-\d+)|(starts))", again, re.MULTILINE)
-        first = " ".join(part for part in resumed[0] if part) if resumed else "all stages were trained"
-        lines[-1] += f" -> {first}"
+                break
+            lines.append(f"{plan['phase']}: " + (f"after {plan['seconds']:.0f} s" if is_timed else self.moment(folder)))
+        if status:
+            return lines or ["not killed"], [f"ended with status {status}: {folder}/run.log"]
         differing = differences(self.calm / "outputs", folder / "outputs")
         if not differing:
             shutil.rmtree(folder)
         return lines, differing
+
+    def moment(self, folder: Path) -> str:
+        """Return in words where the run in a folder killed itself."""
+        note = json.loads((folder / "calls.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        step = f", step {note['step']}" if note["step"] is not None else ""
+        return f"{note['stage'] or 'before the stages'}{step}" + (f", {note['cut']} cut short" if note["cut"] else "")
+
+
+def resumed(log: str) -> str:
+    """Return in words where a run went on, from what it printed."""
+    first = re.search(r"^\[(\w+)\] (?:resumes from \S*(checkpoint-\d+)|(starts))", log, re.MULTILINE)
+    return " ".join(filter(None, first.groups())) if first else "no stage was left" if "report:" in log else "no stage"
 
 
 def differences(left: Path, right: Path) -> list[str]:
@@ -374,13 +382,11 @@ def main():
         if recipe not in soaks:
             soaks[recipe] = Soak(recipe, folder)
             print(f"{recipe}: undisturbed in {soaks[recipe].seconds:.0f} s", flush=True)
-        plans = [soaks[recipe].plan(phase, draw)]
-        if draw.random() < 0.25:
-            plans.append(soaks[recipe].plan(ANY, draw))
+        again = [ANY] if draw.random() < 0.25 else []
+        plans = [soaks[recipe].plan(each, draw) for each in (phase, *again)]
         lines, differing = soaks[recipe].disturb(f"killed-{number}", plans)
         count[recipe, phase] += not differing
-        for line in lines:
-            print(f"{number:3} {recipe:12} {line}: {'DIFFERS' if differing else 'identical'}", flush=True)
+        print(f"{number:3} {recipe:12} {'; '.join(lines)}: {'DIFFERS' if differing else 'identical'}", flush=True)
         for line in differing:
             print(f"      {line}", flush=True)
         failed += [number] if differing else []

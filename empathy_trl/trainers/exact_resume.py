@@ -1,7 +1,7 @@
 """Exact resume: an interrupted run ends with the weights of a run that was never interrupted, bit for bit.
 
 `trl.GRPOTrainer` saves model, optimizer, scheduler and random number generators. Three things are lost: a rollout that
-further steps still use, metrics that are not logged yet, and the order of the prompts in a later epoch.
+further steps still use with its texts, metrics that are not logged yet, and the order of the prompts in a later epoch.
 `ExactResumeMixin` saves the first two beside each checkpoint (`rollout_<process>.pt`), and `EpochOrderMixin` makes the third
 depend on (seed, epoch) alone. The former overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
 
@@ -39,7 +39,7 @@ import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
 from torch.utils.data import IterableDataset, Sampler
-from trl.trainer.utils import RepeatSampler, is_async_callable
+from trl.trainer.utils import RepeatSampler, is_async_callable, strip_images_from_messages
 
 from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.rewards.base import PASSED, check_parameters, checked_logs, checked_values
@@ -232,10 +232,13 @@ class ExactResumeMixin:
     def _rollout_state(self) -> dict:
         """Return what a checkpoint holds besides TRL's own, for `torch.load(..., weights_only=True)`."""
         used_again = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        prompts = [strip_images_from_messages(prompt) for prompt in self._logs["prompt"]]
         return {
             "step": self._step,
             "inputs": self._buffered_inputs if used_again else None,
             "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
+            "texts": {"prompt": prompts} | {name: list(self._logs[name]) for name in ("completion", "advantages")},
+            "rewards": {name: list(values) for name, values in self._logs["rewards"].items()},
         }
 
     def _load_rollout_state(self, rollout: dict):
@@ -244,6 +247,11 @@ class ExactResumeMixin:
         self._buffered_inputs = rollout["inputs"]
         self._metrics["train"].clear()
         self._metrics["train"].update(rollout["metrics"])
+        if "texts" in rollout:  # not in a checkpoint of an earlier version
+            for name, values in rollout["texts"].items():
+                self._logs[name].extend(values)
+            for name, values in rollout["rewards"].items():
+                self._logs["rewards"][name].extend(values)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)

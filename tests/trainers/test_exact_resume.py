@@ -55,7 +55,7 @@ PPO = {"kinds": (EmpathyPPOTrainer, PPOConfig), "critic_learning_rate": 0.01}
 # settings, the step at which the process is killed
 KILLED = {
     "between rollouts": ({"save_steps": 2}, 3),
-    "inside a rollout": ({"save_steps": 3, "num_iterations": 2, "steps_per_generation": 2}, 4),
+    "inside a rollout": ({"save_steps": 3, "num_iterations": 2, "steps_per_generation": 2, "max_steps": 4}, 3),
     "rollout longer than accumulation": (
         {
             "save_steps": 1,
@@ -89,6 +89,7 @@ def test_resume_after_sigkill_is_bit_identical(tiny_folder, tmp_path, settings, 
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert_identical(weights_of(undisturbed), weights_of(resumed))
     assert without_times(undisturbed.state.log_history) == without_times(resumed.state.log_history)
+    assert undisturbed._logs == resumed._logs, "samples.md shows these texts"
 
 
 @pytest.mark.faults
