@@ -20,6 +20,7 @@ from trl import SFTTrainer
 
 from empathy_trl.cli import OUTPUTS, check_writable
 from empathy_trl.data import read_split
+from empathy_trl.data.tables import WEIGHT
 from empathy_trl.engine import (
     Engine,
     check_engine,
@@ -90,6 +91,7 @@ from empathy_trl.trainers.grpo import EmpathyGRPOTrainer, OnCpuMixin
 from empathy_trl.trainers.ppo import EmpathyPPOTrainer
 
 logger = logging.getLogger(__name__)
+LEARNED = ("prompt", "completion", WEIGHT)  # columns that sft reads
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def build_sft(run: StageRun):
     return make(
         model=model,
         args=config,
-        train_dataset=train.select_columns(["prompt", "completion"]),
+        train_dataset=train.select_columns([name for name in LEARNED if name in train.column_names]),
         processing_class=tokenizer,
         peft_config=adapter,
     )
@@ -266,8 +268,11 @@ def unused_rows(run: StageRun, config, rows, dropped: int = 0) -> list[str]:
         dropped: how many of the rows `max_length` drops.
 
     Raises:
-        UserError: the rows do not fill a single batch, so nothing would be trained.
+        UserError: the rows do not fill a single batch, so nothing would be trained; they have weights that the training would
+            not heed.
     """
+    if WEIGHT in rows.column_names:
+        _check_weighted(run, config)
     if run.stage.is_pairwise:
         paired = {row for pair in pairs_of(rows["context"], rows["labels"]) for row in pair}
         alone = len(rows) - len(paired)
@@ -286,6 +291,21 @@ def unused_rows(run: StageRun, config, rows, dropped: int = 0) -> list[str]:
         )
     left = usable % size
     return [f"every epoch leaves out {left} of {usable} rows, which do not fill a batch of {size}"] if left else []
+
+
+def _check_weighted(run: StageRun, config) -> None:
+    """Raise UserError unless the training draws single rows at random, as a column `row_weight` needs it."""
+    strategy = getattr(config, "train_sampling_strategy", "random")
+    for setting, occurs, expected in (
+        ("objective: pairwise", run.stage.is_pairwise, "regression"),
+        ("packing: true", getattr(config, "packing", False), "false"),
+        (f"train_sampling_strategy: {strategy}", strategy != "random", "random"),
+    ):
+        if occurs:
+            raise UserError(
+                f"stages.{run.name}.trainer.{setting} does not work with the data's column {WEIGHT}, which needs single rows that are "
+                f"drawn at random; expected {expected}, or data without this column"
+            )
 
 
 def _policy(run: StageRun, train):

@@ -20,6 +20,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from empathy_trl import tasks
 from empathy_trl.check import describe
+from empathy_trl.data.sources import Source
 from empathy_trl.engine import Engine
 from empathy_trl.errors import Terminated, UserError
 from empathy_trl.io import json_or_none
@@ -466,6 +467,51 @@ def test_a_resume_has_the_steps_losses_and_best_checkpoint_of_the_whole_run(
         [{name: row.get(name) for name in shown} for row in logged_rows(each / METRICS_FILE)] for each in (whole, moved)
     ]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("stage", ["sft", "t5", "classify", "grpo"])
+def test_every_trainer_draws_rows_by_their_weights_and_resumes_exactly(stage, tmp_path, monkeypatch):
+    read = Source.split
+
+    def weighted(source, split, *advice):
+        table = read(source, split, *advice)
+        for number, row in enumerate(table.rows):
+            row.cells["row_weight"] = number % 3
+        return table
+
+    monkeypatch.setattr(Source, "split", weighted)
+    keys = STAGES[stage] | {
+        "data": {"portion": [0, 0.02]} | STAGES[stage].get("data", {"name": "ed4"}) | {"path": "sample"}
+    }
+    keys["model"] = STAGES["sft"]["model"] if stage == "grpo" else keys["model"]
+    keys |= {} if stage == "classify" else {"evaluation": {"max_new_tokens": 8}}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"stages": {stage: keys}}))
+    (run,) = stage_runs(load_recipe(recipe), tmp_path / "out").values()
+    sampler = TASKS[keys["task"]].build(run)._get_train_sampler()
+    weights = run.dataset("train")["row_weight"]
+    assert "with a row_weight other than 1" in run.rows["train"]["summary"]
+    assert 4 <= len(weights) == sampler.num_samples < 16
+    sampler.set_epoch(1)
+    assert {weights[row] for row in sampler} == {1, 2}
+    train(recipe, tmp_path / "whole", [stage])
+    interrupted(tmp_path / "whole", tmp_path / "same", [stage])
+    train(recipe, tmp_path / "same", [stage])
+    assert identical(tmp_path / "whole", tmp_path / "same", [stage]) == [stage]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("setting", "is_pairwise"),
+    [({"packing": True}, False), ({"train_sampling_strategy": "group_by_length"}, False), ({}, True)],
+)
+def test_weights_that_a_training_would_not_heed_are_refused(setting, is_pairwise):
+    rows = Dataset.from_dict({"row_weight": [1.0, 2.0]})
+    run = SimpleNamespace(name="x", stage=SimpleNamespace(is_pairwise=is_pairwise))
+    with pytest.raises(
+        UserError, match="^stages.x.trainer.* does not work with the data's column row_weight, which needs"
+    ):
+        unused_rows(run, SimpleNamespace(**setting), rows)
 
 
 @pytest.mark.faults

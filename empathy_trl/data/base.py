@@ -9,10 +9,11 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 from empathy_trl.data.sources import SPLITS, Published, Source, local_path, open_hub, open_source
-from empathy_trl.data.tables import NESTED, SUFFIXES, BadRow, Row, Table, check_columns
+from empathy_trl.data.tables import NESTED, SUFFIXES, WEIGHT, BadRow, Row, Table, check_columns, weight_of
 from empathy_trl.errors import DataError, UserError, suggestion
 from empathy_trl.io import on_hub
 from empathy_trl.text import truncate_start, truncate_turns
@@ -26,7 +27,7 @@ _PLACES = ("number", "where")  # keys of a parsed row that tell where it is from
 _MESSAGES = [{"role": "string", "content": "string"}]
 _TEXTS = ("text", "pair", "reference", "context", "label", "emotion", "conversation")
 # Column -> its type, because values do not always tell: a split may have no emotion at all. A list is a list of its entry.
-_TYPES = {"prompt": _MESSAGES, "completion": _MESSAGES} | dict.fromkeys(_TEXTS, "string")
+_TYPES = {"prompt": _MESSAGES, "completion": _MESSAGES, WEIGHT: "float64"} | dict.fromkeys(_TEXTS, "string")
 _LABELS = {"regress": ["float32"], "classify": ["int64"]}
 
 
@@ -131,7 +132,10 @@ class Corpus(ABC):
         if task not in self.tasks:
             raise UserError(f"the {config.name} data has no columns for task {task!r}{suggestion(task, self.tasks)}")
         rows, _ = self.read_split(config, split)
-        return to_dataset(self.columns(rows, config, task), _TYPES | {"labels": _LABELS.get(task)} | self.types)
+        columns = self.columns(rows, config, task)
+        if WEIGHT in rows[0] and WEIGHT not in columns:
+            columns |= {WEIGHT: [row[WEIGHT] for row in rows]}
+        return to_dataset(columns, _TYPES | {"labels": _LABELS.get(task)} | self.types)
 
     def read_split(self, config, split: str) -> tuple[list[dict], Report]:
         """Return the good rows of one split as `parse` makes them, in order, and a `Report`.
@@ -162,6 +166,8 @@ class Corpus(ABC):
         | grpo, ppo | `prompt`, `text` (what the user said last), and what rewards and the evaluation read |
         | regress | `text`, `labels` (a float for each of `targets`); `pair` for a second text, `context` where `comparable` |
         | classify | `text`, `labels` (for each of `targets` the position of its label); `pair` for a second text |
+
+        Rows with a weight have a column `row_weight` besides, which `build` adds where it is missing.
         """
         return {name: [row[name] for row in rows] for name in rows[0]}
 
@@ -246,8 +252,12 @@ def usable_rows(
         texts: the keys of a parsed row that are cut to their last `max_words` words; a list of turns has so many words
             together.
 
-    Raises `DataError` when bad rows are errors, or when no row is left.
+    If a row of the training split has a cell `row_weight`, all parsed rows get this key, see `tables.weight_of`.
+
+    Raises `DataError` when bad rows are errors, when no row is left, or when all weights are 0.
     """
+    if split == "train" and any(isinstance(row, Row) and WEIGHT in row.cells for row in table.rows):
+        parse = partial(_parse_weighted, parse)
     parsed = [row if isinstance(row, BadRow) else parse(row) for row in table.rows]
     bad = [row for row in parsed if isinstance(row, BadRow)]
     good = [row for row in parsed if isinstance(row, dict)]
@@ -264,7 +274,19 @@ def usable_rows(
     shortened = sum(row != whole for row, whole in zip(rows, good, strict=True))
     contents = {repr({key: value for key, value in row.items() if key not in _PLACES}) for row in good}
     notes = {"repeated (kept)": len(good) - len(contents)} if len(contents) < len(good) else {}
+    if others := sum(row.get(WEIGHT, 1) != 1 for row in good):
+        notes[f"with a {WEIGHT} other than 1"] = others
+        if not any(row[WEIGHT] for row in good):
+            raise DataError(f"{table.source}: {WEIGHT} is 0 in all {len(good)} rows; expected at least one above 0")
     return rows, Report(table.source, len(parsed), dropped, len(rows), shortened, skipped, notes)
+
+
+def _parse_weighted(parse: Callable[[Row], dict | BadRow | None], row: Row) -> dict | BadRow | None:
+    """Return what `parse` returns, a usable row with its weight."""
+    parsed, weight = parse(row), weight_of(row)
+    if not isinstance(parsed, dict):
+        return parsed
+    return weight if isinstance(weight, BadRow) else parsed | {WEIGHT: weight}
 
 
 def _shorten(text: str | list[str], max_words: int) -> str | list[str]:

@@ -36,6 +36,7 @@ from empathy_trl.data.tables import (
     names_in,
     read_lists,
     split_table,
+    with_weight,
 )
 from empathy_trl.errors import DataError, show, suggestion
 from empathy_trl.tags import KNOWLEDGE, reply_text, without_thoughts
@@ -219,7 +220,7 @@ def _samples(table: Table) -> Table:
     Raises `DataError` when there is no listener in any of them.
     """
     columns = ["context", "target", "emotion"]
-    samples = [sample for row in table.rows for sample in _samples_of(row)]
+    samples = [with_weight(sample, row) for row in table.rows for sample in _samples_of(row)]
     if not samples:
         raise DataError(f"{table.source}: no listener answers in any of {len(table.rows)} conversations")
     return Table(table.source, columns, samples)

@@ -21,7 +21,7 @@ from empathy_trl.data.base import Corpus, Messages, Report, check_split, usable_
 from empathy_trl.data.dialogues import optional_text
 from empathy_trl.data.redial import conversation_of
 from empathy_trl.data.sources import Published
-from empathy_trl.data.tables import BadRow, Row, Table, check_columns, split_table
+from empathy_trl.data.tables import WEIGHT, BadRow, Row, Table, check_columns, split_table, with_weight
 from empathy_trl.errors import DataError, show
 from empathy_trl.tags import PARTS, RESPOND, read_parts, without_reflection, write_parts
 from empathy_trl.text import clean, count_words, newest_turns, truncate_start
@@ -116,8 +116,9 @@ class Empath(Corpus):
         dialogues = [each for each in read if isinstance(each, Dialogue)]
         others = _OtherUsers(dialogues)
         turns, notes = [], Counter(dialogues=len(dialogues))
-        for each in read:
-            turns += [each] if isinstance(each, BadRow) else _turns(each, config, others, notes)
+        for row, each in zip(table.rows, read, strict=True):
+            rows = [each] if isinstance(each, BadRow) else _turns(each, config, others, notes)
+            turns += [with_weight(turn, row) for turn in rows]
         if not turns:
             raise DataError(f"{table.source}: the assistant answers in none of {len(dialogues)} dialogues")
         table = Table(table.source, table.columns, turns)
@@ -134,7 +135,7 @@ class Empath(Corpus):
 
     def parse(self, row: Row, config) -> dict:
         """Return a turn; `read_split` has made the rows of turns out of dialogues."""
-        return dict(row.cells)
+        return {name: value for name, value in row.cells.items() if name != WEIGHT}
 
     def columns(self, rows: list[dict], config, task: str) -> dict[str, list]:
         """Return the columns of the class's table."""

@@ -26,7 +26,17 @@ from typing import ClassVar
 from empathy_trl.data.base import Corpus, Messages, Report, handle_bad_rows
 from empathy_trl.data.dialogues import reply_alone
 from empathy_trl.data.sources import Published
-from empathy_trl.data.tables import SUFFIXES, BadRow, Row, Table, check_columns, read_table, split_table, whole_number
+from empathy_trl.data.tables import (
+    SUFFIXES,
+    WEIGHT,
+    BadRow,
+    Row,
+    Table,
+    check_columns,
+    read_table,
+    split_table,
+    whole_number,
+)
 from empathy_trl.errors import DataError, show
 from empathy_trl.io import user_path
 from empathy_trl.text import clean, newest_turns
@@ -108,7 +118,7 @@ class Redial(Corpus):
         rows, counts, shortened = [], Counter(), 0
         for dialogue in dialogues:
             answers, cut = _answers(dialogue, emotions.get(dialogue["conversation"], {}), config, counts)
-            rows += answers
+            rows += [answer | {WEIGHT: dialogue[WEIGHT]} for answer in answers] if WEIGHT in dialogue else answers
             shortened += cut
         if not rows:
             raise DataError(f"{report.source}: no recommender answers a seeker in any of {len(dialogues)} dialogues")

@@ -22,6 +22,7 @@ from empathy_trl.data.tables import (
     names_in,
     read_table,
     whole_number,
+    with_weight,
 )
 from empathy_trl.errors import DataError, UserError, show
 from empathy_trl.io import nearest_path, network_hint, user_path
@@ -254,7 +255,7 @@ def situations(table: Table) -> Table:
         elif (conversation := row.cells["conv_id"]) not in seen:
             seen.add(conversation)
             text = (row.cells["prompt"] or "").replace("_comma_", ",")
-            rows.append(Row(row.where, {"text": text, "label": row.cells["context"] or ""}))
+            rows.append(with_weight(Row(row.where, {"text": text, "label": row.cells["context"] or ""}), row))
     return Table(table.source, ["text", "label"], rows)
 
 
@@ -290,7 +291,7 @@ def conversations(table: Table) -> Table:
             for turn in turns
         ]
         where = f"conversation from {turns[0].where}"
-        rows.append(Row(where, {"emotion": first["context"], "utterances": utterances}))
+        rows.append(with_weight(Row(where, {"emotion": first["context"], "utterances": utterances}), turns[0]))
     return Table(table.source, ["emotion", "utterances"], rows + bad)
 
 

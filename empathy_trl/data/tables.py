@@ -24,7 +24,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -43,6 +43,8 @@ _UNQUOTED = ("conv_id", "utterance_idx", "utterance")
 # A list of texts or mappings in a cell, as pandas and `datasets` write one into CSV: `['a', 'b']`, `[{'role': …}\n {…}]`.
 _LIST = re.compile(r"""\s*\[\s*(['"{]).*['"}]\s*\]\s*""", re.DOTALL)
 _MAYBE_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+# Optional column of any table: how often the training draws a row, compared with others.
+WEIGHT = "row_weight"
 # Not the recipe's seed: runs that differ in their seed are compared on the same test rows.
 SPLIT_SEED = 42
 
@@ -74,6 +76,27 @@ class Table:
     source: str
     columns: list[str]
     rows: list[Row | BadRow]
+
+
+def with_weight(row: "Row | BadRow", source: Row) -> "Row | BadRow":
+    """Return a row that was made of another one, `source`, with the weight that this one has, if any."""
+    if isinstance(row, BadRow) or WEIGHT not in source.cells:
+        return row
+    return replace(row, cells=row.cells | {WEIGHT: source.cells[WEIGHT]})
+
+
+def weight_of(row: Row) -> float | BadRow:
+    """Return the `row_weight` of a row, 1 where it is missing or empty."""
+    value = row.cells.get(WEIGHT)
+    if value is None or value == "":
+        return 1.0
+    try:
+        weight = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if math.isfinite(weight) and weight >= 0:
+        return weight
+    return BadRow(row.where, f"unusable {WEIGHT}", f"{show(value)}; expected a number of at least 0, or nothing for 1")
 
 
 def check_columns(source, found: list[str], columns: Iterable[str]) -> None:

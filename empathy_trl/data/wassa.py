@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable
 
 from empathy_trl.data.base import Corpus, Messages
-from empathy_trl.data.tables import BadRow, Row, Table, check_columns, split_table, whole_number
+from empathy_trl.data.tables import WEIGHT, BadRow, Row, Table, check_columns, split_table, whole_number, with_weight
 from empathy_trl.errors import DataError, show, suggestion
 from empathy_trl.text import JOINERS, normalize
 
@@ -90,7 +90,8 @@ class Wassa(Corpus):
         def renamed(row: Row, number: int) -> Row:
             found = {key: row.cells[column].strip() or None if column else None for key, column in optional.items()}
             ratings = {dimension: row.cells[dimension].strip() for dimension in ranges}
-            return Row(row.where, {"text": row.cells[text], "ratings": ratings, **found, "number": number})
+            cells = {"text": row.cells[text], "ratings": ratings, **found, "number": number}
+            return with_weight(Row(row.where, cells), row)
 
         rows = [
             row if isinstance(row, BadRow) else renamed(row, number)
@@ -221,6 +222,8 @@ def reply_columns(rows: list[dict], source: str, ratings: list[str], with_comple
         "reference": [reply["text"] for _, reply in pairs],
         "conversation": [turn["conversation"] for turn, _ in pairs],
     }
+    if WEIGHT in rows[0]:
+        columns[WEIGHT] = [turn[WEIGHT] for turn, _ in pairs]
     if with_completion:
         if missing := [name for name in NEEDED if name not in ratings]:
             raise DataError(

@@ -37,7 +37,7 @@ from empathy_trl.models.adapters import adapted, as_new, merge_adapter
 from empathy_trl.models.classifier import load_classifier
 from empathy_trl.models.label_schema import Targets, pairs_of, pearson, predicted_labels, right_order
 from empathy_trl.models.load import whole_weights
-from empathy_trl.trainers.exact_resume import EpochOrderMixin, FiniteUpdatesMixin, WholeRunMixin
+from empathy_trl.trainers.exact_resume import WEIGHT, EpochOrderMixin, FiniteUpdatesMixin, WholeRunMixin
 
 # With other values, the trainer computes no figure on `valid`, or computes it without the rows of the last batch
 FOR_FIGURES = {
@@ -141,7 +141,7 @@ def label_metrics(targets: Targets) -> Callable[..., dict[str, float]]:
 
 
 def encode(rows, tokenizer, max_length: int):
-    """Return rows as token ids without padding, with their labels.
+    """Return rows as token ids without padding, with their labels and weights.
 
     Args:
         rows: a `datasets.Dataset` with the columns `text`, `labels` and, where the input is a pair, `pair`.
@@ -152,7 +152,7 @@ def encode(rows, tokenizer, max_length: int):
         pairs = (batch["pair"],) if "pair" in batch else ()
         return dict(tokenizer(batch["text"], *pairs, truncation=True, max_length=max_length))
 
-    others = [name for name in rows.column_names if name != "labels"]
+    others = [name for name in rows.column_names if name not in ("labels", WEIGHT)]
     # in memory: a cached file would be found again by a hash that does not know the tokenizer's state
     return rows.map(tokenize, batched=True, remove_columns=others, keep_in_memory=True)
 

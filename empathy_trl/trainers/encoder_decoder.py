@@ -31,7 +31,7 @@ from trl.trainer.utils import selective_log_softmax_and_entropy
 from empathy_trl.errors import UserError
 from empathy_trl.models.batching import prompt_tokens
 from empathy_trl.models.load import decoder_settings, start_token, without_generation_defaults
-from empathy_trl.trainers.exact_resume import EpochOrderMixin, FiniteUpdatesMixin, WholeRunMixin
+from empathy_trl.trainers.exact_resume import WEIGHT, EpochOrderMixin, FiniteUpdatesMixin, WholeRunMixin
 from empathy_trl.trainers.grpo import EmpathyGRPOTrainer
 
 IGNORED = -100  # the label of padding
@@ -104,7 +104,8 @@ def encode(rows, tokenizer, max_length: int | None):
         return {"input_ids": prompt[-limit:] if limit else prompt, "labels": completion[:limit]}
 
     # in memory: a cached file would be found again by a hash that does not know the tokenizer's state
-    return rows.map(tokenize, remove_columns=rows.column_names, keep_in_memory=True)
+    others = [name for name in rows.column_names if name != WEIGHT]
+    return rows.map(tokenize, remove_columns=others, keep_in_memory=True)
 
 
 def collator(tokenizer, model, pad_to_multiple_of: int | None = None) -> DataCollatorForSeq2Seq:

@@ -41,12 +41,12 @@ from peft import PeftModel
 from torch.utils.data import IterableDataset, Sampler
 from trl.trainer.utils import RepeatSampler, is_async_callable, strip_images_from_messages
 
+from empathy_trl.data.tables import WEIGHT
 from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.rewards.base import PASSED, check_parameters, checked_logs, checked_values
 
 logger = logging.getLogger(__name__)
 
-WEIGHT = "row_weight"  # column of the training rows: how often a row is drawn
 SAMPLER_FIELDS = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
 
 
@@ -291,8 +291,7 @@ class EpochOrderMixin:
     Data with a column `row_weight` is drawn accordingly, see `weighted_rows`. An epoch has as many rows as the data.
 
     Raises:
-        UserError: from `train()`, for rows that do not fill one batch, for a `row_weight` with a sampling strategy other than
-            "random", and for weights that are all 0.
+        UserError: from `train()`, for rows that do not fill one batch, and for weights that are all 0.
     """
 
     _epoch_sampler = None  # where neither TRL's sampler nor a `row_weight` asks for one
@@ -309,11 +308,6 @@ class EpochOrderMixin:
         elif weights is None:
             return sampler
         else:
-            if self.args.train_sampling_strategy != "random":
-                raise UserError(
-                    f"trainer.train_sampling_strategy: {self.args.train_sampling_strategy} does not work with a column "
-                    "`row_weight`, which draws rows at random; expected random"
-                )
             fields = {"data_source": self.train_dataset, "mini_repeat_count": 1, "seed": self.args.seed}
         self._epoch_sampler = EpochRepeatSampler(**fields, weights=weights)
         return self._epoch_sampler

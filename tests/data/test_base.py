@@ -7,6 +7,7 @@ import pytest
 
 from empathy_trl.data import CORPORA, build, corpus, read_split
 from empathy_trl.data.base import BadRow, Corpus
+from empathy_trl.data.sources import Source
 from empathy_trl.errors import DataError, UserError
 from empathy_trl.evaluation import EVALUATORS
 from empathy_trl.io import on_hub
@@ -173,3 +174,42 @@ def test_columns_have_types_even_where_no_value_tells():
     kinds = {name: getattr(kind, "dtype", None) or str(kind) for name, kind in features.items()}
     assert kinds["emotion"] == "string" and kinds["count"] == "int64"
     assert "string" in kinds["extra"] and "role" in kinds["prompt"]
+
+
+@pytest.mark.parametrize(("name", "task"), [(name, task) for name in CORPORA for task in corpus(name).tasks])
+def test_rows_of_every_corpus_may_have_weights(monkeypatch, name, task):
+    def weighted(read):
+        def rows_with_weights(*args):
+            if (table := read(*args)) is not None:
+                for number, row in enumerate(table.rows):
+                    row.cells["row_weight"] = "0.5" if number % 2 else ""
+            return table
+
+        return rows_with_weights
+
+    data = Data(name=name, path="sample", **{"split_by": "conversation"} if name == "wassa" else {})
+    plain = build(data, "train", task)
+    for method in ("split", "only"):
+        monkeypatch.setattr(Source, method, weighted(getattr(Source, method)))
+    rows = build(data, "train", task)
+    assert {column: rows[column] for column in plain.column_names} == {name: plain[name] for name in plain.column_names}
+    assert set(rows["row_weight"]) == {0.5, 1}
+    assert "row_weight" not in build(data, "test", task).column_names
+    _, report = read_split(data, "train")
+    assert report.notes["with a row_weight other than 1"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (["1", "often"], "line 3: unusable row_weight: 'often'; expected a number of at least 0, or nothing for 1"),
+        (["-1", "1"], "line 2: unusable row_weight: '-1'; expected"),
+        (["nan", "inf"], "line 2: unusable row_weight: 'nan'; expected"),
+        (["0", "0.0"], "train.csv: row_weight is 0 in all 2 rows; expected at least one above 0"),
+    ],
+)
+def test_weights_that_cannot_be_used(tmp_path, weights, message):
+    rows = [f"I lost my key,sad,{weight}" for weight in weights]
+    tmp_path.joinpath("train.csv").write_text("\n".join(["text,label,row_weight", *rows]))
+    with pytest.raises(DataError, match=re.escape(message)):
+        build(Data(name="ed4", path=str(tmp_path)), "train", "grpo")
