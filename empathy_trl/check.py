@@ -119,7 +119,8 @@ def describe(recipe, folder: Path) -> str:
         batch = largest_batch(stage, options, size, prompt or UNKNOWN_PROMPT, counted)
         parts = training_memory(stage, options, size, batch, Engine.here(stage.trainer), torch.cuda.is_available())
         later = evaluation_memory(stage, options, size, counted)
-        needed = max(needed, sum(parts.values()), later)
+        beside = later + (parts.get("optimizer", 0) if stage.evaluation.every else 0)  # its state stays in memory
+        needed = max(needed, sum(parts.values()), beside)
         share = f"{size.trainable:,} of {size.total:,} trained ({size.trainable / size.total:.2%})"
         lines += [_line("adapter", size.adapter)] if size.adapter else []
         lines += [*_template_lines(size, train), _line("context", _context_line(run, config, train, size))]

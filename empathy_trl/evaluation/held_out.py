@@ -29,6 +29,7 @@ from empathy_trl.engine import fail_together
 from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.evaluate import evaluated_rows, kind_of
+from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.models.load import evaluating
 from empathy_trl.models.scorer import Scorer, kept_caches
 from empathy_trl.recipe.stages import fit_rows
@@ -49,6 +50,13 @@ def check_held_out(run) -> None:
         raise UserError(
             f"{key}.every: its replies are judged by the model of stage {', '.join(later)}, which is trained after it; leave it out"
         )
+    if run.stage.is_pairwise and run.local_rows():
+        rows, _ = evaluated_rows(run.stage, SPLIT, settings.rows)
+        if not pairs_of(rows["context"], rows["labels"]):
+            what = "replies to one context with different ratings"
+            raise UserError(
+                f"{key}.rows: no two of the {len(rows)} rows of {SPLIT} are {what}; expected more rows, or null for all"
+            )
     choices = evaluator(kind_of(run.stage)).directions(run.stage, run.judging_rewards)
     if settings.best is not None and settings.best not in choices:
         raise UserError(f"{key}.best: unknown figure {show(settings.best)}{suggestion(settings.best, choices)}")
@@ -126,7 +134,7 @@ class HeldOutEvaluation(TrainerCallback):
         rows, index = evaluated_rows(self.stage, SPLIT, self.settings.rows)
         model, tokenizer = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class
         self.rows = rows if run.is_labelled else fit_rows(self.stage, rows, SPLIT, model, tokenizer, numbers=index)[0]
-        self.is_labelled = run.is_labelled
+        self.is_labelled, self.scorer = run.is_labelled, None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._stop_if_patient_enough(state, control)  # the run was killed after it had decided to stop
@@ -174,8 +182,11 @@ class HeldOutEvaluation(TrainerCallback):
         """Evaluate the model as it is; return the row that is logged, the same in every process."""
         tokenizer, figures = self.trainer.processing_class, None
         with undisturbed(self.trainer) as model, kept_caches():
-            model = Scorer(model, tokenizer, "the model in training") if self.is_labelled else model
-            predictions = self.evaluator.predict(model, tokenizer, self.stage, self.rows, self.settings.batch_size)
+            if self.is_labelled and self.scorer is None:  # one, because it warns once of texts that are too long
+                self.scorer = Scorer(model, tokenizer, "the model in training", cache_size=0)
+            predictions = self.evaluator.predict(
+                self.scorer or model, tokenizer, self.stage, self.rows, self.settings.batch_size
+            )
             with fail_together():
                 if PartialState().is_main_process:
                     figures = self._row(self.evaluator.score(self.stage, self.rows, None, predictions, self.rewards)[0])

@@ -14,7 +14,7 @@ depend on (seed, epoch) alone. The former overrides these methods of `trl.GRPOTr
 
 `FiniteUpdatesMixin`, which trainers of all tasks have, overrides `training_step` and `_clip_grad_norm`: a loss or gradient that
 is not finite stops the training before the weights change. `WholeRunMixin`, which they have too, overrides `_init_training_state`,
-`_run_epoch`, `_finalize_training`, `_save_rng_state`, `training_step` and `log`: steps, losses, speed and best checkpoint of a
+`_issue_warnings_after_load`, `_run_epoch`, `_finalize_training`, `_save_rng_state`, `training_step` and `log`: steps, losses, speed and best checkpoint of a
 resumed run are those of the whole run. `EpochOrderMixin`, which they have as well, overrides `_get_train_sampler` and `_run_epoch`.
 
 The snapshot serves rewards that raise `StopTraining`, such as a judge that cannot be reached, and rewards that return
@@ -116,6 +116,12 @@ class WholeRunMixin:
             if os.path.isdir(best):
                 self.state.best_model_checkpoint = best
         return progress
+
+    def _issue_warnings_after_load(self, load_result):
+        # tied weights are saved once
+        tied = getattr(self.model, "all_tied_weights_keys", None) or {}
+        load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result)
 
     def _run_epoch(self, *args, **kwargs):
         self._load_losses()

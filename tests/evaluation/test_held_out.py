@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import load_file
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.answers import EmotionEvaluator
+from empathy_trl.evaluation.answers import EmotionEvaluator, LabelEvaluator
 from empathy_trl.evaluation.held_out import HeldOutEvaluation, check_held_out, plan
 from empathy_trl.evaluation.metrics.bootstrap import mean_figure
 from empathy_trl.recipe import load_recipe
@@ -102,7 +102,7 @@ def test_the_training_is_the_same_with_and_without_figures_also_when_an_evaluati
     )
 
 
-def scripted(values: list[float]):
+def scripted(values: list[float], kind=EmotionEvaluator):
     """Return a patch: the evaluations of a training have these figures, one after the other."""
     left = iter(values)
 
@@ -111,7 +111,7 @@ def scripted(values: list[float]):
         names = ("accuracy", "macro_f1", "invalid_share", "mean_reasoning_words")
         return {"metrics": dict.fromkeys(names, mean_figure([value]))}, []
 
-    return patch.object(EmotionEvaluator, "score", score)
+    return patch.object(kind, "score", score)
 
 
 @pytest.mark.parametrize(
@@ -120,13 +120,15 @@ def scripted(values: list[float]):
         ("grpo", "accuracy", [0.2, 0.4, 0.3, 0.4, 0.1, 0.9], 2, 4),  # among equals the first one; stops after two
         ("ppo", "invalid_share", [0.5, 0.7, 0.4, 0.6, 0.3, 0.3], 5, 6),  # where less is better
         ("lora", "macro_f1", [0.1, 0.5, 0.2, 0.6, 0.7, 0.8], 6, 6),
+        ("classify", "macro_f1", [0.5, 0.6, 0.1, 0.2], 2, 4),
     ],
 )
 def test_the_best_checkpoint_is_kept_and_patience_ends_the_training(kind, figure, values, best, last, make_run):
     settings = {**EVERY, "best": figure, "patience": 2}
     run = make_run(kind, "best", settings, max_steps=6, save_steps=4, save_total_limit=1)
-    with scripted(values):
+    with scripted(values, LabelEvaluator if kind == "classify" else EmotionEvaluator):
         train_stage(run)
+    assert all("eval_n" in row or "eval_loss" not in row for row in rows_of(run.folder)), "another figure would choose"
     record = json.loads((run.folder / "run.json").read_text())["best"]
     assert record == {
         "figure": figure, "step": best, "value": values[best - 1], "last_step": last, "last_value": values[last - 1],
@@ -136,7 +138,7 @@ def test_the_best_checkpoint_is_kept_and_patience_ends_the_training(kind, figure
     assert_identical(weights_in(run.folder), weights_in(kept))
 
 
-def test_a_run_that_was_killed_after_it_had_decided_to_stop_trains_no_further(make_run):
+def test_a_run_that_was_killed_after_it_had_decided_to_stop_trains_no_further(make_run, caplog):
     run = make_run("sft", "stopped", {**EVERY, "best": "accuracy", "patience": 1})
     killed = patch("empathy_trl.tasks.write_card", side_effect=KeyboardInterrupt)
     with scripted([0.4, 0.2]), killed, pytest.raises(KeyboardInterrupt):
@@ -145,6 +147,7 @@ def test_a_run_that_was_killed_after_it_had_decided_to_stop_trains_no_further(ma
     with scripted([]):
         train_stage(run)
     assert max(row["step"] for row in rows_of(run.folder)) == 2
+    assert "missing keys" not in caplog.text  # of tied weights
     assert_identical(weights_in(run.folder), weights_in(run.folder / "checkpoint-1"))
 
 
