@@ -324,7 +324,7 @@ class Soak:
 def resumed(log: str) -> str:
     """Return in words where a run went on, from what it printed."""
     first = re.search(r"^\[(\w+)\] (?:resumes from \S*(checkpoint-\d+)|(starts))", log, re.MULTILINE)
-    return " ".join(filter(None, first.groups())) if first else "no stage was left" if "report:" in log else "no stage"
+    return " ".join(filter(None, first.groups())) if first else "nothing was left to train"
 
 
 def differences(left: Path, right: Path) -> list[str]:
