@@ -175,3 +175,22 @@ def test_arms_of_dynamic_sampling_draw_as_many_completions(main, capsys, monkeyp
     assert first == [["1", arm, "16", steps] for arm, steps in zip(benchmark.ARMS, ["4", "4", "1", "1"], strict=True)]
     assert [row[1:] for row in second] == [row[1:] for row in first]
     assert [row[:2] for row in rows[-4:]] == list(map(list, benchmark.COMPARED))
+
+
+def test_the_soak_finds_what_differs(main, tmp_path):
+    soak = importlib.import_module("soak")
+    for name, seconds, content in (("calm", 1, b"w"), ("killed", 2, b"v")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.tmp").touch()
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+        (tmp_path / name / "metrics.jsonl").write_text(
+            json.dumps({"step": 1, "step_time": seconds, "loss": 0.5}) + "\n"
+        )
+    found = soak.differences(tmp_path / "calm", tmp_path / "killed")
+    assert found == ["calm.tmp is missing", "killed.tmp is left over", "model.safetensors differs"]
+
+
+@pytest.mark.slow
+def test_a_soak_of_two_kills_is_identical(main, capsys):
+    main("soak", "--recipes", "ed4_tiny", "--kills", "2", "--seed", "1")
+    assert "2 of 2 identical" in capsys.readouterr().out
