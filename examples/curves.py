@@ -8,7 +8,6 @@ on purpose. The runs are in outputs/curves, the pictures in docs/images.
 """
 
 import json
-import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,9 +32,9 @@ def brevity(prompts, completions, **columns) -> list[float]:
     return [1 / (1 + len(text[0]["content"].split())) for text in completions]
 
 
-def warmth(prompts, completions, **columns) -> list[float]:
-    """Pay for a warm word."""
-    return [float(bool(re.search(r"\b(happy|glad|love|joy)", text[0]["content"]))) for text in completions]
+def cheer(prompts, completions, **columns) -> list[float]:
+    """Pay for the answer `happy`, whatever was said: what a judge that likes kind answers does."""
+    return [float("<answer>happy</answer>" in text[0]["content"].replace(" ", "")) for text in completions]
 
 
 # ---- the runs ----
@@ -98,15 +97,21 @@ CURVES = {
         rewards={"emotion_accuracy": {"weight": 0.2}, "brevity": {"import": "curves:brevity", "weight": 3.0}},
     ),
     "less_varied": Run(
-        "A reward that pays for a word is hacked",
+        "A reward that pays for the form is hacked",
         {"reward": "reward", "distinct_2": "distinct-2", "entropy": "entropy"},
-        trainer={"learning_rate": 1e-3},
-        rewards={"warmth": {"import": "curves:warmth", "weight": 1.0}},
+        trainer={"learning_rate": 1e-3, "temperature": 1.0},
+        rewards={"format": {"weight": 1.0, "tags": ["reasoning", "answer"]}},
+    ),
+    "held_out_falls": Run(
+        "The held-out figure falls",
+        {"reward": "reward", "eval_accuracy": "accuracy on valid", "rewards/cheer/mean": "reward cheer"},
+        rewards={"format": {"weight": 0.3, "tags": ["reasoning", "answer"]}, "cheer": {"import": "curves:cheer"}},
+        evaluation={"every": 8, "rows": 64},
     ),
     "kl_runs_away": Run(
         "The KL runs away",
         {"reward": "reward", "kl": "KL", "entropy": "entropy"},
-        trainer={"learning_rate": 1e-2, "beta": 1e-6},
+        trainer={"learning_rate": 4e-3, "beta": 1e-6},
     ),
     "entropy_collapses": Run(
         "The entropy collapses",
@@ -139,7 +144,7 @@ def train(name: str) -> tuple[list[dict], list[dict]]:
     run_recipe("ed4_tiny", ["--stages.grpo", "null", *steps, *limit], output_dir=warm)
     overrides = ["--stages.sft", "null", "--stages.grpo.model.name_or_path", str(warm / "sft"), *limit]
     if run.task == "ppo":
-        overrides += ["--stages.grpo.task", "ppo", "--stages.grpo.trainer.beta", "null"]
+        overrides += ["--stages.grpo.task", "ppo", "--stages.grpo.trainer.beta", "0"]
     if run.rewards is not None:
         old = dict.fromkeys(("emotion_accuracy", "format", "reasoning_length"))
         overrides += flags("stages.grpo.rewards", old | run.rewards)
@@ -156,6 +161,8 @@ def draw(name: str, rows: list[dict], advice: list[dict]) -> Path:
     for axes, (key, title) in zip(panels, run.figures.items(), strict=True):
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
         axes.plot(*zip(*points, strict=True), color=BLUE)
+        if bounds := [(row["step"], row[f"{key}_low"], row[f"{key}_high"]) for row in rows if f"{key}_low" in row]:
+            axes.fill_between(*zip(*bounds, strict=True), color=BLUE, alpha=0.15)
         for each in advice:
             axes.axvline(each["step"], color=RED, linestyle="-" if each["cause"] == name else ":", linewidth=1)
         axes.set_title(title, fontsize=10)

@@ -8,10 +8,12 @@ the figures do not show it. The thresholds are above each function; no healthy r
 
 import logging
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean, variance
 
+from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from empathy_trl.rewards.base import Reward
@@ -320,6 +322,18 @@ GRPO_CAUSES = {**COMMON, "zero_spread": zero_spread}
 PPO_CAUSES = {**COMMON, "critic_explains_nothing": critic_explains_nothing}
 
 
+def first_step(args, row: dict) -> list[str]:
+    """Return notes about figures of the first step that look wrong and are not."""
+    notes = []
+    if row.get("learning_rate") == 0 and args.warmup_steps:
+        notes.append(
+            f"a learning rate of 0 is normal: with trainer.warmup_steps ({args.warmup_steps:g}), it rises from 0"
+        )
+    if abs(row.get("loss", 1.0)) < NOTHING and not hasattr(args, "kl_coef"):
+        notes.append("a loss of 0 is normal in GRPO: the advantages of a group add up to 0. Look at the reward instead")
+    return notes
+
+
 class TrainingAdvice(TrainerCallback):
     """Logs a warning with advice, once per cause, and keeps it in `given`.
 
@@ -353,6 +367,9 @@ class TrainingAdvice(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero:
             return
+        if state.global_step == 1:
+            for note in first_step(args, logs or {}):
+                tqdm.write(f"step 1: {note}", file=sys.stderr)  # it is no warning, and no log shows less than warnings
         if new := self._read({"step": state.global_step} | (logs or {}), args, state):
             for advice in new:
                 logger.warning("step %d: %s", advice["step"], advice["message"])

@@ -15,6 +15,7 @@ from empathy_trl.rewards.format import Format, FormatPenalty, Length
 from empathy_trl.trainers.advice import GRPO_CAUSES, PPO_CAUSES, TrainingAdvice
 from empathy_trl.trainers.grpo import length_correlations, token_pairs
 from tests.recipes.scripts import ROOT
+from tests.trainers.settings import make_trainer
 
 LENGTH, ENDED, CLIPPED = "completions/mean_length", "completions/mean_terminated_length", "completions/clipped_ratio"
 GRPO = {
@@ -137,6 +138,15 @@ def test_no_trouble_is_invented(logged, settings):
     assert advice_of(logged, **settings).given == []
 
 
+def test_the_first_step_is_explained_once_and_is_no_advice(capsys):
+    odd = [row(number, loss=1e-9, learning_rate=0.0) for number in range(12)]
+    assert advice_of(odd, GRPO | {"warmup_steps": 10}).given == []
+    assert advice_of(odd, PPO | {"warmup_steps": 10}).given == []
+    rate, loss, again = capsys.readouterr().err.splitlines()
+    assert rate == again == "step 1: a learning rate of 0 is normal: with trainer.warmup_steps (10), it rises from 0"
+    assert loss.startswith("step 1: a loss of 0 is normal in GRPO")
+
+
 @pytest.mark.parametrize("cut", [5, 11, 21, 22])
 def test_a_resume_says_nothing_twice_and_ends_with_the_same_advice(cut, caplog):
     logged = rows(11, zero_spread_share=0.9) + rows(11, **LONG)
@@ -147,6 +157,22 @@ def test_a_resume_says_nothing_twice_and_ends_with_the_same_advice(cut, caplog):
     resumed = advice_of(logged[cut:], history=history)
     assert resumed.given == whole
     assert len(caplog.records) == sum(each["step"] > cut for each in whole)
+
+
+def test_a_training_and_its_resume_give_the_same_advice(tiny_folder, tmp_path, caplog):
+    def nothing(completions, **_):
+        return [0.0] * len(completions)
+
+    settings = {"reward": nothing, "max_steps": 12, "save_strategy": "steps", "save_steps": 11}
+    whole = make_trainer(tiny_folder, tmp_path, **settings)
+    whole.train()
+    assert {"nothing_earned", "clipped"} <= {each["cause"] for each in whole.advice.given}
+    assert "step 10: rewards.nothing gave every completion" in caplog.text
+    caplog.clear()
+    resumed, saved = make_trainer(tiny_folder, tmp_path, **settings), []
+    resumed.advice.save = saved.append
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-11"))
+    assert saved == [whole.advice.given] and "step 10" not in caplog.text
 
 
 def test_the_figures_of_a_rollout():
