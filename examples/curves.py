@@ -33,8 +33,8 @@ def brevity(prompts, completions, **columns) -> list[float]:
 
 
 def cheer(prompts, completions, **columns) -> list[float]:
-    """Pay for the answer `happy`, whatever was said: what a judge that likes kind answers does."""
-    return [float("<answer>happy</answer>" in text[0]["content"].replace(" ", "")) for text in completions]
+    """Pay for the answer `joyful`, whatever was said: what a judge that likes cheerful answers does."""
+    return [float("<answer>joyful</answer>" in text[0]["content"]) for text in completions]
 
 
 # ---- the runs ----
@@ -69,6 +69,7 @@ CURVES = {
     "healthy": Run(
         "A healthy run",
         {"reward": "reward", "entropy": "entropy", "zero_spread_share": "groups that agree", LENGTH: "tokens"},
+        trainer={"max_steps": 280, "logging_steps": 10, "per_device_train_batch_size": 64},  # those of the recipe
     ),
     "clipped": Run(
         "Completions are cut off",
@@ -183,7 +184,7 @@ def main(names: list[str]) -> None:
         path = draw(name, rows, advice)
         print(f"{name}: {path}")
         for each in advice:
-            print(f"    step {each['step']} of {STEPS}, {each['cause']}: {each['message']}")
+            print(f"    step {each['step']} of {rows[-1]['step']}, {each['cause']}: {each['message']}")
 
 
 if __name__ == "__main__":
