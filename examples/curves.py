@@ -145,7 +145,7 @@ def train(name: str) -> tuple[list[dict], list[dict]]:
     run_recipe("ed4_tiny", ["--stages.grpo", "null", *steps, *limit], output_dir=warm)
     overrides = ["--stages.sft", "null", "--stages.grpo.model.name_or_path", str(warm / "sft"), *limit]
     if run.task == "ppo":
-        overrides += ["--stages.grpo.task", "ppo", "--stages.grpo.trainer.beta", "0"]
+        overrides += ["--stages.grpo.task", "ppo", "--stages.grpo.trainer.beta", "0.05"]  # as kl_coef
     if run.rewards is not None:
         old = dict.fromkeys(("emotion_accuracy", "format", "reasoning_length"))
         overrides += flags("stages.grpo.rewards", old | run.rewards)

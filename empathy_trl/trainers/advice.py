@@ -70,29 +70,31 @@ class History:
         error = math.sqrt(variance(first) / len(first) + variance(last) / len(last))
         return fmean(last) - fmean(first) > max(2 * error, 1e-6)
 
-    def best_paid(self) -> str | None:
-        """Return the reward whose weighted mean rose the most, None where none did."""
+    def gains(self) -> dict[str, float]:
+        """Return name -> what a reward added to the total from the first window to the last, of those that added."""
         gains = {
             name: weight * (self.now(f"rewards/{name}/mean") - self.before(f"rewards/{name}/mean"))
             for name, weight in self.weights.items()
         }
-        gains = {name: gain for name, gain in gains.items() if gain > 0}
+        return {name: gain for name, gain in gains.items() if gain > 0}
+
+    def best_paid(self) -> str | None:
+        """Return the reward that added most to the total, None where none did."""
+        gains = self.gains()
         return max(gains, key=gains.get, default=None)
 
     def paid_for_length(self, sign: int) -> str | None:
-        """Return the reward that rises with the length of a completion (`sign` 1) or falls with it (-1) within groups."""
-        signs = {
+        """Return the reward that added to the total and pays a longer completion of a group more (`sign` 1), or less (-1)."""
+        paid = {
             name: sign * math.copysign(1, self.weights[name]) * self.now(f"rewards/{name}/length_correlation")
-            for name in self.weights
-            if self.weights[name]
+            for name in self.gains()
         }
-        signs = {name: value for name, value in signs.items() if value >= CORRELATED}
-        return max(signs, key=signs.get, default=None)
+        return max((name for name in paid if paid[name] >= CORRELATED), key=paid.get, default=None)
 
     def change(self, name: str) -> str:
         """Return how the mean of a reward changed, in words."""
-        figure = f"rewards/{name}/mean"
-        return f"rewards.{name} rose from {self.before(figure):.3g} to {self.now(figure):.3g}"
+        before, now = self.before(f"rewards/{name}/mean"), self.now(f"rewards/{name}/mean")
+        return f"rewards.{name} {'rose' if now > before else 'fell'} from {before:.3g} to {now:.3g}"
 
     def pair_with(self, *names: str) -> str:
         """Return the advice to add rewards of these names, or to raise their weights where the recipe has them."""
