@@ -7,8 +7,8 @@ Each run trains the tiny model of `ed4_tiny` on the embedded corpus, without a G
 on purpose. The runs are in outputs/curves, the pictures in docs/images.
 """
 
+import argparse
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -176,10 +176,13 @@ def draw(name: str, rows: list[dict], advice: list[dict]) -> Path:
     return save(figure, IMAGES / f"curves_{name}.png", dpi=90)
 
 
-def main(names: list[str]) -> None:
-    if unknown := set(names) - set(CURVES):
-        sys.exit(f"error: unknown picture {', '.join(sorted(unknown))} (choices: {', '.join(CURVES)})")
-    for name in names or CURVES:
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Draw the pictures of docs/curves.md; all, if none is named.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CURVES))
+    names = parser.parse_args().names or CURVES
+    if unknown := [name for name in names if name not in CURVES]:
+        parser.error(f"unknown picture {', '.join(unknown)} (choices: {', '.join(CURVES)})")
+    for name in names:
         rows, advice = train(name)
         path = draw(name, rows, advice)
         print(f"{name}: {path}")
@@ -188,4 +191,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
