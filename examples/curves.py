@@ -106,6 +106,7 @@ CURVES = {
     "held_out_falls": Run(
         "The held-out figure falls",
         {"reward": "reward", "eval_accuracy": "accuracy on valid", "rewards/cheer/mean": "reward cheer"},
+        trainer={"learning_rate": 1e-4},
         rewards={"format": {"weight": 0.3, "tags": ["reasoning", "answer"]}, "cheer": {"import": "curves:cheer"}},
         evaluation={"every": 8, "rows": 64},
     ),
