@@ -304,8 +304,8 @@ def critic_explains_nothing(run: History) -> str | None:
     args = run.args
     return (
         f"the critic explains nothing (explained variance {fmean(values):.2f} {run.span}): its values make the advantages worse "
-        f"than a constant would. Raise trainer.critic_learning_rate (now {args.critic_learning_rate:g}) or "
-        f"trainer.critic_warmup_steps (now {args.critic_warmup_steps}), or lower it if value_loss grows"
+        f"than a constant would. Lower trainer.critic_learning_rate (now {args.critic_learning_rate:g}) if value_loss grows; "
+        f"otherwise raise it, or trainer.critic_warmup_steps (now {args.critic_warmup_steps})"
     )
 
 
