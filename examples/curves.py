@@ -65,6 +65,10 @@ class Run:
 
 LENGTH, CLIPPED = "completions/mean_length", "completions/clipped_ratio"
 ACCURACY = {"emotion_accuracy": {"weight": 1.0}, "format": {"weight": 0.3, "tags": ["reasoning", "answer"]}}
+FORM_ALONE = {
+    "trainer": {"learning_rate": 3e-3, "temperature": 1.0},
+    "rewards": {"format": {"weight": 1.0, "tags": ["reasoning", "answer"]}},
+}
 CURVES = {
     "healthy": Run(
         "A healthy run",
@@ -100,8 +104,7 @@ CURVES = {
     "less_varied": Run(
         "A reward that pays for the form is hacked",
         {"reward": "reward", "distinct_2": "distinct-2", "entropy": "entropy"},
-        trainer={"learning_rate": 1e-3, "temperature": 1.0},
-        rewards={"format": {"weight": 1.0, "tags": ["reasoning", "answer"]}},
+        **FORM_ALONE,
     ),
     "held_out_falls": Run(
         "The held-out figure falls",
@@ -118,8 +121,7 @@ CURVES = {
     "entropy_collapses": Run(
         "The entropy collapses",
         {"reward": "reward", "entropy": "entropy", "zero_spread_share": "groups that agree"},
-        trainer={"learning_rate": 3e-3, "temperature": 1.0},
-        rewards={"format": {"weight": 1.0, "tags": ["reasoning", "answer"]}},
+        **FORM_ALONE,
     ),
     "critic_explains_nothing": Run(
         "The critic explains nothing",
