@@ -65,6 +65,7 @@ class Run:
 
 LENGTH, CLIPPED = "completions/mean_length", "completions/clipped_ratio"
 ACCURACY = {"emotion_accuracy": {"weight": 1.0}, "format": {"weight": 0.3, "tags": ["reasoning", "answer"]}}
+BREVITY = {"rewards": {"emotion_accuracy": {"weight": 0.2}, "brevity": {"import": "curves:brevity", "weight": 3.0}}}
 FORM_ALONE = {
     "trainer": {"learning_rate": 3e-3, "temperature": 1.0},
     "rewards": {"format": {"weight": 1.0, "tags": ["reasoning", "answer"]}},
@@ -99,7 +100,7 @@ CURVES = {
     "shorter": Run(
         "A reward that pays for brevity is hacked",
         {"reward": "reward", LENGTH: "tokens", "rewards/emotion_accuracy/mean": "reward accuracy"},
-        rewards={"emotion_accuracy": {"weight": 0.2}, "brevity": {"import": "curves:brevity", "weight": 3.0}},
+        **BREVITY,
     ),
     "less_varied": Run(
         "A reward that pays for the form is hacked",
@@ -116,7 +117,7 @@ CURVES = {
     "kl_runs_away": Run(
         "The KL runs away",
         {"reward": "reward", "kl": "KL", "entropy": "entropy"},
-        trainer={"learning_rate": 4e-3, "beta": 1e-6},
+        **BREVITY,
     ),
     "entropy_collapses": Run(
         "The entropy collapses",
