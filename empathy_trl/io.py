@@ -251,18 +251,37 @@ def hold_file(path: Path):
 @contextmanager
 def _hold(file: Path, held: Path) -> Iterator[None]:
     lock = MarkerSoftFileLock(file, timeout=0, is_singleton=True)  # one object per file, so that a thread may nest it
+    _remove_lock_of_zombie(lock, file)
     try:
         lock.acquire()
     except Timeout as error:
         raise UserError(
             f"{held}: {_holder(lock, file)} is writing there; wait until it has finished, stop it, or choose another place. A crash "
-            "on another machine cannot be detected from here, nor that of a process that remains as a zombie: if that process is "
-            f"gone, delete {file} and start again"
+            f"on another machine cannot be detected from here: if that process is gone, delete {file} and start again"
         ) from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _remove_lock_of_zombie(lock: MarkerSoftFileLock, file: Path) -> None:
+    """Delete a lock whose process was killed but not yet reaped by its parent: filelock takes such a zombie for alive."""
+    if (owner := lock.owner) is None or not _is_zombie(owner.pid):
+        return
+    with (
+        suppress(Timeout),
+        MarkerSoftFileLock(f"{file}.zombie", timeout=1) as alone,
+    ):  # else two might delete, the second a new lock
+        owner = lock.owner
+        if owner is not None and owner.hostname == alone.owner.hostname and _is_zombie(owner.pid):
+            file.unlink()
+
+
+def _is_zombie(process: int) -> bool:
+    with suppress(OSError):  # gone, or not Linux
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    return False
 
 
 def _holder(lock: MarkerSoftFileLock, file: Path) -> str:

@@ -94,7 +94,7 @@ def test_one_process_holds_a_folder_and_one_that_is_killed_holds_it_no_more(tmp_
 def test_of_several_at_once_one_takes_over_the_lock_of_a_killed_process(tmp_path, holder):
     other = holder("folder", tmp_path)
     os.kill(other.pid, signal.SIGKILL)
-    other.wait()
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # a zombie, whose parent does not reap it
     started = [holder("folder", tmp_path, wait=False) for _ in range(3)]
     said = {process.pid: process.stdout.readline() for process in started}
     [winner] = [pid for pid, line in said.items() if line == "held\n"]
