@@ -106,6 +106,7 @@ def describe(recipe, folder: Path) -> str:
         if stage.task in REWARD_TASKS:
             lines.append(_line("rollouts", _rollouts_line(options, size, Engine.here(stage.trainer))))
             lines += [_line("resampling", _resampling_line(config))] if config.dynamic_sampling else []
+            lines += [_line("solved", _solved_line(config))] if config.skip_solved else []
         if train is not None:
             _check_rewards(stage, train)
         counted = None
@@ -403,6 +404,12 @@ def _resampling_line(config) -> str:
         f"groups that teach nothing are replaced up to {_counted(config.max_resampling, 'time')} per rollout of {groups} groups, "
         f"which then generates at most {groups * (1 + config.max_resampling)}"
     )
+
+
+def _solved_line(config) -> str:
+    """Return which prompts an epoch leaves out; `config` is the trainer's."""
+    visits = "last visit has" if config.skip_solved == 1 else f"last {config.skip_solved} visits have"
+    return f"an epoch leaves out prompts that their {visits} solved; others take their places"
 
 
 def _unshared(options: dict, size: Size | None) -> str | None:

@@ -243,6 +243,17 @@ class DynamicSamplingMixin:
         if self._solved is not None and (sampler := self._epoch_sampler) is not None:
             if kwargs["resume_from_checkpoint"] is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
                 self._load_solved(kwargs["resume_from_checkpoint"])  # before the rows of the epoch are drawn
+            if (
+                kwargs["epoch"] == 0
+                and self.state.num_train_epochs <= self._solved.needed
+                and not self._replaces_groups
+            ):
+                logger.warning(
+                    "trainer.skip_solved: %d leaves out nothing in this run, which has %d epoch(s): only the epoch after that many "
+                    "visits can leave out a prompt.",
+                    self._solved.needed,
+                    self.state.num_train_epochs,
+                )
             prompts = [prompt_key(prompt) for prompt in sampler.data_source["prompt"]]
             sampler.left_out = self._solved.leave_out(kwargs["epoch"], prompts, sampler.batch_size)
         return super()._run_epoch(*args, **kwargs)

@@ -250,7 +250,7 @@ def test_a_solved_prompt_is_left_out_for_one_epoch(caplog):
 
 
 @pytest.mark.parametrize("kind", [{}, {"kinds": (EmpathyPPOTrainer, PPOConfig)}], ids=["GRPO", "PPO"])
-def test_other_prompts_take_the_places_of_solved_ones(tiny_folder, tmp_path, kind):
+def test_other_prompts_take_the_places_of_solved_ones(tiny_folder, tmp_path, caplog, kind):
     seen = []
     reward = lambda prompts, **rest: seen.append(prompts[::2]) or solved_reward(prompts, **rest)
     settings = {"dynamic_sampling": False, "skip_solved": 1, "train_dataset": ROWS, "max_steps": 6} | kind
@@ -261,7 +261,9 @@ def test_other_prompts_take_the_places_of_solved_ones(tiny_folder, tmp_path, kin
     assert first == third == list(range(8))
     assert second == [1, 1, 3, 3, 5, 5, 7, 7]
     assert [row["prompts_skipped"] for row in trainer.state.log_history[:-1]] == [0, 0, 4, 4, 0, 0]
-    assert trainer.state.epoch == 3
+    assert trainer.state.epoch == 3 and "skip_solved" not in caplog.text
+    make(tiny_folder, tmp_path, reward, **settings | {"max_steps": 2}).train()
+    assert "skip_solved: 1 leaves out nothing in this run, which has 1 epoch(s)" in caplog.text
 
 
 @pytest.mark.faults
@@ -319,18 +321,20 @@ TWO_PROCESSES = """
 import gc
 import sys
 from pathlib import Path
-from tests.trainers.test_dynamic_sampling import make
+from tests.trainers.test_dynamic_sampling import make, solved_reward
 from empathy_trl.engine import join_processes
 import torch.distributed as dist
 
 join_processes()
-trainer = make(sys.argv[1], sys.argv[2], use_cpu=True, max_steps=4, save_strategy="steps", save_steps=2)
+settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "skip_solved": 1}
+trainer = make(sys.argv[1], sys.argv[2], solved_reward, use_cpu=True, **settings)
 assert trainer.accelerator.num_processes == 2
-checkpoint = Path(sys.argv[2], "checkpoint-2") if sys.argv[3] == "resume" else None
+checkpoint = Path(sys.argv[2], "checkpoint-4") if sys.argv[3] == "resume" else None
 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 rows = trainer.state.log_history[:-1]
 assert all(row["groups_kept"] == 8 * (1 - row["frac_reward_zero_std"]) for row in rows), rows
 assert max(row["groups_kept"] for row in rows) > 6, rows
+assert sum(row["prompts_skipped"] > 8 for row in rows) == 3, rows
 trainer.save_model(Path(sys.argv[2], sys.argv[3]))
 del trainer
 gc.collect()  # DDP's threads end before the interpreter does, as after a stage of run.py
