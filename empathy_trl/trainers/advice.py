@@ -1,7 +1,8 @@
 """Advice during GRPO and PPO: what a strange curve means, and which key to change.
 
 `TrainingAdvice` reads every logged row. A cause is a function that takes a `History` and returns a message, or None where
-the figures do not show it. The thresholds are above each function; no healthy run of this project's recipes reaches one.
+the figures do not show it. The thresholds are above each function. Healthy runs of this project's recipes reach none, but for
+groups that agree once most prompts are solved.
 `docs/curves.md` shows a picture of every cause. To add one, write a function and add it to `COMMON`, `GRPO_CAUSES` or
 `PPO_CAUSES`.
 """
@@ -182,14 +183,15 @@ def zero_spread(run: History) -> str | None:
     if getattr(args, "dynamic_sampling", False):
         share = 1 - run.now("groups_kept") * args.num_generations / args.generation_batch_size
         more = f"raise trainer.max_resampling (now {args.max_resampling})"
+    skip = "" if getattr(args, "skip_solved", None) else " or set trainer.skip_solved"
     if (
         not share > AGREEING or nothing_earned(run) or run.given & {"kl_runs_away", "entropy_collapses"}
     ):  # which explain it
         return None
     return (
         f"in {share:.0%} of the groups {run.span}, all completions earn the same, so that the group teaches nothing. Raise "
-        f"trainer.temperature (now {args.temperature:g}) or trainer.num_generations (now {args.num_generations}), take harder "
-        f"prompts if most are solved, or {more}"
+        f"trainer.temperature (now {args.temperature:g}) or trainer.num_generations (now {args.num_generations}), or {more}. If "
+        f"most prompts are solved, take harder ones{skip}"
     )
 
 

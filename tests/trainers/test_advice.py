@@ -77,7 +77,7 @@ CAUSES = {
     "clipped": (rows(12, **{CLIPPED: 0.7}), GRPO, ["clipped"], r"70% of .*max_completion_length \(now 40\).*Raise it"),
     "no end": (rows(12, **{CLIPPED: 1.0}), GRPO, ["clipped"], "has not learned to end: train it first on .* an end token"),
     "agree": (rows(12, zero_spread_share=0.9), GRPO, ["zero_spread"],
-              r"90% of the groups.*temperature \(now 1\) or trainer.num_generations \(now 8\).*dynamic_sampling: true"),
+              r"90% of the groups.*temperature \(now 1\) or trainer.num_generations \(now 8\).*dynamic_sampling: true.*or set trainer.skip_solved$"),
     "kept": (rows(12, groups_kept=1.0), GRPO | {"dynamic_sampling": True, "max_resampling": 3, "generation_batch_size": 32},
              ["zero_spread"], r"75% of the groups.*or raise trainer.max_resampling \(now 3\)"),
     "one never": (rows(12, format_mean=0.0, format_std=0.0), GRPO, ["nothing_earned"], r"^rewards\.format gave every .*warm start"),
