@@ -8,6 +8,7 @@
 | `metrics` | metrics and intervals: agreement with labels, counts, perplexity, classifiers; `evaluate` modules |
 | `plots` | all plots, including training curves |
 | `evaluate` | the evaluation of one model of one stage, and the files it writes |
+| `held_out` | figures while a stage is trained, and its best checkpoint |
 | `compare` | two results on the same rows: changes, intervals, p-values |
 | `report` | `report.md` and `report.png` for a whole run, from its output files |
 
