@@ -61,16 +61,21 @@ def main():
     parser.add_argument("--jobs", type=int, default=CORES, help="trainings at a time (default: one per core)")
     parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
     options, overrides = parse_with_overrides(parser, None, TOP_KEYS)
-    if options.run:
-        train(**options.run)
-    elif status := exit_status(lambda: measure(options, overrides)):
+    for flag in ("every", "jobs"):
+        if getattr(options, flag) < 1:
+            parser.error(f"--{flag}: {getattr(options, flag)} should be at least 1")
+    work = (lambda: train(**options.run)) if options.run else (lambda: measure(options, overrides))
+    if status := exit_status(work, interrupted="interrupted; the same command continues"):
         raise SystemExit(status)
 
 
 def measure(options, overrides: list[str]):
     """Run everything that is not complete, and print the tables."""
     data = "sample" if options.data is None else str(options.data.resolve())
-    run_all(options, ["--data.path", data, *overrides])
+    overrides = ["--data.path", data, *overrides]
+    load_recipe(RECIPE, overrides)  # refuses what is wrong before anything starts
+    check_settings(options.output_dir / "settings.json", {"overrides": overrides, "every": options.every})
+    run_all(options, overrides)
     rows = [figures_of(options.output_dir / f"seed_{seed}", seed, arm) for seed in options.seeds for arm in ARMS]
     right = {arm: np.array([row.pop("right") for row in rows if row["arm"] == arm]) for arm in ARMS}
     print_table([rows[0], *(row.values() for row in rows)])
@@ -80,6 +85,15 @@ def measure(options, overrides: list[str]):
     print_table([["from", "to", "change", "p"], *([a, b, *change(right[a], right[b])] for a, b in COMPARED)])
 
 
+def check_settings(path: Path, settings: dict):
+    """Note the settings in the output folder, or raise UserError if it has results of other ones."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings), encoding="utf-8")
+    elif (before := json.loads(path.read_text(encoding="utf-8"))) != settings:
+        raise UserError(f"--output_dir: {path.parent} has results of other settings, {before}; name another folder")
+
+
 def seeds(text: str) -> list[int]:
     """Return the seeds in a text such as "1,2,3"."""
     return [int(part) for part in text.split(",")]
@@ -87,7 +101,6 @@ def seeds(text: str) -> list[int]:
 
 def run_all(options, overrides: list[str]):
     """Run the warm starts of all seeds, and then both trainings of all seeds, `options.jobs` at a time."""
-    load_recipe(RECIPE, overrides)  # refuses what is wrong before anything starts
     warm_starts, trainings = [], []
     for seed in options.seeds:
         folder, common = options.output_dir.resolve() / f"seed_{seed}", [*overrides, "--seed", str(seed)]

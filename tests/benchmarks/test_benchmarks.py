@@ -175,6 +175,9 @@ def test_arms_of_dynamic_sampling_draw_as_many_completions(main, capsys, monkeyp
     assert first == [["1", arm, "16", steps] for arm, steps in zip(benchmark.ARMS, ["4", "4", "1", "1"], strict=True)]
     assert [row[1:] for row in second] == [row[1:] for row in first]
     assert [row[:2] for row in rows[-4:]] == list(map(list, benchmark.COMPARED))
+    with pytest.raises(SystemExit, match="2"):
+        main("dynamic_sampling", *arguments, "--stages.sft.trainer.max_steps", "2")
+    assert "outputs/dynamic_sampling has results of other settings" in capsys.readouterr().err
 
 
 def test_the_soak_finds_what_differs(main, tmp_path):
