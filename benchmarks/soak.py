@@ -30,6 +30,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+LOCK_FILE = ".empathy-trl.lock"  # its text is written in one go
 ANY, SAVING, BETWEEN = "any moment", "checkpoint", "between stages"
 # function -> its phase. Files that are written outside of a training are written between stages
 WATCHED = {
@@ -211,7 +212,11 @@ class Watch:
         """Cut the newest file short if the plan says so, note it, and end this process as the out-of-memory killer would."""
         newest = max(self.files(), key=lambda path: path.stat().st_mtime_ns, default=None)
         cut = None
-        if self.plan.get("left") is not None and newest is not None and newest not in self.complete:
+        if (
+            self.plan.get("left") is not None
+            and newest is not None
+            and newest not in self.complete | {newest.with_name(LOCK_FILE)}
+        ):
             os.truncate(newest, int(newest.stat().st_size * self.plan["left"]))
             cut = str(newest.relative_to(self.stage.folder.resolve()))
         self.note(phase=phase, cut=cut)
