@@ -48,7 +48,7 @@ def check_held_out(run) -> None:
     later = sorted(run.judging_stages - set(names[: names.index(run.name)])) if run.is_judged else []
     if later:
         raise UserError(
-            f"{key}.every: its replies are judged by the model of stage {', '.join(later)}, which is trained after it; leave it out"
+            f"{key}.every: its replies are judged by the model of stage {', '.join(later)}, which is trained after it; expected null"
         )
     if run.stage.is_pairwise and run.local_rows():
         rows, _ = evaluated_rows(run.stage, SPLIT, settings.rows)

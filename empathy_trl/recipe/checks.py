@@ -87,7 +87,7 @@ def check_stage(name: str, stages: dict[str, dict], training: bool) -> Iterator[
         yield ("task",), f"unknown task {show(task)}{suggestion(task, CONFIG_CLASSES)}"
     yield from _under("model", _check_model(name, stages, task if known else None, earlier))
     yield from _under("data", _check_data(_section(keys, "data"), task if known else None))
-    yield from _under("evaluation", _check_held_out(_section(keys, "evaluation"), _section(keys, "trainer")))
+    yield from _under("evaluation", _check_held_out(name, _section(keys, "evaluation"), _section(keys, "trainer")))
     if task not in LABEL_TASKS:  # replies are judged, not labels
         yield from _under("evaluation", _check_evaluation(_section(keys, "evaluation"), earlier))
     if known:
@@ -341,7 +341,7 @@ def _check_evaluation(evaluation: dict, earlier: dict[str, Any]) -> Iterator[Pro
         yield ("bertscore",), f"no folder {encoder!r}; expected a folder, or a Hub id such as roberta-large"
 
 
-def _check_held_out(evaluation: dict, trainer: dict) -> Iterator[Problem]:
+def _check_held_out(stage: str, evaluation: dict, trainer: dict) -> Iterator[Problem]:
     """Yield settings of the evaluation while training that have no effect, or that something else contradicts."""
     if evaluation.get("every") is None:
         # an override such as `--evaluation.every null` may leave the others in place
@@ -359,7 +359,8 @@ def _check_held_out(evaluation: dict, trainer: dict) -> Iterator[Problem]:
             f"{show(patience)} has no effect without evaluation.best, the figure that has to improve; set both",
         )
     if best is not None and trainer.get("save_strategy") in ("no", False):
-        yield ("best",), f"{show(best)} needs checkpoints, but trainer.save_strategy is 'no'; delete that key"
+        what = f"needs checkpoints, but trainer.save_strategy of stage {stage} is 'no'"
+        yield ("best",), f"{show(best)} {what}; expected steps there, or evaluation.best only for other stages"
     for key in ("metric_for_best_model", "greater_is_better"):
         if best is not None and trainer.get(key) is not None:
             yield ("best",), f"{show(best)} and trainer.{key} both choose the best checkpoint; delete one of them"

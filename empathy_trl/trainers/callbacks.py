@@ -138,7 +138,8 @@ class StageProgress(TrainerCallback):
     """One line about a stage: its name, the step, the latest figures and the time left.
 
     A figure stays until it is logged again, because the held-out one comes less often than the others. Where bars are off, or
-    with `disable_tqdm: true`, every logged row is a line of text instead; see `cli.Progress`.
+    with `disable_tqdm: true`, every logged row is a line of text instead, and so is that of a held-out evaluation unless the
+    training's own row of the step follows; see `cli.Progress`.
 
     Args:
         title: name of the stage.
@@ -148,6 +149,7 @@ class StageProgress(TrainerCallback):
     def __init__(self, title: str, held_out: tuple[str, str]):
         self.title, self.titles = title, PROGRESS_TITLES | dict([held_out])
         self.figures, self.line, self.evaluation = {}, None, None
+        self.logged_step = None  # the last one with a row of the training
 
     def on_train_begin(self, args, state, control, **kwargs):
         how = {"done": state.global_step, "plain": args.disable_tqdm, "every_tenth": False}
@@ -159,6 +161,11 @@ class StageProgress(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         new = {name: logs[name] for name in self.titles if logs.get(name) is not None}
         self.figures |= new
+        if "loss" in logs:
+            self.logged_step = state.global_step
+        is_logged_next = args.logging_strategy == "steps" and state.global_step % state.logging_steps == 0
+        if is_logged_next and self.logged_step != state.global_step:
+            return
         if new and self.line is not None:
             self.on_step_end(args, state, control)  # what evaluates at the end of a step may come before this callback
             hidden = {"loss"} if "reward" in self.figures else set()  # that of a policy says nothing about its progress

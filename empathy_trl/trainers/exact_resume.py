@@ -41,7 +41,7 @@ from peft import PeftModel
 from torch.utils.data import IterableDataset, Sampler
 from trl.trainer.utils import RepeatSampler, is_async_callable, strip_images_from_messages
 
-from empathy_trl.data.tables import WEIGHT
+from empathy_trl.data.tables import WEIGHT, BadRow, Row, weight_of
 from empathy_trl.errors import StopTraining, UserError
 from empathy_trl.rewards.base import PASSED, check_parameters, checked_logs, checked_values
 
@@ -297,7 +297,7 @@ class EpochOrderMixin:
     Data with a column `row_weight` is drawn accordingly, see `weighted_rows`. An epoch has as many rows as the data.
 
     Raises:
-        UserError: from `train()`, for rows that do not fill one batch, and for weights that are all 0.
+        UserError: from `train()`, for rows that do not fill one batch, and for weights that cannot be used.
     """
 
     _epoch_sampler = None  # where neither TRL's sampler nor a `row_weight` asks for one
@@ -322,6 +322,8 @@ class EpochOrderMixin:
         # accelerate passes `set_epoch` on to a sampler only through some of the wrappers that it may put around it
         if self._epoch_sampler is not None:
             self._epoch_sampler.set_epoch(kwargs["epoch"])
+        elif isinstance(self.train_dataset, IterableDataset):  # which asks for no sampler
+            row_weights(self.train_dataset)
         return super()._run_epoch(*args, **kwargs)
 
 
@@ -359,11 +361,16 @@ def row_weights(dataset) -> numpy.ndarray | None:
     """Return the column `row_weight` of a data set; None without one, or where all rows have the same weight.
 
     Raises:
-        UserError: all weights are 0.
+        UserError: a weight is not a number of at least 0, or all are 0, or the data set is iterable: its rows come in its order.
     """
-    if WEIGHT not in (getattr(dataset, "column_names", None) or ()) or isinstance(dataset, IterableDataset):
+    if WEIGHT not in (getattr(dataset, "column_names", None) or ()):
         return None
-    weights = numpy.array(dataset[WEIGHT], dtype=float)
+    if isinstance(dataset, IterableDataset):
+        raise UserError(f"train_dataset: {WEIGHT} does not work with an iterable data set; expected a Dataset")
+    read = [weight_of(Row(f"row {number}", {WEIGHT: value})) for number, value in enumerate(dataset[WEIGHT])]
+    if bad := next((each for each in read if isinstance(each, BadRow)), None):
+        raise UserError(f"train_dataset, {bad.where}: {bad.reason}: {bad.detail}")
+    weights = numpy.array(read)
     if not weights.any():
         raise UserError(f"train_dataset: {WEIGHT} is 0 in all {len(weights)} rows; expected at least one above 0")
     return None if (weights == weights[0]).all() else weights

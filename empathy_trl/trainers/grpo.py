@@ -91,11 +91,16 @@ class EmpathyGRPOConfig(GRPOConfig):
     def __post_init__(self):
         if not isinstance(self.shared_prefix, bool) and self.shared_prefix != "auto":
             raise ValueError(f"shared_prefix: {self.shared_prefix!r} should be 'auto', True or False")
+        if self.dynamic_sampling not in (True, False):
+            raise ValueError(f"dynamic_sampling: {self.dynamic_sampling!r} should be True or False")
         if self.max_resampling is not None and not self.dynamic_sampling:
             raise ValueError(f"max_resampling: {self.max_resampling} has no effect without dynamic_sampling: true")
         for name in ("max_resampling", "skip_solved"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} should be at least 1")
+            value = getattr(self, name)
+            if value is not None and type(value) is not int:
+                raise ValueError(f"{name}: {value!r} should be a whole number")
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: {value} should be at least 1")
         super().__post_init__()
         if not self.dynamic_sampling:
             return

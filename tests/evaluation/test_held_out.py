@@ -161,7 +161,11 @@ def test_a_run_that_was_killed_after_it_had_decided_to_stop_trains_no_further(ma
         ),
         ({"every": 2, "patience": 2}, {}, ["patience: 2 has no effect without evaluation.best"]),
         ({"every": 0}, {}, ["every: "]),
-        ({"every": 2, "best": "accuracy"}, {"save_strategy": "no"}, ["best: 'accuracy' needs checkpoints"]),
+        (
+            {"every": 2, "best": "accuracy"},
+            {"save_strategy": "no"},
+            ["best: 'accuracy' needs checkpoints", "of stage grpo is 'no'"],
+        ),
         ({}, {"eval_strategy": "steps"}, ["trainer.eval_strategy: cannot be set here; use evaluation.every"]),
     ],
 )

@@ -18,27 +18,29 @@ from empathy_trl.trainers.callbacks import (
 
 
 def state(step, max_steps=10):
-    return SimpleNamespace(global_step=step, max_steps=max_steps, is_world_process_zero=True)
+    return SimpleNamespace(global_step=step, max_steps=max_steps, logging_steps=2, is_world_process_zero=True)
 
 
 def test_the_line_of_a_stage_keeps_the_latest_figures_and_counts_the_steps_of_this_session(monkeypatch, capsys):
     clock = iter([0, 60, 90, 120]).__next__
     monkeypatch.setattr("empathy_trl.cli.time", SimpleNamespace(monotonic=clock))
-    progress, args = StageProgress("grpo", ("eval_accuracy", "accuracy on valid")), SimpleNamespace(disable_tqdm=True)
+    progress = StageProgress("grpo", ("eval_accuracy", "accuracy on valid"))
+    args = SimpleNamespace(disable_tqdm=True, logging_strategy="steps")
     progress.on_train_begin(args, state(4), None)  # a resume
-    for step, logs in {
-        5: {"loss": 0.1, "explained_variance": 1.0, "kl": None, "grad_norm": 2.0},
-        6: {"loss": 0.1, "reward": 1.21456, "eval_accuracy": 0.61},
-        7: {"loss": 0.2, "reward": 1.3},
-        8: {"train_runtime": 3.0},
-    }.items():
+    for step, logs in [
+        (5, {"loss": 0.1, "explained_variance": 1.0, "kl": None, "grad_norm": 2.0}),
+        (6, {"eval_accuracy": 0.61}),  # before the training's row of the step, which has a line with both
+        (6, {"loss": 0.1, "reward": 1.21456}),
+        (7, {"eval_accuracy": 0.65}),
+        (8, {"train_runtime": 3.0}),
+    ]:
         progress.on_log(args, state(step), None, logs=logs)
         progress.on_step_end(args, state(step), None)
     progress.on_train_end(args, state(8), None)
     assert capsys.readouterr().err.splitlines() == [
         "[grpo] step 5 of 10, loss 0.1, EV 1, 5 min left",
         "[grpo] step 6 of 10, reward 1.21, EV 1, accuracy on valid 0.61, 3 min left",
-        "[grpo] step 7 of 10, reward 1.3, EV 1, accuracy on valid 0.61, 2 min left",
+        "[grpo] step 7 of 10, reward 1.21, EV 1, accuracy on valid 0.65, 2 min left",
     ]
 
 

@@ -292,9 +292,11 @@ def test_replaced_groups_do_not_count_as_rollouts_without_signal(tiny_folder, tm
             "^max_resampling: 0 should be at least 1$",
         ),
         (EmpathyGRPOConfig, {"skip_solved": 0}, "^skip_solved: 0 should be at least 1$"),
+        (EmpathyGRPOConfig, {"skip_solved": 1.5}, "^skip_solved: 1.5 should be a whole number$"),
+        (EmpathyGRPOConfig, {"dynamic_sampling": "no"}, "^dynamic_sampling: 'no' should be True or False$"),
         (PPOConfig, {"dynamic_sampling": True}, "^dynamic_sampling: true is for GRPO; PPO's advantages come from"),
     ],
-    ids=["no effect", "never", "no visit", "PPO"],
+    ids=["no effect", "never", "no visit", "half a visit", "text", "PPO"],
 )
 def test_refused_settings(tmp_path, kind, settings, message):
     with pytest.raises(ValueError, match=message):

@@ -1,6 +1,7 @@
 """A killed run, and one that a reward has stopped, end after a resume with the weights of an undisturbed run."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -154,8 +155,24 @@ def test_rows_of_the_same_weight_are_drawn_as_without_weights():
         EpochRepeatSampler(range(7), 1, seed=3, weights=numpy.full(7, 0.3)),
     )
     assert list(plain) == list(weighted)
-    with pytest.raises(UserError, match="row_weight is 0 in all 2 rows"):
-        row_weights(Dataset.from_dict({"row_weight": [0, 0]}))
+    assert row_weights(Dataset.from_dict({"row_weight": [None, 2.0]})).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([0, 0], "row_weight is 0 in all 2 rows"),
+        ([1, -2], "train_dataset, row 1: unusable row_weight: -2; expected a number of at least 0"),
+        ([math.nan, 1], "row 0: unusable row_weight: nan"),
+        (["1", "a"], "row 1: unusable row_weight: 'a'"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_refused(weights, message):
+    rows = Dataset.from_dict({"row_weight": weights})
+    with pytest.raises(UserError, match=message):
+        row_weights(rows)
+    with pytest.raises(UserError, match="row_weight does not work with an iterable data set"):
+        row_weights(rows.to_iterable_dataset())
 
 
 def test_a_checkpoint_of_another_number_of_processes_goes_on_with_a_new_rollout(tiny_folder, tmp_path, caplog):
