@@ -3,13 +3,13 @@
 python benchmarks/dynamic_sampling.py --data shared/data/ed_easy_4       # without --data: the embedded corpus
 python benchmarks/dynamic_sampling.py --seeds 1,2 --stages.grpo.trainer.num_train_epochs 2
 
-Every seed has one warm start, from which two trainings with GRPO begin, with and without `dynamic_sampling`. Both draw as
-many completions, those of replaced groups included, so the former takes fewer steps; the learning rate falls with the
-completions in both. The weights of the last step and those that are best on `valid` are evaluated on `test`, which makes
-four arms. Choosing the best ones does not change the course of a training, so the last ones are those of a run without it.
+Each seed has one warm start, from which GRPO is trained with and without `dynamic_sampling`. Both trainings draw the same number
+of completions, those of replaced groups included, so dynamic sampling takes fewer steps. The learning rate falls with the number
+of completions in both. The weights of the last step and those of the best step on `valid` are evaluated on `test`, which makes
+four arms. Choosing the best step does not change the course of a training, so the last weights are those of a run without it.
 
-The trainings take --jobs processes, each with its share of the cores. All results stay in --output_dir, and the same
-command continues where it was interrupted. Other flags are overrides of the recipe's keys.
+--jobs trainings run at a time, each with its share of the cores. All results stay in --output_dir. If the command is interrupted,
+the same command continues. Other flags override keys of the recipe.
 """
 
 import argparse
@@ -52,7 +52,7 @@ COMPARED = [
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of ED_easy_4 (default: the embedded corpus)")
+    parser.add_argument("--data", type=Path, help="folder with the files of ED_easy_4 (default: the embedded corpus)")
     parser.add_argument("--seeds", type=seeds, default="1,2,3", help="numbers with commas (default 1,2,3)")
     parser.add_argument("--output_dir", type=Path, default="outputs/dynamic_sampling", help="default %(default)s")
     parser.add_argument(

@@ -3,14 +3,14 @@
 python benchmarks/soak.py                                    # or `make soak`: 20 kills of three recipes
 python benchmarks/soak.py --recipes ecr_tiny --kills 3 --seed 7
 
-Each recipe, shortened, runs once undisturbed, which also notes when each phase begins and how long it takes. Each kill then
-gets a run of its own in an empty folder: a moment inside a phase is drawn, the run kills itself there, and the same command is
-started again until it completes. Some of the second starts are killed, too, at any moment. Phases that write files are
-killed between two files or inside one, which is then cut to a random length.
+Each recipe, shortened, runs once undisturbed. This run also notes the phases and how long each takes. Each kill then gets a run of
+its own in an empty folder: a moment inside a phase is drawn, the run kills itself there, and the same command is started again
+until it completes. About a quarter of the second starts are killed, too, at any moment. In phases that write files, the kill comes
+between two files or inside one, which is then cut to a random length.
 
 At the end, every file must be that of the undisturbed run: weights, optimizers and pictures byte for byte, and logs, results,
-report and card but for times. No file may be missing or left over. The exit status is 1 if anything differs; the folders that
-differ are kept. `--seed` repeats the moments that a log names.
+report and card except for times. No file may be missing or left over. The exit status is 1 if anything differs, and the folders
+that differ are kept. `--seed` draws the same moments again.
 """
 
 import argparse
@@ -117,7 +117,7 @@ class Watch:
     Args:
         plan: `phase` and `call` (number, from 0) of the kill, and either `seconds` after which, or `writes` after which it
             comes and the share of the newest file that is `left` (None: all of it); empty if the run is to be undisturbed.
-        log: file that takes a row for every call of a phase; of a killed run for the last one alone.
+        log: file that gets a row for every call of a phase; in a killed run only for the last one.
     """
 
     def __init__(self, plan: dict, log: Path):
@@ -257,9 +257,7 @@ class Soak:
             self.calls.setdefault(row["phase"], []).append(row)
         rows = [json.loads(line) for file in self.calm.rglob("metrics.jsonl") for line in file.read_text().splitlines()]
         if not all(any(row.get(key) for row in rows) for key in ("reward_std", "grad_norm")):
-            raise SystemExit(
-                f"{recipe}: the rewards had no spread, so that nothing was learned, and nothing can differ"
-            )
+            raise SystemExit(f"{recipe}: the rewards had no spread, so nothing was learned and nothing can differ")
 
     def start(self, folder: Path, plan: dict, seconds: float | None = None) -> int:
         """Run the recipe in a folder and return its exit status; after `seconds` it is killed with all its processes."""
@@ -327,7 +325,7 @@ class Soak:
 
 
 def resumed(log: str) -> str:
-    """Return in words where a run went on, from what it printed."""
+    """Return in words where a run resumed, from what it printed."""
     first = re.search(r"^\[(\w+)\] (?:resumes from \S*(checkpoint-\d+)|(starts))", log, re.MULTILINE)
     return " ".join(filter(None, first.groups())) if first else "nothing was left to train"
 
@@ -345,7 +343,7 @@ def differences(left: Path, right: Path) -> list[str]:
 
 
 def content(path: Path):
-    """Return what a file says, without times."""
+    """Return the content of a file, without times."""
     if path.suffix == ".json":
         return without_times(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".jsonl":
@@ -362,7 +360,7 @@ def without_times(value):
 
 
 def deal(recipes: list[str], kills: int, draw: random.Random) -> list[tuple[str, str]]:
-    """Return (recipe, phase) of every kill: all phases as often as each other, and of each phase all recipes."""
+    """Return (recipe, phase) of every kill: each phase equally often, and within a phase each recipe in turn."""
     order = {phase: draw.sample(recipes, len(recipes)) for phase in PHASES}
     rounds = range(-(-kills // len(PHASES)))
     pairs = [
@@ -373,10 +371,14 @@ def deal(recipes: list[str], kills: int, draw: random.Random) -> list[tuple[str,
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="how many in all (default: 20)")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills in all (default: 20)")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), help="default: all")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of the moments")
-    parser.add_argument("--folder", type=Path, help="for the runs; by default one that is deleted at the end")
+    parser.add_argument(
+        "--seed", type=int, default=random.SystemRandom().randrange(10**6), help="seed of the moments (default: random)"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="folder for the runs (default: a temporary one, deleted at the end)"
+    )
     args = parser.parse_args()
     draw = random.Random(args.seed)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # which ends the run in progress, too

@@ -408,8 +408,8 @@ def _resampling_line(config) -> str:
 
 def _solved_line(config) -> str:
     """Return which prompts an epoch leaves out; `config` is the trainer's."""
-    visits = "last visit has" if config.skip_solved == 1 else f"last {config.skip_solved} visits have"
-    return f"an epoch leaves out prompts that their {visits} solved; others take their places"
+    visits = "their last visit" if config.skip_solved == 1 else f"each of their last {config.skip_solved} visits"
+    return f"an epoch leaves out prompts that were solved in {visits}; others take their places"
 
 
 def _unshared(options: dict, size: Size | None) -> str | None:

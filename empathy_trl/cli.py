@@ -25,7 +25,7 @@ from empathy_trl.text import sanitise
 
 OUTPUTS = Path("outputs")
 ERROR_WAIT = 10  # seconds for the first process to end with the same error
-NO_BARS = "TQDM_DISABLE"  # environment variable: anything but nothing switches progress bars off
+NO_BARS = "TQDM_DISABLE"  # environment variable: any non-empty value switches progress bars off
 LINE_EVERY = 10  # seconds, at least, between two lines about the same loop where bars are off
 SAMPLING_HELP = (
     "settings of the requests to the server, as JSON; they replace the defaults, and null removes one: "
@@ -47,7 +47,7 @@ def command_parser(name: str, documentation: str) -> argparse.ArgumentParser:
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Give --quiet to a command that shows progress bars; `exit_status` takes its value."""
-    shown = "show plain lines instead of progress bars, as is done where stderr is not a terminal"
+    shown = "print plain lines instead of progress bars; the default where stderr is not a terminal"
     parser.add_argument("--quiet", action="store_true", help=shown)
 
 
@@ -146,9 +146,9 @@ def switch_bars_off() -> None:
 class Progress:
     """One line about a loop: a progress bar of tqdm or, where bars are off, a line of text now and then; both on stderr.
 
-    Bars are off with --quiet, where a command's stderr is not a terminal, and with `TQDM_DISABLE=1` in the environment. There
-    is then a line for every tenth of the work, with at least `LINE_EVERY` seconds between two of them.
-    A bar below another one vanishes at the end of its loop.
+    Bars are off with --quiet, where a command's stderr is not a terminal, and with `TQDM_DISABLE=1` in the environment. Instead, a
+    line is printed after each tenth of the work, at least `LINE_EVERY` seconds after the line before. A bar below another one
+    vanishes at the end of its loop.
 
     Args:
         title: what is done, at the start of the line.
@@ -157,8 +157,8 @@ class Progress:
         done: how many were done earlier; they do not count for the time left.
         delay: seconds after which a bar appears.
         plain: text instead of a bar, whatever the environment says.
-        every_tenth: False leaves the lines of text to `show`.
-        disable: nothing at all; a process other than the first never shows anything.
+        every_tenth: with False, only `show` prints lines of text.
+        disable: show nothing at all; a process other than the first never shows anything.
     """
 
     def __init__(

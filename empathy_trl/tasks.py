@@ -608,7 +608,7 @@ def _evaluate(run: StageRun, key: str, output_dir: Path, section=None) -> None:
     )
     if PartialState().is_main_process:
         write_card(run.folder)
-        folder.save(**{key: settings})  # last: with this record, a run that is started again does nothing here
+        folder.save(**{key: settings})  # last: after this, a restarted run skips the stage
 
 
 def _write_report(recipe, folder: Path) -> None:

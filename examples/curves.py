@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/curves.md: one small run for each cause of advice, and the moment at which the advice comes.
+"""Draws the pictures of docs/curves.md: a healthy run, and a small run for each cause of advice with the step of the advice.
 
     python examples/curves.py                 # all of them
     python examples/curves.py longer clipped  # some of them
@@ -46,10 +46,10 @@ class Run:
 
     Attributes:
         title: of the picture.
-        figures: keys of `metrics.jsonl` -> name of the panel.
-        trainer: changes of `trainer:`.
-        rewards: in place of those of the recipe.
-        warm_start: how many steps of imitation come before.
+        figures: key of `metrics.jsonl` -> title of the panel.
+        trainer: keys of `trainer` that the run changes.
+        rewards: the run's rewards instead of the recipe's.
+        warm_start: number of sft steps before.
         task: grpo or ppo.
         evaluation: of the recipe, `{"every": …}` for held-out figures.
     """
@@ -160,7 +160,7 @@ def train(name: str) -> tuple[list[dict], list[dict]]:
 
 
 def draw(name: str, rows: list[dict], advice: list[dict]) -> Path:
-    """Draw one panel per figure, side by side, with a line where advice came."""
+    """Draw one panel per figure, side by side, with a line at each step of advice."""
     run = CURVES[name]
     figure, panels = pyplot().subplots(1, len(run.figures), figsize=(3 * len(run.figures), 2.4), layout="constrained")
     for axes, (key, title) in zip(panels, run.figures.items(), strict=True):
@@ -181,7 +181,7 @@ def draw(name: str, rows: list[dict], advice: list[dict]) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw the pictures of docs/curves.md; all, if none is named.")
+    parser = argparse.ArgumentParser(description="Draw the pictures of docs/curves.md: those that are named, or all.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CURVES))
     names = parser.parse_args().names or CURVES
     if unknown := [name for name in names if name not in CURVES]:

@@ -91,7 +91,7 @@ def test_one_process_holds_a_folder_and_one_that_is_killed_holds_it_no_more(tmp_
 
 
 @pytest.mark.faults
-def test_of_several_at_once_one_takes_over_the_lock_of_a_killed_process(tmp_path, holder):
+def test_one_of_several_processes_takes_over_the_lock_of_a_killed_one(tmp_path, holder):
     other = holder("folder", tmp_path)
     os.kill(other.pid, signal.SIGKILL)
     os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # a zombie, whose parent does not reap it

@@ -282,7 +282,7 @@ def usable_rows(
 
 
 def _parse_weighted(parse: Callable[[Row], dict | BadRow | None], row: Row) -> dict | BadRow | None:
-    """Return what `parse` returns, a usable row with its weight."""
+    """Return what `parse` returns; if that is a usable row, with its weight."""
     parsed, weight = parse(row), weight_of(row)
     if not isinstance(parsed, dict):
         return parsed

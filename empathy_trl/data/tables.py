@@ -79,7 +79,7 @@ class Table:
 
 
 def with_weight(row: "Row | BadRow", source: Row) -> "Row | BadRow":
-    """Return a row that was made of another one, `source`, with the weight that this one has, if any."""
+    """Return a row with the weight of the row that it was made from, `source`, if that one has a weight."""
     if isinstance(row, BadRow) or WEIGHT not in source.cells:
         return row
     return replace(row, cells=row.cells | {WEIGHT: source.cells[WEIGHT]})

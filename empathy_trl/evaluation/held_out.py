@@ -5,13 +5,12 @@ are, and logs one row for `metrics.jsonl` and the trackers:
 
     {"step": 50, "eval_accuracy": 0.61, "eval_accuracy_low": 0.48, "eval_accuracy_high": 0.72, …, "eval_n": 64}
 
-`eval_n` is in these rows alone; the first figure is the one to watch. The training takes the same course as without it: random
-states, the modes of all modules, and the caches of the scorers that rewards ask are afterwards what they were, and TRL's
-averages are not touched.
+Only these rows have `eval_n`; their first figure is the one to watch. The evaluation does not change the course of the training: it
+restores the random states, the modes of all modules and the caches of the scorers that rewards use, and leaves TRL's averages alone.
 
-The best checkpoint is transformers' business: `state.best_global_step` names it, a checkpoint of it is saved and kept, and with
-`load_best_model_at_end` its weights are loaded when the training ends. What is best, and since how many evaluations, is read
-from `state.log_history`, which every checkpoint holds, so that a resumed run decides as an uninterrupted one does.
+transformers keeps the best checkpoint: `state.best_global_step` names it, it is saved and never deleted, and with
+`load_best_model_at_end` its weights are loaded when the training ends. Which step is best, and how many evaluations ago, is read from
+`state.log_history`, which every checkpoint holds, so a resumed run decides as an uninterrupted one does.
 """
 
 import math
@@ -86,7 +85,7 @@ def plan(run, steps: int | None, available: int | None) -> str | None:
 
 
 def add_held_out(run, trainer, folder) -> "HeldOutEvaluation | None":
-    """Let a trainer evaluate its model while it trains, if the recipe of a `StageRun` says so, and return what does it.
+    """Add a `HeldOutEvaluation` to a trainer and return it, if the recipe of a `StageRun` has `evaluation.every`.
 
     `folder` is the `StageFolder` of the stage.
     """
@@ -112,15 +111,15 @@ class HeldOutEvaluation(TrainerCallback):
         run: a `StageRun`, whose recipe has `evaluation.every`.
         trainer: its trainer.
         folder: its `StageFolder`; `run.json` gets `best` when the training ends: `{"figure", "step", "value", "last_step",
-            "last_value", "n", "evaluations", "kept_step"}`, the last one being the step whose weights are kept.
+            "last_value", "n", "evaluations", "kept_step"}`; `kept_step` is the step of the weights that the training ends with.
 
     Attributes:
-        figure: the one to watch, by which a step is best: `evaluation.best`, or the main metric.
-        title: what a reader calls it.
-        more_is_better: whether more of it is better.
+        figure: the one that decides which step is best: `evaluation.best`, or the main metric.
+        title: its name in plots and progress lines.
+        more_is_better: whether a higher value is better.
 
     Raises:
-        UserError: a prompt does not fit into the model; from `train()`, when `evaluation.best` cannot be measured.
+        UserError: a prompt does not fit into the model; from `train()`: `evaluation.best` cannot be measured.
     """
 
     def __init__(self, run, trainer, folder):

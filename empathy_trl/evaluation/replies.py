@@ -78,7 +78,7 @@ DETAIL_TITLES = {
         }.items()
     },
 }
-# metrics by which a best checkpoint can be chosen, beside the rewards. Others, such as a length, are not better for being more
+# metrics that can choose the best checkpoint, in addition to the rewards. A higher value of others, such as a length, is not better
 RANKED = ("bleu_4", "reference_similarity", "distinct_2")
 FEWER_IS_BETTER = ("perplexity", "duplicate_share", "empty_share")
 JUDGED_BY = {"emotion": "emo_acc", "intent": "intent_acc"}

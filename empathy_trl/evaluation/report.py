@@ -113,7 +113,7 @@ def summary(run_dir: str | Path, split: str = "test") -> str:
     lines = [f"{last.evaluation['recipe']}: trained in {in_words(seconds)}{more}"]
     lines += [line for group in groups[-2:] for line in _summary(group)]
     if advice:
-        lines.append(f"advice: {advice} warning{'s' * (advice > 1)} about the training, with what to do, in the report")
+        lines.append(f"advice: {advice} warning{'s' * (advice > 1)} about the training; the report says what to do")
     paths = {"report": run_dir / "report.md", "plot": run_dir / "report.png", "model": last.folder}
     lines += [f"{name + ':':<8}{path}" for name, path in paths.items()]
     return "\n".join([*lines, f"next:   {_next_command(last)}"])

@@ -312,7 +312,7 @@ def _check_weights(keys: dict, task: str) -> Iterator[Problem]:
         if _section(keys, "trainer").get("skip_solved") is not None and any(len(pair) > 1 for pair in ends):
             yield (
                 (),
-                "a weight follows a schedule, but trainer.skip_solved compares the total rewards of the whole run; leave one out",
+                "a weight follows a schedule, but trainer.skip_solved compares total rewards over the whole run; leave one of them out",
             )
     data, reward = _section(keys, "data"), _section(_section(keys, "rewards"), "recommendation")
     written, read = data.get("slots", "placeholder"), reward.get("slots", "placeholder")

@@ -618,7 +618,7 @@ def archive_other_run(path: Path, fingerprint: str, fresh: bool) -> str | None:
             with suppress(OSError):
                 path.rmdir()  # a kept run can then come back
     if record is not None and fresh:
-        # renamed first: the half that a killed process leaves would count as complete, or as a user's own files
+        # renamed first: if the process is killed here, the rest would count as a complete stage, or as a user's own files
         doomed = path.rename(path.with_name(f".{path.name}.{os.getpid()}.tmp"))
         shutil.rmtree(doomed)
         return f"deleted {path} (--fresh)"
@@ -666,9 +666,9 @@ def _newest_first(path: Path) -> list[Path]:
 
 
 def remove_broken_checkpoints(path: Path) -> None:
-    """Delete the checkpoints in `path` that a killed process wrote or deleted by half.
+    """Delete the half-written and half-deleted checkpoints of a killed process in `path`.
 
-    They would count towards `save_total_limit`, in place of whole ones.
+    They would count towards `save_total_limit` instead of complete ones.
     """
     newest = last_checkpoint(path)
     for folder in _newest_first(path):

@@ -316,11 +316,11 @@ READ_BY_LOSSES = {
     **dict.fromkeys(("sapo_temperature_pos", "sapo_temperature_neg"), ("sapo",)),
     **dict.fromkeys(("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"), ("vespo",)),
 }
-# Fields that use a rollout for more than one update. Without them, the policy that learns from a completion made it
+# Fields that use a rollout for more than one update. Without them, the policy that is updated is the one that made the rollout
 REUSE = ("num_iterations", "steps_per_generation", "generation_batch_size")
 OF_RATIO = (
-    "has no effect, because every rollout is used for one update only, by the policy that made it, so that the ratio of the two "
-    "policies is 1; set num_iterations to 2 or more (or steps_per_generation above gradient_accumulation_steps), or delete the key"
+    "has no effect, because each rollout is used for only one update, so that the ratio between the policy and that of the rollout "
+    "is 1; set num_iterations to 2 or more (or steps_per_generation above gradient_accumulation_steps), or delete the key"
 )
 SMOOTHED = {
     "repetition_penalty": 1.0,
@@ -330,7 +330,7 @@ SMOOTHED = {
 }  # settings that change probabilities -> off
 # keys of earlier versions of TRL, or that are about to go -> what to do
 RENAMED = {
-    "use_liger_loss": "TRL has removed it: its loss needs no full logits any more. Leave it out; use_liger_kernel is for layers",
+    "use_liger_loss": "TRL has removed it, because its own loss no longer needs all logits at once. Delete the key; use_liger_kernel replaces layers",
     "vllm_importance_sampling_cap": "is deprecated; use vllm_importance_sampling_clip_max",
     "use_transformers_paged": "is deprecated; use use_transformers_continuous_batching",
 }
@@ -431,7 +431,7 @@ def _ineffective_together(trainer: dict[str, Any], defaults: dict[str, Any]) -> 
 
 
 def _loss_problems(trainer: dict[str, Any], defaults: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield settings of GRPO's loss that have no effect, or another one than their names say: see docs/grpo.md."""
+    """Yield settings of GRPO's loss that have no effect, or not the effect that their names promise; see docs/grpo.md."""
     values = defaults | trainer
     loss, high = values["loss_type"], values["epsilon_high"] or values["epsilon"]
     for key, losses in READ_BY_LOSSES.items():
@@ -440,11 +440,11 @@ def _loss_problems(trainer: dict[str, Any], defaults: dict[str, Any]) -> Iterato
     if not any(key in trainer for key in REUSE):
         yield from ((key, OF_RATIO) for key in trainer if _is_of_ratio(key, trainer, loss))
     if loss == "cispo" and high <= 1:
-        message = f"cispo clips ratios, which are about 1, at epsilon_high ({high:g}, that of epsilon unless it is set): all of them"
+        message = f"cispo clips ratios, which are about 1, at epsilon_high (now {high:g}; epsilon by default), so it would clip all of them"
         yield "loss_type", f"{message}; set epsilon_high above 1, such as 5.0"
     if loss in CLIPPED and trainer.get("delta", math.inf) <= 1 + high:
         message = f"{trainer['delta']:g} replaces the clipping at 1 + epsilon_high ({1 + high:g})"
-        yield "delta", f"{message}; expected more than that"
+        yield "delta", f"{message}; expected a higher value"
     yield from _sequence_problems(trainer, loss)
     if "scale_rewards" in trainer and trainer.get("multi_objective_aggregation") == "normalize_then_sum":
         message = (
@@ -483,7 +483,7 @@ def _sequence_problems(trainer: dict[str, Any], loss: str) -> Iterator[tuple[str
 
 
 def _vllm_ratio_problems(trainer: dict[str, Any], loss: str) -> Iterator[tuple[str, str]]:
-    """Yield what makes the ratio wrong with which TRL corrects for vLLM's probabilities, or has no use for it."""
+    """Yield settings with which TRL's correction for vLLM's probabilities would use a wrong ratio, or could not be applied."""
     if not trainer.get("use_vllm") or trainer.get("vllm_importance_sampling_correction") is False:
         return
     off = "set vllm_importance_sampling_correction: false"
@@ -493,8 +493,8 @@ def _vllm_ratio_problems(trainer: dict[str, Any], loss: str) -> Iterator[tuple[s
         for key in SMOOTHED.keys() & section.keys():
             if section[key] not in (None, SMOOTHED[key]):
                 message = (
-                    f"{show(section[key])} changes the probabilities with which vLLM samples, and not those of the trainer, so that "
-                    "vllm_importance_sampling_correction (true by default) corrects by a wrong ratio"
+                    f"{show(section[key])} changes the probabilities of vLLM but not those of the trainer, so that "
+                    "vllm_importance_sampling_correction (true by default) would correct by a wrong ratio"
                 )
                 yield place or key, f"{f'{key} ' if place else ''}{message}; expected {SMOOTHED[key]:g}, or {off}"
     mode = trainer.get("vllm_importance_sampling_mode", "sequence_mask")

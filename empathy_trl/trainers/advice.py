@@ -1,10 +1,9 @@
 """Advice during GRPO and PPO: what a strange curve means, and which key to change.
 
 `TrainingAdvice` reads every logged row. A cause is a function that takes a `History` and returns a message, or None where
-the figures do not show it. The thresholds are above each function. Healthy runs of this project's recipes reach none, but for
-groups that agree once most prompts are solved.
-`docs/curves.md` shows a picture of every cause. To add one, write a function and add it to `COMMON`, `GRPO_CAUSES` or
-`PPO_CAUSES`.
+the figures do not show it. Each threshold stands above the function that uses it. Healthy runs of this project's recipes reach no
+threshold but that of `zero_spread`, once most prompts are solved. `docs/curves.md` has a picture of every cause. To add one, write a
+function and add it to `COMMON`, `GRPO_CAUSES` or `PPO_CAUSES`.
 """
 
 import logging
@@ -21,7 +20,7 @@ from empathy_trl.rewards.base import Reward
 
 logger = logging.getLogger(__name__)
 
-# A window: at least so many logged rows, which cover at least so many optimizer steps. One row is too noisy to judge by.
+# A window has at least ROWS logged rows, which cover at least STEPS optimizer steps. A single row is too noisy to judge by.
 ROWS, STEPS = 5, 10
 LENGTH, ENDED, LIMIT = "completions/mean_length", "completions/mean_terminated_length", "trainer.max_completion_length"
 # rewards that bound a length, so that its change is what the author asked for
@@ -30,7 +29,7 @@ BOUND_LENGTH = ("length", "reasoning_length", "response", "reflection")
 
 @dataclass
 class History:
-    """What the causes read: the first and the last rows of a training, and its settings.
+    """The first and the last rows of a training, and its settings: the argument of every cause.
 
     Attributes:
         args: config of the trainer.
@@ -39,9 +38,9 @@ class History:
         first, last: logged rows, a window each; figures that are None or not finite are left out.
         apart: whether the two windows have no row in common, so that they can be compared.
         held_out: rows of the held-out evaluations so far.
-        figure: name of the held-out figure in these rows; None where there is none.
-        more_is_better: whether more of it is better.
-        given: causes that were found before.
+        figure: name of the held-out figure in these rows, None without one.
+        more_is_better: whether a higher held-out figure is better.
+        given: names of the causes that were found before.
     """
 
     args: object
@@ -72,7 +71,7 @@ class History:
         return fmean(last) - fmean(first) > max(2 * error, 1e-6)
 
     def gains(self) -> dict[str, float]:
-        """Return name -> what a reward added to the total from the first window to the last, of those that added."""
+        """Return name -> how much the weighted mean of a reward grew from the first window to the last, if it grew."""
         gains = {
             name: weight * (self.now(f"rewards/{name}/mean") - self.before(f"rewards/{name}/mean"))
             for name, weight in self.weights.items()
@@ -80,12 +79,12 @@ class History:
         return {name: gain for name, gain in gains.items() if gain > 0}
 
     def best_paid(self) -> str | None:
-        """Return the reward that added most to the total, None where none did."""
+        """Return the name of the reward whose weighted mean grew most, None if no reward grew."""
         gains = self.gains()
         return max(gains, key=gains.get, default=None)
 
     def paid_for_length(self, sign: int) -> str | None:
-        """Return the reward that added to the total and pays a longer completion of a group more (`sign` 1), or less (-1)."""
+        """Return the name of a reward that grew and that pays more for a longer completion of a group (`sign` 1) or a shorter one (-1)."""
         paid = {
             name: sign * math.copysign(1, self.weights[name]) * self.now(f"rewards/{name}/length_correlation")
             for name in self.gains()
@@ -98,7 +97,7 @@ class History:
         return f"rewards.{name} {'rose' if now > before else 'fell'} from {before:.3g} to {now:.3g}"
 
     def pair_with(self, *names: str) -> str:
-        """Return the advice to add rewards of these names, or to raise their weights where the recipe has them."""
+        """Return the advice to add rewards of these names, or to raise their weights if the recipe has them."""
         new = [name for name in names if name not in self.weights]
         known = [f"rewards.{name}.weight (now {self.weights[name]:g})" for name in names if name in self.weights]
         return " or ".join(
@@ -137,12 +136,12 @@ def clipped(run: History) -> str | None:
     limit = f"{LIMIT} (now {run.args.max_completion_length})"
     if share > 0.99:
         return (
-            f"all completions {run.span} are cut off at {limit}, none ends by itself. If samples.md shows whole answers with "
-            "something after them, the model has not learned to end: train it first on completions with an end token (task sft, a "
-            "chat template that writes the token). Otherwise raise the limit"
+            f"all completions {run.span} are cut off at {limit}. If samples.md shows complete answers that are followed by "
+            "more text, the model has not learned to stop: train it first on completions with an end token (task sft, with "
+            "a chat template that writes this token). Otherwise raise the limit"
         )
     return (
-        f"{share:.0%} of the completions {run.span} are cut off at {limit}, so their rewards are those of a fragment. Raise it, or "
+        f"{share:.0%} of the completions {run.span} are cut off at {limit}, so the rewards judge fragments. Raise it, or "
         "ask for shorter answers (the reward length, the prompt)"
     )
 
@@ -166,8 +165,8 @@ def nothing_earned(run: History) -> str | None:
     if not idle:
         return None
     return (
-        f"{', '.join(f'rewards.{name}' for name in idle)} gave every completion {run.span} the lowest value: the policy does not find "
-        "out by itself what earns more. Show it first (a warm start: a stage with task sft before this one), or lower the bar (a "
+        f"{', '.join(f'rewards.{name}' for name in idle)} gave every completion {run.span} the lowest value, so there is nothing to "
+        "learn from. Show the policy what earns more (a warm start: a stage with task sft before this one), or make the task easier (a "
         "reward that pays for a part, such as format with partial: true; easier prompts). samples.md shows what it writes"
     )
 
@@ -189,20 +188,20 @@ def zero_spread(run: History) -> str | None:
     ):  # which explain it
         return None
     return (
-        f"in {share:.0%} of the groups {run.span}, all completions earn the same, so that the group teaches nothing. Raise "
+        f"in {share:.0%} of the groups {run.span}, all completions earn the same, so these groups teach nothing. Raise "
         f"trainer.temperature (now {args.temperature:g}) or trainer.num_generations (now {args.num_generations}), or {more}. If "
         f"most prompts are solved, take harder ones{skip}"
     )
 
 
-# Completions this many times as long as at first, and at least this share of the limit: still short answers may have to grow
+# above: completions are this many times as long as at first, and longer than this share of the limit (short answers may have to grow)
 GROWN, NEAR_LIMIT = 1.5, 0.5
-# A reward correlates this much with the length of completions to the same prompt; one that pays for length has more than 0.9
+# at least: correlation of a reward with the length of completions to the same prompt; that of a reward for length is above 0.9
 CORRELATED = 0.5
 
 
 def longer(run: History) -> str | None:
-    """The reward rises while completions grow, and one reward pays the longer of two completions more."""
+    """The reward rises while completions grow, and one reward pays more for the longer of two completions."""
     before, now = run.before(LENGTH), run.now(LENGTH)
     limit, name = run.args.max_completion_length, run.paid_for_length(1)
     if not run.has_risen() or name is None or name in BOUND_LENGTH or not now > GROWN * before:
@@ -256,7 +255,7 @@ def held_out_falls(run: History) -> str | None:
     title = run.figure.removeprefix("eval_").replace("_", " ")
     return (
         f"the reward rises while the held-out {title} gets worse (from {best[run.figure]:.3g} at step {best['step']} to "
-        f"{rows[-1][run.figure]:.3g}, beyond its 95 % interval): {run.change(name)} without doing what it stands for. Take the best "
+        f"{rows[-1][run.figure]:.3g}, beyond its 95 % interval): {run.change(name)}, which the evaluation does not reward. Take the best "
         f"checkpoint (evaluation.best: {run.figure.removeprefix('eval_')}), lower rewards.{name}.weight (now "
         f"{run.weights[name]:g}), or raise {run.kl_weight}"
     )
@@ -267,12 +266,12 @@ KL_LIMIT = 3.0
 
 
 def kl_runs_away(run: History) -> str | None:
-    """The policy is far from its reference, and goes on."""
+    """The policy is far from its reference and moves further away."""
     kl = run.now("kl")
     if not kl > KL_LIMIT or (run.apart and kl <= run.before("kl")):
         return None
     return (
-        f"the policy leaves its reference (KL {kl:.3g} nats per token {run.span}): read samples.md before trusting the reward. "
+        f"the policy is far from its reference (KL {kl:.3g} nats per token {run.span}): read samples.md before trusting the reward. "
         f"Raise {run.kl_weight} or lower trainer.learning_rate (now {run.args.learning_rate:g})"
     )
 
@@ -322,7 +321,7 @@ COMMON = {
     "entropy_collapses": entropy_collapses,
 }
 GRPO_CAUSES = {**COMMON, "zero_spread": zero_spread}
-# a critic learns from groups that agree, too
+# not `zero_spread`: a critic also learns from groups whose completions all earn the same
 PPO_CAUSES = {**COMMON, "critic_explains_nothing": critic_explains_nothing}
 
 
@@ -341,7 +340,7 @@ def first_step(args, row: dict) -> list[str]:
 class TrainingAdvice(TrainerCallback):
     """Logs a warning with advice, once per cause, and keeps it in `given`.
 
-    A resume reads the rows before its checkpoint again, so that it finds, without a word, what was found before.
+    A resume first reads the rows before its checkpoint, so it knows what was found before and does not repeat it.
 
     Args:
         trainer: the GRPO or PPO trainer.
@@ -350,7 +349,7 @@ class TrainingAdvice(TrainerCallback):
     Attributes:
         given: `{"step", "cause", "message"}` for every cause found so far, as `run.json` has it.
         figure, more_is_better: name of the held-out figure in the logged rows (`eval_accuracy`), if there is one, and whether
-            more of it is better.
+            a higher value is better.
         save: called with `given` when it changes.
     """
 
@@ -373,7 +372,7 @@ class TrainingAdvice(TrainerCallback):
             return
         if state.global_step == 1:
             for note in first_step(args, logs or {}):
-                tqdm.write(f"step 1: {note}", file=sys.stderr)  # it is no warning, and no log shows less than warnings
+                tqdm.write(f"step 1: {note}", file=sys.stderr)  # a note, not a warning; loggers show warnings only
         if new := self._read({"step": state.global_step} | (logs or {}), args, state):
             for advice in new:
                 logger.warning("step %d: %s", advice["step"], advice["message"])

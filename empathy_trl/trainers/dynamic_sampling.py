@@ -1,12 +1,12 @@
 """Dynamic sampling: groups that teach nothing are replaced by groups of fresh prompts; solved prompts are left out for an epoch.
 
-GRPO compares the completions of one prompt, its group. If all of them earn the same, all advantages are 0, and the group was
-generated in vain. With `dynamic_sampling: true`, such groups are replaced before the loss is computed, at most `max_resampling`
-times per rollout; the idea is from DAPO (Yu et al. 2025, arXiv 2503.14476). A batch keeps its size: places that cannot be filled
-keep their first group.
+GRPO compares the completions of one prompt, its group. If all of them earn the same, all advantages are 0, and the group teaches
+nothing. With `dynamic_sampling: true`, such groups are replaced before the loss is computed, at most `max_resampling`
+times per rollout; the idea is from DAPO (Yu et al. 2025, arXiv 2503.14476). A batch keeps its size: groups for which no replacement
+is found stay.
 
-With `skip_solved: k`, a prompt that each of its last k visits has solved is left out of the next epoch (`SolvedPrompts`). Other
-prompts take its place, so that an epoch keeps its length, and with it the number of steps and the learning rates.
+With `skip_solved: k`, a prompt that was solved in each of its last k visits is left out of the next epoch (`SolvedPrompts`). Other
+prompts take its place, so the length of an epoch, the number of steps and the learning rates do not change.
 
 `DynamicSamplingMixin` overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
 
@@ -17,8 +17,8 @@ prompts take its place, so that an epoch keeps its length, and with it the numbe
 | `_run_epoch` | leave out prompts that have been solved |
 
 The parent computes advantages, log-probabilities, padding and counts of tokens from the kept groups alone, so all of its settings
-(`scale_rewards`, `multi_objective_aggregation`, vLLM's correction and others) mean what they always mean. Only what it would
-generate and score is given to it.
+(`scale_rewards`, `multi_objective_aggregation`, vLLM's correction and others) work as usual. Only what it would generate and score is
+given to it.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ EQUAL = 1e-6
 
 
 def totals(rewards: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return what completions earn in all, shape (rows,); nan where no reward applies. The arguments are those of `has_spread`."""
+    """Return the total reward of each completion, shape (rows,); nan where no reward applies. Arguments: as for `has_spread`."""
     total = (rewards * weights.to(rewards.device)).nansum(dim=1)
     total[rewards.isnan().all(dim=1)] = torch.nan
     return total
@@ -63,8 +63,8 @@ def has_spread(
     Args:
         rewards: shape (groups × num_generations, reward functions); nan where a reward does not apply.
         weights: shape (reward functions,).
-        aggregation: TRL's `multi_objective_aggregation`. The total counts, but with "normalize_then_sum" each reward for
-            itself: two rewards that cancel out in the total still teach.
+        aggregation: TRL's `multi_objective_aggregation`. The spread is that of the total; with "normalize_then_sum", that of
+            each reward: two rewards that cancel out in the total still teach.
 
     Returns:
         Shape (groups,), bool. Completions to which no reward applies do not count.
@@ -83,10 +83,11 @@ class FreshRows:
 
     Args:
         rows: how many there are.
-        weights: how often each is drawn, see `exact_resume.weighted_rows`; None for all alike.
+        seed: of the order, at least 0.
+        weights: shape (rows,), how often each row is drawn, see `exact_resume.weighted_rows`; None if all weigh the same.
 
     Attributes:
-        position: how many were drawn so far. A trainer that continues with the position continues with the order.
+        position: how many were drawn so far. To continue an order, set it.
     """
 
     def __init__(self, rows: int, seed: int, weights: numpy.ndarray | None = None):
@@ -113,17 +114,18 @@ def prompt_key(prompt: str | list[dict]) -> str:
 
 @dataclass
 class SolvedPrompts:
-    """How often prompts were solved, and which of them an epoch leaves out.
+    """Counts how often prompts were solved, and decides which of them an epoch leaves out.
 
-    A visit, a group of completions, solves its prompt if each completion earns the highest total reward that any completion
-    has earned so far in this run. As long as all completions have earned the same, nothing is solved; a total above the highest
-    so far makes all prompts unsolved again.
+    A visit is one group of completions. It solves its prompt if each completion earns the highest total reward that any
+    completion has earned so far in this run. As long as all completions have earned the same, nothing is solved. A total above
+    the highest so far sets all counts back to 0.
 
     Attributes:
-        needed: visits in a row that must have solved a prompt for the next epoch to leave it out. The epoch after that has it again.
+        needed: after so many visits in a row that solved a prompt, the next epoch leaves it out. The epoch after that has it again.
         highest, lowest: totals so far.
         streaks: `prompt_key` -> visits in a row that solved it.
-        epoch: the one that `left_out`, the keys of prompts, is for.
+        epoch: number of the epoch that `left_out` is for.
+        left_out: keys of the prompts that this epoch leaves out.
     """
 
     needed: int
@@ -152,18 +154,19 @@ class SolvedPrompts:
             self.streaks[prompt] = self.streaks.get(prompt, 0) + 1 if is_solved else 0
 
     def leave_out(self, epoch: int, prompts: list[str], batch: int) -> frozenset[int]:
-        """Return the numbers of the rows that an epoch leaves out, decided when it is first asked about.
+        """Return the numbers of the rows that an epoch leaves out. The first call for an epoch decides.
 
         Args:
+            epoch: its number, from 0.
             prompts: keys of all rows.
-            batch: prompts that a batch needs; with fewer left, nothing is left out, and a warning says so.
+            batch: prompts that a batch needs; if fewer would be left, nothing is left out, and a warning says so.
         """
         if epoch != self.epoch:
             solved = {prompt for prompt, times in self.streaks.items() if times >= self.needed} - set(self.left_out)
             if solved and (left := len(set(prompts) - solved)) < batch:
                 logger.warning(
-                    "trainer.skip_solved: epoch %d leaves out none of the %d prompts that are solved, because only %d others are "
-                    "left, and a batch needs %d.",
+                    "trainer.skip_solved: epoch %d leaves out none of the solved prompts (%d): only %d others would be left, "
+                    "and a batch needs %d.",
                     epoch + 1,
                     len(solved),
                     left,
@@ -197,13 +200,13 @@ class DynamicSamplingMixin:
 
     A group is replaced if its completions all earn the same (`has_spread`), or if `mask_truncated_completions` masks all of
     them. Fresh prompts come from the training rows in an order of their own (`FreshRows`), preferably prompts that this rollout
-    does not have yet. Every process generates the same number of groups, which are dealt to the places that are free in any
-    process. An evaluation replaces nothing.
+    does not have yet. Every process generates the same number of groups, which replace groups of any process. In an evaluation,
+    no group is replaced.
 
     Figures of rewards and completions, such as `reward` and `zero_spread_share`, are those of the first draw: of the prompts that
-    a run without dynamic sampling would have, so that its curves compare. `frac_reward_zero_std`, the samples and the figures of
-    the loss (`entropy`, `kl`, clip ratios) are of what is trained on. `num_tokens` counts everything that was generated. Also
-    logged, per rollout:
+    a run without dynamic sampling would have, so that the curves can be compared. `frac_reward_zero_std`, the samples and the
+    figures of the loss (`entropy`, `kl`, clip ratios) are those of the groups that are trained on. `num_tokens` counts everything
+    that was generated. Also logged, per rollout:
 
     | figure | meaning |
     |---|---|
@@ -213,7 +216,8 @@ class DynamicSamplingMixin:
 
     Raises:
         UserError: groups cannot be replaced, because the prompts are not rows of a data set alone: tools, environments, a
-            `rollout_func`, images, or an iterable data set; or prompts cannot be left out, for some of these reasons.
+            `rollout_func`, images, or an iterable data set; or prompts cannot be left out, because of environments or an
+            iterable data set.
     """
 
     _resampling = False  # whether groups are drawn that replace others
@@ -249,8 +253,8 @@ class DynamicSamplingMixin:
                 and not self._replaces_groups
             ):
                 logger.warning(
-                    "trainer.skip_solved: %d leaves out nothing in this run, which has %d epoch(s): only the epoch after that many "
-                    "visits can leave out a prompt.",
+                    "trainer.skip_solved: %d leaves out nothing in this run of %d epoch(s): a prompt can be left out only after that many "
+                    "visits, usually one per epoch.",
                     self._solved.needed,
                     self.state.num_train_epochs,
                 )
@@ -382,7 +386,7 @@ class DynamicSamplingMixin:
 
     @contextmanager
     def _in_first_draw_figures(self) -> Iterator[None]:
-        """Inside the block, what is logged is forgotten, but for the number of tokens, and nothing stops for want of signal."""
+        """Log nothing inside the block except the number of tokens, and accept a rollout without signal."""
         logged = [self._metrics["train"], self._pending_metrics]
         before = [{name: list(values) for name, values in figures.items()} for figures in logged]
         self._resampling = True

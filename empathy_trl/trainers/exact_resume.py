@@ -3,7 +3,8 @@
 `trl.GRPOTrainer` saves model, optimizer, scheduler and random number generators. Three things are lost: a rollout that
 further steps still use with its texts, metrics that are not logged yet, and the order of the prompts in a later epoch.
 `ExactResumeMixin` saves the first two beside each checkpoint (`rollout_<process>.pt`), and `EpochOrderMixin` makes the third
-depend on (seed, epoch) alone. The former overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
+depend on (seed, epoch) alone. `ExactResumeMixin` overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each
+calls `super()`:
 
 | method | why |
 |---|---|
@@ -14,8 +15,9 @@ depend on (seed, epoch) alone. The former overrides these methods of `trl.GRPOTr
 
 `FiniteUpdatesMixin`, which trainers of all tasks have, overrides `training_step` and `_clip_grad_norm`: a loss or gradient that
 is not finite stops the training before the weights change. `WholeRunMixin`, which they have too, overrides `_init_training_state`,
-`_issue_warnings_after_load`, `_run_epoch`, `_finalize_training`, `_save_rng_state`, `training_step` and `log`: steps, losses, speed and best checkpoint of a
-resumed run are those of the whole run. `EpochOrderMixin`, which they have as well, overrides `_get_train_sampler` and `_run_epoch`.
+`_issue_warnings_after_load`, `_run_epoch`, `_finalize_training`, `_save_rng_state`, `training_step` and `log`: steps, losses, speed and
+best checkpoint of a resumed run are those of the whole run. `EpochOrderMixin`, which they have as well, overrides `_get_train_sampler`
+and `_run_epoch`.
 
 The snapshot serves rewards that raise `StopTraining`, such as a judge that cannot be reached, and rewards that return
 something other than one finite number or None per completion. Both happen while a rollout is scored. By then sampling
@@ -300,7 +302,7 @@ class EpochOrderMixin:
         UserError: from `train()`, for rows that do not fill one batch, and for weights that cannot be used.
     """
 
-    _epoch_sampler = None  # where neither TRL's sampler nor a `row_weight` asks for one
+    _epoch_sampler = None  # without TRL's sampler and without weights
 
     def _get_train_sampler(self, dataset=None) -> Sampler:
         sampler, weights = super()._get_train_sampler(dataset), row_weights(self.train_dataset)
@@ -331,7 +333,7 @@ class EpochRepeatSampler(RepeatSampler):
     """TRL's `RepeatSampler`, whose rows and their order depend on (seed, epoch) instead of on how many epochs were drawn here.
 
     Args:
-        weights: how often each row is drawn, see `weighted_rows`; None for all alike.
+        weights: shape (rows,), how often each row is drawn, see `weighted_rows`; None if all weigh the same.
 
     Attributes:
         left_out: numbers of rows whose places the next epoch gives to other rows.

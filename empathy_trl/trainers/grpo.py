@@ -2,7 +2,8 @@
 
 `EmpathyGRPOTrainer` is `trl.GRPOTrainer` with mixins: groups that teach nothing may be replaced (`dynamic_sampling`), prompts are
 computed once per group (`shared_prefix.mixin`), an interrupted run resumes exactly, and a loss that is not finite stops it before
-the weights change (`exact_resume`). This module overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each calls `super()`:
+the weights change (`exact_resume`). This module overrides these methods of `trl.GRPOTrainer` 1.16 and `transformers.Trainer`; each
+calls `super()`:
 
 | method | why |
 |---|---|
@@ -77,14 +78,14 @@ class EmpathyGRPOConfig(GRPOConfig):
     )
     max_resampling: int | None = dataclasses.field(
         default=None,
-        metadata={"help": "How many times a rollout may do so, with dynamic_sampling: true; by default 3."},
+        metadata={"help": "How many times a rollout may replace groups, with dynamic_sampling: true; by default 3."},
     )
 
     skip_solved: int | None = dataclasses.field(
         default=None,
         metadata={
-            "help": "Leave a prompt out of the next epoch if each of its last so many visits has solved it: all of its "
-            "completions earned the highest total reward so far. Other prompts take its place."
+            "help": "Leave a prompt out of the next epoch if it was solved in each of its last k visits, where k is this number: "
+            "all of its completions earned the highest total reward so far. Other prompts take its place."
         },
     )
 
@@ -145,11 +146,11 @@ def token_pairs(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def without_watched(rewards: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return the rewards, nan in completions to which only rewards of weight 0 apply.
 
-    TRL leaves a completion out if no reward applies to it. Rewards of weight 0 are only watched: without this, they would turn
-    such a completion into one that has earned 0, which lowers or raises the advantages of its group.
+    TRL leaves a completion out of its group if no reward applies to it. Rewards of weight 0 are only logged. Without this function,
+    such a completion would count as one that has earned 0, which would change the advantages of its group.
 
     Args:
-        rewards, weights: as for `zero_spread_share`.
+        rewards, weights: as for `dynamic_sampling.has_spread`.
     """
     counts = (weights != 0).to(rewards.device)
     if counts.all() or not counts.any():  # a schedule may start at 0 for all

@@ -144,7 +144,7 @@ def test_the_summary_has_the_figures_of_the_report_and_at_most_ten_lines(two_sta
         "ed4_tiny: trained in 2 min",
         f"test accuracy, n = 120: sft {sft}, grpo {grpo}",
         f"sft to grpo: {change}, established; baselines: majority class 0.250, TF-IDF + logistic regression 0.750",
-        "advice: 2 warnings about the training, with what to do, in the report",
+        "advice: 2 warnings about the training; the report says what to do",
         f"report: {run}/report.md",
         f"plot:   {run}/report.png",
         f"model:  {run}/grpo",

@@ -50,12 +50,12 @@ def test_a_card_has_all_a_reader_looks_for(tmp_path):
     write_eval(folder, "test", evaluation())
     for name in ("reward_curve.png", "samples.md"):
         (folder / name).write_text("x")
-    assert "warned" not in model_card(folder, "user/model")
+    assert "Warnings" not in model_card(folder, "user/model")
     record = json.loads((folder / "run.json").read_text())
     record["advice"] = [{"step": 20, "cause": "longer", "message": f"rewards.words rose {'and so on ' * 20}"}]
     (folder / "run.json").write_text(json.dumps(record))
     card = model_card(folder, "user/model")
-    assert f"What the training warned of:\n\n- step 20: rewards.words rose {'and so on ' * 20}".rstrip() in card
+    assert f"Warnings during the training:\n\n- step 20: rewards.words rose {'and so on ' * 20}".rstrip() in card
     for heading in ("How to use it", "Results", "Intended use and limits", "Training data and licence", "How it was trained",
                     "Hardware and carbon", "Reproduce it", "Cite"):  # fmt: skip
         assert f"\n## {heading}\n" in card
@@ -270,11 +270,11 @@ def test_measured_energy_and_hardware_are_told(tmp_path):
     assert "Energy: 1.5 kWh, measured" in card and "co2_eq_emissions" not in front(card)
 
 
-def test_figures_while_training_are_told(tmp_path):
+def test_a_card_has_the_figures_while_training(tmp_path):
     best = {"figure": "accuracy", "step": 20, "value": 0.75, "last_step": 40, "last_value": 0.5, "n": 64}
     record = {"best": best | {"evaluations": 4, "kept_step": 20}}
     card = " ".join(model_card(stage_folder(tmp_path, record=record), "user/model").split())
-    assert "evaluated 4 times on 64 rows of `valid`: accuracy 0.750 at best (step 20) and 0.500 at step 40" in card
+    assert "training: 4, on 64 rows of `valid`, with accuracy 0.750 at best (step 20) and 0.500 at step 40" in card
     assert "The weights are those of step 20." in card
 
 

@@ -165,7 +165,7 @@ def test_last_checkpoint_skips_those_a_crash_cut_short(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", "checkpoint-10", "checkpoint-best"}
 
 
-def test_what_a_kill_leaves_unfinished_is_nobodys_run(tmp_path):
+def test_unfinished_files_of_a_killed_run_do_not_count_as_a_run(tmp_path):
     path = tmp_path / "sft"
     record(tmp_path / "sft.aaaa", note="kept")
     path.mkdir()

@@ -116,7 +116,7 @@ def test_a_folder_that_another_process_holds_is_left_alone(finished, holder, cap
         assert sorted(output.rglob("*")) == before
 
 
-def test_a_folder_is_looked_at_when_it_is_held(finished, holder, tmp_path, capsys):
+def test_a_folder_is_locked_before_it_is_read(finished, holder, tmp_path, capsys):
     (tmp_path / "out" / "sft" / "checkpoint-2").mkdir(parents=True)  # as in the middle of another run's --fresh
     other = holder("folder", tmp_path / "out")
     assert run(["--recipe", str(finished[0]), "--output_dir", str(tmp_path / "out")]) == 2
@@ -231,7 +231,7 @@ def test_killed_and_started_again_ends_with_the_same_weights(finished, tmp_path,
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_of_three_runs_at_once_one_works_and_the_others_name_it(finished, tmp_path):
+def test_one_of_three_concurrent_runs_works_and_the_others_name_it(finished, tmp_path):
     shutil.copytree(finished[1], tmp_path / "out")
     (tmp_path / "link").symlink_to("out")
     command = [

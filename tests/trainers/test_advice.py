@@ -75,7 +75,7 @@ def held_out(*values):
 # rows of the log, config, causes, and what the last message says
 CAUSES = {
     "clipped": (rows(12, **{CLIPPED: 0.7}), GRPO, ["clipped"], r"70% of .*max_completion_length \(now 40\).*Raise it"),
-    "no end": (rows(12, **{CLIPPED: 1.0}), GRPO, ["clipped"], "has not learned to end: train it first on .* an end token"),
+    "no end": (rows(12, **{CLIPPED: 1.0}), GRPO, ["clipped"], "has not learned to stop: train it first on .* an end token"),
     "agree": (rows(12, zero_spread_share=0.9), GRPO, ["zero_spread"],
               r"90% of the groups.*temperature \(now 1\) or trainer.num_generations \(now 8\).*dynamic_sampling: true.*or set trainer.skip_solved$"),
     "kept": (rows(12, groups_kept=1.0), GRPO | {"dynamic_sampling": True, "max_resampling": 3, "generation_batch_size": 32},
@@ -98,7 +98,7 @@ CAUSES = {
 
 
 @pytest.mark.parametrize("logged, args, causes, message", CAUSES.values(), ids=CAUSES)
-def test_each_cause_is_said_once_with_keys_and_their_values(logged, args, causes, message, caplog):
+def test_each_cause_is_reported_once_with_keys_and_their_values(logged, args, causes, message, caplog):
     with caplog.at_level(logging.WARNING):
         given = advice_of(logged, args, figure="eval_accuracy").given
     assert [each["cause"] for each in given] == causes
@@ -134,7 +134,7 @@ HEALTHY = {
 
 
 @pytest.mark.parametrize("logged, settings", HEALTHY.values(), ids=HEALTHY)
-def test_no_trouble_is_invented(logged, settings):
+def test_healthy_rows_get_no_advice(logged, settings):
     assert advice_of(logged, **settings).given == []
 
 
@@ -148,7 +148,7 @@ def test_the_first_step_is_explained_once_and_is_no_advice(capsys):
 
 
 @pytest.mark.parametrize("cut", [5, 11, 21, 22])
-def test_a_resume_says_nothing_twice_and_ends_with_the_same_advice(cut, caplog):
+def test_a_resume_repeats_no_advice_and_ends_with_the_same(cut, caplog):
     logged = rows(11, zero_spread_share=0.9) + rows(11, **LONG)
     whole = advice_of(logged).given
     assert [each["cause"] for each in whole] == ["zero_spread", "longer"]
