@@ -409,7 +409,11 @@ def _resampling_line(config) -> str:
 def _solved_line(config) -> str:
     """Return which prompts an epoch leaves out; `config` is the trainer's."""
     visits = "their last visit" if config.skip_solved == 1 else f"each of their last {config.skip_solved} visits"
-    return f"an epoch leaves out prompts that were solved in {visits}; others take their places"
+    text = f"an epoch leaves out prompts that were solved in {visits}; others take their places"
+    epochs = math.ceil(config.num_train_epochs)
+    if config.max_steps > 0 or epochs > config.skip_solved or config.dynamic_sampling:
+        return text
+    return f"{text}. None is left out in this training, which ends after epoch {epochs}"
 
 
 def _unshared(options: dict, size: Size | None) -> str | None:

@@ -18,6 +18,7 @@ from empathy_trl.recipe import load_recipe
         (["--stages.grpo.trainer.max_completion_length", "10000000", "--model.from_scratch.max_length", "20000000"],
          "cannot run on this machine: about .* GB of memory"),
         (["--stages.grpo.trainer.num_train_epochs", "2"], r"The recipe is sound\.$"),
+        (["--stages.grpo.trainer.skip_solved", "4"], "None is left out in this training, which ends after epoch 4\n"),
         pytest.param(
             ["--trainer.bf16", "true"], r"on this machine: half precision .* needs a GPU; set it to false to train without one\.$",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU"),

@@ -13,6 +13,7 @@ transformers keeps the best checkpoint: `state.best_global_step` names it, it is
 `state.log_history`, which every checkpoint holds, so a resumed run decides as an uninterrupted one does.
 """
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -33,6 +34,8 @@ from empathy_trl.models.load import evaluating
 from empathy_trl.models.scorer import Scorer, kept_caches
 from empathy_trl.recipe.stages import fit_rows
 from empathy_trl.trainers.exact_resume import generator_states, set_generator_states
+
+logger = logging.getLogger(__name__)
 
 SPLIT = "valid"
 COUNT = "eval_n"  # key that only the rows of these evaluations have
@@ -76,11 +79,12 @@ def plan(run, steps: int | None, available: int | None) -> str | None:
     if steps is not None:
         count = math.ceil(steps / settings.every)
         when = f"{when}: {count} evaluations" if count > 1 else f"after the last of {steps} steps: one evaluation"
-    text = f"{rows} rows of {SPLIT} {when}"
+    text = f"{rows} row{'' if rows == 1 else 's'} of {SPLIT} {when}"
     if settings.best is None:
         return text
     text += f"; ends with the checkpoint that is best by {settings.best}"
-    text += f", and early after {settings.patience} evaluations without a better one" if settings.patience else ""
+    few = "one evaluation" if settings.patience == 1 else f"{settings.patience} evaluations"
+    text += f", and early after {few} without a better one" if settings.patience else ""
     return text + (f"; its final figure on {SPLIT} is optimistic" if settings.split == SPLIT else "")
 
 
@@ -175,7 +179,20 @@ class HeldOutEvaluation(TrainerCallback):
         best = self._best(state)
         if self.settings.patience is not None and best is not None:
             later = [row for row in self._rows(state) if row["step"] > best["step"]]
-            control.should_training_stop |= len(later) >= self.settings.patience
+            if len(later) < self.settings.patience:
+                return
+            control.should_training_stop = True
+            if state.is_world_process_zero and state.global_step < state.max_steps:
+                logger.warning(
+                    "stage %s ends after step %d of %d (evaluation.patience: %d): %s on %s was best at step %d",
+                    self.stage.name,
+                    state.global_step,
+                    state.max_steps,
+                    self.settings.patience,
+                    self.figure,
+                    SPLIT,
+                    best["step"],
+                )
 
     def _figures(self) -> dict[str, float]:
         """Evaluate the model as it is; return the row that is logged, the same in every process."""

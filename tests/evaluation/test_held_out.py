@@ -148,6 +148,7 @@ def test_a_run_that_was_killed_after_it_had_decided_to_stop_trains_no_further(ma
         train_stage(run)
     assert max(row["step"] for row in rows_of(run.folder)) == 2
     assert "missing keys" not in caplog.text  # of tied weights
+    assert caplog.text.count("stage sft ends after step 2 of ") == 2  # in both sessions
     assert_identical(weights_in(run.folder), weights_in(run.folder / "checkpoint-1"))
 
 
@@ -185,6 +186,8 @@ def test_a_figure_has_to_be_one_of_the_stage_and_the_plan_says_what_happens(make
         "64 rows of valid every 3 steps: 3 evaluations; ends with the checkpoint that is best by accuracy, and early "
         "after 2 evaluations without a better one; its final figure on valid is optimistic"
     )
+    one = make_run("sft", "run", {"every": 3, "rows": 1, "best": "accuracy", "patience": 1})
+    assert "1 row of valid every" in plan(one, 8, 120) and "early after one evaluation without" in plan(one, 8, 120)
     off = make_run("sft", "run", {"every": None, "rows": 64, "best": "accuracy"})  # as an override leaves it
     assert plan(off, 8, 120) is None
     assert (
