@@ -165,8 +165,8 @@ def nothing_earned(run: History) -> str | None:
     if not idle:
         return None
     return (
-        f"{', '.join(f'rewards.{name}' for name in idle)} gave every completion {run.span} the lowest value, so there is nothing to "
-        "learn from. Show the policy what earns more (a warm start: a stage with task sft before this one), or make the task easier (a "
+        f"{', '.join(f'rewards.{name}' for name in idle)} gave every completion {run.span} the lowest value, so the policy learns "
+        "nothing from this. Show it what earns more (a warm start: a stage with task sft before this one), or make the task easier (a "
         "reward that pays for a part, such as format with partial: true; easier prompts). samples.md shows what it writes"
     )
 
