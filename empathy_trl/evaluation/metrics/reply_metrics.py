@@ -122,8 +122,10 @@ def variety_statistics(replies: list[str]) -> tuple[list[str], Callable]:
 def _rouge(pairs: list[tuple[str, str]]) -> dict[str, list[float]]:
     """Return metric -> F-measure of every (reply, reference)."""
     from rouge_score.rouge_scorer import RougeScorer  # loads nltk
+    from rouge_score.tokenizers import DefaultTokenizer
 
-    scorer = RougeScorer(list(ROUGE.values()), use_stemmer=True)
+    # without a tokenizer, the scorer logs through absl, which gives the root logger a handler
+    scorer = RougeScorer(list(ROUGE.values()), tokenizer=DefaultTokenizer(use_stemmer=True))
     scores = [scorer.score(target=reference, prediction=reply) for reply, reference in pairs]
     return {name: [float(score[kind].fmeasure) for score in scores] for name, kind in ROUGE.items()}
 

@@ -1,5 +1,6 @@
 """What is counted in replies, against sacrebleu's own corpus score, plain loops and values worked by hand."""
 
+import logging
 import math
 from collections import Counter
 
@@ -142,9 +143,11 @@ def test_rouge_is_the_f_measure_of_what_is_shared(reply, reference):
     assert rows["rouge_l"] == [pytest.approx(f_measure(longest_common(given, wanted), len(given), len(wanted)))]
 
 
-def test_rouge_compares_stems():
+def test_rouge_compares_stems_and_leaves_logging_as_it_is(monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])
     rows = row_metrics(["The families were hurting"], ["the family was hurt"])
     assert rows["rouge_1"] == [pytest.approx(3 / 4)] and rows["rouge_2"] == [pytest.approx(1 / 3)]
+    assert not logging.root.handlers
 
 
 def test_rows_say_how_long_how_unique_and_how_alike():
