@@ -465,6 +465,12 @@ def _is_of_ratio(key: str, trainer: dict[str, Any], loss: str) -> bool:
         return trainer[key] == "sequence" and loss != "luspo"  # which takes no other level
     if key == "off_policy_mask_threshold":
         return not trainer.get("use_vllm")  # whose probabilities differ from the trainer's
+    if (
+        key.startswith("vespo_")
+        and trainer.get("use_vllm")
+        and trainer.get("vllm_importance_sampling_correction", True)
+    ):
+        return False  # TRL puts the correction into the weights of vespo
     return loss in READ_BY_LOSSES.get(key, ()) and (key, loss) != ("epsilon_high", "cispo")
 
 

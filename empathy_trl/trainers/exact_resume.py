@@ -190,14 +190,14 @@ class ExactResumeMixin:
         StopTraining: from `train()`, when a reward raises it; a checkpoint of all complete steps is saved.
     """
 
-    _step_start = None  # a StepSnapshot from the first epoch on
+    _step_start = None  # a StepSnapshot from the first step on
 
     def _run_epoch(self, *args, **kwargs):
         self._step_start = StepSnapshot.take(self)  # before the first rows are drawn, which is where a resume begins
         return super()._run_epoch(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch):
-        if self.state.global_step != self._step_start.step:
+        if self._step_start is None or self.state.global_step != self._step_start.step:
             self._step_start = StepSnapshot.take(self)
         return super().training_step(model, inputs, num_items_in_batch)
 

@@ -133,6 +133,7 @@ RIGHT = [
     {"loss_type": "cispo", "epsilon_high": 5.0, "use_vllm": True, "off_policy_mask_threshold": 0.5},
     {"loss_type": "luspo", "importance_sampling_level": "sequence"},
     {"loss_type": "vespo", "vespo_k_pos": 1.0, "steps_per_generation": 2},
+    {"loss_type": "vespo", "vespo_k_pos": 1.0, "use_vllm": True, "vllm_importance_sampling_mode": "token_mask"},
     {"use_vllm": True, "top_p": 0.9, "vllm_importance_sampling_correction": False},
     {"report_to": ["wandb", "tensorboard"], "pad_to_multiple_of": 8, "generation_kwargs": {"top_k": 5}},
     {"use_vllm": True, "vllm_mode": "server", "dataloader_multiprocessing_context": "fork"},
