@@ -48,6 +48,7 @@ def test_an_error_of_all_processes_is_printed_once_and_one_of_another_with_its_n
 def no_variables(monkeypatch):
     for name in (cli.NO_BARS, "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         monkeypatch.setenv(name, "")  # restored after the test
+    huggingface_hub.utils.enable_progress_bars()  # an earlier test may have called a command
     yield
     huggingface_hub.utils.enable_progress_bars()
 

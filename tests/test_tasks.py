@@ -265,7 +265,16 @@ def test_every_key_of_a_recipe_is_compared_with_what_is_used(name, tmp_path):
 def built(tiny_folder, tmp_path_factory):
     """A stage of GRPO, and its trainer."""
     model = f"{{name_or_path: {tiny_folder}, from_scratch: null, dtype: float32, attn_implementation: sdpa, lora: {{r: 4}}}}"
-    flags = ["--stages.sft", "null", "--stages.grpo.model", model, "--stages.grpo.trainer.epsilon", "0.3"]
+    flags = [
+        "--stages.sft",
+        "null",
+        "--stages.grpo.model",
+        model,
+        "--stages.grpo.trainer.epsilon",
+        "0.3",
+        "--stages.grpo.trainer.num_iterations",
+        "2",
+    ]
     run = stage_runs(load_recipe("ed4_tiny", flags), tmp_path_factory.mktemp("built"))["grpo"]
     return run, TASKS["grpo"].build(run)
 
