@@ -50,6 +50,7 @@ from empathy_trl.trainers.critic import (
     whitened,
     without_critic,
 )
+from empathy_trl.trainers.dynamic_sampling import totals
 from empathy_trl.trainers.grpo import EmpathyGRPOConfig, EmpathyGRPOTrainer
 from empathy_trl.trainers.shared_prefix.packing import install, unsupported
 
@@ -200,10 +201,8 @@ class EmpathyPPOTrainer(EmpathyGRPOTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        scores = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
-        scores[rewards.isnan().all(dim=1)] = torch.nan  # no reward applies
         start = self.accelerator.process_index * len(prompts)
-        self._scores = scores[start : start + len(prompts)]
+        self._scores = totals(rewards, self.reward_weights)[start : start + len(prompts)]
         return rewards
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
