@@ -16,8 +16,8 @@ calls `super()`:
 `FiniteUpdatesMixin`, which trainers of all tasks have, overrides `training_step` and `_clip_grad_norm`: a loss or gradient that
 is not finite stops the training before the weights change. `WholeRunMixin`, which they have too, overrides `_init_training_state`,
 `_issue_warnings_after_load`, `_run_epoch`, `_finalize_training`, `_save_rng_state`, `training_step` and `log`: steps, losses, speed and
-best checkpoint of a resumed run are those of the whole run. `EpochOrderMixin`, which they have as well, overrides `_get_train_sampler`
-and `_run_epoch`.
+best checkpoint of a resumed run are those of the whole run, and equal runs write an equal `adapter_config.json`. `EpochOrderMixin`,
+which they have as well, overrides `_get_train_sampler` and `_run_epoch`.
 
 The snapshot serves rewards that raise `StopTraining`, such as a judge that cannot be reached, and rewards that return
 something other than one finite number or None per completion. Both happen while a rollout is scored. By then sampling
@@ -30,7 +30,7 @@ import itertools
 import logging
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ from unittest.mock import patch
 import numpy
 import torch
 from accelerate.utils import gather_object
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from torch.utils.data import IterableDataset, Sampler
 from trl.trainer.utils import RepeatSampler, is_async_callable, strip_images_from_messages
 
@@ -113,6 +113,7 @@ class WholeRunMixin:
     def _init_training_state(self, max_steps, steps_per_epoch, epochs, resume_from_checkpoint, trial):
         progress = super()._init_training_state(max_steps, steps_per_epoch, epochs, resume_from_checkpoint, trial)
         self._first_step, self._resumed_from = self.state.global_step, resume_from_checkpoint
+        _sort_names(getattr(self.model, "peft_config", {}))
         if self.state.best_global_step:
             best = os.path.join(self.args.output_dir, f"checkpoint-{self.state.best_global_step}")
             if os.path.isdir(best):
@@ -178,6 +179,14 @@ class WholeRunMixin:
                 if name in logs:
                     logs[name] = round(logs[name] * share, 3)
         return super().log(logs, *args, **kwargs)
+
+
+def _sort_names(adapters: Mapping[str, PeftConfig]) -> None:
+    """Sort the names of modules in the settings of adapters: PEFT saves sets, whose order differs from process to process."""
+    for adapter in adapters.values():
+        for field, value in vars(adapter).items():
+            if isinstance(value, set):
+                setattr(adapter, field, sorted(value))
 
 
 class ExactResumeMixin:

@@ -98,7 +98,8 @@ def test_resume_after_sigkill_is_bit_identical(tiny_folder, tmp_path, settings, 
 def test_a_resume_goes_on_with_the_adapter_in_training_beside_that_of_the_reference(tiny_folder, tmp_path, kind):
     torch.manual_seed(0)
     adapter = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(tiny_folder), LoraConfig(r=2, init_lora_weights=False)
+        AutoModelForCausalLM.from_pretrained(tiny_folder),
+        LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False),
     )
     adapter.save_pretrained(tmp_path / "adapter")
 
@@ -116,6 +117,9 @@ def test_a_resume_goes_on_with_the_adapter_in_training_beside_that_of_the_refere
     resumed.train(resume_from_checkpoint=str(tmp_path / "killed" / "checkpoint-2"))
     assert_identical(weights_of(undisturbed), weights_of(resumed))
     assert without_times(undisturbed.state.log_history) == without_times(resumed.state.log_history)
+    configs = [json.loads(path.read_text()) for path in tmp_path.glob("*/checkpoint-2/**/adapter_config.json")]
+    names = [config["target_modules"] for config in configs]
+    assert len(names) == 4 and len(names[0]) == 14 and all(each == sorted(each) for each in names)  # peft keeps sets
 
 
 def test_epochs_differ_in_order_and_the_first_is_the_parents(tiny_folder, tmp_path):
