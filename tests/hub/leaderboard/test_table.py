@@ -89,6 +89,16 @@ def test_a_published_figure_that_is_not_comparable_stands_below_with_the_reason(
     assert shown.apart == [f"BERT: accuracy 0.800 ({reason}). Source: Ann 2020; one seed, https://example.org"]
 
 
+def test_the_shared_task_stands_beside_the_random_split_that_leaks():
+    metrics = {"pearson_mean": figure(0.5)}
+    (shown,) = build_board(found(entry("a", kind="ratings", metrics=metrics, data={"name": "wassa"}))).tables
+    official, leaking = shown.apart
+    assert (
+        "pearson_mean 0.590, pearson_Emotion 0.581, pearson_EmotionalPolarity 0.644, pearson_Empathy 0.544" in official
+    )
+    assert "pearson_mean 0.725" in leaking and "leaks" in leaking and shown.main == "pearson_mean"
+
+
 def test_published_figures_of_other_data_or_kinds_are_not_shown():
     shown = table(
         entry("a"), published=[Published(**FIGURE | {"data": "wassa"}), Published(**FIGURE | {"kind": "labels"})]
