@@ -7,8 +7,8 @@ A completion is a text, or a list of chat messages. It may hold tags, each with 
 
     <reasoning>She cried all night.</reasoning><answer>sad</answer>
 
-`read_answer` returns the label in `<answer>`, `reply_text` the text for the user, and `format_credit` how far all tags
-have the required form. A reply in three parts, the format of EMPATH (leonvanbokhorst/react-respond-reflect-v1), shows a
+`read_answer` returns the label in `<answer>`, `is_grounded` whether the reasoning names words of the text it is about,
+`reply_text` the text for the user, and `format_credit` how far all tags have the required form. A reply in three parts, the format of EMPATH (leonvanbokhorst/react-respond-reflect-v1), shows a
 reaction, says the response, and keeps a thought for the next turn:
 
     <react>*expression* + *posture*</react>
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from empathy_trl.io import user_path
+from empathy_trl.text import content_words, lower_words, ngrams
 
 REPLY_TAGS = ("answer", "respond")
 THOUGHT = "think"  # the part of a reply that is thought, whatever its marks are
@@ -196,6 +197,51 @@ def match_label(word: str, labels: Sequence[str]) -> str | None:
     """Return the label that a word names, in any case and without the space around it; None for another word."""
     word = word.strip().lower()
     return next((label for label in labels if label.strip().lower() == word), None)
+
+
+# single quotes stand outside of words, where an apostrophe does not: 'the dogs' is a quotation, dogs' is none
+_QUOTATION = re.compile(r"""["“”„«»]([^"“”„«»]+)["“”«»]|(?<!\w)['‘‚](.+?)['’](?!\w)""", flags=re.DOTALL)
+LONGEST_PASSAGE = 8
+# words of the question and of the warm start's template: in a reasoning, they say nothing about the text
+_FRAME_WORDS = """
+emotion emotions express expresses feel feeling feelings feels felt person situation telling text word words
+"""
+_FRAME = frozenset(_FRAME_WORDS.split())
+
+
+def is_grounded(completion: str | list[dict], text: str, labels: Sequence[str]) -> bool:
+    """Return whether the reasoning of a completion names words of the text that it is about.
+
+    * The completion has one `<reasoning>…</reasoning>`, the only part that is read.
+    * All words in quotation marks stand in the text.
+    * At least one content word stands in the text: among the words in quotation marks or, without any, among all words. A
+      content word is no function word (`text.STOP_WORDS`), no label and no word of the question, such as `feels`.
+    * The reasoning is no copy: no passage of more than `LONGEST_PASSAGE` words is the text's, and not the whole text.
+
+    Words are compared whole, without case, with plain apostrophes and without `'s`. That a reasoning names a word of the text
+    does not make it right: the word may be a common one.
+
+    Args:
+        completion: a string or chat messages.
+        text: what the model was asked about.
+        labels: the possible answers.
+    """
+    bodies = tag_bodies(completion_text(completion), "reasoning")
+    if len(bodies) != 1:
+        return False
+    heard, spoken = _bare_words(text), _bare_words(bodies[0])
+    quoted = _bare_words(" ".join("".join(pair) for pair in _QUOTATION.findall(bodies[0])))
+    if not set(quoted) <= set(heard):
+        return False
+    passage = max(1, min(LONGEST_PASSAGE, len(heard) - 1)) + 1
+    if set(ngrams(heard, passage)) & set(ngrams(spoken, passage)):
+        return False
+    named = set(quoted or spoken) & set(heard) - _FRAME - {label.strip().casefold() for label in labels}
+    return bool(content_words(named))
+
+
+def _bare_words(text: str) -> list[str]:
+    return [word.removesuffix("'s") for word in lower_words(text)]
 
 
 def user_text(prompt: str | list[dict]) -> str:

@@ -34,7 +34,7 @@ from empathy_trl.evaluation.metrics.bootstrap import mean_figure, with_interval
 from empathy_trl.evaluation.plots import draw_confusion, draw_ratings
 from empathy_trl.models.label_schema import Targets, pairs_of, predicted_labels, right_order
 from empathy_trl.models.scorer import predict_outputs
-from empathy_trl.tags import format_credit, tag_bodies
+from empathy_trl.tags import format_credit, is_grounded, tag_bodies
 from empathy_trl.text import in_markdown, words
 
 SEPARATOR = " / "  # between the labels of several groups
@@ -44,8 +44,10 @@ EMOTION_TITLES = {
     "macro_f1": "macro-F1",
     "invalid_share": "invalid answers",
     "mean_reasoning_words": "words of reasoning",
+    "grounded_reasoning": "grounded reasoning",
     "mean_thought_words": "words of thought",
 }
+NOT_IN_ALL = ("grounded_reasoning", "mean_thought_words")  # of earlier versions; of models that do not think
 
 
 class EmotionEvaluator(Evaluator):
@@ -70,6 +72,8 @@ class EmotionEvaluator(Evaluator):
         labels = corpus(stage.data.name, stage.data.builder).labels
         gold = list(rows["label"])
         metrics, predictions, confusion = score_emotions(completions, gold, labels)
+        grounded = [is_grounded(*pair, labels) for pair in zip(completions, rows["text"], strict=True)]
+        metrics["grounded_reasoning"] = mean_figure(grounded)
         baselines = (
             score_baselines(train["text"], train["label"], rows["text"], gold, labels) if train is not None else {}
         )
@@ -79,15 +83,18 @@ class EmotionEvaluator(Evaluator):
                 "label": label,
                 "prediction": prediction,
                 "correct": prediction == label,
+                "grounded": is_about_it,
                 "completion": completion,
             }
-            for text, label, prediction, completion in zip(rows["text"], gold, predictions, completions, strict=True)
+            for text, label, prediction, is_about_it, completion in zip(
+                rows["text"], gold, predictions, grounded, completions, strict=True
+            )
         ]
         return {"metrics": metrics, "baselines": baselines, "confusion": confusion}, table
 
     def directions(self, stage, rewards) -> dict[str, bool]:
         """Return metric -> whether more is better, of those by which the best checkpoint can be chosen."""
-        return {"accuracy": True, "macro_f1": True, "invalid_share": False}
+        return {"accuracy": True, "macro_f1": True, "invalid_share": False, "grounded_reasoning": True}
 
     def draw(self, folder: Path, split: str, result: dict, table: list[dict], title: str) -> None:
         """Draw the confusion matrix."""
@@ -97,7 +104,7 @@ class EmotionEvaluator(Evaluator):
         """Return the lines of a plain-text table: the model above its baselines."""
         metrics = result["metrics"]
         invalid, words = metrics["invalid_share"]["value"], metrics["mean_reasoning_words"]["value"]
-        thought = metrics.get("mean_thought_words")
+        thought, grounded = metrics.get("mean_thought_words"), metrics["grounded_reasoning"]
         return [
             f"{'':<30}{'accuracy [95 %]':<24}macro-F1 [95 %]",
             *(
@@ -106,12 +113,13 @@ class EmotionEvaluator(Evaluator):
             ),
             f"invalid answers {invalid:.1%}, reasoning {words:.1f} words on average"
             + (f", thoughts {thought['value']:.1f}" if thought else ""),
+            f"grounded reasoning {with_interval(grounded)}",
         ]
 
     def column_titles(self, evaluation: dict) -> dict[str, str]:
         """Return metric -> heading of the table in which a report sets stages side by side."""
-        thinks = "mean_thought_words" in evaluation["metrics"]
-        return {name: title for name, title in EMOTION_TITLES.items() if thinks or name != "mean_thought_words"}
+        there = evaluation["metrics"]
+        return {name: title for name, title in EMOTION_TITLES.items() if name in there or name not in NOT_IN_ALL}
 
     def details(self, stages: list) -> dict[str, str]:
         """Return heading -> text of what a report says beyond that table."""
@@ -133,6 +141,8 @@ class EmotionEvaluator(Evaluator):
             "invalid_share": [row["prediction"] is None for row in rows],
             "mean_reasoning_words": [reasoning_words(completion) for completion in completions],
         }
+        if all("grounded" in row for row in rows):  # not in earlier versions
+            values["grounded_reasoning"] = [row["grounded"] for row in rows]
         thoughts = thought_words(completions)
         return values | ({"mean_thought_words": thoughts} if thoughts else {})
 
@@ -154,7 +164,8 @@ class EmotionEvaluator(Evaluator):
         text = row["completion"]
         if row["prediction"] is not None and format_credit(text, ("reasoning", "answer")) == 1:
             (text,) = tag_bodies(text, "reasoning")
-        return f"{row['prediction'] or 'invalid'} ({'right' if row['correct'] else 'wrong'}): {text}"
+        reasons = {True: ", grounded", False: ", not grounded"}.get(row.get("grounded"), "")
+        return f"{row['prediction'] or 'invalid'} ({'right' if row['correct'] else 'wrong'}{reasons}): {text}"
 
 
 class LabelEvaluator(Evaluator):

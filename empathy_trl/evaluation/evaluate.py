@@ -25,7 +25,8 @@ The files of an evaluation have public formats; leaderboards, cards and reports 
   perplexity also has `tokens`.
 * `predictions_<split>.jsonl`: one row per example. `index` is the row in the whole split and `text` the input; the rest
   depends on the kind:
-  emotions `{"label", "prediction", "correct", "completion"}`, `prediction` being null when the answer is invalid;
+  emotions `{"label", "prediction", "correct", "grounded", "completion"}`, `prediction` being null when the answer is invalid,
+  `grounded` whether the reasoning is (`tags.is_grounded`);
   labels `{"label", "prediction", "correct"}`, the labels of several groups separated by " / ", `correct` a share;
   ratings `{"label", "prediction", "error"}`, the first two rating -> number, `error` their mean absolute difference;
   pairs `{"label", "prediction", "right_share"}`, the first two rating -> number, the last null for a reply without a pair;

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from empathy_trl.errors import RecipeError, UserError, show, suggestion
 from empathy_trl.io import import_object
 from empathy_trl.rewards.base import Reward, WeightSchedule, as_reward
-from empathy_trl.rewards.emotion import EmotionAccuracy, EmotionAlignment, EmotionConfidence
+from empathy_trl.rewards.emotion import EmotionAccuracy, EmotionAlignment, EmotionConfidence, GroundedReasoning
 from empathy_trl.rewards.format import Format, FormatPenalty, Length, ReasoningLength, SentenceEnd, StageFormat
 from empathy_trl.rewards.learned import EmpathyModel, Epitome, QualityCritic, RewardModel, SemanticSimilarity
 from empathy_trl.rewards.llm_judge import LLMJudge
@@ -40,6 +40,7 @@ REWARDS = {
     "foresight": Foresight,
     "format": Format,
     "format_penalty": FormatPenalty,
+    "grounded_reasoning": GroundedReasoning,
     "length": Length,
     "llm_judge": LLMJudge,
     "quality_critic": QualityCritic,

@@ -1,10 +1,11 @@
-"""Rewards for the right emotion: in an answer, in the policy's own probabilities, and in a reply.
+"""Rewards for the right emotion: in an answer, in its reasoning, in the policy's own probabilities, and in a reply.
 
 `EmotionAccuracy` is the goal of the task: is the answer right? Right or wrong carries little information, however: of
 eight completions that all answer wrongly, some reasoned better than others. `EmotionConfidence` is its dense companion.
 Without sampling, it computes the policy's probability of each label as the answer after the given reasoning, and the
 reward is the gold label's share. The idea follows the fused reward of R²ec (You et al. 2025), which mixes a hard
-ranking reward with the model's own softmax over the items. `EmotionAlignment` is for replies: a classifier decides
+ranking reward with the model's own softmax over the items. Both ignore what the reasoning says; `GroundedReasoning` is
+about that: does it name words of the situation? `EmotionAlignment` is for replies: a classifier decides
 whether the reply fits the user's emotion.
 """
 
@@ -16,7 +17,15 @@ import numpy as np
 from empathy_trl.errors import UserError, show
 from empathy_trl.models.label_schema import CLASSIFICATION, label_groups, probabilities, require
 from empathy_trl.rewards.base import ModelReward, Reward, needed_column
-from empathy_trl.tags import THOUGHTS, completion_text, match_label, open_thought, read_answer, without_thoughts
+from empathy_trl.tags import (
+    THOUGHTS,
+    completion_text,
+    is_grounded,
+    match_label,
+    open_thought,
+    read_answer,
+    without_thoughts,
+)
 
 EMOTIONS = ("sad", "joyful", "angry", "afraid")
 
@@ -169,6 +178,35 @@ def softmax(log_probabilities: list[float]) -> list[float]:
     highest = max(log_probabilities)
     weights = [math.exp(value - highest) for value in log_probabilities]
     return [weight / sum(weights) for weight in weights]
+
+
+@dataclass
+class GroundedReasoning(Reward):
+    """1 for a reasoning that names words of the situation, 0 otherwise: `tags.is_grounded`, which an evaluation counts too.
+
+    Range: {0, 1}; 0 without a reasoning. Needs the column `text`; a row whose text is None gets None.
+
+    Args:
+        labels: the words that may be answered. Naming one of them is no reasoning.
+    """
+
+    labels: list[str] = field(default_factory=lambda: list(EMOTIONS))
+
+    __name__ = "grounded_reasoning"
+    card = "a reasoning that names words of the situation"
+    misses = "the words may have nothing to do with the emotion"
+    tags = ("reasoning",)
+
+    def __post_init__(self):
+        check_labels(self.labels)
+
+    def __call__(self, prompts, completions, completion_ids=None, **columns) -> list[float | None]:
+        """Return one reward per completion. UserError: the data has no column `text`."""
+        texts = needed_column(self, columns, "text")
+        return [
+            None if text is None else float(is_grounded(completion, text, self.labels))
+            for completion, text in zip(completions, texts, strict=True)
+        ]
 
 
 @dataclass(kw_only=True)

@@ -41,8 +41,9 @@ def emotions(folder, share, seed, n=200):
     said = [label if x < share else ("joyful" if x < 0.97 else "?") for label, x in zip(gold, draw, strict=True)]
     completions = [f"<reasoning>{'so ' * (i % 5)}</reasoning><answer>{word}</answer>" for i, word in enumerate(said)]
     metrics, predictions, confusion = score_emotions(completions, gold, LABELS)
-    rows = [{"label": label, "prediction": guess, "correct": guess == label, "completion": completion}
-            for label, guess, completion in zip(gold, predictions, completions, strict=True)]  # fmt: skip
+    rows = [{"label": label, "prediction": guess, "correct": guess == label, "grounded": bool(x < 0.5), "completion": completion}
+            for label, guess, x, completion in zip(gold, predictions, draw, completions, strict=True)]  # fmt: skip
+    metrics["grounded_reasoning"] = mean_figure(draw < 0.5)
     return save(folder, "emotions", rows, metrics=metrics, confusion=confusion)
 
 
@@ -283,8 +284,8 @@ def test_the_page_says_what_a_reader_needs(tmp_path):
     (line,) = [line for line in text.split("\n") if line.startswith("| accuracy |")]
     assert "< 0.001" in line and "%" in line and "[+" in line and line.endswith("| 200 |")
     assert (
-        "12 metrics were compared, and p is not corrected" in text
-        and "Bonferroni correction, significance needs p < 0.0042" in text
+        "13 metrics were compared, and p is not corrected" in text
+        and "Bonferroni correction, significance needs p < 0.0038" in text
     )
     width, height = png_size(tmp_path / "out" / "compare.png")
     assert width > 1000 and height > 700

@@ -81,7 +81,7 @@ def test_artefacts_have_exactly_the_public_format(tiny, tmp_path, scripted, caps
     assert data["decoding"] == "greedy decoding"
     shares = [f"{share}_{label}" for share in ("precision", "recall") for label in LABELS]
     plain = ["accuracy", "macro_f1", *shares]
-    assert list(content["metrics"]) == [*plain, "invalid_share", "mean_reasoning_words"]
+    assert list(content["metrics"]) == [*plain, "invalid_share", "mean_reasoning_words", "grounded_reasoning"]
     assert {name: list(row) for name, row in content["baselines"].items()} == {"majority": plain, "tfidf_logreg": plain}
     for metrics in (content["metrics"], *content["baselines"].values()):
         assert all(list(figure) == ["value", "low", "high", "n"] for figure in metrics.values())
@@ -92,9 +92,12 @@ def test_artefacts_have_exactly_the_public_format(tiny, tmp_path, scripted, caps
     assert {"torch", "transformers", "trl"} <= content["versions"].keys()
 
     rows = [json.loads(line) for line in (tmp_path / "out" / "predictions_test.jsonl").read_text().splitlines()]
-    assert all(list(row) == ["index", "text", "label", "prediction", "correct", "completion"] for row in rows)
+    assert all(
+        list(row) == ["index", "text", "label", "prediction", "correct", "grounded", "completion"] for row in rows
+    )
     assert [row["prediction"] for row in rows[:3]] == ["sad", "joyful", None]
-    assert sum(row["correct"] for row in rows) / 12 == content["metrics"]["accuracy"]["value"]
+    for key, name in (("correct", "accuracy"), ("grounded", "grounded_reasoning")):
+        assert sum(row[key] for row in rows) / 12 == content["metrics"][name]["value"]
 
     table = capsys.readouterr().out
     for words in ("ed4_tiny / stage1: test of sample (n = 12)", "majority class", "TF-IDF", "invalid answers 33.3%"):

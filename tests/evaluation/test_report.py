@@ -9,7 +9,7 @@ import pytest
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import base as artefacts
 from empathy_trl.evaluation.metrics.agreement import score_emotions, score_predictions
-from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
+from empathy_trl.evaluation.metrics.bootstrap import mean_figure, paired_bootstrap, with_interval
 from empathy_trl.evaluation.report import summary, write_report
 from empathy_trl.io import write_text
 
@@ -156,6 +156,18 @@ def test_the_summary_has_the_figures_of_the_report_and_at_most_ten_lines(two_sta
         artefacts.write_eval(run / f"s{number}", "test", result | {"judged_by": {"reward": number}})
     (run / "recipe.yaml").unlink()
     assert len(summary(run).splitlines()) <= 10
+
+
+def test_a_stage_with_the_figure_of_its_reasoning_beside_one_of_an_earlier_version(two_stages):
+    folder = two_stages[0] / "grpo"
+    evaluation, rows = artefacts.read_eval(folder, "test"), artefacts.read_predictions(folder, "test")
+    evaluation["metrics"]["grounded_reasoning"] = mean_figure([1, 0] * 60)
+    artefacts.write_eval(folder, "test", evaluation)
+    artefacts.write_predictions(folder, "test", [row | {"grounded": row["index"] % 2 == 0} for row in rows])
+    report = write_report(two_stages[0]).read_text(encoding="utf-8")
+    assert "| words of reasoning | grounded reasoning | n |" in report
+    assert cells(report, "grpo")[5] == "0.500 [0.408, 0.592]" and cells(report, "sft")[5] == ""
+    assert re.search(r"    grpo +\w+ \((right|wrong), (not )?grounded\): ", report)
 
 
 def test_training_table(two_stages):

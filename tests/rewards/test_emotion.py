@@ -6,7 +6,14 @@ import pytest
 
 from empathy_trl.data import ed4
 from empathy_trl.errors import UserError
-from empathy_trl.rewards.emotion import EMOTIONS, EmotionAccuracy, EmotionAlignment, EmotionConfidence, answer_prefix
+from empathy_trl.rewards.emotion import (
+    EMOTIONS,
+    EmotionAccuracy,
+    EmotionAlignment,
+    EmotionConfidence,
+    GroundedReasoning,
+    answer_prefix,
+)
 
 # emotion_accuracy
 INVALID = -0.5
@@ -37,6 +44,43 @@ def test_logs_the_share_of_invalid_answers_and_ignores_other_columns():
 
 def test_the_labels_are_those_of_the_data():
     assert tuple(ed4.LABELS) == EMOTIONS
+
+
+# grounded_reasoning
+HORSE = "Yesterday my sister’s horse bolted and I felt sad, it wasn't won."
+GROUNDED = [
+    ("The telling word here is bolted.", 1, "a content word of the text"),
+    ("A sister, a HORSE'S fright.", 1, "case, apostrophes and 's do not count"),
+    ("The telling word here is won't.", 0, "not in the text"),
+    ("The telling word here is bolt.", 0, "words are compared whole"),
+    ("And I was, it is my.", 0, "function words"),
+    ("The person feels sad: I felt sad.", 0, "the label, and words of the question"),
+    ('"bolted" and “horse” make one afraid', 1, "all quoted words stand in the text"),
+    ("It says 'my sister's horse'.", 1, "single quotes"),
+    ('"bolted" and "escaped" in the text of the horse', 0, "one of the quoted words does not"),
+    ('"sad", and "my": a horse', 0, "quotes no content word"),
+    (HORSE, 0, "a copy of the text"),
+    ("So my sister's horse bolted and I felt sad.", 1, "eight words in a row, of more"),
+    ("So my sister's horse bolted and I felt sad, it is.", 0, "nine words in a row"),
+    ("", 0, "empty"),
+    ("horse</reasoning><reasoning>horse", 0, "two reasonings"),
+]
+
+
+@pytest.mark.parametrize(("reasoning", "expected", "why"), GROUNDED)
+def test_grounded_reasoning_table(reasoning, expected, why):
+    completion = f"<reasoning>{reasoning}</reasoning><answer>sad</answer>"
+    assert GroundedReasoning()(["p"], [completion], text=[HORSE]) == [expected], why
+
+
+def test_grounded_reasoning_reads_the_reasoning_and_the_text_alone():
+    reward, texts = GroundedReasoning(), [HORSE, HORSE, None, "Bolted."]
+    completions = ["a horse <answer>sad</answer>", "<think>horse</think><answer>sad</answer>"]
+    completions += ["<reasoning>horse</reasoning>", "<reasoning>It bolted.</reasoning>"]
+    assert reward(["p"] * 4, completions, text=texts) == [0.0, 0.0, None, 1.0]
+    assert GroundedReasoning(labels=["Horse", "sad"])(["p"], completions[2:3], text=[HORSE]) == [0.0]
+    with pytest.raises(UserError, match="rewards.grounded_reasoning: needs a column `text`"):
+        reward(["p"], ["?"])
 
 
 # emotion_confidence

@@ -42,6 +42,7 @@ NO_REPLY = (
 COLUMNS = {
     "reference": "I am so sorry.",
     "label": "sad",
+    "text": "She is alone.",
     "recommends": False,
     "next_user": "I visit her grave in the garden.",
     "other_users": ["I won!", "The bus is late again."],
@@ -161,6 +162,7 @@ def test_no_reply_earns_the_least_and_the_tags_are_checked_against_the_tokenizer
         ("format", {"tags": ["answer", "answer"]}, "different names"),
         ("format", {"tags": ["<answer>"]}, "'<answer>' is not a tag name"),
         *(("format_penalty", {"placeholder": text}, "is not a word in angle brackets, such as <movie>") for text in ("", "movie", "<>", "<a b>")),
+        ("grounded_reasoning", {"labels": []}, "labels: expected at least two"),
         ("length", {"min": 9, "max": 3}, "got min 9 and max 3"),
         ("quality_critic", {"model": "m", "dimensions": []}, "dimensions: expected different names, at least one, got"),
         ("quality_critic", {"model": "m", "dimensions": ["Kind", "kind"]}, "dimensions: expected different names, at least one, got"),
