@@ -39,6 +39,7 @@ def _hub_parser() -> argparse.ArgumentParser:
     push.add_argument("--repo_id", required=True, help="USER/REPO; created if necessary")
     push.add_argument("--private", action="store_true", help="private repository; refused if it exists and is public")
     push.add_argument("--merge_adapter", action="store_true", help="publish an adapter and its base as one model")
+    push.add_argument("--dry_run", action="store_true", help="list the files instead of publishing them")
     pull = commands.add_parser("pull", allow_abbrev=False, help="fetch model, recipe and results of a repository")
     pull.add_argument("name", help="USER/REPO, or USER/REPO@REVISION: a branch, a tag or a commit")
     pull.add_argument("--output_dir", type=path_flag, help="default: outputs/hub/USER/REPO")
@@ -53,6 +54,11 @@ def _hub_parser() -> argparse.ArgumentParser:
 
 def _push(options: argparse.Namespace) -> None:
     name, settings = _repo_id(options.repo_id), {"private": options.private, "merge_adapter": options.merge_adapter}
+    if options.dry_run:
+        from empathy_trl.hub.push import preview_push  # imports torch
+
+        print(preview_push(options.folder, name, **settings))
+        return
     print(f"pushed to {empathy_trl.push(options.folder, name, **settings)}")
 
 
@@ -90,7 +96,7 @@ def leaderboard(arguments: list[str] | None = None) -> int:
         "paths", metavar="PATH", nargs="*", type=path_flag, help="eval_<split>.json, or a folder to search"
     )
     parser.add_argument(
-        "--hub", metavar="AUTHOR_OR_TAG", help="read the model cards of an author, or with a tag, instead"
+        "--hub", metavar="AUTHOR_OR_TAG", help="read the results of models of an author, or with a tag, instead"
     )
     parser.add_argument(
         "--split", choices=("train", "valid", "test"), help="only this split (default: all, in separate tables)"

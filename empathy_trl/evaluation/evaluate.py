@@ -13,10 +13,10 @@ The files of an evaluation have public formats; leaderboards, cards and reports 
   "dropped", "shortened", …}, "metrics": {name: {"value", "low", "high", "n"}}, "baselines": {name: metrics}, "seed",
   "metrics_version", "versions"}`.
   In `data`, `rows` is a digest of the inputs and references: results with the same digest saw the same rows, whatever the
-  folder was called. `dropped` counts unusable rows of the split, and `shortened` rows that `data.max_words` shortened. A model
-  with a head adds `cut`, the texts that were truncated to its maximum length. Completions add `decoding` (in words),
-  `cut_off` (completions that were cut off), `prompts_cut` (prompts that lost their oldest turns, if any) and, for a server,
-  `sampling` (the settings of its requests).
+  folder was called. `dropped` counts unusable rows of the split, and `shortened` rows that `data.max_words` shortened. `limit`
+  is there if only that many rows were drawn. A model with a head adds `cut`, the texts that were truncated to its maximum
+  length. Completions add `decoding` (in words), `cut_off` (completions that were cut off), `prompts_cut` (prompts that lost
+  their oldest turns, if any) and, for a server, `sampling` (the settings of its requests).
   Within a kind, metrics of different `metrics_version` have different definitions. Each kind adds keys after the baselines:
   emotions `confusion` (`{"rows", "columns", "counts"}`), labels `confusions`
   (group -> the same), ratings and pairs `ratings` (their names), replies `judged_by` (reward -> its parameters, its weight at
@@ -134,6 +134,7 @@ def evaluate_model(
             table = [{"index": number} | row for number, row in zip(index, table, strict=True)]
             digested = digest([[row["index"], row["text"], row[evaluator.reference_column]] for row in table])
             data = _rows_record(model, tokenizer, stage, split, rows, digested) | ({"prompts_cut": cut} if cut else {})
+            data |= {"limit": limit} if limit == len(rows) else {}
             data |= {} if stage.task in LABEL_TASKS else {"cut_off": count_cut_off(partial)}
             made = {"seed": stage.seed, "metrics_version": evaluator.metrics_version, "versions": versions()}
             result = about | {"data": data} | scored | made

@@ -16,11 +16,25 @@ from typing import TypeVar
 
 import httpx
 from huggingface_hub import HfApi, constants, get_session, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from empathy_trl.errors import RecipeError, UserError
-from empathy_trl.io import hold_folder, is_empty, is_hub_id, json_or_none, network_hint, user_path, write_text
+from empathy_trl.hub.results import ENTRIES_FOLDER, read_entries
+from empathy_trl.io import (
+    hold_folder,
+    is_empty,
+    is_hub_id,
+    json_or_none,
+    network_hint,
+    user_path,
+    write_text,
+)
 from empathy_trl.models.api import retry_after
 from empathy_trl.models.hub_files import ADAPTER_FILE, hub_errors, join_revision, split_revision
 from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
@@ -84,13 +98,17 @@ def pull(name: str, output_dir: Path | None = None) -> Path:
 
 
 def _is_wanted(file: str) -> bool:
-    """Return whether a file is of a kind that is read as data, and stays inside the folder; hidden ones set up editors."""
+    """Return whether a file is of a kind that is read as data, and stays inside the folder.
+
+    Hidden files set up editors, so they are not wanted, except for results in `.eval_results/`.
+    """
     path = PurePosixPath(file)
+    visible = path.parts[1:] if path.match(f"{ENTRIES_FOLDER}/*.yaml") else path.parts
     inside = (
         file.isprintable()
         and not path.is_absolute()
         and "\\" not in file
-        and not any(part.startswith(".") for part in path.parts)
+        and not any(part.startswith(".") for part in visible)
     )
     return inside and path.suffix in KINDS and file != PULL_FILE
 
@@ -165,6 +183,11 @@ def _result_lines(folder: Path) -> list[str]:
             continue
         lines.append(f"results: {path.name}: {data.get('n')} rows of {data.get('name')}, split {data.get('split')}")
         lines += [f"         {name} {_figure(figure)}" for name, figure in metrics.items()]
+    for path in sorted(folder.glob(f"{ENTRIES_FOLDER}/*.yaml")):
+        entries, problems = read_entries(path, str(path))
+        stated = [f"{each.dataset_id}, task {each.task_id}: {each.value}" for each in entries]
+        lines += [f"results: {ENTRIES_FOLDER}/{path.name}: {each}" for each in stated]
+        lines += [f"results: {each}" for each in problems]
     return lines or ["results: none (no eval_<split>.json)"]
 
 
@@ -249,8 +272,8 @@ def reason(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    # the name of the file that huggingface_hub wraps around a failed upload says little
-    while isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+    # huggingface_hub wraps a failed upload in the name of its file, and reports a failed download as missing in the cache
+    while isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     endpoint = constants.ENDPOINT
     if isinstance(error, LocalTokenNotFoundError):

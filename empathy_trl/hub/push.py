@@ -21,22 +21,32 @@ from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    eval_result_entries_to_yaml,
+    hf_hub_download,
+)
+from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation.base import eval_path
 from empathy_trl.hub.card import CARD_FILE, NOTES_FILE, model_card
 from empathy_trl.hub.pull import LOGIN, hub_requests, retry
+from empathy_trl.hub.results import ENTRIES_FILE, source_name, to_entries
 from empathy_trl.hub.stage_folder import read_stage_files
-from empathy_trl.io import is_hub_id, nearest_path, read_json, read_rows, user_name, user_path
+from empathy_trl.io import is_hub_id, nearest_path, on_hub, read_json, read_rows, user_name, user_path
 from empathy_trl.models.adapters import EXAMPLES, adapter_outputs, difference, example_inputs, merge_adapter
 from empathy_trl.models.hub_files import ADAPTER_FILE, VOCABULARY_FILES, adapter_base
 from empathy_trl.models.load import load_model
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, dump_yaml, read_yaml, stage_of
 from empathy_trl.recipe.provenance import RUN_FILE
+from empathy_trl.recipe.schema import SAMPLE
 from empathy_trl.text import mask
 
 WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"]
@@ -73,19 +83,47 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, merge_adapt
     if not is_hub_id(repo_id):
         raise UserError(f"repo_id: {repo_id!r} is not a Hub id; expected USER/REPO")
     folder = user_path(folder)
-    files, is_adapter = model_files(folder), (folder / ADAPTER_FILE).is_file()
-    merge = merge_adapter and is_adapter
-    if is_adapter and not merge:
-        _check_base(folder)
+    files, merge = _model(folder, merge_adapter)
     again = _push_command(folder, repo_id, private, merge_adapter)
     with _push_errors(folder, repo_id, again), ExitStack() as stack:
         api, repo_id = HfApi(), _full_id(repo_id)
         _create(api, repo_id, "model", private)
         if merge:
             files = stack.enter_context(_merged_files(folder))
-        card = model_card(folder, repo_id, merged=merge)
-        contents = files | _run_files(folder, repo_id) | {CARD_FILE: without_secrets(card)}
+        contents = _contents(folder, repo_id, files, merged=merge)
         return _commit(api, repo_id, contents, f"{folder.name}: model, recipe and results", replace=True)
+
+
+def preview_push(folder: str | Path, repo_id: str, *, private: bool = False, merge_adapter: bool = False) -> str:
+    """Return lines that say which files `push` with the same arguments would write and delete; the Hub is only read.
+
+    Raises:
+        UserError: as `push`. Whether you may write to the repository is not checked.
+    """
+    folder = user_path(folder)
+    files, merge = _model(folder, merge_adapter)
+    if merge:
+        files = {name: path for name, path in files.items() if name in TOKENIZER}
+    with hub_requests(f"{repo_id}: no preview", "Nothing was changed"):
+        api, repo_id = HfApi(), _full_id(repo_id)
+        try:
+            _refuse_public(retry(lambda: api.repo_info(repo_id), repo_id), private)
+            existing = api.list_repo_files(repo_id)
+        except RepositoryNotFoundError:
+            existing = []
+        contents = _contents(folder, repo_id, files, merged=merge)
+    names = sorted(contents) + ["config.json, model*.safetensors (adapter and base, merged)"] * merge
+    gone = [] if merge else [name for name in _ours(existing) if name not in contents]
+    lines = [f"  {name}" for name in names] + [f"  {name} (deleted)" for name in gone]
+    return "\n".join([f"{repo_id}: files of a push of {folder}; nothing was published", *lines])
+
+
+def _model(folder: Path, merge_adapter: bool) -> tuple[Contents, bool]:
+    """Return the files of a folder's model, and whether it is an adapter that is to be merged; UserError for a local base."""
+    files, is_adapter = model_files(folder), (folder / ADAPTER_FILE).is_file()
+    if is_adapter and not merge_adapter:
+        _check_base(folder)
+    return files, merge_adapter and is_adapter
 
 
 def push_dataset(folder: Path, repo_id: str, files: list[str], *, private: bool, message: str, again: str) -> str:
@@ -296,17 +334,28 @@ def _commit(
 
     def attempt():
         existing = api.list_repo_files(repo_id, repo_type=repo_type) if replace else []
-        published = [CARD_FILE, *MODEL, *RUN, *DRAWN]
-        ours = [name for name in existing if "/" not in name and _matches(name, published)]  # `*` also matches a slash
         operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
-        operations += [CommitOperationDelete(name) for name in ours if name not in contents]
+        operations += [CommitOperationDelete(name) for name in _ours(existing) if name not in contents]
         api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type)
 
     retry(attempt, repo_id)
     return mask(f"{constants.ENDPOINT}/{PREFIX[repo_type]}{repo_id}")
 
 
+def _ours(names: list[str]) -> list[str]:
+    """Return the files in a repository that pushes write."""
+    published = [CARD_FILE, *MODEL, *RUN, *DRAWN]
+    # `*` also matches a slash
+    return [name for name in names if name == ENTRIES_FILE or ("/" not in name and _matches(name, published))]
+
+
 # ---- what is published ----
+
+
+def _contents(folder: Path, repo_id: str, files: Contents, merged: bool) -> Contents:
+    """Return what is published of a stage: the files of its model, those of its run, its card, and results of benchmarks."""
+    card = without_secrets(model_card(folder, repo_id, merged=merged))
+    return files | _run_files(folder, repo_id) | {CARD_FILE: card} | _benchmark_results(folder, repo_id)
 
 
 def model_files(folder: Path) -> Contents:
@@ -385,6 +434,37 @@ def _run_files(folder: Path, repo_id: str) -> Contents:
     """Return what the run left beside the model: cleaned texts, and images."""
     texts = {path.name: _cleaned(path, repo_id) for path in _matching(folder, RUN)}
     return texts | {path.name: path for path in _matching(folder, IMAGES)}
+
+
+def _benchmark_results(folder: Path, repo_id: str) -> Contents:
+    """Return the file of `.eval_results/` if a benchmark asks for a figure of the stage; print what each evaluation gives it."""
+    entries = []
+    for split, evaluation in read_stage_files(folder).evaluations.items():
+        about = f"{eval_path(folder, split).name}: {ENTRIES_FILE} has"
+        try:
+            given = to_entries(evaluation, _benchmark(evaluation["data"]["source"]), repo_id)
+        except UserError as reason:
+            print(f"{about} no value of {source_name(evaluation['data']['source'])}, because {reason}")
+            continue
+        entries += given
+        print(f"{about} {', '.join(each.task_id for each in given)} for the benchmark {given[0].dataset_id}")
+    return {ENTRIES_FILE: without_secrets(dump_yaml(eval_result_entries_to_yaml(entries)))} if entries else {}
+
+
+def _benchmark(source: str) -> dict:
+    """Return the content of the `eval.yaml` that makes a data set on the Hub a benchmark.
+
+    Raises:
+        UserError: why the data are no benchmark.
+    """
+    if source == SAMPLE:
+        raise UserError("the embedded corpora are not on the Hub")
+    if not on_hub(source, needs_owner=True):
+        raise UserError("it is local; expected the id of a data set on the Hub as data.path")
+    try:
+        return read_yaml(Path(hf_hub_download(source, "eval.yaml", repo_type="dataset")))
+    except (RemoteEntryNotFoundError, RepositoryNotFoundError) as error:
+        raise UserError("it is no benchmark on the Hub (its repository has no eval.yaml that you may read)") from error
 
 
 def _cleaned(path: Path, repo_id: str) -> bytes:

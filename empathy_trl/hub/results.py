@@ -1,23 +1,35 @@
-"""Evaluations as the machine-readable results of a model card (its `model-index`), and back.
+"""Evaluations as results that programs read: the `model-index` of a card, `.eval_results/` of a repository, and back.
 
-An evaluation is one block of the index, with one entry for each metric. `docs/hub.md` describes where the parts of
+In the index, an evaluation is one block with one entry for each metric. `docs/hub.md` describes where the parts of
 `eval_<split>.json` are stored; it is a public format. Local paths are not included: the folder of the model is left
 out, and only the name of the data folder is kept.
+
+`.eval_results/*.yaml` is the Hub's format for results of benchmarks, without intervals
+(https://huggingface.co/docs/hub/eval-results): `to_entries` makes such results, and `read_entries` reads those of anybody.
 """
 
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
-from huggingface_hub import EvalResult
-from pydantic import BaseModel, ConfigDict, FiniteFloat, StrictInt, StrictStr, ValidationError
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, constants, parse_eval_result_entries
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, StrictStr, ValidationError
 
-from empathy_trl.errors import UserError
+from empathy_trl.data.sources import SPLITS
+from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation import EVALUATORS, evaluator
-from empathy_trl.evaluation.base import NAMES
+from empathy_trl.evaluation.base import NAMES, eval_path
 from empathy_trl.evaluation.metrics.reply_classifiers import deciding, digests
-from empathy_trl.io import digest, on_hub
+from empathy_trl.io import digest, on_hub, read_text
+from empathy_trl.recipe.layers import parse_yaml
 from empathy_trl.recipe.schema import SAMPLE
+
+ENTRIES_FOLDER = ".eval_results"
+ENTRIES_FILE = f"{ENTRIES_FOLDER}/empathy_trl.yaml"
+FRAMEWORK = "empathy-trl"  # what `evaluation_framework` in the eval.yaml of a benchmark calls our evaluation
 
 
 class _About(BaseModel):
@@ -168,6 +180,134 @@ def is_ours(result: EvalResult) -> bool:
     except (TypeError, ValidationError):
         return False
     return about.kind in EVALUATORS and isinstance(result.dataset_split, str) and is_finite(result.metric_value)
+
+
+def to_entries(evaluation: dict, benchmark: dict, repo_id: str) -> list[EvalResultEntry]:
+    """Return the figures of an evaluation that its benchmark asks for, as entries of `.eval_results/`.
+
+    Args:
+        evaluation: content of an `eval_<split>.json` whose data are on the Hub.
+        benchmark: content of `eval.yaml` in the data set's repository. It asks for a figure if it names `FRAMEWORK`, and has a
+            task of this split whose id is the key of the metric.
+        repo_id: the model's.
+
+    Raises:
+        UserError: the reason why no figure is an entry.
+    """
+    data, metrics = evaluation["data"], evaluation["metrics"]
+    framework = benchmark.get("evaluation_framework")
+    if framework != FRAMEWORK:
+        raise UserError(f"its eval.yaml names {show(framework)} as evaluation_framework, not {FRAMEWORK}")
+    if data.get("limit"):
+        raise UserError(f"only {data['n']} rows of the split were evaluated (limit), and a benchmark takes all")
+    tasks = [task for task in benchmark.get("tasks") or [] if isinstance(task, dict)]
+    split = [task for task in tasks if task.get("split") in SPLITS[data["split"]]]
+    wanted = [task["id"] for task in split if task.get("id") in metrics]
+    if not wanted:
+        ids = ", ".join(f"{task.get('id')} ({task.get('split')})" for task in tasks) or "none"
+        raise UserError(f"no task in its eval.yaml has split {data['split']} and a metric as id (tasks: {ids})")
+    file = eval_path(Path(), data["split"]).name
+    about = [f"stage {evaluation['stage']} of recipe {evaluation['recipe']}, seed {evaluation.get('seed')}"]
+    about = [data["decoding"], *about] if data.get("decoding") else about
+    return [
+        EvalResultEntry(
+            dataset_id=data["source"],
+            task_id=name,
+            value=metrics[name]["value"],
+            dataset_revision=revision if re.fullmatch("[0-9a-f]{40}", revision := str(data.get("revision"))) else None,
+            source_url=f"{constants.ENDPOINT}/{repo_id}/blob/main/{file}",
+            source_name=f"{FRAMEWORK}: {file}",
+            notes="; ".join([_interval(metrics[name]), *about]),
+        )
+        for name in wanted
+    ]
+
+
+def _interval(figure: dict) -> str:
+    return f"95 % interval {figure['low']:.3f} to {figure['high']:.3f}, n = {figure['n']}"
+
+
+class _Task(BaseModel):
+    """`dataset` of an entry of `.eval_results/`."""
+
+    id: StrictStr
+    task_id: StrictStr
+    revision: StrictStr | None = None
+
+
+class _Source(BaseModel):
+    """`source` of an entry."""
+
+    url: Annotated[StrictStr, Field(pattern=r"^https?://[^\s<>\"]+$")]
+    name: StrictStr | None = None
+    user: StrictStr | None = None
+    org: StrictStr | None = None
+
+
+class _Entry(BaseModel):
+    """An entry of `.eval_results/`; other keys are ignored."""
+
+    dataset: _Task
+    value: Annotated[float, Field(strict=True, allow_inf_nan=False)]
+    date: StrictStr | None = None
+    source: _Source | None = None
+    notes: StrictStr | None = None
+
+
+EXPECTED = {
+    "dataset": "a mapping with id and task_id",
+    "id": "the id of a data set on the Hub",
+    "value": "a number",
+    "date": "a date such as 2026-01-31",
+    "source": "a mapping with url",
+    "url": "an address that begins with https://",
+}
+
+
+def read_entries(path: Path, origin: str) -> tuple[list[EvalResultEntry], list[str]]:
+    """Return the entries of a file of `.eval_results/`, and one line for each key that makes an entry unusable.
+
+    Args:
+        path: the file, which may hold anything.
+        origin: what the lines call it; they also have the line number, the key and what was expected.
+    """
+    try:
+        content = read_text(path)
+        items, tree = parse_yaml(content, origin), yaml.compose(content, Loader=yaml.SafeLoader)
+    except UserError as error:
+        return [], [str(error)]
+    if not isinstance(items, list):
+        return [], [f"{origin}, line 1: {show(items)}; expected a list of results, each with dataset and value"]
+    entries, problems = [], []
+    for item, node in zip(items, tree.value, strict=True):
+        try:
+            _Entry.model_validate(item)
+        except ValidationError as error:
+            problems += [_problem(origin, node, detail) for detail in error.errors()]
+        else:
+            entries += parse_eval_result_entries([item])
+    return entries, problems
+
+
+def _problem(origin: str, node: yaml.Node, detail: dict) -> str:
+    keys = detail["loc"]
+    given = "missing" if detail["type"] == "missing" else show(detail["input"])
+    expected = EXPECTED.get(keys[-1], "a text") if keys else "a mapping with dataset and value"
+    return f"{origin}, line {_line(node, keys)}: {'.'.join(keys)}{': ' if keys else ''}{given}; expected {expected}"
+
+
+def _line(node: yaml.Node, keys: Sequence[str]) -> int:
+    """Return the line of a key, or of the mapping that lacks it."""
+    line = node.start_mark.line + 1
+    for key in keys:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        for name, value in pairs:
+            if name.value == key:
+                line, node = name.start_mark.line + 1, value
+                break
+        else:
+            return line
+    return line
 
 
 def judge_digest(judged_by: dict | str | None) -> str | None:

@@ -63,9 +63,19 @@ def test_what_can_run_code_stays_on_the_hub(published, capsys):
 
 
 def test_names_that_are_hidden_or_play_with_the_terminal_stay_on_the_hub(published):
-    for name in (".vscode/settings.json", "a\x1b[31m.json"):
+    for name in (".vscode/settings.json", "a\x1b[31m.json", ".eval_results/run.py"):
         HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id=published)
-    assert not {path.name for path in pull(published).rglob("*")} & {"settings.json", "a\x1b[31m.json"}
+    assert not {path.name for path in pull(published).rglob("*")} & {"settings.json", "a\x1b[31m.json", "run.py"}
+
+
+def test_results_of_benchmarks_come_along(published, capsys):
+    entries = b"- dataset: {id: cais/hle, task_id: default}\n  value: 20.9\n- dataset: 5\n  value: 1\n"
+    HfApi().upload_file(path_or_fileobj=entries, path_in_repo=".eval_results/x.yaml", repo_id=published)
+    folder = pull(published)
+    assert (folder / ".eval_results" / "x.yaml").read_bytes() == entries
+    said = capsys.readouterr().out
+    assert "results: .eval_results/x.yaml: cais/hle, task default: 20.9\n" in said
+    assert "x.yaml, line 3: dataset: 5; expected a mapping with id and task_id" in said
 
 
 def test_a_revision_into_a_folder_of_ones_own(published, tmp_path):

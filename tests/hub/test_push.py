@@ -9,14 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub import HfApi, hf_hub_download
+import yaml
+from huggingface_hub import HfApi, hf_hub_download, parse_eval_result_entries
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from empathy_trl.errors import UserError
 from empathy_trl.hub import pull as requests
 from empathy_trl.hub import push as push_module
-from empathy_trl.hub.push import PushCheckpoints, check_pushes, push, push_dataset
+from empathy_trl.hub.push import PushCheckpoints, check_pushes, preview_push, push, push_dataset
+from empathy_trl.hub.results import ENTRIES_FILE
 from empathy_trl.models.tiny import build_model, build_tokenizer
 from empathy_trl.recipe import load_recipe
 from tests.hub.folders import NOT_PUBLISHED, make_stage_folder, stage_folder
@@ -132,6 +134,91 @@ def test_what_an_earlier_push_left_goes_and_what_others_put_there_stays(hub_serv
     push(folder, REPO)
     files = hub_server.files("ann/tiny")
     assert "LICENSE" in files and not {"adapter_config.json", "eval_valid.json"} & files.keys()
+
+
+BENCHMARK = "evaluation_framework: empathy-trl\ntasks:\n- {id: accuracy, config: default, split: test}\n"
+
+
+def evaluated_on(folder, source, value=0.5, **data):
+    evaluation = json.loads((folder / "eval_test.json").read_text())
+    evaluation["data"] |= {"source": source, "decoding": "greedy decoding"} | data
+    evaluation["metrics"]["accuracy"]["value"] = value
+    (folder / "eval_test.json").write_text(json.dumps(evaluation))
+
+
+def make_benchmark(content):
+    HfApi().create_repo("ann/rows", repo_type="dataset", exist_ok=True)
+    settings = {"repo_id": "ann/rows", "repo_type": "dataset", "path_in_repo": "eval.yaml"}
+    HfApi().upload_file(path_or_fileobj=content.encode(), **settings)
+
+
+def test_a_figure_that_a_benchmark_asks_for_is_in_its_results_once(hub_server, folder, capsys):
+    make_benchmark(BENCHMARK)
+    evaluated_on(folder, "ann/rows", revision="a" * 40)
+    (preview,) = re.findall(r"(?s)\n  (.*)", preview_push(folder, REPO))
+    assert ("models", REPO) not in hub_server.repositories
+    push(folder, REPO)
+    assert preview.split("\n  ") == sorted(hub_server.files(REPO).keys() - {".gitattributes"})
+    assert f"eval_test.json: {ENTRIES_FILE} has accuracy for the benchmark ann/rows" in capsys.readouterr().out
+    HfApi().upload_file(path_or_fileobj=b"[]", path_in_repo=".eval_results/own.yaml", repo_id=REPO)
+    evaluated_on(folder, "ann/rows", 0.55)
+    push(folder, REPO)
+    files = {name: content for name, content in hub_server.files(REPO).items() if name.startswith(".eval_results/")}
+    assert set(files) == {ENTRIES_FILE, ".eval_results/own.yaml"}
+    (entry,) = parse_eval_result_entries(yaml.safe_load(files[ENTRIES_FILE]))
+    assert (entry.dataset_id, entry.task_id, entry.value, entry.dataset_revision) == (
+        "ann/rows",
+        "accuracy",
+        0.55,
+        "a" * 40,
+    )
+    assert entry.source_url == f"{hub_server.url}/ann/tiny/blob/main/eval_test.json"
+    about = "95 % interval 0.400 to 0.600, n = 40; greedy decoding; stage grpo of recipe ed4_tiny, seed 42"
+    assert entry.notes == about
+    evaluated_on(folder, "sample")
+    assert f"  {ENTRIES_FILE} (deleted)" in preview_push(folder, REPO)
+    push(folder, REPO)
+    assert ENTRIES_FILE not in hub_server.files(REPO) and ".eval_results/own.yaml" in hub_server.files(REPO)
+
+
+@pytest.mark.parametrize(
+    ("data", "benchmark", "reason"),
+    [
+        ({"source": "sample"}, BENCHMARK, "of sample, because the embedded corpora are not on the Hub"),
+        (
+            {"source": "../ann/rows"},
+            BENCHMARK,
+            "of rows, because it is local; expected the id of a data set on the Hub",
+        ),
+        (
+            {"source": "ann/none"},
+            BENCHMARK,
+            "of ann/none, because it is no benchmark on the Hub .its repository has no",
+        ),
+        ({}, None, "of ann/rows, because it is no benchmark on the Hub"),
+        ({}, "tasks: []", "because its eval.yaml names null as evaluation_framework, not empathy-trl"),
+        ({}, "- x", "eval.yaml: the top level is a list"),
+        ({}, BENCHMARK.replace("test", "train"), r"has split test and a metric as id \(tasks: accuracy \(train\)\)"),
+        ({}, BENCHMARK.replace("accuracy", "ed4"), r"tasks: ed4 \(test\)\)"),
+        ({"limit": 40}, BENCHMARK, r"only 40 rows of the split were evaluated \(limit\)"),
+    ],
+)
+def test_what_is_no_result_of_a_benchmark_is_left_out_with_the_reason(
+    hub_server, folder, capsys, data, benchmark, reason
+):
+    if benchmark is not None:
+        make_benchmark(benchmark)
+    evaluated_on(folder, **{"source": "ann/rows"} | data)
+    push(folder, REPO)
+    assert re.search(f"eval_test.json: {ENTRIES_FILE} has no value .*{reason}", capsys.readouterr().out)
+    assert ENTRIES_FILE not in hub_server.files(REPO) and "eval_test.json" in hub_server.files(REPO)
+
+
+def test_a_benchmark_that_cannot_be_asked_fails_the_push(hub_server, folder):
+    make_benchmark(BENCHMARK)
+    evaluated_on(folder, "ann/rows")
+    hub_server.fail("*", "/datasets/ann/rows/resolve", status=500, times=1000)
+    assert "the Hub reports an error (HTTP 500" in failed(folder)
 
 
 FAULTS = {

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -9,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.metrics.reply_classifiers import digests
 from empathy_trl.hub.leaderboard.entries import make_entry
-from empathy_trl.hub.results import from_results, is_ours, judge_digest, to_results
+from empathy_trl.hub.results import from_results, is_ours, judge_digest, read_entries, to_results
 
 FIGURE = {"value": 0.775, "low": 0.7, "high": 0.8416666666666667, "n": 120}
 EVALUATION = {
@@ -155,3 +156,45 @@ def test_the_index_is_plain_json():
     index = ModelCardData(model_name="m", eval_results=to_results(EVALUATION)).to_dict()["model-index"]
     assert len(index[0]["results"]) == 1
     json.dumps(index, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("dataset: {id: a/b, task: t}\n  value: 1", "line 2: dataset.task_id: missing; expected a text"),
+        ("dataset: a/b\n  value: 1", "line 2: dataset: 'a/b'; expected a mapping with id and task_id"),
+        ("value: 1", "line 2: dataset: missing; expected a mapping with id and task_id"),
+        ("dataset:\n    id: a/b\n    task_id: 7\n  value: 1", "line 4: dataset.task_id: 7; expected a text"),
+        ("dataset: {id: a/b, task_id: t}\n  value: high", "line 3: value: 'high'; expected a number"),
+        ("dataset: {id: a/b, task_id: t}\n  value: true", "line 3: value: true; expected a number"),
+        (
+            "dataset: {id: a/b, task_id: t}\n  value: 1\n  source: {name: x}",
+            "line 4: source.url: missing; expected an address",
+        ),
+        (
+            "dataset: {id: a/b, task_id: t}\n  value: 1\n  source: {url: 'javascript:x'}",
+            "line 4: source.url: 'javascript:x'",
+        ),
+        ("5", "line 2: 5; expected a mapping with dataset and value"),
+        ("value: 1\n  value: 2", "2: duplicate key 'value'|3: duplicate key 'value'"),
+        ("[", "while parsing"),
+    ],
+)
+def test_a_malformed_entry_is_named_by_line_and_key_and_the_others_count(item, message, tmp_path):
+    good = (
+        "- dataset: {id: cais/hle, task_id: default}\n  value: 20.9\n  date: 2026-01-15\n  evaluation_framework: hle\n"
+    )
+    path = tmp_path / "x.yaml"
+    path.write_text(good)
+    (only,), problems = read_entries(path, "x.yaml")
+    assert (only.dataset_id, only.task_id, only.value, only.date, problems) == (
+        "cais/hle",
+        "default",
+        20.9,
+        "2026-01-15",
+        [],
+    )
+    path.write_text(f"# ours\n- {item}\n{good}")
+    entries, problems = read_entries(path, "x.yaml")
+    assert len(problems) == 1 and re.search(f"^x.yaml.*({message})", problems[0])
+    assert entries == ([only] if ", line" in problems[0] else []), "what is no YAML at all has no entries"

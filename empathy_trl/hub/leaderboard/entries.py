@@ -1,15 +1,16 @@
-"""The results of a leaderboard, from `eval_<split>.json` files, model cards on the Hub, and `published.yaml`.
+"""The results of a leaderboard, from `eval_<split>.json`, model cards, `.eval_results/*.yaml` and `published.yaml`.
 
 Each unreadable source is reported in one line, and the others still count.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import yaml
-from huggingface_hub import HfApi, ModelCard, hf_hub_download
+from huggingface_hub import EvalResultEntry, HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -23,13 +24,15 @@ from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.compare import check_evaluation
 from empathy_trl.hub.pull import hub_requests, retry
-from empathy_trl.hub.results import from_results, is_finite
-from empathy_trl.io import nearest_path, read_json, user_path
+from empathy_trl.hub.results import ENTRIES_FOLDER, from_results, is_finite, read_entries
+from empathy_trl.io import json_or_none, nearest_path, read_json, user_path
+from empathy_trl.recipe.load import PULL_FILE
 from empathy_trl.text import mask, sanitise
 
 SPLITS = ("train", "valid", "test")
 DATA_TEXTS = ("name", "revision", "rows", "decoding")  # keys of `data` that are texts or null
 FILES = {f"eval_{split}.json": split for split in SPLITS}
+CARD = "README.md"
 
 
 @dataclass
@@ -58,40 +61,91 @@ class Entry:
 
 
 @dataclass
+class Stated:
+    """A value in `.eval_results/` of a model: what a benchmark asks for, without an interval.
+
+    Attributes:
+        model: what the evaluations of the same folder or repository call it.
+        result: the entry.
+    """
+
+    model: str
+    result: EvalResultEntry
+
+    def repeats(self, entry: Entry) -> bool:
+        """Say whether an evaluation of the same model has this value."""
+        figure = entry.evaluation["metrics"].get(self.result.task_id)
+        is_same_data = entry.evaluation["data"]["source"] == self.result.dataset_id
+        return is_same_data and figure is not None and math.isclose(figure["value"], self.result.value)
+
+
+@dataclass
 class Found:
-    """The evaluations that were read, and a line for each that could not be read."""
+    """The results that were read, and a line for each that could not be read."""
 
     entries: list[Entry] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    stated: list[Stated] = field(default_factory=list)
+
+    def add_stated(self, path: Path, origin: str, model: str, entries: list[Entry]) -> None:
+        """Read a file of `.eval_results/`; values that one of the model's evaluations has are left out."""
+        results, problems = read_entries(path, origin)
+        stated = [Stated(model, result) for result in results]
+        self.stated += [each for each in stated if not any(each.repeats(entry) for entry in entries)]
+        self.problems += map(sanitise, problems)
 
 
 def read_paths(paths: list[str | Path], split: str | None = None) -> Found:
-    """Read all `eval_<split>.json` files among and below some paths, each once.
+    """Read the results among and below some paths, each once.
+
+    In each folder, these are `eval_<split>.json` or, without these files, the results in a model card; and
+    `.eval_results/*.yaml`.
 
     Args:
-        paths: files, or folders of any depth; hidden folders and links to folders are not entered.
-        split: train, valid or test; None reads all.
+        paths: files `eval_<split>.json`, or folders of any depth; hidden folders and links to folders are not entered.
+        split: train, valid or test; None reads all. A value in `.eval_results/` names no split and is read with None alone.
 
     Raises:
         UserError: a path does not exist or is another file, or there is nothing to read.
     """
     files = _unique(file for path in paths for file in _files(user_path(path)))
-    files = [file for file in files if split in (None, FILES[file.name])]
     where, wanted = ", ".join(map(str, paths)), f"eval_{split}.json" if split else "eval_test.json or another split's"
-    if not files:
-        raise UserError(
-            f"{where}: no results; looked for {wanted}, there and in all folders below. empathy-trl run and "
-            "empathy-trl evaluate write them"
-        )
     found = Found()
-    for file in files:
+    for file in (file for file in files if file.name in FILES and split in (None, FILES[file.name])):
         try:
             found.entries.append(make_entry(read_json(file), str(file), file.parent))
         except (UserError, OSError) as error:
             found.problems.append(str(error))
-    if not found.entries:
+    evaluated = {file.parent for file in files if file.name in FILES}
+    for file in (file for file in files if file.name == CARD and file.parent not in evaluated and _has_index(file)):
+        found.entries += _of_split(_in_card(file, str(file), _model_in(file.parent), found.problems), split)
+    for file in (file for file in files if file.parent.name == ENTRIES_FOLDER and split is None):
+        folder = file.parent.parent
+        there = [entry for entry in found.entries if Path(entry.origin).parent == folder]
+        found.add_stated(file, str(file), _model_in(folder), there)
+    if not (found.entries or found.stated or found.problems):
+        raise UserError(
+            f"{where}: no results; looked for {wanted}, there and in all folders below. empathy-trl run and "
+            "empathy-trl evaluate write them"
+        )
+    if not (found.entries or found.stated):
         raise UserError(f"{where}: no results that can be read:\n" + "\n".join(found.problems))
     return found
+
+
+def _of_split(entries: list[Entry], split: str | None) -> list[Entry]:
+    return [entry for entry in entries if split in (None, entry.evaluation["data"]["split"])]
+
+
+def _has_index(card: Path) -> bool:
+    """Say whether a README.md may be a model card with results; others need not be valid cards."""
+    content = card.read_text(encoding="utf-8", errors="replace")
+    return content.startswith("---") and "model-index:" in content
+
+
+def _model_in(folder: Path) -> str:
+    """Return the name of the model in a folder: the id of the repository that it was pulled from, or else the folder."""
+    return str((json_or_none(folder / PULL_FILE) or {}).get("repo_id", folder))
 
 
 def make_entry(evaluation, origin: str, folder: Path | None = None) -> Entry:
@@ -150,8 +204,10 @@ def _sanitise(value):
 def _files(path: Path) -> Iterator[Path]:
     if path.is_dir():
         for folder, folders, names in os.walk(path):
+            if ENTRIES_FOLDER in folders:
+                yield from sorted(Path(folder, ENTRIES_FOLDER).glob("*.yaml"))
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            yield from (Path(folder, name) for name in sorted(names) if name in FILES)
+            yield from (Path(folder, name) for name in sorted(names) if name in FILES or name == CARD)
     elif not path.exists():
         raise UserError(
             f"{path}: no such file or folder{nearest_path(str(path))}; expected eval_<split>.json, or a folder with such files"
@@ -168,64 +224,75 @@ def _unique(files: Iterable[Path]) -> list[Path]:
 
 
 def read_hub(name: str, split: str | None = None) -> Found:
-    """Read the evaluation results in the cards of all models of an author or, if there is no such author, with a tag.
+    """Read the evaluation results of all models of an author or, if there is no such author, with a tag.
+
+    These are the results in the model's card and in its `.eval_results/*.yaml`.
 
     Args:
         name: an author (user or organisation), or a tag such as empathy-trl.
-        split: train, valid or test; None reads all.
+        split: as in `read_paths`.
 
     Raises:
         UserError: the Hub cannot be reached or refuses, no model has this author or tag, or none has results.
     """
     found, without = Found(), 0
     with hub_requests(f"--hub {name}", "Folders with eval_<split>.json can be given instead"):
-        ids, meaning = _models(name)
-        with Progress("cards", len(ids), "model") as bar:
-            for id_ in ids:
-                known = len(found.problems)
-                entries = _entries(id_, found.problems)
-                without += not entries and len(found.problems) == known
-                found.entries += [entry for entry in entries if split in (None, entry.evaluation["data"]["split"])]
+        models, meaning = _models(name)
+        with Progress("results", len(models), "model") as bar:
+            for id_, files in models.items():
+                known = len(found.stated) + len(found.problems)
+                card = _download(id_, CARD, found.problems) if CARD in files else None
+                entries = _in_card(card, id_, id_, found.problems) if card else []
+                for file in (file for file in files if Path(file).match(f"{ENTRIES_FOLDER}/*.yaml") and split is None):
+                    if path := _download(id_, file, found.problems):
+                        found.add_stated(path, f"{id_}/{file}", id_, entries)
+                without += not entries and len(found.stated) + len(found.problems) == known
+                found.entries += _of_split(entries, split)
                 bar.update()
-    if not ids:
+    if not models:
         raise UserError(
             f"--hub {name}: no model on the Hub has this author or tag; if they are private, run `hf auth login`"
         )
-    if not found.entries:
+    if not (found.entries or found.stated):
         lacking = f"none with evaluation results{f' of split {split}' if split else ''} as empathy-trl writes them"
-        raise UserError("\n".join([f"--hub {name}: {len(ids)} model(s) {meaning}, and {lacking}", *found.problems]))
+        raise UserError("\n".join([f"--hub {name}: {len(models)} model(s) {meaning}, and {lacking}", *found.problems]))
     if without:
-        found.problems.append(f"{without} of {len(ids)} models {meaning}: no evaluation results in the card")
+        found.problems.append(f"{without} of {len(models)} models {meaning}: no evaluation results")
     return found
 
 
-def _models(name: str) -> tuple[list[str], str]:
-    """Return the sorted ids of the models of an author or, where there are none, with a tag; and which of the two."""
+def _models(name: str) -> tuple[dict[str, list[str]], str]:
+    """Return id -> files of the models of an author or, where there are none, with a tag; and which of the two."""
     for search, meaning in (({"author": name}, f"of author {name}"), ({"filter": name}, f"with tag {name}")):
-        models = retry(lambda search=search: list(HfApi().list_models(**search)), "models")
+        models = retry(lambda search=search: list(HfApi().list_models(**search, full=True)), "models")
         if models:
-            return sorted(model.id for model in models), meaning
-    return [], ""
+            files = {model.id: sorted(each.rfilename for each in model.siblings or ()) for model in models}
+            return dict(sorted(files.items())), meaning
+    return {}, ""
 
 
-def _entries(id_: str, problems: list[str]) -> list[Entry]:
-    """Return the evaluations in a model's card; a card that cannot be read adds to `problems`, a card without results does not."""
+def _download(id_: str, name: str, problems: list[str]) -> Path | None:
+    """Return a file of a model; None and a line in `problems` if it may not be seen."""
     try:
-        path = hf_hub_download(id_, "README.md")
-    except RemoteEntryNotFoundError:  # no card
-        return []
+        return Path(hf_hub_download(id_, name))
+    except RemoteEntryNotFoundError:  # deleted since the listing
+        return None
     except (EntryNotFoundError, HfHubHTTPError) as error:
         cause = _cause(error)
         status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
         if status not in (401, 403, 404):
             raise cause from error
-        problems.append(f"{id_}: you may not see its card (HTTP {status})")  # the others still count
-        return []
+        problems.append(f"{id_}: you may not see its {name} (HTTP {status})")  # the others still count
+        return None
+
+
+def _in_card(card: Path, origin: str, model: str, problems: list[str]) -> list[Entry]:
+    """Return the evaluations in a model's card; a card that cannot be read adds to `problems`, a card without results does not."""
     try:
-        results = ModelCard.load(path).data.eval_results or []
-        return [make_entry(evaluation, id_) for evaluation in from_results(results, id_)]
+        results = ModelCard.load(card).data.eval_results or []
+        return [make_entry(evaluation, origin) for evaluation in from_results(results, model)]
     except (ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:  # a card may hold anything
-        problems.append(mask(f"{id_}: its card cannot be read: {' '.join(sanitise(str(error)).split())[:300]}"))
+        problems.append(mask(f"{origin}: its card cannot be read: {' '.join(sanitise(str(error)).split())[:300]}"))
         return []
 
 

@@ -266,7 +266,7 @@ def _has_predictions(entry: Entry) -> bool:
 
 
 # such as the length of a reply: shown, and neither more nor less is better
-NEITHER = ("reply_words", "thought_words", "mean_reasoning_words", "mean_thought_words", "item_ratio")
+NEITHER = ("stated value", "reply_words", "thought_words", "mean_reasoning_words", "mean_thought_words", "item_ratio")
 LESS = ("perplexity", "mae", "invalid_share", "empty_share", "duplicate_share")
 
 

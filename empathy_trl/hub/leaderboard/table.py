@@ -11,12 +11,15 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
+from huggingface_hub import EvalResultEntry
+
 from empathy_trl.evaluation.base import NAMES, Evaluator
 from empathy_trl.evaluation.metrics.reply_classifiers import digests, kind_of_metric
-from empathy_trl.hub.leaderboard.entries import Entry, Found, Published, read_published
+from empathy_trl.hub.leaderboard.entries import Entry, Found, Published, Stated, read_published
 from empathy_trl.hub.leaderboard.ranking import Group, Ranking, direction, group, rank
 from empathy_trl.hub.results import source_name
 from empathy_trl.recipe.schema import SAMPLE
+from empathy_trl.text import sanitise
 
 TITLE = "Leaderboard"
 
@@ -153,8 +156,8 @@ def _judges(evaluation: dict) -> dict[str, str]:
     return {metric: known[kind][:SHOWN] if kind in known else UNKNOWN for metric, kind in kinds.items() if kind}
 
 
-def counts(groups: list[Group], unread: int) -> str:
-    """Return how many results are in how many tables (one per group), and how many were left out or unreadable."""
+def counts(groups: list[Group], unread: int, stated: int = 0) -> str:
+    """Return how many results are in how many tables (one per group), and how many were stated, left out or unreadable."""
     repeated = sum(each.repeated for each in groups)
     found = [f"{_plural(sum(len(each.entries) for each in groups), 'result')} in {_plural(len(groups), 'table')}."]
     if len(groups) > 1:
@@ -162,6 +165,8 @@ def counts(groups: list[Group], unread: int) -> str:
     if repeated:
         verb = "repeats" if repeated == 1 else "repeat"
         found.append(f"{_plural(repeated, 'result')} left out that {verb} another: same model, rows and figures.")
+    if stated:
+        found.append(f"{_plural(stated, 'value')} from .eval_results in tables of benchmarks.")
     if unread:
         found.append(f"{_plural(unread, 'result')} could not be read.")
     return " ".join(found)
@@ -260,11 +265,56 @@ def build_board(found: Found, published: list[Published] | None = None) -> Board
     groups = group(found.entries)
     problems = list(found.problems)
     tables = [_table(number, each, published, problems) for number, each in enumerate(groups, start=1)]
+    tables += _benchmarks(found.stated, len(tables) + 1)
     count = Counter(table.heading for table in tables)
     for table in tables:
         same = count[table.heading] > 1 and table.why_apart
         table.label = f"{table.heading} ({table.why_apart})" if same else table.heading
-    return Board(tables, [counts(groups, len(found.problems)), RULE, LEGEND], problems)
+    return Board(tables, [counts(groups, len(found.problems), len(found.stated)), RULE, LEGEND], problems)
+
+
+VALUE = "stated value"
+STATED_NOTE = (
+    "These values are those that the models' repositories state in `.eval_results/`. They have no intervals, and therefore no "
+    "ranks. The metric, and whether more of it is better, is the benchmark's."
+)
+
+
+def _benchmarks(stated: list[Stated], first: int) -> list[Table]:
+    """Return one table for each task of a benchmark, the highest value first; `first` numbers the first one."""
+    by_task = defaultdict(list)
+    for each in stated:
+        by_task[sanitise(each.result.dataset_id), sanitise(each.result.task_id)].append(each)
+    tables = []
+    for number, ((data, task), results) in enumerate(sorted(by_task.items()), start=first):
+        rows = [
+            Row("published", sanitise(each.model), {VALUE: {"value": each.result.value}}, note=_said(each.result), url=each.result.source_url)
+            for each in results
+        ]  # fmt: skip
+        rows.sort(key=by_value(VALUE))
+        heading = f"Benchmark {data}, task {task}"
+        facts = dict.fromkeys(("kind", "data", "split", "rows", "metrics_version", "decoding", "judged_by"))
+        tables.append(
+            Table(
+                anchor=f"table-{number}",
+                heading=heading,
+                why_apart="",
+                headline=f"{_plural(len(rows), 'value')} from .eval_results.",
+                columns={VALUE: VALUE},
+                rows=rows,
+                apart=[],
+                notes=[STATED_NOTE],
+                facts=facts | {"kind": "benchmark", "data": data},
+                data={"revision": None, "n": None, "source": data},
+            )
+        )
+    return tables
+
+
+def _said(result: EvalResultEntry) -> str:
+    """Return what an entry says of its value besides the address of its source."""
+    said = (result.source_name, result.date, result.notes)
+    return sanitise("; ".join(each for each in said if each)) or "no notes"
 
 
 def _table(number: int, each: Group, published: list[Published], problems: list[str]) -> Table:

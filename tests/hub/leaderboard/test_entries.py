@@ -11,6 +11,7 @@ from empathy_trl.data import CORPORA
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import EVALUATORS, evaluator
 from empathy_trl.hub.leaderboard.entries import FILE, make_entry, read_hub, read_paths, read_published
+from empathy_trl.hub.leaderboard.render import write_board
 from empathy_trl.hub.leaderboard.table import build_board
 from empathy_trl.hub.results import to_results
 from tests.hub.leaderboard.results import evaluation, figure, saved
@@ -156,7 +157,7 @@ def test_an_author_or_a_tag(models, name):
     found = read_hub(name)
     shown = {(each.origin, each.evaluation["data"]["split"], each.main["value"]) for each in found.entries}
     assert shown == {("ann/one", "test", 0.5), ("ann/two", "test", 0.9), ("ann/two", "valid", 0.8)}
-    without = ["1 of 3 models of author ann: no evaluation results in the card"] if name == "ann" else []
+    without = ["1 of 3 models of author ann: no evaluation results"] if name == "ann" else []
     assert found.problems == without
     first = build_board(found, []).tables[0]
     assert [(row.rank, row.name) for row in first.rows] == [(1, "ann/two"), (2, "ann/one"), (None, "majority class")]
@@ -203,7 +204,7 @@ def test_a_model_that_is_closed_is_named_and_the_others_count(models):
     models.fail("*", "ann/two/resolve", status=403, times=50)
     found = read_hub("ann")
     assert [each.origin for each in found.entries] == ["ann/one"]
-    assert any(line.startswith("ann/two: you may not see its card (HTTP 403)") for line in found.problems)
+    assert any(line.startswith("ann/two: you may not see its README.md (HTTP 403)") for line in found.problems)
 
 
 def test_without_a_network(tmp_path, hub_server):
@@ -214,3 +215,64 @@ def test_without_a_network(tmp_path, hub_server):
         ),
     ):
         read_hub("ann")
+
+
+STATED = """\
+- dataset: {id: ann/rows, task_id: accuracy}
+  value: 0.5
+- dataset: {id: cais/hle, task_id: default}
+  value: 20.9
+  date: "2026-01-15"
+  source: {url: "https://example.org/logs", name: Logs}
+  notes: "*no* tools"
+- dataset: {id: cais/hle}
+  value: 1
+"""
+
+
+def state(folder, content=STATED):
+    (folder / ".eval_results").mkdir(parents=True)
+    (folder / ".eval_results" / "x.yaml").write_text(content)
+    return folder
+
+
+def check_stated(found, where, model):
+    """One evaluation of ann/rows, which `.eval_results/` repeats; one other value; one entry that is malformed."""
+    assert [each.main["value"] for each in found.entries] == [0.5]
+    assert f"{where}/.eval_results/x.yaml, line 8: dataset.task_id: missing; expected a text" in found.problems
+    ours, benchmark = build_board(found, []).tables
+    assert len(ours.rows) == 1 and benchmark.heading == "Benchmark cais/hle, task default"
+    (row,) = benchmark.rows
+    assert (row.name, row.rank, row.figures) == (model, None, {"stated value": {"value": 20.9}})
+    assert (row.note, row.url) == ("Logs; 2026-01-15; *no* tools", "https://example.org/logs")
+
+
+def test_a_repository_s_card_and_results_of_benchmarks_without_repeats(hub_server):
+    publish("ann/one", evaluation("x", 0.5, data={"source": "ann/rows"}))
+    for name, content in (("x.yaml", STATED), ("notes.md", "no results")):
+        path = f".eval_results/{name}"
+        HfApi().upload_file(repo_id="ann/one", path_in_repo=path, path_or_fileobj=content.encode())
+    check_stated(read_hub("ann"), "ann/one", "ann/one")
+    assert not read_hub("ann", "test").stated  # they name no split
+
+
+@pytest.mark.parametrize("as_card", [False, True])
+def test_a_folder_s_card_and_results_of_benchmarks_without_repeats(tmp_path, as_card):
+    made, folder = evaluation("x", 0.5, data={"source": "ann/rows"}), state(tmp_path / "run")
+    card = ModelCardData(model_name="m", eval_results=to_results(made if as_card else evaluation("x", 0.9)))
+    (folder / "README.md").write_text(f"---\n{card.to_yaml()}\n---\n# Model\n")
+    (tmp_path / "README.md").write_text("# No card\n\nmodel-index: none\n")
+    if not as_card:
+        saved(folder, made)  # what it says comes before what the card says
+    (folder / "pull.json").write_text('{"repo_id": "ann/one"}')
+    check_stated(read_paths([tmp_path]), folder, "ann/one")
+    assert read_paths([tmp_path], "test").entries
+
+
+def test_only_values_of_benchmarks_are_a_leaderboard_too(tmp_path):
+    found = read_paths([state(tmp_path, STATED.replace("  value: 1\n", ""))])
+    assert [each.result.value for each in found.stated] == [0.5, 20.9] and len(found.problems) == 2
+    assert write_board(build_board(found, []), tmp_path)["csv"].read_text().count("stated value") == 2
+    state(tmp_path / "bad", "- 5")
+    with pytest.raises(UserError, match=r"(?s)no results that can be read:.*x.yaml, line 1: 5; expected a mapping"):
+        read_paths([tmp_path / "bad"])
