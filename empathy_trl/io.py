@@ -205,6 +205,7 @@ def without_proxies() -> Iterator[None]:
 
 LOCK_FILE = ".empathy-trl.lock"
 UNFINISHED = ".*.tmp"
+NAMELESS = 3.0  # seconds after which nobody is going to write a name into a lock without one
 
 
 @contextmanager
@@ -215,7 +216,8 @@ def hold_folder(folder: Path, inner: Iterable[Path] = ()) -> Iterator[None]:
     system that creates files exclusively (O_EXCL), such as local disks, NFS since version 3, Lustre, BeeGFS and GPFS, but not
     mounts of object stores such as s3fs. flock is not used, because some mounts lack it or restrict it to one machine.
     If a process has crashed, a process on the same machine takes over its lock. Other machines and containers cannot detect
-    the crash; the error then names the file to delete.
+    the crash; the error then names the file to delete. A lock that names nobody, of a process that crashed before it had
+    written its name, is taken over after a few seconds.
 
     Args:
         folder: created if missing, and removed again if nothing was written to it. It is refused if another process holds its
@@ -251,7 +253,7 @@ def hold_file(path: Path):
 @contextmanager
 def _hold(file: Path, held: Path) -> Iterator[None]:
     lock = MarkerSoftFileLock(file, timeout=0, is_singleton=True)  # one object per file, so that a thread may nest it
-    _remove_lock_of_zombie(lock, file)
+    _remove_dead_lock(lock, file)
     try:
         lock.acquire()
     except Timeout as error:
@@ -265,17 +267,33 @@ def _hold(file: Path, held: Path) -> Iterator[None]:
         lock.release()
 
 
-def _remove_lock_of_zombie(lock: MarkerSoftFileLock, file: Path) -> None:
-    """Delete a lock whose process was killed but not yet reaped by its parent: filelock takes such a zombie for alive."""
-    if (owner := lock.owner) is None or not _is_zombie(owner.pid):
-        return
-    with (
-        suppress(Timeout),
-        MarkerSoftFileLock(f"{file}.zombie", timeout=1) as alone,
-    ):  # else two might delete, the second a new lock
+def _remove_dead_lock(lock: MarkerSoftFileLock, file: Path) -> None:
+    """Delete a lock that filelock takes for one of a living process.
+
+    Its process was killed but not yet reaped by its parent (a zombie), or it was killed before it had written its name.
+    """
+    nameless, end = _nameless(lock, file), time.monotonic() + NAMELESS
+    while nameless is not None and _nameless(lock, file) == nameless and time.monotonic() < end:
+        time.sleep(0.02)
+
+    def is_dead(host: str | None = None) -> bool:
+        if nameless is not None:
+            return _nameless(lock, file) == nameless
         owner = lock.owner
-        if owner is not None and owner.hostname == alone.owner.hostname and _is_zombie(owner.pid):
-            file.unlink()
+        return owner is not None and host in (None, owner.hostname) and _is_zombie(owner.pid)
+
+    if is_dead():
+        with suppress(Timeout), MarkerSoftFileLock(f"{file}.zombie", timeout=1) as alone:
+            if is_dead(alone.owner.hostname):  # else two might delete, the second a new lock
+                file.unlink()
+
+
+def _nameless(lock: MarkerSoftFileLock, file: Path) -> tuple[int, int] | None:
+    """Return what tells a lock without a name from a later lock; None if it has a name or is missing."""
+    with suppress(OSError):
+        about = file.stat()
+        return (about.st_ino, about.st_ctime_ns) if lock.owner is None else None
+    return None
 
 
 def _is_zombie(process: int) -> bool:

@@ -114,6 +114,15 @@ def test_a_file_is_held_apart_from_its_neighbours(tmp_path, holder):
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("content", ["", "filelock-soft"])
+def test_a_lock_that_names_nobody_is_taken_over(tmp_path, content):
+    (tmp_path / LOCK_FILE).write_text(content)  # its process was killed between creating and writing it
+    with hold_folder(tmp_path):
+        assert str(os.getpid()) in (tmp_path / LOCK_FILE).read_text()
+    assert not (tmp_path / LOCK_FILE).exists()
+
+
+@pytest.mark.faults
 def test_a_lock_of_another_machine_stays_until_its_file_is_deleted(tmp_path):
     with hold_folder(tmp_path):
         lock = (tmp_path / LOCK_FILE).read_text()

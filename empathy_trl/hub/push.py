@@ -9,12 +9,13 @@ Published files contain neither a token nor the path of the home folder (`withou
 """
 
 import json
+import os
 import re
 import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,7 +41,7 @@ from empathy_trl.hub.card import CARD_FILE, NOTES_FILE, model_card
 from empathy_trl.hub.pull import LOGIN, hub_requests, retry
 from empathy_trl.hub.results import ENTRIES_FILE, source_name, to_entries
 from empathy_trl.hub.stage_folder import read_stage_files
-from empathy_trl.io import is_hub_id, nearest_path, on_hub, read_json, read_rows, user_name, user_path
+from empathy_trl.io import hold_folder, is_hub_id, nearest_path, on_hub, read_json, read_rows, user_name, user_path
 from empathy_trl.models.adapters import EXAMPLES, adapter_outputs, difference, example_inputs, merge_adapter
 from empathy_trl.models.hub_files import ADAPTER_FILE, VOCABULARY_FILES, adapter_base
 from empathy_trl.models.load import load_model
@@ -77,15 +78,17 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, merge_adapt
         merge_adapter: publish an adapter and its base as one model; a whole model is published as it is.
 
     Raises:
-        UserError: `repo_id` is not a Hub id, the folder holds no trained model, or the Hub refuses; with the command that
-            tries it again.
+        UserError: `repo_id` is not a Hub id, the folder holds no trained model, another process writes there, or the Hub
+            refuses; with the command that tries it again.
     """
     if not is_hub_id(repo_id):
         raise UserError(f"repo_id: {repo_id!r} is not a Hub id; expected USER/REPO")
     folder = user_path(folder)
     files, merge = _model(folder, merge_adapter)
     again = _push_command(folder, repo_id, private, merge_adapter)
-    with _push_errors(folder, repo_id, again), ExitStack() as stack:
+    # a run that trains would change the files in the middle; a folder that cannot be written to does not change
+    held = hold_folder(folder) if os.access(folder, os.W_OK) else nullcontext()
+    with held, _push_errors(folder, repo_id, again), ExitStack() as stack:
         api, repo_id = HfApi(), _full_id(repo_id)
         _create(api, repo_id, "model", private)
         if merge:

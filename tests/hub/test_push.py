@@ -221,6 +221,18 @@ def test_a_benchmark_that_cannot_be_asked_fails_the_push(hub_server, folder):
     assert "the Hub reports an error (HTTP 500" in failed(folder)
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("place", [".", ".."], ids=["stage", "run"])
+def test_a_folder_that_is_being_trained_in_is_not_published(hub_server, folder, holder, place):
+    other = holder("folder", (folder / place).resolve())
+    with pytest.raises(UserError, match=f"process {other.pid} on .* is writing there; wait until it has finished"):
+        push(folder, REPO)
+    assert hub_server.log == []
+    other.kill()
+    other.wait()
+    push(folder, REPO)
+
+
 FAULTS = {
     "401": ({"status": 401}, r"does not accept your token.*hf auth login.*HF_TOKEN"),
     "403": ({"status": 403}, r"no right to do this \(HTTP 403.*name before the /.*hf auth login"),

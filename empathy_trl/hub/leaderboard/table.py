@@ -288,7 +288,7 @@ def _benchmarks(stated: list[Stated], first: int) -> list[Table]:
     tables = []
     for number, ((data, task), results) in enumerate(sorted(by_task.items()), start=first):
         rows = [
-            Row("published", sanitise(each.model), {VALUE: {"value": each.result.value}}, note=_said(each.result), url=each.result.source_url)
+            Row("published", _short(sanitise(each.model)), {VALUE: {"value": each.result.value}}, note=_said(each.result), url=each.result.source_url)
             for each in results
         ]  # fmt: skip
         rows.sort(key=by_value(VALUE))
