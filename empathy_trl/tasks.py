@@ -605,6 +605,7 @@ def _evaluate(run: StageRun, key: str, output_dir: Path, section=None) -> None:
         output_dir=output_dir,
         model_name=str(run.folder) if section is None else section.name_or_path,
         rewards=run.judging_rewards,
+        next_word=section is not None,
     )
     if PartialState().is_main_process:
         write_card(run.folder)

@@ -177,6 +177,7 @@ def _evaluate_one(
             batch_size=options.batch_size,
             rewards=run.judging_rewards,
             backend=options.backend,
+            next_word=stage.evaluation.untrained,
         )
     finally:
         del model

@@ -77,6 +77,7 @@ class Corpus(ABC):
         expected: what else `data.path` may be, for messages.
         evaluation: the kind of evaluation of completions, a key of `evaluation.EVALUATORS`; "" without completions.
         labels: with the evaluation "emotions", the labels that a completion may answer with.
+        next_word: with the evaluation "emotions", the beginning of an answer whose next word is a label; "" where there is none.
         comparable: whether rows of "regress" have a column `context`, so that replies to the same one can be compared.
         reply_tags: the tags that a reply must have, in order; empty where any reply will do.
         citations: keys of the BibTeX entries that a model card asks to cite.
@@ -100,6 +101,7 @@ class Corpus(ABC):
     expected: str = "a folder with train, valid and test tables, or a Hub id"
     evaluation: str = ""
     labels: tuple[str, ...] = ()
+    next_word: str = ""
     comparable: bool = False
     reply_tags: tuple[str, ...] = ()
     citations: tuple[str, ...] = ()

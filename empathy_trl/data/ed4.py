@@ -43,6 +43,7 @@ class Ed4(Corpus):
     expected = "a folder with train, valid and test tables, or a Hub id such as 'facebook/empathetic_dialogues'"
     evaluation = "emotions"
     labels = LABELS
+    next_word = "The person feels"
     reply_tags = ("reasoning", "answer")
     citations = ("you2025",)
     published = EMPATHETIC_DIALOGUES

@@ -4,6 +4,7 @@ ratings, scores that order replies)."""
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 
 from empathy_trl.data import corpus, targets
 from empathy_trl.errors import DataError
@@ -32,7 +33,9 @@ from empathy_trl.evaluation.metrics.agreement import (
 )
 from empathy_trl.evaluation.metrics.bootstrap import mean_figure, with_interval
 from empathy_trl.evaluation.plots import draw_confusion, draw_ratings
+from empathy_trl.models.api import ApiModel
 from empathy_trl.models.label_schema import Targets, pairs_of, predicted_labels, right_order
+from empathy_trl.models.likelihood import next_words
 from empathy_trl.models.scorer import predict_outputs
 from empathy_trl.tags import format_credit, is_grounded, tag_bodies
 from empathy_trl.text import in_markdown, words
@@ -47,6 +50,8 @@ EMOTION_TITLES = {
     "grounded_reasoning": "grounded reasoning",
     "mean_thought_words": "words of thought",
 }
+NEXT_WORD, NEXT_WORD_TITLE = "next_word_accuracy", "next word, calibrated"
+NEXT_WORD_BATCH = 16
 NOT_IN_ALL = ("grounded_reasoning", "mean_thought_words")  # of earlier versions; of models that do not think
 
 
@@ -66,6 +71,23 @@ class EmotionEvaluator(Evaluator):
     def predict(self, model, tokenizer, stage, rows, batch_size: int | None, **how) -> list[str]:
         """Return one completion per row; `how` is that of `generate_shared`."""
         return generate_shared(model, tokenizer, list(rows["prompt"]), batch_size, stage, **how)
+
+    def next_words(self, model, tokenizer, stage, rows, batch_size: int | None) -> list[str] | None:
+        """Return the label that a model finds most likely as the next word, see `likelihood.next_words`.
+
+        None if the corpus has no beginning of an answer (`Corpus.next_word`), or if the model is behind an API.
+        """
+        asked = corpus(stage.data.name, stage.data.builder)
+        if not asked.next_word:
+            return None
+        if isinstance(model, ApiModel):
+            PartialState().print(
+                f"next word: left out, because {model.name} does not tell the probabilities of given words"
+            )
+            return None
+        return next_words(
+            model, tokenizer, list(rows["prompt"]), asked.next_word, asked.labels, batch_size or NEXT_WORD_BATCH
+        )
 
     def score(self, stage, rows, train, completions: list[str], rewards) -> tuple[dict, list[dict]]:
         """Return `metrics`, `baselines` and `confusion`, and one row per example."""
@@ -103,12 +125,13 @@ class EmotionEvaluator(Evaluator):
     def summary(self, result: dict) -> list[str]:
         """Return the lines of a plain-text table: the model above its baselines."""
         metrics = result["metrics"]
+        shown = ("accuracy", "macro_f1")
         invalid, words = metrics["invalid_share"]["value"], metrics["mean_reasoning_words"]["value"]
         thought, grounded = metrics.get("mean_thought_words"), metrics["grounded_reasoning"]
         return [
             f"{'':<30}{'accuracy [95 %]':<24}macro-F1 [95 %]",
             *(
-                f"{name:<30}{with_interval(row['accuracy']):<24}{with_interval(row['macro_f1'])}"
+                f"{name:<30}" + "".join(f"{with_interval(row[key]):<24}" for key in shown if key in row).rstrip()
                 for name, row in self.model_and_baselines(result)
             ),
             f"invalid answers {invalid:.1%}, reasoning {words:.1f} words on average"
@@ -120,6 +143,11 @@ class EmotionEvaluator(Evaluator):
         """Return metric -> heading of the table in which a report sets stages side by side."""
         there = evaluation["metrics"]
         return {name: title for name, title in EMOTION_TITLES.items() if name in there or name not in NOT_IN_ALL}
+
+    def other_rows(self, evaluation: dict) -> dict[str, dict]:
+        """Return the row of the next word, if the model was asked for it."""
+        figure = evaluation["metrics"].get(NEXT_WORD)
+        return {NEXT_WORD_TITLE: {"accuracy": figure}} if figure else {}
 
     def details(self, stages: list) -> dict[str, str]:
         """Return heading -> text of what a report says beyond that table."""
@@ -143,6 +171,8 @@ class EmotionEvaluator(Evaluator):
         }
         if all("grounded" in row for row in rows):  # not in earlier versions
             values["grounded_reasoning"] = [row["grounded"] for row in rows]
+        if NEXT_WORD in evaluation["metrics"]:
+            values[NEXT_WORD] = [row["next_word"] == row["label"] for row in rows]
         thoughts = thought_words(completions)
         return values | ({"mean_thought_words": thoughts} if thoughts else {})
 

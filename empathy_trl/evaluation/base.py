@@ -58,6 +58,10 @@ class Evaluator(ABC):
     def predict(self, model, tokenizer, stage, rows, batch_size: int | None, **how) -> list:
         """Return one prediction per row, in every process; `how`, for completions alone, is that of `generate_shared`."""
 
+    def next_words(self, model, tokenizer, stage, rows, batch_size: int | None) -> list[str] | None:
+        """Return the label that a model finds most likely as the next word, one per row; None: there is no such question."""
+        return None
+
     @abstractmethod
     def score(self, stage, rows, train, predictions: list, rewards: dict) -> tuple[dict, list[dict]]:
         """Return `metrics`, `baselines` and what the kind adds to `eval_<split>.json`, and one row per example.
@@ -79,6 +83,10 @@ class Evaluator(ABC):
     @abstractmethod
     def column_titles(self, evaluation: dict) -> dict[str, str]:
         """Return metric -> title of its column, of the table in which a report sets stages side by side."""
+
+    def other_rows(self, evaluation: dict) -> dict[str, dict]:
+        """Return name -> metrics of other rows for the same model in that table: nothing."""
+        return {}
 
     def details(self, stages: list) -> dict[str, str]:
         """Return heading -> text of what a report says beyond that table: nothing."""
@@ -105,8 +113,9 @@ class Evaluator(ABC):
         """Return what the model said."""
 
     def model_and_baselines(self, result: dict) -> list[tuple[str, dict]]:
-        """Return name and metrics of the model, and then of its baselines."""
-        return [(row_name(result), result["metrics"]), *((NAMES[key], row) for key, row in result["baselines"].items())]
+        """Return name and metrics of the model, and then of its other rows and its baselines."""
+        baselines = {NAMES[key]: row for key, row in result["baselines"].items()}
+        return [(row_name(result), result["metrics"]), *(self.other_rows(result) | baselines).items()]
 
 
 def row_name(result: dict) -> str:

@@ -26,7 +26,7 @@ The files of an evaluation have public formats; leaderboards, cards and reports 
 * `predictions_<split>.jsonl`: one row per example. `index` is the row in the whole split and `text` the input; the rest
   depends on the kind:
   emotions `{"label", "prediction", "correct", "grounded", "completion"}`, `prediction` being null when the answer is invalid,
-  `grounded` whether the reasoning is (`tags.is_grounded`);
+  `grounded` whether the reasoning is (`tags.is_grounded`), and `next_word` if the metric `next_word_accuracy` was asked for;
   labels `{"label", "prediction", "correct"}`, the labels of several groups separated by " / ", `correct` a share;
   ratings `{"label", "prediction", "error"}`, the first two rating -> number, `error` their mean absolute difference;
   pairs `{"label", "prediction", "right_share"}`, the first two rating -> number, the last null for a reply without a pair;
@@ -51,8 +51,10 @@ from empathy_trl import evaluation
 from empathy_trl.cli import check_writable
 from empathy_trl.engine import hold_together
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation.answers import NEXT_WORD
 from empathy_trl.evaluation.base import Evaluator, write_eval, write_predictions
 from empathy_trl.evaluation.generation import count_cut_off, decoding, partial_path, remove_partial
+from empathy_trl.evaluation.metrics.bootstrap import mean_figure
 from empathy_trl.evaluation.metrics.reply_classifiers import check_configs
 from empathy_trl.io import digest, user_path
 from empathy_trl.models.limits import token_lengths, truncation
@@ -77,6 +79,7 @@ def evaluate_model(
     batch_size: int | None = None,
     rewards: dict | None = None,
     backend: str = "transformers",
+    next_word: bool = False,
 ) -> dict:
     """Evaluate a model, write the files that `artefacts` describes, and print a table.
 
@@ -93,6 +96,7 @@ def evaluate_model(
         batch_size: prompts per batch; None takes the stage's setting.
         rewards: name -> `Reward`, to score replies; None takes the stage's rewards.
         backend: back end for generation, one of `generate.CHOICES`.
+        next_word: also ask for the label as the next word, if the corpus says how (`Corpus.next_word`): `next_word_accuracy`.
 
     Completions are written to `generation.partial_path` as they arrive, and an interrupted evaluation resumes from there. The
     file is deleted when the others are written. The perplexity of references is not saved: it takes one pass over each.
@@ -122,14 +126,15 @@ def evaluate_model(
     how = {} if stage.task in LABEL_TASKS else {"backend": backend, "partial": partial}
     with hold_together(output_dir):
         predictions = evaluator.predict(model, tokenizer, stage, rows, batch_size, **how)
+        guesses = evaluator.next_words(model, tokenizer, stage, rows, batch_size) if next_word else None
         result = None
         if PartialState().is_main_process:
             # The whole training split, whatever part of it this stage saw: what classical tools make of all labels.
             whole = stage.data.model_copy(update={"portion": (0.0, 1.0)})
             train = empathy_trl.data.build(whole, "train", evaluator.rows_task)
-            scored, table = evaluator.score(
-                stage, rows, train, predictions, stage.rewards if rewards is None else rewards
-            )
+            judges = stage.rewards if rewards is None else rewards
+            scored, table = evaluator.score(stage, rows, train, predictions, judges)
+            _add_next_words(scored["metrics"], table, guesses)
             about = {"recipe": recipe_name, "stage": stage.name, "model": str(model_name), "kind": kind}
             table = [{"index": number} | row for number, row in zip(index, table, strict=True)]
             digested = digest([[row["index"], row["text"], row[evaluator.reference_column]] for row in table])
@@ -141,6 +146,14 @@ def evaluate_model(
             _write(evaluator, output_dir, split, result, table)
             remove_partial(partial)
     return broadcast_object_list([result])[0]
+
+
+def _add_next_words(metrics: dict, table: list[dict], guesses: list[str] | None) -> None:
+    if guesses is None:
+        return
+    for row, guess in zip(table, guesses, strict=True):
+        row["next_word"] = guess
+    metrics[NEXT_WORD] = mean_figure([row["next_word"] == row["label"] for row in table])
 
 
 def _rows_record(model, tokenizer, stage, split: str, rows, digested: str) -> dict:

@@ -265,9 +265,11 @@ def _stage_table(stages: list[EvaluatedStage]) -> str:
         return [name, *(with_interval(metrics[key]) if key in metrics else "" for key in columns), n]
 
     rows = [["", *columns.values(), "n"]]
-    rows += [
-        row(in_markdown(stage.name), stage.evaluation["metrics"], stage.evaluation["data"]["n"]) for stage in stages
-    ]
+    for stage in stages:
+        name, n = in_markdown(stage.name), stage.evaluation["data"]["n"]
+        rows.append(row(name, stage.evaluation["metrics"], n))
+        others = stage.evaluator.other_rows(stage.evaluation)
+        rows += [row(f"{name}, {other}", metrics, n) for other, metrics in others.items()]
     owners = _one_per_rows(stages)
     for stage in owners:
         of = f", rows of {in_markdown(stage.name)}" if len(owners) > 1 else ""

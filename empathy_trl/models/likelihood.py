@@ -10,6 +10,8 @@ completion. Four plain forward passes would read the prompt and the reasoning fo
 Their keys and values are cached and repeated per choice, so only the tokens of the choices go through the model again.
 The first forward pass already predicts the first token of each choice. An encoder-decoder reads the prompt in its
 encoder, once for all choices, and prefix and choice in its decoder.
+
+**Next words.** `next_words` asks a model without training for the label that follows the beginning of an answer.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -158,6 +160,31 @@ def _encoder_decoder_losses(model, asked: list[list[int]], answers: list[list[in
 def _loss(logits: torch.Tensor, ids: list[int]) -> float:
     """Return the summed cross-entropy of tokens, in float32; logits of shape (tokens, vocabulary)."""
     return cross_entropy(logits.float(), torch.tensor(ids, device=logits.device), reduction="sum").item()
+
+
+def next_words(model, tokenizer, prompts: list, beginning: str, labels: Sequence[str], batch_size: int) -> list[str]:
+    """Return the label that a model puts behind the beginning of an answer, one per prompt; each process does its share.
+
+    A frequent word is likely behind every prompt. So each label's log-probability, summed over its tokens, is compared with its own
+    mean over the prompts, and the label that is most above it is chosen. No gold label is used. With few prompts, the means are rough;
+    with one, they say nothing. The idea is that of contextual calibration (Zhao et al. 2021, arXiv 2102.09690), which measures what is
+    likely anyway on inputs without content, and of domain-conditional PMI (Holtzman et al. 2021, arXiv 2104.08315).
+
+    Args:
+        model, tokenizer, batch_size, prompts: as in `PolicyScorer`.
+        beginning: what the assistant has written so far, such as "The person feels".
+        labels: the words, each scored behind a space.
+
+    Raises:
+        UserError: the model gives nan or infinity.
+    """
+    scorer, choices = PolicyScorer(lambda: model, tokenizer, batch_size), [f" {label}" for label in labels]
+    scores = np.array(shared(prompts, lambda own: scorer(own, [beginning] * len(own), choices)))
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"next word: the model gives nan or infinity; its weights are broken, or overflow in {model.dtype}"
+        )
+    return [labels[best] for best in (scores - scores.mean(0)).argmax(1)]
 
 
 @dataclass

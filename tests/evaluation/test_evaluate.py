@@ -7,9 +7,12 @@ import accelerate
 import pytest
 
 from empathy_trl import io
+from empathy_trl.data.ed4 import Ed4
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation import evaluate, generation
+from empathy_trl.evaluation import answers, evaluate, generation
 from empathy_trl.evaluation.base import read_eval, read_predictions, write_eval, write_predictions
+from empathy_trl.evaluation.metrics.bootstrap import with_interval
+from empathy_trl.models.api import ApiModel
 from empathy_trl.recipe import Data, Evaluation, Model, Stage
 
 LABELS = ["sad", "joyful", "angry", "afraid"]
@@ -75,6 +78,7 @@ def test_artefacts_have_exactly_the_public_format(tiny, tmp_path, scripted, caps
         "dropped",
         "shortened",
         "decoding",
+        "limit",
         "cut_off",
     ]
     assert [data[key] for key in ("name", "source", "split", "n")] == ["ed4", "sample", "test", 12]
@@ -102,6 +106,33 @@ def test_artefacts_have_exactly_the_public_format(tiny, tmp_path, scripted, caps
     table = capsys.readouterr().out
     for words in ("ed4_tiny / stage1: test of sample (n = 12)", "majority class", "TF-IDF", "invalid answers 33.3%"):
         assert words in table
+
+
+def test_the_next_word_is_a_figure_of_its_own(tiny, tmp_path, scripted, capsys, monkeypatch):
+    asked = {}
+
+    def labels_of(model, tokenizer, prompts, beginning, labels, batch_size):
+        asked.update(beginning=beginning, labels=list(labels), batch_size=batch_size)
+        return ["sad"] * len(prompts)
+
+    monkeypatch.setattr(answers, "next_words", labels_of)
+    plain = run(tiny, tmp_path / "plain", limit=12)
+    result = run(tiny, tmp_path, limit=12, next_word=True)
+    assert asked == {"beginning": "The person feels", "labels": LABELS, "batch_size": 4}
+    rows = read_predictions(tmp_path, "test")
+    figure = result["metrics"].pop("next_word_accuracy")
+    assert figure["value"] == sum(row["label"] == "sad" for row in rows) / 12 and figure["n"] == 12
+    assert result["metrics"] == plain["metrics"] and {row["next_word"] for row in rows} == {"sad"}
+    assert f"next word, calibrated         {with_interval(figure)}\n" in capsys.readouterr().out
+
+    asked.clear()
+    model = ApiModel("gpt", "http://localhost:1/v1")
+    assert answers.EmotionEvaluator().next_words(model, None, make_stage(), None, None) is None
+    assert "next word: left out, because gpt does not tell the probabilities" in capsys.readouterr().out
+    monkeypatch.setattr(Ed4, "next_word", "")
+    assert (
+        "next_word_accuracy" not in run(tiny, tmp_path / "without", limit=12, next_word=True)["metrics"] and not asked
+    )
 
 
 def test_predictions_belong_to_their_rows(tiny, tmp_path, monkeypatch):

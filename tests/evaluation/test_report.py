@@ -216,10 +216,13 @@ def test_examples_show_rows_gained_lost_and_wrong_in_both(tmp_path):
 
 def test_a_model_evaluated_before_its_training_comes_before_its_stage(two_stages):
     run, _ = two_stages
-    add_stage(run / "sft", "untrained", ["happy"] * len(GOLD))
+    evaluation = add_stage(run / "sft", "untrained", ["happy"] * len(GOLD))
+    evaluation["metrics"]["next_word_accuracy"] = mean_figure([1, 0] * 60)
+    artefacts.write_eval(run / "sft" / "untrained", "test", evaluation)
     report = write_report(run).read_text(encoding="utf-8")
     table = report.split("## Stages side by side")[1].split("##")[0]
     assert re.findall(r"^\| (\w+) \| 0", table, flags=re.MULTILINE) == ["untrained", "sft", "grpo"]
+    assert cells(report, "untrained, next word, calibrated")[1:] == ["0.500 [0.408, 0.592]", "", "", "", "120"]
     assert "**From untrained to grpo, test accuracy went from 0.000" in report
     assert "    untrained  invalid (wrong)" in report and "| untrained | 0 |" not in report
 

@@ -7,7 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
-from empathy_trl.models.likelihood import PolicyScorer
+from empathy_trl.errors import UserError
+from empathy_trl.models.likelihood import PolicyScorer, next_words
 from empathy_trl.models.tiny import build_model, build_tokenizer
 
 TEXTS = [
@@ -123,6 +124,19 @@ def test_works_under_autocast(tokenizer):
         scores = torch.tensor(PolicyScorer(lambda: model, tokenizer, 8)(PROMPTS, PREFIXES, LABELS))
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, expected, atol=0.0, rtol=0.1)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "t5"])
+def test_the_next_word_is_the_label_that_is_most_above_its_mean(tokenizer, architecture):
+    model, labels = tiny(architecture, tokenizer), ["sad", "joyful", "angry", "unheard of"]
+    plain = plain_scores(model, tokenizer, PROMPTS, ["I feel"] * 3, [f" {label}" for label in labels])
+    excess = torch.tensor(plain) - torch.tensor(plain).mean(0)
+    assert next_words(model, tokenizer, PROMPTS, "I feel", labels, 2) == [labels[best] for best in excess.argmax(1)]
+    assert not torch.equal(torch.tensor(plain).argmax(1), excess.argmax(1))
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(torch.nan)
+    with pytest.raises(UserError, match=r"next word: the model gives nan or infinity; .* overflow in torch.float32"):
+        next_words(model, tokenizer, PROMPTS, "I feel", labels, 2)
 
 
 @pytest.mark.faults

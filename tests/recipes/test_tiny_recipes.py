@@ -83,6 +83,9 @@ def test_a_pretrained_model_is_evaluated_as_it_is_and_after_each_stage(tiny_fold
     assert run([*arguments, *few_steps("ed4_smollm2")]) == 0
     untrained = tmp_path / "sft" / "untrained" / "eval_test.json"
     assert json.loads(untrained.read_text())["model"] == str(tiny_folder)
+    assert [
+        "next_word_accuracy" in evaluation(tmp_path, stage)["metrics"] for stage in ("sft/untrained", "sft", "grpo")
+    ] == [True, False, False]
     table = (tmp_path / "report.md").read_text().split("## Stages side by side")[1].split("##")[0]
     assert re.findall(r"^\| (\w+) \|", table, flags=re.MULTILINE) == ["untrained", "sft", "grpo"]
     before = untrained.stat().st_mtime_ns
