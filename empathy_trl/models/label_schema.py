@@ -140,7 +140,7 @@ def require(config, problem_type: str) -> None:
 
 
 def is_bi_encoder(config) -> bool:
-    """Return whether a model gives vectors whose cosine is its one output; `bi_encoder.py` marks its config."""
+    """Return whether a model gives vectors whose cosine is its one output; `classifier.load_bi_encoder` marks its config."""
     return getattr(config, "compares_texts", False)
 
 

@@ -34,8 +34,7 @@ from empathy_trl.engine import shared
 from empathy_trl.errors import UserError, show
 from empathy_trl.io import user_name
 from empathy_trl.models.adapters import example_inputs, merge_adapter
-from empathy_trl.models.bi_encoder import load_bi_encoder, pool, pooling_modes
-from empathy_trl.models.classifier import load_classifier
+from empathy_trl.models.classifier import load_bi_encoder, load_classifier, pool, pooling_modes
 from empathy_trl.models.hub_files import ADAPTER_FILE, adapter_base, one_revision
 from empathy_trl.models.label_schema import CLASSIFICATION, REGRESSION, label_groups, label_names, probabilities
 from empathy_trl.models.limits import check_vocabulary, position_limit

@@ -146,7 +146,7 @@ class RewardModel(ModelReward):
 class SemanticSimilarity(ModelReward):
     """The similarity of the user's utterance and the reply, brought to [0, 1] by the model's own scale.
 
-    A cross-encoder reads both texts together. A bi-encoder (recognised by its `modules.json`, see `models/bi_encoder.py`) reads
+    A cross-encoder reads both texts together. A bi-encoder (recognised by its `modules.json`, see `models/classifier.py`) reads
     them apart and compares their vectors by cosine; a cosine below 0 counts as 0.
 
     The scale is never guessed from the scores of a batch. It comes from `label_range`, else from the activation

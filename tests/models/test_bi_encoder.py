@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from empathy_trl.check import describe
 from empathy_trl.errors import UserError
-from empathy_trl.models.bi_encoder import load_bi_encoder, pooling_modes
+from empathy_trl.models.classifier import load_bi_encoder, pooling_modes
 from empathy_trl.models.hub_files import one_revision
 from empathy_trl.models.load import load_model
 from empathy_trl.models.scorer import BiEncoderScorer, predict, shared_scorer
