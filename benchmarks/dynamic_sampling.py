@@ -28,6 +28,7 @@ from harness import print_table
 from empathy_trl.cli import exit_status, parse_with_overrides
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import read_eval, read_predictions
+from empathy_trl.evaluation.compare import row_change
 from empathy_trl.evaluation.metrics.bootstrap import paired_statistics, with_interval
 from empathy_trl.recipe import load_recipe
 from empathy_trl.recipe.layers import TOP_KEYS
@@ -220,15 +221,7 @@ def change(a: np.ndarray, b: np.ndarray) -> list[str]:
     Args:
         a, b: shape (seeds, test rows), whether the answer is right.
     """
-    difference, generator = b.astype(float) - a, np.random.default_rng(0)
-
-    def of(rows: np.ndarray) -> np.ndarray:
-        if rows.ndim == 1:
-            return difference[:, rows].mean(keepdims=True)[0]
-        drawn = generator.integers(0, len(difference), (len(rows), len(difference)))
-        return difference[drawn[:, :, None], rows[:, None]].mean(axis=(1, 2))[:, None]
-
-    figure = paired_statistics(of, difference.shape[1])[0]
+    figure = paired_statistics(row_change(a.astype(float), b.astype(float), same_seeds=True), a.shape[1])[0]
     return [f"{figure['difference']:+.3f} [{figure['low']:+.3f}, {figure['high']:+.3f}]", f"{figure['p']:.3f}"]
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import math
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from huggingface_hub import constants, try_to_load_from_cache
 from peft import PeftConfig
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from empathy_trl.cli import in_words
 from empathy_trl.engine import Engine
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.evaluate import check_judged, check_lengths
 from empathy_trl.evaluation.held_out import check_held_out, plan
-from empathy_trl.io import is_cached, is_gguf, nearest_path, on_hub, user_name
+from empathy_trl.io import is_cached, is_gguf, json_or_none, nearest_path, on_hub, user_name
 from empathy_trl.memory import UNKNOWN_PROMPT, Size, evaluation_memory, largest_batch, training_memory
 from empathy_trl.models.adapters import (
     adapted,
@@ -55,7 +57,7 @@ from empathy_trl.models.templates import (
 )
 from empathy_trl.models.tiny import build_tokenizer, model_config
 from empathy_trl.recipe.layers import LABEL_TASKS, REWARD_TASKS, stage_of
-from empathy_trl.recipe.provenance import check_precision
+from empathy_trl.recipe.provenance import RUN_FILE, check_precision
 from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.stages import StageRun, fit_rows, stage_runs
 from empathy_trl.recipe.validate import import_class
@@ -70,19 +72,21 @@ SAMPLED = 5000  # most rows whose tokens are counted, which takes a few seconds
 COMPARED_LATER = "prompts are compared with the model's positions when the run starts"
 
 
-def describe(recipe, folder: Path) -> str:
+def describe(recipe, folder: Path, seeds: dict | None = None) -> str:
     """Return the plan of a recipe: per stage model, data, rewards, batch, memory; then downloads, uploads, gaps.
 
     Args:
         recipe: a checked `Recipe`.
-        folder: where its run would go.
+        folder: where its run would go; with several seeds, the folder of all of them.
+        seeds: seed -> recipe, of a run with several seeds, of which `recipe` is the first.
 
     Raises:
         UserError: what would stop the run and can be seen now, such as a data file with bad rows.
     """
     check_precision(recipe, Engine.here())
+    place, sizes, needed, obstacles = folder, {}, 0.0, []
+    folder = folder / f"seed_{recipe.seed}" if seeds else folder
     lines = [f"recipe {recipe.name} ({recipe.path}), seed {recipe.seed}, output {folder}"]
-    sizes, needed, obstacles = {}, 0.0, []
     runs = stage_runs(recipe, folder)
     for name, run in runs.items():
         check_judged(run)
@@ -126,6 +130,8 @@ def describe(recipe, folder: Path) -> str:
         lines += [_line("adapter", size.adapter)] if size.adapter else []
         lines += [*_template_lines(size, train), _line("context", _context_line(run, config, train, size))]
         lines += [_line("parameters", share), _line("memory", _memory_line(options, parts, later))]
+    if seeds:
+        lines[:0] = [*_seed_lines(seeds, place, sizes), ""]
     missing = sorted({line for run in runs.values() for line in run.missing_packages()})
     downloads = _downloads(recipe, sizes)
     engines = dict.fromkeys(str(Engine.here(stage.trainer)) for stage in recipe.stages.values())
@@ -141,6 +147,57 @@ def describe(recipe, folder: Path) -> str:
         _verdict(missing, obstacles, needed, downloads),
     ]
     return "\n".join(lines)
+
+
+def _seed_lines(recipes: dict, folder: Path, sizes: dict[str, Size | None]) -> list[str]:
+    """Return what a run with several seeds does beyond the plan of one: which seeds are left, and time and disk for them.
+
+    Args:
+        recipes: seed -> recipe.
+        folder: of all seeds.
+        sizes: stage -> size of its model, if it is known.
+    """
+    runs = {seed: stage_runs(recipe, folder / f"seed_{seed}").values() for seed, recipe in recipes.items()}
+    done = [seed for seed, each in runs.items() if all(run.read_folder().status == "complete" for run in each)]
+    left = [seed for seed in runs if seed not in done]
+    records = [json_or_none(run.folder / RUN_FILE) or {} for seed in done for run in runs[seed]]
+    free = shutil.disk_usage(
+        next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    ).free
+    if done:
+        seconds = sum(record.get("train_seconds", 0) for record in records) / len(done)
+        size = sum(
+            file.stat().st_size for seed in done for file in (folder / f"seed_{seed}").rglob("*") if file.is_file()
+        )
+        time = f"about {in_words(seconds * len(left))} for the training of {_counted(len(left), 'seed')}, as of those that are complete"
+        size, kept = size / len(done), "as of those that are complete"
+    else:
+        time, kept = "unknown until one seed is complete", "for the models, without checkpoints"
+        size = sum(_saved_bytes(each) for each in sizes.values()) if None not in sizes.values() else None
+    disk = "unknown" if size is None else f"about {size * len(left) / 1e9:.2g} GB {kept}"
+    lines = [
+        f"seeds {', '.join(map(str, recipes))}, one after the other, each in its folder in {folder}; the plan is that of the first",
+        _line(
+            "to run",
+            (", ".join(map(str, left)) or "nothing") + (f"; complete: {', '.join(map(str, done))}" if done else ""),
+        ),
+    ]
+    if left:
+        lines += [_line("time", time), _line("disk", f"{disk}; {free / 1e9:.0f} GB are free")]
+    names = next(iter(recipes.values())).stages
+    fixed = [name for name in names if len({each.stages[name].seed for each in recipes.values()}) < len(recipes)]
+    if fixed:
+        lines.append(
+            _line("fixed", f"{', '.join(fixed)}: the recipe gives the stage a seed of its own, the same in all runs")
+        )
+    return lines
+
+
+def _saved_bytes(size: Size) -> int:
+    """Return how large the saved weights of a stage are: of an adapter these alone."""
+    if size.trainable < size.total:
+        return 4 * size.trainable
+    return size.total * getattr(torch, size.dtype, torch.float32).itemsize
 
 
 def model_size(run: StageRun, rows: dict, earlier: dict[str, Size | None]) -> Size | None:

@@ -5,7 +5,8 @@ function, add one line to `TASKS`, and add its config class to `recipe.schema.CO
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,8 @@ from empathy_trl.evaluation.evaluate import check_before_training, check_lengths
 from empathy_trl.evaluation.held_out import add_held_out, check_held_out
 from empathy_trl.evaluation.plots import draw_training
 from empathy_trl.evaluation.report import summary, write_report
+from empathy_trl.evaluation.seeds import FILES, write_seeds
+from empathy_trl.evaluation.seeds import summary as seeds_summary
 from empathy_trl.hub.card import write_card
 from empathy_trl.hub.push import PushCheckpoints, check_pushes, push
 from empathy_trl.io import json_or_none, remove_unfinished, user_path, write_text
@@ -55,7 +58,7 @@ from empathy_trl.models.label_schema import pairs_of
 from empathy_trl.models.limits import Limits, token_lengths, truncation
 from empathy_trl.models.load import base_dtype, cast_base, check_tags, generator_class, load_or_build, lora_config
 from empathy_trl.models.templates import NO_END, check_learned_prompts, check_template_arguments, teaches_no_end
-from empathy_trl.recipe import Recipe, load_recipe
+from empathy_trl.recipe import Recipe, load_recipe, load_seeds
 from empathy_trl.recipe.provenance import RUN_FILE, ResourceUsage, check_precision, check_used, provenance
 from empathy_trl.recipe.schema import CONFIG_CLASSES
 from empathy_trl.recipe.stages import (
@@ -368,7 +371,14 @@ def _refuse_data_parallel(config):
         raise UserError(f"one process sees {config.n_gpu} GPUs; start one for each with `accelerate launch`")
 
 
-def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fresh: bool = False) -> Path:
+def run_recipe(
+    recipe,
+    overrides=(),
+    *,
+    output_dir: str | Path | None = None,
+    fresh: bool = False,
+    seeds: Sequence[int] | None = None,
+) -> Path:
     """Train and evaluate all stages of a recipe, write the report, and push the stages with a `hub:` section.
 
     A stage that is complete for the same settings is skipped; an interrupted one resumes from its last checkpoint.
@@ -378,24 +388,86 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
         overrides: overrides as on the command line, `["--seed", "1"]`; not for a `Recipe` that is already loaded.
         output_dir: folder of the run, with one folder per stage; outputs/<name of the recipe> by default.
         fresh: delete the results of an earlier run there.
+        seeds: run the recipe once for each of these seeds, see `run_seeds`; not for a `Recipe` that is already loaded.
 
     Returns:
-        The folder: `<stage>/` has model, tokenizer, `metrics.jsonl` and `eval_<split>.json`; `report.md` is beside them.
+        The folder, with `seeds`: of all of them. In that of one run, `<stage>/` has model, tokenizer, `metrics.jsonl` and `eval_<split>.json`; `report.md` is beside them.
 
     Raises:
         RecipeError: the recipe is wrong, with one line per problem.
         UserError: anything else that would stop a stage, reported before the first stage starts if possible; also if
             another command writes to the folder, or to one in it, or several processes do not share it.
     """
+    if isinstance(recipe, Recipe) and overrides:
+        raise UserError(f"overrides: {overrides!r} given with a loaded recipe; give them to load_recipe")
+    if seeds is not None:
+        if isinstance(recipe, Recipe):
+            raise UserError("seeds: given with a loaded recipe, which has one seed; give its name or file instead")
+        return run_seeds(load_seeds(recipe, overrides, seeds), output_dir=output_dir, fresh=fresh)
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
-    elif overrides:
-        raise UserError(f"overrides: {overrides!r} given with a loaded recipe; give them to load_recipe")
     folder = OUTPUTS / recipe.name if output_dir is None else user_path(output_dir)
+    process = _join(recipe)
+    with _finished_run(recipe, folder, fresh) as runs:
+        part_processes()
+        if process.is_main_process:  # alone: the others would not wait for a long upload
+            push_stages(runs)
+    return folder
+
+
+def run_seeds(recipes: dict[int, Recipe], *, output_dir: str | Path | None = None, fresh: bool = False) -> Path:
+    """Run a recipe for several seeds, one after the other, and report every figure over seeds and rows.
+
+    Each seed is an ordinary run in a folder of its own, `seed_1` and so on, in which nothing differs from a run with `--seed 1` alone.
+    Beside these folders, `evaluation.seeds` writes `seeds.json`, `seeds.md` and `seeds.png`. Complete seeds are skipped.
+
+    Args:
+        recipes: seed -> recipe, as from `load_seeds`.
+        output_dir, fresh: as for `run_recipe`; only the folders of these seeds are deleted.
+
+    Returns:
+        The folder with those of the seeds.
+
+    Raises:
+        UserError: as `run_recipe`, for the first seed that fails; the folders of the seeds before it stay.
+    """
+    first = next(iter(recipes.values()))
+    folder = OUTPUTS / first.name if output_dir is None else user_path(output_dir)
+    process, done = _join(first), []
+    with fail_together():
+        check_writable(folder)
+    with hold_together(folder):
+        if process.is_main_process:
+            for name in FILES.values():  # of an earlier run
+                (folder / name).unlink(missing_ok=True)
+        for seed, recipe in recipes.items():
+            process.print(f"seed {seed}, {len(done) + 1} of {len(recipes)} ({folder / f'seed_{seed}'})", flush=True)
+            try:
+                with _finished_run(recipe, folder / f"seed_{seed}", fresh):
+                    done.append(seed)
+            except UserError:
+                complete = f"complete: {', '.join(map(str, done))}" if done else "no seed is complete"
+                process.print(f"seed {seed} failed; {complete}. The same command continues", flush=True)
+                raise
+        if process.is_main_process:
+            content = write_seeds(folder, list(recipes), list(first.stages.values())[-1].evaluation.split)
+            print(seeds_summary(folder, content))
+        part_processes()
+    return folder
+
+
+def _join(recipe: Recipe):
+    """Join the processes of a run; returns accelerate's `PartialState`."""
     use_all_cores()
     process = join_processes()
     set_timeout(max(stage.trainer.get("ddp_timeout", 1800) for stage in recipe.stages.values()))
+    return process
 
+
+@contextmanager
+def _finished_run(recipe: Recipe, folder: Path, fresh: bool) -> Iterator[dict[str, StageRun]]:
+    """Train and evaluate all stages in a folder, and hold it while the body does what comes after."""
+    process = PartialState()
     # Find out now what would stop a later stage, before an earlier run is moved or an hour is spent
     runs = stage_runs(recipe, folder)
     with fail_together():
@@ -407,10 +479,7 @@ def run_recipe(recipe, overrides=(), *, output_dir: str | Path | None = None, fr
             if process.is_main_process:
                 _archive_other_runs(runs, folder, fresh)
         _run_stages(recipe, runs, folder)
-        part_processes()
-        if process.is_main_process:  # alone: the others would not wait for a long upload
-            push_stages(runs)
-    return folder
+        yield runs
 
 
 def _run_stages(recipe, runs: dict[str, StageRun], folder: Path) -> None:

@@ -27,7 +27,7 @@ from empathy_trl.io import json_or_none
 from empathy_trl.models.classifier import new_classifier
 from empathy_trl.models.label_schema import Targets
 from empathy_trl.models.load import load_model
-from empathy_trl.recipe import load_recipe
+from empathy_trl.recipe import load_recipe, load_seeds
 from empathy_trl.recipe.provenance import NOT_COMPARED, check_precision, check_used, settings_in_use
 from empathy_trl.recipe.stages import stage_runs
 from empathy_trl.tasks import TASKS, train_stage, unused_rows
@@ -588,3 +588,81 @@ def test_every_task_resumes_with_as_many_processes_and_with_others(tmp_path, mon
         assert record["status"] == "complete" and record["processes"] == now
         assert record["process_changes"] == [{"step": 3, "from": before, "to": now}]
         assert not identical(whole, resumed, SOME)
+
+
+QUICK = ["--stages.sft.trainer.max_steps", "1", "--stages.grpo.trainer.max_steps", "1", "--evaluation.limit", "8"]
+QUICK += ["--evaluation.max_new_tokens", "4", "--stages.grpo.trainer.per_device_train_batch_size", "8"]
+QUICK += ["--stages.grpo.trainer.max_completion_length", "4", "--model.from_scratch.hidden_size", "16"]
+
+
+@pytest.mark.faults
+def test_each_of_several_seeds_is_an_ordinary_run_and_a_failed_one_goes_on(tmp_path, monkeypatch, capsys):
+    alone = tasks.run_recipe("ed4_tiny", [*QUICK, "--seed", "2"], output_dir=tmp_path / "alone" / "seed_2")
+    together, evaluate = tmp_path / "together", tasks.evaluate_stage
+
+    def fails(run):
+        if run.stage.seed == 2 and run.name == "grpo":
+            raise UserError("no disk left")
+        evaluate(run)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="no disk left"):
+        patch.setattr(tasks, "evaluate_stage", fails)
+        tasks.run_recipe("ed4_tiny", QUICK, output_dir=together, seeds=[1, 2])
+    assert "seed 2 failed; complete: 1. The same command continues" in capsys.readouterr().out
+    assert (together / "seed_1" / "report.md").exists() and not (together / "seeds.json").exists()
+
+    assert tasks.run_recipe("ed4_tiny", QUICK, output_dir=together, seeds=[1, 2]) == together
+    shown = capsys.readouterr().out
+    assert shown.count("complete, skipped") == 4 and "ed4_tiny, seeds 1, 2: trained in" in shown
+    for stage in ("sft", "grpo"):
+        for file in ("model.safetensors", "predictions_test.jsonl"):
+            assert (together / "seed_2" / stage / file).read_bytes() == (alone / stage / file).read_bytes()
+    tasks.run_recipe("ed4_tiny", QUICK, output_dir=together, seeds=[1, 2, 3])
+    assert capsys.readouterr().out.count("complete, skipped") == 4
+    content = json_or_none(together / "seeds.json")
+    assert content["seeds"] == [1, 2, 3] and list(content["stages"]["grpo"]["metrics"]["accuracy"]["values"]) == list(
+        "123"
+    )
+
+    plan = describe_of_seeds([1, 2, 4], together)
+    assert "to run     4; complete: 1, 2" in plan and "for the training of 1 seed" in plan
+
+
+def describe_of_seeds(seeds, folder):
+    recipes = load_seeds("ed4_tiny", QUICK, seeds)
+    return describe(next(iter(recipes.values())), folder, recipes)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "overrides", "message"),
+    [
+        ([], [], r"seeds: got \[\]; expected whole numbers from 0 to"),
+        ([1, 1], [], "seeds: 1 is given twice"),
+        ([1, -1], [], r"seeds: got \[1, -1\]; expected whole numbers from 0"),
+        (["1"], [], "expected whole numbers"),
+        ([1, 2], ["--seed", "2"], "--seed: given together with several seeds"),
+        ([1, 2], ["--seed=2"], "--seed: given together with several seeds"),
+        ([1, 2], ["--hub.repo_id", "ann/x"], "stages.grpo.hub: every seed would be pushed to ann/x, one over the other"),
+    ],
+)  # fmt: skip
+def test_seeds_that_cannot_be(seeds, overrides, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        tasks.run_recipe("ed4_tiny", overrides, output_dir=tmp_path, seeds=seeds)
+    assert not list(tmp_path.iterdir())
+
+
+def test_seeds_have_to_reach_a_stage(tmp_path):
+    (tmp_path / "own.yaml").write_text("extends: ed4_tiny\nstages: {sft: {seed: 7}, grpo: {seed: 8}}\n")
+    with pytest.raises(UserError, match="--seed: has no effect, stages sft, grpo set their own"):
+        load_seeds(tmp_path / "own.yaml", [], [1, 2])
+
+
+def test_a_loaded_recipe_has_one_seed(tmp_path):
+    with pytest.raises(UserError, match="seeds: given with a loaded recipe"):
+        tasks.run_recipe(load_recipe("ed4_tiny"), output_dir=tmp_path, seeds=[1])
+    recipes = load_seeds("ed4_tiny", ["--stages.sft.seed", "7"], [1, 2])
+    plan = describe(recipes[1], tmp_path, recipes)
+    assert (
+        "fixed      sft: the recipe gives the stage a seed of its own" in plan
+        and "seeds 1, 2, one after the other" in plan
+    )

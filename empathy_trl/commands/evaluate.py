@@ -290,10 +290,11 @@ def compare(arguments: list[str] | None = None) -> int:
         empathy-trl compare outputs/ed4_tiny/sft outputs/ed4_tiny/grpo
         empathy-trl compare outputs/ed4_tiny/grpo outputs/ed4_tiny/evaluations/gpt-4o --split valid --output_dir comparison
 
-    A and B are folders with eval_<split>.json and predictions_<split>.jsonl, which `run` and `evaluate` write.
+    A and B are folders with eval_<split>.json and predictions_<split>.jsonl, which `run` and `evaluate` write. After a run with
+    --seeds, outputs/ed4_tiny/sft is that stage over all seeds, and outputs/ed4_tiny the last stage.
     """
     parser = command_parser("compare", compare.__doc__)
-    parser.add_argument("a", metavar="A", type=path_flag, help="folder of a result")
+    parser.add_argument("a", metavar="A", type=path_flag, help="folder of a result, or of a stage over several seeds")
     parser.add_argument("b", metavar="B", type=path_flag, help="folder of the result to compare it with")
     parser.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--output_dir", type=path_flag, help="default: outputs/comparisons/<name of A>_<name of B>")

@@ -1,13 +1,12 @@
 """The command `empathy-trl run`: train the stages of a recipe."""
 
 import argparse
-from pathlib import Path
 
 from empathy_trl.cli import OUTPUTS, add_quiet, command_parser, exit_status, parse_with_overrides, path_flag
 from empathy_trl.engine import fail_together, is_first_process, part_processes
 from empathy_trl.errors import UserError
 from empathy_trl.io import yaml_titles
-from empathy_trl.recipe import PRESETS, SHIPPED, Recipe, find_recipe, is_on_hub, load_recipe, pin_recipe
+from empathy_trl.recipe import PRESETS, SHIPPED, find_recipe, is_on_hub, load_recipe, load_seeds, pin_recipe
 from empathy_trl.recipe.layers import TOP_KEYS
 from empathy_trl.text import sanitise
 
@@ -17,6 +16,7 @@ def run(arguments: list[str] | None = None) -> int:
 
         empathy-trl run --recipe ed4_tiny
         empathy-trl run --recipe ed4_gemma.yaml --check
+        empathy-trl run --recipe ed4_tiny --seeds 1,2,3
         empathy-trl run --recipe hub:USER/REPO --check
         accelerate launch --num_processes 2 -m empathy_trl.commands run --recipe ed4_gemma.yaml
 
@@ -47,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
         "--trust_remote_code", action="store_true", help="let a recipe from the Hub import Python code; read it first"
     )
     parser.add_argument(
+        "--seeds",
+        type=_seeds,
+        help="seeds with commas, such as 1,2,3: run the recipe once for each, in folders of their own, and report mean and spread",
+    )
+    parser.add_argument(
         "--output_dir", type=path_flag, help="parent folder of the stages' folders (default: outputs/<recipe name>)"
     )
     return parser
@@ -65,18 +70,32 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> None:
         raise UserError("--recipe: missing; a path or one of the names that --list prints")
     with fail_together(needs_devices=not options.check):  # one node may lack a file
         name = _show_hub_recipe(options.recipe)
-        recipe = load_recipe(name, overrides, trust_remote_code=options.trust_remote_code)
-        folder = _output_folder(recipe, options.output_dir)
+        trust = {"trust_remote_code": options.trust_remote_code}
+        recipes = load_seeds(name, overrides, options.seeds, **trust) if options.seeds else {}
+        recipe = next(iter(recipes.values())) if recipes else load_recipe(name, overrides, **trust)
+        folder = options.output_dir or OUTPUTS / recipe.name
         if options.check and is_first_process():
             from empathy_trl.check import describe  # imports torch
 
-            print(describe(recipe, folder))
+            print(describe(recipe, folder, recipes))
     if options.check:
         part_processes()
-    else:
-        from empathy_trl.tasks import run_recipe  # imports torch
+        return
+    from empathy_trl.tasks import run_recipe, run_seeds  # imports torch
 
+    if recipes:
+        run_seeds(recipes, output_dir=folder, fresh=options.fresh)
+    else:
         run_recipe(recipe, output_dir=folder, fresh=options.fresh)
+
+
+def _seeds(text: str) -> list[int]:
+    """Read seeds with commas; as `type` of a flag."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        message = f"got {text!r}, expected whole numbers with commas, such as 1,2,3"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _show_hub_recipe(name: str) -> str:
@@ -88,8 +107,3 @@ def _show_hub_recipe(name: str) -> str:
     if is_first_process():
         print(f"{pinned} ({path}):\n\n{sanitise(path.read_text(encoding='utf-8', errors='replace'))}")
     return pinned
-
-
-def _output_folder(recipe: Recipe, output_dir: Path | None) -> Path:
-    """Return the folder of a recipe's run."""
-    return output_dir or OUTPUTS / recipe.name

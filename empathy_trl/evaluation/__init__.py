@@ -11,6 +11,7 @@
 | `held_out` | figures while a stage is trained, and its best checkpoint |
 | `compare` | two results on the same rows: changes, intervals, p-values |
 | `report` | `report.md` and `report.png` for a whole run, from its output files |
+| `seeds` | several seeds of a recipe: mean, spread and pooled intervals of every figure, and of the changes |
 
 Import the module that you need; this package imports none of them.
 """

@@ -3,26 +3,32 @@
 A comparison needs only the files of two evaluations. Rows are resampled for both results at once, which removes the
 difficulty of the rows from the change (`metrics.bootstrap`). The metric of a resample is computed from the predictions.
 It is used only if the predictions of all rows reproduce the value that the evaluation reports.
+
+Either side may be several results, one per seed of a run with `--seeds` (`Results`). Seeds are then drawn again, too, for both
+sides at once if they are the same.
 """
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation import EVALUATORS, evaluator
 from empathy_trl.evaluation.base import eval_path, markdown, predictions_path, read_eval, read_predictions
-from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, paired_jackknife, paired_statistics
+from empathy_trl.evaluation.metrics.bootstrap import over_seeds, paired_jackknife, paired_statistics
 from empathy_trl.evaluation.metrics.reply_classifiers import are_classifiers, deciding, judged_otherwise
 from empathy_trl.evaluation.plots import draw_changes
-from empathy_trl.io import hold_folder, user_path, write_text
+from empathy_trl.io import hold_folder, json_or_none, user_path, write_text
 from empathy_trl.text import in_markdown
 
-RESAMPLING = {"bootstrap": paired_statistics, "jackknife": paired_jackknife}
+SEEDS_FILE = "seeds.json"  # in the folder of a run with several seeds, beside the folders seed_1, seed_2 …
 NOT_IN_ROWS = "the predictions file does not hold what it is made of"
 OTHER_REWARD = "the two results were judged by different rewards, or with different weights"
 
@@ -68,12 +74,14 @@ class Result:
         return math.isclose(self.evaluation["metrics"][name]["value"], value, rel_tol=1e-6, abs_tol=1e-9)
 
 
+Results = dict[int | None, Result]  # seed -> its result; the key of a single result is None
+
+
 def write_comparison(a: str | Path, b: str | Path, split: str, output_dir: str | Path) -> Path:
     """Write `compare.json`, `compare.png` and `compare.md`, and return the path of the last.
 
     Args:
-        a, b: folders with `eval_<split>.json` and `predictions_<split>.jsonl`; a change is that from a to b.
-        split: train, valid or test.
+        a, b, split: as for `compare`.
         output_dir: made when missing.
 
     Raises:
@@ -86,7 +94,7 @@ def write_comparison(a: str | Path, b: str | Path, split: str, output_dir: str |
         draw_changes(
             folder / "compare.png",
             content["metrics"],
-            f"{content['b']['model'][-60:]}\nagainst {content['a']['model'][-60:]}",
+            "\nagainst ".join(f"{content[side]['model'][-60:]}{_seeds(content[side])}" for side in ("b", "a")),
         )
         return write_text(folder / "compare.md", page(content))
 
@@ -104,6 +112,103 @@ def read_result(folder: Path, split: str) -> Result:
     if not rows or len({row["index"] for row in rows}) < len(rows):
         raise UserError(f"{path}: expected rows with distinct indices")
     return Result(folder, evaluation, sorted(rows, key=lambda row: row["index"]))
+
+
+def read_results(folder: Path, split: str) -> Results:
+    """Read the result in a folder, or those of every seed.
+
+    Args:
+        folder: with `eval_<split>.json`; the folder of a run with several seeds, for the last stage of each; or of a stage of such a
+            run, as if it lay in that folder: outputs/ed4_tiny/sft reads outputs/ed4_tiny/seed_1/sft and so on.
+        split: train, valid or test.
+
+    Raises:
+        UserError: as `read_result`; also if the runs of the seeds have other settings (names files, key and values).
+    """
+    if not eval_path(folder, split).is_file():
+        for run in (folder, *folder.parents[:2]):  # also of <stage>/untrained
+            inner = folder.relative_to(run)
+            if (seeds := seed_folders(run)) and inner.parts[:1] not in [(each.name,) for each in seeds.values()]:
+                return read_seeds(seeds, inner if inner.parts else Path(_last_stage(seeds)), split)
+    return {None: read_result(folder, split)}
+
+
+def read_seeds(seeds: dict[int, Path], stage: Path, split: str) -> Results:
+    """Read the results of one stage of every seed.
+
+    Args:
+        seeds: seed -> the folder of its run.
+        stage: the stage's folder in each of them, such as sft or sft/untrained.
+        split: train, valid or test.
+
+    Raises:
+        UserError: as `read_results`.
+    """
+    _check_settings(seeds, stage.parts[0])
+    return {seed: read_result(each / stage, split) for seed, each in seeds.items()}
+
+
+def seed_folders(run: Path) -> dict[int, Path]:
+    """Return seed -> the folder of its run, for those that `seeds.json` in a folder names, or for all if there is no such file."""
+    found = {int(each.name.removeprefix("seed_")): each for each in run.glob("seed_*") if is_seed(each.name)}
+    named = (json_or_none(run / SEEDS_FILE) or {}).get("seeds", sorted(found))
+    return {seed: run / f"seed_{seed}" for seed in named}
+
+
+def is_seed(name: str) -> bool:
+    """Whether a folder is called as that of one seed of several."""
+    return re.fullmatch(r"seed_\d+", name) is not None
+
+
+def _last_stage(seeds: dict[int, Path]) -> str:
+    """Return the last stage of a run with several seeds."""
+    return list(_read_recipe(next(iter(seeds.values())))["stages"])[-1]
+
+
+def _read_recipe(folder: Path) -> dict:
+    """Return the content of `recipe.yaml` in a folder. UserError if there is none."""
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; the run of this seed is not complete, and the same command continues it"
+        )
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _check_settings(seeds: dict[int, Path], stage: str) -> None:
+    """Raise UserError unless a stage and those before it were trained with the same settings, apart from the seed."""
+    found = {}
+    for folder in seeds.values():
+        if (folder / stage / "recipe.yaml").is_file():  # not the folders of evaluations
+            found[folder] = dict(_settings(folder, stage))
+    for folder, settings in list(found.items())[1:]:
+        (first, expected), *_ = found.items()
+        for key in settings | expected:
+            if settings.get(key) != expected.get(key):
+                files = " and ".join(str(each / key[0] / "recipe.yaml") for each in (first, folder))
+                raise UserError(
+                    f"{files} have different settings: stages.{'.'.join(key)} is {show(expected.get(key))} and "
+                    f"{show(settings.get(key))}; expected the same apart from the seed. Run the seeds again with one command"
+                )
+
+
+def _settings(run: Path, last: str) -> Iterator[tuple[tuple, object]]:
+    """Yield key and value of everything but the seed that decides the weights of the stages up to the last in a run."""
+    for stage in _read_recipe(run / last)["stages"]:
+        sections = _read_recipe(run / stage)["stages"][stage]
+        for key, value in sections.items():
+            if key not in ("seed", "evaluation", "hub"):
+                yield from _leaves((stage, key), value)
+        if stage == last:
+            return
+
+
+def _leaves(path: tuple, value) -> Iterator[tuple[tuple, object]]:
+    if not isinstance(value, dict) or not value:
+        yield path, value
+        return
+    for key, each in value.items():
+        yield from _leaves((*path, str(key)), each)
 
 
 def check_evaluation(path: Path | str, evaluation) -> None:
@@ -161,12 +266,19 @@ def check_same_rows(a: Result, b: Result) -> None:
                 )
 
 
+def check_all_rows(results: list[Result]) -> None:
+    """Raise UserError, as `check_same_rows` does, unless all results are on the rows of the first."""
+    for result in results[1:]:
+        check_same_rows(results[0], result)
+
+
 def compare(a: str | Path, b: str | Path, split: str = "test") -> dict:
     """Return how every metric changed from one evaluation to another on the same rows.
 
     Args:
         a, b: folders with `eval_<split>.json` and `predictions_<split>.jsonl`, as `run_recipe` and `evaluate_model` write
-            them; a change is that from a to b.
+            them; a change is that from a to b. Also the folder of a run with several seeds, such as outputs/ed4_tiny, for its
+            last stage, or outputs/ed4_tiny/sft and outputs/ed4_tiny/sft/untrained for those of every seed.
         split: train, valid or test.
 
     Returns:
@@ -176,90 +288,202 @@ def compare(a: str | Path, b: str | Path, split: str = "test") -> dict:
     Raises:
         UserError: an artefact is missing or broken, or the two are of different kinds, rows or references.
     """
-    results = read_result(user_path(a), split), read_result(user_path(b), split)
-    check_same_rows(*results)
-    return compare_results(*results)
+    one, other = read_results(user_path(a), split), read_results(user_path(b), split)
+    check_all_rows([*one.values(), *other.values()])
+    return compare_results(one, other)
 
 
-def compare_results(a: Result, b: Result) -> dict:
+def compare_results(a: Results, b: Results) -> dict:
     """Return the content of `compare.json`.
 
     `{"a", "b": {"folder", "recipe", "stage", "model"}, "kind", "data", "metrics": {name: figure}}`. A figure is `{"a", "b",
     "change", "relative", "low", "high", "p", "n", "method", "note"}`: the change b - a with its 95 % interval and two-sided p,
     the same as a share of |a|, the number of rows, and how it was resampled. What there is not is null, and `note` says why.
+    With several seeds, `a` and `b` also list their `seeds`; the values are means, and a figure has `by_seed`, `{"a": {seed: value},
+    "b", "change"}`, and `sd`, the standard deviation of the change over the seeds, if both have the same ones.
     """
-    tested = dict(_of_rows(a, b))
-    tested = dict(_of_corpus(a, b)) | tested
-    reasons = _other_rewards(a.evaluation, b.evaluation) | judged_otherwise(a.evaluation, b.evaluation)
+    first, second = next(iter(a.values())), next(iter(b.values()))
+    tested = dict(_of_corpus(a, b)) | dict(_of_rows(a, b))
+    pairs = zip(a.values(), b.values(), strict=True) if a.keys() == b.keys() else product(a.values(), b.values())
+    reasons = {}
+    for one, other in pairs:
+        reasons |= _other_rewards(one.evaluation, other.evaluation) | judged_otherwise(one.evaluation, other.evaluation)
     metrics = {}
-    for name in a.evaluation["metrics"] | b.evaluation["metrics"]:
-        given = [result.evaluation["metrics"].get(name, {}).get("value") for result in (a, b)]
+    for name in first.evaluation["metrics"] | second.evaluation["metrics"]:
+        given = [_mean(values) for values in (by_seed(a, name), by_seed(b, name))]
         if None in given:
             metrics[name] = _figure(*given, note=f"only {'B' if given[0] is None else 'A'} has it")
         elif name in reasons:
             metrics[name] = _figure(*given, note=reasons[name])
         else:
             metrics[name] = tested.get(name) or _figure(*given, given[1] - given[0], note=NOT_IN_ROWS)
-    about = {
-        side: {"folder": str(result.folder)} | {key: result.evaluation[key] for key in ("recipe", "stage", "model")}
-        for side, result in (("a", a), ("b", b))
-    }
-    return about | {"kind": a.evaluation["kind"], "data": b.evaluation["data"], "metrics": metrics}
+        if len(a) + len(b) > 2:
+            metrics[name] |= _of_seeds(by_seed(a, name), by_seed(b, name))
+    about = {side: _described(results) for side, results in (("a", a), ("b", b))}
+    return about | {"kind": first.evaluation["kind"], "data": second.evaluation["data"], "metrics": metrics}
 
 
-def _of_rows(a: Result, b: Result) -> Iterator[tuple[str, dict]]:
-    """Yield name and figure of the metrics that are means over rows, on the rows that have a value in both."""
-    left, right = a.values(), b.values()
-    for name in left.keys() & right.keys() & a.evaluation["metrics"].keys() & b.evaluation["metrics"].keys():
-        if not all(_adds_up(result, name, values[name]) for result, values in ((a, left), (b, right))):
-            continue
-        pairs = [pair for pair in zip(left[name], right[name], strict=True) if None not in pair]
-        if not pairs:
+def by_seed(results: Results, name: str) -> dict[int | None, float | None]:
+    """Return seed -> the reported value of a metric, None where an evaluation does not have it."""
+    return {seed: each.evaluation["metrics"].get(name, {}).get("value") for seed, each in results.items()}
+
+
+def _mean(values: dict) -> float | None:
+    return None if None in values.values() else sum(values.values()) / len(values)
+
+
+def deviation(values: list[float]) -> float | None:
+    """Return the standard deviation over seeds, of which there are to be at least two."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _of_seeds(a: dict, b: dict) -> dict:
+    """Return what the figure of a metric also has if there are several seeds."""
+    change = {}
+    if a.keys() == b.keys():
+        change = {seed: b[seed] - a[seed] for seed in a if None not in (a[seed], b[seed])}
+    return {"by_seed": {"a": a, "b": b, "change": change or None}, "sd": deviation([*change.values()])}
+
+
+def _described(results: Results) -> dict:
+    """Return what `compare.json` says of one side."""
+    (seed, first), *others = results.items()
+    about = {"folder": str(first.folder)} | {key: first.evaluation[key] for key in ("recipe", "stage", "model")}
+    if seed is None:
+        return about
+    about |= {key: without_seed(about[key]) for key in ("folder", "model")}
+    return about | {"seeds": [seed, *(each for each, _ in others)]}
+
+
+def without_seed(path: str) -> str:
+    """Return the path of a seed's stage, such as outputs/ed4_tiny/seed_1/sft, as that of the stage over all seeds."""
+    return re.sub(r"(^|/)seed_\d+(?=/|$)", "", path)
+
+
+def _of_rows(a: Results, b: Results) -> Iterator[tuple[str, dict]]:
+    """Yield name and figure of the metrics that are means over rows, on the rows that have a value in all results."""
+    left, right = row_means(a), row_means(b)
+    for name in left.keys() & right.keys():
+        there = ~np.isnan([*left[name], *right[name]]).any(axis=0)
+        if not there.any():
             yield name, _figure(None, None, note="no row has a value in both")
             continue
-        ones, others = zip(*pairs, strict=True)
-        fewer = any(len(pairs) < sum(value is not None for value in values[name]) for values in (left, right))
-        note = f"on the {len(pairs)} rows that have a value in both" if fewer else None
-        yield (
-            name,
-            _tested(
-                sum(ones) / len(ones), sum(others) / len(others), paired_bootstrap(ones, others), "bootstrap", note
-            ),
-        )
+        ones, others = left[name][:, there], right[name][:, there]
+        fewer = any((~np.isnan(values)).sum() > there.sum() for values in (*left[name], *right[name]))
+        note = f"on the {there.sum()} rows that have a value in both" if fewer else None
+        test = paired_statistics(row_change(ones, others, a.keys() == b.keys()), int(there.sum()))[0]
+        before, after = (_mean_of_means(values) for values in (ones, others))
+        yield name, _tested(before, after, test, "bootstrap", note)
+
+
+def _mean_of_means(values: np.ndarray) -> float:
+    return sum(sum(each) / len(each) for each in values.tolist()) / len(values)
+
+
+def row_means(results: Results) -> dict[str, np.ndarray]:
+    """Return metric -> values per row, shape (seeds, rows), of the reported metrics that are their mean; NaN has no value."""
+    values = [result.values() for result in results.values()]
+    found = {}
+    for name in values[0]:
+        if all(name in each and _adds_up(result, name, each[name])
+               for result, each in zip(results.values(), values, strict=True)):  # fmt: skip
+            found[name] = np.array([each[name] for each in values], dtype=float)  # None becomes NaN
+    return found
 
 
 def _adds_up(result: Result, name: str, values: list) -> bool:
     """Whether the mean over the rows is what the evaluation reports."""
     there = [value for value in values if value is not None]
-    return bool(there) and result.reports(name, sum(there) / len(there))
+    return bool(there) and name in result.evaluation["metrics"] and result.reports(name, sum(there) / len(there))
 
 
-def _of_corpus(a: Result, b: Result) -> Iterator[tuple[str, dict]]:
+def row_mean(values: np.ndarray) -> Callable:
+    """Return a function from row numbers, shape (n,) or (resamples, n), to the mean of their values, (1,) or (resamples, 1)."""
+    return lambda rows: values[rows].mean(axis=-1, keepdims=True)
+
+
+def row_change(ones: np.ndarray, others: np.ndarray, same_seeds: bool) -> Callable:
+    """Return a function from row numbers to the change of a mean over rows and seeds, for `paired_statistics`.
+
+    Args:
+        ones, others: values of A and of B, shape (seeds, rows).
+        same_seeds: whether the seeds of both are the same, in the same order, and therefore drawn together.
+    """
+    if same_seeds:
+        return over_seeds([row_mean(change) for change in others - ones])
+    return change_of([row_mean(each) for each in ones], [row_mean(each) for each in others], same_seeds)
+
+
+def change_of(ours: list[Callable], theirs: list[Callable], same_seeds: bool) -> Callable:
+    """Return a function from row numbers to the statistics of B minus those of A, each given by one function per seed."""
+    if same_seeds:
+        return over_seeds([_minus(one, other) for one, other in zip(ours, theirs, strict=True)])
+    return _minus(over_seeds(ours, seed=1), over_seeds(theirs, seed=2))
+
+
+def _minus(one: Callable, other: Callable) -> Callable:
+    return lambda rows: other(rows) - one(rows)
+
+
+def _of_corpus(a: Results, b: Results) -> Iterator[tuple[str, dict]]:
     """Yield name and figure of the metrics that are computed from all rows together."""
-    every = np.arange(len(a.rows))
-    left, right = a.statistics(), b.statistics()
+    left, right = corpus_statistics(a), corpus_statistics(b)
+    same, n = a.keys() == b.keys(), len(next(iter(a.values())).rows)
     for method in left.keys() & right.keys():
-        (names, ours), (others, theirs) = left[method], right[method]
-        before, after = (dict(zip(keys, of(every), strict=True)) for keys, of in ((names, ours), (others, theirs)))
+        (before, ours), (after, theirs) = left[method], right[method]
+        if shared := [name for name in before if name in after]:
+            ours, theirs = (
+                [_columns(function, [list(values).index(name) for name in shared]) for function in functions]
+                for values, functions in ((before, ours), (after, theirs))
+            )
+            sides = [[_minus(*pair) for pair in zip(ours, theirs, strict=True)]] if same else [ours, theirs]
+            tests = resample(method, change_of(ours, theirs, same), n, *sides)
+            for name, test in zip(shared, tests, strict=True):
+                yield name, _tested(before[name], after[name], test, method)
+
+
+def corpus_statistics(results: Results) -> dict[str, tuple[dict[str, float], list[Callable]]]:
+    """Return how to resample -> mean over the seeds of every metric that is computed from all rows together, and one function
+    per seed, from row numbers to these metrics in this order. Only those that reproduce all reported values are there."""
+    every = [result.statistics() for result in results.values()]
+    found = {}
+    for method in every[0]:
+        names = [list(each[method][0]) for each in every]
+        rows = np.arange(len(next(iter(results.values())).rows))
+        values = [dict(zip(each[method][0], each[method][1](rows), strict=True)) for each in every]
         shared = [
             name
-            for name in names
+            for name in names[0]
             if all(
-                name in values and name in result.evaluation["metrics"] and result.reports(name, float(values[name]))
-                for result, values in ((a, before), (b, after))
+                name in each and name in result.evaluation["metrics"] and result.reports(name, float(each[name]))
+                for result, each in zip(results.values(), values, strict=True)
             )
         ]
-        if shared:
-            change = _change(
-                ours, [names.index(name) for name in shared], theirs, [others.index(name) for name in shared]
-            )
-            for name, test in zip(shared, RESAMPLING[method](change, len(every)), strict=True):
-                yield name, _tested(float(before[name]), float(after[name]), test, method)
+        means = {name: sum(float(each[name]) for each in values) / len(values) for name in shared}
+        places = [[own.index(name) for name in shared] for own in names]
+        found[method] = means, [_columns(each[method][1], at) for each, at in zip(every, places, strict=True)]
+    return found
 
 
-def _change(ours: Callable, our_places: list[int], theirs: Callable, their_places: list[int]) -> Callable:
-    """Return a function from row numbers to the statistics of one result minus those of the other."""
-    return lambda rows: theirs(rows)[..., their_places] - ours(rows)[..., our_places]
+def _columns(function: Callable, places: list[int]) -> Callable:
+    return lambda rows: function(rows)[..., places]
+
+
+def resample(method: str, statistic: Callable, n: int, *sides: list[Callable]) -> list[dict]:
+    """Return `paired_statistics` or `paired_jackknife` of statistics.
+
+    Args:
+        method: bootstrap or jackknife.
+        statistic: takes row numbers and is a mean over seeds.
+        n: number of rows.
+        sides: lists of functions, one per seed, whose means it is made of, for the variance over the seeds; for the jackknife.
+    """
+    if method == "bootstrap":
+        return paired_statistics(statistic, n)
+    rows, variance = np.arange(n), 0.0
+    for functions in (each for each in sides if len(each) > 1):
+        variance = variance + np.var([function(rows) for function in functions], axis=0, ddof=1) / len(functions)
+    return paired_jackknife(statistic, n, variance)
 
 
 def _tested(a: float, b: float, test: dict, method: str, note: str | None = None) -> dict:
@@ -286,23 +510,33 @@ METHOD = (
     "Brackets: 95 % interval; p: two-sided. Both draw the rows again for A and B at once (paired bootstrap, 2000 draws; for "
     "counts of different n-grams the jackknife, because a bootstrap draws rows twice). With few rows, p is too small."
 )
+SEEDS_METHOD = (
+    "Values are means over the seeds. The seeds are drawn again as well as the rows, so interval and p hold for a new seed and a "
+    "new row. With few seeds whose changes differ much, the interval is too narrow and p is too small: read the values of the seeds."
+)
+APART = "A and B have different seeds, which were therefore drawn independently."
 
 
 def page(content: dict) -> str:
     """Return the content of `compare.md`, from that of `compare.json` (see `compare_results`)."""
-    metrics = content["metrics"]
+    metrics, seeds = content["metrics"], [content[side].get("seeds") for side in ("a", "b")]
     notes = list(dict.fromkeys(figure["note"] for figure in metrics.values() if figure["note"]))
-    rows = [["metric", "A", "B", "change, B - A", "relative", "p", "n"]]
+    columns, explained = ["metric", "A", "B", "change, B - A", "relative", "p", "n"], [METHOD]
+    if any(seeds):
+        same = seeds[0] == seeds[1]
+        columns += [f"change by seed ({', '.join(map(str, seeds[0]))})", "sd"] if same else []
+        explained += [SEEDS_METHOD] if same else [SEEDS_METHOD, APART]
+    rows = [columns]
     for name, figure in metrics.items():
         mark = f" ({notes.index(figure['note']) + 1})" if figure["note"] else ""
-        rows.append([in_markdown(name) + mark, *_cells(figure)])
+        rows.append([in_markdown(name) + mark, *_cells(figure), *(_seed_cells(figure) if len(columns) > 7 else [])])
     data, tested = content["data"], sum(figure["p"] is not None for figure in metrics.values())
     parts = [
         f"# Comparison on {data['split']} of {in_markdown(data['source'])}",
         "\n".join(f"- {side.upper()}: {_about(content[side])}" for side in ("a", "b")),
         markdown(rows),
         *(f"({number}) {in_markdown(note)}" for number, note in enumerate(notes, start=1)),
-        METHOD,
+        *explained,
         _several(tested),
         "![Relative changes with their intervals](compare.png)",
     ]
@@ -317,14 +551,30 @@ def _cells(figure: dict) -> list[str]:
         "b": lambda value: f"{value:.3f}",
         "change": lambda value: f"{value:+.3f}{interval}",
         "relative": lambda value: f"{value:+.1%}",
-        "p": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
+        "p": p_words,
         "n": str,
     }
     return ["-" if figure[key] is None else form(figure[key]) for key, form in forms.items()]
 
 
+def p_words(p: float) -> str:
+    """Return a p-value as a reader is shown it."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _seed_cells(figure: dict) -> list[str]:
+    """Return the change of every seed and the standard deviation; "-" for what there is not."""
+    changes = figure["by_seed"]["change"]
+    listed = ", ".join(f"{change:+.3f}" for change in changes.values()) if changes else "-"
+    return [listed, "-" if figure["sd"] is None else f"{figure['sd']:.3f}"]
+
+
 def _about(side: dict) -> str:
-    return in_markdown(f"{side['model']} ({side['recipe']} / {side['stage']}), {side['folder']}")
+    return in_markdown(f"{side['model']} ({side['recipe']} / {side['stage']}), {side['folder']}") + _seeds(side)
+
+
+def _seeds(side: dict) -> str:
+    return f", seeds {', '.join(map(str, side['seeds']))}" if "seeds" in side else ""
 
 
 def _several(tested: int) -> str:

@@ -219,6 +219,43 @@ def draw_changes(path: Path, metrics: dict, title: str) -> Path:
     return save(figure, path)
 
 
+def draw_seeds(path: Path, title: str, panels: list[dict], curves: dict[str, dict[int, list]]) -> Path:
+    """Draw the main figure of every seed, stage by stage, and beside it the curves of the trainings, one line per seed.
+
+    Args:
+        path: of the PNG.
+        title: above all panels.
+        panels: one per group of stages that can be compared: `{"name", "figures"}`; the figure's name, and stage name ->
+            `{"value", "low", "high", "values"}`, the mean over seeds, the ends of its interval or None, and seed -> value.
+        curves: what is drawn -> seed -> points (step, value).
+    """
+    count = len(panels) + len(curves)
+    figure, axes = pyplot().subplots(1, count, figsize=(5 * count, 4.4), layout="constrained", squeeze=False)
+    for place, panel in zip(axes[0], panels, strict=False):
+        for position, each in enumerate(panel["figures"].values()):
+            if each["low"] is not None:
+                place.plot([position] * 2, [each["low"], each["high"]], color="#333333", linewidth=2)
+            place.plot(position, each["value"], "_", color="#333333", markersize=24)
+        for number, seed in enumerate(next(iter(panel["figures"].values()))["values"]):
+            values = [each["values"][seed] for each in panel["figures"].values()]
+            place.plot(
+                range(len(values)), values, "o-", color=f"C{number}", alpha=0.7, linewidth=1, label=f"seed {seed}"
+            )
+        place.set_xticks(range(len(panel["figures"])), list(panel["figures"]))
+        place.set_xlim(-0.6, len(panel["figures"]) - 0.4)
+        place.set_title(f"{panel['name']}, mean with 95 % interval", fontsize=10)
+    for place, (name, of_seeds) in zip(axes[0, len(panels) :], curves.items(), strict=True):
+        for number, (seed, points) in enumerate(of_seeds.items()):
+            steps, values = zip(*points, strict=True) if points else ((), ())
+            place.plot(steps, smooth(values), color=f"C{number}", label=f"seed {seed}")
+        place.set(title=name, xlabel="optimizer step")
+    for place in axes[0]:
+        place.grid(alpha=0.3)
+        place.legend(fontsize=9)
+    figure.suptitle(title)
+    return save(figure, path)
+
+
 def _draw_figures(axes, name: str, figures: dict, baselines: dict) -> None:
     stages, figures = list(figures), list(figures.values())
     values = [figure["value"] for figure in figures]

@@ -73,12 +73,12 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
     run_dir = user_path(run_dir)
     stages = read_stages(run_dir, split)
     recipe = stages[-1].evaluation["recipe"]
-    groups = _comparable(stages)
+    groups = comparable(stages)
     draw_report(
         run_dir / "report.png",
         title=recipe,
         panels=[_panel(group) for group in groups],
-        rewards={stage.name: points for stage in stages if (points := _curve(stage, "reward"))},
+        rewards={stage.name: points for stage in stages if (points := curve(stage, "reward"))},
     )
     parts = [
         f"# {in_markdown(recipe)}",
@@ -105,18 +105,26 @@ def summary(run_dir: str | Path, split: str = "test") -> str:
     """
     run_dir = user_path(run_dir)
     stages = read_stages(run_dir, split)
-    last, groups = stages[-1], _comparable(stages)
-    records = [json_or_none(folder / "run.json") or {} for folder in dict.fromkeys(map(_trained_folder, stages))]
-    seconds = sum(record.get("train_seconds", 0) for record in records)
-    advice = sum(len(record.get("advice", ())) for record in records)
+    last, groups = stages[-1], comparable(stages)
+    advice = sum(len(record.get("advice", ())) for record in _records(stages))
     more = f"; the report shows {len(groups) - 2} more tables of figures" if len(groups) > 2 else ""
-    lines = [f"{last.evaluation['recipe']}: trained in {in_words(seconds)}{more}"]
+    lines = [f"{last.evaluation['recipe']}: trained in {in_words(run_seconds(stages))}{more}"]
     lines += [line for group in groups[-2:] for line in _summary(group)]
     if advice:
         lines.append(f"advice: {advice} warning{'s' * (advice > 1)} about the training; the report says what to do")
     paths = {"report": run_dir / "report.md", "plot": run_dir / "report.png", "model": last.folder}
     lines += [f"{name + ':':<8}{path}" for name, path in paths.items()]
     return "\n".join([*lines, f"next:   {_next_command(last)}"])
+
+
+def run_seconds(stages: list[EvaluatedStage]) -> float:
+    """Return how long the stages of a run were trained, in seconds."""
+    return sum(record.get("train_seconds", 0) for record in _records(stages))
+
+
+def _records(stages: list[EvaluatedStage]) -> list[dict]:
+    """Return the content of `run.json` of every trained stage."""
+    return [json_or_none(folder / "run.json") or {} for folder in dict.fromkeys(map(_trained_folder, stages))]
 
 
 def _trained_folder(stage: EvaluatedStage) -> Path:
@@ -144,7 +152,7 @@ def _next_command(last: EvaluatedStage) -> str:
     return f"empathy-trl chat --model {last.folder}"
 
 
-def _comparable(stages: list[EvaluatedStage]) -> list[list[EvaluatedStage]]:
+def comparable(stages: list[EvaluatedStage]) -> list[list[EvaluatedStage]]:
     """Return the stages in groups of one kind of evaluation, by the same rewards; in the order of their first stages."""
     groups = {}
     for stage in stages:
@@ -312,12 +320,12 @@ def _training_table(stages: list[EvaluatedStage]) -> str:
         "completions/clipped_ratio": "completions cut off",
         "invalid_share": "invalid answers",
     }
-    used = [key for key in columns if any(_curve(stage, key) for stage in stages)]
+    used = [key for key in columns if any(curve(stage, key) for stage in stages)]
     if not used:
         return "No training log."
     rows = [["", "steps", *(columns[key] for key in used)]]
     for stage in (stage for stage in stages if stage.log):
-        cells = [_start_and_end([value for _, value in _curve(stage, key)]) for key in used]
+        cells = [_start_and_end([value for _, value in curve(stage, key)]) for key in used]
         rows.append([in_markdown(stage.name), max((row["step"] for row in stage.log), default=0), *cells])
     return markdown(rows) + "\n\nMean of the first tenth of the logged rows → mean of the last tenth."
 
@@ -352,7 +360,7 @@ def _figures_while_training(stages: list[EvaluatedStage]) -> list[str]:
     return ["\n".join([head, "", *lines])]
 
 
-def _curve(stage: EvaluatedStage, key: str) -> list[tuple[int, float]]:
+def curve(stage: EvaluatedStage, key: str) -> list[tuple[int, float]]:
     """Points (step, value) of a logged key; rows without it, or with NaN, are left out."""
     points = [(row["step"], row.get(key)) for row in stage.log]
     return [(step, value) for step, value in points if value is not None and math.isfinite(value)]

@@ -26,6 +26,7 @@ from empathy_trl.recipe.load import (
     is_on_hub,
     load_data,
     load_recipe,
+    load_seeds,
     pin_recipe,
 )
 from empathy_trl.recipe.schema import (
@@ -54,5 +55,6 @@ __all__ = [
     "is_on_hub",
     "load_data",
     "load_recipe",
+    "load_seeds",
     "pin_recipe",
 ]

@@ -83,6 +83,41 @@ def load_recipe(
     return Recipe(name=layers.name or path.stem, path=path, seed=seed, stages=built)
 
 
+def load_seeds(
+    path_or_name: str | Path, overrides: Sequence[str], seeds: Sequence[int], *, trust_remote_code: bool = False
+) -> dict[int, Recipe]:
+    """Return seed -> the recipe with this seed, for a run with several seeds.
+
+    Args:
+        path_or_name, overrides, trust_remote_code: as for `load_recipe`.
+        seeds: whole numbers from 0 to 2**32 - 1, each once.
+
+    Raises:
+        RecipeError: as `load_recipe`, also if every stage has a seed of its own, so that all runs would be the same.
+        UserError: the seeds are not such numbers, or are given twice; `--seed` is among the overrides; the recipe has a section `hub`,
+            to which every seed would be pushed.
+    """
+    numbers = [seed for seed in seeds if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32]
+    if not numbers or len(numbers) < len(seeds):
+        raise UserError(f"seeds: got {show(list(seeds))}; expected whole numbers from 0 to {2**32 - 1}, such as 1,2,3")
+    if twice := [seed for seed in numbers if numbers.count(seed) > 1]:
+        raise UserError(f"seeds: {twice[0]} is given twice; expected different seeds")
+    if any(str(flag).partition("=")[0] == "--seed" for flag in overrides):
+        raise UserError("--seed: given together with several seeds; expected one of the two")
+    recipes = {
+        seed: load_recipe(path_or_name, [*overrides, "--seed", str(seed)], trust_remote_code=trust_remote_code)
+        for seed in numbers
+    }
+    first = recipes[numbers[0]]
+    for name, stage in first.stages.items():
+        if stage.hub is not None:
+            raise UserError(
+                f"stages.{name}.hub: every seed would be pushed to {stage.hub.repo_id}, one over the other; leave the section out with "
+                f"--hub null or --stages.{name}.hub null, and publish one seed with empathy-trl hub push"
+            )
+    return recipes
+
+
 def load_data(name: str, split: str = "train", *, task: str = "grpo", **settings):
     """Return one split of a corpus as a `datasets.Dataset`, with the columns that a trainer of the task takes.
 

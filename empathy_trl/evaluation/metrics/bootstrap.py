@@ -3,7 +3,7 @@
 The percentile bootstrap (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): resample the rows
 with replacement many times, compute the statistic on each resample, and report the 2.5th and 97.5th percentile. Two
 models on the same rows are compared on the same resamples, which removes the difficulty of the rows from the
-difference.
+difference. With several seeds, the seeds are drawn again as well (`over_seeds`).
 """
 
 import math
@@ -108,6 +108,33 @@ def paired_statistics(change: Callable, n: int, n_resamples: int = 2000, seed: i
     return _changes(value, low, high, p, n)
 
 
+def over_seeds(statistics: list[Callable], seed: int = 1) -> Callable:
+    """Return a statistic that is the mean over several seeds, whose interval holds for new seeds and new rows.
+
+    Rows and seeds are drawn independently, as in the pigeonhole bootstrap (Owen 2007, "The pigeonhole bootstrap", Annals of
+    Applied Statistics 1). A draw has one seed fewer than there are, because a draw of all of them would make the variance too
+    small by the factor (seeds - 1) / seeds (Rao & Wu 1988, "Resampling inference with complex survey data", JASA 83).
+
+    Args:
+        statistics: one per seed; each takes row numbers, shape (n,) or (resamples, n), and returns shape (m,) or (resamples, m).
+        seed: of the draws; two sides with the same seeds of training take the same, so that these are drawn for both at once.
+
+    A single statistic is returned as it is.
+    """
+    if len(statistics) == 1:
+        return statistics[0]
+    generator = np.random.default_rng(seed)
+
+    def mean(rows: np.ndarray) -> np.ndarray:
+        each = np.stack([statistic(rows) for statistic in statistics])
+        if rows.ndim == 1:
+            return each.mean(axis=0)
+        drawn = generator.integers(0, len(each), (len(rows), len(each) - 1))
+        return each[drawn, np.arange(len(rows))[:, None]].mean(axis=1)
+
+    return mean
+
+
 def jackknife(statistic: Callable, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return statistics of all rows, and their standard errors, both of shape (m,).
 
@@ -124,7 +151,7 @@ def jackknife(statistic: Callable, n: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(statistic(rows), dtype=float), error
 
 
-def paired_jackknife(change: Callable, n: int) -> list[dict]:
+def paired_jackknife(change: Callable, n: int, variance: np.ndarray | float = 0.0) -> list[dict]:
     """Compare statistics of two models on the same rows by the `jackknife`.
 
     Interval and two-sided p-value are those of a normal distribution with its standard error. Of one row p is 1.
@@ -132,8 +159,10 @@ def paired_jackknife(change: Callable, n: int) -> list[dict]:
     Args:
         change: as for `paired_statistics`, but only ever called with rows of shape (k,).
         n: number of rows.
+        variance: of the statistics over the seeds of training, if there are several; it is added to that over the rows.
     """
     value, error = jackknife(change, n)
+    error = np.sqrt(error**2 + variance)
     z = np.divide(np.abs(value), error, out=np.where(value == 0, 0.0, np.inf), where=error > 0)
     p = np.array([math.erfc(each / math.sqrt(2)) for each in z]) if n > 1 else np.ones_like(value)
     return _changes(value, value - 1.96 * error, value + 1.96 * error, p, n)
@@ -194,5 +223,10 @@ def _means(table: np.ndarray) -> list[np.ndarray]:
 
 
 def with_interval(figure: dict) -> str:
-    """Return a metric `{"value", "low", "high"}` as `0.610 [0.557, 0.662]`."""
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+    """Return a metric `{"value", "low", "high"}` as `0.610 [0.557, 0.662]`.
+
+    A mean over several seeds also has the standard deviation over them, `sd`: `0.610 ± 0.012 [0.557, 0.662]`.
+    """
+    spread = "" if figure.get("sd") is None else f" ± {figure['sd']:.3f}"
+    interval = "" if figure["low"] is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]"
+    return f"{figure['value']:.3f}{spread}{interval}"
