@@ -411,14 +411,16 @@ def row_change(ones: np.ndarray, others: np.ndarray, same_seeds: bool) -> Callab
     """
     if same_seeds:
         return over_seeds([row_mean(change) for change in others - ones])
-    return change_of([row_mean(each) for each in ones], [row_mean(each) for each in others], same_seeds)
+    before, after = ([row_mean(each) for each in values] for values in (ones, others))
+    return _minus(over_seeds(before, seed=1), over_seeds(after, seed=2))
 
 
-def change_of(ours: list[Callable], theirs: list[Callable], same_seeds: bool) -> Callable:
-    """Return a function from row numbers to the statistics of B minus those of A, each given by one function per seed."""
+def changes_of(method: str, ours: list[Callable], theirs: list[Callable], same_seeds: bool, n: int) -> list[dict]:
+    """Test the changes of statistics from A to B, each given by one function per seed, from row numbers to the statistics."""
     if same_seeds:
-        return over_seeds([_minus(one, other) for one, other in zip(ours, theirs, strict=True)])
-    return _minus(over_seeds(ours, seed=1), over_seeds(theirs, seed=2))
+        changes = [_minus(one, other) for one, other in zip(ours, theirs, strict=True)]
+        return resample(method, over_seeds(changes), n, changes)
+    return resample(method, _minus(over_seeds(ours, seed=1), over_seeds(theirs, seed=2)), n, ours, theirs)
 
 
 def _minus(one: Callable, other: Callable) -> Callable:
@@ -436,8 +438,7 @@ def _of_corpus(a: Results, b: Results) -> Iterator[tuple[str, dict]]:
                 [_columns(function, [list(values).index(name) for name in shared]) for function in functions]
                 for values, functions in ((before, ours), (after, theirs))
             )
-            sides = [[_minus(*pair) for pair in zip(ours, theirs, strict=True)]] if same else [ours, theirs]
-            tests = resample(method, change_of(ours, theirs, same), n, *sides)
+            tests = changes_of(method, ours, theirs, same, n)
             for name, test in zip(shared, tests, strict=True):
                 yield name, _tested(before[name], after[name], test, method)
 

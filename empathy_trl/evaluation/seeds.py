@@ -105,8 +105,27 @@ def stage_name(stage: EvaluatedStage, run: Path) -> str:
 def _stage(results: Results) -> dict:
     first = next(iter(results.values())).evaluation
     main = evaluator(first["kind"]).main_metric
-    kept = {key: first.get(key) for key in ("kind", "data", "baselines")}
-    return {"main_metric": main} | kept | {"metrics": pooled(results)}
+    about = {"kind": first["kind"], "main_metric": main, "data": first["data"]}
+    return about | {"baselines": pooled_baselines(results), "metrics": pooled(results)}
+
+
+def pooled_baselines(results: Results) -> dict[str, dict]:
+    """Return baseline -> metric -> figure: that of every seed if they are equal, else their mean, without an interval.
+
+    They differ if each seed has judges of its own, such as a reward model.
+    """
+    every = [result.evaluation.get("baselines") or {} for result in results.values()]
+    found = {}
+    for name, metrics in every[0].items():
+        for metric, figure in metrics.items():
+            figures = [each.get(name, {}).get(metric) for each in every]
+            if None in figures:
+                continue
+            if any(each != figure for each in figures):
+                mean = sum(each["value"] for each in figures) / len(figures)
+                figure = {"value": mean, "low": None, "high": None, "n": figure.get("n")}
+            found.setdefault(name, {})[metric] = figure
+    return found
 
 
 def pooled(results: Results) -> dict[str, dict]:
@@ -260,12 +279,12 @@ def _data(content: dict, group: list[str]) -> str:
     """Return what a group was evaluated on, and its baselines."""
     about = content["stages"][group[-1]]
     main, data = about["main_metric"], about["data"]
-    values = {NAMES.get(key, key): row[main]["value"] for key, row in (about["baselines"] or {}).items() if main in row}
+    values = {NAMES.get(key, key): row[main]["value"] for key, row in about["baselines"].items() if main in row}
     listed = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
     text = (
         f"Split {data['split']} of {in_markdown(data['source'])}{describe_cuts(data)}, {evaluator(about['kind']).note}"
     )
-    return f"{text} For comparison: {listed} (of seed {content['seeds'][0]})." if listed else text
+    return f"{text} For comparison: {listed}." if listed else text
 
 
 def _change_rows(content: dict, titles: dict[str, dict[str, str]]) -> list[list]:

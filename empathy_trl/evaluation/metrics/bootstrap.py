@@ -228,5 +228,5 @@ def with_interval(figure: dict) -> str:
     A mean over several seeds also has the standard deviation over them, `sd`: `0.610 ± 0.012 [0.557, 0.662]`.
     """
     spread = "" if figure.get("sd") is None else f" ± {figure['sd']:.3f}"
-    interval = "" if figure["low"] is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]"
+    interval = "" if None in (figure["low"], figure["high"]) else f" [{figure['low']:.3f}, {figure['high']:.3f}]"
     return f"{figure['value']:.3f}{spread}{interval}"

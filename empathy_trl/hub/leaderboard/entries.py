@@ -1,10 +1,11 @@
 """The results of a leaderboard, from `eval_<split>.json`, model cards, `.eval_results/*.yaml` and `published.yaml`.
 
-Each unreadable source is reported in one line, and the others still count.
+Each unreadable source is reported in one line, and the others still count. The results of one stage over several seeds are one entry.
 """
 
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -22,10 +23,19 @@ from yaml import YAMLError
 from empathy_trl.cli import Progress
 from empathy_trl.errors import UserError, show
 from empathy_trl.evaluation import evaluator
-from empathy_trl.evaluation.compare import check_evaluation
+from empathy_trl.evaluation.compare import (
+    check_all_rows,
+    check_evaluation,
+    is_seed,
+    read_seeds,
+    seed_folders,
+    without_seed,
+)
+from empathy_trl.evaluation.metrics.reply_classifiers import digests
+from empathy_trl.evaluation.seeds import pooled, pooled_baselines
 from empathy_trl.hub.pull import hub_requests, retry
-from empathy_trl.hub.results import ENTRIES_FOLDER, from_results, is_finite, read_entries
-from empathy_trl.io import json_or_none, nearest_path, read_json, user_path
+from empathy_trl.hub.results import ENTRIES_FOLDER, from_results, is_finite, judge_digest, read_entries
+from empathy_trl.io import digest, json_or_none, nearest_path, read_json, user_path
 from empathy_trl.recipe.load import PULL_FILE
 from empathy_trl.text import mask, sanitise
 
@@ -43,11 +53,18 @@ class Entry:
         evaluation: what `eval_<split>.json` holds, or as much of it as a model card does.
         origin: the file, or the id on the Hub, for messages.
         folder: the folder that may hold `predictions_<split>.jsonl`; None for a card.
+        seeds: seed -> such a folder, if the entry is the mean over several seeds; `folder` is then the first.
     """
 
     evaluation: dict
     origin: str
     folder: Path | None = None
+    seeds: dict[int, Path] = field(default_factory=dict)
+
+    @property
+    def folders(self) -> dict[int | None, Path | None]:
+        """Seed -> folder of its result; the key of a single result is None."""
+        return self.seeds or {None: self.folder}
 
     @property
     def evaluator(self):
@@ -130,7 +147,70 @@ def read_paths(paths: list[str | Path], split: str | None = None) -> Found:
         )
     if not (found.entries or found.stated):
         raise UserError(f"{where}: no results that can be read:\n" + "\n".join(found.problems))
+    _pool_seeds(found)
     return found
+
+
+def _pool_seeds(found: Found) -> None:
+    """Put one entry in place of those of every seed of a stage; what cannot be pooled stays, and the reason is a problem."""
+    by_stage: dict[tuple, dict[int, Entry]] = {}
+    for entry in found.entries:
+        if entry.folder is not None and (place := _place(entry.folder)):
+            run, seed, stage = place
+            by_stage.setdefault((run, stage, entry.evaluation["data"]["split"]), {})[seed] = entry
+    instead: dict[int, Entry] = {}  # id of an entry -> the one that stands for it
+    for (run, stage, split), entries in by_stage.items():
+        if len(entries) > 1:
+            try:
+                pooled_entry = _pooled(run, stage, split, dict(sorted(entries.items())))
+            except UserError as error:
+                found.problems.append(f"{run / stage}: the seeds are shown one by one: {error}")
+            else:
+                instead |= {id(entry): pooled_entry for entry in entries.values()}
+    kept = {id(entry): entry for entry in (instead.get(id(entry), entry) for entry in found.entries)}
+    found.entries = list(kept.values())
+
+
+def _place(folder: Path) -> tuple[Path, int, Path] | None:
+    """Return run, seed and stage of a result in `<run>/seed_<seed>/<stage>`; None for any other, and a seed that does not count."""
+    for run in folder.parents:
+        first, *rest = folder.relative_to(run).parts
+        if is_seed(first) and rest:
+            seed = int(first.removeprefix("seed_"))
+            return (run, seed, Path(*rest)) if seed in seed_folders(run) else None
+    return None
+
+
+def _pooled(run: Path, stage: Path, split: str, entries: dict[int, Entry]) -> Entry:
+    """Return the mean over the seeds of one stage as an entry.
+
+    Raises:
+        UserError: they have other settings, rows, decoding or definitions of metrics, or predictions are missing.
+    """
+    results = read_seeds({seed: run / f"seed_{seed}" for seed in entries}, stage, split)
+    check_all_rows([*results.values()])
+    first, *others = (entry.evaluation for entry in entries.values())
+    for key in ("name", "rows", "decoding"):
+        values = {re.sub(r", seed \d+$", "", str(each["data"].get(key))) for each in (first, *others)}
+        if len(values) > 1:
+            raise UserError(f"data.{key} differs: {', '.join(sorted(values))}")
+    if any(each.get("metrics_version") != first.get("metrics_version") for each in others):
+        raise UserError("metrics_version differs; evaluate the models again")
+    judges = [judge_digest(each.get("judged_by")) for each in (first, *others)]
+    classifiers = [digests(each) for each in (first, *others)]
+    figures = {name: each for name, each in pooled(results).items() if each["value"] is not None}
+    changes = {
+        "model": without_seed(first["model"]),
+        "metrics": _sanitise(figures),
+        "baselines": _sanitise(pooled_baselines(results)),
+        "seeds": list(entries),
+    }
+    if len(set(judges)) > 1:  # each seed has a reward model of its own
+        changes["judged_by"] = digest(judges)
+    if any(each != classifiers[0] for each in classifiers):
+        changes["classifiers"] = {kind: digest([each.get(kind) for each in classifiers]) for kind in classifiers[0]}
+    folders = {seed: entry.folder for seed, entry in entries.items()}
+    return Entry(first | changes, str(run / stage), next(iter(folders.values())), folders)
 
 
 def _of_split(entries: list[Entry], split: str | None) -> list[Entry]:

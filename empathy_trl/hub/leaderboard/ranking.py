@@ -6,7 +6,8 @@ separate group, with the reason. Nothing is left out, and nothing is compared ac
 The rank of a model is 1 + the number of models that are significantly better at the 5 % level, by the main metric:
 
 * by a paired bootstrap, if both evaluations have the same rows and predictions: the rows are resampled for both at
-  once, and the interval of the difference must exclude 0 (Koehn 2004; `evaluation.metrics.bootstrap`);
+  once, and the interval of the difference must exclude 0 (Koehn 2004; `evaluation.metrics.bootstrap`); of results over several
+  seeds, the seeds are resampled, too;
 * otherwise by the two intervals, which must not overlap. This is stricter than a test (Schenker and Gentleman 2001, The
   American Statistician 55), and it is all that the values in a model card allow.
 
@@ -27,8 +28,8 @@ from itertools import combinations
 import numpy as np
 
 from empathy_trl.errors import UserError
-from empathy_trl.evaluation.compare import RESAMPLING, Result, check_same_rows, read_result
-from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap
+from empathy_trl.evaluation.compare import Result, Results, changes_of, check_all_rows, read_result, row_change
+from empathy_trl.evaluation.metrics.bootstrap import paired_statistics
 from empathy_trl.hub.leaderboard.entries import Entry
 from empathy_trl.hub.results import judge_digest
 
@@ -52,12 +53,13 @@ class Ranking:
 
 @dataclass
 class _Rows:
-    """What the predictions of an entry say of its main metric: a score per row, or a function of row numbers."""
+    """What the predictions of an entry say of its main metric: scores of shape (seeds, rows), in which NaN is no score, or a
+    function of row numbers per seed. Without several seeds, there is one."""
 
-    result: Result
-    scores: list[float | None] | None = None
+    results: Results
+    scores: np.ndarray | None = None
     method: str | None = None
-    statistic: Callable | None = None
+    statistics: list[Callable] = field(default_factory=list)
 
 
 def rank(entries: list[Entry]) -> Ranking:
@@ -96,43 +98,58 @@ def _read(entry: Entry, problems: list[str]) -> _Rows | None:
     if not entry.folder.joinpath(f"predictions_{split}.jsonl").is_file():
         return None
     try:
-        result = read_result(entry.folder, split)
-        rows = _of_rows(result) if entry.evaluator.paired else _of_all(result)
+        results = {seed: read_result(folder, split) for seed, folder in entry.folders.items()}
+        rows = _of_rows(results) if entry.evaluator.paired else _of_all(results)
     except UserError as error:
         problems.append(str(error))
         return None
-    if rows is not None and not result.reports(entry.evaluator.main_metric, _value(rows)):
-        problems.append(
-            f"{entry.folder}: predictions_{split}.jsonl gives another {entry.evaluator.main_metric} than {entry.origin}"
-        )
+    if rows is None:
         return None
+    for result, value in zip(results.values(), _values(rows), strict=True):
+        if not result.reports(entry.evaluator.main_metric, value):
+            origin = entry.origin if len(results) == 1 else result.folder / f"eval_{split}.json"
+            problems.append(
+                f"{result.folder}: predictions_{split}.jsonl gives another {entry.evaluator.main_metric} than {origin}"
+            )
+            return None
     return rows
 
 
-def _of_rows(result: Result) -> _Rows:
+def _of_rows(results: Results) -> _Rows:
+    return _Rows(results, scores=np.stack([_scores(result) for result in results.values()]))
+
+
+def _scores(result: Result) -> np.ndarray:
     try:
-        scores = [result.evaluator.row_score(row) for row in result.rows]
-        np.array([score for score in scores if score is not None], dtype=float)
+        return np.array([result.evaluator.row_score(row) for row in result.rows], dtype=float)  # None becomes NaN
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{result.folder}: a row has no score ({type(error).__name__}: {error})") from error
-    return _Rows(result, scores=scores)
 
 
-def _of_all(result: Result) -> _Rows | None:
-    main = result.evaluator.main_metric
-    found = [(method, *of) for method, of in result.statistics().items() if main in of[0]]
-    if not found:
-        return None
-    method, names, function = found[0]
-    column = list(names).index(main)
-    return _Rows(result, method=method, statistic=lambda rows: function(rows)[..., column])
+def _of_all(results: Results) -> _Rows | None:
+    statistics, methods = [], []
+    for result in results.values():
+        main = result.evaluator.main_metric
+        found = [(method, *of) for method, of in result.statistics().items() if main in of[0]]
+        if not found:
+            return None
+        method, names, function = found[0]
+        statistics.append(_column(function, list(names).index(main)))
+        methods.append(method)
+    return _Rows(results, method=methods[0], statistics=statistics)
 
 
-def _value(rows: _Rows) -> float:
-    if rows.statistic:
-        return float(rows.statistic(np.arange(len(rows.result.rows))))
-    there = [score for score in rows.scores if score is not None]
-    return sum(there) / len(there) if there else math.nan
+def _column(function: Callable, place: int) -> Callable:
+    return lambda rows: function(rows)[..., [place]]
+
+
+def _values(rows: _Rows) -> list[float]:
+    """Return what the predictions give as the main metric, for every seed."""
+    if rows.statistics:
+        every = np.arange(len(next(iter(rows.results.values())).rows))
+        return [float(statistic(every)[0]) for statistic in rows.statistics]
+    there = [[score for score in scores.tolist() if not math.isnan(score)] for scores in rows.scores]
+    return [sum(scores) / len(scores) if scores else math.nan for scores in there]
 
 
 def _paired_change(one: _Rows | None, other: _Rows | None) -> tuple[float, float] | None:
@@ -140,18 +157,19 @@ def _paired_change(one: _Rows | None, other: _Rows | None) -> tuple[float, float
     if one is None or other is None:
         return None
     try:
-        check_same_rows(one.result, other.result)
+        check_all_rows([*one.results.values(), *other.results.values()])
     except UserError:  # the files are not of the evaluations beside them; their intervals still hold
         return None
-    if one.statistic:
-        n = len(one.result.rows)
-        change = lambda rows: (other.statistic(rows) - one.statistic(rows))[..., None]
-        test = RESAMPLING[one.method](change, n)[0]
+    same_seeds = one.results.keys() == other.results.keys()
+    if one.statistics:
+        n = len(next(iter(one.results.values())).rows)
+        test = changes_of(one.method, one.statistics, other.statistics, same_seeds, n)[0]
     else:
-        pairs = [pair for pair in zip(one.scores, other.scores, strict=True) if None not in pair]
-        if not pairs:
+        there = ~np.isnan([*one.scores, *other.scores]).any(axis=0)
+        n = int(there.sum())
+        if not n:
             return None
-        n, test = len(pairs), paired_bootstrap(*zip(*pairs, strict=True))
+        test = paired_statistics(row_change(one.scores[:, there], other.scores[:, there], same_seeds), n)[0]
     return (test["low"], test["high"]) if n > 1 else (-math.inf, math.inf)  # one row tells nothing
 
 

@@ -47,6 +47,7 @@ FILES_NOTE = (
 COLUMNS = (
     "table", "why_apart", "kind", "data", "source", "revision", "split", "rows", "decoding", "judged_by",
     "metrics_version", "rank", "role", "model", "recipe", "stage", "metric", "is_main", "value", "low", "high", "n", "citation",
+    "sd", "seeds",
 )  # fmt: skip
 MODEL_COLOUR, REFERENCE_COLOUR = "#4c78a8", "#8a8a8a"
 
@@ -80,8 +81,7 @@ def cell(figure: dict | None) -> str:
     """Return a figure with its interval, where it has one; "–" where there is none."""
     if figure is None:
         return "–"
-    has_interval = figure.get("low") is not None and figure.get("high") is not None
-    return with_interval(figure) if has_interval else f"{figure['value']:.3f}"
+    return with_interval({"low": None, "high": None} | figure)
 
 
 def shown_n(row: Row, metric: str) -> str:
@@ -152,7 +152,7 @@ def csv_text(board: Board) -> str:
         for row in table.rows:
             for metric, figure in row.figures.items():
                 writer.writerow(
-                    _line(table, row, metric) | {key: figure.get(key) for key in ("value", "low", "high", "n")}
+                    _line(table, row, metric) | {key: figure.get(key) for key in ("value", "low", "high", "n", "sd")}
                 )
     return target.getvalue()
 
@@ -173,6 +173,7 @@ def _line(table: Table, row: Row, metric: str) -> dict:
         "metric": metric,
         "is_main": metric == table.main,
         "citation": row.note,
+        "seeds": " ".join(map(str, evaluation.get("seeds", ()))),
     }
 
 

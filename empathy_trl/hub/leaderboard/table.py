@@ -31,7 +31,7 @@ class Row:
     Attributes:
         role: "model", "baseline" or "published".
         name: what a reader calls it.
-        figures: metric -> `{"value", "low", "high", "n"}`; the last three may lack or be None.
+        figures: metric -> `{"value", "low", "high", "n"}`; the last three may lack or be None. Means over seeds also have `sd`.
         rank: from 1; None for a reference row.
         note: a citation or the like, else "".
         url: of the source, else None.
@@ -103,9 +103,10 @@ def by_value(metric: str):
 def names(entries: list[Entry]) -> list[str]:
     """Return a short, unique name for each model of a group; equal names get longer, step by step, until they differ."""
     models = [entry.evaluation["model"] for entry in entries]
-    found = [_short(model) for model in models]
+    of_seeds = [f", {len(entry.seeds)} seeds" if entry.seeds else "" for entry in entries]
+    found = [_short(model) + seeds for model, seeds in zip(models, of_seeds, strict=True)]
     longer = [
-        lambda i: re.sub(r"^(\./)?outputs/", "", models[i]),
+        lambda i: re.sub(r"^(\./)?outputs/", "", models[i]) + of_seeds[i],
         lambda i: f"{found[i]} ({entries[i].evaluation['recipe']} / {entries[i].evaluation['stage']})",
         lambda i: f"{found[i]} ({'/'.join(PurePath(entries[i].origin).parts[-3:-1])})",
         lambda i: f"{found[i]} (no. {1 + models[:i].count(models[i])})",
@@ -126,6 +127,10 @@ def _short(model: str) -> str:
 NOTE = (
     "Each classifier of replies has its own column, named by a digest of its weights, because the figures of two classifiers "
     "cannot be compared."
+)
+OVER_SEEDS = (
+    "Rows over several seeds: the mean ± the standard deviation over the seeds, and the interval of the mean, for which seeds and rows "
+    "are drawn again."
 )
 UNKNOWN = "not recorded"
 SHOWN = 8  # characters of a digest
@@ -232,6 +237,8 @@ def notes(each: Group, evaluator: Evaluator, ranking: Ranking) -> list[str]:
         found.append(_compared(ranking))
     if any("perplexity" in entry.evaluation["metrics"] for entry in each.entries) and len(each.entries) > 1:
         found.append("Perplexities of models with different tokenizers cannot be compared.")
+    if any(entry.seeds for entry in each.entries):
+        found.append(OVER_SEEDS)
     if each.repeated:
         found.append(f"{_plural(each.repeated, 'result')} left out that repeated another.")
     return found

@@ -10,11 +10,15 @@ from huggingface_hub import HfApi, ModelCardData
 from empathy_trl.data import CORPORA
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import EVALUATORS, evaluator
+from empathy_trl.evaluation.base import read_eval
+from empathy_trl.evaluation.compare import compare
 from empathy_trl.hub.leaderboard.entries import FILE, make_entry, read_hub, read_paths, read_published
-from empathy_trl.hub.leaderboard.render import write_board
+from empathy_trl.hub.leaderboard.ranking import group
+from empathy_trl.hub.leaderboard.render import csv_text, markdown_text, write_board
 from empathy_trl.hub.leaderboard.table import build_board
 from empathy_trl.hub.results import to_results
-from tests.hub.leaderboard.results import evaluation, figure, saved
+from tests.evaluation.test_compare import emotions
+from tests.hub.leaderboard.results import evaluation, figure, saved, with_predictions
 
 
 def test_files_and_folders_of_any_depth_each_once(tmp_path):
@@ -277,3 +281,64 @@ def test_only_values_of_benchmarks_are_a_leaderboard_too(tmp_path):
     state(tmp_path / "bad", "- 5")
     with pytest.raises(UserError, match=r"(?s)no results that can be read:.*x.yaml, line 1: 5; expected a mapping"):
         read_paths([tmp_path / "bad"])
+
+
+def seeds(run, *shares, **changes):
+    """Write one result per share of right answers, as a run with several seeds would."""
+    for seed, share in enumerate(shares, start=1):
+        model = {"model": f"outputs/{run.name}/seed_{seed}/grpo", "recipe": run.name, "stage": "grpo"}
+        decoding = {"decoding": f"sampled at temperature 1, seed {seed}"}
+        with_predictions(run / f"seed_{seed}" / "grpo", emotions, share, seed, data=decoding, **model, **changes)
+
+
+def test_several_seeds_are_one_row_with_their_spread(tmp_path):
+    seeds(tmp_path / "good", 0.80, 0.84, 0.82)
+    seeds(tmp_path / "bad", 0.2, 0.3, 0.25)
+    with_predictions(tmp_path / "one", emotions, 0.3, 9, data={"decoding": "sampled at temperature 1, seed 4"})
+    found = read_paths([tmp_path])
+    assert len(found.entries) == 3 and not found.problems
+    board = build_board(found)
+    (table,) = board.tables
+    assert [row.name for row in table.rows] == ["good/grpo, 3 seeds", "models/one", "bad/grpo, 3 seeds"]
+    assert [row.rank for row in table.rows] == [1, 2, 2]  # each pair row by row: 3 seeds with 3, and 3 with one result
+    assert "3 pairs of models compared row by row" in "".join(table.notes)
+    first = table.rows[0].figures["accuracy"]
+    change = compare(tmp_path / "good", tmp_path / "bad/grpo")["metrics"]["accuracy"]
+    assert first["value"] == pytest.approx(change["a"]) and first["low"] < first["value"] < first["high"]
+    assert f"{first['value']:.3f} ± {first['sd']:.3f} [{first['low']:.3f}" in markdown_text(board)
+    line = csv_text(board).splitlines()[1]
+    assert line.endswith(f"{first['sd']},1 2 3")
+
+
+def test_a_single_seed_and_one_that_seeds_json_leaves_out_are_rows_of_their_own(tmp_path):
+    seeds(tmp_path / "run", 0.8, 0.7, 0.6)
+    assert [entry.seeds for entry in read_paths([tmp_path / "run" / "seed_2"]).entries] == [{}]
+    (tmp_path / "run" / "seeds.json").write_text('{"seeds": [1, 2]}')
+    assert sorted(len(entry.seeds) for entry in read_paths([tmp_path]).entries) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"data": {"rows": "bb"}}, "data.rows differs: aa, bb"),
+        ({"data": {"decoding": "greedy decoding"}}, "data.decoding differs: greedy decoding, sampled at temperature 1"),
+        ({"metrics_version": 2}, "metrics_version differs"),
+    ],
+)
+def test_seeds_that_cannot_be_pooled_are_shown_one_by_one_with_the_reason(tmp_path, changes, reason):
+    seeds(tmp_path / "run", 0.8, 0.7)
+    folder = tmp_path / "run" / "seed_2" / "grpo"
+    made = read_eval(folder, "test")
+    saved(folder, made | changes | {"data": made["data"] | changes.get("data", {})})
+    found = read_paths([tmp_path])
+    assert len(found.entries) == 2
+    assert found.problems[0].startswith(f"{tmp_path}/run/grpo: the seeds are shown one by one: {reason}")
+
+
+def test_seeds_with_reward_models_of_their_own_share_a_table_with_their_other_stages_only(tmp_path):
+    judge = lambda weights: {"judged_by": {"empathy_model": {"weight": 1.0, "weights": weights, "import": None}}}
+    for name, judges in (("sft", "ab"), ("grpo", "ab"), ("else", "aa")):
+        for seed, weights in enumerate(judges, start=1):
+            with_predictions(tmp_path / "r" / f"seed_{seed}" / name, emotions, 0.5, seed, model=name, **judge(weights))
+    groups = [[entry.evaluation["model"] for entry in each.entries] for each in group(read_paths([tmp_path]).entries)]
+    assert groups == [["grpo", "sft"], ["else"]]

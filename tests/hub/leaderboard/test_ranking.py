@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from empathy_trl.evaluation.base import read_predictions, write_eval, write_predictions
-from empathy_trl.evaluation.compare import compare_results, read_result
+from empathy_trl.evaluation.compare import compare
 from empathy_trl.hub.leaderboard.entries import make_entry
 from empathy_trl.hub.leaderboard.ranking import NO_ROWS, direction, group, rank
 from empathy_trl.hub.results import judge_digest
@@ -143,7 +143,7 @@ def test_rows_tell_apart_what_intervals_cannot(tmp_path):
 def test_the_verdict_is_that_of_a_comparison_of_the_two(tmp_path, seed):
     a, b = (with_predictions(tmp_path / name, emotions, share, 2 * seed + add)
             for name, share, add in (("a", 0.5, 0), ("b", 0.6, 1)))  # fmt: skip
-    change = compare_results(read_result(a.folder, "test"), read_result(b.folder, "test"))["metrics"]["accuracy"]
+    change = compare(a.folder, b.folder)["metrics"]["accuracy"]
     expected = [1 + (change["low"] > 0), 1 + (change["high"] < 0)]
     assert rank([a, b]).ranks == expected
 
