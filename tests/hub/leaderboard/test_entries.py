@@ -303,7 +303,7 @@ def test_several_seeds_are_one_row_with_their_spread(tmp_path):
     assert [row.rank for row in table.rows] == [1, 2, 2]  # each pair row by row: 3 seeds with 3, and 3 with one result
     assert "3 pairs of models compared row by row" in "".join(table.notes)
     first = table.rows[0].figures["accuracy"]
-    change = compare(tmp_path / "good", tmp_path / "bad/grpo")["metrics"]["accuracy"]
+    change = compare(tmp_path / "good/grpo", tmp_path / "bad/grpo")["metrics"]["accuracy"]
     assert first["value"] == pytest.approx(change["a"]) and first["low"] < first["value"] < first["high"]
     assert f"{first['value']:.3f} ± {first['sd']:.3f} [{first['low']:.3f}" in markdown_text(board)
     line = csv_text(board).splitlines()[1]
