@@ -99,6 +99,8 @@ def test_a_recipe_for_smollm2_trains_from_end_to_end(name, smollm2, tmp_path, mo
     without_pictures(monkeypatch)
     stage = "" if "model" in read_yaml(ROOT / "recipes" / f"{name}.yaml") else "stages.sft."
     flags = [f"--{stage}model.name_or_path", str(smollm2), *few_steps(name)]
+    if name == "empath_smollm2":
+        flags += ["--stages.grpo.rewards.foresight.model", str(smollm2.parent / "minilm-l6")]
     assert run(["--recipe", name, "--output_dir", str(tmp_path), *flags]) == 0
     stages = load_recipe(name).stages
     assert {evaluation(tmp_path, stage)["data"]["n"] for stage in stages} == {8}
