@@ -14,8 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
-from peft import PeftConfig
+from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from empathy_trl.cli import in_words
@@ -23,11 +22,13 @@ from empathy_trl.engine import Engine
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.evaluate import check_judged, check_lengths
 from empathy_trl.evaluation.held_out import check_held_out, plan
-from empathy_trl.io import is_cached, is_gguf, json_or_none, nearest_path, on_hub, user_name
+from empathy_trl.io import is_cached, is_gguf, json_or_none, nearest_path, on_hub
 from empathy_trl.memory import UNKNOWN_PROMPT, Size, evaluation_memory, largest_batch, training_memory
 from empathy_trl.models.adapters import (
     adapted,
     adapter_changes,
+    adapter_file,
+    adapter_here,
     as_new,
     check_target_names,
     check_targets,
@@ -37,7 +38,6 @@ from empathy_trl.models.batching import check_prompts, prompt_tokens
 from empathy_trl.models.classifier import build_encoder_tokenizer, encoder_config
 from empathy_trl.models.gguf import read as read_gguf
 from empathy_trl.models.hub_files import (
-    ADAPTER_FILE,
     NO_CODE,
     adapter_base,
     join_revision,
@@ -228,7 +228,7 @@ def _pretrained_size(run: StageRun) -> Size | None:
     """Return the size of a model in a folder or in the Hub's cache; None for one that is in neither."""
     stage, name = run.stage, run.stage.model.name_or_path
     source = {"revision": stage.model.revision, "local_files_only": True, **NO_CODE}
-    adapter = _adapter_file(stage.model)
+    adapter = adapter_file(stage.model)
     base, revision = adapter_base(adapter, name) if adapter else (name, stage.model.revision)
     own_config, tokenizer = read_gguf(Path(base)) if is_gguf(base) else (None, None)
     try:
@@ -304,19 +304,7 @@ def _adapter_before(run: StageRun):
     if (source := stage_of(run.stage.model.name_or_path)) is not None:
         earlier = run.runs[source]
         return lora_config(earlier.stage.model.lora) or _adapter_before(earlier)
-    file = None if run.stage.model.from_scratch else _adapter_file(run.stage.model)
-    return file and PeftConfig.from_pretrained(str(file.parent))
-
-
-def _adapter_file(model) -> Path | None:
-    """Return the settings file of an adapter in a folder or in the Hub's cache; None for a whole model or a missing one."""
-    if is_gguf(model.name_or_path):
-        return None
-    if Path(user_name(model.name_or_path)).is_dir():
-        path = Path(user_name(model.name_or_path)) / ADAPTER_FILE
-        return path if path.is_file() else None
-    cached = try_to_load_from_cache(model.name_or_path, ADAPTER_FILE, revision=model.revision)
-    return Path(cached) if isinstance(cached, str) else None
+    return adapter_here(run.stage.model)
 
 
 def _adapter_line(model, brought, changes: list[str]) -> str:

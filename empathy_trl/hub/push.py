@@ -42,9 +42,18 @@ from empathy_trl.hub.pull import LOGIN, hub_requests, retry
 from empathy_trl.hub.results import ENTRIES_FILE, source_name, to_entries
 from empathy_trl.hub.stage_folder import read_stage_files
 from empathy_trl.io import hold_folder, is_hub_id, nearest_path, on_hub, read_json, read_rows, user_name, user_path
-from empathy_trl.models.adapters import EXAMPLES, adapter_outputs, difference, example_inputs, merge_adapter
+from empathy_trl.models.adapters import (
+    EXAMPLES,
+    adapter_changes,
+    adapter_here,
+    adapter_outputs,
+    base_config,
+    difference,
+    example_inputs,
+    merge_adapter,
+)
 from empathy_trl.models.hub_files import ADAPTER_FILE, VOCABULARY_FILES, adapter_base
-from empathy_trl.models.load import load_model
+from empathy_trl.models.load import load_model, lora_config
 from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE, dump_yaml, read_yaml, stage_of
 from empathy_trl.recipe.provenance import RUN_FILE
 from empathy_trl.recipe.schema import SAMPLE
@@ -230,17 +239,20 @@ def _check_base_of(recipe, stage) -> None:
 
 
 def _adapter_of(recipe, model) -> tuple:
-    """Return the `lora:` of the adapter that a stage produces (or None), and its base if that is local (or None)."""
-    earlier, before = stage_of(model.name_or_path), None
+    """Return the `PeftConfig` of the adapter that a stage produces (or None), and its base if that is local (or None)."""
+    earlier, config = stage_of(model.name_or_path), None
     if earlier is not None:
         before, base = _adapter_of(recipe, recipe.stages[earlier].model)
         base = base if before else model.name_or_path
     else:
-        folder = Path(user_name(model.name_or_path or ""))
-        base = model.name_or_path if folder.is_dir() and not (folder / ADAPTER_FILE).is_file() else None
-    if model.lora is None or before is None or model.lora == before:
-        return model.lora or before, base
-    return model.lora, f"{model.name_or_path}, merged with its adapter"
+        before = adapter_here(model)
+        below = before.base_model_name_or_path if before else model.name_or_path
+        base = below if Path(user_name(below or "")).is_dir() else None
+        config = base_config(model.name_or_path, model.revision) if before and model.lora else None
+    asked = lora_config(model.lora)
+    if asked is None or before is None or not adapter_changes(asked, before, config):
+        return asked or before, base
+    return asked, f"{model.name_or_path}, merged with its adapter"
 
 
 def _check_rights(hub, folder: Path) -> None:

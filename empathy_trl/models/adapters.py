@@ -27,6 +27,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import try_to_load_from_cache
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -35,7 +36,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from empathy_trl.errors import UserError, show, suggestion
-from empathy_trl.io import is_hub_id, user_name
+from empathy_trl.io import is_gguf, is_hub_id, user_name
 from empathy_trl.models.batching import render
 from empathy_trl.models.hub_files import (
     ADAPTER_FILE,
@@ -403,6 +404,26 @@ def saved_adapter(name: str, revision: str | None = None) -> PeftConfig | None:
         return PeftConfig.from_pretrained(str(entry.parent)) if entry.name == ADAPTER_FILE else None
 
 
+def adapter_file(section) -> Path | None:
+    """Return `adapter_config.json` of the model that a recipe's section `model:` names; None for another or a missing model.
+
+    The Hub is not asked: the file is in a folder or in the Hub's cache.
+    """
+    name = section.name_or_path
+    if section.from_scratch is not None or is_gguf(name):
+        return None
+    if (folder := Path(user_name(name))).is_dir():
+        return folder / ADAPTER_FILE if (folder / ADAPTER_FILE).is_file() else None
+    cached = try_to_load_from_cache(name, ADAPTER_FILE, revision=section.revision)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def adapter_here(section) -> PeftConfig | None:
+    """Return the settings in `adapter_file`; None without it."""
+    file = adapter_file(section)
+    return file and PeftConfig.from_pretrained(str(file.parent))
+
+
 @whole_weights()
 def with_merged_base(section, folder: Path):
     """Return a recipe's section `model:`, with its model replaced by a merged one if its adapter differs from `lora:`.
@@ -423,7 +444,7 @@ def with_merged_base(section, folder: Path):
     brought = saved_adapter(section.name_or_path, section.revision)
     if brought is None:
         return section
-    config = _base_config(section.name_or_path, section.revision)
+    config = base_config(section.name_or_path, section.revision)
     changes = adapter_changes(lora_config(section.lora, generator_class(config)[1]), brought, config)
     if not changes:
         return section
@@ -442,7 +463,7 @@ def with_merged_base(section, folder: Path):
     return merged
 
 
-def _base_config(name: str, revision: str | None):
+def base_config(name: str, revision: str | None):
     """Return the config of the model below an adapter."""
     name, revision = one_revision(name, revision)
     with hub_errors(user_name(name), revision):

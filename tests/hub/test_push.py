@@ -494,6 +494,18 @@ class TestAdapter:
             push(folder, "base")
         assert hub_server.files("ann/base") == before
 
+    @pytest.mark.parametrize(("lora", "local"), [("null", None), ("{r: 4}", "stage:sft, merged with its adapter")])
+    def test_trained_further_its_local_base_is_known_before_the_training(
+        self, adapter, tmp_path, monkeypatch, lora, local
+    ):
+        monkeypatch.setattr(push_module, "_check_rights", lambda hub, folder: None)
+        folder, model = adapter
+        start = f"{{name_or_path: {folder}, from_scratch: null}}"
+        flags = ["--stages.sft.model", start, "--stages.grpo.model.lora", lora, "--hub.repo_id", "me/model"]
+        base = local or model.peft_config["default"].base_model_name_or_path
+        with pytest.raises(UserError, match=re.escape(f"the base of the adapter ({base}) is only on this machine")):
+            check_pushes(load_recipe("ed4_tiny", flags), tmp_path)
+
     def test_no_room_for_the_merged_model(self, hub_server, adapter, monkeypatch):
         def full(*arguments, **settings):
             raise OSError(errno.ENOSPC, "No space left on device")
