@@ -447,9 +447,30 @@ def _load_full(name: str, revision: str | None, options: dict) -> PreTrainedMode
     check_weights(name, report)
     model.name_or_path = name  # of a GGUF file its own, which an adapter records as its base
     _make_savable(model, name)
+    contiguous_head(model)
     if "quantization_config" in options:
         _keep_trainable(model)
     return model
+
+
+def contiguous_head(model) -> None:
+    """Make the LM head read a copy of what it gets in half precision on a CPU, if that is a slice of all positions.
+
+    PyTorch multiplies such a slice (`logits_to_keep`) in a batched product, for which it copies the head's weights once per row. With
+    SmolLM2 and 32 prompts, this copy takes 6.8 s and the product 0.01 s.
+
+    Args:
+        model: a model of transformers, or an adapter on one; modified if it has an LM head.
+    """
+    head = model.get_output_embeddings()
+    if head is not None and _contiguous_input not in head._forward_pre_hooks.values():
+        head.register_forward_pre_hook(_contiguous_input)
+
+
+def _contiguous_input(module, args):
+    hidden, *others = args
+    slow = hidden.device.type == "cpu" and hidden.dtype in (torch.bfloat16, torch.float16)
+    return (hidden.contiguous(), *others) if slow else args
 
 
 def _make_savable(model: PreTrainedModel, name: str) -> None:

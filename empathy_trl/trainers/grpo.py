@@ -10,7 +10,7 @@ calls `super()`:
 | `_generate_and_score_completions` | reward weights may follow a schedule; log distinct-2 |
 | `_calculate_rewards` | pass rewards the `<think>` at the end of the prompt; keep rewards of weight 0 out of the advantages; log the lengths of thoughts and replies, the share of groups whose completions all earn the same, and which rewards rise with the length; stop if no reward applies, or if all completions are masked |
 | `_get_per_token_logps_and_entropies` | without a GPU, keep prompts out of the vocabulary projection |
-| `training_step`, `__init__` | without a GPU, make fewer logits at a time, and let adapters make fewer copies; also in SFT |
+| `training_step`, `__init__` | without a GPU, make fewer logits at a time, and let adapters and the LM head make fewer copies; also in SFT |
 
 `tests/trainers/test_seams.py` pins the source of every parent method named here.
 """
@@ -32,7 +32,7 @@ from empathy_trl.models.adapters import fuse_adapters
 from empathy_trl.models.batching import opened_thought, render, thought_tokens
 from empathy_trl.models.likelihood import PolicyScorer
 from empathy_trl.models.limits import check_vocabulary, count_positions_from_mask
-from empathy_trl.models.load import check_tags
+from empathy_trl.models.load import check_tags, contiguous_head
 from empathy_trl.models.templates import guard_template
 from empathy_trl.rewards.base import Reward, WeightSchedule, weight_at
 from empathy_trl.tags import THOUGHTS, completion_text, content_text
@@ -187,7 +187,7 @@ def declared_weights(reward_funcs) -> list | None:
 
 
 class OnCpuMixin:
-    """Mixin for trainers of TRL: without a GPU, the LM head makes fewer logits at a time, and adapters make fewer copies.
+    """Mixin for trainers of TRL: without a GPU, the LM head makes fewer logits at a time, and adapters and it make fewer copies.
 
     TRL's head makes the logits of 4096 tokens and 32,768 words at a time. Triton computes with them in place; without it, PyTorch
     makes about eight copies, of 537 MB each.
@@ -197,6 +197,7 @@ class OnCpuMixin:
         super().__init__(*args, **kwargs)
         if self.accelerator.device.type == "cpu":
             fuse_adapters(self.model)
+            contiguous_head(self.accelerator.unwrap_model(self.model))
 
     def training_step(self, *args, **kwargs):
         words = self.accelerator.unwrap_model(self.model).config.get_text_config().vocab_size

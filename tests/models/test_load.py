@@ -20,7 +20,7 @@ from transformers import (
 from empathy_trl.errors import UserError
 from empathy_trl.models import hub_files as hub
 from empathy_trl.models import load as models
-from empathy_trl.models.load import check_tags, generator_class, load_model, load_or_build, lora_config
+from empathy_trl.models.load import check_tags, contiguous_head, generator_class, load_model, load_or_build, lora_config
 from empathy_trl.models.templates import teaches_no_end
 from empathy_trl.models.tiny import build_tokenizer
 from empathy_trl.recipe import Model
@@ -128,6 +128,16 @@ def test_completions_end_with_the_token_that_ends_a_turn(full, tmp_path, caplog)
         loaded.save_pretrained(folder)  # as beside an adapter, whose base keeps its own settings
         assert models.load_model(folder)[0].generation_config.eos_token_id == ends
         assert caplog.text.count("completions also end with") == isinstance(ends, list)
+
+
+def test_the_head_reads_no_slice_in_half_precision(full):
+    model, _ = load_model(full, dtype="bfloat16")
+    seen = []
+    model.get_output_embeddings().register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    model(torch.ones(2, 3, dtype=torch.long), logits_to_keep=1)
+    assert seen[0].is_contiguous()
+    contiguous_head(model)
+    assert len(model.get_output_embeddings()._forward_pre_hooks) == 1
 
 
 def test_an_encoder_decoder(tmp_path):
