@@ -79,7 +79,7 @@ def model_card(folder: Path, repo_id: str | None = None, merged: bool = False) -
         example=known.scored, messages=_example_messages(files), rewritten=_rewritten(files), tags=known.reply_tags,
         sampling={"max_new_tokens": 300, "temperature": 0.0, "top_p": 1.0, "top_k": 0} | (files.stage.get("evaluation") or {}),
         is_last_stage=files.name == list(files.recipe["stages"])[-1],
-        results=[_result(evaluation) for evaluation in files.evaluations.values()],
+        results=[_result(each, *files.over_seeds(each)) for each in files.evaluations.values()],
         # where it comes from
         sources=sources, licence=licence_words, stages=stages,
         trainer=files.stage.get("trainer") or {}, rewards=_rewards(files.stage.get("rewards") or {}),
@@ -142,26 +142,40 @@ def _literal(value) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _result(evaluation: dict) -> dict:
-    """Return what the card says of one evaluation: its data, its source, the table, and the note below."""
+def _result(evaluation: dict, seeds: list[int], over_seeds: dict[str, dict]) -> dict:
+    """Return what the card says of one evaluation: its data, its source, the table, and the note below.
+
+    Args:
+        evaluation: content of `eval_<split>.json`.
+        seeds, over_seeds: as `StageFiles.over_seeds` returns them.
+    """
     data, metrics, baselines = evaluation["data"], evaluation["metrics"], evaluation["baselines"]
     kind = evaluator(evaluation["kind"])
     try:
         titles = kind.column_titles(evaluation)
     except (KeyError, TypeError):  # an evaluation of another version
         titles = {key: key.replace("_", " ") for key in metrics}
-    rows = [["", "**this model**", *(text(NAMES.get(name, name)) for name in baselines), "n"]]
+    of_seeds = [f"seeds {', '.join(map(str, seeds))}"] if seeds else []
+    rows = [["", "**this model**", *of_seeds, *(text(NAMES.get(name, name)) for name in baselines), "n"]]
     for key in [key for key in titles if key in metrics]:
         cells = [with_interval(row[key]) if key in row else "" for row in baselines.values()]
-        rows.append([text(titles[key]), f"**{with_interval(metrics[key])}**", *cells, metrics[key]["n"]])
+        mean = [with_interval(over_seeds[key]) if key in over_seeds else ""] if seeds else []
+        rows.append([text(titles[key]), f"**{with_interval(metrics[key])}**", *mean, *cells, metrics[key]["n"]])
     source, name = source_name(data["source"]), code(data["name"])
     return {
         "data": data,
         "source": f"the embedded corpus {name}" if source == SAMPLE else f"{code(source)}, read as {name}",
         "cuts": describe_cuts(data),
         "table": markdown(rows),
-        "note": kind.note.replace("`docs/figures.md`", "`docs/figures.md` of empathy-trl"),
+        "note": kind.note.replace("`docs/figures.md`", "`docs/figures.md` of empathy-trl")
+        + (OF_SEEDS if seeds else ""),
     }
+
+
+OF_SEEDS = (
+    " The figures of this model are those of one seed. The column of seeds has the mean over all of them ± their standard "
+    "deviation; its intervals hold for a new seed and new rows."
+)
 
 
 def _rewards(rewards: dict[str, dict]) -> list[dict]:

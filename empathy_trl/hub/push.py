@@ -453,11 +453,12 @@ def _run_files(folder: Path, repo_id: str) -> Contents:
 
 def _benchmark_results(folder: Path, repo_id: str) -> Contents:
     """Return the file of `.eval_results/` if a benchmark asks for a figure of the stage; print what each evaluation gives it."""
-    entries = []
-    for split, evaluation in read_stage_files(folder).evaluations.items():
+    entries, files = [], read_stage_files(folder)
+    for split, evaluation in files.evaluations.items():
         about = f"{eval_path(folder, split).name}: {ENTRIES_FILE} has"
         try:
-            given = to_entries(evaluation, _benchmark(evaluation["data"]["source"]), repo_id)
+            benchmark = _benchmark(evaluation["data"]["source"])
+            given = to_entries(evaluation, benchmark, repo_id, *files.over_seeds(evaluation))
         except UserError as reason:
             print(f"{about} no value of {source_name(evaluation['data']['source'])}, because {reason}")
             continue

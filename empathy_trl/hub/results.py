@@ -182,7 +182,9 @@ def is_ours(result: EvalResult) -> bool:
     return about.kind in EVALUATORS and isinstance(result.dataset_split, str) and is_finite(result.metric_value)
 
 
-def to_entries(evaluation: dict, benchmark: dict, repo_id: str) -> list[EvalResultEntry]:
+def to_entries(
+    evaluation: dict, benchmark: dict, repo_id: str, seeds: Sequence[int] = (), over_seeds: dict | None = None
+) -> list[EvalResultEntry]:
     """Return the figures of an evaluation that its benchmark asks for, as entries of `.eval_results/`.
 
     Args:
@@ -190,6 +192,7 @@ def to_entries(evaluation: dict, benchmark: dict, repo_id: str) -> list[EvalResu
         benchmark: content of `eval.yaml` in the data set's repository. It asks for a figure if it names `FRAMEWORK`, and has a
             task of this split whose id is the key of the metric.
         repo_id: the model's.
+        seeds, over_seeds: as `StageFiles.over_seeds` returns them; the notes of an entry then say that it is of one seed.
 
     Raises:
         UserError: the reason why no figure is an entry.
@@ -217,7 +220,7 @@ def to_entries(evaluation: dict, benchmark: dict, repo_id: str) -> list[EvalResu
             dataset_revision=revision if re.fullmatch("[0-9a-f]{40}", revision := str(data.get("revision"))) else None,
             source_url=f"{constants.ENDPOINT}/{repo_id}/blob/main/{file}",
             source_name=f"{FRAMEWORK}: {file}",
-            notes="; ".join([_interval(metrics[name]), *about]),
+            notes="; ".join([_interval(metrics[name]), *about, *_spread(seeds, (over_seeds or {}).get(name))]),
         )
         for name in wanted
     ]
@@ -225,6 +228,11 @@ def to_entries(evaluation: dict, benchmark: dict, repo_id: str) -> list[EvalResu
 
 def _interval(figure: dict) -> str:
     return f"95 % interval {figure['low']:.3f} to {figure['high']:.3f}, n = {figure['n']}"
+
+
+def _spread(seeds: Sequence[int], figure: dict | None) -> list[str]:
+    words = f"one of seeds {', '.join(map(str, seeds))}, whose mean ± standard deviation is"
+    return [f"{words} {figure['value']:.3f} ± {figure['sd']:.3f}"] if figure else []
 
 
 class _Task(BaseModel):

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation.base import eval_path
+from empathy_trl.evaluation.compare import SEEDS_FILE, is_seed
 from empathy_trl.hub.results import to_results
 from empathy_trl.io import json_or_none, on_hub, read_json
 from empathy_trl.models.hub_files import ADAPTER_FILE
@@ -109,6 +110,24 @@ class StageFiles:
         scratch = start.get("from_scratch") or {}
         named = scratch.get("architecture") == "t5" or start.get("chat_template") == "godel"
         return not self.scores_texts and bool(self.config.get("is_encoder_decoder", named))
+
+    def over_seeds(self, evaluation: dict) -> tuple[list[int], dict[str, dict]]:
+        """Return the seeds of the run that this stage is one of, and metric -> figure over them, as `seeds.json` has it.
+
+        Both are empty for a run with one seed. Figures of other evaluations than this one are left out.
+        """
+        run = self.folder.absolute().parent
+        content = (json_or_none(run.parent / SEEDS_FILE) if is_seed(run.name) else None) or {}
+        stage = content.get("stages", {}).get(self.name)
+        if stage is None or content["split"] != evaluation["data"]["split"]:
+            return [], {}
+        seed, metrics = run.name.removeprefix("seed_"), evaluation["metrics"]
+        figures = {
+            name: figure
+            for name, figure in stage["metrics"].items()
+            if figure["sd"] is not None and name in metrics and figure["values"].get(seed) == metrics[name]["value"]
+        }
+        return (content["seeds"], figures) if figures else ([], {})
 
     def has(self, name: str) -> bool:
         """Say whether a file is in the folder."""

@@ -16,7 +16,8 @@ from empathy_trl.errors import UserError
 from empathy_trl.evaluation.evaluate import write_eval
 from empathy_trl.hub import card as card_module
 from empathy_trl.hub.card import model_card, write_card
-from empathy_trl.hub.results import from_results
+from empathy_trl.hub.results import from_results, to_entries
+from empathy_trl.hub.stage_folder import read_stage_files
 from empathy_trl.recipe import load_recipe
 from empathy_trl.rewards import REWARDS
 from tests.hub.folders import STAGE, stage_folder, write_stage
@@ -90,6 +91,29 @@ def test_every_split_has_its_table_and_its_results(tmp_path):
     card = model_card(tmp_path, "user/model")
     assert re.findall(r"^Split `(\w+)`", card, flags=re.MULTILINE) == ["test", "valid"]
     assert [each["data"]["split"] for each in from_results(ModelCard(card).data.eval_results, "m")] == ["test", "valid"]
+
+
+def test_a_stage_of_one_of_several_seeds_has_the_mean_of_all(tmp_path):
+    folder = stage_folder(tmp_path / "seed_2" / "grpo")
+    (folder / "eval_test.json").write_text(json.dumps(evaluation()))
+    value = evaluation()["metrics"]["accuracy"]["value"]
+    figure = {"value": 0.8, "sd": 0.0123, "low": 0.7, "high": 0.9, "n": 120, "values": {"1": 0.825, "2": value}}
+    other = figure | {"values": {"1": 0.1, "2": 0.2}}  # of an earlier evaluation
+    content = {
+        "seeds": [1, 2],
+        "split": "test",
+        "stages": {"grpo": {"metrics": {"accuracy": figure, "invalid_share": other}}},
+    }
+    assert "one seed" not in model_card(folder)
+    (tmp_path / "seeds.json").write_text(json.dumps(content))
+    card = model_card(folder)
+    assert "| **this model** | seeds 1, 2 |" in card and "The figures of this model are those of one seed." in card
+    assert "| **0.775 [0.700, 0.842]** | 0.800 ± 0.012 [0.700, 0.900] |" in card and "0.000]** |  |" in card
+    seeds, figures = read_stage_files(folder).over_seeds(evaluation())
+    benchmark = {"evaluation_framework": "empathy-trl", "tasks": [{"id": "accuracy", "split": "test"}]}
+    (entry,) = to_entries(evaluation(), benchmark, "ann/tiny", seeds, figures)
+    assert entry.notes.endswith("seed 42; one of seeds 1, 2, whose mean ± standard deviation is 0.800 ± 0.012")
+    assert read_stage_files(folder).over_seeds(evaluation(data={"split": "valid"})) == ([], {})
 
 
 def test_a_card_of_an_unfinished_stage_with_a_run_json_of_another_version_and_a_broken_evaluation(tmp_path):
