@@ -36,7 +36,7 @@ def rows(file: Path) -> list[dict]:
 
 def figures(file: Path) -> dict:
     content = parse(file.read_text(encoding="utf-8"))
-    for added in ("cut", "cut_off", "dropped", "shortened"):  # which version 0.1 did not count
+    for added in ("cut", "cut_off", "dropped", "limit", "shortened"):  # which version 0.1 did not count
         content["data"].pop(added, None)
     content["metrics"].pop("grounded_reasoning", None)  # nor did it compute this
     return {key: content[key] for key in ("kind", "data", "metrics", "baselines", "metrics_version")}
@@ -77,7 +77,8 @@ def test_a_model_evaluates_as_before(tmp_path, recipe, model, stage):
     old = tmp_path / ("outputs/emotions/grpo" if model == "published" else model)
     again = rows(tmp_path / "again/predictions_test.jsonl")
     for row in again:
-        row.pop("grounded", None)  # nor did it write this
+        for added in ("grounded", "likelihood"):  # nor did it write these
+            row.pop(added, None)
     assert again == rows(old / "predictions_test.jsonl")
     assert figures(tmp_path / "again/eval_test.json") == figures(old / "eval_test.json")
 

@@ -11,7 +11,7 @@ sides at once if they are the same.
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -293,8 +293,8 @@ def compare(a: str | Path, b: str | Path, split: str = "test") -> dict:
     return compare_results(one, other)
 
 
-def compare_results(a: Results, b: Results) -> dict:
-    """Return the content of `compare.json`.
+def compare_results(a: Results, b: Results, methods: Collection[str] = ("bootstrap", "jackknife")) -> dict:
+    """Return the content of `compare.json`; `methods` says how metrics of all rows together are resampled.
 
     `{"a", "b": {"folder", "recipe", "stage", "model"}, "kind", "data", "metrics": {name: figure}}`. A figure is `{"a", "b",
     "change", "relative", "low", "high", "p", "n", "method", "note"}`: the change b - a with its 95 % interval and two-sided p,
@@ -303,7 +303,7 @@ def compare_results(a: Results, b: Results) -> dict:
     "b", "change"}`, and `sd`, the standard deviation of the change over the seeds, if both have the same ones.
     """
     first, second = next(iter(a.values())), next(iter(b.values()))
-    tested = dict(_of_corpus(a, b)) | dict(_of_rows(a, b))
+    tested = dict(_of_corpus(a, b, methods)) | dict(_of_rows(a, b))
     pairs = zip(a.values(), b.values(), strict=True) if a.keys() == b.keys() else product(a.values(), b.values())
     reasons = {}
     for one, other in pairs:
@@ -427,11 +427,11 @@ def _minus(one: Callable, other: Callable) -> Callable:
     return lambda rows: other(rows) - one(rows)
 
 
-def _of_corpus(a: Results, b: Results) -> Iterator[tuple[str, dict]]:
+def _of_corpus(a: Results, b: Results, methods: Collection[str]) -> Iterator[tuple[str, dict]]:
     """Yield name and figure of the metrics that are computed from all rows together."""
     left, right = corpus_statistics(a), corpus_statistics(b)
     same, n = a.keys() == b.keys(), len(next(iter(a.values())).rows)
-    for method in left.keys() & right.keys():
+    for method in left.keys() & right.keys() & set(methods):
         (before, ours), (after, theirs) = left[method], right[method]
         if shared := [name for name in before if name in after]:
             ours, theirs = (

@@ -30,7 +30,8 @@ The files of an evaluation have public formats; leaderboards, cards and reports 
   labels `{"label", "prediction", "correct"}`, the labels of several groups separated by " / ", `correct` a share;
   ratings `{"label", "prediction", "error"}`, the first two rating -> number, `error` their mean absolute difference;
   pairs `{"label", "prediction", "right_share"}`, the first two rating -> number, the last null for a reply without a pair;
-  replies `{"completion", "reply", "reference", "rewards", "reward", "metrics"}`, `rewards` reward -> number or null,
+  replies `{"completion", "reply", "reference", "likelihood", "rewards", "reward", "metrics"}`, `likelihood` minus the
+  log-probability of the reference and its tokens, if there is a perplexity, `rewards` reward -> number or null,
   `reward` null if no reward applies, and `metrics` name -> number or null for every metric that is a mean over rows.
 * `predictions_<split>.partial.jsonl`: the completions of an unfinished evaluation, see `generation`.
 * `confusion_<split>.png` (emotions, labels; with several groups `confusion_<group>_<split>.png`), `ratings_<split>.png`

@@ -35,6 +35,7 @@ from empathy_trl.evaluation.metrics.reply_metrics import (
     corpus_metrics,
     load_bertscore,
     perplexity,
+    perplexity_statistics,
     row_metrics,
     variety_statistics,
 )
@@ -196,6 +197,7 @@ class ReplyEvaluator(Evaluator):
             | ({} if likelihoods else {"perplexity": predictions[0].unavailable_reason}),
         }
         texts = {"text": columns["text"], "completion": completions, "reply": replies, "reference": references}
+        texts |= {"likelihood": [list(each) for each in likelihoods]} if len(likelihoods) == len(predictions) else {}
         return result, _table(texts, earned, by_row, rewards)
 
     def directions(self, stage, rewards: dict) -> dict[str, bool]:
@@ -257,9 +259,12 @@ class ReplyEvaluator(Evaluator):
     def statistics(self, evaluation: dict, rows: list[dict]) -> dict[str, tuple]:
         """Return how to resample -> names and function of the metrics that are no means over rows."""
         replies, references = ([row[key] for row in rows] for key in ("reply", "reference"))
-        (bleu, of_bleu), (pearson, of_pearson) = bleu_statistics(replies, references), level_statistics(rows)
-        joined = lambda numbers: np.concatenate([of_bleu(numbers), of_pearson(numbers)], axis=-1)
-        return {"bootstrap": ([*bleu, *pearson], joined), "jackknife": variety_statistics(replies)}
+        parts = [bleu_statistics(replies, references), level_statistics(rows)]
+        if all("likelihood" in row for row in rows):  # not in earlier versions
+            parts.append(perplexity_statistics([row["likelihood"] for row in rows]))
+        names = [name for named, _ in parts for name in named]
+        joined = lambda numbers: np.concatenate([of(numbers) for _, of in parts], axis=-1)
+        return {"bootstrap": (names, joined), "jackknife": variety_statistics(replies)}
 
     def row_score(self, row: dict) -> float | None:
         """Return how good the reply of a row is, None where no reward applies; the mean over the others is the main metric."""

@@ -6,6 +6,7 @@ separate parts if they are of different kinds (a reward model, and the policy th
 rewards judged their replies.
 """
 
+import itertools
 import json
 import math
 import textwrap
@@ -18,6 +19,7 @@ from empathy_trl.cli import in_words
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.base import NAMES, UNTRAINED, describe_cuts, markdown, read_eval, read_predictions
+from empathy_trl.evaluation.compare import Result, check_same_rows, compare_results
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
 from empathy_trl.evaluation.plots import draw_report
 from empathy_trl.io import json_or_none, read_rows, user_path, write_text
@@ -89,11 +91,12 @@ def write_report(run_dir: str | Path, split: str = "test") -> Path:
         names = ", ".join(in_markdown(stage.name) for stage in group)
         several = f" ({group[0].evaluation['kind']}: {names})" if len(groups) > 1 else ""
         parts += [f"## Stages side by side{several}", _stage_table(group)]
+        parts += ["### Changes", changes] if (changes := _changes(group)) else []
         parts += [part for title, text in group[0].evaluator.details(group).items() for part in (f"## {title}", text)]
     parts += ["## Rows", rows] if (rows := _rows(stages)) else []
     parts += ["## Training", _training_table(stages), *_figures_while_training(stages)]
     parts += ["## Advice", advice] if (advice := _advice(stages)) else []
-    parts += ["## Examples", *map(_examples, groups)]
+    parts += ["## First rows", *map(_first_rows, groups), "## Examples", *map(_examples, groups)]
     parts += ["## How to reproduce", _reproduction(run_dir, stages[-1]), "## Files", _files(run_dir, stages)]
     return write_text(run_dir / "report.md", "\n\n".join(parts) + "\n")
 
@@ -291,6 +294,28 @@ def _stage_table(stages: list[EvaluatedStage]) -> str:
     )
 
 
+def _changes(stages: list[EvaluatedStage]) -> str:
+    """Return the table of the changes from stage to stage, paired by row; "" for one stage. Counts of n-grams take too long."""
+    pairs = list(itertools.pairwise(stages)) + ([(stages[0], stages[-1])] if len(stages) > 2 else [])
+    columns, reasons = {}, []
+    for pair in pairs:
+        name = in_markdown(f"{pair[0].name} to {pair[1].name}")
+        results = [Result(s.folder, s.evaluation, sorted(s.predictions, key=lambda row: row["index"])) for s in pair]
+        try:
+            check_same_rows(*results)
+            columns[name] = compare_results(*({None: each} for each in results), methods=("bootstrap",))["metrics"]
+        except UserError as error:
+            reasons.append(f"- {name}: not compared, because {in_markdown(error)}")
+    rows = [["", *columns]]
+    for key, title in stages[-1].evaluator.column_titles(stages[-1].evaluation).items():
+        figures = [metrics.get(key, {"low": None}) for metrics in columns.values()]
+        if any(figure["low"] is not None for figure in figures):
+            cells = ["" if f["low"] is None else _change_text(f | {"difference": f["change"]}) for f in figures]
+            rows.append([title, *cells])
+    note = "95 %, paired bootstrap: the same rows are drawn again for both. An interval that includes 0 establishes no change."
+    return "\n\n".join([*([markdown(rows), note] if len(rows) > 1 else []), *reasons])
+
+
 def _one_per_rows(stages: list[EvaluatedStage]) -> list[EvaluatedStage]:
     """Return the last of the stages that were evaluated on the same rows; baselines hold for these rows alone."""
     by_rows = {tuple((row["index"], row["text"]) for row in stage.predictions): stage for stage in stages}
@@ -372,6 +397,18 @@ def _start_and_end(values: list[float]) -> str:
     width = max(1, len(values) // 10)
     start, end = (sum(part) / width for part in (values[:width], values[-width:]))
     return f"{start:.3g} → {end:.3g}"
+
+
+FIRST_ROWS = 5
+
+
+def _first_rows(stages: list[EvaluatedStage]) -> str:
+    """Return the first rows that all stages were evaluated on, whatever became of them."""
+    rows = sorted(_common_rows(stages), key=lambda row: row[0]["index"])[:FIRST_ROWS]
+    if not rows:
+        return "No row that all stages have."
+    intro = f"The first {len(rows)} evaluated rows; they were not picked." if len(rows) > 1 else "The only row."
+    return "\n\n".join([intro, *(_example(stages, row) for row in rows)])
 
 
 def _examples(stages: list[EvaluatedStage]) -> str:

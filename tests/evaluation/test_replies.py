@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from datasets import Dataset
 
@@ -163,6 +164,14 @@ def test_perplexity_is_that_of_the_model_that_replied(tiny):
     )
     result, _ = EVALUATOR.score(stage(), ROWS, ROWS, predictions, REWARDS)
     assert result["metrics"]["perplexity"]["value"] == pytest.approx(320, rel=0.5)  # of 320 tokens, none learned
+
+
+def test_a_perplexity_can_be_computed_again_from_the_rows():
+    result, table = scored()
+    names, of_rows = EVALUATOR.statistics(result, table)["bootstrap"]
+    value = of_rows(np.array([[0, 1, 2, 3], [0, 0, 0, 1]]))[:, names.index("perplexity")]
+    assert value == pytest.approx(np.exp([14 / 8, 22 / 11])) and value[0] == result["metrics"]["perplexity"]["value"]
+    assert "likelihood" not in scored(likelihoods=[None] * 4)[1][0]
 
 
 def test_a_policy_that_was_asked_for_tags_has_no_perplexity(tiny):

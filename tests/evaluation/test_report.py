@@ -180,7 +180,7 @@ def test_training_table(two_stages):
     assert rows.endswith("## Rows\n\n- sft, train: 9 read; 1 rows dropped\n\n")
     assert cells(report, "sft") == ["sft", "20", "2.85 → 1.05", "", "", ""]
     assert cells(report, "grpo") == ["grpo", "40", "", "0.025 → 0.385", "0.5 → 0.5", "20 → 20"]
-    assert "## Advice\n\n- grpo, step 20: rewards.a\\*b rose.\n\n## Examples" in report
+    assert "## Advice\n\n- grpo, step 20: rewards.a\\*b rose.\n\n## First rows" in report
 
 
 def test_figures_while_training_are_shown_best_and_last(two_stages):
@@ -194,6 +194,28 @@ def test_figures_while_training_are_shown_best_and_last(two_stages):
         "- grpo: macro f1 0.750 at best (step 20), 0.500 at the last step (40); 4 evaluations on 64 rows of valid. The model is "
         "that of step 20."
     )
+
+
+def test_changes_from_stage_to_stage_and_the_first_rows(two_stages):
+    run, _ = two_stages
+    add_stage(run / "sft", "untrained", ["happy"] * len(GOLD))
+    text = write_report(run).read_text(encoding="utf-8")
+    changes = text.split("### Changes")[1].split("##")[0]
+    assert "|  | untrained to sft | sft to grpo | untrained to grpo |" in changes
+    correct = [[answer == gold for answer, gold in zip(answers(n), GOLD, strict=True)] for n in (2, 6)]
+    change = paired_bootstrap(*correct)
+    assert cells(changes, "accuracy")[2] == f"+0.333 [{change['low']:+.3f}, {change['high']:+.3f}]"
+    assert cells(changes, "invalid answers")[1].startswith("-0.9")
+    first = text.split("## First rows")[1].split("##")[0]
+    assert re.findall(r"^Row (\d+):", first, flags=re.MULTILINE) == list("01234")
+    assert re.findall(r"^    (\w+)  ", first, flags=re.MULTILINE)[2:5] == ["untrained", "sft", "grpo"]
+    rows = artefacts.read_predictions(run / "grpo", "test")
+    artefacts.write_predictions(run / "grpo", "test", rows[1:])
+    text = write_report(run).read_text(encoding="utf-8")
+    assert re.search(
+        r"^- sft to grpo: not compared, because .* lacks 1 of the other's, such as index 0", text, re.MULTILINE
+    )
+    assert "\nRow 1:" in text.split("## First rows")[1] and "\nRow 0:" not in text
 
 
 def test_examples_show_rows_gained_lost_and_wrong_in_both(tmp_path):

@@ -260,5 +260,15 @@ def perplexity(likelihoods: list[tuple[float, int]]) -> dict:
             len(likelihoods) - len(told),
             len(likelihoods),
         )
-    value, low, high = bootstrap_sums(lambda sums: np.exp(sums[..., 0] / sums[..., 1]), told)
+    value, low, high = bootstrap_sums(_perplexity_of_sums, told)
     return {"value": value, "low": low, "high": high, "n": len(told), "tokens": sum(tokens for _, tokens in told)}
+
+
+def perplexity_statistics(likelihoods: list[tuple[float, int]]) -> tuple[list[str], Callable]:
+    """Return the name of the perplexity, and what it is of any rows, as numbers from 0."""
+    table = np.array([each if each[1] else (0.0, 0) for each in likelihoods], dtype=float)
+    return ["perplexity"], lambda rows: _perplexity_of_sums(times_drawn(rows, len(table)) @ table)[..., None]
+
+
+def _perplexity_of_sums(sums: np.ndarray) -> np.ndarray:
+    return np.exp(sums[..., 0] / sums[..., 1])
