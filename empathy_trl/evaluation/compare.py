@@ -205,7 +205,7 @@ def _settings(run: Path, last: str) -> Iterator[tuple[tuple, object]]:
 
 def _leaves(path: tuple, value) -> Iterator[tuple[tuple, object]]:
     if not isinstance(value, dict) or not value:
-        yield path, value
+        yield path, without_seed(value) if isinstance(value, str) else value  # a model of the same seed of another run
         return
     for key, each in value.items():
         yield from _leaves((*path, str(key)), each)
@@ -515,7 +515,7 @@ SEEDS_METHOD = (
     "Values are means over the seeds. The seeds are drawn again as well as the rows, so interval and p hold for a new seed and a "
     "new row. With few seeds whose changes differ much, the interval is too narrow and p is too small: read the values of the seeds."
 )
-APART = "A and B have different seeds, which were therefore drawn independently."
+APART = "A and B do not have the same seeds, so the seeds of each were drawn independently."
 
 
 def page(content: dict) -> str:

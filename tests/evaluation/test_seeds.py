@@ -147,6 +147,15 @@ def test_what_cannot_be_pooled_is_named(run, spoil, message):
     assert not (run / "seeds.json").exists()
 
 
+def test_a_model_of_the_same_seed_of_another_run_is_the_same_setting(run):
+    for seed in (1, 2, 3):
+        path = run / f"seed_{seed}" / "grpo" / "recipe.yaml"
+        content = yaml.safe_load(path.read_text())
+        content["stages"]["grpo"]["model"] = {"name_or_path": f"outputs/warm/seed_{seed}/sft"}
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert list(read_results(run / "grpo", "test")) == [1, 2, 3]
+
+
 def test_a_changed_later_stage_does_not_keep_an_earlier_one_from_being_pooled(run):
     path = run / "seed_3" / "sft" / "recipe.yaml"  # as if grpo had been changed since, and seed 3 been added
     path.write_text(path.read_text().replace("beta: 0.1", "beta: 0.2"))

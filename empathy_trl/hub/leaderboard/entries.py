@@ -98,11 +98,12 @@ class Stated:
 
 @dataclass
 class Found:
-    """The results that were read, and a line for each that could not be read."""
+    """The results that were read, a line for each that could not be read, and one for each run whose seeds are not pooled."""
 
     entries: list[Entry] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     stated: list[Stated] = field(default_factory=list)
+    unpooled: list[str] = field(default_factory=list)
 
     def add_stated(self, path: Path, origin: str, model: str, entries: list[Entry]) -> None:
         """Read a file of `.eval_results/`; values that one of the model's evaluations has are left out."""
@@ -152,7 +153,7 @@ def read_paths(paths: list[str | Path], split: str | None = None) -> Found:
 
 
 def _pool_seeds(found: Found) -> None:
-    """Put one entry in place of those of every seed of a stage; what cannot be pooled stays, and the reason is a problem."""
+    """Put one entry in place of those of every seed of a stage; what cannot be pooled stays, and `unpooled` has the reason."""
     by_stage: dict[tuple, dict[int, Entry]] = {}
     for entry in found.entries:
         if entry.folder is not None and (place := _place(entry.folder)):
@@ -164,7 +165,7 @@ def _pool_seeds(found: Found) -> None:
             try:
                 pooled_entry = _pooled(run, stage, split, dict(sorted(entries.items())))
             except UserError as error:
-                found.problems.append(f"{run / stage}: the seeds are shown one by one: {error}")
+                found.unpooled.append(f"{run / stage}: the seeds are shown one by one: {error}")
             else:
                 instead |= {id(entry): pooled_entry for entry in entries.values()}
     kept = {id(entry): entry for entry in (instead.get(id(entry), entry) for entry in found.entries)}

@@ -270,7 +270,7 @@ def build_board(found: Found, published: list[Published] | None = None) -> Board
     """Return the leaderboard of evaluations; `published` are those of the package unless given."""
     published = read_published() if published is None else published
     groups = group(found.entries)
-    problems = list(found.problems)
+    problems = [*found.problems, *found.unpooled]
     tables = [_table(number, each, published, problems) for number, each in enumerate(groups, start=1)]
     tables += _benchmarks(found.stated, len(tables) + 1)
     count = Counter(table.heading for table in tables)

@@ -296,7 +296,7 @@ def test_several_seeds_are_one_row_with_their_spread(tmp_path):
     seeds(tmp_path / "bad", 0.2, 0.3, 0.25)
     with_predictions(tmp_path / "one", emotions, 0.3, 9, data={"decoding": "sampled at temperature 1, seed 4"})
     found = read_paths([tmp_path])
-    assert len(found.entries) == 3 and not found.problems
+    assert len(found.entries) == 3 and not found.problems + found.unpooled
     board = build_board(found)
     (table,) = board.tables
     assert [row.name for row in table.rows] == ["good/grpo, 3 seeds", "models/one", "bad/grpo, 3 seeds"]
@@ -332,7 +332,8 @@ def test_seeds_that_cannot_be_pooled_are_shown_one_by_one_with_the_reason(tmp_pa
     saved(folder, made | changes | {"data": made["data"] | changes.get("data", {})})
     found = read_paths([tmp_path])
     assert len(found.entries) == 2
-    assert found.problems[0].startswith(f"{tmp_path}/run/grpo: the seeds are shown one by one: {reason}")
+    assert found.unpooled[0].startswith(f"{tmp_path}/run/grpo: the seeds are shown one by one: {reason}")
+    assert build_board(found).problems == found.unpooled
 
 
 def test_seeds_with_reward_models_of_their_own_share_a_table_with_their_other_stages_only(tmp_path):
