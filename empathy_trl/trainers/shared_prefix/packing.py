@@ -211,9 +211,11 @@ class PackedAttention:
         return checkpoint(self._attend, *arguments, use_reentrant=False, preserve_rng_state=has_dropout)
 
     def _attend(self, base, module, query, key, value, sliding_window, kwargs) -> torch.Tensor:
-        dtype = query.dtype
+        dtype = value.dtype  # under autocast, rotary embeddings turn queries and keys to float32
         if query.device.type == "cpu" and dtype.itemsize == 2:  # the backward pass takes two to three times as long
-            query, key, value = query.float(), key.float(), value.float()
+            whole = (each.float() for each in (query, key, value))
+            with torch.autocast("cpu", enabled=False):
+                return self._attend(base, module, *whole, sliding_window, kwargs).to(dtype)
         prompts, completions = self.visible(sliding_window)
         outputs = [
             base(
@@ -232,7 +234,7 @@ class PackedAttention:
         ]
         heads, size = outputs[0].shape[2:]
         flat = torch.cat([output.reshape(-1, heads * size) for output in outputs])
-        return F.embedding(self.place, flat).view(1, -1, heads, size).to(dtype)
+        return F.embedding(self.place, flat).view(1, -1, heads, size)
 
     def visible(self, sliding_window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what prompts and completions see, bool, shapes (1, 1, p, p) and (completions, 1, c, p + c).
