@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # vLLM's CPU build has an environment of its own: it is large, and bounds the versions of other packages
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: install demo demo-pretrained small-models test test-fast slow engines soak vllm quality style clean
+.PHONY: install demo demo-pretrained small-models test test-fast slow engines soak results vllm quality style clean
 
 install: $(VENV)/.installed
 
@@ -60,6 +60,11 @@ $(VENV)/.deepspeed: $(VENV)/.installed
 # kills runs at random moments, and compares what they end with to undisturbed runs; SOAK_ARGS="--seed 7 --kills 5"
 soak: install
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
+
+# the quick half of docs/results.md again; DATA is a folder with the data sets. For the rest: $(BIN)/python benchmarks/results.py --list
+DATA ?= data
+results: small-models
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/results.py --quick --data $(DATA) $(RESULTS_ARGS)
 
 # vLLM as a back end of evaluations and as a judge's server: the tests that need it, in its own environment
 vllm: $(VLLM_VENV)/.installed

@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-OTHERS = ("scorer", "evaluation", "predicted_memory", "processes", "soak", "dynamic_sampling")  # take no shapes
+OTHERS = (
+    "scorer",
+    "evaluation",
+    "predicted_memory",
+    "processes",
+    "soak",
+    "dynamic_sampling",
+    "results",
+)  # take no shapes
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if "def main" in path.read_text())
 
 
@@ -197,3 +205,36 @@ def test_the_soak_finds_what_differs(main, tmp_path):
 def test_a_soak_of_two_kills_is_identical(main, capsys):
     main("soak", "--recipes", "ed4_tiny", "--kills", "2", "--seed", "1")
     assert "2 of 2 identical" in capsys.readouterr().out
+
+
+def test_results_run_the_printed_commands_and_print_the_table(main, capsys, monkeypatch, tmp_path):
+    module = importlib.import_module("results")
+    (tmp_path / "models").mkdir()
+    quick = {"tiny": module.Result("intent9_tiny", None, {}, "1,2", minutes=1, quick=True)}
+    monkeypatch.setattr(
+        module, "RESULTS", quick | {"other": module.Result("ed4_tiny", "ed", {"model.name_or_path": "m"}, "1")}
+    )
+    for arguments, message in [
+        (["tinny"], "tinny: unknown result; did you mean tiny?"),
+        (["other"], "--data: other needs the folder ed, but data has none; docs/data.md says where it comes from"),
+        (["other", "--quick"], "--quick: none of other is quick; these are: tiny"),
+    ]:
+        with pytest.raises(SystemExit) as end:
+            main("results", *arguments)
+        assert end.value.code == 2 and message in capsys.readouterr().err
+    main("results", "--list")
+    assert (
+        "empathy-trl run --recipe intent9_tiny --seeds 1,2 --output_dir outputs/results/tiny   # about 1 min"
+        in capsys.readouterr().out
+    )
+    steps = ["--trainer.max_steps", "2", "--trainer.save_steps", "2", "--evaluation.limit", "8"]
+    command = module.Result.command
+    monkeypatch.setattr(module.Result, "command", lambda *each: [*command(*each), *steps])
+    main("results", "--quick")
+    table = (tmp_path / "outputs" / "results" / "results.md").read_text()
+    assert table in capsys.readouterr().out
+    assert re.search(
+        r"^\| `intent9_tiny`, seeds 1, 2 \| sample, 8 \| accuracy \| classify: 0\.\d+ ± .*majority class",
+        table,
+        re.MULTILINE,
+    )

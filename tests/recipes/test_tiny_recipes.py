@@ -20,8 +20,8 @@ from empathy_trl.tags import CHAT_TEMPLATES
 from tests.recipes.scripts import ROOT, script, without_pictures
 from tests.trainers.tiny_t5 import save_t5
 
-TINY, SMOLLM2 = (
-    sorted(path.stem for path in (ROOT / "recipes").glob(f"*_{size}.yaml")) for size in ("tiny", "smollm2")
+TINY, SMOLLM2, MINILM = (
+    sorted(path.stem for path in (ROOT / "recipes").glob(f"*_{size}.yaml")) for size in ("tiny", "smollm2", "minilm")
 )
 run, evaluate = script("run"), script("evaluate")
 
@@ -105,6 +105,16 @@ def test_a_recipe_for_smollm2_trains_from_end_to_end(name, smollm2, tmp_path, mo
     stages = load_recipe(name).stages
     assert {evaluation(tmp_path, stage)["data"]["n"] for stage in stages} == {8}
     assert (tmp_path / list(stages)[-1] / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.pretrained
+@pytest.mark.parametrize("name", MINILM)
+def test_a_recipe_for_minilm_trains_from_end_to_end(name, smollm2, tmp_path, monkeypatch):
+    without_pictures(monkeypatch)
+    flags = ["--model.name_or_path", str(smollm2.parent / "minilm-l6"), *few_steps(name)]
+    assert run(["--recipe", name, "--output_dir", str(tmp_path), *flags]) == 0
+    assert evaluation(tmp_path, "classify")["data"]["n"] == 8
 
 
 def test_a_reward_model_describes_itself_and_is_reported_beside_the_mean_predictor(trained):
