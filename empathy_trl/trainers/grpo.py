@@ -18,6 +18,7 @@ calls `super()`:
 import dataclasses
 import logging
 from collections import Counter
+from contextlib import AbstractContextManager
 from typing import Literal
 from unittest.mock import patch
 
@@ -186,8 +187,17 @@ def declared_weights(reward_funcs) -> list | None:
     return weights if any(weight != 1.0 for weight in weights) else None
 
 
+def only_labels() -> AbstractContextManager:
+    """Inside the block, TRL's fused LM head projects only positions with a label, without a GPU as well.
+
+    TRL does so where Triton runs, and projects all positions elsewhere, to spare compilers a new shape per batch. On a CPU nothing is
+    compiled, and with a long prompt the prompt's projection may be half of the whole step.
+    """
+    return patch.object(trl.trainer.utils, "_use_triton", lambda device: True)
+
+
 class OnCpuMixin:
-    """Mixin for trainers of TRL: without a GPU, the LM head makes fewer logits at a time, and adapters and it make fewer copies.
+    """Mixin for trainers of TRL: without a GPU, the LM head makes fewer logits, and adapters and it make fewer copies.
 
     TRL's head makes the logits of 4096 tokens and 32,768 words at a time. Triton computes with them in place; without it, PyTorch
     makes about eight copies, of 537 MB each.
@@ -206,6 +216,7 @@ class OnCpuMixin:
         with (
             patch.object(chunked_logprob, "TOKEN_CHUNK_SIZE", TILE_ROWS),
             patch.object(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", TILE_WIDTH),
+            only_labels(),
         ):
             return super().training_step(*args, **kwargs)
 
@@ -388,10 +399,7 @@ class EmpathyGRPOTrainer(
             logger.warning("step %d: %s.", self.state.global_step + 1, problem)
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        # TRL's fused LM head projects only positions with a label where Triton runs, and all elsewhere, to spare
-        # compilers a new shape per batch. On a CPU nothing is compiled, and with a long prompt and a small model the
-        # prompt's projection is half of the whole step. This makes it project only those with a label everywhere.
-        with patch.object(trl.trainer.utils, "_use_triton", lambda device: True):
+        with only_labels():
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
 
     def _rollout_state(self) -> dict:

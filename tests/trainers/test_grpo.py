@@ -182,7 +182,8 @@ def test_a_cpu_makes_fewer_logits_at_a_time(tiny_folder, tmp_path, monkeypatch):
     compute_loss, seen = trainer._compute_loss, []
 
     def sizes():
-        return chunked_logprob.TOKEN_CHUNK_SIZE, trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE
+        module = trl.trainer.utils
+        return chunked_logprob.TOKEN_CHUNK_SIZE, module._CHUNKED_LOGPROB_CHUNK_SIZE, module._use_triton("cpu")
 
     def noted(*args):
         seen.append(sizes())
@@ -192,7 +193,8 @@ def test_a_cpu_makes_fewer_logits_at_a_time(tiny_folder, tmp_path, monkeypatch):
     usual = sizes()
     monkeypatch.setattr(trainer, "_compute_loss", noted)
     trainer.train()
-    assert seen == [usual, (grpo.TILE_ROWS, 100)] and sizes() == usual
+    assert seen == [usual, (grpo.TILE_ROWS, 100, True)] and sizes() == usual
+    assert usual[2] is False  # all positions would be projected
 
 
 def test_on_a_cpu_adapters_keep_fewer_copies(tiny_folder, tmp_path):
