@@ -24,6 +24,8 @@ from empathy_trl.trainers.shared_prefix.packing import added, distinct, inputs_f
 
 # How many columns of neighbours a slot may attend over in vain, for every column that is its own or the prompt's
 SLACK = 2
+# Rows are dropped from the cache, which copies the rest, when at most this share of them is still read
+MOST_KEPT = 0.75
 
 
 def sample(
@@ -58,6 +60,7 @@ def sample(
             unfinished = unfinished & ~stopping_criteria(input_ids, None)
             if not unfinished.any():
                 return input_ids
+            decoder.drop(~unfinished)
             logits = decoder.read(tokens)
 
 
@@ -79,6 +82,7 @@ class SharedDecoder:
         self.group, self.parents, self.row, self.slot = (
             torch.tensor(numbers, device=input_ids.device) for numbers in (group, parents, row, slot)
         )
+        self.going = torch.arange(len(row), device=input_ids.device)  # completions whose rows are still read
         mask = self.prompt_mask[self.parents]
         self.starts = mask.sum(1)
         self.cache = Cache(layer_class_to_replicate=GrowingLayer)
@@ -96,9 +100,24 @@ class SharedDecoder:
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
         """Append one token per row, shape (rows,), and return the logits of the next one, shape (rows, vocabulary)."""
         inputs = tokens.new_zeros(len(self.starts), self.layout.slots)
-        inputs[self.row, self.slot] = tokens
+        inputs[self.row[self.going], self.slot[self.going]] = tokens[self.going]
         positions = (self.starts + self.layout.step)[:, None].expand_as(inputs)
         return self._forward(inputs, positions, **self.layout.next_inputs())[self.row, self.slot]
+
+    def drop(self, finished: torch.Tensor):
+        """Stop reading rows whose completions are all finished, bool of shape (rows,), once they are a quarter of what is read.
+
+        The logits of these completions are then those of others.
+        """
+        kept = self.row[~finished].unique()
+        if len(kept) > MOST_KEPT * len(self.starts):
+            return
+        for layer in self.cache.layers:
+            layer.batch_select_indices(kept)
+        self.starts = self.starts[kept]
+        self.layout.select(kept)
+        self.going = self.going[torch.isin(self.row[self.going], kept)]
+        self.row = torch.searchsorted(kept, self.row).clamp(max=len(kept) - 1)
 
     def _forward(self, input_ids, position_ids, **inputs) -> torch.Tensor:
         return self.model(
@@ -205,6 +224,10 @@ class DecodeAttention:
         self.visible = torch.cat([self.visible, self.own.expand(len(self.visible), -1, -1)], dim=2)
         self._masks = {}
         return inputs_for(self, self.own.device)
+
+    def select(self, rows: torch.Tensor):
+        """Keep only some rows, shape (kept rows,), sorted."""
+        self.prompt_valid, self.visible, self._masks = self.prompt_valid[rows], self.visible[rows], {}
 
     def attend(self, base, module, query, key, value, sliding_window=None, **kwargs) -> torch.Tensor:
         """Return the attention output of shape (rows, slots, heads, head size); the new keys are the last ones."""

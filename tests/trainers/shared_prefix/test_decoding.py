@@ -88,6 +88,18 @@ def test_after_the_end_of_a_completion_comes_padding():
     assert ours.shape[1] == max(PROMPTS) + NEW_TOKENS  # other rows go on
 
 
+@pytest.mark.parametrize("name, attention", MODELS.values(), ids=MODELS)
+def test_rows_whose_completions_have_ended_are_no_longer_read(name, attention):
+    model, rows = tiny_model(name, attention), ROWS["scattered"]
+    endless = new_tokens(generate(model, rows, shared=False))
+    eos = endless[1:, 2].unique().tolist()
+    usual = generate(model, rows, shared=False, eos_token_id=eos)
+    reads = []
+    model.get_input_embeddings().register_forward_hook(lambda module, args, output: reads.append(len(args[0])))
+    assert torch.equal(generate(model, rows, shared=True, eos_token_id=eos), usual)
+    assert reads[0] == 4 > reads[-1]
+
+
 def test_decoding_stops_when_all_completions_have_ended():
     model, rows = tiny_model(), ROWS["groups of 3 and 1"]
     endless = new_tokens(generate(model, rows, shared=False))
