@@ -13,7 +13,6 @@ to OUTPUT_DIR/results.md.
 import argparse
 import dataclasses
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -21,8 +20,10 @@ from pathlib import Path
 
 from empathy_trl.cli import exit_status, in_words
 from empathy_trl.errors import UserError, suggestion
-from empathy_trl.evaluation.base import NAMES, markdown
+from empathy_trl.evaluation.base import markdown
 from empathy_trl.evaluation.metrics.bootstrap import with_interval
+from empathy_trl.evaluation.seeds import baselines_in_words, main_figure, seeds_in_words
+from empathy_trl.hub.results import source_name
 from empathy_trl.io import write_text
 
 SMOLLM2, MINILM = "smollm2-135m", "minilm-l6"
@@ -147,14 +148,16 @@ def table_row(folder: Path) -> list[str] | None:
     content = json.loads((folder / "seeds.json").read_text(encoding="utf-8"))
     group = content["groups"][-1]
     about = content["stages"][group[-1]]
-    main_metric, data = about["main_metric"], about["data"]
-    figures = [f"{stage}: {with_interval(content['stages'][stage]['metrics'][main_metric])}" for stage in group]
-    others = [f"{NAMES.get(key, key)} {row[main_metric]['value']:.3f}" for key, row in about["baselines"].items() if main_metric in row]  # fmt: skip
-    seconds = [value for value in content["train_seconds"].values() if value]
-    time = in_words(sum(seconds) / len(seconds)) if seconds else ""
-    seeds = f"seed{'s' * (len(content['seeds']) > 1)} {', '.join(map(str, content['seeds']))}"
-    return [f"`{content['recipe']}`, {seeds}", f"{os.path.basename(data['source'])}, {data['n']}", main_metric.replace("_", " "),
-            "<br>".join(figures), ", ".join(others), time]  # fmt: skip
+    figures = [f"{stage}: {with_interval(main_figure(content, stage))}" for stage in group]
+    time = in_words(sum(content["train_seconds"].values()) / len(content["seeds"]))
+    return [
+        f"`{content['recipe']}`, {seeds_in_words(content)}",
+        f"{source_name(about['data']['source'])}, {about['data']['n']}",
+        about["main_metric"].replace("_", " "),
+        "<br>".join(figures),
+        baselines_in_words(about),
+        time,
+    ]
 
 
 if __name__ == "__main__":

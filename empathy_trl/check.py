@@ -17,9 +17,10 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from empathy_trl.cli import in_words
+from empathy_trl.cli import existing_parent, in_words
 from empathy_trl.engine import Engine
 from empathy_trl.errors import UserError
+from empathy_trl.evaluation.compare import seed_folder
 from empathy_trl.evaluation.evaluate import check_judged, check_lengths
 from empathy_trl.evaluation.held_out import check_held_out, plan
 from empathy_trl.io import is_cached, is_gguf, json_or_none, nearest_path, on_hub
@@ -85,7 +86,7 @@ def describe(recipe, folder: Path, seeds: dict | None = None) -> str:
     """
     check_precision(recipe, Engine.here())
     place, sizes, needed, obstacles = folder, {}, 0.0, []
-    folder = folder / f"seed_{recipe.seed}" if seeds else folder
+    folder = seed_folder(folder, recipe.seed) if seeds else folder
     lines = [f"recipe {recipe.name} ({recipe.path}), seed {recipe.seed}, output {folder}"]
     runs = stage_runs(recipe, folder)
     for name, run in runs.items():
@@ -157,17 +158,15 @@ def _seed_lines(recipes: dict, folder: Path, sizes: dict[str, Size | None]) -> l
         folder: of all seeds.
         sizes: stage -> size of its model, if it is known.
     """
-    runs = {seed: stage_runs(recipe, folder / f"seed_{seed}").values() for seed, recipe in recipes.items()}
+    runs = {seed: stage_runs(recipe, seed_folder(folder, seed)).values() for seed, recipe in recipes.items()}
     done = [seed for seed, each in runs.items() if all(run.read_folder().status == "complete" for run in each)]
     left = [seed for seed in runs if seed not in done]
     records = [json_or_none(run.folder / RUN_FILE) or {} for seed in done for run in runs[seed]]
-    free = shutil.disk_usage(
-        next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
-    ).free
+    free = shutil.disk_usage(existing_parent(folder)).free
     if done:
         seconds = sum(record.get("train_seconds", 0) for record in records) / len(done)
         size = sum(
-            file.stat().st_size for seed in done for file in (folder / f"seed_{seed}").rglob("*") if file.is_file()
+            file.stat().st_size for seed in done for file in seed_folder(folder, seed).rglob("*") if file.is_file()
         )
         time = f"about {in_words(seconds * len(left))} for the training of {_counted(len(left), 'seed')}, as of those that are complete"
         size, kept = size / len(done), "as of those that are complete"

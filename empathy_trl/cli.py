@@ -212,11 +212,15 @@ def in_words(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def existing_parent(folder: Path) -> Path:
+    """Return a folder if it exists, else the nearest one above it that does."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
 def check_writable(folder: Path) -> None:
     """Raise UserError if a folder, made or not, cannot be written to: to be known now, and not after an hour of work."""
     try:
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing_parent(folder)):
             pass
     except OSError as error:
         raise UserError(f"--output_dir: cannot write to {folder}: {error.strerror}") from error

@@ -35,6 +35,7 @@ from empathy_trl.engine import (
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.base import UNTRAINED, eval_path
+from empathy_trl.evaluation.compare import seed_folder
 from empathy_trl.evaluation.evaluate import check_before_training, check_lengths, evaluate_model, kind_of
 from empathy_trl.evaluation.held_out import add_held_out, check_held_out
 from empathy_trl.evaluation.plots import draw_training
@@ -441,9 +442,10 @@ def run_seeds(recipes: dict[int, Recipe], *, output_dir: str | Path | None = Non
             for name in FILES.values():  # of an earlier run
                 (folder / name).unlink(missing_ok=True)
         for seed, recipe in recipes.items():
-            process.print(f"seed {seed}, {len(done) + 1} of {len(recipes)} ({folder / f'seed_{seed}'})", flush=True)
+            own = seed_folder(folder, seed)
+            process.print(f"seed {seed}, {len(done) + 1} of {len(recipes)} ({own})", flush=True)
             try:
-                with _finished_run(recipe, folder / f"seed_{seed}", fresh):
+                with _finished_run(recipe, own, fresh):
                     done.append(seed)
             except UserError:
                 complete = f"complete: {', '.join(map(str, done))}" if done else "no seed is complete"

@@ -152,7 +152,12 @@ def seed_folders(run: Path) -> dict[int, Path]:
     """Return seed -> the folder of its run, for those that `seeds.json` in a folder names, or for all if there is no such file."""
     found = {int(each.name.removeprefix("seed_")): each for each in run.glob("seed_*") if is_seed(each.name)}
     named = (json_or_none(run / SEEDS_FILE) or {}).get("seeds", sorted(found))
-    return {seed: run / f"seed_{seed}" for seed in named}
+    return {seed: seed_folder(run, seed) for seed in named}
+
+
+def seed_folder(run: Path, seed: int) -> Path:
+    """Return the folder of one seed of a run with several."""
+    return run / f"seed_{seed}"
 
 
 def is_seed(name: str) -> bool:
@@ -530,7 +535,7 @@ def page(content: dict) -> str:
     rows = [columns]
     for name, figure in metrics.items():
         mark = f" ({notes.index(figure['note']) + 1})" if figure["note"] else ""
-        rows.append([in_markdown(name) + mark, *_cells(figure), *(_seed_cells(figure) if len(columns) > 7 else [])])
+        rows.append([in_markdown(name) + mark, *_cells(figure), *(seed_cells(figure) if len(columns) > 7 else [])])
     data, tested = content["data"], sum(figure["p"] is not None for figure in metrics.values())
     parts = [
         f"# Comparison on {data['split']} of {in_markdown(data['source'])}",
@@ -563,7 +568,7 @@ def p_words(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _seed_cells(figure: dict) -> list[str]:
+def seed_cells(figure: dict) -> list[str]:
     """Return the change of every seed and the standard deviation; "-" for what there is not."""
     changes = figure["by_seed"]["change"]
     listed = ", ".join(f"{change:+.3f}" for change in changes.values()) if changes else "-"

@@ -143,7 +143,7 @@ def _summary(stages: list[EvaluatedStage]) -> list[str]:
     parts = [f"{name} {value:.3f}" for name, value in panel["baselines"].items()]
     references = [f"baselines: {', '.join(parts)}"] if parts else []
     if change := _change(stages):
-        verdict = "established" if _is_established(change) else "not established"
+        verdict = "established" if is_established(change) else "not established"
         references.insert(0, f"{stages[0].name} to {last.name}: {_change_text(change)}, {verdict}")
     return [*lines, *(["; ".join(references)] if references else [])]
 
@@ -246,7 +246,7 @@ def _headline(stages: list[EvaluatedStage]) -> str:
         return f"**{' '.join(values)}**{reference}"
     before = first.evaluation["metrics"][evaluator.main_metric]["value"]
     excludes = "excludes 0: the change is established"
-    verdict = excludes if _is_established(change) else "includes 0: the change is not established"
+    verdict = excludes if is_established(change) else "includes 0: the change is not established"
     return (
         f"**From {in_markdown(first.name)} to {in_markdown(last.name)}, {split} {evaluator.main_metric_title} went from {before:.3f} to "
         f"{main['value']:.3f}: {_change_text(change)} "
@@ -259,7 +259,8 @@ def _change(stages: list[EvaluatedStage]) -> dict | None:
     return compare(stages[0], stages[-1]) if len(stages) > 1 and stages[-1].evaluator.paired else None
 
 
-def _is_established(change: dict) -> bool:
+def is_established(change: dict) -> bool:
+    """Return whether the interval of a change excludes 0."""
     return change["low"] > 0 or change["high"] < 0
 
 
@@ -296,9 +297,8 @@ def _stage_table(stages: list[EvaluatedStage]) -> str:
 
 def _changes(stages: list[EvaluatedStage]) -> str:
     """Return the table of the changes from stage to stage, paired by row; "" for one stage. Counts of n-grams take too long."""
-    pairs = list(itertools.pairwise(stages)) + ([(stages[0], stages[-1])] if len(stages) > 2 else [])
     columns, reasons = {}, []
-    for pair in pairs:
+    for pair in neighbours(stages):
         name = in_markdown(f"{pair[0].name} to {pair[1].name}")
         results = [Result(s.folder, s.evaluation, sorted(s.predictions, key=lambda row: row["index"])) for s in pair]
         try:
@@ -314,6 +314,11 @@ def _changes(stages: list[EvaluatedStage]) -> str:
             rows.append([title, *cells])
     note = "95 %, paired bootstrap: the same rows are drawn again for both. An interval that includes 0 establishes no change."
     return "\n\n".join([*([markdown(rows), note] if len(rows) > 1 else []), *reasons])
+
+
+def neighbours(stages: list) -> list[tuple]:
+    """Return each stage with the next one, and of more than two the first with the last."""
+    return [*itertools.pairwise(stages), *([(stages[0], stages[-1])] if len(stages) > 2 else [])]
 
 
 def _one_per_rows(stages: list[EvaluatedStage]) -> list[EvaluatedStage]:

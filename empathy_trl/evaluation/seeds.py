@@ -12,7 +12,6 @@
 """
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +35,20 @@ from empathy_trl.evaluation.compare import (
     resample,
     row_mean,
     row_means,
+    seed_cells,
+    seed_folder,
 )
 from empathy_trl.evaluation.metrics.bootstrap import over_seeds, paired_statistics, with_interval
 from empathy_trl.evaluation.plots import draw_seeds
-from empathy_trl.evaluation.report import EvaluatedStage, comparable, curve, read_stages, run_seconds
+from empathy_trl.evaluation.report import (
+    EvaluatedStage,
+    comparable,
+    curve,
+    is_established,
+    neighbours,
+    read_stages,
+    run_seconds,
+)
 from empathy_trl.io import user_path, write_text
 from empathy_trl.text import in_markdown
 
@@ -61,7 +70,7 @@ def write_seeds(run_dir: str | Path, seeds: list[int], split: str = "test") -> d
         UserError: an artefact is missing or broken, or the seeds have other settings, stages or rows; names the files.
     """
     run_dir = user_path(run_dir)
-    folders = {seed: run_dir / f"seed_{seed}" for seed in seeds}
+    folders = {seed: seed_folder(run_dir, seed) for seed in seeds}
     runs = {seed: read_stages(folder, split) for seed, folder in folders.items()}
     names = {seed: [stage_name(stage, folders[seed]) for stage in stages] for seed, stages in runs.items()}
     first = seeds[0]
@@ -86,9 +95,10 @@ def write_seeds(run_dir: str | Path, seeds: list[int], split: str = "test") -> d
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     content = json.loads(text)  # seeds as keys are texts now, as for any other reader
     panels = [
-        {"name": _title(content, group), "figures": {name: _main(content, name) for name in group}} for group in groups
+        {"name": _title(content, group), "figures": {name: main_figure(content, name) for name in group}}
+        for group in groups
     ]
-    draw_seeds(run_dir / FILES["plot"], f"{content['recipe']}, {_seeds(content)}", panels, _curves(runs))
+    draw_seeds(run_dir / FILES["plot"], f"{content['recipe']}, {seeds_in_words(content)}", panels, _curves(runs))
     titles = {
         name: stage.evaluator.column_titles(stage.evaluation) for name, stage in zip(results, runs[first], strict=True)
     }
@@ -160,8 +170,10 @@ def _figure(values: dict[int | None, float | None], test: dict | None) -> dict:
 
 def _changes(group: list[str], results: dict[str, Results]) -> list[dict]:
     """Return the changes from each stage of a group to the next one, and from the first to the last."""
-    pairs = [*pairwise(group), *([(group[0], group[-1])] if len(group) > 2 else [])]
-    return [{"from": a, "to": b, "metrics": compare_results(results[a], results[b])["metrics"]} for a, b in pairs]
+    return [
+        {"from": a, "to": b, "metrics": compare_results(results[a], results[b])["metrics"]}
+        for a, b in neighbours(group)
+    ]
 
 
 def summary(run_dir: str | Path, content: dict) -> str:
@@ -172,9 +184,11 @@ def summary(run_dir: str | Path, content: dict) -> str:
         content: what `write_seeds` returns.
     """
     run_dir, groups = user_path(run_dir), content["groups"]
-    lines = [f"{content['recipe']}, {_seeds(content)}: trained in {in_words(sum(content['train_seconds'].values()))}"]
+    lines = [
+        f"{content['recipe']}, {seeds_in_words(content)}: trained in {in_words(sum(content['train_seconds'].values()))}"
+    ]
     for group in groups[-2:]:
-        figures = ", ".join(f"{name} {with_interval(_main(content, name))}" for name in group)
+        figures = ", ".join(f"{name} {with_interval(main_figure(content, name))}" for name in group)
         lines.append(f"{_title(content, group)}: {figures}")
         changes = [_change_words(content, change) for change in _changes_of(content, group)]
         lines += changes[-1:]  # from the first stage to the last
@@ -186,7 +200,8 @@ def summary(run_dir: str | Path, content: dict) -> str:
     )
 
 
-def _seeds(content: dict) -> str:
+def seeds_in_words(content: dict) -> str:
+    """Return which seeds `seeds.json` is of."""
     return f"seed{'s' * (len(content['seeds']) > 1)} {', '.join(map(str, content['seeds']))}"
 
 
@@ -196,7 +211,8 @@ def _title(content: dict, group: list[str]) -> str:
     return f"{content['split']} {evaluator(stage['kind']).main_metric_title}, n = {stage['data']['n']}"
 
 
-def _main(content: dict, stage: str) -> dict:
+def main_figure(content: dict, stage: str) -> dict:
+    """Return the main figure of a stage in `seeds.json`."""
     about = content["stages"][stage]
     return about["metrics"][about["main_metric"]]
 
@@ -213,15 +229,10 @@ def _change_words(content: dict, change: dict) -> str:
     figure = change["metrics"][content["stages"][change["to"]]["main_metric"]]
     words = f"{change['from']} to {change['to']}: {figure['change']:+.3f}"
     if figure["p"] is not None:
-        is_established = figure["low"] > 0 or figure["high"] < 0
         p = p_words(figure["p"])
         words += f" [{figure['low']:+.3f}, {figure['high']:+.3f}], p {p if '<' in p else f'= {p}'}"
-        words += f", {'' if is_established else 'not '}established"
-    return f"{words}; by seed {_listed(figure['by_seed']['change'])}" if figure.get("by_seed") else words
-
-
-def _listed(changes: dict) -> str:
-    return ", ".join(f"{change:+.3f}" for change in changes.values())
+        words += f", {'' if is_established(figure) else 'not '}established"
+    return f"{words}; by seed {seed_cells(figure)[0]}" if figure.get("by_seed") else words
 
 
 def _curves(runs: dict[int, list[EvaluatedStage]]) -> dict[str, dict[int, list]]:
@@ -240,9 +251,9 @@ def _curves(runs: dict[int, list[EvaluatedStage]]) -> dict[str, dict[int, list]]
 
 def _page(content: dict, titles: dict[str, dict[str, str]], run_dir: Path) -> str:
     """Return the content of `seeds.md`; `titles` has stage -> metric -> title of the figures that a reader is shown."""
-    parts = [f"# {in_markdown(content['recipe'])}, {_seeds(content)}"]
+    parts = [f"# {in_markdown(content['recipe'])}, {seeds_in_words(content)}"]
     for group in content["groups"]:
-        figures = ", ".join(f"{in_markdown(name)} {with_interval(_main(content, name))}" for name in group)
+        figures = ", ".join(f"{in_markdown(name)} {with_interval(main_figure(content, name))}" for name in group)
         parts.append(f"**{_title(content, group)}: {figures}**")
         parts += ["\n".join(f"- {_change_words(content, change)}" for change in _changes_of(content, group))]
     parts += [HOW_TO_READ, f"![Figures and curves of every seed]({FILES['plot']})", "## Figures of every seed"]
@@ -278,13 +289,19 @@ def _figure_cells(figure: dict) -> list:
 def _data(content: dict, group: list[str]) -> str:
     """Return what a group was evaluated on, and its baselines."""
     about = content["stages"][group[-1]]
-    main, data = about["main_metric"], about["data"]
-    values = {NAMES.get(key, key): row[main]["value"] for key, row in about["baselines"].items() if main in row}
-    listed = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+    data = about["data"]
+    listed = baselines_in_words(about)
     text = (
         f"Split {data['split']} of {in_markdown(data['source'])}{describe_cuts(data)}, {evaluator(about['kind']).note}"
     )
     return f"{text} For comparison: {listed}." if listed else text
+
+
+def baselines_in_words(about: dict) -> str:
+    """Return the main figure of every baseline of a stage, an entry of `stages`."""
+    main = about["main_metric"]
+    values = {NAMES.get(key, key): row[main]["value"] for key, row in about["baselines"].items() if main in row}
+    return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
 def _change_rows(content: dict, titles: dict[str, dict[str, str]]) -> list[list]:
@@ -294,12 +311,10 @@ def _change_rows(content: dict, titles: dict[str, dict[str, str]]) -> list[list]
             figure = change["metrics"].get(key)
             if figure is None or figure["change"] is None:
                 continue
-            of_seeds = figure.get("by_seed")
             rows.append([
                 in_markdown(change["from"]), in_markdown(change["to"]), title, f"{figure['change']:+.3f}",
                 "-" if figure["low"] is None else f"[{figure['low']:+.3f}, {figure['high']:+.3f}]",
                 "-" if figure["p"] is None else p_words(figure["p"]),
-                _listed(of_seeds["change"]) if of_seeds else "-",
-                "-" if figure.get("sd") is None else f"{figure['sd']:.3f}",
+                *(seed_cells(figure) if "by_seed" in figure else ["-", "-"]),
             ])  # fmt: skip
     return rows

@@ -197,7 +197,7 @@ def only_labels() -> AbstractContextManager:
 
 
 class OnCpuMixin:
-    """Mixin for trainers of TRL: without a GPU, the LM head makes fewer logits, and adapters and it make fewer copies.
+    """Mixin for trainers of TRL: without a GPU, the LM head makes fewer logits, and both it and adapters make fewer copies.
 
     TRL's head makes the logits of 4096 tokens and 32,768 words at a time. Triton computes with them in place; without it, PyTorch
     makes about eight copies, of 537 MB each.

@@ -28,6 +28,7 @@ from empathy_trl.evaluation.compare import (
     check_evaluation,
     is_seed,
     read_seeds,
+    seed_folder,
     seed_folders,
     without_seed,
 )
@@ -188,7 +189,7 @@ def _pooled(run: Path, stage: Path, split: str, entries: dict[int, Entry]) -> En
     Raises:
         UserError: they have other settings, rows, decoding or definitions of metrics, or predictions are missing.
     """
-    results = read_seeds({seed: run / f"seed_{seed}" for seed in entries}, stage, split)
+    results = read_seeds({seed: seed_folder(run, seed) for seed in entries}, stage, split)
     check_all_rows([*results.values()])
     first, *others = (entry.evaluation for entry in entries.values())
     for key in ("name", "rows", "decoding"):
