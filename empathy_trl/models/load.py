@@ -7,13 +7,11 @@ set by `templates`.
 """
 
 import dataclasses
-import functools
 import hashlib
 import importlib.util
 import logging
 import os
 import re
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,7 +20,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
 from transformers import (
@@ -243,8 +240,8 @@ def load_or_build(
 def base_dtype(section, config) -> str:
     """Return the dtype of the weights under an adapter; "auto" is that of the files.
 
-    For `auto` on a CPU, it is the dtype in which this processor multiplies matrices faster. These weights do not change, so
-    rounding them to bfloat16 loses no update. The adapter is in float32 in any case.
+    For `auto` on a CPU, it is `faster_dtype`. These weights do not change, so rounding them to bfloat16 loses no update. The
+    adapter is in float32 in any case.
 
     Args:
         section: a `recipe.Model`.
@@ -256,22 +253,13 @@ def base_dtype(section, config) -> str:
     return faster_dtype(config.get_text_config().hidden_size)
 
 
-@functools.cache
 def faster_dtype(width: int) -> str:
-    """Return "bfloat16" if this CPU multiplies matrices of this width at least 1.5 times as fast in it, else "float32".
+    """Return "bfloat16" if this CPU has instructions for it and the matrices are at least 256 wide, else "float32".
 
-    That is measured, in a tenth of a second. Processors with AVX512-BF16 or AMX are about 3 times as fast, others slower.
+    With AVX512-BF16 or AMX, matrices of that width are multiplied at least 3 times as fast in bfloat16; without them, or with
+    narrow ones, bfloat16 may be slower. The answer is read and not measured: a busy machine must not change what a run computes.
     """
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        tokens, weights = torch.ones(256, width, dtype=dtype), torch.ones(width, width, dtype=dtype)
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            F.linear(tokens, weights)
-            times.append(time.perf_counter() - start)
-        seconds[dtype] = min(times)
-    return "bfloat16" if seconds[torch.float32] > 1.5 * seconds[torch.bfloat16] else "float32"
+    return "bfloat16" if width >= 256 and torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
 def cast_base(model, dtype: str) -> None:

@@ -407,13 +407,10 @@ def test_auto_is_the_faster_dtype_under_an_adapter(tiny_folder, settings, expect
     assert models.base_dtype(section, AutoConfig.from_pretrained(tiny_folder)) == expected
 
 
-@pytest.mark.parametrize("factor, expected", [(1, "float32"), (3, "bfloat16")])
-def test_the_faster_dtype_is_measured(monkeypatch, factor, expected):
-    now = [0.0]
-
-    def product(tokens, weights):
-        now[0] += 1.0 if tokens.dtype == torch.bfloat16 else factor
-
-    monkeypatch.setattr("empathy_trl.models.load.F.linear", product)
-    monkeypatch.setattr("empathy_trl.models.load.time.perf_counter", lambda: now[0])
-    assert models.faster_dtype.__wrapped__(8) == expected
+@pytest.mark.parametrize(
+    "supported, width, expected",
+    [(True, 256, "bfloat16"), (True, 255, "float32"), (False, 256, "float32")],
+)
+def test_the_faster_dtype_depends_on_the_processor_and_the_width(monkeypatch, supported, width, expected):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
+    assert models.faster_dtype(width) == expected
