@@ -12,7 +12,6 @@ to OUTPUT_DIR/results.md.
 
 import argparse
 import dataclasses
-import json
 import shlex
 import subprocess
 import sys
@@ -21,10 +20,11 @@ from pathlib import Path
 from empathy_trl.cli import exit_status, in_words
 from empathy_trl.errors import UserError, suggestion
 from empathy_trl.evaluation.base import markdown
+from empathy_trl.evaluation.compare import SEEDS_FILE
 from empathy_trl.evaluation.metrics.bootstrap import with_interval
 from empathy_trl.evaluation.seeds import baselines_in_words, main_figure, seeds_in_words
 from empathy_trl.hub.results import source_name
-from empathy_trl.io import write_text
+from empathy_trl.io import read_json, write_text
 
 SMOLLM2, MINILM = "smollm2-135m", "minilm-l6"
 
@@ -95,6 +95,8 @@ def results(options):
     if options.list:
         return print(*(f"{shlex.join(['empathy-trl', *RESULTS[name].command(options, name)])}   # {minutes(name)}" for name in names), sep="\n")  # fmt: skip
     check_folders(options, names)
+    for name in (name for name in RESULTS if name not in names):
+        table_row(options.output_dir / name)  # a broken file is known before anything is trained
     for name in names:
         command = RESULTS[name].command(options, name)
         print(f"{name}, {minutes(name)}: {shlex.join(['empathy-trl', *command])}", file=sys.stderr, flush=True)
@@ -142,10 +144,22 @@ def check_folders(options, names: list[str]):
 
 
 def table_row(folder: Path) -> list[str] | None:
-    """Return the row of a result, None if it is not complete."""
-    if not (folder / "seeds.json").exists():
+    """Return the row of a result, None if it is not complete. UserError names a file that is broken."""
+    path = folder / SEEDS_FILE
+    if not path.exists():
         return None
-    content = json.loads((folder / "seeds.json").read_text(encoding="utf-8"))
+    try:
+        return row_of(read_json(path))
+    except UserError as error:
+        raise UserError(f"{error}; run {folder.name} again") from error
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: is not as a run with --seeds writes it ({type(error).__name__}: {error}); run {folder.name} again"
+        ) from error
+
+
+def row_of(content: dict) -> list[str]:
+    """Return the row of a result from its `seeds.json`."""
     group = content["groups"][-1]
     about = content["stages"][group[-1]]
     figures = [f"{stage}: {with_interval(main_figure(content, stage))}" for stage in group]

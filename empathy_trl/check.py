@@ -91,6 +91,7 @@ def describe(recipe, folder: Path, seeds: dict | None = None) -> str:
     runs = stage_runs(recipe, folder)
     for name, run in runs.items():
         check_judged(run)
+        run.check_reward_models(ask_hub=False)
         check_held_out(run)
         # in float32, because half precision is refused where there is no GPU, and that is no fault of the recipe
         config = run.trainer_config(bf16=False, fp16=False)

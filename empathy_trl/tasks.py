@@ -436,7 +436,8 @@ def run_seeds(recipes: dict[int, Recipe], *, output_dir: str | Path | None = Non
     folder = OUTPUTS / first.name if output_dir is None else user_path(output_dir)
     process, done = _join(first), []
     with fail_together():
-        check_writable(folder)
+        for seed in recipes:  # all of them before the first one is trained
+            check_writable(seed_folder(folder, seed))
     with hold_together(folder):
         if process.is_main_process:
             for name in FILES.values():  # of an earlier run
@@ -509,6 +510,8 @@ def _check(recipe, runs: dict[str, StageRun], folder: Path) -> None:
         if asks and (problems := run.vllm_problems(config, wait=True)):
             raise UserError("\n".join(problems))
         run.check_devices()
+        if run.read_folder().status != "complete":
+            run.check_reward_models()
         check_before_training(run)
         check_held_out(run)
         run.row_digests  # noqa: B018 - reads every row

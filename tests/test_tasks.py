@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -637,6 +638,7 @@ def describe_of_seeds(seeds, folder):
     ("seeds", "overrides", "message"),
     [
         ([], [], r"seeds: got \[\]; expected whole numbers from 0 to"),
+        (5, [], "seeds: got 5; expected whole numbers"),
         ([1, 1], [], "seeds: 1 is given twice"),
         ([1, -1], [], r"seeds: got \[1, -1\]; expected whole numbers from 0"),
         (["1"], [], "expected whole numbers"),
@@ -649,6 +651,22 @@ def test_seeds_that_cannot_be(seeds, overrides, message, tmp_path):
     with pytest.raises(UserError, match=message):
         tasks.run_recipe("ed4_tiny", overrides, output_dir=tmp_path, seeds=seeds)
     assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_all_seeds_and_models_of_all_rewards_are_looked_at_before_the_first_training(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "seed_2").write_text("")
+    with pytest.raises(UserError, match="cannot write to .*/run/seed_2: Not a directory"):
+        tasks.run_recipe("ed4_tiny", output_dir=tmp_path / "run", seeds=[1, 2])
+    (tmp_path / "empty").mkdir()
+    recipe = load_recipe("empath_tiny", ["--stages.grpo.rewards.foresight.model", str(tmp_path / "empty")])
+    for start in (
+        partial(tasks.run_recipe, recipe, output_dir=tmp_path / "other"),
+        partial(describe, recipe, tmp_path),
+    ):
+        with pytest.raises(UserError, match="stages.grpo.rewards.foresight.model: .*/empty: .* found nothing"):
+            start()
+    assert not (tmp_path / "run" / "seed_1").exists() and not (tmp_path / "other").exists()
 
 
 def test_seeds_have_to_reach_a_stage(tmp_path):

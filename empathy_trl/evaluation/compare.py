@@ -17,15 +17,15 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import yaml
 
-from empathy_trl.errors import UserError, show
+from empathy_trl.errors import UserError, show, suggestion
 from empathy_trl.evaluation import EVALUATORS, evaluator
 from empathy_trl.evaluation.base import eval_path, markdown, predictions_path, read_eval, read_predictions
 from empathy_trl.evaluation.metrics.bootstrap import over_seeds, paired_jackknife, paired_statistics
 from empathy_trl.evaluation.metrics.reply_classifiers import are_classifiers, deciding, judged_otherwise
 from empathy_trl.evaluation.plots import draw_changes
-from empathy_trl.io import hold_folder, json_or_none, user_path, write_text
+from empathy_trl.io import hold_folder, read_json, user_path, write_text
+from empathy_trl.recipe.layers import RECIPE_FILE, read_yaml
 from empathy_trl.text import in_markdown
 
 SEEDS_FILE = "seeds.json"  # in the folder of a run with several seeds, beside the folders seed_1, seed_2 …
@@ -128,7 +128,7 @@ def read_results(folder: Path, split: str) -> Results:
     if not eval_path(folder, split).is_file():
         for run in (folder, *folder.parents[:2]):  # also of <stage>/untrained
             inner = folder.relative_to(run)
-            if (seeds := seed_folders(run)) and inner.parts[:1] not in [(each.name,) for each in seeds.values()]:
+            if not any(map(is_seed, inner.parts[:1])) and (seeds := seed_folders(run)):
                 return read_seeds(seeds, inner if inner.parts else Path(_last_stage(seeds)), split)
     return {None: read_result(folder, split)}
 
@@ -149,10 +149,22 @@ def read_seeds(seeds: dict[int, Path], stage: Path, split: str) -> Results:
 
 
 def seed_folders(run: Path) -> dict[int, Path]:
-    """Return seed -> the folder of its run, for those that `seeds.json` in a folder names, or for all if there is no such file."""
-    found = {int(each.name.removeprefix("seed_")): each for each in run.glob("seed_*") if is_seed(each.name)}
-    named = (json_or_none(run / SEEDS_FILE) or {}).get("seeds", sorted(found))
-    return {seed: seed_folder(run, seed) for seed in named}
+    """Return seed -> the folder of its run, for those that `seeds.json` in a folder names, or for all if there is no such file.
+
+    Raises:
+        UserError: the file is broken, so that nobody knows which seeds count.
+    """
+    path = run / SEEDS_FILE
+    if not path.is_file():
+        found = {int(each.name.removeprefix("seed_")) for each in run.glob("seed_*") if is_seed(each.name)}
+        return {seed: seed_folder(run, seed) for seed in sorted(found)}
+    content = read_json(path)
+    seeds = content.get("seeds") if isinstance(content, dict) else None
+    if not (isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)):
+        raise UserError(
+            f"{path}: seeds is {show(seeds)}; expected a list of whole numbers. The run command with --seeds writes the file again"
+        )
+    return {seed: seed_folder(run, seed) for seed in seeds}
 
 
 def seed_folder(run: Path, seed: int) -> Path:
@@ -167,30 +179,35 @@ def is_seed(name: str) -> bool:
 
 def _last_stage(seeds: dict[int, Path]) -> str:
     """Return the last stage of a run with several seeds."""
-    return list(_read_recipe(next(iter(seeds.values())))["stages"])[-1]
+    return list(recorded_stages(next(iter(seeds.values()))))[-1]
 
 
-def _read_recipe(folder: Path) -> dict:
-    """Return the content of `recipe.yaml` in a folder. UserError if there is none."""
-    path = folder / "recipe.yaml"
+def recorded_stages(folder: Path, needed: str | None = None) -> dict[str, dict]:
+    """Return stage -> its settings, of `recipe.yaml` in a folder. UserError names a file that is missing, broken or lacks a stage."""
+    path = folder / RECIPE_FILE
     if not path.is_file():
         raise UserError(
             f"{path}: no such file; the run of this seed is not complete, and the same command continues it"
         )
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    stages = read_yaml(path).get("stages")
+    if not (isinstance(stages, dict) and stages and all(isinstance(each, dict) for each in stages.values())):
+        raise UserError(f"{path}: stages is {show(stages)}; expected a mapping of stages to their settings")
+    if needed is not None and needed not in stages:
+        raise UserError(f"{path}: has no stage {needed}{suggestion(needed, stages, 'stages')}")
+    return stages
 
 
 def _check_settings(seeds: dict[int, Path], stage: str) -> None:
     """Raise UserError unless a stage and those before it were trained with the same settings, apart from the seed."""
     found = {}
     for folder in seeds.values():
-        if (folder / stage / "recipe.yaml").is_file():  # not the folders of evaluations
+        if (folder / stage / RECIPE_FILE).is_file():  # not the folders of evaluations
             found[folder] = dict(_settings(folder, stage))
     for folder, settings in list(found.items())[1:]:
         (first, expected), *_ = found.items()
         for key in settings | expected:
             if settings.get(key) != expected.get(key):
-                files = " and ".join(str(each / key[0] / "recipe.yaml") for each in (first, folder))
+                files = " and ".join(str(each / key[0] / RECIPE_FILE) for each in (first, folder))
                 raise UserError(
                     f"{files} have different settings: stages.{'.'.join(key)} is {show(expected.get(key))} and "
                     f"{show(settings.get(key))}; expected the same apart from the seed. Run the seeds again with one command"
@@ -199,8 +216,8 @@ def _check_settings(seeds: dict[int, Path], stage: str) -> None:
 
 def _settings(run: Path, last: str) -> Iterator[tuple[tuple, object]]:
     """Yield key and value of everything but the seed that decides the weights of the stages up to the last in a run."""
-    for stage in _read_recipe(run / last)["stages"]:
-        sections = _read_recipe(run / stage)["stages"][stage]
+    for stage in recorded_stages(run / last, last):
+        sections = recorded_stages(run / stage, stage)[stage]
         for key, value in sections.items():
             if key not in ("seed", "evaluation", "hub"):
                 yield from _leaves((stage, key), value)

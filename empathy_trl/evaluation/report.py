@@ -13,17 +13,15 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from empathy_trl.cli import in_words
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
 from empathy_trl.evaluation.base import NAMES, UNTRAINED, describe_cuts, markdown, read_eval, read_predictions
-from empathy_trl.evaluation.compare import Result, check_same_rows, compare_results
+from empathy_trl.evaluation.compare import Result, check_same_rows, compare_results, recorded_stages
 from empathy_trl.evaluation.metrics.bootstrap import paired_bootstrap, with_interval
 from empathy_trl.evaluation.plots import draw_report
 from empathy_trl.io import json_or_none, read_rows, user_path, write_text
-from empathy_trl.recipe.layers import LABEL_TASKS
+from empathy_trl.recipe.layers import LABEL_TASKS, RECIPE_FILE
 from empathy_trl.text import in_markdown
 
 # what a stage's folder may hold for a reader, beside the model
@@ -186,10 +184,8 @@ def read_stages(run_dir: Path, split: str) -> list[EvaluatedStage]:
     """
     files = sorted(run_dir.glob(f"*/eval_{split}.json"), key=lambda file: file.stat().st_mtime)
     evaluated = [file.parent.name for file in files]
-    recipe = run_dir / "recipe.yaml"
-    if recipe.is_file():
-        named = yaml.safe_load(recipe.read_text(encoding="utf-8"))["stages"]
-        evaluated = [name for name in named if name in evaluated]
+    if (run_dir / RECIPE_FILE).is_file():
+        evaluated = [name for name in recorded_stages(run_dir) if name in evaluated]
     if not evaluated:
         raise UserError(f"{run_dir}: no stage with an eval_{split}.json; train or evaluate one first")
     folders = [folder for name in evaluated for folder in (run_dir / name / UNTRAINED, run_dir / name)]

@@ -45,6 +45,7 @@ from empathy_trl.models.hub_files import (
     hub_errors,
     load_tokenizer,
     model_folder,
+    one_revision,
     tokenizer_of_adapter,
 )
 from empathy_trl.models.label_schema import REGRESSION, Targets
@@ -73,6 +74,22 @@ SWITCHES = {
 }
 MODULES = ("Transformer", "Pooling", "Normalize", "Dropout")  # the last two do not change a cosine
 GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+def check_scorer(name: str, revision: str | None = None) -> None:
+    """Raise UserError if a model cannot be found, or is of a kind that `scorer.shared_scorer` does not load; reads no weights.
+
+    Args:
+        name, revision: as for `shared_scorer`.
+    """
+    name, revision = one_revision(user_name(name), revision)
+    if pooling_modes(name, revision) is not None:
+        return
+    with hub_errors(name, revision):
+        if first_file(name, revision, [ADAPTER_FILE, "config.json"]).name == ADAPTER_FILE:
+            return  # its kind is known once it is on its base
+        config = AutoConfig.from_pretrained(model_folder(name), revision=revision, **NO_CODE)
+    _refuse_generative(name, config)
 
 
 def load_classifier(

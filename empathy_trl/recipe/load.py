@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,11 @@ def load_seeds(
         UserError: the seeds are not such numbers, or are given twice; `--seed` is among the overrides; the recipe has a section `hub`,
             to which every seed would be pushed.
     """
-    numbers = [seed for seed in seeds if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32]
-    if not numbers or len(numbers) < len(seeds):
-        raise UserError(f"seeds: got {show(list(seeds))}; expected whole numbers from 0 to {2**32 - 1}, such as 1,2,3")
+    seeds = list(seeds) if isinstance(seeds, Iterable) else seeds
+    given = seeds if isinstance(seeds, list) else []  # 5 may be meant as the number of seeds
+    numbers = [seed for seed in given if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32]
+    if not numbers or len(numbers) < len(given):
+        raise UserError(f"seeds: got {show(seeds)}; expected whole numbers from 0 to {2**32 - 1}, such as 1,2,3")
     if twice := [seed for seed in numbers if numbers.count(seed) > 1]:
         raise UserError(f"seeds: {twice[0]} is given twice; expected different seeds")
     if any(str(flag).partition("=")[0] == "--seed" for flag in overrides):

@@ -268,6 +268,22 @@ class StageRun:
                 except UserError as error:
                     raise UserError(f"stages.{self.name}.rewards.{reward.__name__}.{error}") from error
 
+    def check_reward_models(self, ask_hub: bool = True) -> None:
+        """Raise UserError if the model of a reward, unless a stage trains it, cannot be found or is of another kind.
+
+        Args:
+            ask_hub: with False, only folders are looked at.
+        """
+        from empathy_trl.models.classifier import check_scorer
+
+        for name, reward in self.stage.rewards.items():
+            model = reward.model if reward.loads_model else None
+            if model and stage_of(model) is None and (ask_hub or user_path(model).is_dir()):
+                try:
+                    check_scorer(model, getattr(reward, "revision", None))
+                except UserError as error:
+                    raise UserError(f"stages.{self.name}.rewards.{name}.model: {error}") from error
+
     def vllm_problems(self, config, wait: bool = False) -> list[str]:
         """Return why vLLM cannot generate the completions of this stage here, one line for each reason.
 

@@ -222,6 +222,17 @@ def test_results_run_the_printed_commands_and_print_the_table(main, capsys, monk
         with pytest.raises(SystemExit) as end:
             main("results", *arguments)
         assert end.value.code == 2 and message in capsys.readouterr().err
+    broken = tmp_path / "outputs" / "results" / "other" / "seeds.json"
+    broken.parent.mkdir(parents=True)
+    for text, message in [
+        ("{", "line 1: not valid JSON"),
+        ('{"groups": []}', "is not as a run with --seeds writes it"),
+    ]:
+        broken.write_text(text)
+        with pytest.raises(SystemExit):
+            main("results", "tiny")
+        assert message in (said := capsys.readouterr().err) and said.endswith("; run other again\n")
+    broken.unlink()
     main("results", "--list")
     assert (
         "empathy-trl run --recipe intent9_tiny --seeds 1,2 --output_dir outputs/results/tiny   # about 1 min"

@@ -9,6 +9,7 @@ import yaml
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import base as artefacts
 from empathy_trl.evaluation.compare import compare, read_results
+from empathy_trl.evaluation.report import read_stages
 from empathy_trl.evaluation.seeds import pooled, summary, write_seeds
 from tests.evaluation.test_compare import compared, emotions, replied
 from tests.evaluation.test_plots import png_size
@@ -167,3 +168,28 @@ def test_seeds_json_says_which_seeds_count(run):
     assert list(read_results(run / "grpo", "test")) == [1, 3]
     with pytest.raises(UserError, match=r"seed_3/nothing/eval_test.json|nothing"):
         read_results(run / "nothing", "test")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "read", "message"),
+    [
+        ("seeds.json", '{"seeds": [1, 2', "grpo", "seeds.json, line 1: not valid JSON"),
+        ("seeds.json", '{"seeds": 3}', "grpo", "seeds.json: seeds is 3; expected a list of whole numbers"),
+        ("seeds.json", "[1, 2]", "", "seeds.json: seeds is null"),
+        ("seed_2/sft/recipe.yaml", "a: [1", "sft", "seed_2/sft/recipe.yaml:1: while parsing a flow sequence"),
+        ("seed_2/sft/recipe.yaml", "stages: {sft: 3}", "sft", "seed_2/sft/recipe.yaml: stages is .*; expected a mapping of stages"),
+        ("seed_2/sft/recipe.yaml", "stages: {sftt: {}}", "sft", "seed_2/sft/recipe.yaml: has no stage sft; did you mean sftt?"),
+        ("seed_1/recipe.yaml", "", "", "seed_1/recipe.yaml: is empty"),
+        ("seeds.md", "", "seed_4/sft", "ed4_tiny/seed_4/sft/eval_test.json: no such file"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_named(run, file, text, read, message):
+    (run / file).write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_results(run / read, "test")
+
+
+def test_a_report_names_a_broken_recipe(run):
+    (run / "seed_1" / "recipe.yaml").write_text("stages: [sft]")
+    with pytest.raises(UserError, match="seed_1/recipe.yaml: stages is .*; expected a mapping of stages"):
+        read_stages(run / "seed_1", "test")

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -390,6 +391,24 @@ def test_the_devices_of_rewards_have_to_be_here():
     options = ["--stages.grpo.rewards.foresight.model", "me/it", "--stages.grpo.rewards.foresight.device", "cuda:99"]
     with pytest.raises(UserError, match="stages.grpo.rewards.foresight.device: 'cuda:99' is not available"):
         run_of("empath_tiny", "grpo", *options).check_devices()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "expected adapter_config.json or config.json, found nothing"),
+        ({"config.json": "{}"}, "Unrecognized model"),
+        ({"config.json": '{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'}, "is a generative model"),
+        ({"config.json": '{"model_type": "bert", "architectures": ["BertForSequenceClassification"]}'}, None),
+    ],
+)
+def test_the_model_of_a_reward_is_looked_at_before_training(tmp_path, files, message):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    run = run_of("empath_tiny", "grpo", "--stages.grpo.rewards.foresight.model", str(tmp_path))
+    with pytest.raises(UserError, match=message) if message else nullcontext() as found:
+        run.check_reward_models()
+    assert not message or str(found.value).startswith(f"stages.grpo.rewards.foresight.model: {tmp_path}")
 
 
 @pytest.mark.parametrize(

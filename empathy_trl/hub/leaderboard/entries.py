@@ -157,7 +157,12 @@ def _pool_seeds(found: Found) -> None:
     """Put one entry in place of those of every seed of a stage; what cannot be pooled stays, and `unpooled` has the reason."""
     by_stage: dict[tuple, dict[int, Entry]] = {}
     for entry in found.entries:
-        if entry.folder is not None and (place := _place(entry.folder)):
+        try:
+            place = entry.folder and _place(entry.folder)
+        except UserError as error:
+            found.unpooled.append(f"the seeds are shown one by one: {error}")
+            continue
+        if place:
             run, seed, stage = place
             by_stage.setdefault((run, stage, entry.evaluation["data"]["split"]), {})[seed] = entry
     instead: dict[int, Entry] = {}  # id of an entry -> the one that stands for it
@@ -171,10 +176,15 @@ def _pool_seeds(found: Found) -> None:
                 instead |= {id(entry): pooled_entry for entry in entries.values()}
     kept = {id(entry): entry for entry in (instead.get(id(entry), entry) for entry in found.entries)}
     found.entries = list(kept.values())
+    found.unpooled = list(dict.fromkeys(found.unpooled))  # a broken seeds.json concerns every entry
 
 
 def _place(folder: Path) -> tuple[Path, int, Path] | None:
-    """Return run, seed and stage of a result in `<run>/seed_<seed>/<stage>`; None for any other, and a seed that does not count."""
+    """Return run, seed and stage of a result in `<run>/seed_<seed>/<stage>`; None for any other, and a seed that does not count.
+
+    Raises:
+        UserError: `seeds.json`, which says which seeds count, is broken.
+    """
     for run in folder.parents:
         first, *rest = folder.relative_to(run).parts
         if is_seed(first) and rest:

@@ -336,6 +336,18 @@ def test_seeds_that_cannot_be_pooled_are_shown_one_by_one_with_the_reason(tmp_pa
     assert build_board(found).problems == found.unpooled
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [("seeds.json", '{"seeds": 2}', "seeds is 2"), ("seed_2/grpo/recipe.yaml", "a: [1", "seed_2/grpo/recipe.yaml:1")],
+)
+def test_a_broken_file_of_several_seeds_is_named_once_and_all_results_are_shown(tmp_path, file, text, reason):
+    seeds(tmp_path / "run", 0.8, 0.7)
+    (tmp_path / "run" / "seed_1" / "grpo" / "recipe.yaml").write_text("stages: {grpo: {}}")
+    (tmp_path / "run" / file).write_text(text)
+    found = read_paths([tmp_path])
+    assert len(found.entries) == 2 and len(found.unpooled) == 1 and reason in found.unpooled[0]
+
+
 def test_seeds_with_reward_models_of_their_own_share_a_table_with_their_other_stages_only(tmp_path):
     judge = lambda weights: {"judged_by": {"empathy_model": {"weight": 1.0, "weights": weights, "import": None}}}
     for name, judges in (("sft", "ab"), ("grpo", "ab"), ("else", "aa")):
