@@ -34,7 +34,7 @@ from empathy_trl.engine import (
 )
 from empathy_trl.errors import UserError
 from empathy_trl.evaluation import evaluator
-from empathy_trl.evaluation.base import UNTRAINED, eval_path
+from empathy_trl.evaluation.base import UNTRAINED, eval_path, predictions_path
 from empathy_trl.evaluation.compare import seed_folder
 from empathy_trl.evaluation.evaluate import check_before_training, check_lengths, evaluate_model, kind_of
 from empathy_trl.evaluation.held_out import add_held_out, check_held_out
@@ -665,9 +665,13 @@ def evaluate_stage(run: StageRun) -> None:
 
 
 def _evaluate(run: StageRun, key: str, output_dir: Path, section=None) -> None:
-    """Evaluate a stage's model, or the one that `section` describes, unless `run.json` notes the same evaluation under `key`."""
+    """Evaluate a stage's model, or the one that `section` describes, unless `run.json` notes the same evaluation under `key`.
+
+    It is made again if one of its files is missing or broken.
+    """
     folder, settings, split = run.read_folder(), run.evaluation_settings(), run.stage.evaluation.split
-    if folder.record.get(key) == settings and eval_path(output_dir, split).is_file():
+    files = json_or_none(eval_path(output_dir, split)) is not None, predictions_path(output_dir, split).is_file()
+    if folder.record.get(key) == settings and all(files):
         return
     model, tokenizer = run.load_model(section)
     evaluate_model(

@@ -653,6 +653,19 @@ def test_seeds_that_cannot_be(seeds, overrides, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("file", "text"), [("eval_test.json", '{"a'), ("predictions_test.jsonl", None)])
+def test_an_evaluation_is_kept_unless_one_of_its_files_is_missing_or_broken(tmp_path, file, text):
+    for name in ("eval_test.json", "predictions_test.jsonl"):
+        (tmp_path / name).write_text("{}")
+    run = Mock(folder=tmp_path, evaluates_untrained=False, **{"stage.evaluation.split": "test"})
+    run.read_folder.return_value.record = {"evaluated": run.evaluation_settings.return_value}
+    run.load_model.side_effect = InterruptedError
+    tasks.evaluate_stage(run)
+    (tmp_path / file).unlink() if text is None else (tmp_path / file).write_text(text)
+    with pytest.raises(InterruptedError):
+        tasks.evaluate_stage(run)
+
+
 def test_folders_of_all_seeds_and_models_of_all_rewards_are_looked_at_before_the_first_training(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "seed_2").write_text("")

@@ -114,20 +114,23 @@ class StageFiles:
     def over_seeds(self, evaluation: dict) -> tuple[list[int], dict[str, dict]]:
         """Return the seeds of the run that this stage is one of, and metric -> figure over them, as `seeds.json` has it.
 
-        Both are empty for a run with one seed. Figures of other evaluations than this one are left out.
+        Both are empty for a run with one seed, and if the file is broken. Figures of other evaluations than this one are left out.
         """
         run = self.folder.absolute().parent
         content = (json_or_none(run.parent / SEEDS_FILE) if is_seed(run.name) else None) or {}
-        stage = content.get("stages", {}).get(self.name)
-        if stage is None or content["split"] != evaluation["data"]["split"]:
-            return [], {}
         seed, metrics = run.name.removeprefix("seed_"), evaluation["metrics"]
-        figures = {
-            name: figure
-            for name, figure in stage["metrics"].items()
-            if figure["sd"] is not None and name in metrics and figure["values"].get(seed) == metrics[name]["value"]
-        }
-        return (content["seeds"], figures) if figures else ([], {})
+        try:
+            stage = content.get("stages", {}).get(self.name)
+            if stage is None or content["split"] != evaluation["data"]["split"]:
+                return [], {}
+            figures = {
+                name: figure
+                for name, figure in stage["metrics"].items()
+                if figure["sd"] is not None and name in metrics and figure["values"].get(seed) == metrics[name]["value"]
+            }
+            return (content["seeds"], figures) if figures else ([], {})
+        except (AttributeError, KeyError, TypeError):  # a model that is trained gets its card, whatever lies beside it
+            return [], {}
 
     def has(self, name: str) -> bool:
         """Say whether a file is in the folder."""

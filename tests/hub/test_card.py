@@ -114,6 +114,9 @@ def test_a_stage_of_one_of_several_seeds_has_the_mean_of_all(tmp_path):
     (entry,) = to_entries(evaluation(), benchmark, "ann/tiny", seeds, figures)
     assert entry.notes.endswith("seed 42; one of seeds 1, 2, whose mean ± standard deviation is 0.800 ± 0.012")
     assert read_stage_files(folder).over_seeds(evaluation(data={"split": "valid"})) == ([], {})
+    for broken in ('{"seeds"', '{"stages": 5}', '{"split": "test", "stages": {"grpo": {"metrics": 5}}}'):
+        (tmp_path / "seeds.json").write_text(broken)
+        assert "one seed" not in model_card(folder)
 
 
 def test_a_card_of_an_unfinished_stage_with_a_run_json_of_another_version_and_a_broken_evaluation(tmp_path):
